@@ -1,0 +1,117 @@
+"""Progress, as typed events. Stages emit them; only the command line and the web page show them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from heretic.records import Score, Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One line worth reading. `level` is `info`, `warning` or `success`."""
+
+    text: str
+    level: str = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class StageStarted:
+    """A stage of the pipeline begins, e.g. `Loading model`."""
+
+    title: str
+    total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StageProgress:
+    """`done` of `total` units of the current stage are finished."""
+
+    done: int
+    total: int
+    unit: str = "prompts"
+
+
+@dataclass(frozen=True, slots=True)
+class StageFinished:
+    """The current stage ended; `summary` is what came out, in one line."""
+
+    summary: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchStarted:
+    """The search begins (or resumes with `completed` trials)."""
+
+    completed: int
+    n_trials: int
+    baseline: tuple[Score, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialStarted:
+    """Trial `number` is being evaluated."""
+
+    number: int
+    completed: int
+    n_trials: int
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationProgress:
+    """Inside a trial: what is being computed (`kl_divergence`, `replies`) and how far."""
+
+    what: str
+    done: int
+    total: int
+    tokens_per_second: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialFinished:
+    """A trial completed or failed. `front` is sorted as shown to the user."""
+
+    trial: Trial
+    front: Sequence[Trial]
+    completed: int
+    n_trials: int
+    elapsed: float
+    remaining: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchFinished:
+    """The search ended: `reason` is `done`, `interrupted` or `failed`."""
+
+    reason: str
+    completed: int
+    elapsed: float
+
+
+Event = (
+    Notice
+    | StageStarted
+    | StageProgress
+    | StageFinished
+    | SearchStarted
+    | TrialStarted
+    | EvaluationProgress
+    | TrialFinished
+    | SearchFinished
+)
+
+
+class Reporter(Protocol):
+    """Whatever shows progress."""
+
+    def emit(self, event: Event) -> None:
+        """Take notice of one event; must not raise and must not block for long."""
+
+
+class Silent:
+    """A reporter that shows nothing; the default for library use."""
+
+    def emit(self, event: Event) -> None:
+        """Drop the event."""

@@ -1,0 +1,73 @@
+"""Residuals and first-token logits of a batch, without keeping every position."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from heretic.architectures.resolver import first_tensor, layer_input
+
+
+def position_ids(attention_mask: Tensor) -> Tensor:
+    """Positions that count from 0 at each row's first real token, [rows, tokens]."""
+    return (attention_mask.long().cumsum(dim=-1) - 1).clamp_min(0)
+
+
+def forward_arguments(model: nn.Module, attention_mask: Tensor) -> dict[str, Any]:
+    """The arguments of a prefill that the model's forward takes, besides the input ids."""
+    accepted = inspect.signature(model.forward).parameters
+    offered = {
+        "attention_mask": attention_mask,
+        "position_ids": position_ids(attention_mask),
+        "logits_to_keep": 1,
+    }
+    return {name: value for name, value in offered.items() if name in accepted}
+
+
+@torch.inference_mode()
+def last_logits(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Raw logits after the last position, float32 [rows, vocabulary]; inputs padded left."""
+    arguments = forward_arguments(model, attention_mask)
+    output = model(input_ids=input_ids, use_cache=False, **arguments)
+    logits: Tensor = output.logits[:, -1]
+    return logits.float()
+
+
+@torch.inference_mode()
+def last_residuals(
+    model: nn.Module, layers: Sequence[nn.Module], input_ids: Tensor, attention_mask: Tensor
+) -> Tensor:
+    """True outputs of the embedding and of every layer at the last position.
+
+    The last layer's is taken before the final norm, which `output_hidden_states` does not give.
+
+    Returns:
+        float32 [rows, layers + 1, hidden], on the CPU.
+    """
+    rows: list[Tensor | None] = [None] * (len(layers) + 1)
+
+    def keep(index: int, hidden: Tensor) -> None:
+        rows[index] = hidden[:, -1].to("cpu", torch.float32)
+
+    def before_first(module: nn.Module, args: Any, kwargs: Any) -> None:
+        keep(0, layer_input(args, kwargs))
+
+    def after(index: int) -> Callable[..., None]:
+        return lambda module, args, output: keep(index, first_tensor(output))
+
+    with ExitStack() as stack:
+        handle = layers[0].register_forward_pre_hook(before_first, with_kwargs=True)
+        stack.callback(handle.remove)
+        for index, layer in enumerate(layers):
+            stack.callback(layer.register_forward_hook(after(index + 1)).remove)
+        arguments = forward_arguments(model, attention_mask)
+        model(input_ids=input_ids, use_cache=False, **arguments)
+    captured = [row for row in rows if row is not None]
+    if len(captured) != len(rows):
+        raise RuntimeError(f"{len(rows) - len(captured)} layers did not run in the forward pass")
+    return torch.stack(captured, dim=1)

@@ -1,0 +1,378 @@
+"""`Model`: a loaded model with everything the stages ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from threading import Event as Flag
+from threading import Thread
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from heretic.architectures import Writer, find_layers, find_writers
+from heretic.config import Settings
+from heretic.directions import RunningMean, winsorize
+from heretic.edits import OutputEdit
+from heretic.events import Notice, Reporter, Silent, StageProgress
+from heretic.model import capture, generation, loading
+from heretic.model.editing import EditFactory, WeightEditor, hooked
+from heretic.model.templates import ChatRenderer, Messages, messages_for
+from heretic.prompts import Prompt
+from heretic.records import AbliterationParameters, DirectionScope, Plan
+
+Prompts = Sequence[str | Prompt]
+
+ASSUMED_PROMPT_TOKENS = 256
+"""Prompt length for which the automatic batch size leaves room."""
+
+
+class Model:
+    """A language model, its tokenizer and its residual writers.
+
+    Attributes:
+        model: The transformers model.
+        tokenizer: Its tokenizer, padding on the left.
+        writers: Every residual writer, by layer.
+        response_prefix: Text put at the start of every reply; found by the pipeline or set.
+        batch_size: Rows per forward pass; halved when memory runs out.
+    """
+
+    def __init__(self, settings: Settings, reporter: Reporter | None = None) -> None:
+        """Load `settings.model`.
+
+        Raises:
+            ModelError: See `heretic.model.loading.load`.
+        """
+        self.settings = settings
+        self._reporter: Reporter = reporter or Silent()
+        loaded = loading.load(settings, self._reporter)
+        self.model = loaded.model
+        self.tokenizer = loaded.tokenizer
+        self.processor: Any = None
+        self.dtype = loaded.dtype
+        self.writers: tuple[Writer, ...] = find_writers(self.model)
+        self.response_prefix = settings.response_prefix or ""
+        self.renderer = ChatRenderer(self.tokenizer)
+        self.batch_size = settings.batch_size or self._automatic_batch_size()
+        self._layers = find_layers(self.model)
+        self._factory = EditFactory(self.writers)
+        self._weights = WeightEditor(self.writers)
+
+    @property
+    def device(self) -> torch.device:
+        """Where input ids go."""
+        device = self.model.get_input_embeddings().weight.device
+        assert isinstance(device, torch.device)
+        return device
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder layers."""
+        return len(self._layers)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+    def _automatic_batch_size(self) -> int:
+        """From the machine's total memory, never from timing, so that equal runs stay equal."""
+        config = self.model.config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        tokens = ASSUMED_PROMPT_TOKENS + self.settings.max_response_length
+        cache = 2 * config.num_hidden_layers * heads * head * tokens * self.model.dtype.itemsize
+        row = cache + 8 * config.vocab_size + 16 * tokens * config.hidden_size
+        fitting = max(1, _total_memory(self.device) // 4 // row)
+        return int(min(self.settings.max_batch_size, 2 ** (fitting.bit_length() - 1)))
+
+    # --- structure -------------------------------------------------------------------------
+
+    def get_layers(self) -> list[nn.Module]:
+        """The decoder layers in order."""
+        return list(self._layers)
+
+    def get_layer_matrices(self, layer_index: int) -> dict[str, list[Tensor]]:
+        """The weights that write the residual stream in a layer, by component, as stored."""
+        matrices: dict[str, list[Tensor]] = {}
+        for writer in self.writers:
+            if writer.layer == layer_index:
+                matrices.setdefault(writer.component, []).append(writer.module.weight)  # type: ignore[arg-type]
+        return matrices
+
+    def get_abliterable_components(self) -> list[str]:
+        """Names of the components, e.g. `attn.o_proj`, sorted."""
+        return sorted({writer.component for writer in self.writers})
+
+    # --- edits -----------------------------------------------------------------------------
+
+    def plan_edits(self, plan: Plan, directions: Tensor) -> dict[str, OutputEdit]:
+        """The plan's edits by writer name; writers it leaves alone are not in it."""
+        return self._factory.edits(plan, directions)
+
+    def edited(self, plan: Plan, directions: Tensor) -> AbstractContextManager[None]:
+        """Act as if edited while the context lasts; no weight is touched."""
+        return hooked(self.writers, self.plan_edits(plan, directions))
+
+    def apply(self, plan: Plan, directions: Tensor) -> None:
+        """Edit the weights themselves, keeping the originals for `restore`.
+
+        Raises:
+            ModelError: The model is quantised.
+        """
+        self._weights.apply(self.plan_edits(plan, directions))
+        self._factory.forget()
+
+    def restore(self) -> None:
+        """Bring the original weights back, bit for bit."""
+        self._weights.restore()
+        self._factory.forget()
+
+    def reload_model(self) -> None:
+        """Bring the original model back."""
+        self.restore()
+
+    def unedited(self) -> AbstractContextManager[None]:
+        """The original weights while the context lasts."""
+        return self._weights.unedited()
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether the weights differ from the original's."""
+        return self._weights.is_edited
+
+    def abliterate(
+        self,
+        refusal_directions: Tensor,
+        direction_index: float | None,
+        parameters: Mapping[str, AbliterationParameters],
+        *,
+        direction_scope: DirectionScope | None = None,
+    ) -> None:
+        """Edit the weights, so that `model.save_pretrained` saves the edited model.
+
+        Args:
+            refusal_directions: [layers + 1, hidden]; row l + 1 belongs to layer l.
+            direction_index: Fractional layer index to take one direction from for all layers; None
+                gives each layer its own.
+            parameters: Component, or its short name `attn` / `mlp`, to kernel.
+            direction_scope: `mean` for the mean direction; by default follows `direction_index`.
+        """
+        plan = Plan.create(
+            direction_scope=direction_scope
+            or ("per layer" if direction_index is None else "global"),
+            direction_index=direction_index,
+            kernels=parameters,
+            row_normalization=self.settings.row_normalization,
+        )
+        unknown = {name for name, _ in plan.kernels} - set(self.get_abliterable_components())
+        if unknown:
+            raise ValueError(
+                f"unknown components {sorted(unknown)}; this model has "
+                f"{self.get_abliterable_components()}"
+            )
+        self.apply(plan, refusal_directions)
+
+    # --- prompts ---------------------------------------------------------------------------
+
+    def get_chat(self, prompt: str | Prompt) -> Messages:
+        """The conversation a prompt stands for, with its system prompt."""
+        return messages_for(prompt, self.settings.system_prompt)
+
+    def prompt_text(self, prompt: str | Prompt) -> str:
+        """The text that the model continues: template, prompt and response prefix."""
+        return self.renderer.text(self.get_chat(prompt)) + self.response_prefix
+
+    def _encode(self, prompts: Prompts) -> Any:
+        return self.renderer.encode([self.prompt_text(prompt) for prompt in prompts]).to(
+            self.device
+        )
+
+    def _batched(
+        self, prompts: Prompts, compute: Callable[[Prompts], Sequence[Any]], report: bool = True
+    ) -> list[Any]:
+        """`compute` over batches of prompts of similar length; results in the given order."""
+        order = sorted(range(len(prompts)), key=lambda i: (-len(self.prompt_text(prompts[i])), i))
+        results: list[Any] = [None] * len(prompts)
+
+        def work(part: slice) -> None:
+            rows = order[part]
+            for row, result in zip(rows, compute([prompts[i] for i in rows]), strict=True):
+                results[row] = result
+            if report:
+                self._reporter.emit(StageProgress(min(part.stop, len(prompts)), len(prompts)))
+
+        def notify(size: int) -> None:
+            self._reporter.emit(Notice(f"Out of memory: batch size is now {size}", "warning"))
+
+        self.batch_size = loading.halving(len(prompts), self.batch_size, work, notify)
+        return results
+
+    # --- reading ---------------------------------------------------------------------------
+
+    def get_residuals(self, prompts: Prompts) -> Tensor:
+        """Residuals at the last prompt position, float32 [prompts, layers + 1, hidden]."""
+        batch = self._encode(prompts)
+        return capture.last_residuals(
+            self.model, self._layers, batch["input_ids"], batch["attention_mask"]
+        )
+
+    def get_residuals_batched(self, prompts: Prompts) -> Tensor:
+        """`get_residuals` in batches that fit."""
+        return torch.stack(self._batched(prompts, self.get_residuals))  # type: ignore[arg-type]
+
+    def get_residual_means(self, prompts: Prompts, winsorization_quantile: float = 1.0) -> Tensor:
+        """Mean residuals, float64 [layers + 1, hidden], without keeping the prompts' own."""
+        mean = RunningMean()
+
+        def add(rows: Prompts) -> list[None]:
+            mean.add(winsorize(self.get_residuals(rows), winsorization_quantile))
+            return [None] * len(rows)
+
+        self._batched(prompts, add)
+        return mean.result()
+
+    def get_logits(self, prompts: Prompts) -> Tensor:
+        """Raw logits of the first generated token, float32 [prompts, vocabulary], on the CPU."""
+        batch = self._encode(prompts)
+        return capture.last_logits(self.model, batch["input_ids"], batch["attention_mask"]).cpu()
+
+    def get_logits_batched(self, prompts: Prompts, report: bool = True) -> Tensor:
+        """`get_logits` in batches that fit."""
+        return torch.stack(self._batched(prompts, self.get_logits, report))  # type: ignore[arg-type]
+
+    def get_logprobs(self, prompts: Prompts) -> Tensor:
+        """Log-probabilities of the first generated token, float32 [prompts, vocabulary]."""
+        return self.get_logits(prompts).log_softmax(dim=-1)
+
+    def get_logprobs_batched(self, prompts: Prompts) -> Tensor:
+        """`get_logprobs` in batches that fit."""
+        return self.get_logits_batched(prompts).log_softmax(dim=-1)
+
+    # --- generating ------------------------------------------------------------------------
+
+    def generate(self, prompts: Prompts, **kwargs: Any) -> tuple[Any, Any]:
+        """transformers' own `generate`, greedy unless told otherwise.
+
+        Returns:
+            The inputs (BatchEncoding) and what `generate` returned.
+        """
+        batch = self._encode(prompts)
+        arguments = {"do_sample": False, "pad_token_id": self.tokenizer.pad_token_id, **kwargs}
+        with torch.inference_mode():
+            return batch, self.model.generate(**batch, **arguments)
+
+    def get_responses(
+        self,
+        prompts: Prompts,
+        *,
+        max_new_tokens: int | None = None,
+        decided: Callable[[str], bool] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> list[str]:
+        """Greedy replies, without the response prefix.
+
+        Args:
+            max_new_tokens: Defaults to the setting `max_response_length`.
+            decided: Asked of each growing reply; True ends it there.
+            on_step: Told (tokens just made, rows that have left) after every step.
+        """
+        batch = self._encode(prompts)
+        ids = generation.greedy(
+            self.model,
+            batch["input_ids"],
+            batch["attention_mask"],
+            max_new_tokens=max_new_tokens or self.settings.max_response_length,
+            end=generation.end_tokens(self.model, self.tokenizer),
+            decide=None if decided is None else self._decider(decided),
+            on_step=on_step,
+        )
+        replies: list[str] = self._decode(ids)
+        return replies
+
+    def _decode(self, ids: Sequence[list[int]]) -> list[str]:
+        return [self.tokenizer.decode(row, skip_special_tokens=True) for row in ids]
+
+    def _decider(self, decided: Callable[[str], bool]) -> generation.Decide:
+        return lambda rows: [decided(text) for text in self._decode(rows)]
+
+    def get_responses_batched(
+        self,
+        prompts: Prompts,
+        *,
+        max_new_tokens: int | None = None,
+        decided: Callable[[str], bool] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
+        report: bool = True,
+    ) -> list[str]:
+        """`get_responses` in batches that fit."""
+
+        def compute(rows: Prompts) -> list[str]:
+            return self.get_responses(
+                rows, max_new_tokens=max_new_tokens, decided=decided, on_step=on_step
+            )
+
+        return self._batched(prompts, compute, report)
+
+    def stream_reply(
+        self, messages: Messages, max_new_tokens: int | None = None
+    ) -> Iterator[str]:
+        """Pieces of the reply to a conversation, as they are made.
+
+        Closing the iterator stops the generation. Sampling follows the model's generation config.
+        """
+        from transformers import StoppingCriteriaList, TextIteratorStreamer
+
+        text = self.renderer.text(messages) + self.response_prefix
+        batch = self.renderer.encode([text]).to(self.device)
+        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        stop = Flag()
+        failures: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                with torch.inference_mode():
+                    self.model.generate(
+                        **batch,
+                        streamer=streamer,
+                        max_new_tokens=max_new_tokens or 1024,
+                        pad_token_id=self.tokenizer.pad_token_id,
+                        stopping_criteria=StoppingCriteriaList([lambda ids, scores: _all(ids, stop)]),
+                    )
+            except BaseException as error:  # handed to the reader below, which raises it
+                failures.append(error)
+                streamer.end()
+
+        thread = Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            yield from streamer
+        finally:
+            stop.set()
+            thread.join()
+        if failures:
+            raise failures[0]
+
+    def stream_chat_response(self, chat: Messages) -> str:
+        """Print the reply to a conversation as it is made, and return it."""
+        pieces = []
+        for piece in self.stream_reply(chat):
+            print(piece, end="", flush=True)
+            pieces.append(piece)
+        print()
+        return "".join(pieces)
+
+
+def _all(ids: Tensor, stop: Flag) -> Tensor:
+    return torch.full((ids.shape[0],), stop.is_set(), dtype=torch.bool, device=ids.device)
+
+
+def _total_memory(device: torch.device) -> int:
+    """Bytes of the device's memory in all."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    import psutil
+
+    return int(psutil.virtual_memory().total)

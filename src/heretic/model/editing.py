@@ -1,0 +1,141 @@
+"""Plans to edits, and edits onto a model: by hooks while searching, in the weights for export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from heretic.architectures import Writer
+from heretic.directions import layer_direction
+from heretic.edits import OutputEdit, make_edit, row_norms
+from heretic.errors import ModelError
+from heretic.records import Plan
+
+
+class EditFactory:
+    """Turns plans into edits; keeps the writers' row norms, which no plan changes."""
+
+    def __init__(self, writers: Sequence[Writer]) -> None:
+        self._writers = writers
+        self._norms: dict[str, Tensor] = {}
+
+    def edits(self, plan: Plan, directions: Tensor) -> dict[str, OutputEdit]:
+        """Edits by writer name; writers that the plan leaves alone are not in it.
+
+        Args:
+            directions: float32 [layers + 1, hidden]; a row of zeros edits nothing.
+        """
+        return {
+            writer.name: self._edit(writer, plan, amount, direction)
+            for writer in self._writers
+            if (amount := plan.weight(writer.component, writer.layer)) != 0.0
+            and (direction := self._direction(plan, directions, writer)).any()
+        }
+
+    @staticmethod
+    def _direction(plan: Plan, directions: Tensor, writer: Writer) -> Tensor:
+        return layer_direction(
+            directions, writer.layer, plan.direction_scope, plan.direction_index
+        )
+
+    def _edit(self, writer: Writer, plan: Plan, amount: float, direction: Tensor) -> OutputEdit:
+        weight = writer.weight()
+        norms = None
+        if plan.row_normalization != "none":
+            norms = self._norms.get(writer.name)
+            if norms is None:
+                norms = self._norms[writer.name] = row_norms(weight)
+        return make_edit(weight, direction, amount, plan.row_normalization, norms=norms)
+
+    def forget(self) -> None:
+        """Drop the cached norms, after the weights themselves have changed."""
+        self._norms.clear()
+
+
+@contextmanager
+def hooked(writers: Sequence[Writer], edits: Mapping[str, OutputEdit]) -> Iterator[None]:
+    """Edit the outputs of these writers while the context lasts; no weight is touched."""
+
+    def edit_output(writer: Writer) -> Callable[..., Tensor]:
+        edit, bias = edits[writer.name], writer.bias()
+
+        def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+            return edit.apply(output, bias)
+
+        return hook
+
+    with ExitStack() as stack:
+        for writer in writers:
+            if writer.name in edits:
+                handle = writer.module.register_forward_hook(edit_output(writer))
+                stack.callback(handle.remove)
+        yield
+
+
+class WeightEditor:
+    """Edits weights in place and brings the originals back, bit for bit.
+
+    The originals of edited writers are kept in main memory (at most the writers' own size).
+    """
+
+    def __init__(self, writers: Sequence[Writer]) -> None:
+        self._writers = {writer.name: writer for writer in writers}
+        self._originals: dict[str, Tensor] = {}
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether any weight differs from the original."""
+        return bool(self._originals)
+
+    @torch.no_grad()
+    def apply(self, edits: Mapping[str, OutputEdit]) -> None:
+        """Write edited weights; on any error the weights are as before the call.
+
+        Raises:
+            ModelError: A weight is quantised, so it cannot be edited in place.
+        """
+        for name in edits:
+            parameter = self._parameter(name)
+            if not parameter.is_floating_point():
+                raise ModelError(
+                    f"{name} is quantised and cannot be edited in place.",
+                    remedy="Load the model with quantization = 'none' to export it.",
+                )
+        for name, edit in edits.items():
+            writer, parameter = self._writers[name], self._parameter(name)
+            edited = edit.edited_weight(writer.weight())
+            if name not in self._originals:
+                self._originals[name] = parameter.detach().to("cpu", copy=True)
+            parameter.copy_(edited.T if writer.transposed else edited)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Bring every original weight back."""
+        for name, original in self._originals.items():
+            self._parameter(name).copy_(original)
+        self._originals.clear()
+
+    @contextmanager
+    def unedited(self) -> Iterator[None]:
+        """The original weights while the context lasts, then the edited ones again."""
+        edited = {
+            name: self._parameter(name).detach().to("cpu", copy=True) for name in self._originals
+        }
+        originals = dict(self._originals)
+        self.restore()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, weight in edited.items():
+                    self._parameter(name).copy_(weight)
+            self._originals.update(originals)
+
+    def _parameter(self, name: str) -> Tensor:
+        parameter = self._writers[name].module.weight
+        assert isinstance(parameter, Tensor)
+        return parameter

@@ -1,0 +1,88 @@
+"""Greedy decoding in which a row leaves the batch as soon as its fate is decided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from heretic.model.capture import forward_arguments
+
+Decide = Callable[[Sequence[list[int]]], Sequence[bool]]
+"""New token ids of the live rows -> which of them need no further tokens."""
+
+
+def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Ids that end a reply: the generation config's and the tokenizer's."""
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    return frozenset(index for index in [*ids, tokenizer.eos_token_id] if index is not None)
+
+
+@torch.inference_mode()
+def greedy(
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    *,
+    max_new_tokens: int,
+    end: frozenset[int],
+    decide: Decide | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> list[list[int]]:
+    """Decode greedily from prompts padded on the left.
+
+    Args:
+        input_ids: int64 [rows, tokens], on the model's first device.
+        attention_mask: The same shape; 0 on padding.
+        end: Token ids that end a row; they are not part of the result.
+        decide: Asked after every step; rows it decides leave the batch.
+        on_step: Told (tokens just made, rows that have left) after every step.
+
+    Returns:
+        New token ids of each row, in the order of the input.
+    """
+    replies: list[list[int]] = [[] for _ in range(len(input_ids))]
+    live = list(range(len(input_ids)))
+    cache = DynamicCache(config=model.config)
+    mask = attention_mask
+    arguments = forward_arguments(model, mask)
+    tokens = input_ids
+    for _ in range(max_new_tokens):
+        output = model(input_ids=tokens, past_key_values=cache, use_cache=True, **arguments)
+        chosen = output.logits[:, -1].argmax(dim=-1)
+        keep = _take_in(chosen.tolist(), live, replies, end)
+        if decide is not None:
+            decided = decide([replies[row] for row in live])
+            keep = [alive and not done for alive, done in zip(keep, decided, strict=True)]
+        if on_step is not None:
+            on_step(len(live), len(replies) - sum(keep))
+        if not any(keep):
+            break
+        if not all(keep):
+            kept = torch.tensor([index for index, alive in enumerate(keep) if alive])
+            live = [live[index] for index in kept.tolist()]
+            chosen, mask = chosen[kept.to(chosen.device)], mask[kept.to(mask.device)]
+            cache.batch_select_indices(kept.to(mask.device))
+        mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
+        tokens = chosen.unsqueeze(-1)
+        arguments = forward_arguments(model, mask)
+        if "position_ids" in arguments:
+            arguments["position_ids"] = arguments["position_ids"][:, -1:]
+    return replies
+
+
+def _take_in(
+    chosen: list[int], live: list[int], replies: list[list[int]], end: frozenset[int]
+) -> list[bool]:
+    """Append the chosen tokens to their rows; a row that chose an end token is not kept."""
+    keep = []
+    for row, token in zip(live, chosen, strict=True):
+        ended = token in end
+        if not ended:
+            replies[row].append(token)
+        keep.append(not ended)
+    return keep

@@ -1,0 +1,258 @@
+"""From settings to a model and a tokenizer in memory: dtype tries, devices, padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from heretic.architectures import find_layers, find_writers, verify_writers
+from heretic.config import Settings
+from heretic.errors import HereticError, ModelError, SettingsError, UnsupportedModelError
+from heretic.events import Notice, Reporter
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that has passed its test generation."""
+
+    model: Any
+    tokenizer: Any
+    dtype: torch.dtype
+
+
+def accelerator() -> torch.device:
+    """The accelerator that torch finds (CUDA, ROCm, XPU, MPS, NPU, ...), or the CPU."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return found if found is not None else torch.device("cpu")
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 natively (AVX512-BF16, AMX, or Arm's BF16)."""
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_bf16_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in checks)
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype | str:
+    """A dtype setting to what `from_pretrained` takes.
+
+    On a CPU, `auto` is bfloat16 where the processor has it natively and float32 elsewhere, since
+    emulated half precision is several times slower; on an accelerator it is the checkpoint's.
+
+    Raises:
+        SettingsError: No floating dtype has that name.
+    """
+    if name == "auto":
+        if device.type != "cpu":
+            return "auto"
+        return torch.bfloat16 if cpu_has_bfloat16() else torch.float32
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise SettingsError(
+            f"Unknown dtype {name!r} in dtypes.",
+            remedy="Use auto, float16, bfloat16, float32 or float64.",
+        )
+    return dtype
+
+
+def load(settings: Settings, reporter: Reporter) -> Loaded:
+    """Load `settings.model`, trying each dtype in turn.
+
+    Raises:
+        ModelError: The model is missing, gated or fails with every dtype.
+        UnsupportedModelError: Its residual writers are not known.
+    """
+    with _quiet(), _model_errors(settings):
+        tokenizer = load_tokenizer(settings)
+    failures = []
+    for name in settings.dtypes:
+        try:
+            with _quiet(), _model_errors(settings):
+                model = _load_weights(settings, name)
+                _check(model, tokenizer)
+        except HereticError:
+            raise
+        except Exception as error:  # a dtype that fails in any way gives way to the next one
+            failures.append(f"{name}: {_first_line(error)}")
+            reporter.emit(Notice(f"Loading as {failures[-1]}", level="warning"))
+            model = None
+            free_memory()
+            continue
+        return Loaded(model=model, tokenizer=tokenizer, dtype=model.dtype)
+    raise ModelError(
+        f"{settings.model} could not be run with any dtype ({'; '.join(failures)}).",
+        remedy="Try another `dtypes`, `quantization` or `device_map`.",
+    )
+
+
+def load_tokenizer(settings: Settings) -> Any:
+    """The tokenizer, padding on the left, with a pad token."""
+    tokenizer = AutoTokenizer.from_pretrained(
+        str(settings.model),
+        revision=settings.model_commit,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
+    if tokenizer.pad_token_id is None:
+        raise ModelError(f"The tokenizer of {settings.model} has no token to pad with.")
+    return tokenizer
+
+
+def _load_weights(settings: Settings, dtype_name: str) -> Any:
+    device = accelerator()
+    arguments: dict[str, Any] = {
+        "revision": settings.model_commit,
+        "trust_remote_code": settings.trust_remote_code,
+        "dtype": resolve_dtype(dtype_name, device),
+    }
+    if device.type != "cpu":
+        arguments["device_map"] = settings.device_map
+        if settings.max_memory is not None:
+            arguments["max_memory"] = settings.max_memory
+    if settings.quantization != "none":
+        arguments["quantization_config"] = _quantization(settings.quantization)
+    model = AutoModelForCausalLM.from_pretrained(str(settings.model), **arguments)
+    return model.eval().requires_grad_(False)
+
+
+def _quantization(kind: str) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if kind == "bnb_8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def _check(model: nn.Module, tokenizer: Any) -> None:
+    """A one-token test: finite logits, and every layer explained by its writers.
+
+    Raises:
+        FloatingPointError: Logits are not finite in this dtype.
+        UnsupportedModelError: See `verify_writers`.
+    """
+    device = next(model.parameters()).device
+    ids = tokenizer("Hello, how are you?", return_tensors="pt").input_ids.to(device)
+    logits = []
+
+    def forward() -> None:
+        logits.append(model(input_ids=ids, use_cache=False).logits[:, -1])
+
+    verify_writers(find_layers(model), find_writers(model), forward)
+    if not logits[0].isfinite().all():
+        raise FloatingPointError("the test generation gave logits that are not finite")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' progress bars off the screen; ours is the display."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def _model_errors(settings: Settings) -> Iterator[None]:
+    """Turn the Hub's and transformers' errors about a model into one line with a remedy."""
+    name = settings.model
+    try:
+        yield
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{name} is gated.",
+            remedy=f"Accept its terms on its Hub page and run `hf auth login`. ({_first_line(error)})",
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"There is no model {name} on the Hub, or it is private.",
+            remedy="Check the name; for a private one run `hf auth login`.",
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise ModelError(
+            f"{name} is not on this machine and the Hub cannot be reached.",
+            remedy="Check the connection, unset HF_HUB_OFFLINE, or give a folder.",
+        ) from error
+    except ImportError as error:
+        raise ModelError(
+            f"Loading {name} needs a package that is not installed: {_first_line(error)}",
+            remedy="Install it and try again.",
+        ) from error
+    except OSError as error:
+        raise ModelError(
+            f"{name} could not be loaded: {_first_line(error)}",
+            remedy="Give a Hub id or a folder that holds config.json, weights and a tokenizer.",
+        ) from error
+    except ValueError as error:
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"{name} brings its own code, which runs only with your consent.",
+                remedy="Read that code, then pass --trust-remote-code.",
+            ) from error
+        if "Unrecognized" in str(error) or "does not recognize" in str(error):
+            raise UnsupportedModelError(
+                f"transformers cannot load {name}: {_first_line(error)}",
+                remedy="Upgrade transformers, or check the folder.",
+            ) from error
+        raise
+
+
+def free_memory() -> None:
+    """Return cached memory to the accelerator."""
+    import gc
+
+    gc.collect()
+    if accelerator().type != "cpu":
+        torch.accelerator.empty_cache()
+
+
+def halving(
+    items: int, batch_size: int, work: Callable[[slice], None], notify: Callable[[int], None]
+) -> int:
+    """Do `work` on slices of `items`; out of memory halves the batch and repeats that slice.
+
+    Returns:
+        The batch size that fitted.
+
+    Raises:
+        torch.OutOfMemoryError: Even one item does not fit.
+    """
+    start = 0
+    while start < items:
+        try:
+            work(slice(start, min(start + batch_size, items)))
+        except torch.OutOfMemoryError:
+            free_memory()
+            if batch_size == 1:
+                raise
+            batch_size //= 2
+            notify(batch_size)
+            continue
+        start += batch_size
+    return batch_size
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,256 @@
+"""Plain data that passes between the stages: kernels, plans, scores, trials, run manifests.
+
+Everything here is frozen, comparable and serialisable, and needs no torch: a worker on another
+machine needs a `Plan` (and the run's directions) and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+from heretic.errors import RunError
+
+SCHEMA_VERSION = 1
+
+DirectionScope = Literal["global", "per layer", "mean"]
+RowNormalization = Literal["none", "pre", "full"]
+Optimization = Literal["minimize", "maximize", "none"]
+TrialState = Literal["complete", "failed"]
+
+ATTENTION = "attn.o_proj"
+MLP = "mlp.down_proj"
+COMPONENT_ALIASES = {"attn": ATTENTION, "mlp": MLP}
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """Ablation weight as a function of the layer index, one per component (SPEC section 2).
+
+    Attributes:
+        max_weight: Weight at the peak.
+        max_weight_position: Layer index of the peak; may lie between layers.
+        min_weight: Weight at the distance `min_weight_distance` (absolute, not a fraction).
+        min_weight_distance: Layers further from the peak than this are left alone.
+    """
+
+    max_weight: float
+    max_weight_position: float
+    min_weight: float
+    min_weight_distance: float
+
+    def weight(self, layer: int) -> float:
+        """The ablation weight of layer `layer` (0-based); 0.0 leaves the module alone."""
+        distance = abs(layer - self.max_weight_position)
+        if distance > self.min_weight_distance:
+            return 0.0
+        if self.min_weight_distance == 0:
+            return self.max_weight
+        slope = (self.min_weight - self.max_weight) / self.min_weight_distance
+        return self.max_weight + distance * slope
+
+
+AbliterationParameters = Kernel
+"""The name under which the library interface exports `Kernel`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that fixes an edit, given the directions of a run.
+
+    Attributes:
+        direction_scope: Which direction a layer gets.
+        direction_index: Fractional layer index, used by the scope `global` (None otherwise).
+        kernels: (component, kernel) pairs, sorted by component, so that equal plans compare equal.
+        row_normalization: The edit variant.
+    """
+
+    direction_scope: DirectionScope
+    direction_index: float | None
+    kernels: tuple[tuple[str, Kernel], ...]
+    row_normalization: RowNormalization
+
+    def __post_init__(self) -> None:
+        if self.direction_scope not in get_args(DirectionScope):
+            raise ValueError(f"unknown direction scope {self.direction_scope!r}")
+        if self.row_normalization not in get_args(RowNormalization):
+            raise ValueError(f"unknown row normalization {self.row_normalization!r}")
+        if self.direction_scope == "global" and self.direction_index is None:
+            raise ValueError("direction scope 'global' needs a direction_index")
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        direction_scope: DirectionScope,
+        direction_index: float | None,
+        kernels: Mapping[str, Kernel],
+        row_normalization: RowNormalization,
+    ) -> Plan:
+        """Build a plan from a mapping of component (or its short name) to kernel."""
+        named = {COMPONENT_ALIASES.get(name, name): kernel for name, kernel in kernels.items()}
+        return cls(
+            direction_scope=direction_scope,
+            direction_index=direction_index if direction_scope == "global" else None,
+            kernels=tuple(sorted(named.items())),
+            row_normalization=row_normalization,
+        )
+
+    def weight(self, component: str, layer: int) -> float:
+        """The ablation weight of a component in a layer; 0.0 where it has no kernel."""
+        for name, kernel in self.kernels:
+            if name == component:
+                return kernel.weight(layer)
+        return 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form; `from_dict` gives an equal plan back."""
+        return {
+            "direction_scope": self.direction_scope,
+            "direction_index": self.direction_index,
+            "kernels": {name: asdict(kernel) for name, kernel in self.kernels},
+            "row_normalization": self.row_normalization,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            RunError: A field is missing or malformed.
+        """
+        try:
+            return cls.create(
+                direction_scope=data["direction_scope"],
+                direction_index=data["direction_index"],
+                kernels={name: Kernel(**kernel) for name, kernel in data["kernels"].items()},
+                row_normalization=data["row_normalization"],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RunError(f"Not a plan: {error}.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One figure of one trial.
+
+    Attributes:
+        name: Unique among the scores of a trial, e.g. `refusals`.
+        value: The figure (a rate, or nats).
+        optimization: Whether the search minimises or maximises it, or only reports it.
+        display: How people read it, e.g. `3/100`.
+    """
+
+    name: str
+    value: float
+    optimization: Optimization
+    display: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A plan and its scores, or the reason why it has none.
+
+    Attributes:
+        number: 0-based, in order of evaluation.
+        scores: In the order of the scorers in the settings; empty if the trial failed.
+        failure: What went wrong, one line; None if the trial is complete.
+        seconds: Wall-clock time of the evaluation.
+    """
+
+    number: int
+    plan: Plan
+    scores: tuple[Score, ...]
+    state: TrialState = "complete"
+    failure: str | None = None
+    seconds: float = 0.0
+
+    def score(self, name: str) -> Score | None:
+        """The score of that name, if the trial has it."""
+        return next((score for score in self.scores if score.name == name), None)
+
+    def objectives(self) -> tuple[float, ...]:
+        """Objective values, all to be minimised (maximised ones negated)."""
+        signs = {"minimize": 1.0, "maximize": -1.0}
+        return tuple(
+            signs[score.optimization] * score.value
+            for score in self.scores
+            if score.optimization != "none"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """One row of `front.json`."""
+        return {
+            "trial": self.number,
+            "scores": {score.name: score.value for score in self.scores},
+            "plan": self.plan.to_dict(),
+        }
+
+
+def dominates(left: tuple[float, ...], right: tuple[float, ...]) -> bool:
+    """Whether `left` is nowhere worse and somewhere better (all minimised)."""
+    pairs = list(zip(left, right, strict=True))
+    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
+
+def front(trials: Iterable[Trial]) -> list[Trial]:
+    """The complete trials that no other dominates, sorted by their objectives in order.
+
+    Of trials with equal objectives the earliest stands for all.
+    """
+    by_objectives: dict[tuple[float, ...], Trial] = {}
+    for trial in sorted(trials, key=lambda trial: trial.number):
+        if trial.state == "complete":
+            by_objectives.setdefault(trial.objectives(), trial)
+    return [
+        by_objectives[values]
+        for values in sorted(by_objectives)
+        if not any(dominates(other, values) for other in by_objectives)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class RunManifest:
+    """What a run is and what was found at run time; `manifest.json` in the run folder.
+
+    Attributes:
+        fingerprint: Everything that changes scores (model, prompts, method, lengths, seed).
+        digest: Short hash of `fingerprint`; part of the folder's name.
+        found: What was found at run time: batch size, response prefix, dtype, device, layers,
+            components, baseline scores.
+        versions: Package name to version.
+    """
+
+    model: str
+    digest: str
+    seed: int
+    fingerprint: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    found: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    created: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RunManifest:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            RunError: The manifest is malformed or was written by a newer version.
+        """
+        version = data.get("schema_version")
+        if not isinstance(version, int) or version > SCHEMA_VERSION:
+            raise RunError(
+                f"The run manifest has schema version {version!r}; this release reads "
+                f"{SCHEMA_VERSION}.",
+                remedy="Upgrade heretic-llm.",
+            )
+        try:
+            return cls(**data)
+        except TypeError as error:
+            raise RunError(f"Not a run manifest: {error}.") from error

@@ -1,0 +1,102 @@
+"""From the settings' `scorers` to scorer objects; plugins by `module:Class` or `file.py:Class`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from pydantic import ValidationError
+
+from heretic.config import ScorerSpecification, Settings
+from heretic.errors import ScorerError
+from heretic.scorers.base import Scorer
+
+
+def load_scorers(settings: Settings) -> tuple[Scorer, ...]:
+    """Every configured scorer, in order.
+
+    Raises:
+        ScorerError: A plugin cannot be imported, is not a scorer, or its options are wrong; two
+            scorers share a name; options are given for a scorer that is not configured.
+    """
+    names = [specification.name for specification in settings.scorers]
+    doubled = {name for name in names if names.count(name) > 1}
+    if doubled:
+        raise ScorerError(
+            f"Two scorers are called {sorted(doubled)[0]!r}.", remedy="Give each its own `name`."
+        )
+    unused = sorted(set(settings.scorer) - set(names))
+    if unused:
+        raise ScorerError(
+            f"There are options for [scorer.{unused[0]}], but no scorer of that name.",
+            remedy=f"Configured scorers: {', '.join(names)}.",
+        )
+    return tuple(_load(specification, settings) for specification in settings.scorers)
+
+
+def _load(specification: ScorerSpecification, settings: Settings) -> Scorer:
+    plugin = specification.plugin
+    scorer_class = plugin_class(plugin)
+    try:
+        return scorer_class(
+            settings,
+            name=specification.name,
+            optimization=specification.optimization,
+            options=settings.scorer.get(specification.name),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        known = ", ".join(scorer_class.Options.model_fields) or "none"
+        raise ScorerError(
+            f"[scorer.{specification.name}] {key}: {first['msg']}.",
+            remedy=f"Options of {plugin}: {known}.",
+        ) from error
+
+
+def plugin_class(plugin: str) -> type[Scorer]:
+    """Import `module:Class` or `file.py:Class`.
+
+    Raises:
+        ScorerError: It cannot be imported or is not a `Scorer`.
+    """
+    location, _, class_name = plugin.rpartition(":")
+    if not location or not class_name:
+        raise ScorerError(
+            f"The scorer plugin {plugin!r} is not of the form module:Class or file.py:Class."
+        )
+    try:
+        module = (
+            _import_file(Path(location))
+            if location.endswith(".py")
+            else importlib.import_module(location)
+        )
+    except ScorerError:
+        raise
+    except Exception as error:  # a plugin's own code may fail in any way
+        raise ScorerError(
+            f"The scorer plugin {plugin!r} cannot be imported: {type(error).__name__}: {error}."
+        ) from error
+    found = getattr(module, class_name, None)
+    if not (isinstance(found, type) and issubclass(found, Scorer)):
+        raise ScorerError(
+            f"{plugin!r} is not a scorer.",
+            remedy="Name a subclass of heretic.scorers.Scorer; see docs/scorers.md.",
+        )
+    return found
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ScorerError(f"There is no scorer file {path}.")
+    name = f"heretic_plugin_{path.stem}"
+    specification = importlib.util.spec_from_file_location(name, path)
+    if specification is None or specification.loader is None:
+        raise ScorerError(f"{path} is not a Python file.")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module
+    specification.loader.exec_module(module)
+    return module

@@ -1,0 +1,13 @@
+"""Shared test set-up: no network, no timing assertions."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from hypothesis import settings
+
+settings.register_profile("heretic", deadline=None, derandomize=True)
+settings.load_profile("heretic")
