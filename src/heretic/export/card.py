@@ -1,0 +1,171 @@
+"""The model card: what the model is, how it was made, what was measured, what its user owes."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Protocol
+
+import heretic
+from heretic.export.choice import Choice, Strategy, display_name, is_local, score_rows
+from heretic.records import Kernel, Plan, Score, Trial
+
+if TYPE_CHECKING:
+    import jinja2
+
+TAGS = ("heretic", "abliterated", "uncensored", "decensored")
+PROJECT = "Heretic"
+_DIVERGENCES = ("kl_divergence",)
+
+
+class HasBaseline(Protocol):
+    """What `get_readme_intro` needs of an evaluator."""
+
+    @property
+    def baseline(self) -> tuple[Score, ...]:
+        """Scores of the unedited model."""
+
+
+def model_card(
+    choice: Choice, strategy: Strategy, base_metadata: dict[str, Any] | None = None
+) -> str:
+    """The text of `README.md`.
+
+    Args:
+        base_metadata: Carried over from the base model's card (`base.base_metadata`).
+    """
+    model = str(choice.settings.model)
+    base = base_metadata or {}
+    plan = choice.trial.plan
+    return _template().render(
+        metadata=card_metadata(model, strategy, base),
+        intro=_intro(model, choice.trial.plan, choice.baseline, choice.scores, _origin(choice)),
+        base_link=model_link(model),
+        base_literal=json.dumps(display_name(model)),
+        strategy=strategy,
+        kind="A DoRA" if plan.row_normalization == "full" else "A LoRA",
+        license=base.get("license"),
+        version=heretic.__version__,
+    )
+
+
+def card_metadata(model: str, strategy: Strategy, base_metadata: dict[str, Any]) -> str:
+    """The YAML head: base model, the base's licence, tags; no licence if the base names none."""
+    import yaml  # type: ignore[import-untyped]
+
+    library = "peft" if strategy == "adapter" else base_metadata.get("library_name", "transformers")
+    data = {
+        "base_model": display_name(model),
+        "base_model_relation": "adapter" if strategy == "adapter" else "finetune",
+        **{name: value for name, value in base_metadata.items() if name != "library_name"},
+        "library_name": library,
+        "pipeline_tag": "text-generation",
+        "tags": [*TAGS, *(["lora"] if strategy == "adapter" else [])],
+    }
+    text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def get_readme_intro(base_model: str, trial: Trial, evaluator: HasBaseline) -> str:
+    """The head of a model card: base model, plan, scores before and after (Markdown).
+
+    Args:
+        base_model: Hub id or folder; of a folder only the name is shown.
+        trial: The plan and what was measured with it.
+        evaluator: Gives the scores of the unedited model (`heretic.evaluator.Evaluator`).
+    """
+    return _intro(base_model, trial.plan, evaluator.baseline, trial.scores, "")
+
+
+def model_link(model: str) -> str:
+    """A link to a Hub model; the name alone of a local one."""
+    name = display_name(model)
+    return f"`{name}`" if is_local(model) else f"[{name}](https://huggingface.co/{name})"
+
+
+def plan_table(plan: Plan) -> str:
+    """The plan as a Markdown table, one row per component."""
+    rows = [
+        [component, *(f"{value:.4g}" for value in _kernel_values(kernel))]
+        for component, kernel in plan.kernels
+    ]
+    heading = ["component", "max weight", "at layer", "min weight", "within layers"]
+    return _table(heading, rows)
+
+
+def scores_table(before: tuple[Score, ...], after: tuple[Score, ...]) -> str:
+    """Scores of the base and of this model as a Markdown table."""
+    rows = [
+        [row.name.replace("_", " "), _shown(row.before, row.name), _shown(row.after)]
+        for row in score_rows(before, after)
+    ]
+    return _table(["score", "base model", "this model"], rows)
+
+
+def _kernel_values(kernel: Kernel) -> tuple[float, float, float, float]:
+    return (
+        kernel.max_weight,
+        kernel.max_weight_position,
+        kernel.min_weight,
+        kernel.min_weight_distance,
+    )
+
+
+def _shown(score: Score | None, baseline_of: str | None = None) -> str:
+    if score is not None:
+        return score.display
+    return "0 (by definition)" if baseline_of in _DIVERGENCES else "not measured"
+
+
+def _intro(
+    model: str, plan: Plan, before: tuple[Score, ...], after: tuple[Score, ...], origin: str
+) -> str:
+    scope = plan.direction_scope
+    index = plan.direction_index
+    direction = f"{scope}, at layer {index:.4g}" if index is not None else scope
+    measured = (
+        f"{scores_table(before, after)}\n{origin}\n"
+        if before or after
+        else "No scores were measured for this copy.\n"
+    )
+    return (
+        f"# {display_name(model)}, decensored\n\n"
+        f"This is {model_link(model)}, edited with {PROJECT} {heretic.__version__} so that it "
+        "declines less.\n\n"
+        f"## Scores\n\n{measured}\n"
+        f"## Plan\n\nDirection: {direction}. Row normalization: {plan.row_normalization}.\n\n"
+        f"{plan_table(plan)}"
+    )
+
+
+def _origin(choice: Choice) -> str:
+    if choice.verified is not None:
+        return "\nMeasured on these files, reloaded from disk after saving.\n"
+    return "\nMeasured during the search, with the edit applied while running; not yet on files.\n"
+
+
+def _table(heading: list[str], rows: list[list[str]]) -> str:
+    def line(cells: list[str]) -> str:
+        return "| " + " | ".join(_cell(cell) for cell in cells) + " |\n"
+
+    rule = "| --- |" + " ---: |" * (len(heading) - 1) + "\n"
+    return line(heading) + rule + "".join(line(row) for row in rows)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+@cache
+def _template() -> jinja2.Template:
+    import jinja2
+
+    text = resources.files("heretic.export").joinpath("card.md.jinja").read_text(encoding="utf-8")
+    # The output is Markdown, not HTML, and is built from our own records.
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701
+        keep_trailing_newline=True,
+    )
+    return environment.from_string(text)

@@ -1,0 +1,90 @@
+"""What an export is made from: one trial of a run and everything that is said about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from heretic.errors import ExportError
+from heretic.records import RunManifest, Score, Trial
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from heretic.config import Settings
+
+Strategy = Literal["merge", "adapter"]
+"""`merge` writes whole edited weights, `adapter` a LoRA or DoRA of rank 1 for the base model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The trial to export, with the run it comes from.
+
+    Attributes:
+        trial: Plan and the scores the search measured.
+        directions: float32 [layers + 1, hidden], as kept with the run.
+        baseline: Scores of the unedited model; empty if they were never measured.
+        manifest: The run the trial comes from.
+        settings: The settings of that run.
+        verified: Scores of the files once reloaded from disk; None before `verify`.
+    """
+
+    trial: Trial
+    directions: Tensor
+    baseline: tuple[Score, ...]
+    manifest: RunManifest
+    settings: Settings
+    verified: tuple[Score, ...] | None = None
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """The best figures there are: of the reloaded files, else of the search."""
+        return self.trial.scores if self.verified is None else self.verified
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """One line of a before/after table; None where nothing was measured."""
+
+    name: str
+    before: Score | None
+    after: Score | None
+
+
+def score_rows(before: tuple[Score, ...], after: tuple[Score, ...]) -> list[ScoreRow]:
+    """Pair scores by name, in the order of `after`, then what only `before` has."""
+    old: Mapping[str, Score] = {score.name: score for score in before}
+    new: Mapping[str, Score] = {score.name: score for score in after}
+    return [ScoreRow(name, old.get(name), new.get(name)) for name in {**new, **old}]
+
+
+def check_strategy(strategy: str) -> Strategy:
+    """The strategy, if it is one.
+
+    Raises:
+        ExportError: It is not.
+    """
+    for known in get_args(Strategy):
+        if strategy == known:
+            return known  # type: ignore[no-any-return]
+    raise ExportError(f"Unknown export strategy {strategy!r}.", remedy="Use 'merge' or 'adapter'.")
+
+
+def is_local(model: str) -> bool:
+    """Whether a model or data set name means a place on this machine, not a Hub id."""
+    return (
+        Path(model).expanduser().exists()
+        or model.startswith((".", "~", "/", "\\"))
+        or model.count("/") > 1
+        or "\\" in model
+    )
+
+
+def display_name(model: str) -> str:
+    """A name fit for publication: a Hub id as it is, a local path by its last part only."""
+    if not is_local(model):
+        return model
+    return Path(model).expanduser().resolve().name or "model"

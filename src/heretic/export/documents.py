@@ -1,0 +1,99 @@
+"""The three files about a saved model: parameters, reproduction file, card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import heretic
+from heretic.export.base import base_metadata
+from heretic.export.card import model_card
+from heretic.export.choice import Choice, Strategy, display_name
+from heretic.export.files import (
+    CARD,
+    PARAMETERS,
+    REPRODUCTION,
+    inventory,
+    read_json,
+    write_json,
+    write_text,
+)
+from heretic.export.provenance import Reproduction, describe
+from heretic.records import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from heretic.architectures import Writer
+    from heretic.model import Model
+
+PARAMETERS_SCHEMA = 1
+
+
+def write_documents(folder: Path, choice: Choice, strategy: Strategy, model: Model) -> None:
+    """Write all three about the files that are in `folder` already."""
+    revision = base_revision(model)
+    parameters = {
+        "schema_version": PARAMETERS_SCHEMA,
+        "heretic_version": heretic.__version__,
+        "base_model": display_name(str(choice.settings.model)),
+        "base_model_revision": revision,
+        "strategy": strategy,
+        "trial": choice.trial.number,
+        "plan": choice.trial.plan.to_dict(),
+        "weights": applied_weights(choice.trial.plan, model.writers, model.n_layers),
+        "scores": _scores(choice),
+    }
+    write_json(folder / PARAMETERS, parameters)
+    reproduction = describe(choice, strategy, model, revision, inventory(folder))
+    write_json(folder / REPRODUCTION, reproduction.to_dict())
+    _write_card(folder, choice, strategy, revision)
+
+
+def rewrite_scores(folder: Path, choice: Choice) -> None:
+    """Bring the figures in all three up to date; everything else in them stays.
+
+    Raises:
+        ExportError: They are missing or damaged.
+    """
+    parameters = read_json(folder / PARAMETERS)
+    write_json(folder / PARAMETERS, {**parameters, "scores": _scores(choice)})
+    reproduction = Reproduction.read(folder / REPRODUCTION)
+    updated = replace(
+        reproduction,
+        before=choice.baseline,
+        after=choice.scores,
+        verified=choice.verified is not None,
+    )
+    write_json(folder / REPRODUCTION, updated.to_dict())
+    _write_card(folder, choice, reproduction.strategy, parameters.get("base_model_revision"))
+
+
+def base_revision(model: Model) -> str | None:
+    """The commit the base model was loaded from, if it came from the Hub; else as set."""
+    commit = getattr(model.model.config, "_commit_hash", None)
+    return str(commit) if commit else model.settings.model_commit
+
+
+def applied_weights(plan: Plan, writers: Iterable[Writer], n_layers: int) -> dict[str, list[float]]:
+    """The ablation weight of every layer by component; 0.0 where a layer has no such writer."""
+    weights: dict[str, list[float]] = {}
+    for writer in writers:
+        row = weights.setdefault(writer.component, [0.0] * n_layers)
+        row[writer.layer] = plan.weight(writer.component, writer.layer)
+    return weights
+
+
+def _scores(choice: Choice) -> Mapping[str, Any]:
+    return {
+        "before": [asdict(score) for score in choice.baseline],
+        "after": [asdict(score) for score in choice.scores],
+        "verified": choice.verified is not None,
+    }
+
+
+def _write_card(folder: Path, choice: Choice, strategy: Strategy, revision: str | None) -> None:
+    metadata = base_metadata(str(choice.settings.model), revision)
+    write_text(folder / CARD, model_card(choice, strategy, metadata))

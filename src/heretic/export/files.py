@@ -1,0 +1,198 @@
+"""Places on disk: free space, a destination that may be written, all-or-nothing saving, hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from heretic.errors import ExportError
+
+PARAMETERS = "abliteration_params.json"
+REPRODUCTION = "reproduce.json"
+CARD = "README.md"
+DOCUMENTS = frozenset({PARAMETERS, REPRODUCTION, CARD})
+"""Written last, about the other files, and written again after verification."""
+
+DISK_MARGIN = 64 * 2**20
+"""Bytes on top of the weights: tokenizer, configuration, documents."""
+
+
+def is_weight_file(name: str) -> bool:
+    """Whether a file of a saved model holds weights."""
+    return name.endswith(".safetensors")
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def relative_files(folder: Path) -> list[str]:
+    """All files below `folder`, as sorted posix paths relative to it."""
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()
+    )
+
+
+def inventory(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of every file of a saved model except the documents about it."""
+    return {
+        name: {"sha256": sha256_file(folder / name), "size": (folder / name).stat().st_size}
+        for name in relative_files(folder)
+        if name not in DOCUMENTS
+    }
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON so that a reader sees the old file or the whole new one."""
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file (UTF-8) in one step."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        ExportError: It is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ExportError(f"{path} does not exist.") from error
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{path} cannot be read as JSON: {error}.") from error
+
+
+def existing_parent(path: Path) -> Path:
+    """The nearest folder on the way up that exists."""
+    path = path.absolute()
+    return next(parent for parent in (path, *path.parents) if parent.exists())
+
+
+def check_disk(destination: Path, needed: int) -> None:
+    """Refuse to start writing what will not fit.
+
+    Args:
+        needed: Bytes of weights; a margin for the other files is added.
+
+    Raises:
+        ExportError: The disk of `destination` has less free space.
+    """
+    free = shutil.disk_usage(existing_parent(destination)).free
+    if free < needed + DISK_MARGIN:
+        raise ExportError(
+            f"{destination} needs about {_gigabytes(needed + DISK_MARGIN)} and only "
+            f"{_gigabytes(free)} are free there.",
+            remedy="Free some space, choose another folder, or export an adapter "
+            "(--export-strategy adapter), which takes a few megabytes.",
+        )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a folder holds a model saved by Heretic and nothing else."""
+    try:
+        listed = set(json.loads((folder / REPRODUCTION).read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    present = set(relative_files(folder))
+    return PARAMETERS in present and present <= listed | DOCUMENTS
+
+
+def check_destination(destination: Path, base_model: str) -> None:
+    """Refuse a place where saving would destroy something.
+
+    An earlier export may be replaced; the base model, files of other origin and folders with
+    anything besides an export may not.
+
+    Raises:
+        ExportError: The destination is taken, or is no folder.
+    """
+    if not destination.exists():
+        return
+    if not destination.is_dir():
+        raise ExportError(f"{destination} is a file.", remedy="Name a folder.")
+    base = Path(base_model).expanduser()
+    if base.exists() and base.resolve() == destination.resolve():
+        raise ExportError(
+            f"{destination} is the base model itself.", remedy="Choose another folder."
+        )
+    if any(destination.iterdir()) and not is_ours(destination):
+        raise ExportError(
+            f"{destination} is not empty and holds other files than a model saved by Heretic.",
+            remedy="Choose another folder, or empty this one.",
+        )
+
+
+@contextmanager
+def staged(destination: Path) -> Iterator[Path]:
+    """A new folder beside `destination` that takes its name when the block ends well.
+
+    If the block fails, or the process dies, `destination` is as it was before.
+
+    Raises:
+        ExportError: The folder cannot be made.
+    """
+    destination = destination.absolute()
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(
+            tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=".tmp", dir=destination.parent)
+        )
+    except OSError as error:
+        raise ExportError(
+            f"Nothing can be written to {destination.parent}: {error.strerror or error}.",
+            remedy="Choose another folder.",
+        ) from error
+    try:
+        yield staging
+        # mkdtemp makes folders that only their owner may enter; a saved model is an ordinary one.
+        staging.chmod(0o777 & ~_umask())
+        _replace_folder(staging, destination)
+    except OSError as error:
+        raise ExportError(
+            f"Saving to {destination} failed: {error.strerror or error}.",
+            remedy="Check the free space and the permissions of that disk.",
+        ) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _replace_folder(staging: Path, destination: Path) -> None:
+    """Give `staging` the name of `destination`; what was there goes only once that worked."""
+    if not destination.exists():
+        staging.rename(destination)
+        return
+    with tempfile.TemporaryDirectory(
+        prefix=f".{destination.name}.", suffix=".old", dir=destination.parent
+    ) as aside:
+        old = Path(aside) / "old"
+        destination.rename(old)
+        try:
+            staging.rename(destination)
+        except OSError:
+            old.rename(destination)
+            raise

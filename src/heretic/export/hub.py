@@ -1,0 +1,237 @@
+"""Uploading a saved model to the Hub, with errors that say what to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import heretic
+from heretic.errors import ExportError
+from heretic.events import Reporter, Silent, StageFinished, StageStarted
+from heretic.export.choice import display_name, is_local
+from heretic.export.files import DOCUMENTS, PARAMETERS, REPRODUCTION, is_ours, read_json
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+ADAPTER_CONFIG = "adapter_config.json"
+STALE_PATTERNS = ["*.safetensors", "*.safetensors.index.json", ADAPTER_CONFIG]
+"""Weights of an earlier upload that the new one does not replace file by file."""
+
+_HARMLESS = {".gitattributes", ".gitignore", *DOCUMENTS}
+LOGIN = "Run `hf auth login`, or set HF_TOKEN, with a token that may write."
+
+
+def check_upload(repo_id: str) -> str:
+    """Say before the work starts what would stop an upload.
+
+    Returns:
+        The full repository id (`namespace/name`).
+
+    Raises:
+        ExportError: The id is malformed, nobody is logged in, or the token is not accepted.
+    """
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ExportError(
+            f"{repo_id!r} is not a valid repository id.", remedy="Use NAMESPACE/NAME."
+        ) from error
+    if get_token() is None:
+        raise ExportError("Uploading needs a login to the Hugging Face Hub.", remedy=LOGIN)
+    with _hub_errors(repo_id):
+        user = str(HfApi().whoami()["name"])
+    return repo_id if "/" in repo_id else f"{user}/{repo_id}"
+
+
+def upload(
+    folder: Path, repo_id: str, *, private: bool = True, reporter: Reporter | None = None
+) -> str:
+    """Upload a folder that `save` wrote.
+
+    A repository that is empty or holds an earlier upload of Heretic is reused; any other is left
+    alone. Paths of this machine (a local base model) do not leave it: their last part does.
+
+    Args:
+        repo_id: `namespace/name`, or a name in the user's own namespace.
+        private: Whether a new repository is private.
+
+    Returns:
+        The URL of the repository.
+
+    Raises:
+        ExportError: The folder is not an export, the login is missing or lacks the right to write,
+            the name is taken, or the connection fails.
+    """
+    from huggingface_hub import HfApi
+
+    if not is_ours(folder):
+        raise ExportError(
+            f"{folder} is not (or not only) a model saved by Heretic, so it is not uploaded.",
+            remedy=f"Save the model first; its folder holds {PARAMETERS}.",
+        )
+    reporter = reporter or Silent()
+    repo_id = check_upload(repo_id)
+    reporter.emit(StageStarted(f"Uploading to {repo_id}"))
+    api = HfApi(library_name="heretic", library_version=heretic.__version__)
+    replaced = published_files(folder)
+    with _hub_errors(repo_id):
+        exists = _claim(api, repo_id, private)
+        api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            commit_message=f"Upload model made with Heretic {heretic.__version__}",
+            ignore_patterns=list(replaced),
+            delete_patterns=STALE_PATTERNS if exists else None,
+        )
+        for name, content in replaced.items():
+            api.upload_file(path_or_fileobj=content, path_in_repo=name, repo_id=repo_id)
+    url = f"{api.endpoint}/{repo_id}"
+    reporter.emit(StageFinished(url))
+    return url
+
+
+def published_files(folder: Path) -> dict[str, bytes]:
+    """Files that name a place on this machine, as they are published: with its last part only."""
+    changed = {}
+    if (folder / ADAPTER_CONFIG).exists():
+        config = read_json(folder / ADAPTER_CONFIG)
+        base = str(config.get("base_model_name_or_path"))
+        if is_local(base):
+            config["base_model_name_or_path"] = display_name(base)
+            changed[ADAPTER_CONFIG] = _json(config)
+    reproduction = read_json(folder / REPRODUCTION)
+    settings = {name: _published(name, value) for name, value in reproduction["settings"].items()}
+    if settings != reproduction["settings"]:
+        changed[REPRODUCTION] = _json({**reproduction, "settings": settings})
+    return changed
+
+
+def _published(name: str, value: Any) -> Any:
+    if name == "model" and isinstance(value, str):
+        return display_name(value)
+    if isinstance(value, dict) and isinstance(value.get("dataset"), str):
+        return {**value, "dataset": display_name(value["dataset"])}
+    if name == "scorers" and isinstance(value, list):
+        return [_published_scorer(scorer) for scorer in value]
+    return value
+
+
+def _published_scorer(scorer: Any) -> Any:
+    if not isinstance(scorer, dict):
+        return scorer
+    place, colon, class_name = str(scorer.get("plugin")).rpartition(":")
+    return {**scorer, "plugin": f"{Path(place).name}{colon}{class_name}"}
+
+
+def _json(data: Any) -> bytes:
+    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _claim(api: HfApi, repo_id: str, private: bool) -> bool:
+    """Make the repository, or make sure that the one there may be used; whether it was there.
+
+    Raises:
+        ExportError: It holds something else, or is public where a private one was asked for.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=False)
+        return False
+    except HfHubHTTPError as error:
+        if error.response.status_code != 409:
+            raise
+    info = api.model_info(repo_id)
+    names = {sibling.rfilename for sibling in info.siblings or ()}
+    if PARAMETERS not in names and names - _HARMLESS:
+        raise ExportError(
+            f"The repository {repo_id} exists and holds something else.",
+            remedy="Choose another name (upload_repo_id).",
+        )
+    if private and not info.private:
+        raise ExportError(
+            f"The repository {repo_id} exists and is public, and a private one was asked for.",
+            remedy="Make it private on the Hub, or choose another name (upload_repo_id).",
+        )
+    return True
+
+
+@contextmanager
+def _hub_errors(repo_id: str) -> Iterator[None]:
+    """Say in one line, with the remedy, what the Hub or the way to it refused."""
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        yield
+    except (ExportError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        cause = _root(error)
+        if isinstance(cause, HfHubHTTPError):
+            raise _refusal(cause, repo_id) from error
+        if isinstance(cause, OfflineModeIsEnabled):
+            raise ExportError(
+                "Uploading is not possible in offline mode.", remedy="Unset HF_HUB_OFFLINE."
+            ) from error
+        # The Hub's client moved from httpx to httpx2; their common base tells both apart from bugs.
+        if isinstance(cause, (OSError, *HfHubHTTPError.__bases__)):
+            raise ExportError(
+                f"The connection to the Hub failed: {_line(cause)}.",
+                remedy="Check the network and try again; what has arrived is not sent twice.",
+            ) from error
+        if isinstance(cause, ValueError):
+            raise ExportError(f"The Hub does not take this upload: {_line(cause)}.") from error
+        raise
+
+
+def _root(error: BaseException) -> BaseException:
+    """The error that the client wrapped into a RuntimeError, or the error itself."""
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _refusal(error: Any, repo_id: str) -> ExportError:
+    """What an HTTP status means for an upload."""
+    response = getattr(error, "response", None)
+    status = getattr(response, "status_code", None)
+    namespace = repo_id.partition("/")[0]
+    if status == 401:
+        return ExportError("The Hub does not accept your login.", remedy=LOGIN)
+    if status == 403:
+        return ExportError(
+            f"Your login may not write to {repo_id} (403).",
+            remedy=f"Use a token with write permission, of an account that may write to "
+            f"{namespace!r}; accept the terms if the repository is gated.",
+        )
+    if status == 404:
+        return ExportError(
+            f"The Hub knows no {repo_id}, or you may not see it (404).",
+            remedy=f"Check that the user or organization {namespace!r} exists.",
+        )
+    if status == 409:
+        return ExportError(
+            f"The name {repo_id} is taken, or another upload to it is running (409).",
+            remedy="Wait, or choose another name (upload_repo_id).",
+        )
+    if status in {402, 413}:
+        return ExportError(
+            f"The Hub refuses more storage for {namespace!r} ({status}).",
+            remedy="Free some, or upload an adapter (--export-strategy adapter).",
+        )
+    return ExportError(
+        f"The Hub refused the upload ({status}): {_line(error)}.", remedy="Try again later."
+    )
+
+
+def _line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,213 @@
+"""Making a saved model again from its `reproduce.json`, and comparing the results."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from heretic.errors import ExportError, SettingsError
+from heretic.events import Notice, Reporter
+from heretic.export.choice import Choice
+from heretic.export.documents import rewrite_scores
+from heretic.export.files import check_destination, inventory
+from heretic.export.provenance import (
+    Reproduction,
+    differences,
+    directions_hash,
+    hardware,
+    reproducible_names,
+    versions,
+)
+from heretic.export.saving import save
+from heretic.records import RunManifest, Trial
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from heretic.config import Settings
+    from heretic.model import Model
+
+Prepare = Callable[["Settings", int, Reporter], "tuple[Model, Tensor]"]
+"""Settings, seed and reporter to a loaded model and its directions: the pipeline's first stages."""
+
+_OWN_PLUGIN = re.compile(r"heretic\.scorers(\.[A-Za-z_]\w*)+:[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a reproduction went.
+
+    Attributes:
+        folder: Where the model was saved.
+        matching: Weight files with the recorded hash.
+        differing: Weight files whose hash differs, or that only one side has.
+        same_directions: Whether the directions are bit for bit those of the original.
+        changes: Versions and hardware that are not as recorded, in words.
+    """
+
+    folder: Path
+    matching: tuple[str, ...]
+    differing: tuple[str, ...]
+    same_directions: bool
+    changes: tuple[str, ...]
+
+    @property
+    def identical(self) -> bool:
+        """Whether every weight file is bit for bit the recorded one."""
+        return bool(self.matching) and not self.differing
+
+    def summary(self) -> str:
+        """The outcome in one line."""
+        if self.identical:
+            return f"Identical: all {len(self.matching)} weight files have the recorded hashes."
+        what = f"Not identical: {', '.join(self.differing)} differ from the recorded hashes"
+        if self.changes:
+            return f"{what}. Not as recorded: {'; '.join(self.changes)}."
+        where = "the directions do too" if not self.same_directions else "the directions agree"
+        return f"{what}; {where}, and versions and hardware are as recorded."
+
+
+def reproduce(
+    file: Path,
+    destination: Path,
+    *,
+    prepare: Prepare,
+    reporter: Reporter,
+    trust_plugins: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """Make the model of a `reproduce.json` again and compare the weight files' hashes.
+
+    Args:
+        file: The `reproduce.json`, or the folder that holds one.
+        destination: Where the model is saved.
+        prepare: `pipeline.prepare_directions`.
+        trust_plugins: Whether scorers from outside Heretic may be named by the file.
+        overrides: Settings of the user's own that go above the file's, such as
+            `trust_remote_code`, which no file can set, or another place for `model`.
+
+    Raises:
+        ExportError: The file cannot be read, asks for what it may not, or saving fails.
+    """
+    if file.is_dir():
+        file = file / "reproduce.json"
+    recorded = Reproduction.read(file)
+    check_plugins(recorded, trust_plugins)
+    settings = restored_settings(recorded, overrides or {})
+    check_destination(destination, str(settings.model))
+    changes = differences(recorded.versions, versions())
+    if changes:
+        reporter.emit(
+            Notice(f"Versions are not as recorded: {'; '.join(changes)}.", level="warning")
+        )
+    model, directions = prepare(settings, recorded.seed, reporter)
+    # Without figures at first: those in the file hold for this copy only if it is the same.
+    choice = _choice(recorded, settings, directions)
+    save(model, choice, destination, strategy=recorded.strategy, reporter=reporter)
+    outcome = _compare(recorded, destination, directions, [
+        *changes, *differences(recorded.hardware, hardware(model))
+    ])  # fmt: skip
+    if outcome.identical:
+        rewrite_scores(destination, _with_figures(choice, recorded))
+    level = "success" if outcome.identical else "warning"
+    reporter.emit(Notice(outcome.summary(), level=level))
+    return outcome
+
+
+def check_plugins(recorded: Reproduction, trust_plugins: bool = False) -> None:
+    """Refuse scorers that would run code from outside Heretic.
+
+    Raises:
+        ExportError: The file names one, and `trust_plugins` is false.
+    """
+    scorers = recorded.settings.get("scorers", ())
+    foreign = [plugin for plugin in map(_plugin, scorers) if not is_own_plugin(plugin)]
+    if foreign and not trust_plugins:
+        raise ExportError(
+            f"The reproduction file names scorers from outside Heretic: {', '.join(foreign)}.",
+            remedy="They run code. Read it, then pass --trust-plugins.",
+        )
+
+
+def is_own_plugin(plugin: str) -> bool:
+    """Whether `module:Class` lies in `heretic.scorers` (and is no file of such a name)."""
+    module = plugin.partition(":")[0]
+    return _OWN_PLUGIN.fullmatch(plugin) is not None and not module.endswith(".py")
+
+
+def _plugin(scorer: Any) -> str:
+    return str(scorer.get("plugin")) if isinstance(scorer, Mapping) else str(scorer)
+
+
+def restored_settings(recorded: Reproduction, overrides: Mapping[str, Any]) -> Settings:
+    """The settings of the original, with what was found at run time pinned.
+
+    Nothing is read from the environment or from TOML: a reproduction must not depend on them.
+
+    Raises:
+        ExportError: The file sets something it may not, or its settings are not valid.
+    """
+    from heretic.config import Settings
+
+    forbidden = sorted(set(recorded.settings) - reproducible_names())
+    if forbidden:
+        raise ExportError(
+            f"A reproduction file cannot set {', '.join(forbidden)}.",
+            remedy="Remove these lines from it if you trust the rest.",
+        )
+    pinned: dict[str, Any] = {
+        "seed": recorded.seed,
+        "max_shard_size": recorded.max_shard_size,
+        "batch_size": recorded.found["batch_size"],
+        "response_prefix": recorded.found["response_prefix"],
+        "dtypes": [recorded.found["dtype"]],
+    }
+    try:
+        return Settings.restore({**recorded.settings, **pinned, **overrides})
+    except (SettingsError, KeyError) as error:
+        raise ExportError(f"The settings in the reproduction file do not hold: {error}") from error
+
+
+def _choice(recorded: Reproduction, settings: Settings, directions: Tensor) -> Choice:
+    manifest = RunManifest(
+        model=str(settings.model),
+        digest="",
+        seed=recorded.seed,
+        fingerprint={},
+        settings={},
+        found=dict(recorded.found),
+    )
+    trial = Trial(number=recorded.trial, plan=recorded.plan, scores=())
+    return Choice(trial, directions, baseline=(), manifest=manifest, settings=settings)
+
+
+def _with_figures(choice: Choice, recorded: Reproduction) -> Choice:
+    return replace(
+        choice,
+        trial=replace(choice.trial, scores=recorded.after),
+        baseline=recorded.before,
+        verified=recorded.after if recorded.verified else None,
+    )
+
+
+def _compare(
+    recorded: Reproduction, folder: Path, directions: Tensor, changes: list[str]
+) -> Outcome:
+    then = recorded.weight_hashes()
+    now = {name: entry["sha256"] for name, entry in inventory(folder).items() if name in then}
+    extra = set(_weights(folder)) - set(then)
+    matching = tuple(sorted(name for name in then if now.get(name) == then[name]))
+    return Outcome(
+        folder=folder,
+        matching=matching,
+        differing=tuple(sorted((set(then) - set(matching)) | extra)),
+        same_directions=directions_hash(directions) == recorded.directions_sha256,
+        changes=tuple(changes),
+    )
+
+
+def _weights(folder: Path) -> list[str]:
+    return [path.name for path in folder.glob("*.safetensors")]

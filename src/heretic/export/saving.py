@@ -1,0 +1,98 @@
+"""Saving a trial: weights or adapter, everything a model folder needs, and the documents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from heretic.errors import ExportError
+from heretic.events import Notice, Reporter, Silent, StageFinished, StageStarted
+from heretic.export import weights
+from heretic.export.adapter import write_adapter
+from heretic.export.base import base_folder
+from heretic.export.choice import Choice, Strategy, check_strategy
+from heretic.export.documents import base_revision, write_documents
+from heretic.export.files import check_destination, check_disk, relative_files, staged
+
+if TYPE_CHECKING:
+    from heretic.model import Model
+
+ADAPTER_BYTES = 16 * 2**20
+"""More than any adapter of rank 1 takes."""
+
+
+def check_export(model: Model, destination: Path, strategy: str) -> None:
+    """Say before the work starts what would stop the result from being saved.
+
+    Raises:
+        ExportError: The destination is taken or the disk too small.
+    """
+    kind = check_strategy(strategy)
+    check_destination(destination, str(model.settings.model))
+    needed = weights.estimated_bytes(model) if kind == "merge" else ADAPTER_BYTES
+    check_disk(destination, needed)
+
+
+def save(
+    model: Model,
+    choice: Choice,
+    destination: Path,
+    *,
+    strategy: str,
+    max_shard_size: str | int | None = None,
+    reporter: Reporter | None = None,
+) -> Path:
+    """Save a trial as a model folder that anything can load.
+
+    The files appear at `destination` all at once or not at all. An earlier export there is
+    replaced. Figures in the documents are the search's until `verify` has measured the files.
+
+    Args:
+        model: Unedited, and unedited again afterwards.
+        strategy: `merge` (whole weights) or `adapter` (for PEFT; exact, a few megabytes at most).
+        max_shard_size: Largest weight file; by default the setting of that name.
+
+    Returns:
+        The absolute path of the folder.
+
+    Raises:
+        ExportError: The destination is taken, the disk too small, or writing fails.
+    """
+    reporter = reporter or Silent()
+    kind = check_strategy(strategy)
+    if model.is_edited:
+        raise ExportError(
+            "The model in memory is edited already.", remedy="Call restore() before saving a plan."
+        )
+    check_export(model, destination, kind)
+    reporter.emit(StageStarted(f"Saving to {destination}"))
+    with staged(destination) as folder:
+        shard = max_shard_size or choice.settings.max_shard_size
+        _write_model(model, choice, folder, strategy=kind, max_shard_size=shard, reporter=reporter)
+        weights.write_tokenizer(model, folder)
+        base = base_folder(str(choice.settings.model), base_revision(model))
+        weights.copy_licence(base, folder)
+        write_documents(folder, choice, kind, model)
+        files = relative_files(folder)
+    reporter.emit(StageFinished(f"{len(files)} files in {destination}"))
+    return destination.absolute()
+
+
+def _write_model(
+    model: Model,
+    choice: Choice,
+    folder: Path,
+    *,
+    strategy: Strategy,
+    max_shard_size: str | int,
+    reporter: Reporter,
+) -> None:
+    plan, directions = choice.trial.plan, choice.directions
+    if strategy == "adapter":
+        write_adapter(model, plan, directions, folder)
+        weights.write_generation_config(model, folder)
+        return
+    if not model.plan_edits(plan, directions):
+        reporter.emit(Notice("The plan edits nothing: the saved model is the base.", "warning"))
+    with weights.unquantised(model, reporter) as full:
+        weights.write_merged(full, plan, directions, folder, max_shard_size)

@@ -1,0 +1,152 @@
+"""Is what lies on the disk what the search promised? Reload it and score it once more."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from heretic.errors import ExportError
+from heretic.events import Reporter, Silent, StageFinished, StageStarted
+from heretic.export.adapter import CONFIG
+from heretic.export.choice import Choice
+from heretic.export.documents import rewrite_scores
+from heretic.records import Score
+
+if TYPE_CHECKING:
+    from heretic.config import Settings
+    from heretic.model import Model
+
+DIVERGENCE_ABSOLUTE, DIVERGENCE_RELATIVE = 0.01, 0.05
+RATE = 0.03
+"""SPEC section 8: KL within max(0.01 nats, 5%), refusals within 3 of 100. Edited while running and
+edited in the weights differ by rounding in half precision."""
+
+_COUNT = re.compile(r"\s*\d+\s*/\s*(\d+)\s*")
+
+
+class Judge(Protocol):
+    """What verification needs of an evaluator: `heretic.evaluator.Evaluator` has it."""
+
+    model: Model
+
+    @property
+    def baseline(self) -> tuple[Score, ...]:
+        """Scores of the unedited model."""
+
+    def score_model(self, other: Model) -> tuple[Score, ...]:
+        """Scores of another model against the unedited one."""
+
+
+def verify(
+    folder: Path, choice: Choice, evaluator: Judge, reporter: Reporter | None = None
+) -> tuple[Score, ...]:
+    """Reload a saved model from disk, score it, and put the figures on its card.
+
+    Args:
+        folder: What `save` wrote from the same `choice`.
+
+    Returns:
+        The scores of the reloaded model.
+
+    Raises:
+        ExportError: They differ from the search's beyond tolerance. The files stay, and their card
+            shows the figures that were measured on them.
+    """
+    reporter = reporter or Silent()
+    reporter.emit(StageStarted("Checking the saved model"))
+    reloaded = reload(folder, evaluator.model, reporter)
+    try:
+        scores = evaluator.score_model(reloaded)
+    finally:
+        del reloaded
+        _free_memory()
+    wrong = [score.name for score in scores if not math.isfinite(score.value)]
+    if wrong:
+        raise ExportError(
+            f"The model saved in {folder} gives no finite {', '.join(wrong)}.",
+            remedy="Do not use it; try another trial or dtype.",
+        )
+    rewrite_scores(folder, replace(choice, baseline=evaluator.baseline, verified=scores))
+    problems = disagreements(choice.trial.scores, scores)
+    if problems:
+        raise ExportError(
+            f"The model saved in {folder} does not score as in the search: {'; '.join(problems)}.",
+            remedy="Its card shows the figures of the files; do not rely on the search's.",
+        )
+    reporter.emit(StageFinished(", ".join(f"{s.name} {s.display}" for s in scores)))
+    return scores
+
+
+def reload(folder: Path, like: Model, reporter: Reporter | None = None) -> Model:
+    """Load a saved model or adapter as the search had loaded its base.
+
+    Args:
+        like: The base model in memory; its dtype, batch size and response prefix are taken over.
+    """
+    from heretic.model import Model as Loader
+
+    pinned = {
+        "dtypes": (str(like.dtype).removeprefix("torch."),),
+        "batch_size": like.batch_size,
+    }
+    settings: Settings = like.settings.model_copy(update=pinned)
+    is_adapter = (folder / CONFIG).exists()
+    if not is_adapter:
+        place = {"model": str(folder), "model_commit": None, "quantization": "none"}
+        settings = settings.model_copy(update=place)
+    loaded = Loader(settings, reporter)
+    if is_adapter:
+        _attach_adapter(loaded, folder)
+    loaded.response_prefix = like.response_prefix
+    return loaded
+
+
+def _attach_adapter(model: Model, folder: Path) -> None:
+    """Load an adapter through PEFT, as its users will; the model's own modules are wrapped."""
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ExportError(
+            "Checking an adapter needs PEFT, which is not installed.",
+            remedy="Run `pip install peft`.",
+        ) from error
+    PeftModel.from_pretrained(model.model, str(folder)).eval()
+
+
+def _free_memory() -> None:
+    from heretic.model.loading import free_memory
+
+    free_memory()
+
+
+def disagreements(searched: tuple[Score, ...], measured: tuple[Score, ...]) -> list[str]:
+    """Scores that differ beyond tolerance, in words; scores that only one side has are left out."""
+    before = {score.name: score for score in searched}
+    return [
+        f"{score.name} was {before[score.name].display} and is {score.display}"
+        for score in measured
+        if score.name in before and not agree(before[score.name], score)
+    ]
+
+
+def agree(searched: Score, measured: Score) -> bool:
+    """Whether two figures of one score are the same up to rounding in the model's dtype."""
+    if searched.value == measured.value:
+        return True
+    # Written so that a NaN on either side never agrees.
+    return abs(searched.value - measured.value) <= tolerance(searched) + 1e-9
+
+
+def tolerance(score: Score) -> float:
+    """The largest difference that rounding explains.
+
+    Rates shown as `n/m` may differ by 3 of 100, and by one prompt of sets that small; anything else
+    counts as a divergence.
+    """
+    count = _COUNT.fullmatch(score.display)
+    if count is not None and int(count[1]) > 0:
+        return max(RATE, 1 / int(count[1]))
+    return max(DIVERGENCE_ABSOLUTE, DIVERGENCE_RELATIVE * abs(score.value))

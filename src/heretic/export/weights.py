@@ -1,0 +1,152 @@
+"""Whole edited weights, tokenizer and everything else a model folder needs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from heretic.errors import ExportError, HereticError
+from heretic.records import Plan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from heretic.config import Settings
+    from heretic.events import Reporter
+    from heretic.model import Model
+
+LICENCE_PATTERNS = ("LICEN[CS]E*", "NOTICE*", "COPYING*", "USE_POLICY*")
+LARGEST_LICENCE = 2**20
+"""Bytes; anything larger under such a name is something else."""
+
+
+def estimated_bytes(model: Model) -> int:
+    """How much disk the merged weights will take, in bytes.
+
+    Tied parameters count once, as safetensors stores them. Quantised parameters are merged
+    unquantised, at two bytes each.
+    """
+    quantised = model.settings.quantization != "none"
+    total = 0
+    for parameter in model.model.parameters():
+        size = parameter.element_size()
+        if quantised and not parameter.is_floating_point():
+            packed = 2 if model.settings.quantization == "bnb_4bit" else 1
+            total += parameter.numel() * packed * 2
+        else:
+            total += parameter.numel() * size
+    return total
+
+
+def write_merged(
+    model: Model, plan: Plan, directions: Tensor, folder: Path, max_shard_size: str | int
+) -> None:
+    """Write the edited weights as safetensors, configuration included; `model` stays unedited.
+
+    Args:
+        directions: float32 [layers + 1, hidden].
+        max_shard_size: Largest weight file, e.g. `5GB`.
+
+    Raises:
+        ExportError: The model is edited already, so the plan would be applied twice.
+    """
+    if model.is_edited:
+        raise ExportError(
+            "The model in memory is edited already.", remedy="Call restore() before saving a plan."
+        )
+    try:
+        model.apply(plan, directions)
+        with _valid_generation_config(model.model):
+            model.model.save_pretrained(folder, max_shard_size=max_shard_size)
+    finally:
+        model.restore()
+
+
+@contextmanager
+def _valid_generation_config(model: Any) -> Iterator[None]:
+    """Let configurations through that set a temperature but forget `do_sample`.
+
+    Many published models have such a file. transformers reads it and refuses to write it.
+    """
+    config = getattr(model, "generation_config", None)
+    if config is None:
+        yield
+        return
+    sampled = config.do_sample
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        config.do_sample = True
+    try:
+        yield
+    finally:
+        config.do_sample = sampled
+
+
+@contextmanager
+def unquantised(model: Model, reporter: Reporter) -> Iterator[Model]:
+    """The model itself, or a full-precision copy of it if it was loaded quantised."""
+    if model.settings.quantization == "none":
+        yield model
+        return
+    from heretic.model import Model as Loader
+
+    settings: Settings = model.settings.model_copy(update={"quantization": "none"})
+    try:
+        full = Loader(settings, reporter)
+    except HereticError as error:
+        raise ExportError(
+            f"Merging needs the unquantised model, which could not be loaded: {error.message}",
+            remedy="Export an adapter instead (--export-strategy adapter).",
+        ) from error
+    yield full
+
+
+def write_tokenizer(model: Model, folder: Path) -> None:
+    """Write the tokenizer as the base model has it, and the processor if there is one.
+
+    The tokenizer in memory pads on the left and may have been given a pad token; those are ours, so
+    it is read again.
+    """
+    from transformers import AutoTokenizer
+
+    settings = model.settings
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(settings.model),
+            revision=settings.model_commit,
+            trust_remote_code=settings.trust_remote_code,
+        )
+    except (OSError, ValueError):  # gone from the disk or the Hub meanwhile
+        tokenizer = model.tokenizer
+    tokenizer.save_pretrained(folder)
+    if model.processor is not None:
+        model.processor.save_pretrained(folder)
+
+
+def write_generation_config(model: Model, folder: Path) -> None:
+    """Write `generation_config.json` alone, for an adapter."""
+    config = getattr(model.model, "generation_config", None)
+    if config is not None:
+        with _valid_generation_config(model.model):
+            config.save_pretrained(folder)
+
+
+def copy_licence(base: Path | None, folder: Path) -> list[str]:
+    """Copy the base model's licence files; returns their names.
+
+    Args:
+        base: Folder of the base model's files, if there is one on this machine.
+    """
+    if base is None:
+        return []
+    found = {path for pattern in LICENCE_PATTERNS for path in base.glob(pattern)}
+    copied = []
+    for path in sorted(found):
+        if path.is_file() and path.stat().st_size <= LARGEST_LICENCE:
+            shutil.copyfile(path, folder / path.name)
+            copied.append(path.name)
+    return copied
