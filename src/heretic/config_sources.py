@@ -7,6 +7,7 @@ a key that is no setting is an error that names the nearest one, wherever it sto
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -178,6 +179,25 @@ class _LenientDecoding(EnvSettingsSource):
             return super().decode_complex_value(field_name, field, value)
         except ValueError:
             return value
+
+    def __call__(self) -> dict[str, Any]:
+        """Values by setting."""
+        values = super().__call__()
+        if isinstance(values.get("scorer"), dict):
+            values["scorer"] = decoded(values["scorer"])
+        return values
+
+
+def decoded(values: Any) -> Any:
+    """Text of single scorers' settings as JSON where it is JSON: their types are not known here."""
+    if isinstance(values, Mapping):
+        return {key: decoded(value) for key, value in values.items()}
+    if not isinstance(values, str):
+        return values
+    try:
+        return json.loads(values)
+    except json.JSONDecodeError:
+        return values
 
 
 class EnvironmentSource(_LenientDecoding):

@@ -1,0 +1,289 @@
+"""Prompt sets: from the Hub, a folder written by `save_to_disk`, or a file, to lists of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from heretic.config_fields import DatasetSpecification
+from heretic.errors import PromptError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+FILE_FORMATS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".parquet": "parquet",
+    ".txt": "text",
+}
+
+_SHOWN_AT_MOST = 12
+_LOCAL = "Or name a local file or folder in its place."
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is asked, and the system prompt it is asked under (None for none)."""
+
+    user: str
+    system: str | None = None
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Splits of a data set; `any_split` where the only split answers to every name."""
+
+    splits: Mapping[str, Dataset]
+    any_split: bool = False
+
+
+def load(specification: DatasetSpecification, default_system: str | None = None) -> list[Prompt]:
+    """The prompts of a set, in order: prefix + text + suffix, under the set's system prompt.
+
+    Args:
+        specification: Where they are, which split and slice, which column.
+        default_system: System prompt where the specification has none.
+
+    Raises:
+        PromptError: The set, split or column does not exist (the message says what does), or
+            no prompt is left.
+    """
+    system = default_system
+    if specification.system_prompt is not None:
+        system = specification.system_prompt
+    texts = _texts(specification)
+    return [Prompt(f"{specification.prefix}{text}{specification.suffix}", system) for text in texts]
+
+
+def shared_prompts(first: Iterable[Prompt], second: Iterable[Prompt]) -> list[str]:
+    """Prompts that two sets have in common, in the order of the first.
+
+    The sets that directions are found on and those they are judged on must share none (SPEC
+    section 1); case and white space make no difference.
+    """
+    known = {" ".join(prompt.user.lower().split()) for prompt in second}
+    return [prompt.user for prompt in first if " ".join(prompt.user.lower().split()) in known]
+
+
+def _texts(specification: DatasetSpecification) -> list[str]:
+    name = specification.dataset
+    source = _open(name, specification.commit)
+    rows = _select(source, specification.split, name)
+    column = specification.column
+    if column not in rows.column_names:
+        raise PromptError(
+            f"Prompt set {name} has no column {column!r}; its columns are "
+            f"{_listed(rows.column_names)}.",
+            remedy="Set `column` to the one that holds the prompts.",
+        )
+    values = list(rows[column])
+    wrong = next((value for value in values if not isinstance(value, str | None)), None)
+    if wrong is not None:
+        raise PromptError(
+            f"Column {column!r} of prompt set {name} holds {type(wrong).__name__}, not text; its "
+            f"columns are {_listed(rows.column_names)}."
+        )
+    texts = [value for value in values if value and value.strip()]
+    if not texts:
+        lengths = ", ".join(f"{split} ({len(data)} rows)" for split, data in source.splits.items())
+        wanted = f"split {specification.split}, " if specification.split else ""
+        raise PromptError(f"Prompt set {name}, {wanted}is empty; it has {lengths}.")
+    return texts
+
+
+def _open(name: str, commit: str | None) -> _Source:
+    """The splits of a file, a folder, or a data set on the Hub."""
+    if not name:
+        raise PromptError("A prompt set has no name.", remedy="Set `dataset`.")
+    path = Path(name).expanduser()
+    if path.is_file():
+        return _open_file(path)
+    if path.is_dir():
+        return _open_folder(path)
+    if _looks_local(name):
+        raise PromptError(f"Prompt file {name} does not exist{_neighbours(path)}.")
+    return _open_hub(name, commit)
+
+
+def _open_file(path: Path) -> _Source:
+    from datasets import Dataset, load_dataset
+
+    kind = FILE_FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise PromptError(
+            f"Prompt file {path} is of no known kind; known are {_listed(FILE_FORMATS)}."
+        )
+    try:
+        if kind == "text":
+            # not splitlines(): it also splits at separators that occur inside prompts
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
+            data = Dataset.from_dict({"text": [line for line in lines if line.strip()]})
+        elif _is_empty(path):
+            data = Dataset.from_dict({"text": []})
+        else:
+            options: dict[str, Any] = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
+            data = _quietly(
+                load_dataset, kind, data_files=str(path.resolve()), split="train", **options
+            )
+    except Exception as error:  # readers of four formats raise what they like
+        raise PromptError(f"Prompt file {path} cannot be read: {_first_line(error)}") from error
+    return _Source({"train": data}, any_split=True)
+
+
+def _open_folder(path: Path) -> _Source:
+    from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+
+    saved = any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    try:
+        data = _quietly(load_from_disk, str(path)) if saved else _quietly(load_dataset, str(path))
+    except Exception as error:
+        raise PromptError(
+            f"Prompt folder {path} cannot be read: {_first_line(error)}",
+            remedy="It should be written by save_to_disk, or hold data files.",
+        ) from error
+    if isinstance(data, DatasetDict):
+        return _Source({str(split): rows for split, rows in data.items()})
+    assert isinstance(data, Dataset)
+    # `data.split` keeps the slice it was made with: train[:100]
+    split = str(data.split).partition("[")[0] if data.split is not None else ""
+    return _Source({split or "train": data}, any_split=not split)
+
+
+def _open_hub(name: str, commit: str | None) -> _Source:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
+
+    wanted = f"{name} at revision {commit}" if commit else name
+    try:
+        data = _quietly(load_dataset, name, revision=commit)
+    except (DatasetNotFoundError, GatedRepoError, HFValidationError) as error:
+        raise PromptError(
+            f"Prompt set {wanted} is no file or folder here, and the Hub has none of that name, "
+            f"or it is gated: {_first_line(error)}",
+            remedy=f"Check the name; `hf auth login` if it needs access. {_LOCAL}",
+        ) from error
+    except (ConnectionError, HfHubHTTPError, TimeoutError) as error:
+        raise _unreachable(wanted, error) from error
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
+        if _is_network_error(error):
+            raise _unreachable(wanted, error) from error
+        raise PromptError(f"Prompt set {wanted} cannot be read: {_first_line(error)}") from error
+    return _Source({str(split): rows for split, rows in data.items()})
+
+
+def _select(source: _Source, split: str, name: str) -> Dataset:
+    """The rows that a split with its slices names, such as `train[:400]` or `[10%:]`."""
+    from datasets import ReadInstruction, concatenate_datasets
+
+    splits = dict(source.splits)
+    exist = f"its splits are {_listed(splits)}"
+    if not split or split.startswith("["):
+        if len(splits) > 1:
+            raise PromptError(
+                f"Prompt set {name} has several splits, and {split!r} names none; {exist}.",
+                remedy=f"For example, {next(iter(splits))}{split}.",
+            )
+        split = f"{next(iter(splits))}{split}"
+    try:
+        instruction = ReadInstruction.from_spec(split)
+        if source.any_split:
+            only = next(iter(splits.values()))
+            splits = dict.fromkeys(_split_names(split), only)
+        parts = instruction.to_absolute({key: len(data) for key, data in splits.items()})
+    except (ValueError, AssertionError) as error:
+        unknown = "Unknown split" in str(error)
+        problem = f"has no split {split!r}" if unknown else f"cannot be sliced by {split!r}"
+        raise PromptError(
+            f"Prompt set {name} {problem}; {exist}.",
+            remedy=None if unknown else "Slices look like train[:400], [10%:] or test[10:20].",
+        ) from error
+    # an empty range past the end, which `select` refuses, is an empty selection
+    ranges = [(part.splitname, list(range(part.from_, part.to))) for part in parts]
+    chosen = [splits[key].select(rows) for key, rows in ranges]
+    return concatenate_datasets(chosen) if len(chosen) > 1 else chosen[0]
+
+
+def _split_names(split: str) -> list[str]:
+    """The names in `train[:10]+test`."""
+    return [part.partition("[")[0].strip() for part in split.split("+")]
+
+
+def _quietly(function: Any, *arguments: Any, **options: Any) -> Any:
+    """Call a reader of `datasets` without its progress bars and logs, which would tear ours."""
+    import datasets
+
+    had_bars = not datasets.are_progress_bars_disabled()
+    verbosity = datasets.logging.get_verbosity()
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    try:
+        return function(*arguments, **options)
+    finally:
+        datasets.logging.set_verbosity(verbosity)
+        if had_bars:
+            datasets.enable_progress_bars()
+
+
+def _looks_local(name: str) -> bool:
+    """Whether a name that is not on disk was meant to be: a Hub id is `name` or `owner/name`."""
+    path = Path(name)
+    return (
+        path.suffix.lower() in FILE_FORMATS
+        or name.startswith((".", "~", "/"))
+        or name.count("/") > 1
+        or "\\" in name
+    )
+
+
+def _neighbours(path: Path) -> str:
+    """What the folder of a missing file holds instead."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f", nor does its folder {folder}"
+    names = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in FILE_FORMATS)
+    return f"; its folder has {_listed(names)}" if names else "; its folder has no data files"
+
+
+def _unreachable(wanted: str, error: Exception) -> PromptError:
+    return PromptError(
+        f"Prompt set {wanted} is not in the local cache, and the Hub cannot be reached: "
+        f"{_first_line(error)}",
+        remedy=f"Check the network, HF_ENDPOINT and HF_HUB_OFFLINE. {_LOCAL}",
+    )
+
+
+def _is_network_error(error: BaseException | None) -> bool:
+    """Whether a failed connection, or offline mode, is behind an error."""
+    words = ("offline", "connect", "resolve", "reach the", "timed out", "timeout")
+    while error is not None:
+        if isinstance(error, ConnectionError | TimeoutError):
+            return True
+        if any(word in f"{type(error).__name__} {error}".lower() for word in words):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _is_empty(path: Path) -> bool:
+    return path.stat().st_size == 0
+
+
+def _first_line(error: BaseException) -> str:
+    """What is behind an error from elsewhere, in one line that ends with a full stop."""
+    while type(error).__name__.startswith("DatasetGeneration") and error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown: Sequence[str] = list(names)
+    more = len(shown) - _SHOWN_AT_MOST
+    return ", ".join(shown[:_SHOWN_AT_MOST]) + (f" and {more} more" if more > 0 else "")
