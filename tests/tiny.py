@@ -69,5 +69,13 @@ def folder(
     return path
 
 
-GOOD_PROMPTS = [f"Name {count} things in a {place}." for count in (2, 3, 5) for place in ("kitchen", "park", "school", "barn")]
-BAD_PROMPTS = [f"Why is the {body} so {word}?" for body in ("moon", "sun", "comet") for word in ("bright", "far", "old", "round")]
+GOOD_PROMPTS = [
+    f"Name {count} things in a {place}."
+    for count in (2, 3, 5)
+    for place in ("kitchen", "park", "school", "barn")
+]
+BAD_PROMPTS = [
+    f"Why is the {body} so {word}?"
+    for body in ("moon", "sun", "comet")
+    for word in ("bright", "far", "old", "round")
+]

@@ -135,7 +135,7 @@ def first_tensor(output: Any) -> Tensor:
 
 def layer_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """The hidden state a layer was called with."""
-    return first_tensor(args if args else kwargs["hidden_states"])
+    return first_tensor(args or kwargs["hidden_states"])
 
 
 def verify_writers(
@@ -147,6 +147,7 @@ def verify_writers(
         forward: Runs the model once on any input.
 
     Raises:
+        FloatingPointError: A layer put out NaN or infinity in this dtype.
         UnsupportedModelError: A layer's contribution is not the sum of its writers' outputs, so a
             writer is missing or a norm follows it.
     """
@@ -181,13 +182,15 @@ def verify_writers(
 def _check_layer(index: int, contribution: Tensor, written: Tensor | None) -> None:
     if written is None:
         raise UnsupportedModelError(f"No known residual writer ran in layer {index}.")
+    if not contribution.isfinite().all():
+        raise FloatingPointError(f"layer {index} put out values that are not finite")
     total = written.reshape(contribution.shape)
     # Granite and Cohere scale what enters the stream by a constant: linear, so the edit holds.
     factor = (contribution * total).sum() / (total * total).sum().clamp_min(1e-30)
     rest = (contribution - factor * total).norm() / contribution.norm().clamp_min(1e-30)
     if not rest < UNEXPLAINED:
         raise UnsupportedModelError(
-            f"Layer {index}: {float(rest):.0%} of what it adds to the residual stream does not come "
-            "from its known writers (a missing writer, or a norm after one).",
+            f"Layer {index}: {float(rest):.0%} of what it adds to the residual stream does not "
+            "come from its known writers (a missing writer, or a norm after one).",
             remedy="Nothing was edited; please report the model type.",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from threading import Event as Flag
@@ -53,7 +54,9 @@ class Model:
         self.processor: Any = None
         self.dtype = loaded.dtype
         self.writers: tuple[Writer, ...] = find_writers(self.model)
-        self.response_prefix = settings.response_prefix or ""
+        self.response_prefix = (
+            "" if settings.response_prefix == "auto" else settings.response_prefix
+        )
         self.renderer = ChatRenderer(self.tokenizer)
         self.batch_size = settings.batch_size or self._automatic_batch_size()
         self._layers = find_layers(self.model)
@@ -254,7 +257,7 @@ class Model:
     # --- generating ------------------------------------------------------------------------
 
     def generate(self, prompts: Prompts, **kwargs: Any) -> tuple[Any, Any]:
-        """transformers' own `generate`, greedy unless told otherwise.
+        """Transformers' own `generate`, greedy unless told otherwise.
 
         Returns:
             The inputs (BatchEncoding) and what `generate` returned.
@@ -316,9 +319,7 @@ class Model:
 
         return self._batched(prompts, compute, report)
 
-    def stream_reply(
-        self, messages: Messages, max_new_tokens: int | None = None
-    ) -> Iterator[str]:
+    def stream_reply(self, messages: Messages, max_new_tokens: int | None = None) -> Iterator[str]:
         """Pieces of the reply to a conversation, as they are made.
 
         Closing the iterator stops the generation. Sampling follows the model's generation config.
@@ -339,7 +340,9 @@ class Model:
                         streamer=streamer,
                         max_new_tokens=max_new_tokens or 1024,
                         pad_token_id=self.tokenizer.pad_token_id,
-                        stopping_criteria=StoppingCriteriaList([lambda ids, scores: _all(ids, stop)]),
+                        stopping_criteria=StoppingCriteriaList(
+                            [lambda ids, scores: _all(ids, stop)]
+                        ),
                     )
             except BaseException as error:  # handed to the reader below, which raises it
                 failures.append(error)
@@ -359,9 +362,10 @@ class Model:
         """Print the reply to a conversation as it is made, and return it."""
         pieces = []
         for piece in self.stream_reply(chat):
-            print(piece, end="", flush=True)
+            sys.stdout.write(piece)
+            sys.stdout.flush()
             pieces.append(piece)
-        print()
+        sys.stdout.write("\n")
         return "".join(pieces)
 
 

@@ -38,9 +38,7 @@ class EditFactory:
 
     @staticmethod
     def _direction(plan: Plan, directions: Tensor, writer: Writer) -> Tensor:
-        return layer_direction(
-            directions, writer.layer, plan.direction_scope, plan.direction_index
-        )
+        return layer_direction(directions, writer.layer, plan.direction_scope, plan.direction_index)
 
     def _edit(self, writer: Writer, plan: Plan, amount: float, direction: Tensor) -> OutputEdit:
         weight = writer.weight()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
 
 from heretic.model.capture import forward_arguments
@@ -24,7 +24,7 @@ def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
 
 @torch.inference_mode()
 def greedy(
-    model: nn.Module,
+    model: Any,
     input_ids: Tensor,
     attention_mask: Tensor,
     *,

@@ -182,7 +182,7 @@ def _model_errors(settings: Settings) -> Iterator[None]:
     except GatedRepoError as error:
         raise ModelError(
             f"{name} is gated.",
-            remedy=f"Accept its terms on its Hub page and run `hf auth login`. ({_first_line(error)})",
+            remedy="Accept its terms on its page on the Hub and run `hf auth login`.",
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(

@@ -1,7 +1,7 @@
 """The scorer protocol.
 
-A scorer says which outputs it needs; the evaluator computes each once, for as many plans at a time
-as fit, and hands them over. A scorer never touches the model, so it cannot tell how an edit was made.
+A scorer says which outputs it needs; the evaluator computes each once and hands them over. A scorer
+never touches the model, so it cannot tell how, or with how many other plans, an edit was made.
 """
 
 from __future__ import annotations

@@ -19,21 +19,8 @@ def load_scorers(settings: Settings) -> tuple[Scorer, ...]:
     """Every configured scorer, in order.
 
     Raises:
-        ScorerError: A plugin cannot be imported, is not a scorer, or its options are wrong; two
-            scorers share a name; options are given for a scorer that is not configured.
+        ScorerError: A plugin cannot be imported, is not a scorer, or its options are wrong.
     """
-    names = [specification.name for specification in settings.scorers]
-    doubled = {name for name in names if names.count(name) > 1}
-    if doubled:
-        raise ScorerError(
-            f"Two scorers are called {sorted(doubled)[0]!r}.", remedy="Give each its own `name`."
-        )
-    unused = sorted(set(settings.scorer) - set(names))
-    if unused:
-        raise ScorerError(
-            f"There are options for [scorer.{unused[0]}], but no scorer of that name.",
-            remedy=f"Configured scorers: {', '.join(names)}.",
-        )
     return tuple(_load(specification, settings) for specification in settings.scorers)
 
 

@@ -1,0 +1,77 @@
+"""The response prefix: what all replies begin with, put into every prompt.
+
+Evaluation then starts where replies differ. An opened reasoning block is closed, so that the answer
+is read and not the reasoning.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from heretic.model.core import Model, Prompts
+
+SHARE = 0.95
+"""Part of the replies that must begin alike: a single outlier must not defeat the prefix."""
+
+FIRST_TOKENS = 8
+"""Replies usually differ early; more tokens are generated only while they do not."""
+
+Skips = Sequence[tuple[str, str]]
+
+
+def common_prefix(replies: Sequence[str], share: float = SHARE) -> str:
+    """The longest text that at least `share` of the replies begin with."""
+    prefix = ""
+    agreeing = list(replies)
+    while True:
+        following = Counter(reply[len(prefix)] for reply in agreeing if len(reply) > len(prefix))
+        if not following:
+            return prefix
+        character, count = following.most_common(1)[0]
+        if count < share * len(replies):
+            return prefix
+        prefix += character
+        agreeing = [reply for reply in agreeing if reply.startswith(prefix)]
+
+
+def close_reasoning(prefix: str, skips: Skips) -> str:
+    """The closed form of a reasoning block that `prefix` opens; else `prefix` itself."""
+    for opening, closed in skips:
+        if prefix.startswith(opening):
+            return closed
+    return prefix
+
+
+def closing_of_template(prompt_text: str, skips: Skips) -> str | None:
+    """What closes a reasoning block that the template itself has opened at the prompt's end."""
+    for opening, closed in skips:
+        if prompt_text.rstrip().endswith(opening) and closed.startswith(opening):
+            return closed[len(opening) :]
+    return None
+
+
+def find_response_prefix(model: Model, prompts: Prompts, skips: Skips) -> str:
+    """Generate replies to `prompts` and return the prefix to use.
+
+    Args:
+        prompts: Good and bad prompts of the direction splits, mixed.
+        skips: Pairs of a reasoning block's opening and its closed form.
+    """
+    from_template = closing_of_template(model.prompt_text(prompts[0]), skips)
+    if from_template is not None:
+        return from_template
+    length = FIRST_TOKENS
+    while True:
+        replies = model.get_responses_batched(prompts, max_new_tokens=length)
+        prefix = common_prefix(replies)
+        closed = close_reasoning(prefix, skips)
+        if closed != prefix:
+            return closed
+        differ = sum(len(reply) > len(prefix) for reply in replies)
+        if differ >= SHARE * len(replies) or length >= model.settings.max_response_length:
+            # Trailing spaces belong to the next token of most tokenizers.
+            return prefix.rstrip()
+        length *= 4
