@@ -1,0 +1,50 @@
+# `make demo` and `make test` need Python 3.11 or newer with venv, and make; nothing else.
+# Another interpreter: make demo PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INPUTS := pyproject.toml constraints.txt
+export PYTHONUTF8 := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test bench clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.user: $(VENV)/.made $(INPUTS)
+	$(PIP) install -q -e . -c constraints.txt
+	@touch $@
+
+# The extra "research" too: its tables and pictures are tested like everything else.
+$(VENV)/.dev: $(VENV)/.made $(INPUTS)
+	$(PIP) install -q -e '.[dev,research]' -c constraints.txt
+	@touch $@ $(VENV)/.user
+
+install: $(VENV)/.user ## Make .venv and install heretic into it
+
+demo: $(VENV)/.user ## Remove a planted refusal from a small real model, start to end
+	$(BIN)/heretic demo
+
+# Everything from outside is fetched before pytest starts; pytest itself runs offline.
+test: $(VENV)/.dev ## Lint, check types, run all tests
+	$(BIN)/python -m heretic.demo.base
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 PIP_NO_INDEX=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/.dev ## Measure what the README states
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean: ## Remove .venv and everything built; runs and saved models stay
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
