@@ -1,0 +1,82 @@
+"""Helpers that programs use; what belongs elsewhere is fetched from there when it is called."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from heretic.config_fields import DatasetSpecification
+from heretic.records import Trial
+
+if TYPE_CHECKING:
+    from heretic.evaluator import Evaluator
+
+Item = TypeVar("Item")
+
+_ACCELERATORS = ("cuda", "xpu", "mlu", "sdaa", "musa", "npu", "mps")
+
+
+def format_duration(seconds: float) -> str:
+    """A duration as people say it: `7s`, `2m 5s`, `3h 20m`."""
+    whole = max(round(seconds), 0)
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h {minutes}m"
+    return f"{minutes}m {rest}s" if minutes else f"{rest}s"
+
+
+def load_prompts(specification: DatasetSpecification) -> list[str]:
+    """The texts of a prompt set, with its prefix and suffix.
+
+    Raises:
+        PromptError: The set cannot be read, or is empty.
+    """
+    from heretic.prompts import load
+
+    return [prompt.user for prompt in load(specification)]
+
+
+def batchify(items: Sequence[Item], batch_size: int) -> list[list[Item]]:
+    """The items in order, in lists of `batch_size`; the last one may be shorter.
+
+    Raises:
+        ValueError: `batch_size` is less than 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    return [list(items[i : i + batch_size]) for i in range(0, len(items), batch_size)]
+
+
+def empty_cache() -> None:
+    """Give memory that nothing uses any more back to the accelerators and to Python."""
+    # tensors in reference cycles are freed by the first collection only
+    gc.collect()
+    torch = sys.modules.get("torch")
+    for name in _ACCELERATORS if torch is not None else ():
+        backend = getattr(torch, name, None)
+        if backend is not None and backend.is_available():
+            backend.empty_cache()
+    gc.collect()
+
+
+def get_trial_parameters(trial: Trial) -> dict[str, str]:
+    """What a trial's plan sets, by name, as people read it."""
+    plan = trial.plan
+    parameters = {"direction_scope": str(plan.direction_scope)}
+    if plan.direction_index is not None:
+        parameters["direction_index"] = f"{plan.direction_index:.2f}"
+    parameters["row_normalization"] = str(plan.row_normalization)
+    for component, kernel in plan.kernels:
+        for name in ("max_weight", "max_weight_position", "min_weight", "min_weight_distance"):
+            parameters[f"{component}.{name}"] = f"{getattr(kernel, name):.2f}"
+    return parameters
+
+
+def get_readme_intro(base_model: str, trial: Trial, evaluator: Evaluator) -> str:
+    """The opening of a model card: what was edited, how, and the scores before and after."""
+    from heretic.export.card import get_readme_intro as intro
+
+    return intro(base_model, trial, evaluator)
