@@ -16,7 +16,7 @@ from heretic.config import Settings
 from heretic.events import EvaluationProgress, Reporter, Silent
 from heretic.model import Model
 from heretic.prompts import Prompt
-from heretic.records import Plan, Score
+from heretic.records import Optimization, Plan, Score
 from heretic.scorers import Outputs, PromptSet, Scorer, load_scorers
 from heretic.scorers.keyword import KeywordRefusals, is_refusal
 from heretic.scorers.kl_divergence import kl_divergence
@@ -67,6 +67,11 @@ class Evaluator:
         loaded = prompts or EvaluationPrompts.load(settings)
         self._prompts: dict[PromptSet, Sequence[Prompt]] = {"good": loaded.good, "bad": loaded.bad}
         self.scorers: tuple[Scorer, ...] = load_scorers(settings)
+
+    @property
+    def optimizations(self) -> tuple[Optimization, ...]:
+        """What the search does with each score, in order."""
+        return tuple(scorer.optimization for scorer in self.scorers)
 
     # --- plans -----------------------------------------------------------------------------
 

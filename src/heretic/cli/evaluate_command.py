@@ -1,0 +1,51 @@
+"""`heretic evaluate MODEL --against OTHER`: scores of a model against its original."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
+
+if TYPE_CHECKING:
+    from heretic.config import Settings
+
+
+@click.command("evaluate", cls=SettingsCommand)
+@click.argument("model")
+@click.option("--against", metavar="OTHER", required=True, help="The original: KL(OTHER || MODEL).")
+@click.option("--json", "as_json", is_flag=True, help="Print scores as JSON, progress elsewhere.")
+@settings_options
+def command(model: str, against: str, as_json: bool, options: SettingsOptions) -> int:
+    """Score MODEL against OTHER, its original."""
+    return evaluate(options.load(model=against, evaluate_model=model), as_json=as_json)
+
+
+def evaluate(settings: Settings, *, as_json: bool) -> int:
+    """Score `evaluate_model` against `model` and print the result."""
+    from rich.console import Console
+
+    from heretic import pipeline
+    from heretic.cli.display import make_reporter
+    from heretic.cli.tables import scores_table
+    from heretic.cli.text import make_console
+    from heretic.cli.workflow import scores_json
+
+    console = make_console()
+    with make_reporter(Console(stderr=True) if as_json else console) as display:
+        result = pipeline.compare(settings, display)
+    assert settings.evaluate_model is not None
+    if as_json:
+        data = {
+            "model": settings.evaluate_model,
+            "against": settings.model,
+            "scores": scores_json(result.judged),
+            "baseline": scores_json(result.baseline),
+        }
+        click.echo(json.dumps(data, indent=2))
+    else:
+        rows = [(settings.model, result.baseline), (settings.evaluate_model, result.judged)]
+        console.print(scores_table(rows))
+    return 0

@@ -1,0 +1,29 @@
+"""`heretic export RUN`: save or upload a trial of a run that has been searched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
+
+
+@click.command("export", cls=SettingsCommand)
+@click.argument("run", type=click.Path(path_type=Path))
+@settings_options
+def command(run: Path, options: SettingsOptions) -> int:
+    """Open the run folder RUN and offer what can be done with its front; nothing is searched.
+
+    With --trial-index, --model-action save, --save-directory and --export-strategy no question is
+    left.
+    """
+    from heretic import pipeline
+    from heretic.cli.text import make_console
+    from heretic.cli.workflow import choose, reopened_run
+
+    console = make_console()
+    with reopened_run(run, options.overrides, console) as (settings, place):
+        session = pipeline.prepare(settings, place.reporter, place.folder, place.seed)
+        choose(session, place, console, session.study.front)
+    return 0

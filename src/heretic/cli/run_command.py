@@ -1,0 +1,30 @@
+"""`heretic MODEL`: the main job."""
+
+from __future__ import annotations
+
+import click
+
+from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
+
+
+@click.command("run", cls=SettingsCommand, show_settings=True)
+@click.argument("model", required=False)
+@settings_options
+def command(model: str | None, options: SettingsOptions) -> int:
+    """Search for the edit of MODEL (a Hub id or a folder), then save, upload or chat."""
+    settings = options.load(model=model)
+    if settings.evaluate_model:
+        from heretic.cli.evaluate_command import evaluate
+
+        return evaluate(settings, as_json=False)
+    from heretic.cli.text import make_console
+    from heretic.cli.workflow import go_on_or_not, held_run, search_and_choose
+
+    console = make_console()
+    with held_run(settings, console) as place:
+        if not go_on_or_not(settings, place, console):
+            return 0
+        from heretic import pipeline
+
+        session = pipeline.prepare(settings, place.reporter, place.folder, place.seed)
+        return search_and_choose(session, place, console)

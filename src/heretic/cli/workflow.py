@@ -1,0 +1,226 @@
+"""What the commands share: open a run, search, and offer what can be done with its trials."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, RenderableType
+
+from heretic.cli.chat import chat
+from heretic.cli.checkpoint import choose_checkpoint
+from heretic.cli.display import Display, Tee, make_reporter
+from heretic.cli.log import logging_to
+from heretic.cli.menu import Actions, run_menu
+from heretic.cli.tables import front_table, scores_table
+from heretic.cli.text import is_interactive
+from heretic.records import RunManifest, Score, Trial
+from heretic.records import front as front_of
+
+if TYPE_CHECKING:
+    from heretic.config import Settings
+    from heretic.pipeline import Session
+    from heretic.runs import RunFolder
+
+INTERRUPTED = 130
+
+
+def program_arguments() -> list[str]:
+    """The command as given, with the program's plain name."""
+    return ["heretic", *sys.argv[1:]]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A run folder that this process holds, with where to show progress."""
+
+    folder: RunFolder
+    seed: int
+    display: Display
+    reporter: Tee
+
+
+@contextmanager
+def held_run(settings: Settings, console: Console) -> Iterator[Place]:
+    """Lock the run folder of these settings, log into it, and show progress."""
+    from heretic import pipeline
+
+    folder, seed = pipeline.open_folder(settings)
+    with folder.lock(), logging_to(folder.log_path) as log, make_reporter(console) as display:
+        yield Place(folder, seed, display, Tee(display, log))
+
+
+def go_on_or_not(settings: Settings, place: Place, console: Console) -> bool:
+    """Settle what happens to a run that is there already; False if the user wants to quit."""
+    manifest = place.folder.read_manifest()
+    if manifest is None:
+        return True
+    from heretic.search.study import load_trials
+
+    trials = load_trials(place.folder)
+    action = choose_checkpoint(
+        settings,
+        console=console,
+        model=settings.model,
+        argv=program_arguments(),
+        completed=sum(trial.state == "complete" for trial in trials),
+        n_trials=settings.n_trials,
+        front=front_of(trials),
+        baseline=baseline_of(manifest),
+    )
+    if action == "restart":
+        place.folder.discard()
+    return action != "quit"
+
+
+def baseline_of(manifest: RunManifest) -> tuple[Score, ...]:
+    """The recorded scores of the unedited model."""
+    return tuple(Score(**row) for row in manifest.found.get("baseline", ()))
+
+
+def search_and_choose(session: Session, place: Place, console: Console) -> int:
+    """Search, show the front, do what the settings or the user say; returns the exit status."""
+    from heretic import pipeline
+
+    interrupted = False
+    try:
+        pipeline.search(session)
+    except KeyboardInterrupt:
+        interrupted = True
+    front = session.study.front
+    if interrupted and not is_interactive():
+        place.display.close()
+        console.print(front_table(front, session.evaluator.baseline))
+        return INTERRUPTED
+    choose(session, place, console, front)
+    return INTERRUPTED if interrupted else 0
+
+
+def choose(session: Session, place: Place, console: Console, front: Sequence[Trial]) -> None:
+    """The menu over a session's front."""
+    run_menu(
+        front,
+        session.settings,
+        actions_of(session, console, place.display),
+        console=console,
+        model=session.settings.model,
+        argv=program_arguments(),
+        baseline=session.evaluator.baseline,
+        display=place.display,
+    )
+
+
+def actions_of(session: Session, console: Console, display: Display) -> Actions:
+    """What can be done with the trials of a session."""
+    from heretic import export, pipeline
+
+    def save(trial: Trial, directory: Path, strategy: str) -> RenderableType:
+        scores = pipeline.export_trial(session, trial, directory, strategy)
+        display.close()
+        return saved_table(session.evaluator.baseline, trial.scores, scores, directory)
+
+    def upload(trial: Trial, repo_id: str, private: bool, strategy: str) -> RenderableType:
+        full = export.check_upload(repo_id)
+        with tempfile.TemporaryDirectory(prefix="heretic-") as parent:
+            folder = Path(parent) / "model"
+            pipeline.export_trial(session, trial, folder, strategy)
+            url = export.upload(folder, full, private=private, reporter=session.reporter)
+        display.close()
+        return f"Uploaded to {url}"
+
+    def talk(trial: Trial) -> None:
+        display.close()
+        converse(session, trial, console)
+
+    def more_trials(count: int) -> Sequence[Trial]:
+        try:
+            pipeline.search(session, session.study.completed + count)
+        except KeyboardInterrupt:
+            if not is_interactive():
+                raise
+        return session.study.front
+
+    return Actions(save=save, upload=upload, chat=talk, more_trials=more_trials)
+
+
+def saved_table(
+    baseline: Sequence[Score], searched: Sequence[Score], saved: Sequence[Score], directory: Path
+) -> RenderableType:
+    """Scores before, in the search, and from disk."""
+    rows = {"original": baseline, "in the search": searched, "from disk": saved}
+    return scores_table(rows, label="", heading=f"Saved in {directory}")
+
+
+def converse(session: Session, trial: Trial, console: Console) -> None:
+    """Chat with a trial's edited model; `/compare` shows the original beside it."""
+    model = session.model
+
+    def edited(messages: list[dict[str, str]]) -> Iterator[str]:
+        with model.edited(trial.plan, session.directions):
+            yield from model.stream_reply(messages)
+
+    chat(
+        edited,
+        console=console,
+        original=model.stream_reply,
+        system=session.settings.system_prompt,
+    )
+
+
+def scores_json(scores: Sequence[Score]) -> dict[str, Any]:
+    """Scores by name, for programs."""
+    return {score.name: {"value": score.value, "display": score.display} for score in scores}
+
+
+@contextmanager
+def reopened_run(
+    path: Path, overrides: Mapping[str, Any], console: Console
+) -> Iterator[tuple[Settings, Place]]:
+    """Hold a run folder that exists, with the settings it was made with.
+
+    Args:
+        overrides: Settings of the command line; those that change scores are refused.
+
+    Raises:
+        RunError: The folder holds no run.
+        SettingsError: An override would make it another run.
+    """
+    from heretic.config import Settings
+    from heretic.errors import RunError, SettingsError
+    from heretic.runs import RunFolder
+
+    folder = RunFolder(path)
+    manifest = folder.read_manifest()
+    if manifest is None:
+        raise RunError(f"{path} holds no run.", remedy="`heretic runs` lists those there are.")
+    recorded = Settings.restore(manifest.settings)
+    settings = recorded.replaced(**overrides)
+    if settings.fingerprint() != recorded.fingerprint():
+        raise SettingsError(
+            "These options change scores, so they belong to another run.",
+            remedy="Leave out what the run was not searched with.",
+        )
+    with folder.lock(), logging_to(folder.log_path) as log, make_reporter(console) as display:
+        yield settings, Place(folder, manifest.seed, display, Tee(display, log))
+
+
+def trial_of(folder: RunFolder, index: int) -> Trial:
+    """The row of a run's front.
+
+    Raises:
+        SettingsError: There is no such row.
+    """
+    from heretic.errors import SettingsError
+    from heretic.search.study import load_trials
+
+    trials = front_of(load_trials(folder))
+    if not 0 <= index < len(trials):
+        raise SettingsError(
+            f"trial_index is {index}, but the front of {folder.path} has {len(trials)} rows."
+        )
+    return trials[index]

@@ -1,0 +1,445 @@
+"""The stages in order, as functions with explicit inputs and typed results.
+
+    settings -> model -> prompts -> residuals -> directions -> [plan -> scores] x trials -> front
+
+Interactive use, settings alone, the library and reproduction are callers of these functions, not
+modes inside them. What is found at run time goes into the run's manifest, never into the settings.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from heretic import export
+from heretic import prompts as prompt_sets
+from heretic.config import Settings
+from heretic.directions import difference_directions, geometric_median, winsorize
+from heretic.errors import HereticError, ModelError, RunError, StudyError
+from heretic.evaluator import EvaluationPrompts, Evaluator
+from heretic.events import Notice, Reporter, StageFinished, StageStarted
+from heretic.export.provenance import versions
+from heretic.model import Model
+from heretic.model.loading import accelerator, free_memory
+from heretic.model.prefix import find_response_prefix
+from heretic.prompts import Prompt
+from heretic.records import Plan, RunManifest, Score, Trial
+from heretic.runs import RunFolder, digest, find_run
+from heretic.search.space import SearchSpace
+from heretic.search.study import Study
+
+PREFIX_PROMPTS = 100
+"""Prompts of each direction split whose replies are compared for a shared prefix."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSets:
+    """The four sets: two splits each of good and bad prompts."""
+
+    good: Sequence[Prompt]
+    bad: Sequence[Prompt]
+    evaluation: EvaluationPrompts
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A run that is ready to search, export or chat."""
+
+    settings: Settings
+    reporter: Reporter
+    model: Model
+    prompts: PromptSets
+    directions: Tensor
+    folder: RunFolder
+    manifest: RunManifest
+    evaluator: Evaluator
+    study: Study
+
+    def choice(self, trial: Trial) -> export.Choice:
+        """The trial with all that an export says about it."""
+        return export.Choice(
+            trial=trial,
+            directions=self.directions,
+            baseline=self.evaluator.baseline,
+            manifest=self.manifest,
+            settings=self.settings,
+        )
+
+
+# --- single stages -------------------------------------------------------------------------
+
+
+def load_model(settings: Settings, reporter: Reporter) -> Model:
+    """Load the model and say what was found."""
+    device = accelerator()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    reporter.emit(Notice(f"Device: {name}{threads}"))
+    reporter.emit(StageStarted(f"Loading {settings.model}"))
+    model = Model(settings, reporter)
+    gigabytes = sum(p.numel() * p.element_size() for p in model.model.parameters()) / 1e9
+    reporter.emit(
+        StageFinished(
+            f"{model.n_layers} layers, {str(model.dtype).removeprefix('torch.')}, "
+            f"{gigabytes:.2f} GB; edits {' and '.join(model.get_abliterable_components())}"
+        )
+    )
+    return model
+
+
+def load_prompts(settings: Settings, reporter: Reporter) -> PromptSets:
+    """Read the four prompt sets; splits that share prompts are reported.
+
+    Raises:
+        PromptError: A set cannot be read or is empty.
+    """
+    reporter.emit(StageStarted("Loading prompts"))
+    system = settings.system_prompt
+    sets = PromptSets(
+        good=prompt_sets.load(settings.good_prompts, system),
+        bad=prompt_sets.load(settings.bad_prompts, system),
+        evaluation=EvaluationPrompts.load(settings),
+    )
+    evaluation = sets.evaluation
+    for name, first, second in (
+        ("good", sets.good, evaluation.good),
+        ("bad", sets.bad, evaluation.bad),
+    ):
+        shared = prompt_sets.shared_prompts(first, second)
+        if shared:
+            reporter.emit(
+                Notice(
+                    f"{len(shared)} {name} prompts are in both the direction and the evaluation "
+                    "split: scores on them flatter the edit.",
+                    level="warning",
+                )
+            )
+    reporter.emit(
+        StageFinished(
+            f"{len(sets.good)} good and {len(sets.bad)} bad for directions, "
+            f"{len(evaluation.good)} and {len(evaluation.bad)} for evaluation"
+        )
+    )
+    return sets
+
+
+def choose_prefix(
+    settings: Settings, model: Model, prompts: PromptSets, reporter: Reporter
+) -> None:
+    """Set the model's response prefix: the setting's, or what replies have in common."""
+    if settings.response_prefix != "auto":
+        return
+    sample = [*prompts.good[:PREFIX_PROMPTS], *prompts.bad[:PREFIX_PROMPTS]]
+    reporter.emit(StageStarted("Looking for a response prefix", total=len(sample)))
+    model.response_prefix = find_response_prefix(model, sample, settings.chain_of_thought_skips)
+    found = model.response_prefix
+    reporter.emit(StageFinished(repr(found) if found else "replies have none in common"))
+
+
+def compute_directions(
+    settings: Settings, model: Model, prompts: PromptSets, reporter: Reporter
+) -> Tensor:
+    """Directions of the direction splits, float32 [layers + 1, hidden].
+
+    Raises:
+        StudyError: The two sets cannot be told apart in any layer.
+    """
+    centers = []
+    for name, rows in (("good", prompts.good), ("bad", prompts.bad)):
+        reporter.emit(StageStarted(f"Residuals of the {name} prompts", total=len(rows)))
+        centers.append(_center(settings, model, rows))
+        reporter.emit(StageFinished())
+    directions = difference_directions(*centers, orthogonalize=settings.orthogonalize_direction)
+    if not directions.any():
+        raise StudyError(
+            "The good and the bad prompts leave the same residuals in every layer.",
+            remedy="Check that the two prompt sets differ in what triggers the behaviour.",
+        )
+    return directions
+
+
+def _center(settings: Settings, model: Model, rows: Sequence[Prompt]) -> Tensor:
+    """Mean or geometric median of the residuals, float64 [layers + 1, hidden]."""
+    if settings.direction_method == "mean":
+        return model.get_residual_means(rows, settings.winsorization_quantile)
+    residuals = winsorize(model.get_residuals_batched(rows), settings.winsorization_quantile)
+    return geometric_median(residuals)
+
+
+def prepare_directions(settings: Settings, seed: int, reporter: Reporter) -> tuple[Model, Tensor]:
+    """Model and directions alone, for applying or reproducing a plan.
+
+    Args:
+        seed: Taken for symmetry with a run; directions do not depend on it.
+    """
+    torch.manual_seed(seed)
+    model = load_model(settings, reporter)
+    prompts = load_prompts(settings, reporter)
+    choose_prefix(settings, model, prompts, reporter)
+    return model, compute_directions(settings, model, prompts, reporter)
+
+
+# --- runs ----------------------------------------------------------------------------------
+
+
+def open_folder(settings: Settings) -> tuple[RunFolder, int]:
+    """The run folder of these settings, new or found again, and the run's seed.
+
+    Without a seed in the settings, the latest run that is otherwise the same goes on with its own;
+    where there is none, a seed is drawn and recorded.
+    """
+    fingerprint = settings.fingerprint()
+    seed = settings.seed
+    if seed is None:
+        found = find_run(settings.study_checkpoint_dir, fingerprint)
+        seed = found.seed if found is not None else secrets.randbelow(2**31)
+    code = digest({**fingerprint, "seed": seed})
+    return RunFolder.open(settings.study_checkpoint_dir, settings.model, code), seed
+
+
+def prepare(settings: Settings, reporter: Reporter, folder: RunFolder, seed: int) -> Session:
+    """Everything up to the search. A run that exists already is taken up where it stopped.
+
+    Args:
+        folder: Of `open_folder`, locked by the caller for as long as the session lasts.
+        seed: The run's.
+    """
+    known = folder.read_manifest()
+    _refuse_plan_mistakes(settings)
+    model = load_model(settings, reporter)
+    prompts = load_prompts(settings, reporter)
+    if known is None:
+        choose_prefix(settings, model, prompts, reporter)
+        directions = compute_directions(settings, model, prompts, reporter)
+        folder.save_directions(directions.numpy())
+    else:
+        model.response_prefix = str(known.found["response_prefix"])
+        model.batch_size = int(known.found["batch_size"])
+        directions = torch.from_numpy(folder.load_directions())
+        _check_directions(model, directions, folder)
+    evaluator = Evaluator(settings, model, directions, reporter, prompts.evaluation)
+    reporter.emit(StageStarted("Scoring the original model"))
+    baseline = evaluator.baseline
+    reporter.emit(StageFinished(", ".join(f"{s.name} {s.display}" for s in baseline)))
+    manifest = known or _manifest(settings, model, folder, seed, baseline)
+    if known is None:
+        folder.write_manifest(manifest)
+    space = SearchSpace(
+        model.n_layers,
+        tuple(model.get_abliterable_components()),
+        settings.search_space,
+        settings.row_normalization,
+    )
+    study = Study(
+        folder,
+        space,
+        objectives=evaluator.optimizations,
+        seed=seed,
+        n_startup_trials=settings.n_startup_trials,
+        start_plans=read_plans(settings.start_plans) if settings.start_plans else (),
+    )
+    return Session(
+        settings, reporter, model, prompts, directions, folder, manifest, evaluator, study
+    )
+
+
+def _manifest(
+    settings: Settings, model: Model, folder: RunFolder, seed: int, baseline: tuple[Score, ...]
+) -> RunManifest:
+    return RunManifest(
+        model=settings.model,
+        digest=folder.digest,
+        seed=seed,
+        fingerprint=settings.fingerprint(),
+        settings=settings.to_dict(),
+        found={
+            "response_prefix": model.response_prefix,
+            "batch_size": model.batch_size,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": str(model.device),
+            "layers": model.n_layers,
+            "hidden_size": model.hidden_size,
+            "components": model.get_abliterable_components(),
+            "baseline": [asdict(score) for score in baseline],
+        },
+        versions=versions(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _check_directions(model: Model, directions: Tensor, folder: RunFolder) -> None:
+    if directions.shape != (model.n_layers + 1, model.hidden_size):
+        raise RunError(
+            f"The directions in {folder.path} are of another model: {tuple(directions.shape)}.",
+            remedy="Set checkpoint_action to restart.",
+        )
+
+
+def _refuse_plan_mistakes(settings: Settings) -> None:
+    """Read the start plans once before the model loads, so that mistakes are said early."""
+    if settings.start_plans is not None:
+        read_plans(settings.start_plans)
+
+
+def search(session: Session, n_trials: int | None = None) -> list[Trial]:
+    """Search until `n_trials` trials (the setting, by default) are complete, and return the front.
+
+    Raises:
+        KeyboardInterrupt: The user stopped it; what was found is in `session.study`.
+        StudyError: Ten trials in a row failed.
+    """
+
+    def evaluate(plan: Plan) -> tuple[Score, ...]:
+        return session.evaluator.evaluate([plan])[0]
+
+    session.study.run(
+        evaluate,
+        n_trials or session.settings.n_trials,
+        session.reporter,
+        baseline=session.evaluator.baseline,
+    )
+    return session.study.front
+
+
+def export_trial(
+    session: Session, trial: Trial, destination: Path, strategy: str
+) -> tuple[Score, ...]:
+    """Save a trial, reload it from disk and score it once more.
+
+    Returns:
+        The scores of the saved model.
+
+    Raises:
+        ExportError: It cannot be saved, or does not score as in the search.
+    """
+    choice = session.choice(trial)
+    export.save(session.model, choice, destination, strategy=strategy, reporter=session.reporter)
+    return export.verify(destination, choice, session.evaluator, session.reporter)
+
+
+# --- other work ----------------------------------------------------------------------------
+
+
+def read_plans(path: Path) -> tuple[Plan, ...]:
+    """Plans of a JSON file: a plan, a list of them, `front.json`, or `abliteration_params.json`.
+
+    Raises:
+        RunError: The file cannot be read or holds no plan.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RunError(f"{path} cannot be read: {error}.") from error
+    rows = data if isinstance(data, list) else [data]
+    if not rows:
+        raise RunError(f"{path} holds no plan.")
+    return tuple(
+        Plan.from_dict(row["plan"] if isinstance(row, dict) and "plan" in row else row)
+        for row in rows
+    )
+
+
+def apply_plan(
+    settings: Settings,
+    plan: Plan,
+    destination: Path,
+    strategy: str,
+    reporter: Reporter,
+    directions_from: Path | None = None,
+) -> tuple[Score, ...]:
+    """Edit and save a model without a search, and score what was saved.
+
+    Args:
+        directions_from: A run folder whose directions to use; by default they are computed from the
+            prompts of the settings.
+    """
+    seed = settings.seed or 0
+    if directions_from is None:
+        model, directions = prepare_directions(settings, seed, reporter)
+    else:
+        folder = RunFolder(directions_from)
+        directions = torch.from_numpy(folder.load_directions())
+        model = load_model(settings, reporter)
+        _check_directions(model, directions, folder)
+        known = folder.read_manifest()
+        if known is not None:
+            model.response_prefix = str(known.found["response_prefix"])
+    unknown = {name for name, _ in plan.kernels} - set(model.get_abliterable_components())
+    if unknown:
+        raise RunError(
+            f"The plan edits {', '.join(sorted(unknown))}, which this model does not have.",
+            remedy=f"It has {', '.join(model.get_abliterable_components())}.",
+        )
+    export.check_export(model, destination, strategy)
+    evaluator = Evaluator(settings, model, directions, reporter)
+    reporter.emit(StageStarted("Scoring the plan"))
+    scores = evaluator.evaluate([plan])[0]
+    reporter.emit(StageFinished(", ".join(f"{s.name} {s.display}" for s in scores)))
+    manifest = RunManifest(
+        model=settings.model,
+        digest=digest({**settings.fingerprint(), "seed": seed}),
+        seed=seed,
+        fingerprint=settings.fingerprint(),
+        settings=settings.to_dict(),
+        found={"response_prefix": model.response_prefix, "batch_size": model.batch_size},
+        versions=versions(),
+    )
+    choice = export.Choice(
+        trial=Trial(number=0, plan=plan, scores=scores),
+        directions=directions,
+        baseline=evaluator.baseline,
+        manifest=manifest,
+        settings=settings,
+    )
+    export.save(model, choice, destination, strategy=strategy, reporter=reporter)
+    return export.verify(destination, choice, evaluator, reporter)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Scores of a model and of the one it was judged against."""
+
+    baseline: tuple[Score, ...]
+    judged: tuple[Score, ...]
+
+
+def compare(settings: Settings, reporter: Reporter) -> Comparison:
+    """Score `evaluate_model` against `model`.
+
+    Raises:
+        ModelError: Their vocabularies differ, so distributions cannot be compared.
+    """
+    if not settings.evaluate_model:
+        raise HereticError("No model to evaluate.", remedy="Set evaluate_model.")
+    evaluation = EvaluationPrompts.load(settings)
+    original = load_model(settings, reporter)
+    if settings.response_prefix == "auto":
+        choose_prefix(settings, original, load_prompts(settings, reporter), reporter)
+    evaluator = Evaluator(settings, original, None, reporter, evaluation)
+    reporter.emit(StageStarted(f"Scoring {settings.model}"))
+    baseline = evaluator.baseline
+    reporter.emit(StageFinished(", ".join(f"{s.name} {s.display}" for s in baseline)))
+    vocabulary = original.tokenizer.get_vocab()
+    judged_settings = settings.replaced(model=settings.evaluate_model, model_commit=None)
+    prefix = original.response_prefix
+    # One at a time: two large models need not fit side by side.
+    original.model.to("meta")
+    free_memory()
+    judged = load_model(judged_settings, reporter)
+    if judged.tokenizer.get_vocab() != vocabulary:
+        raise ModelError(
+            f"{settings.evaluate_model} and {settings.model} have different vocabularies.",
+            remedy="Only models with the same tokenizer can be compared.",
+        )
+    judged.response_prefix = prefix
+    reporter.emit(StageStarted(f"Scoring {settings.evaluate_model}"))
+    scores = evaluator.score_model(judged)
+    reporter.emit(StageFinished(", ".join(f"{s.name} {s.display}" for s in scores)))
+    return Comparison(baseline=baseline, judged=scores)

@@ -1,0 +1,442 @@
+"""Run folders: what a run keeps on disk, so that a kill at any moment loses one trial at most.
+
+| file | holds |
+| --- | --- |
+| `manifest.json` | what the run is (`records.RunManifest`) |
+| `directions.safetensors` | float32 [layers + 1, hidden], so that any trial can be made again |
+| `trials.journal` | Optuna's journal, which also carries every trial as one self-contained record |
+| `front.json` | the front after the last trial |
+| `heretic.log`, `run.lock` | the log; the lock that keeps a second process out |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from heretic import records
+from heretic.errors import RunError
+from heretic.records import Plan, RunManifest, Score, Trial
+from heretic.trial_log import read_trials
+
+if TYPE_CHECKING:
+    import numpy as np
+    from filelock import BaseFileLock
+    from numpy.typing import NDArray
+
+DIGEST_LENGTH = 12
+_LOCK_TIMEOUT = 0.5  # seconds; `list_runs` holds a free lock for an instant
+_MANIFEST = "manifest.json"
+_DIRECTIONS = "directions.safetensors"
+_FRONT = "front.json"
+_JOURNAL = "trials.journal"
+_LOG = "heretic.log"
+_LOCK = "run.lock"
+_TENSOR = "directions"
+_UPGRADE = "Restart the run, or remove the folder."
+
+
+def digest(fingerprint: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of a JSON-ready mapping; key order is no matter."""
+    text = json.dumps(fingerprint, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:DIGEST_LENGTH]
+
+
+def slug(model: str) -> str:
+    """A model's name as part of a folder's name: readable, not unique (the digest is).
+
+    `org/name` becomes `org--name`; of a path only the last part is kept.
+    """
+    path = Path(model).expanduser()
+    is_path = model.startswith((".", "~")) or path.is_absolute() or path.exists()
+    name = path.resolve().name if is_path else model.replace("/", "--")
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:80] or "model"
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replace a file as a whole: readers, and a kill at any moment, see the old one or the new.
+
+    Raises:
+        RunError: It cannot be written (no space, no permission).
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> RunError:
+    """The error for a file of a run that cannot be written."""
+    reason = error.strerror or str(error)
+    return RunError(
+        f"Cannot write {path}: {reason}.",
+        remedy="Check free space and permissions; the run goes on from its last trial.",
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable, where the platform lets folders be opened."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+class RunFolder:
+    """One run on disk. Reading needs no lock; whoever writes holds `lock()`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: BaseFileLock | None = None
+
+    @classmethod
+    def locate(cls, checkpoint_dir: Path, model: str, digest: str) -> RunFolder:
+        """The folder a run has or would have; touches no file."""
+        return cls(Path(checkpoint_dir) / f"{slug(model)}-{digest}")
+
+    @classmethod
+    def open(cls, checkpoint_dir: Path, model: str, digest: str) -> RunFolder:
+        """The folder of an existing run.
+
+        Raises:
+            RunError: There is none.
+        """
+        folder = cls.locate(checkpoint_dir, model, digest)
+        if not folder.exists:
+            raise RunError(
+                f"There is no run in {folder.path}.", remedy="`heretic runs` lists what there is."
+            )
+        return folder
+
+    @classmethod
+    def create(cls, checkpoint_dir: Path, model: str, digest: str) -> RunFolder:
+        """The folder of a new run, made if it is missing; what it holds is left as it is.
+
+        Raises:
+            RunError: It cannot be made.
+        """
+        folder = cls.locate(checkpoint_dir, model, digest)
+        folder._make()
+        return folder
+
+    def _make(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run has begun here, that is, whether it has a manifest."""
+        return (self.path / _MANIFEST).is_file()
+
+    @property
+    def journal_path(self) -> Path:
+        """Where the search keeps its trials."""
+        return self.path / _JOURNAL
+
+    @property
+    def front_path(self) -> Path:
+        """Where the front is written."""
+        return self.path / _FRONT
+
+    @property
+    def log_path(self) -> Path:
+        """Where the log goes."""
+        return self.path / _LOG
+
+    # --- manifest and directions -----------------------------------------------------------
+
+    def write_manifest(self, manifest: RunManifest) -> None:
+        """Write what the run is.
+
+        Raises:
+            RunError: It cannot be written.
+        """
+        self._make()
+        write_atomic(self.path / _MANIFEST, _json(manifest.to_dict()))
+
+    def read_manifest(self) -> RunManifest:
+        """Read what the run is.
+
+        Raises:
+            RunError: It is missing, damaged, or written by a newer release.
+        """
+        data = self._read_json(_MANIFEST)
+        if not isinstance(data, Mapping):
+            raise self._damaged(_MANIFEST, "it holds no table")
+        return RunManifest.from_dict(data)
+
+    def save_directions(self, directions: NDArray[np.float32]) -> None:
+        """Keep the directions, [layers + 1, hidden], as float32.
+
+        Raises:
+            RunError: They cannot be written.
+        """
+        import numpy as np
+        from safetensors.numpy import save
+
+        self._make()
+        tensor = np.ascontiguousarray(directions, dtype=np.float32)
+        write_atomic(self.path / _DIRECTIONS, save({_TENSOR: tensor}))
+
+    def load_directions(self) -> NDArray[np.float32]:
+        """The directions, float32 [layers + 1, hidden].
+
+        Raises:
+            RunError: They are missing or damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            tensor: NDArray[np.float32] = load((self.path / _DIRECTIONS).read_bytes())[_TENSOR]
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise self._damaged(_DIRECTIONS, str(error)) from error
+        return tensor
+
+    # --- trials ----------------------------------------------------------------------------
+
+    def read_trials(self) -> list[Trial]:
+        """All finished trials in order, from the journal; empty without one.
+
+        Raises:
+            RunError: The journal is damaged, or written by a newer release.
+        """
+        return read_trials(self.journal_path)
+
+    def write_front(self, trials: Iterable[Trial]) -> None:
+        """Write the front of `trials`, replacing the file as a whole.
+
+        Raises:
+            RunError: It cannot be written.
+        """
+        write_atomic(self.front_path, _json([trial.to_dict() for trial in records.front(trials)]))
+
+    def read_front(self) -> list[Trial]:
+        """The front as written, best first; what `front.json` leaves out comes from the journal.
+
+        Raises:
+            RunError: The file is missing or damaged.
+        """
+        rows = self._read_json(_FRONT)
+        known = {trial.number: trial for trial in self.read_trials()}
+        try:
+            return [known.get(row["trial"]) or _trial_from_row(row) for row in rows]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise self._damaged(_FRONT, f"{error!r}") from error
+
+    # --- life cycle ------------------------------------------------------------------------
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes out of the run; may be nested within one `RunFolder`.
+
+        The operating system drops the lock with the process that holds it, however that ends.
+
+        Raises:
+            RunError: Another process has the run.
+        """
+        from filelock import Timeout
+
+        self._make()
+        lock = self._file_lock()
+        try:
+            lock.acquire(timeout=_LOCK_TIMEOUT)
+        except Timeout as error:
+            raise RunError(
+                f"Another process is working on the run in {self.path}.",
+                remedy="Wait until it is done, or stop it.",
+            ) from error
+        except OSError as error:
+            raise cannot_write(self.path / _LOCK, error) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _file_lock(self) -> BaseFileLock:
+        from filelock import FileLock
+
+        if self._lock is None:
+            # Not thread-local: a search may run in another thread than the one that opened the run.
+            self._lock = FileLock(str(self.path / _LOCK), thread_local=False)
+        return self._lock
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether a process, this one included, is working on the run."""
+        from filelock import FileLock, Timeout
+
+        if not (self.path / _LOCK).exists():
+            return False
+        if self._lock is not None and self._lock.is_locked:
+            return True
+        probe = FileLock(str(self.path / _LOCK), thread_local=False)
+        try:
+            probe.acquire(timeout=0)
+        except Timeout:
+            return True
+        except OSError:  # a folder that cannot be written to holds no running search of ours
+            return False
+        probe.release()
+        return False
+
+    def discard(self) -> None:
+        """Forget the run, keeping its log: only files that a run writes are deleted.
+
+        Raises:
+            RunError: Another process has the run, or a file cannot be deleted.
+        """
+        if not self.path.is_dir():
+            return
+        with self.lock():
+            # The manifest goes last: a kill in between leaves a run without trials, not a riddle.
+            for name in (_JOURNAL, _FRONT, _DIRECTIONS, _MANIFEST):
+                try:
+                    (self.path / name).unlink(missing_ok=True)
+                except OSError as error:
+                    raise cannot_write(self.path / name, error) from error
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Delete temporary files that a killed process left; call it under the lock."""
+        for path in self.path.glob(".*.tmp"):
+            with suppress(OSError):
+                path.unlink()
+
+    def _read_json(self, name: str) -> Any:
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise self._damaged(name, str(error)) from error
+
+    def _damaged(self, name: str, reason: str) -> RunError:
+        return RunError(f"Cannot read {self.path / name}: {reason}.", remedy=_UPGRADE)
+
+
+def _json(data: object) -> str:
+    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _trial_from_row(row: Mapping[str, Any]) -> Trial:
+    """A trial of a front that lies alone, without its journal."""
+    scores = tuple(
+        Score(name=name, value=value, optimization="minimize", display=f"{value:.4g}")
+        for name, value in row["scores"].items()
+    )
+    return Trial(number=row["trial"], plan=Plan.from_dict(row["plan"]), scores=scores)
+
+
+def read_plans(path: Path) -> list[Plan]:
+    """Plans from a JSON file: one plan, a list of plans, or rows with a `plan` (`front.json`).
+
+    Raises:
+        RunError: The file is missing, no JSON, or holds something else.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"Cannot read plans from {path}: {error}.") from error
+    rows = data if isinstance(data, list) else [data]
+    plans = []
+    for row in rows:
+        if not isinstance(row, Mapping):
+            raise RunError(f"{path} holds something that is no plan: {str(row)[:60]!r}.")
+        plans.append(Plan.from_dict(row.get("plan", row)))
+    return plans
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """One row of `heretic runs`.
+
+    Attributes:
+        state: `running`, `finished`, `unfinished` or `unreadable`.
+        completed: Trials with scores; `failed` ones have none.
+        n_trials: How many were asked for when the run began, if known.
+        front: Trials on the front.
+        updated: Time of the last trial, or of the manifest, ISO 8601 in UTC.
+        note: Why a run is unreadable.
+    """
+
+    path: Path
+    model: str
+    state: str
+    completed: int = 0
+    failed: int = 0
+    n_trials: int | None = None
+    front: int = 0
+    created: str = ""
+    updated: str = ""
+    note: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+def list_runs(checkpoint_dir: Path) -> list[RunSummary]:
+    """The runs in a folder, the most recently used first; a run that cannot be read says why."""
+    if not checkpoint_dir.is_dir():
+        return []
+    folders = [RunFolder(path) for path in checkpoint_dir.iterdir() if path.is_dir()]
+    found = [_summary(folder) for folder in folders if folder.exists]
+    return sorted(found, key=lambda run: (run.updated, str(run.path)), reverse=True)
+
+
+def _summary(folder: RunFolder) -> RunSummary:
+    updated = _updated(folder)
+    try:
+        manifest = folder.read_manifest()
+        trials = folder.read_trials()
+    except RunError as error:
+        return RunSummary(
+            folder.path, folder.path.name, "unreadable", updated=updated, note=str(error)
+        )
+    completed = sum(trial.state == "complete" for trial in trials)
+    n_trials = manifest.settings.get("n_trials")
+    target = n_trials if isinstance(n_trials, int) else None
+    if folder.is_locked:
+        state = "running"
+    else:
+        state = "finished" if target is not None and completed >= target else "unfinished"
+    return RunSummary(
+        path=folder.path,
+        model=manifest.model,
+        state=state,
+        completed=completed,
+        failed=len(trials) - completed,
+        n_trials=target,
+        front=len(records.front(trials)),
+        created=manifest.created,
+        updated=updated,
+    )
+
+
+def _updated(folder: RunFolder) -> str:
+    times = [
+        path.stat().st_mtime
+        for path in (folder.journal_path, folder.path / _MANIFEST)
+        if path.is_file()
+    ]
+    return datetime.fromtimestamp(max(times), UTC).isoformat(timespec="seconds") if times else ""
