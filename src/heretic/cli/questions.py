@@ -1,0 +1,116 @@
+"""Asking on the terminal. Ctrl+C or Ctrl+D at a question raises `Back`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+Check = Callable[[str], str | None]
+"""Takes what was typed; gives None if it is in order, else what is wrong with it."""
+
+
+class Back(Exception):  # noqa: N818 - not an error: the user wants to leave the question
+    """Ctrl+C or Ctrl+D at a question: one level up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One answer of a `select` or `checkbox` question."""
+
+    value: Any
+    label: str
+
+
+class Prompter(Protocol):
+    """Asks one question at a time; every method may raise `Back`."""
+
+    def select(self, question: str, options: Sequence[Option], default: Any = None) -> Any:
+        """The value of the option chosen."""
+
+    def checkbox(self, question: str, options: Sequence[Option]) -> list[Any]:
+        """The values of the options ticked; at least one."""
+
+    def text(self, question: str, default: str = "", check: Check | None = None) -> str:
+        """A line of text, without white space around it."""
+
+    def path(self, question: str, default: str = "") -> str:
+        """A file or folder name, completed with the tab key."""
+
+    def confirm(self, question: str, default: bool = False) -> bool:
+        """Yes or no."""
+
+
+class TerminalPrompter:
+    """Asks through questionary, on a terminal."""
+
+    def select(self, question: str, options: Sequence[Option], default: Any = None) -> Any:
+        """The value of the option chosen with the arrow keys."""
+        import questionary
+
+        choices = [questionary.Choice(option.label, option) for option in options]
+        first = next(
+            (
+                choice
+                for choice, option in zip(choices, options, strict=True)
+                if default is not None and option.value == default
+            ),
+            None,
+        )
+        # questionary gives the option back rather than its value: a value of None would be
+        # replaced by the label.
+        chosen = _ask(lambda: questionary.select(question, choices, default=first, qmark="?"))
+        return chosen.value
+
+    def checkbox(self, question: str, options: Sequence[Option]) -> list[Any]:
+        """The values of the options ticked with the space bar."""
+        import questionary
+
+        choices = [questionary.Choice(option.label, option) for option in options]
+
+        def some(chosen: list[Any]) -> bool | str:
+            return bool(chosen) or "Tick at least one with the space bar."
+
+        ticked = _ask(lambda: questionary.checkbox(question, choices, validate=some))
+        return [option.value for option in ticked]
+
+    def text(self, question: str, default: str = "", check: Check | None = None) -> str:
+        """A line of text."""
+        import questionary
+
+        def valid(typed: str) -> bool | str:
+            problem = check(typed.strip()) if check is not None else None
+            return True if problem is None else problem
+
+        answer = _ask(lambda: questionary.text(question, default=default, validate=valid))
+        return str(answer).strip()
+
+    def path(self, question: str, default: str = "") -> str:
+        """A folder name."""
+        import questionary
+
+        def valid(typed: str) -> bool | str:
+            return bool(typed.strip()) or "A folder is needed."
+
+        answer = _ask(
+            lambda: questionary.path(
+                question, default=default, only_directories=True, validate=valid
+            )
+        )
+        return str(answer).strip()
+
+    def confirm(self, question: str, default: bool = False) -> bool:
+        """Yes or no."""
+        import questionary
+
+        return bool(_ask(lambda: questionary.confirm(question, default=default)))
+
+
+def _ask(build: Callable[[], Any]) -> Any:
+    """Ask, and turn both ways of leaving a question into `Back`."""
+    try:
+        return build().unsafe_ask()
+    except (KeyboardInterrupt, EOFError) as left:
+        raise Back from left
