@@ -1,0 +1,221 @@
+"""The front of a search as a picture: all trials, those none dominates, the chosen one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from heretic.errors import HereticError
+from heretic.records import Score, Trial, front
+from heretic.report.drawing import new_figure, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+AXIS_LABELS = {
+    "refusals": "refusals, share of the prompts",
+    "kl_divergence": "KL divergence from the original model, nats",
+}
+PLAIN, FRONT, CHOSEN, ORIGINAL = "#b4bac4", "#0b5cad", "#d1495b", "#333333"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One trial in the plane of two scores; `label` is how people read it."""
+
+    trial: int
+    x: float
+    y: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class FrontData:
+    """What the picture of a front shows.
+
+    Attributes:
+        x_name: Score on the horizontal axis: the second optimised one (e.g. `kl_divergence`).
+        y_name: Score on the vertical axis: the first optimised one (e.g. `refusals`).
+        front: Trials that no other dominates, from left to right.
+        others: The other complete trials.
+        original: The unedited model, if its scores are known; trial is -1.
+        chosen: The trial that was chosen, if any; also among `front` or `others`.
+        x_limit: Right end of the picture. Trials far beyond the front would squeeze it into a
+            corner, so they are cut off.
+        hidden: How many trials lie beyond `x_limit`.
+    """
+
+    x_name: str
+    y_name: str
+    front: tuple[Point, ...]
+    others: tuple[Point, ...]
+    original: Point | None
+    chosen: Point | None
+    x_limit: float
+    hidden: int
+
+
+def front_data(
+    trials: Iterable[Trial],
+    *,
+    baseline: Sequence[Score] = (),
+    chosen: int | None = None,
+) -> FrontData:
+    """Place trials in the plane of their first two optimised scores.
+
+    Args:
+        trials: All trials of a run, or only its front; failed ones are left out.
+        baseline: The unedited model's scores.
+        chosen: Number of the chosen trial.
+
+    Raises:
+        HereticError: No trial is complete, or fewer than two scores are optimised.
+    """
+    complete = [trial for trial in trials if trial.state == "complete"]
+    if not complete:
+        raise HereticError("No trial is complete, so there is no front to draw.")
+    optimised = [score for score in complete[0].scores if score.optimization != "none"]
+    if len(optimised) < 2:
+        raise HereticError(
+            "The picture of a front needs two optimised scores.",
+            remedy="Give a second scorer an optimization of minimize or maximize.",
+        )
+    y_name, x_name = optimised[0].name, optimised[1].name
+    points = {
+        trial.number: _point(trial.number, trial.scores, x_name, y_name) for trial in complete
+    }
+    best = {trial.number for trial in front(complete)}
+    on_front = sorted(
+        (points[number] for number in best), key=lambda point: (point.x, -point.y, point.trial)
+    )
+    original = _point(-1, baseline, x_name, y_name) if baseline else None
+    limit = _limit(on_front, points.get(chosen) if chosen is not None else None, points.values())
+    return FrontData(
+        x_name=x_name,
+        y_name=y_name,
+        front=tuple(on_front),
+        others=tuple(point for number, point in points.items() if number not in best),
+        original=original,
+        chosen=points.get(chosen) if chosen is not None else None,
+        x_limit=limit,
+        hidden=sum(point.x > limit for point in points.values()),
+    )
+
+
+def draw_front(data: FrontData, path: Path, *, title: str = "") -> Path:
+    """Write the picture of a front as PNG and return its path."""
+    figure = new_figure(7.2, 4.4)
+    axes = figure.add_subplot()
+    low = min((point.x for point in (*data.front, *data.others)), default=0.0)
+    margin = 0.03 * (data.x_limit - min(low, 0.0))
+    axes.set_xlim(min(low, 0.0) - margin, data.x_limit + margin)
+    shown = [point for point in data.others if point.x <= data.x_limit]
+    axes.scatter(*_columns(shown), s=22, color=PLAIN, linewidths=0, label="other trials")
+    xs, ys = _columns(data.front)
+    axes.plot(xs, ys, drawstyle="steps-post", color=FRONT, alpha=0.45, linewidth=1.4, zorder=3)
+    axes.scatter(xs, ys, s=34, color=FRONT, linewidths=0, zorder=4, label="front")
+    if data.original is not None:
+        _mark_original(axes, data.original)
+    if data.chosen is not None:
+        _mark_chosen(axes, data.chosen, data.x_limit)
+    _dress(axes, data, title)
+    return save_figure(figure, path)
+
+
+def _point(number: int, scores: Sequence[Score], x_name: str, y_name: str) -> Point:
+    named = {score.name: score for score in scores}
+    if x_name not in named or y_name not in named:
+        raise HereticError(
+            f"Trial {number} lacks the score {x_name!r} or {y_name!r} that the others have."
+        )
+    x, y = named[x_name], named[y_name]
+    label = f"{_words(y_name)} {y.display}, {_words(x_name)} {x.display}"
+    return Point(number, x.value, y.value, label)
+
+
+def _limit(on_front: Sequence[Point], chosen: Point | None, points: Iterable[Point]) -> float:
+    """One and a half times as far as the front's end, but no further than the last trial.
+
+    Where all trials lie at 0, the picture still needs a width.
+    """
+    end = max(point.x for point in on_front)
+    if chosen is not None:
+        end = max(end, chosen.x)
+    furthest = max(point.x for point in points)
+    if furthest <= 0:
+        return 1.0
+    return furthest if end <= 0 else min(furthest, 1.5 * end)
+
+
+def _columns(points: Iterable[Point]) -> tuple[list[float], list[float]]:
+    listed = list(points)
+    return [point.x for point in listed], [point.y for point in listed]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").replace("kl divergence", "KL divergence")
+
+
+def _mark_original(axes: Axes, original: Point) -> None:
+    axes.scatter(
+        [original.x],
+        [original.y],
+        s=52,
+        marker="D",
+        facecolors="white",
+        edgecolors=ORIGINAL,
+        linewidths=1.4,
+        zorder=5,
+        label="original model",
+        clip_on=False,
+    )
+
+
+def _mark_chosen(axes: Axes, chosen: Point, x_limit: float) -> None:
+    axes.scatter(
+        [chosen.x],
+        [chosen.y],
+        s=110,
+        facecolors="none",
+        edgecolors=CHOSEN,
+        linewidths=1.8,
+        zorder=6,
+        label="chosen",
+    )
+    rightwards = chosen.x < 0.55 * x_limit
+    axes.annotate(
+        f"trial {chosen.trial}: {chosen.label}",
+        (chosen.x, chosen.y),
+        xytext=(14 if rightwards else -14, 16),
+        textcoords="offset points",
+        ha="left" if rightwards else "right",
+        color=CHOSEN,
+        fontsize=9,
+        zorder=7,
+        arrowprops={"arrowstyle": "-", "color": CHOSEN, "linewidth": 0.8, "shrinkB": 6},
+    )
+
+
+def _dress(axes: Axes, data: FrontData, title: str) -> None:
+    axes.set_xlabel(AXIS_LABELS.get(data.x_name, _words(data.x_name)))
+    axes.set_ylabel(AXIS_LABELS.get(data.y_name, _words(data.y_name)))
+    if data.y_name == "refusals":
+        axes.set_ylim(-0.04, 1.04)
+        axes.yaxis.set_major_formatter(lambda value, _position: f"{value:.0%}")
+    axes.legend(loc="upper right", frameon=False, fontsize=9)
+    if title:
+        axes.set_title(title, loc="left", fontsize=11)
+    if data.hidden:
+        noun = "trial lies" if data.hidden == 1 else "trials lie"
+        axes.text(
+            1.0,
+            -0.17,
+            f"{data.hidden} {noun} further to the right",
+            transform=axes.transAxes,
+            ha="right",
+            va="top",
+            fontsize=8,
+            color="#777777",
+        )

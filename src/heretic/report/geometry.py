@@ -1,0 +1,187 @@
+"""Where good and bad residuals lie, layer by layer: cosines, norms, separation.
+
+Everything is computed in float64 from float32 residuals; nothing but numpy is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heretic.errors import HereticError
+
+Floats = NDArray[np.float64]
+Residuals = NDArray[np.floating]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerGeometry:
+    """Good and bad residuals at the output of one layer.
+
+    g and b are the means of the good and the bad residuals, G and B their geometric medians,
+    r = b - g and R = B - G. Cosines and the silhouette lie in [-1, 1]; a cosine with a zero vector
+    is nan.
+
+    Attributes:
+        layer: 0-based.
+        cos_means: Cosine of g and b.
+        cos_medians: Cosine of G and B.
+        cos_good_direction: Cosine of g and r.
+        cos_good_direction_medians: Cosine of G and R.
+        cos_bad_direction: Cosine of b and r.
+        cos_bad_direction_medians: Cosine of B and R.
+        cos_directions: Cosine of r and R: near 1, outliers do not matter.
+        cos_previous: Cosine of this layer's r and the layer before's; nan for the first layer.
+        norm_good: Length of g, in the units of the residual stream.
+        norm_good_median: Length of G.
+        norm_bad: Length of b.
+        norm_bad_median: Length of B.
+        norm_direction: Length of r.
+        norm_direction_median: Length of R.
+        silhouette: Mean silhouette coefficient of the two sets (Rousseeuw 1987), Euclidean.
+    """
+
+    layer: int
+    cos_means: float
+    cos_medians: float
+    cos_good_direction: float
+    cos_good_direction_medians: float
+    cos_bad_direction: float
+    cos_bad_direction_medians: float
+    cos_directions: float
+    cos_previous: float
+    norm_good: float
+    norm_good_median: float
+    norm_bad: float
+    norm_bad_median: float
+    norm_direction: float
+    norm_direction_median: float
+    silhouette: float
+
+
+def residual_geometry(good: Residuals, bad: Residuals) -> list[LayerGeometry]:
+    """Geometry of every layer's output.
+
+    Args:
+        good: Residuals of the good prompts, [prompts, layers + 1, hidden]; row 0 of the second
+            axis, the embeddings, is the same for all prompts and is left out.
+        bad: Residuals of the bad prompts, same layers and width.
+
+    Returns:
+        One record per layer, layers in order.
+
+    Raises:
+        HereticError: The shapes do not fit, or a set is empty.
+    """
+    check_residuals(good, bad)
+    rows: list[LayerGeometry] = []
+    previous: Floats | None = None
+    for layer in range(good.shape[1] - 1):
+        row, previous = _layer_geometry(
+            layer,
+            good[:, layer + 1].astype(np.float64),
+            bad[:, layer + 1].astype(np.float64),
+            previous,
+        )
+        rows.append(row)
+    return rows
+
+
+def check_residuals(good: Residuals, bad: Residuals) -> None:
+    """Raise HereticError unless both are non-empty [prompts, layers + 1, hidden] that fit."""
+    if good.ndim != 3 or bad.ndim != 3 or good.shape[1:] != bad.shape[1:]:
+        raise HereticError(
+            f"Residuals of shapes {good.shape} and {bad.shape} do not fit together; "
+            "[prompts, layers + 1, hidden] is expected of both."
+        )
+    if not (good.shape[0] and bad.shape[0] and good.shape[1] > 1):
+        raise HereticError("A set of residuals is empty.")
+
+
+def geometric_median(points: Floats, *, steps: int = 200, tolerance: float = 1e-9) -> Floats:
+    """Geometric median of [points, hidden] by Weiszfeld's algorithm (Weiszfeld 1937): [hidden].
+
+    The same as `heretic.directions.geometric_median`, for one layer and without torch.
+    """
+    median: Floats = points.mean(axis=0)
+    for _ in range(steps):
+        distances = np.maximum(np.linalg.norm(points - median, axis=1, keepdims=True), 1e-12)
+        weights = 1.0 / distances
+        updated: Floats = (points * weights).sum(axis=0) / weights.sum()
+        change = float(np.linalg.norm(updated - median))
+        median = updated
+        if change < tolerance * max(float(np.linalg.norm(median)), 1e-12):
+            break
+    return median
+
+
+def silhouette(first: Floats, second: Floats) -> float:
+    """Mean silhouette coefficient of two sets of points, [n, hidden] and [m, hidden].
+
+    (b - a) / max(a, b) per point, a its mean distance to the others of its own set and b to the
+    other set; 0 for a set of one point (Rousseeuw 1987). 1 is far apart, 0 or less is mixed.
+    """
+    across = _distances(first, second)
+    values = np.concatenate(
+        [
+            _silhouettes(_distances(first, first), across),
+            _silhouettes(_distances(second, second), across.T),
+        ]
+    )
+    return float(values.mean())
+
+
+def _silhouettes(within: Floats, across: Floats) -> Floats:
+    count = len(within)
+    if count == 1:
+        return np.zeros(1)
+    own = within.sum(axis=1) / (count - 1)
+    other = across.mean(axis=1)
+    larger = np.maximum(own, other)
+    values: Floats = np.divide(other - own, larger, out=np.zeros(count), where=larger > 0)
+    return values
+
+
+def _distances(left: Floats, right: Floats) -> Floats:
+    """Euclidean distances [n, m]; exact zeros on the diagonal of a set with itself."""
+    squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None, :]
+    result: Floats = np.sqrt(np.maximum(squares - 2 * left @ right.T, 0.0))
+    if left is right:
+        np.fill_diagonal(result, 0.0)
+    return result
+
+
+def _layer_geometry(
+    layer: int, good: Floats, bad: Floats, previous: Floats | None
+) -> tuple[LayerGeometry, Floats]:
+    g, b = good.mean(axis=0), bad.mean(axis=0)
+    g_median, b_median = geometric_median(good), geometric_median(bad)
+    r, r_median = b - g, b_median - g_median
+    row = LayerGeometry(
+        layer=layer,
+        cos_means=_cosine(g, b),
+        cos_medians=_cosine(g_median, b_median),
+        cos_good_direction=_cosine(g, r),
+        cos_good_direction_medians=_cosine(g_median, r_median),
+        cos_bad_direction=_cosine(b, r),
+        cos_bad_direction_medians=_cosine(b_median, r_median),
+        cos_directions=_cosine(r, r_median),
+        cos_previous=float("nan") if previous is None else _cosine(r, previous),
+        norm_good=float(np.linalg.norm(g)),
+        norm_good_median=float(np.linalg.norm(g_median)),
+        norm_bad=float(np.linalg.norm(b)),
+        norm_bad_median=float(np.linalg.norm(b_median)),
+        norm_direction=float(np.linalg.norm(r)),
+        norm_direction_median=float(np.linalg.norm(r_median)),
+        silhouette=silhouette(good, bad),
+    )
+    return row, r
+
+
+def _cosine(left: Floats, right: Floats) -> float:
+    norms = float(np.linalg.norm(left) * np.linalg.norm(right))
+    if norms == 0.0:
+        return float("nan")
+    return float(np.clip(left @ right / norms, -1.0, 1.0))

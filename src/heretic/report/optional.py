@@ -1,0 +1,28 @@
+"""Optional dependencies, imported late; a missing one is an error that says what to install."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from heretic.errors import HereticError
+
+
+def require(module: str, *, extra: str, purpose: str) -> ModuleType:
+    """Import an optional module.
+
+    Args:
+        module: Import name, e.g. `pacmap`.
+        extra: The extra of this distribution that brings it, e.g. `research`.
+        purpose: What needs it, as the subject of a sentence, e.g. `Plotting residuals`.
+
+    Raises:
+        HereticError: The module, or something it needs, is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise HereticError(
+            f"{purpose} needs the package {module}: {error}.",
+            remedy=f"Install it with: pip install 'heretic-llm[{extra}]'",
+        ) from error
