@@ -212,7 +212,8 @@ def prepare(settings: Settings, reporter: Reporter, folder: RunFolder, seed: int
         seed: The run's.
     """
     known = folder.read_manifest()
-    _refuse_plan_mistakes(settings)
+    # Read before the model loads, so that a mistake is said early.
+    start_plans = read_plans(settings.start_plans) if settings.start_plans else ()
     model = load_model(settings, reporter)
     prompts = load_prompts(settings, reporter)
     if known is None:
@@ -228,7 +229,7 @@ def prepare(settings: Settings, reporter: Reporter, folder: RunFolder, seed: int
     reporter.emit(StageStarted("Scoring the original model"))
     baseline = evaluator.baseline
     reporter.emit(StageFinished(", ".join(f"{s.name} {s.display}" for s in baseline)))
-    manifest = known or _manifest(settings, model, folder, seed, baseline)
+    manifest = known or _manifest(settings, model, seed, baseline)
     if known is None:
         folder.write_manifest(manifest)
     space = SearchSpace(
@@ -243,7 +244,7 @@ def prepare(settings: Settings, reporter: Reporter, folder: RunFolder, seed: int
         objectives=evaluator.optimizations,
         seed=seed,
         n_startup_trials=settings.n_startup_trials,
-        start_plans=read_plans(settings.start_plans) if settings.start_plans else (),
+        start_plans=start_plans,
     )
     return Session(
         settings, reporter, model, prompts, directions, folder, manifest, evaluator, study
@@ -251,11 +252,11 @@ def prepare(settings: Settings, reporter: Reporter, folder: RunFolder, seed: int
 
 
 def _manifest(
-    settings: Settings, model: Model, folder: RunFolder, seed: int, baseline: tuple[Score, ...]
+    settings: Settings, model: Model, seed: int, baseline: tuple[Score, ...]
 ) -> RunManifest:
     return RunManifest(
         model=settings.model,
-        digest=folder.digest,
+        digest=digest({**settings.fingerprint(), "seed": seed}),
         seed=seed,
         fingerprint=settings.fingerprint(),
         settings=settings.to_dict(),
@@ -280,12 +281,6 @@ def _check_directions(model: Model, directions: Tensor, folder: RunFolder) -> No
             f"The directions in {folder.path} are of another model: {tuple(directions.shape)}.",
             remedy="Set checkpoint_action to restart.",
         )
-
-
-def _refuse_plan_mistakes(settings: Settings) -> None:
-    """Read the start plans once before the model loads, so that mistakes are said early."""
-    if settings.start_plans is not None:
-        read_plans(settings.start_plans)
 
 
 def search(session: Session, n_trials: int | None = None) -> list[Trial]:
@@ -335,7 +330,7 @@ def read_plans(path: Path) -> tuple[Plan, ...]:
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {error}.") from error
     rows = data if isinstance(data, list) else [data]
     if not rows:

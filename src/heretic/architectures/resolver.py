@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,9 @@ def _dequantized(module: nn.Module) -> Tensor:
     if type(module).__module__.startswith("bitsandbytes"):
         from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
-        dequantized: Tensor = dequantize_bnb_weight(weight, state=getattr(module, "state", None))
+        dequantized: Tensor = dequantize_bnb_weight(
+            cast("nn.Parameter", weight), state=getattr(module, "state", None)
+        )
         return dequantized
     return weight
 

@@ -60,9 +60,7 @@ def go_on_or_not(settings: Settings, place: Place, console: Console) -> bool:
     manifest = place.folder.read_manifest()
     if manifest is None:
         return True
-    from heretic.search.study import load_trials
-
-    trials = load_trials(place.folder)
+    trials = place.folder.read_trials()
     action = choose_checkpoint(
         settings,
         console=console,
@@ -216,9 +214,8 @@ def trial_of(folder: RunFolder, index: int) -> Trial:
         SettingsError: There is no such row.
     """
     from heretic.errors import SettingsError
-    from heretic.search.study import load_trials
 
-    trials = front_of(load_trials(folder))
+    trials = front_of(folder.read_trials())
     if not 0 <= index < len(trials):
         raise SettingsError(
             f"trial_index is {index}, but the front of {folder.path} has {len(trials)} rows."

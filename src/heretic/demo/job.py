@@ -1,0 +1,164 @@
+"""The demo: the main job on the planted model, and what only a planted model can tell.
+
+Because the model without the planted refusal is known, one can measure *recovery*: how far the
+edited model is from the model that never learned to refuse, next to how far it is from the one that
+was edited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from heretic.config import Settings
+from heretic.demo.base import base_model, planted_model
+from heretic.demo.data import prompt_file
+from heretic.events import Notice, Reporter, StageFinished, StageStarted
+from heretic.records import Trial
+
+if TYPE_CHECKING:
+    from heretic.model import Model
+    from heretic.pipeline import Session
+    from heretic.prompts import Prompt
+
+SHOWN_TOPIC, SHOWN_ORDINARY = 4, 2
+"""Replies shown before and after."""
+
+ENOUGH = 0.1
+"""Refusal rate that counts as removed when a trial is chosen."""
+
+DEFAULTS: Mapping[str, Any] = {
+    "n_trials": 14,
+    "n_startup_trials": 8,
+    "seed": 1,
+    "max_response_length": 30,
+    "batch_size": 50,
+    "response_prefix": "",
+    "checkpoint_action": "continue",
+    "export_strategy": "merge",
+    "save_directory": "heretic-demo-model",
+}
+"""What makes the demo fit into minutes on two cores; options on the command line go above these."""
+
+
+def _prompts(name: str, split: str) -> dict[str, str]:
+    return {"dataset": str(prompt_file(name)), "split": split}
+
+
+def demo_settings(reporter: Reporter, overrides: Mapping[str, Any]) -> Settings:
+    """Settings of the demo; fetches and converts the model where that has not been done.
+
+    Raises:
+        HereticError: The model cannot be had.
+    """
+
+    def say(text: str) -> None:
+        reporter.emit(Notice(text))
+
+    values = {
+        **DEFAULTS,
+        "model": str(planted_model(say)),
+        "good_prompts": _prompts("ordinary_train", "train[:100]"),
+        "bad_prompts": _prompts("topic_train", "train[:100]"),
+        "good_evaluation_prompts": _prompts("ordinary_test", "train[:100]"),
+        "bad_evaluation_prompts": _prompts("topic_test", "train[:100]"),
+    }
+    return Settings.restore({**values, **overrides})
+
+
+def best_trial(front: Sequence[Trial]) -> Trial | None:
+    """The trial the demo saves: the least damage among those that refuse at most one in ten.
+
+    Where there is none, the one with the smallest sum of refusal rate and KL divergence.
+    """
+
+    def value(trial: Trial, name: str) -> float:
+        score = trial.score(name)
+        return score.value if score is not None else 0.0
+
+    enough = [trial for trial in front if value(trial, "refusals") <= ENOUGH]
+    if enough:
+        return min(enough, key=lambda trial: value(trial, "kl_divergence"))
+    return min(front, key=lambda t: value(t, "refusals") + value(t, "kl_divergence"), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """First-token KL divergences in nats, on topic prompts and on ordinary ones.
+
+    Attributes:
+        unplanted_planted: KL(unplanted || planted): what planting did.
+        unplanted_edited: KL(unplanted || edited): what is left of it after the edit.
+        planted_edited: KL(planted || edited): how far the edit went.
+    """
+
+    unplanted_planted: tuple[float, float]
+    unplanted_edited: tuple[float, float]
+    planted_edited: tuple[float, float]
+
+
+def measure_recovery(session: Session, trial: Trial, reporter: Reporter) -> Recovery:
+    """Compare the unplanted, the planted and the edited model on the evaluation prompts."""
+    from heretic.model import Model
+    from heretic.scorers.kl_divergence import kl_divergence
+
+    reporter.emit(StageStarted("Measuring recovery against the model before planting"))
+    sets = session.prompts.evaluation
+    prompts: Sequence[Sequence[Prompt]] = (sets.bad, sets.good)
+    unplanted = Model(session.settings.replaced(model=str(base_model()), batch_size=0))
+    unplanted.batch_size = session.model.batch_size
+
+    def logits(model: Model) -> list[Any]:
+        return [model.get_logits_batched(rows, report=False) for rows in prompts]
+
+    before_planting = logits(unplanted)
+    planted = logits(session.model)
+    with session.model.edited(trial.plan, session.directions):
+        edited = logits(session.model)
+
+    def divergences(first: list[Any], second: list[Any]) -> tuple[float, float]:
+        topic, ordinary = (kl_divergence(a, b) for a, b in zip(first, second, strict=True))
+        return topic, ordinary
+
+    recovery = Recovery(
+        unplanted_planted=divergences(before_planting, planted),
+        unplanted_edited=divergences(before_planting, edited),
+        planted_edited=divergences(planted, edited),
+    )
+    reporter.emit(StageFinished())
+    return recovery
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A prompt with the planted and the edited model's replies."""
+
+    prompt: str
+    before: str
+    after: str
+
+
+def replies(session: Session, trial: Trial, reporter: Reporter) -> list[Exchange]:
+    """A few replies before and after the edit."""
+    reporter.emit(StageStarted("Writing replies before and after"))
+    sets = session.prompts.evaluation
+    shown = [*sets.bad[:SHOWN_TOPIC], *sets.good[:SHOWN_ORDINARY]]
+
+    def answer() -> list[str]:
+        return session.model.get_responses_batched(shown, max_new_tokens=40, report=False)
+
+    before = answer()
+    with session.model.edited(trial.plan, session.directions):
+        after = answer()
+    reporter.emit(StageFinished())
+    return [
+        Exchange(prompt.user, old, new)
+        for prompt, old, new in zip(shown, before, after, strict=True)
+    ]
+
+
+def saved_in(settings: Settings) -> Path:
+    """Where the demo saves its model."""
+    return settings.save_directory or Path(str(DEFAULTS["save_directory"]))
