@@ -61,6 +61,13 @@ def _as_table(value: Any) -> Any:
     return value
 
 
+def _device_numbers(value: Any) -> Any:
+    """Accelerate numbers devices by integers; TOML and JSON have text keys only."""
+    if not isinstance(value, dict):
+        return value
+    return {int(key) if str(key).isdigit() else key: limit for key, limit in value.items()}
+
+
 def _empty_is_unset(value: Any) -> Any:
     """TOML and the environment have no null: there, empty text means unset."""
     return None if value == "" else value
@@ -68,6 +75,12 @@ def _empty_is_unset(value: Any) -> Any:
 
 Texts = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
 Optionally = BeforeValidator(_empty_is_unset)
+MemoryLimits = Annotated[
+    dict[int | str, int | str] | None,
+    BeforeValidator(_device_numbers),
+    BeforeValidator(_as_table),
+    Optionally,
+]
 
 
 def setting(default: Any, group: str, description: str, **options: Any) -> Any:
@@ -196,14 +209,12 @@ class SettingsFields(BaseModel):
     device_map: Annotated[str | dict[str, str | int], BeforeValidator(_as_table)] = setting(
         "auto", "Model", "Device map, passed to Accelerate: a name or a table.", scores=False
     )
-    max_memory: Annotated[dict[str, str | int] | None, Optionally, BeforeValidator(_as_table)] = (
-        setting(
-            None,
-            "Model",
-            "Memory limit for each device, passed to Accelerate.",
-            example={"0": "20GB", "cpu": "64GB"},
-            scores=False,
-        )
+    max_memory: MemoryLimits = setting(
+        None,
+        "Model",
+        "Memory limit for each device, passed to Accelerate.",
+        example={"0": "20GB", "cpu": "64GB"},
+        scores=False,
     )
     trust_remote_code: bool = setting(
         False,

@@ -27,8 +27,8 @@ from heretic.errors import SettingsError
 ENVIRONMENT_PREFIX = "HERETIC_"
 DEFAULT_CONFIG_FILE = "config.toml"
 
-RESERVED_VARIABLES = frozenset({"HERETIC_SECRETS_DIR", "HERETIC_CACHE_DIR"})
-"""Variables with the prefix that are no settings: the secrets folder and the demo's cache."""
+RESERVED_VARIABLES = frozenset({"HERETIC_SECRETS_DIR"})
+"""Variables with the prefix that are no settings."""
 
 
 @dataclass(frozen=True)

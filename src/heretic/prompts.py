@@ -123,14 +123,18 @@ def _open_file(path: Path) -> _Source:
             # not splitlines(): it also splits at separators that occur inside prompts
             lines = path.read_text(encoding="utf-8-sig").split("\n")
             data = Dataset.from_dict({"text": [line for line in lines if line.strip()]})
-        elif _is_empty(path):
-            data = Dataset.from_dict({"text": []})
+        elif path.stat().st_size == 0:
+            raise PromptError(f"Prompt file {path} is empty.")
         else:
             options: dict[str, Any] = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
             data = _quietly(
                 load_dataset, kind, data_files=str(path.resolve()), split="train", **options
             )
+    except PromptError:
+        raise
     except Exception as error:  # readers of four formats raise what they like
+        if "corresponds to no data" in str(error):
+            raise PromptError(f"Prompt file {path} is empty.") from error
         raise PromptError(f"Prompt file {path} cannot be read: {_first_line(error)}") from error
     return _Source({"train": data}, any_split=True)
 
@@ -268,10 +272,6 @@ def _is_network_error(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def _is_empty(path: Path) -> bool:
-    return path.stat().st_size == 0
 
 
 def _first_line(error: BaseException) -> str:
