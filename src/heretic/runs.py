@@ -41,7 +41,7 @@ _JOURNAL = "trials.journal"
 _LOG = "heretic.log"
 _LOCK = "run.lock"
 _TENSOR = "directions"
-_UPGRADE = "Restart the run, or remove the folder."
+_RESTART = "Start the run over (checkpoint_action = restart), or remove the folder."
 
 
 def digest(fingerprint: Mapping[str, Any]) -> str:
@@ -109,34 +109,9 @@ class RunFolder:
         self._lock: BaseFileLock | None = None
 
     @classmethod
-    def locate(cls, checkpoint_dir: Path, model: str, digest: str) -> RunFolder:
-        """The folder a run has or would have; touches no file."""
-        return cls(Path(checkpoint_dir) / f"{slug(model)}-{digest}")
-
-    @classmethod
     def open(cls, checkpoint_dir: Path, model: str, digest: str) -> RunFolder:
-        """The folder of an existing run.
-
-        Raises:
-            RunError: There is none.
-        """
-        folder = cls.locate(checkpoint_dir, model, digest)
-        if not folder.exists:
-            raise RunError(
-                f"There is no run in {folder.path}.", remedy="`heretic runs` lists what there is."
-            )
-        return folder
-
-    @classmethod
-    def create(cls, checkpoint_dir: Path, model: str, digest: str) -> RunFolder:
-        """The folder of a new run, made if it is missing; what it holds is left as it is.
-
-        Raises:
-            RunError: It cannot be made.
-        """
-        folder = cls.locate(checkpoint_dir, model, digest)
-        folder._make()
-        return folder
+        """The folder that a run has, or would have; touches no file."""
+        return cls(checkpoint_dir / f"{slug(model)}-{digest}")
 
     def _make(self) -> None:
         try:
@@ -146,8 +121,18 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether a run has begun here, that is, whether it has a manifest."""
+        """Whether a run has begun here: its manifest, which is written last, is there."""
         return (self.path / _MANIFEST).is_file()
+
+    @property
+    def digest(self) -> str:
+        """The run's digest, from the folder's name."""
+        return self.path.name.rpartition("-")[2]
+
+    @property
+    def has_directions(self) -> bool:
+        """Whether directions are kept here."""
+        return (self.path / _DIRECTIONS).is_file()
 
     @property
     def journal_path(self) -> Path:
@@ -175,12 +160,14 @@ class RunFolder:
         self._make()
         write_atomic(self.path / _MANIFEST, _json(manifest.to_dict()))
 
-    def read_manifest(self) -> RunManifest:
-        """Read what the run is.
+    def read_manifest(self) -> RunManifest | None:
+        """Read what the run is; None if no run has begun here.
 
         Raises:
-            RunError: It is missing, damaged, or written by a newer release.
+            RunError: It is damaged, or written by a newer release.
         """
+        if not self.exists:
+            return None
         data = self._read_json(_MANIFEST)
         if not isinstance(data, Mapping):
             raise self._damaged(_MANIFEST, "it holds no table")
@@ -331,7 +318,7 @@ class RunFolder:
             raise self._damaged(name, str(error)) from error
 
     def _damaged(self, name: str, reason: str) -> RunError:
-        return RunError(f"Cannot read {self.path / name}: {reason}.", remedy=_UPGRADE)
+        return RunError(f"Cannot read {self.path / name}: {reason}.", remedy=_RESTART)
 
 
 def _json(data: object) -> str:
@@ -345,25 +332,6 @@ def _trial_from_row(row: Mapping[str, Any]) -> Trial:
         for name, value in row["scores"].items()
     )
     return Trial(number=row["trial"], plan=Plan.from_dict(row["plan"]), scores=scores)
-
-
-def read_plans(path: Path) -> list[Plan]:
-    """Plans from a JSON file: one plan, a list of plans, or rows with a `plan` (`front.json`).
-
-    Raises:
-        RunError: The file is missing, no JSON, or holds something else.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"Cannot read plans from {path}: {error}.") from error
-    rows = data if isinstance(data, list) else [data]
-    plans = []
-    for row in rows:
-        if not isinstance(row, Mapping):
-            raise RunError(f"{path} holds something that is no plan: {str(row)[:60]!r}.")
-        plans.append(Plan.from_dict(row.get("plan", row)))
-    return plans
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,22 +365,38 @@ class RunSummary:
 
 def list_runs(checkpoint_dir: Path) -> list[RunSummary]:
     """The runs in a folder, the most recently used first; a run that cannot be read says why."""
+    return [_summary(folder) for folder in _folders(checkpoint_dir)]
+
+
+def find_run(checkpoint_dir: Path, fingerprint: Mapping[str, Any]) -> RunManifest | None:
+    """The most recently used run with this fingerprint, whatever its seed."""
+    wanted = digest(fingerprint)
+    for folder in _folders(checkpoint_dir):
+        with suppress(RunError):  # a run that cannot be read is not taken up again
+            manifest = folder.read_manifest()
+            if manifest is not None and digest(manifest.fingerprint) == wanted:
+                return manifest
+    return None
+
+
+def _folders(checkpoint_dir: Path) -> list[RunFolder]:
+    """Folders that hold a run, the most recently used first."""
     if not checkpoint_dir.is_dir():
         return []
-    folders = [RunFolder(path) for path in checkpoint_dir.iterdir() if path.is_dir()]
-    found = [_summary(folder) for folder in folders if folder.exists]
-    return sorted(found, key=lambda run: (run.updated, str(run.path)), reverse=True)
+    folders = [RunFolder(path) for path in sorted(checkpoint_dir.iterdir())]
+    return sorted((folder for folder in folders if folder.exists), key=_used, reverse=True)
 
 
 def _summary(folder: RunFolder) -> RunSummary:
-    updated = _updated(folder)
+    updated = datetime.fromtimestamp(_used(folder), UTC).isoformat(timespec="seconds")
     try:
         manifest = folder.read_manifest()
         trials = folder.read_trials()
     except RunError as error:
-        return RunSummary(
-            folder.path, folder.path.name, "unreadable", updated=updated, note=str(error)
-        )
+        note = str(error)
+        return RunSummary(folder.path, folder.path.name, "unreadable", updated=updated, note=note)
+    if manifest is None:  # discarded since it was listed
+        return RunSummary(folder.path, folder.path.name, "unreadable", note="It has no manifest.")
     completed = sum(trial.state == "complete" for trial in trials)
     n_trials = manifest.settings.get("n_trials")
     target = n_trials if isinstance(n_trials, int) else None
@@ -433,10 +417,7 @@ def _summary(folder: RunFolder) -> RunSummary:
     )
 
 
-def _updated(folder: RunFolder) -> str:
-    times = [
-        path.stat().st_mtime
-        for path in (folder.journal_path, folder.path / _MANIFEST)
-        if path.is_file()
-    ]
-    return datetime.fromtimestamp(max(times), UTC).isoformat(timespec="seconds") if times else ""
+def _used(folder: RunFolder) -> float:
+    """When the run was last written to, in seconds since the epoch."""
+    paths = (folder.journal_path, folder.path / _MANIFEST)
+    return max((path.stat().st_mtime for path in paths if path.is_file()), default=0.0)

@@ -132,11 +132,12 @@ class SearchSpace:
         weight, fraction = kernel.max_weight, 0.5
         if weight > 0:
             fraction = kernel.min_weight / weight
-        elif weight == 0 and kernel.min_weight == 0:
+        elif weight < 0 or kernel.min_weight != 0:
+            weight = float("inf")  # nothing in the space is clamped to that
+        else:
             weight = min(self.ranges[f"{component}.max_weight"].low / 2, 0.0)
         return {
-            # A weight below zero cannot come from a clamped range: put it where none holds it.
-            f"{component}.max_weight": float("inf") if kernel.max_weight < 0 else weight,
+            f"{component}.max_weight": weight,
             f"{component}.max_weight_position": kernel.max_weight_position,
             f"{component}.min_weight": fraction,
             f"{component}.min_weight_distance": kernel.min_weight_distance,

@@ -1,46 +1,60 @@
-"""The study: asks the sampler for plans, has them evaluated, and survives whatever happens.
-
-The study lives in Optuna's journal in the run folder. The sampler of attempt k is seeded with
-(seed, k) and learns from the journal alone, so a search that was interrupted goes on with the very
-plans that an uninterrupted one would have tried.
-"""
+"""The search loop: propose, evaluate, learn; resumed after any kind of end."""
 
 from __future__ import annotations
 
+import logging
 import math
-import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Any
-
-import numpy as np
-import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
 
 from heretic import records
 from heretic.errors import StudyError
-from heretic.events import Reporter, SearchFinished, SearchStarted, TrialFinished, TrialStarted
+from heretic.events import (
+    Reporter,
+    SearchFinished,
+    SearchStarted,
+    Silent,
+    TrialFinished,
+    TrialStarted,
+)
 from heretic.records import Optimization, Plan, Score, Trial
 from heretic.runs import RunFolder
 from heretic.search.space import SearchSpace
-
-NAME = "heretic"
-INTERRUPTED = "interrupted"
-FAILURES_IN_A_ROW = 10
-CANDIDATES = 128
+from heretic.trial_log import INTERRUPTED, repair
 
 Evaluate = Callable[[Plan], tuple[Score, ...]]
 
+MAX_FAILURES = 10
+"""So many failed trials in a row end the search: it is not the plans that are at fault."""
+
+_REASON_LENGTH = 300
+_log = logging.getLogger(__name__)
+_log.addHandler(logging.NullHandler())  # a library prints nothing unless asked to
+
+
+def load_trials(folder: RunFolder) -> list[Trial]:
+    """The finished trials of a run, by number; failed and interrupted ones are among them.
+
+    Raises:
+        RunError: The journal is damaged, or written by a newer release.
+    """
+    return folder.read_trials()
+
 
 class Study:
-    """The trials of one run.
+    """A search that lives in a run folder.
 
-    Attributes:
-        space: Where plans are drawn from.
+    Args:
+        folder: The run's folder.
+        space: What to search.
+        objectives: What is done with each score, in the order of the scores.
+        seed: Fixes all proposals, together with the scores.
+        n_startup_trials: Random trials before the sampler learns.
+        start_plans: Plans to evaluate first, unless the run has done so; also ones outside `space`,
+            of which the sampler learns nothing.
+
+    Raises:
+        StudyError: No score is minimised or maximised.
     """
 
     def __init__(
@@ -50,225 +64,200 @@ class Study:
         *,
         objectives: Sequence[Optimization],
         seed: int,
-        n_startup_trials: int,
-        start_plans: Iterable[Plan] = (),
+        n_startup_trials: int = 60,
+        start_plans: Sequence[Plan] = (),
     ) -> None:
-        """Open the run's study, or begin one.
-
-        Args:
-            folder: Locked by the caller.
-            objectives: One for each scorer, in order; `none` is reported but not searched for.
-            seed: Of every random choice.
-            n_startup_trials: Random trials before the sampler learns.
-            start_plans: Tried first, once.
-
-        Raises:
-            StudyError: No scorer is to be optimised.
-        """
-        directions = [str(objective) for objective in objectives if objective != "none"]
-        if not directions:
+        if all(objective == "none" for objective in objectives):
             raise StudyError(
-                "No scorer is optimised.",
-                remedy="Set `optimization` of at least one scorer to minimize or maximize.",
+                "There is nothing to search for: no scorer has the optimization minimize or "
+                "maximize.",
+                remedy="Set it in the setting scorers.",
             )
+        self.folder = folder
         self.space = space
-        self._folder = folder
-        self._seed = seed
-        self._n_startup_trials = n_startup_trials
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._study = optuna.create_study(
-            storage=_storage(folder.journal_path),
-            study_name=NAME,
-            directions=directions,
-            load_if_exists=True,
-        )
-        self._close_abandoned()
-        known = {trial.plan for trial in self.trials if trial.failure != INTERRUPTED}
-        self._start_plans = [plan for plan in start_plans if plan not in known]
+        self.objectives = tuple(objectives)
+        self.seed = seed
+        self.n_startup_trials = n_startup_trials
+        self.start_plans = tuple(start_plans)
 
     @property
     def trials(self) -> list[Trial]:
-        """Every finished trial, in order; failed ones with their reason."""
-        return _records(self._study.get_trials(deepcopy=False))
+        """All finished trials, by number; numbers may have gaps."""
+        return load_trials(self.folder)
 
     @property
     def front(self) -> list[Trial]:
-        """The trials that no other dominates, sorted as shown."""
+        """The trials that no other dominates, as shown to the user."""
         return records.front(self.trials)
 
     @property
     def completed(self) -> int:
-        """Number of completed trials."""
-        return sum(trial.state == "complete" for trial in self.trials)
+        """How many trials have scores."""
+        return _completed(self.trials)
 
     def run(
         self,
         evaluate: Evaluate,
         n_trials: int,
-        reporter: Reporter,
+        reporter: Reporter | None = None,
+        *,
         baseline: tuple[Score, ...] = (),
-    ) -> None:
-        """Go on until `n_trials` trials are complete in all.
+    ) -> list[Trial]:
+        """Search until `n_trials` trials of the run are complete.
 
-        A trial that fails is recorded with its reason, and the search goes on.
+        After each trial the journal and `front.json` hold it. A trial that raises is kept as failed
+        with the reason; one cut short from outside (Ctrl+C) is kept as interrupted, and what it
+        proposed is tried again.
+
+        Args:
+            evaluate: Scores of a plan, in the order of `objectives`.
+            n_trials: Complete trials in all, those of earlier calls and processes included.
+            baseline: Scores of the unedited model, for the display.
+
+        Returns:
+            All finished trials.
 
         Raises:
             StudyError: Ten trials in a row failed.
-            KeyboardInterrupt: Passed on; only the trial it struck is lost.
+            RunError: The run is locked, damaged, or cannot be written.
         """
-        completed = self.completed
-        reporter.emit(SearchStarted(completed, n_trials, baseline))
-        start, failures, durations = perf_counter(), 0, []
-        reason = "failed"
-        try:
-            while completed < n_trials:
-                trial = self._one(evaluate, completed, n_trials, reporter)
-                durations.append(trial.seconds)
-                complete = trial.state == "complete"
-                completed += complete
-                failures = 0 if complete else failures + 1
-                front = self.front
-                self._folder.write_front(front)
-                remaining = (n_trials - completed) * sum(durations) / len(durations)
-                reporter.emit(
-                    TrialFinished(
-                        trial, front, completed, n_trials, perf_counter() - start, remaining
-                    )
-                )
-                if failures == FAILURES_IN_A_ROW:
-                    raise StudyError(
-                        f"{failures} trials in a row failed, the last one with: {trial.failure}.",
-                        remedy="The log in the run folder has every traceback; mend the cause and "
-                        "run again to go on.",
-                    )
-            reason = "done"
-        except KeyboardInterrupt:
-            reason = INTERRUPTED
-            raise
-        finally:
-            reporter.emit(SearchFinished(reason, completed, perf_counter() - start))
+        with self.folder.lock():
+            search = _Search(self, evaluate, n_trials, reporter or Silent())
+            search.report_start(baseline)
+            reason = "failed"
+            try:
+                search.loop()
+                reason = "done"
+            except KeyboardInterrupt:
+                reason = "interrupted"
+                raise
+            finally:
+                search.report_end(reason)
+            return search.trials
 
-    def _one(self, evaluate: Evaluate, completed: int, n_trials: int, reporter: Reporter) -> Trial:
-        """Ask for a plan, evaluate it, tell the study."""
-        asked, plan = self._ask()
-        asked.set_user_attr("plan", plan.to_dict())
-        reporter.emit(TrialStarted(asked.number, completed, n_trials))
+
+class _Search:
+    """One call of `Study.run`."""
+
+    def __init__(self, study: Study, evaluate: Evaluate, n_trials: int, reporter: Reporter) -> None:
+        self._study = study
+        self._evaluate = evaluate
+        self._n_trials = n_trials
+        self._reporter = reporter
+        self._start = perf_counter()
+        self._spent: list[float] = []  # seconds of each trial that this call completed
+        self._failures = 0
+        self.trials: list[Trial] = []
+        self._open()
+
+    def _open(self) -> None:
+        """Read the run from disk, closing trials that were left open."""
+        from heretic.search.tpe import TpeStudy
+
+        study, folder = self._study, self._study.folder
+        folder.sweep()
+        repair(folder.journal_path)
+        folder.read_trials()  # a record of a newer release is refused before anything is written
+        self._tpe = TpeStudy(
+            folder.journal_path, study.space, study.objectives, study.seed, study.n_startup_trials
+        )
+        self._tpe.settle()
+        self.trials = folder.read_trials()
+        folder.write_front(self.trials)
+
+    @property
+    def completed(self) -> int:
+        return _completed(self.trials)
+
+    def loop(self) -> None:
+        """Trial after trial.
+
+        Raises:
+            StudyError: Ten in a row failed.
+        """
+        while self.completed < self._n_trials:
+            try:
+                self._step()
+            except BaseException:
+                # Ctrl+C may have come between any two lines, so what is in memory counts for
+                # nothing: read it all again, which also settles the open trial.
+                self._open()
+                raise
+
+    def _step(self) -> None:
+        number, plan = self._next()
+        self._reporter.emit(TrialStarted(number, self.completed, self._n_trials))
+        trial, error = self._try(number, plan)
+        self._tpe.learn(trial)
+        self.trials.append(trial)
+        self._study.folder.write_front(self.trials)
+        if error is None:
+            self._spent.append(trial.seconds)
+        self._report(trial)
+        self._failures = 0 if error is None else self._failures + 1
+        if self._failures >= MAX_FAILURES:
+            raise StudyError(
+                f"{MAX_FAILURES} trials in a row failed, the last one with: {trial.failure}",
+                remedy=f"Details are in {self._study.folder.log_path}; the run can be resumed.",
+            ) from error
+
+    def _next(self) -> tuple[int, Plan]:
+        """Number and plan of the next trial: start plans first, then the sampler's."""
+        ended = [trial for trial in self.trials if trial.failure != INTERRUPTED]
+        done = {trial.plan for trial in ended}
+        for plan in self._study.start_plans:
+            if plan not in done:
+                return self._tpe.adopt(plan), plan
+        last = ended[-1].number if ended else -1
+        interruptions = sum(trial.number > last for trial in self.trials)
+        # Once interrupted, a plan is tried again; after that it may be what kills the process.
+        return self._tpe.propose(len(ended), salt=max(0, interruptions - 1))
+
+    def _try(self, number: int, plan: Plan) -> tuple[Trial, Exception | None]:
+        """Evaluate a plan; an exception makes the trial a failed one."""
         start = perf_counter()
         try:
-            scores = _finite(evaluate(plan))
-        except KeyboardInterrupt:
-            self._fail(asked, INTERRUPTED, perf_counter() - start)
-            raise
-        except Exception as error:  # whatever went wrong, the study outlives it
-            _log_failure(asked.number)
-            self._fail(asked, _reason(error), perf_counter() - start)
-        else:
-            asked.set_user_attr("seconds", perf_counter() - start)
-            asked.set_user_attr("scores", [asdict(score) for score in scores])
-            values = [score.value for score in scores if score.optimization != "none"]
-            self._study.tell(asked, values)
-        return _record(self._study.get_trials(deepcopy=False)[asked.number])
+            scores = tuple(self._evaluate(plan))
+            self._check(scores)
+        except Exception as error:  # one bad trial must not end a search of hours
+            _log.warning("Trial %d failed", number, exc_info=True)
+            failure, seconds = _reason(error), perf_counter() - start
+            return Trial(number, plan, (), "failed", failure, seconds), error
+        return Trial(number, plan, scores, seconds=perf_counter() - start), None
 
-    def _ask(self) -> tuple[optuna.Trial, Plan]:
-        if self._start_plans:
-            plan = self._start_plans.pop(0)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # plans outside the ranges are welcome
-                self._study.enqueue_trial(self.space.parameters(plan))
-                asked = self._study.ask()
-                self.space.suggest(asked)
-            return asked, plan
-        self._study.sampler = self._sampler()
-        asked = self._study.ask()
-        return asked, self.space.suggest(asked)
+    def _check(self, scores: tuple[Score, ...]) -> None:
+        if tuple(score.optimization for score in scores) != self._study.objectives:
+            raise ValueError(f"the scores do not match the objectives: {scores}")
+        for score in scores:
+            if not math.isfinite(score.value):
+                raise ValueError(f"score {score.name} is {score.value}")
 
-    def _sampler(self) -> optuna.samplers.BaseSampler:
-        """A fresh sampler whose randomness depends on the seed and the attempt alone."""
-        attempt = sum(trial.failure != INTERRUPTED for trial in self.trials)
-        state = np.random.SeedSequence([self._seed, attempt]).generate_state(1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.samplers.TPESampler(
-                n_startup_trials=self._n_startup_trials,
-                n_ei_candidates=CANDIDATES,
-                multivariate=True,
-                seed=int(state[0]),
+    def report_start(self, baseline: tuple[Score, ...]) -> None:
+        self._reporter.emit(SearchStarted(self.completed, self._n_trials, baseline))
+
+    def report_end(self, reason: str) -> None:
+        self._reporter.emit(SearchFinished(reason, self.completed, perf_counter() - self._start))
+
+    def _report(self, trial: Trial) -> None:
+        left = max(0, self._n_trials - self.completed)
+        spent = self._spent
+        self._reporter.emit(
+            TrialFinished(
+                trial=trial,
+                front=records.front(self.trials),
+                completed=self.completed,
+                n_trials=self._n_trials,
+                elapsed=perf_counter() - self._start,
+                remaining=left * sum(spent) / len(spent) if spent else None,
             )
-
-    def _fail(self, asked: optuna.Trial, reason: str, seconds: float) -> None:
-        asked.set_user_attr("failure", reason)
-        asked.set_user_attr("seconds", seconds)
-        self._study.tell(asked, state=TrialState.FAIL)
-
-    def _close_abandoned(self) -> None:
-        """Trials that a killed process left open become interrupted ones."""
-        open_states = (TrialState.RUNNING, TrialState.WAITING)
-        for trial in self._study.get_trials(deepcopy=False, states=open_states):
-            self._study.tell(trial.number, state=TrialState.FAIL)
+        )
 
 
-def load_trials(folder: RunFolder) -> list[Trial]:
-    """The trials in a run folder, read only; empty if no search has begun there."""
-    if not folder.journal_path.is_file():
-        return []
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = JournalStorage(JournalFileBackend(str(folder.journal_path)))
-    names = [summary.study_name for summary in optuna.get_all_study_summaries(storage)]
-    if NAME not in names:
-        return []
-    return _records(optuna.load_study(study_name=NAME, storage=storage).get_trials(deepcopy=False))
-
-
-def _storage(path: Path) -> JournalStorage:
-    """The journal, mended after a kill: only this process may hold the run folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_file():
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):  # a line that was being written
-            with path.open("r+b") as file:
-                file.truncate(whole)
-    for leftover in path.parent.glob(f"{path.name}*.lock"):
-        leftover.unlink(missing_ok=True)
-    return JournalStorage(JournalFileBackend(str(path)))
-
-
-def _records(trials: Iterable[FrozenTrial]) -> list[Trial]:
-    finished = (trial for trial in trials if trial.state.is_finished())
-    return [_record(trial) for trial in finished if "plan" in trial.user_attrs]
-
-
-def _record(trial: FrozenTrial) -> Trial:
-    attributes: dict[str, Any] = trial.user_attrs
-    complete = trial.state == TrialState.COMPLETE
-    return Trial(
-        number=trial.number,
-        plan=Plan.from_dict(attributes["plan"]),
-        scores=tuple(Score(**row) for row in attributes.get("scores", ())) if complete else (),
-        state="complete" if complete else "failed",
-        failure=None if complete else attributes.get("failure", INTERRUPTED),
-        seconds=float(attributes.get("seconds", 0.0)),
-    )
-
-
-def _finite(scores: tuple[Score, ...]) -> tuple[Score, ...]:
-    """The scores, if all are numbers.
-
-    Raises:
-        FloatingPointError: One is NaN or infinite; the model broke.
-    """
-    for score in scores:
-        if not math.isfinite(score.value):
-            raise FloatingPointError(f"{score.name} is {score.value}")
-    return scores
+def _completed(trials: Sequence[Trial]) -> int:
+    return sum(trial.state == "complete" for trial in trials)
 
 
 def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def _log_failure(number: int) -> None:
-    import logging
-
-    logging.getLogger("heretic").exception("Trial %d failed", number)
+    """What went wrong, in one line."""
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text}"[:_REASON_LENGTH]

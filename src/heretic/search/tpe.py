@@ -1,0 +1,197 @@
+"""Optuna's TPE behind two calls: propose a plan, learn its trial. The only user of Optuna."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import TrialState
+
+from heretic.errors import RunError
+from heretic.records import Optimization, Plan, Trial
+from heretic.runs import cannot_write
+from heretic.search.space import SCOPE, SearchSpace
+from heretic.trial_log import INTERRUPTED, TRIAL_KEY, trial_from_record, trial_to_record
+
+STUDY_NAME = "heretic"
+PLAN_KEY = "heretic_plan"
+N_CANDIDATES = 128
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Optuna's log lines and warnings off the terminal while it works."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+def sampler_seed(seed: int, ordinal: int, salt: int = 0) -> int:
+    """The seed of one proposal, 32 bits, a function of its arguments alone.
+
+    Sampling starts afresh for each trial, so the random sequence goes on after a resume, whatever
+    was drawn before, and an interrupted search proposes what an uninterrupted one would.
+    """
+    return int(np.random.SeedSequence([seed, ordinal, salt]).generate_state(1)[0])
+
+
+class _RunLockHeld(JournalFileOpenLock):
+    """No lock: the run's own lock is held, and it does not outlive a killed process."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
+class _Journal(JournalFileBackend):
+    """A journal whose write errors are the user's to mend."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), lock_obj=_RunLockHeld(str(path)))
+        self._path = path
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        try:
+            super().append_logs(logs)
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+
+
+class TpeStudy:
+    """The Optuna study in one run's journal. The caller holds the run's lock.
+
+    Args:
+        journal: The journal, repaired; made if missing.
+        objectives: What is done with each score, in the order of the scores.
+        seed: The run's seed.
+        n_startup_trials: Completed trials before the sampler learns.
+
+    Raises:
+        RunError: The journal belongs to a search for other objectives, or cannot be written.
+    """
+
+    def __init__(
+        self,
+        journal: Path,
+        space: SearchSpace,
+        objectives: Sequence[Optimization],
+        seed: int,
+        n_startup_trials: int,
+    ) -> None:
+        self._space = space
+        self._seed = seed
+        self._n_startup_trials = n_startup_trials
+        directions = [choice for choice in objectives if choice != "none"]
+        with quiet():
+            self._storage = optuna.storages.JournalStorage(_Journal(journal))
+            self._study = optuna.create_study(
+                storage=self._storage,
+                study_name=STUDY_NAME,
+                directions=directions,
+                load_if_exists=True,
+            )
+        self._id = self._storage.get_study_id_from_name(STUDY_NAME)
+        if [direction.name.lower() for direction in self._study.directions] != directions:
+            raise RunError(
+                f"The trials in {journal} were searched for other objectives.",
+                remedy="Start the run over (checkpoint_action = restart).",
+            )
+
+    def propose(self, ordinal: int, salt: int = 0) -> tuple[int, Plan]:
+        """A new trial's number and the plan the sampler proposes for it.
+
+        Args:
+            ordinal: How many trials have been evaluated to an end before this one.
+            salt: Another number gives another plan at the same ordinal.
+        """
+        with quiet():
+            self._study.sampler = optuna.samplers.TPESampler(
+                n_startup_trials=self._n_startup_trials,
+                n_ei_candidates=N_CANDIDATES,
+                multivariate=True,
+                # Plans must follow from finished trials alone, so that a resume proposes the same.
+                constant_liar=False,
+                seed=sampler_seed(self._seed, ordinal, salt),
+            )
+            trial = self._study.ask()
+            plan = self._space.suggest(trial)
+            trial.set_user_attr(PLAN_KEY, plan.to_dict())
+        return trial.number, plan
+
+    def adopt(self, plan: Plan) -> int:
+        """The number of a new trial for a given plan."""
+        params = self._space.plan_to_params(plan) or {}
+        template = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=params,
+            distributions=self._distributions() if params else {},
+            user_attrs={PLAN_KEY: plan.to_dict()},
+        )
+        trial_id = self._storage.create_new_trial(self._id, template)
+        return self._storage.get_trial(trial_id).number
+
+    def learn(self, trial: Trial) -> None:
+        """Keep a finished trial, and let the sampler learn from it.
+
+        The record is written first: a kill between the two lines loses nothing.
+        """
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
+        self._storage.set_trial_user_attr(trial_id, TRIAL_KEY, trial_to_record(trial))
+        self._close(trial)
+
+    def settle(self) -> None:
+        """Close trials that a kill left open: with their record, or else as interrupted."""
+        for frozen in self._study.get_trials(deepcopy=False):
+            if frozen.state.is_finished():
+                continue
+            record = frozen.user_attrs.get(TRIAL_KEY)
+            plan = frozen.user_attrs.get(PLAN_KEY)
+            if record is not None:
+                self._close(trial_from_record(record))
+            elif plan is not None:
+                self.learn(
+                    Trial(
+                        number=frozen.number,
+                        plan=Plan.from_dict(plan),
+                        scores=(),
+                        state="failed",
+                        failure=INTERRUPTED,
+                    )
+                )
+            else:  # killed before it had a plan
+                self._fail(frozen.number)
+
+    def _close(self, trial: Trial) -> None:
+        values = [score.value for score in trial.scores if score.optimization != "none"]
+        frozen = self._study.get_trials(deepcopy=False)[trial.number]
+        # A plan from outside the space has scores but no parameters. Told as complete, it would
+        # leave the sampler no parameter that all trials share.
+        if trial.state == "complete" and frozen.params:
+            with quiet():
+                self._study.tell(trial.number, values)
+        else:
+            self._fail(trial.number)
+
+    def _fail(self, number: int) -> None:
+        with quiet():
+            self._study.tell(number, state=TrialState.FAIL)
+
+    def _distributions(self) -> dict[str, optuna.distributions.BaseDistribution]:
+        ranges = {
+            name: optuna.distributions.FloatDistribution(bounds.low, bounds.high)
+            for name, bounds in self._space.ranges.items()
+        }
+        return {SCOPE: optuna.distributions.CategoricalDistribution(self._space.scopes), **ranges}
