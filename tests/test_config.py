@@ -135,6 +135,12 @@ def test_a_config_file_that_cannot_be_read(tmp_path: Path, text: str | None, sai
         load_settings({"model": "m"}, path)
 
 
+def test_a_dotenv_that_is_no_text():
+    Path(".env").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SettingsError, match=r"\.env or a secret cannot be read"):
+        Settings(model="m")
+
+
 def test_unknown_key_in_toml():
     Path("config.toml").write_text("n_trails = 5\n")
     with pytest.raises(SettingsError, match=r"n_trails in config\.toml\. Did you mean n_trials\?"):

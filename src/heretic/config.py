@@ -77,6 +77,8 @@ class Settings(SettingsFields, BaseSettings):
             raise SettingsError(_explain(error, reading), remedy=_REMEDY) from error
         except SourceError as error:
             raise SettingsError(f"{error}.") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f".env or a secret cannot be read: {error}.") from error
         finally:
             READING.reset(token)
 

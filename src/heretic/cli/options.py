@@ -86,6 +86,7 @@ class SettingsCommand(click.Command):
             for parameter in self.get_params(ctx)
             if not (parameter.name or "").startswith(_PREFIX)
             and (record := parameter.get_help_record(ctx)) is not None
+            and record[1]  # an argument without help is in the usage line already
         ]
         with formatter.section("Options"):
             formatter.write_dl(own)
