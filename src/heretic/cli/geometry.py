@@ -1,4 +1,4 @@
-"""The table of residual geometry."""
+"""The tables of residual geometry."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -16,15 +17,19 @@ LEGEND = (
     "r': r of the layer before. Silhouette: 1 far apart, 0 mixed."
 )
 
-_COLUMNS: tuple[tuple[str, Callable[[LayerGeometry], float], int], ...] = (
-    ("cos(g,b)", lambda row: row.cos_means, 3),
-    ("cos(G,B)", lambda row: row.cos_medians, 3),
-    ("cos(g,r)", lambda row: row.cos_good_direction, 3),
-    ("cos(G,R)", lambda row: row.cos_good_direction_medians, 3),
-    ("cos(b,r)", lambda row: row.cos_bad_direction, 3),
-    ("cos(B,R)", lambda row: row.cos_bad_direction_medians, 3),
-    ("cos(r,R)", lambda row: row.cos_directions, 3),
-    ("cos(r,r')", lambda row: row.cos_previous, 3),
+_Column = tuple[str, Callable[[LayerGeometry], float], int]
+
+_COSINES: tuple[_Column, ...] = (
+    ("g,b", lambda row: row.cos_means, 3),
+    ("G,B", lambda row: row.cos_medians, 3),
+    ("g,r", lambda row: row.cos_good_direction, 3),
+    ("G,R", lambda row: row.cos_good_direction_medians, 3),
+    ("b,r", lambda row: row.cos_bad_direction, 3),
+    ("B,R", lambda row: row.cos_bad_direction_medians, 3),
+    ("r,R", lambda row: row.cos_directions, 3),
+    ("r,r'", lambda row: row.cos_previous, 3),
+)
+_SIZES: tuple[_Column, ...] = (
     ("|g|", lambda row: row.norm_good, 2),
     ("|G|", lambda row: row.norm_good_median, 2),
     ("|b|", lambda row: row.norm_bad, 2),
@@ -35,23 +40,22 @@ _COLUMNS: tuple[tuple[str, Callable[[LayerGeometry], float], int], ...] = (
 )
 
 
-def geometry_table(rows: Sequence[LayerGeometry]) -> Table:
-    """One row per layer, one column per figure; the legend is the caption."""
-    table = Table(
-        title=Text("Residual geometry", style="bold"),
-        title_justify="left",
-        caption=Text(LEGEND),
-        caption_justify="left",
-        box=box.SIMPLE,
-        padding=(0, 0),
-        pad_edge=False,
-        collapse_padding=True,
+def geometry_tables(rows: Sequence[LayerGeometry]) -> Group:
+    """Two tables that fit 80 columns, one row per layer: cosines; norms and separation."""
+    return Group(
+        _table("Residual geometry: cosines", _COSINES, rows),
+        _table("Residual geometry: norms and separation", _SIZES, rows),
+        Text(LEGEND, style="italic dim"),
     )
+
+
+def _table(heading: str, columns: Sequence[_Column], rows: Sequence[LayerGeometry]) -> Table:
+    table = Table(title=Text(heading, style="bold"), title_justify="left", box=box.SIMPLE)
     table.add_column("layer", justify="right", no_wrap=True)
-    for name, _, _ in _COLUMNS:
-        table.add_column(Text(name), justify="right")
+    for name, _, _ in columns:
+        table.add_column(Text(name), justify="right", no_wrap=True)
     for row in rows:
-        cells = [_figure(value(row), digits) for _, value, digits in _COLUMNS]
+        cells = [_figure(value(row), digits) for _, value, digits in columns]
         table.add_row(str(row.layer), *cells)
     return table
 

@@ -119,7 +119,7 @@ def draw_front(data: FrontData, path: Path, *, title: str = "") -> Path:
     if data.original is not None:
         _mark_original(axes, data.original)
     if data.chosen is not None:
-        _mark_chosen(axes, data.chosen, data.x_limit)
+        _mark_chosen(axes, data.chosen)
     _dress(axes, data, title)
     return save_figure(figure, path)
 
@@ -173,7 +173,8 @@ def _mark_original(axes: Axes, original: Point) -> None:
     )
 
 
-def _mark_chosen(axes: Axes, chosen: Point, x_limit: float) -> None:
+def _mark_chosen(axes: Axes, chosen: Point) -> None:
+    """A ring; what it stands for is said in the legend, where it covers no other trial."""
     axes.scatter(
         [chosen.x],
         [chosen.y],
@@ -182,19 +183,8 @@ def _mark_chosen(axes: Axes, chosen: Point, x_limit: float) -> None:
         edgecolors=CHOSEN,
         linewidths=1.8,
         zorder=6,
-        label="chosen",
-    )
-    rightwards = chosen.x < 0.55 * x_limit
-    axes.annotate(
-        f"trial {chosen.trial}: {chosen.label}",
-        (chosen.x, chosen.y),
-        xytext=(14 if rightwards else -14, 16),
-        textcoords="offset points",
-        ha="left" if rightwards else "right",
-        color=CHOSEN,
-        fontsize=9,
-        zorder=7,
-        arrowprops={"arrowstyle": "-", "color": CHOSEN, "linewidth": 0.8, "shrinkB": 6},
+        label=f"chosen: trial {chosen.trial}, {chosen.label}",
+        clip_on=False,
     )
 
 
@@ -204,7 +194,10 @@ def _dress(axes: Axes, data: FrontData, title: str) -> None:
     if data.y_name == "refusals":
         axes.set_ylim(-0.04, 1.04)
         axes.yaxis.set_major_formatter(lambda value, _position: f"{value:.0%}")
-    axes.legend(loc="upper right", frameon=False, fontsize=9)
+    axes.legend(loc="upper right", frameon=True, framealpha=0.85, edgecolor="none", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.set_axisbelow(True)
     if title:
         axes.set_title(title, loc="left", fontsize=11)
     if data.hidden:

@@ -5,7 +5,7 @@ Needs the optional package pacmap (extra `research`).
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +28,6 @@ Points = NDArray[np.float64]
 FRAMES_PER_LAYER = 6
 MILLISECONDS_PER_FRAME = 70
 MILLISECONDS_AT_REST = 500
-REACH = 2.6
-"""Half the width of a picture; points are scaled to a root mean square radius of 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +55,23 @@ class Appearance:
     good_color: str = "royalblue"
     bad_color: str = "darkorange"
     style: str = "dark_background"
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """What all pictures of a run share, so that they can be compared and animated."""
+
+    reach: float
+    last_layer: int
+
+    @classmethod
+    def around(cls, projections: Sequence[Projection]) -> _Frame:
+        """A square that holds every point of every layer, and a margin."""
+        reach = max(
+            (float(np.abs(p).max()) for item in projections for p in (item.good, item.bad)),
+            default=1.0,
+        )
+        return cls(1.06 * reach, max((item.layer for item in projections), default=0))
 
 
 def project(
@@ -124,10 +139,11 @@ def draw_projections(
 ) -> list[Path]:
     """Write one PNG per layer, `layer_000.png` and so on, and return their paths."""
     look = appearance or Appearance()
+    frame = _Frame.around(projections)
     with style(look.style):
         return [
             save_figure(
-                _figure(projection, len(projections), look),
+                _figure(projection, frame, look),
                 folder / f"layer_{projection.layer:03d}.png",
             )
             for projection in projections
@@ -139,35 +155,35 @@ def draw_animation(
 ) -> Path:
     """Write a GIF that goes through the layers in order, resting at each, and return its path."""
     look = appearance or Appearance()
+    if not projections:
+        raise HereticError("There are no projections to animate.")
+    frame = _Frame.around(projections)
     frames: list[Image] = []
     durations: list[int] = []
     with style(look.style):
         for index, projection in enumerate(projections):
-            frames.append(_frame(projection, len(projections), look))
+            frames.append(_image(projection, frame, look))
             durations.append(MILLISECONDS_AT_REST)
             if index + 1 == len(projections):
                 break
             for step in range(1, FRAMES_PER_LAYER):
                 middle = between(projection, projections[index + 1], step / FRAMES_PER_LAYER)
-                frames.append(_frame(middle, len(projections), look))
+                frames.append(_image(middle, frame, look))
                 durations.append(MILLISECONDS_PER_FRAME)
-    if not frames:
-        raise HereticError("There are no projections to animate.")
     path.parent.mkdir(parents=True, exist_ok=True)
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
     return path
 
 
 def _embed(pacmap: Any, points: NDArray[np.float32], start: Points | None, seed: int) -> Points:
+    # It warns, layer by layer, that a seed was set: that is what a seed is for.
+    logging.getLogger("pacmap").setLevel(logging.ERROR)
     reducer = pacmap.PaCMAP(
         n_components=2, n_neighbors=min(10, len(points) // 4), random_state=seed, verbose=False
     )
-    with warnings.catch_warnings():
-        # It warns that a seed makes it slower, which is what a seed is for.
-        warnings.simplefilter("ignore")
-        embedded = reducer.fit_transform(
-            points, init="pca" if start is None else start.astype(np.float32)
-        )
+    embedded = reducer.fit_transform(
+        points, init="pca" if start is None else start.astype(np.float32)
+    )
     return np.asarray(embedded, dtype=np.float64)
 
 
@@ -178,7 +194,7 @@ def _normalise(points: Points) -> Points:
     return result
 
 
-def _figure(projection: Projection, layers: int, look: Appearance) -> Figure:
+def _figure(projection: Projection, frame: _Frame, look: Appearance) -> Figure:
     figure = new_figure(6.0, 6.0)
     axes = figure.add_subplot()
     sets = (
@@ -189,20 +205,21 @@ def _figure(projection: Projection, layers: int, look: Appearance) -> Figure:
         axes.scatter(
             points[:, 0], points[:, 1], s=16, color=color, alpha=0.75, linewidths=0, label=label
         )
-    axes.set_xlim(-REACH, REACH)
-    axes.set_ylim(-REACH, REACH)
+    axes.set_xlim(-frame.reach, frame.reach)
+    # Room below the points for the legend.
+    axes.set_ylim(-1.12 * frame.reach, frame.reach)
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_title(f"{look.title}\nlayer {projection.layer} of 0 to {layers - 1}", fontsize=12)
-    axes.legend(loc="lower right", frameon=False, fontsize=10)
+    axes.set_title(f"{look.title}\nlayer {projection.layer} / {frame.last_layer}", fontsize=12)
+    axes.legend(loc="lower right", frameon=False, fontsize=10, ncols=2)
     return figure
 
 
-def _frame(projection: Projection, layers: int, look: Appearance) -> Image:
-    """One frame of the animation; 96 colours are plenty and keep the file small."""
+def _image(projection: Projection, frame: _Frame, look: Appearance) -> Image:
+    """One image of the animation; 96 colours are plenty and keep the file small."""
     from PIL import Image
 
-    figure = _figure(projection, layers, look)
+    figure = _figure(projection, frame, look)
     figure.set_dpi(80)
     figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
