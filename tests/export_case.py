@@ -12,7 +12,16 @@ from torch.nn import functional
 from heretic.config import Settings
 from heretic.export.choice import Choice
 from heretic.model import Model
-from heretic.records import ATTENTION, MLP, Kernel, Plan, RowNormalization, RunManifest, Score, Trial
+from heretic.records import (
+    ATTENTION,
+    MLP,
+    Kernel,
+    Plan,
+    RowNormalization,
+    RunManifest,
+    Score,
+    Trial,
+)
 from tests import tiny
 
 BASELINE = (
@@ -23,13 +32,15 @@ SCORES = (
     Score("refusals", 0.1, "minimize", "2/20"),
     Score("kl_divergence", 0.0625, "minimize", "0.0625"),
 )
+ATTENTION_KERNEL = Kernel(1.2, 1.0, 0.4, 1.5)
+MLP_KERNEL = Kernel(0.9, 2.0, 0.1, 1.0)
 NEVER = Kernel(0.0, 1.0, 0.0, 5.0)
 
 
 def plan(
     row_normalization: RowNormalization = "full",
-    attention: Kernel = Kernel(1.2, 1.0, 0.4, 1.5),
-    mlp: Kernel = Kernel(0.9, 2.0, 0.1, 1.0),
+    attention: Kernel = ATTENTION_KERNEL,
+    mlp: Kernel = MLP_KERNEL,
 ) -> Plan:
     """A plan that edits most writers of a model of three layers and leaves one alone."""
     return Plan.create(

@@ -120,16 +120,12 @@ def test_an_adapter_folder_is_complete(model: Model, choice: Choice, tmp_path: P
 
 
 @pytest.mark.parametrize("strategy", ["merge", "adapter"])
-def test_saved_models_score_as_in_the_search(
-    model: Model, strategy: str, tmp_path: Path
-) -> None:
+def test_saved_models_score_as_in_the_search(model: Model, strategy: str, tmp_path: Path) -> None:
     plan = export_case.plan()
     evaluator = Evaluator(model.settings, model, export_case.directions())
     searched = evaluator.evaluate([plan])[0]
     assert searched[1].value > 0.01
-    choice = export_case.choice(
-        model.settings, plan, scores=searched, baseline=evaluator.baseline
-    )
+    choice = export_case.choice(model.settings, plan, scores=searched, baseline=evaluator.baseline)
     folder = save(model, choice, tmp_path / "m", strategy=strategy)
     scores = verify(folder, choice, evaluator)
     assert [score.name for score in scores] == [score.name for score in searched]
@@ -272,7 +268,7 @@ def test_too_little_disk_is_said_before_anything_is_written(
 ) -> None:
     free = export_files.DISK_MARGIN + estimated_bytes(model) - 1
     usage = shutil.disk_usage(tmp_path)._replace(free=free)
-    monkeypatch.setattr(export_files.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(ExportError, match=r"needs about .* are free") as caught:
         check_export(model, tmp_path / "new" / "m", "merge")
     assert "adapter" in (caught.value.remedy or "")

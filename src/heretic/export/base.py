@@ -11,6 +11,9 @@ from heretic.export.choice import is_local
 CARRIED_OVER = ("license", "license_name", "license_link", "language", "library_name")
 """Metadata of the base's card that hold for the edited model too."""
 
+CARD_TIMEOUT = 10.0
+"""Seconds to wait for the Hub to send the base model's card."""
+
 
 def base_folder(model: str, revision: str | None = None) -> Path | None:
     """The folder with the base model's files: its own, or its snapshot in the Hub cache."""
@@ -42,9 +45,9 @@ def front_matter(card: str) -> dict[str, Any]:
     import yaml  # type: ignore[import-untyped]
 
     lines = card.lstrip("\ufeff").splitlines()
-    if not lines or lines[0].strip() != "---":
+    if not lines or lines[0].rstrip() != "---":
         return {}
-    end = next((i for i, line in enumerate(lines[1:], 1) if line.strip() == "---"), None)
+    end = next((i for i, line in enumerate(lines[1:], 1) if line.rstrip() == "---"), None)
     if end is None:
         return {}
     try:
@@ -67,24 +70,29 @@ def carried_over(metadata: Mapping[str, Any], model: str) -> dict[str, Any]:
 
 
 def _card_text(model: str, revision: str | None) -> str | None:
-    if is_local(model):
-        path = Path(model).expanduser() / "README.md"
-    else:
-        found = _download_card(model, revision)
-        if found is None:
+    folder = base_folder(model, revision)
+    if folder is not None and (folder / "README.md").is_file():
+        try:
+            return (folder / "README.md").read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
             return None
-        path = found
+    return None if is_local(model) else _download_card(model, revision)
+
+
+def _download_card(model: str, revision: str | None) -> str | None:
+    """The card's text from the Hub; one try, because saving must go on without it."""
+    from huggingface_hub import get_session, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    failures: tuple[type[Any], ...] = (OSError, ValueError, *HfHubHTTPError.__bases__)
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        response = get_session().get(
+            hf_hub_url(model, "README.md", revision=revision),
+            headers=build_hf_headers(),
+            timeout=CARD_TIMEOUT,
+            follow_redirects=True,
+        )
+    except failures:
         return None
-
-
-def _download_card(model: str, revision: str | None) -> Path | None:
-    from huggingface_hub import hf_hub_download
-
-    # A card is a courtesy: no network, no card, no permission - saving must go on.
-    try:
-        return Path(hf_hub_download(model, "README.md", revision=revision))
-    except (OSError, ValueError):
-        return None
+    return str(response.text) if response.status_code == 200 else None

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 TAGS = ("heretic", "abliterated", "uncensored", "decensored")
 PROJECT = "Heretic"
 _DIVERGENCES = ("kl_divergence",)
+_WARNING = """> [!WARNING]
+> **The safety behaviour of this model was changed on purpose.** It may answer requests that the
+> original declines, and it will not reliably warn, refuse or redirect. No other safeguard was added
+> in place of what was removed. What is done with it is its user's responsibility.
+"""
 
 
 class HasBaseline(Protocol):
@@ -125,7 +130,7 @@ def _intro(
     index = plan.direction_index
     direction = f"{scope}, at layer {index:.4g}" if index is not None else scope
     measured = (
-        f"{scores_table(before, after)}\n{origin}\n"
+        f"{scores_table(before, after)}{origin}"
         if before or after
         else "No scores were measured for this copy.\n"
     )
@@ -133,6 +138,7 @@ def _intro(
         f"# {display_name(model)}, decensored\n\n"
         f"This is {model_link(model)}, edited with {PROJECT} {heretic.__version__} so that it "
         "declines less.\n\n"
+        f"{_WARNING}\n"
         f"## Scores\n\n{measured}\n"
         f"## Plan\n\nDirection: {direction}. Row normalization: {plan.row_normalization}.\n\n"
         f"{plan_table(plan)}"
@@ -142,7 +148,7 @@ def _intro(
 def _origin(choice: Choice) -> str:
     if choice.verified is not None:
         return "\nMeasured on these files, reloaded from disk after saving.\n"
-    return "\nMeasured during the search, with the edit applied while running; not yet on files.\n"
+    return "\nMeasured with the edit applied while running, not yet on these files.\n"
 
 
 def _table(heading: list[str], rows: list[list[str]]) -> str:

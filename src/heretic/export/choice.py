@@ -85,6 +85,5 @@ def is_local(model: str) -> bool:
 
 def display_name(model: str) -> str:
     """A name fit for publication: a Hub id as it is, a local path by its last part only."""
-    if not is_local(model):
-        return model
-    return Path(model).expanduser().resolve().name or "model"
+    name = Path(model).expanduser().resolve().name if is_local(model) else model
+    return " ".join(name.split()) or "model"

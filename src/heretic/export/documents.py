@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import heretic
-from heretic.export.base import base_metadata
+from heretic.export.base import base_metadata, carried_over, front_matter
 from heretic.export.card import model_card
 from heretic.export.choice import Choice, Strategy, display_name
 from heretic.export.files import (
@@ -49,7 +49,8 @@ def write_documents(folder: Path, choice: Choice, strategy: Strategy, model: Mod
     write_json(folder / PARAMETERS, parameters)
     reproduction = describe(choice, strategy, model, revision, inventory(folder))
     write_json(folder / REPRODUCTION, reproduction.to_dict())
-    _write_card(folder, choice, strategy, revision)
+    metadata = base_metadata(str(choice.settings.model), revision)
+    write_text(folder / CARD, model_card(choice, strategy, metadata))
 
 
 def rewrite_scores(folder: Path, choice: Choice) -> None:
@@ -68,7 +69,11 @@ def rewrite_scores(folder: Path, choice: Choice) -> None:
         verified=choice.verified is not None,
     )
     write_json(folder / REPRODUCTION, updated.to_dict())
-    _write_card(folder, choice, reproduction.strategy, parameters.get("base_model_revision"))
+    # The licence was looked up when the first card was written; the Hub need not be asked again.
+    card = folder / CARD
+    old = front_matter(card.read_text(encoding="utf-8")) if card.is_file() else {}
+    metadata = carried_over(old, str(choice.settings.model))
+    write_text(card, model_card(choice, reproduction.strategy, metadata))
 
 
 def base_revision(model: Model) -> str | None:
@@ -92,8 +97,3 @@ def _scores(choice: Choice) -> Mapping[str, Any]:
         "after": [asdict(score) for score in choice.scores],
         "verified": choice.verified is not None,
     }
-
-
-def _write_card(folder: Path, choice: Choice, strategy: Strategy, revision: str | None) -> None:
-    metadata = base_metadata(str(choice.settings.model), revision)
-    write_text(folder / CARD, model_card(choice, strategy, metadata))

@@ -123,7 +123,9 @@ def check_plugins(recorded: Reproduction, trust_plugins: bool = False) -> None:
     Raises:
         ExportError: The file names one, and `trust_plugins` is false.
     """
-    scorers = recorded.settings.get("scorers", ())
+    scorers = recorded.settings.get("scorers", [])
+    if not isinstance(scorers, list):
+        raise ExportError("The scorers in the reproduction file are not a list.")
     foreign = [plugin for plugin in map(_plugin, scorers) if not is_own_plugin(plugin)]
     if foreign and not trust_plugins:
         raise ExportError(
@@ -158,14 +160,14 @@ def restored_settings(recorded: Reproduction, overrides: Mapping[str, Any]) -> S
             f"A reproduction file cannot set {', '.join(forbidden)}.",
             remedy="Remove these lines from it if you trust the rest.",
         )
-    pinned: dict[str, Any] = {
-        "seed": recorded.seed,
-        "max_shard_size": recorded.max_shard_size,
-        "batch_size": recorded.found["batch_size"],
-        "response_prefix": recorded.found["response_prefix"],
-        "dtypes": [recorded.found["dtype"]],
-    }
     try:
+        pinned: dict[str, Any] = {
+            "seed": recorded.seed,
+            "max_shard_size": recorded.max_shard_size,
+            "batch_size": recorded.found["batch_size"],
+            "response_prefix": recorded.found["response_prefix"],
+            "dtypes": [recorded.found["dtype"]],
+        }
         return Settings.restore({**recorded.settings, **pinned, **overrides})
     except (SettingsError, KeyError) as error:
         raise ExportError(f"The settings in the reproduction file do not hold: {error}") from error
