@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from heretic import prompts
+from heretic import pipeline, prompts
 from heretic.config import Settings
 from heretic.directions import difference_directions
 from heretic.errors import ExportError
@@ -110,6 +110,36 @@ def test_the_same_files_come_out(exported: Export, strategy: str, tmp_path: Path
     first = json.loads((folder / "reproduce.json").read_text())
     second = json.loads((tmp_path / "second" / "reproduce.json").read_text())
     assert first == second  # and so the copy can be reproduced in turn, figures included
+
+
+@pytest.mark.parametrize("strategy", ["merge", "adapter"])
+def test_a_searched_model_is_made_again(strategy: str, tmp_path: Path) -> None:
+    settings = export_case.settings(
+        tiny.folder(tmp_path / "Tiny-Base"),
+        **export_case.prompt_files(tmp_path),
+        batch_size=0,
+        response_prefix="auto",
+        n_trials=2,
+        study_checkpoint_dir=str(tmp_path / "runs"),
+    )
+    folder, seed = pipeline.open_folder(settings)
+    with folder.lock():
+        session = pipeline.prepare(settings, Silent(), folder, seed)
+        trial = pipeline.search(session)[0]
+        scores = pipeline.export_trial(session, trial, tmp_path / "first", strategy)
+    recorded = Reproduction.read(tmp_path / "first" / "reproduce.json")
+    assert recorded.after == scores
+    assert recorded.verified
+    assert recorded.seed == seed
+    outcome = reproduce(
+        tmp_path / "first",
+        tmp_path / "second",
+        prepare=pipeline.prepare_directions,
+        reporter=Silent(),
+    )
+    assert outcome.identical, outcome.summary()
+    assert outcome.same_directions
+    assert Reproduction.read(tmp_path / "second" / "reproduce.json").after == scores
 
 
 def test_the_environment_has_no_say(
@@ -232,6 +262,9 @@ def test_the_user_can(exported: Export) -> None:
     settings = restored_settings(recorded, {"trust_remote_code": True, "model": "org/copy"})
     assert settings.trust_remote_code
     assert settings.model == "org/copy"
+    moved = restored_settings(recorded, {"good_prompts": {"dataset": "org/prompts"}})
+    assert moved.good_prompts.dataset == "org/prompts"
+    assert moved.good_prompts.split == recorded.settings["good_prompts"]["split"]
 
 
 @pytest.mark.parametrize(

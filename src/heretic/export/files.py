@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from heretic.errors import ExportError
+from heretic.runs import write_atomic
 
 PARAMETERS = "abliteration_params.json"
 REPRODUCTION = "reproduce.json"
@@ -53,14 +54,7 @@ def inventory(folder: Path) -> dict[str, dict[str, Any]]:
 
 def write_json(path: Path, data: Any) -> None:
     """Write JSON so that a reader sees the old file or the whole new one."""
-    write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a text file (UTF-8) in one step."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_atomic(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

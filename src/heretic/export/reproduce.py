@@ -168,9 +168,19 @@ def restored_settings(recorded: Reproduction, overrides: Mapping[str, Any]) -> S
             "response_prefix": recorded.found["response_prefix"],
             "dtypes": [recorded.found["dtype"]],
         }
-        return Settings.restore({**recorded.settings, **pinned, **overrides})
+        return Settings.restore(_merged({**recorded.settings, **pinned}, overrides))
     except (SettingsError, KeyError) as error:
         raise ExportError(f"The settings in the reproduction file do not hold: {error}") from error
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Both tables as one; inner tables are merged too, and `above` wins."""
+    merged = dict(below)
+    for name, value in above.items():
+        old = merged.get(name)
+        tables = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[name] = _merged(old, value) if tables else value  # type: ignore[arg-type]
+    return merged
 
 
 def _choice(recorded: Reproduction, settings: Settings, directions: Tensor) -> Choice:
