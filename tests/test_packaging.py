@@ -1,0 +1,140 @@
+"""The wheel holds everything: built, installed elsewhere, its demo files read from there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from email.parser import HeaderParser
+from pathlib import Path
+
+import pytest
+
+import heretic
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "heretic"
+ADAPTER_LIMIT = 6 * 1024 * 1024
+
+FIRST_STEP = """
+import json, sys
+from pathlib import Path
+import heretic
+installed = Path(sys.argv[1]).resolve()
+assert installed in Path(heretic.__file__).resolve().parents, heretic.__file__
+
+from heretic.config import DatasetSpecification
+from heretic.demo.data import ADAPTER_FOLDER, adapter_digest, prompt_file
+from heretic.prompts import load
+from safetensors import safe_open
+
+for name, least in (("topic", 400), ("ordinary", 400)):
+    prompts = load(DatasetSpecification(dataset=str(prompt_file(f"{name}_train"))), None)
+    assert len(prompts) >= least, (name, len(prompts))
+for name in ("topic_test", "ordinary_test", "near_topic_test"):
+    prompts = load(DatasetSpecification(dataset=str(prompt_file(name)), split="train[:100]"), None)
+    assert len(prompts) == 100, (name, len(prompts))
+config = json.loads((ADAPTER_FOLDER / "adapter_config.json").read_text())
+assert config["peft_type"] == "LORA"
+with safe_open(ADAPTER_FOLDER / "adapter_model.safetensors", framework="numpy") as tensors:
+    assert any("lora_A" in key for key in tensors.keys())
+assert len(adapter_digest()) == 64
+print("read")
+"""
+
+
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    result = subprocess.run(
+        [str(part) for part in command],
+        check=False,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy so that nothing left from earlier builds gets in."""
+    copy = tmp_path_factory.mktemp("copy")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    shutil.copytree(SOURCE, copy / "src" / "heretic", ignore=shutil.ignore_patterns("__pycache__"))
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", copy / "dist", cwd=copy)
+    (built,) = (copy / "dist").glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with this distribution alone; what it needs comes from the running environment."""
+    folder = tmp_path_factory.mktemp("installed")
+    pip = (sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet")
+    run(*pip, "--target", folder, wheel, cwd=folder)
+    return folder
+
+
+def test_wheel_holds_every_file_of_the_package(wheel: Path):
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    files = {
+        path.relative_to(SOURCE.parent).as_posix()
+        for path in SOURCE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert files <= packed
+    foreign = {name for name in packed if not name.startswith(("heretic/", "heretic_llm-"))}
+    assert not foreign
+
+
+def test_metadata(wheel: Path):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        (metadata_name,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+        metadata = HeaderParser().parsestr(archive.read(metadata_name).decode())
+        (license_name,) = (name for name in names if name.endswith("/licenses/LICENSE"))
+        text = archive.read(license_name).decode()
+    assert metadata["Name"] == "heretic-llm"
+    assert metadata["Version"] == heretic.__version__
+    assert metadata["License-Expression"] == "AGPL-3.0-or-later"
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert "GNU AFFERO GENERAL PUBLIC LICENSE" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_demo_adapter_is_small():
+    size = sum(path.stat().st_size for path in (SOURCE / "demo" / "adapter").rglob("*"))
+    assert 0 < size <= ADAPTER_LIMIT
+
+
+def test_first_step_of_the_demo_runs_from_the_installed_package(installed: Path, tmp_path: Path):
+    output = run(
+        sys.executable,
+        "-c",
+        FIRST_STEP,
+        installed,
+        cwd=tmp_path,
+        PYTHONPATH=str(installed),
+        HF_HUB_OFFLINE="1",
+        HF_HOME=str(tmp_path / "cache"),
+    )
+    assert output.splitlines()[-1] == "read"
+
+
+def test_installed_command_runs(installed: Path, tmp_path: Path):
+    command = installed / "bin" / "heretic"
+    output = run(command, "--version", cwd=tmp_path, PYTHONPATH=str(installed))
+    assert heretic.__version__ in output
+
+
+def test_constraints_pin_everything_exactly_and_name_no_host():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert "torch==2.13.0" in pins
+    assert all(line.count("==") == 1 and "+" not in line for line in pins)
+    assert not any("://" in line or line.startswith("-") for line in lines)
+    assert len({line.partition("==")[0] for line in pins}) == len(pins)
