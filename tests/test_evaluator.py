@@ -1,0 +1,227 @@
+"""Plans in, scores out; the baseline is always the unedited model; the library interface."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional
+
+from heretic.config import DatasetSpecification, Settings
+from heretic.evaluator import Evaluator
+from heretic.events import EvaluationProgress, Event
+from heretic.model import AbliterationParameters, Model
+from heretic.records import Plan, RowNormalization
+from heretic.scorers.keyword import is_refusal
+from heretic.utils import load_prompts
+from tests import tiny
+
+KERNEL = AbliterationParameters(1.5, 1.5, 0.5, 5.0)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("files")
+    tiny.folder(path / "model")
+    (path / "good.txt").write_text("\n".join(tiny.GOOD_PROMPTS))
+    (path / "bad.txt").write_text("\n".join(tiny.BAD_PROMPTS))
+    return path
+
+
+def settings_for(files: Path, **overrides: Any) -> Settings:
+    def rows(name: str, split: str) -> dict[str, str]:
+        return {"dataset": str(files / f"{name}.txt"), "split": split}
+
+    values: dict[str, Any] = {
+        "model": str(files / "model"),
+        "dtypes": ["float32"],
+        "response_prefix": "",
+        "max_response_length": 6,
+        # Markers that a random model's bytes hit now and then, so that counts are neither 0 nor all
+        "refusal_markers": ["`", "%"],
+        "good_prompts": rows("good", "train[:8]"),
+        "bad_prompts": rows("bad", "train[:8]"),
+        "good_evaluation_prompts": rows("good", "train[8:]"),
+        "bad_evaluation_prompts": rows("bad", "train[4:]"),
+    }
+    return Settings(**{**values, **overrides})
+
+
+@pytest.fixture(scope="module")
+def model(files: Path) -> Model:
+    return Model(settings_for(files))
+
+
+@pytest.fixture(scope="module")
+def directions(model: Model, files: Path) -> torch.Tensor:
+    good = model.get_residuals_batched(tiny.GOOD_PROMPTS[:8])
+    bad = model.get_residuals_batched(tiny.BAD_PROMPTS[:8])
+    return functional.normalize(bad.mean(dim=0) - good.mean(dim=0), dim=-1)
+
+
+def plan(variant: RowNormalization = "full", weight: float = 1.5) -> Plan:
+    kernel = AbliterationParameters(weight, 1.5, weight / 3, 5.0)
+    return Plan.create(
+        direction_scope="per layer",
+        direction_index=None,
+        kernels={"attn": kernel, "mlp": kernel},
+        row_normalization=variant,
+    )
+
+
+@pytest.mark.parametrize("variant", ["none", "pre", "full"])
+def test_plan_scores_are_those_of_edited_weights(
+    model: Model, directions: torch.Tensor, variant: RowNormalization
+) -> None:
+    evaluator = Evaluator(model.settings, model, directions)
+    (scores,) = evaluator.evaluate([plan(variant)])
+    assert scores[1].value > 0.001
+    model.apply(plan(variant), directions)
+    try:
+        current = evaluator.score_current()
+    finally:
+        model.restore()
+    assert current[0] == scores[0]
+    assert current[1].value == pytest.approx(scores[1].value, rel=1e-3)
+
+
+def test_many_plans_score_as_one_at_a_time(model: Model, directions: torch.Tensor) -> None:
+    evaluator = Evaluator(model.settings, model, directions)
+    plans = [plan(weight=weight) for weight in (0.5, 1.0, 2.0)]
+    together = evaluator.evaluate(plans)
+    assert together == [evaluator.evaluate([one])[0] for one in plans]
+    assert len({scores[1].value for scores in together}) == 3
+
+
+def test_baseline_has_no_divergence_and_counts_the_originals_refusals(model: Model) -> None:
+    refusals, kl = Evaluator(model.settings, model).baseline
+    replies = model.get_responses_batched(tiny.BAD_PROMPTS[4:])
+    expected = sum(is_refusal(reply, model.settings.refusal_markers) for reply in replies)
+    assert refusals.display == f"{expected}/{len(replies)}"
+    assert kl.value == 0.0
+
+
+def test_verdicts_equal_those_of_full_length_replies(
+    model: Model, directions: torch.Tensor
+) -> None:
+    evaluator = Evaluator(model.settings, model, directions)
+    for weight in (0.0, 0.7, 1.4, 2.1):
+        chosen = plan(weight=weight)
+        with model.edited(chosen, directions):
+            replies = model.get_responses_batched(tiny.BAD_PROMPTS[4:])
+        full = sum(is_refusal(reply, model.settings.refusal_markers) for reply in replies)
+        assert evaluator.evaluate([chosen])[0][0].display == f"{full}/{len(replies)}"
+
+
+def test_plans_need_directions(model: Model) -> None:
+    with pytest.raises(ValueError, match="without directions"):
+        Evaluator(model.settings, model).evaluate([plan()])
+
+
+def test_progress_inside_an_evaluation_reaches_the_reporter(
+    model: Model, directions: torch.Tensor
+) -> None:
+    seen: list[Event] = []
+
+    class Collector:
+        def emit(self, event: Event) -> None:
+            seen.append(event)
+
+    model.batch_size = 3
+    Evaluator(model.settings, model, directions, Collector()).evaluate([plan()])
+    replies = [e for e in seen if isinstance(e, EvaluationProgress) and e.what == "replies"]
+    total = len(tiny.BAD_PROMPTS) - 4
+    assert all(event.total == total for event in replies)
+    assert all(0 <= event.done <= total for event in replies)
+    assert any(event.tokens_per_second for event in replies)
+
+
+class TestLibrary:
+    """The lines of the specification, as they stand."""
+
+    def test_the_lines_as_they_stand(self, files: Path, tmp_path: Path) -> None:
+        F = functional  # noqa: N806 - the name in the specification
+        path = tmp_path / "edited"
+        base = settings_for(files)
+        good_prompts = load_prompts(DatasetSpecification(**base.good_prompts.model_dump()))
+        bad_prompts = load_prompts(base.bad_prompts)
+
+        settings = Settings(**{**base.to_dict(), "n_trials": 100})
+        model = Model(settings)
+        good = model.get_residuals_batched(good_prompts)
+        bad = model.get_residuals_batched(bad_prompts)
+        directions = F.normalize(bad.mean(dim=0) - good.mean(dim=0), p=2, dim=-1)
+        originals = {writer.name: writer.weight().double().clone() for writer in model.writers}
+        expected_base = Evaluator(settings, model).count_refusals()
+        model.abliterate(
+            directions,
+            direction_index=1.25,
+            parameters={
+                "attn": AbliterationParameters(
+                    max_weight=1.5,
+                    max_weight_position=1.5,
+                    min_weight=0.5,
+                    min_weight_distance=5.0,
+                ),
+                "mlp": KERNEL,
+            },
+        )
+        evaluator = Evaluator(settings, model)
+        score, kl, refusals = evaluator.get_score()
+        model.model.save_pretrained(path)
+        model.tokenizer.save_pretrained(path)
+
+        assert kl > 0.0
+        assert isinstance(refusals, int)
+        assert evaluator.base_refusals == expected_base > 0
+        assert score == (kl / settings.kl_divergence_scale, refusals / expected_base)
+        self.check_weights(path, model, directions, originals)
+        model.reload_model()
+        assert evaluator.get_score()[1] == 0.0
+
+    @staticmethod
+    def check_weights(
+        path: Path, model: Model, directions: torch.Tensor, originals: dict[str, torch.Tensor]
+    ) -> None:
+        """The weights on disk against the formula of the specification, variant `full`."""
+        on_disk = load_file(path / "model.safetensors")
+        # direction_index 1.25 lies between layers 1 and 2, that is rows 2 and 3
+        v = functional.normalize(0.75 * directions[2] + 0.25 * directions[3], dim=0).double()
+        for writer in model.writers:
+            weight = originals[writer.name]
+            a = KERNEL.weight(writer.layer)
+            norms = weight.norm(dim=1, keepdim=True)
+            rows = weight / norms
+            edited = functional.normalize(rows - a * torch.outer(v, v @ rows), dim=1) * norms
+            saved = on_disk[f"{writer.name}.weight"].double()
+            assert (saved - edited).norm() < 1e-5 * (weight - edited).norm()
+
+    def test_kl_scale_and_a_baseline_without_refusals(self, files: Path) -> None:
+        settings = settings_for(files, kl_divergence_scale=2.0, refusal_markers=["\u2603"])
+        model = Model(settings)
+        model.abliterate(
+            torch.eye(4, model.hidden_size).roll(-1, 0), None, {"attn": KERNEL, "mlp": KERNEL}
+        )
+        score, kl, refusals = Evaluator(settings, model).get_score()
+        assert score == (kl / 2.0, float(refusals))
+
+    def test_mean_scope(self, model: Model, directions: torch.Tensor) -> None:
+        model.abliterate(directions, None, {"mlp": KERNEL}, direction_scope="mean")
+        changed = model.get_layer_matrices(0)["mlp.down_proj"][0].clone()
+        model.reload_model()
+        with_mean = Plan.create(
+            direction_scope="mean",
+            direction_index=None,
+            kernels={"mlp": KERNEL},
+            row_normalization="full",
+        )
+        model.apply(with_mean, directions)
+        assert torch.equal(changed, model.get_layer_matrices(0)["mlp.down_proj"][0])
+        model.restore()
+
+    def test_plans_survive_json(self) -> None:
+        assert Plan.from_dict(json.loads(json.dumps(plan().to_dict()))) == plan()
