@@ -73,7 +73,10 @@ class TerminalPrompter:
         def some(chosen: list[Any]) -> bool | str:
             return bool(chosen) or "Tick at least one with the space bar."
 
-        ticked = _ask(lambda: questionary.checkbox(question, choices, validate=some))
+        keys = "(space ticks, Enter goes on)"
+        ticked = _ask(
+            lambda: questionary.checkbox(question, choices, validate=some, instruction=keys)
+        )
         return [option.value for option in ticked]
 
     def text(self, question: str, default: str = "", check: Check | None = None) -> str:

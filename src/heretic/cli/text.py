@@ -5,12 +5,23 @@ from __future__ import annotations
 import os
 import sys
 import unicodedata
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
 
 _NAMES = {"kl": "KL", "kl divergence": "KL divergence"}
 _KEPT = "\n\t"
+
+
+class _Console(Console):
+    """A console that falls silent when its reader leaves, where rich would end the program."""
+
+    def on_broken_pipe(self) -> None:
+        """Go on without output: a search is worth more than its display (`heretic M | head`)."""
+        self.quiet = True
+        with suppress(OSError, ValueError):  # standard output is no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
 def make_console() -> Console:
@@ -22,13 +33,10 @@ def make_console() -> Console:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     if sys.stdout.isatty():
-        return Console(highlight=False)
-    width = int(os.environ.get("COLUMNS", "0") or 0) if _is_number("COLUMNS") else 0
-    return Console(highlight=False, force_terminal=False, no_color=True, width=width or 120)
-
-
-def _is_number(variable: str) -> bool:
-    return os.environ.get(variable, "").isdigit()
+        return _Console(highlight=False)
+    columns = os.environ.get("COLUMNS", "")
+    width = int(columns) if columns.isdigit() else 0
+    return _Console(highlight=False, force_terminal=False, no_color=True, width=width or 120)
 
 
 def is_interactive() -> bool:

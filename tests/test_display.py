@@ -1,0 +1,210 @@
+"""Live panel, plain lines and tables: nothing crashes them, and nothing leaks into a file."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from subprocess import PIPE
+
+import pytest
+from rich.console import Console
+
+from heretic.cli.display import PlainReporter, RichReporter, Tee, make_reporter
+from heretic.cli.tables import (
+    Replies,
+    before_after_table,
+    front_table,
+    plan_table,
+    scores_table,
+)
+from heretic.cli.text import bytes_text, clip, make_console, memory_text, safe
+from heretic.events import Event, Notice, StageFinished, StageStarted
+from heretic.records import front
+from tests.terminal import arguments, end, environment, in_pipe, in_terminal, plain, written
+from tests.terminal_program import BASELINE, HOSTILE, run_search, run_stages, trial
+
+
+def shown(renderable, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
+    console.print(renderable)
+    return written(console)
+
+
+def test_front_table_shows_the_index_users_give_and_the_baseline() -> None:
+    table = shown(front_table(front([trial(number) for number in range(3)]), BASELINE))
+    rows = [line.split() for line in table.splitlines()]
+    assert rows[0] == ["index", "trial", "refusals", "KL", "divergence", "direction"]
+    assert rows[2] == ["original", "97/100", "0.0000"]
+    assert rows[3] == ["0", "2", "70/100", "0.0230", "per", "layer"]
+    assert rows[4] == ["1", "1", "80/100", "0.0130", "global", "13.50"]
+
+
+def test_front_table_says_what_it_leaves_out() -> None:
+    table = shown(front_table([trial(number) for number in range(9)], limit=4))
+    assert "and 5 more" in table
+
+
+def test_front_table_of_nothing() -> None:
+    assert "index" in shown(front_table([], BASELINE))
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_no_table_reads_markup_or_is_too_wide(width: int) -> None:
+    tables = [
+        before_after_table([Replies(HOSTILE, HOSTILE * 20, "x" * 500)], heading=HOSTILE),
+        scores_table({HOSTILE: BASELINE, "edited": trial(1).scores}),
+        plan_table(trial(1).plan),
+    ]
+    for table in tables:
+        text = shown(table, width)
+        assert "\x1b" not in text
+        assert max(map(len, text.splitlines())) <= width
+    if width == 120:
+        assert "[/INST] [bold red]loud[/]" in shown(tables[0], width)
+
+
+def test_plan_table_shows_a_kernel_of_zero_as_off() -> None:
+    text = shown(plan_table(trial(1).plan))
+    assert "mlp.down_proj" in text
+    assert "off" in text
+
+
+def test_safe_takes_control_codes_out_and_leaves_text_alone() -> None:
+    assert safe("a\r\nb\tc [/INST] é 漢 👍") == "a\nb\tc [/INST] é 漢 👍"
+    assert "\x1b" not in safe(HOSTILE)
+    assert "\x07" not in safe(HOSTILE)
+    assert safe("\u202eabc\x9b") == "\ufffdabc\ufffd"
+    assert clip("abcdef", 4) == "abc…"
+
+
+def test_bytes_are_readable() -> None:
+    assert [bytes_text(count) for count in (1500, 22e6, 1.24e9, 640e9)] == [
+        "2 kB",
+        "22 MB",
+        "1.2 GB",
+        "640 GB",
+    ]
+
+
+def test_memory_is_told_without_importing_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert memory_text().startswith("memory ")
+    assert "GPU" not in memory_text()
+
+
+def test_memory_of_the_accelerators_is_told_once_cuda_is_in_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Cuda:
+        is_initialized = staticmethod(lambda: True)
+        device_count = staticmethod(lambda: 2)
+        memory_reserved = staticmethod(lambda device: 1e9 * (device + 1))
+
+    monkeypatch.setitem(sys.modules, "torch", type("torch", (), {"cuda": Cuda}))
+    assert memory_text().endswith("GPU 3.0 GB")
+
+
+def test_a_file_is_no_terminal_even_if_the_environment_claims_it(tmp_path) -> None:
+    result = in_pipe("search", tmp_path, env={"FORCE_COLOR": "1", "TTY_COMPATIBLE": "1"})
+    assert result.returncode == 0, result.stderr
+    assert "\x1b" not in result.stdout
+    assert "[/INST] [bold red]loud[/]" in result.stdout
+    assert "trial 3: refusals 60/100, KL divergence 0.0330; 4 of 4 trials" in result.stdout
+    assert "trial 2 failed: [/INST]" in result.stdout
+    assert "Residuals: 400 prompts" in result.stdout
+
+
+def test_an_encoding_without_the_characters_ends_nothing(tmp_path) -> None:
+    result = in_pipe("search", tmp_path, env={"PYTHONIOENCODING": "ascii"})
+    assert result.returncode == 0, result.stderr
+    assert "trial 3: refusals 60/100" in result.stdout
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_live_panel(tmp_path, columns: int) -> None:
+    child = in_terminal("search", tmp_path, columns=columns)
+    child.expect("front so far")
+    child.expect("elapsed")
+    assert end(child) == 0
+    text = plain(child.before)
+    assert "trial 2 failed: [/INST]" in text
+    assert "✓ Search: 4 trials in 4m 4s" in text
+    assert "\x1b]0;" not in child.before
+
+
+def test_an_exception_takes_the_panel_down(tmp_path) -> None:
+    child = in_terminal("crash", tmp_path)
+    assert end(child) == 1
+    hidden, visible = child.before.rfind("\x1b[?25l"), child.before.rfind("\x1b[?25h")
+    assert visible > hidden >= 0
+    assert plain(child.before).rstrip().endswith("RuntimeError: crashed on purpose")
+
+
+def test_the_kind_of_display_follows_the_console() -> None:
+    assert isinstance(make_reporter(Console(force_terminal=True)), RichReporter)
+    assert isinstance(make_reporter(Console(file=io.StringIO())), PlainReporter)
+    dumb = Console(force_terminal=True, _environ={"TERM": "dumb"})
+    assert isinstance(make_reporter(dumb), PlainReporter)
+
+
+def test_console_without_a_terminal_has_a_width_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert make_console().width == 120
+    monkeypatch.setenv("COLUMNS", "60")
+    assert make_console().width == 60
+
+
+class Closed(io.StringIO):
+    def write(self, text: str) -> int:
+        del text
+        raise OSError(5, "Input/output error")
+
+
+@pytest.mark.parametrize("kind", [PlainReporter, RichReporter])
+def test_a_terminal_that_went_away_costs_nothing(kind) -> None:
+    with kind(Console(file=Closed())) as reporter:
+        run_stages(reporter)
+        assert len(run_search(reporter, 2)) == 2
+
+
+def test_a_reader_that_leaves_does_not_end_the_search(tmp_path) -> None:
+    command = [sys.executable, *arguments("search", {})]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdout=PIPE, stderr=PIPE, encoding="utf-8"
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(timeout=30) == 0
+        assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("kind", [PlainReporter, RichReporter])
+def test_events_in_any_order_are_taken(kind) -> None:
+    with kind(Console(file=io.StringIO(), force_terminal=True)) as reporter:
+        reporter.emit(StageFinished("nothing began"))
+        reporter.emit(StageStarted("a"))
+        reporter.emit(StageStarted("b"))
+        reporter.close()
+        reporter.emit(Notice("after closing"))
+        reporter.close()
+
+
+def test_tee_passes_every_event_to_all() -> None:
+    class Kept:
+        def __init__(self) -> None:
+            self.events: list[Event] = []
+
+        def emit(self, event: Event) -> None:
+            self.events.append(event)
+
+    left, right = Kept(), Kept()
+    run_stages(Tee(left, right))
+    assert left.events == right.events
+    assert len(left.events) == 6
