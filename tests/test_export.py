@@ -87,6 +87,25 @@ def test_a_saved_model_is_complete(model: Model, choice: Choice, tmp_path: Path)
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("strategy", ["merge", "adapter"])
+def test_others_may_read_what_new_files_let_them(
+    model: Model, choice: Choice, strategy: str, tmp_path: Path
+) -> None:
+    (tmp_path / "usual").mkdir()
+    (tmp_path / "usual" / "file").touch()
+    folder = save(model, choice, tmp_path / "m", strategy=strategy)
+    assert folder.stat().st_mode == (tmp_path / "usual").stat().st_mode
+    usual = (tmp_path / "usual" / "file").stat().st_mode
+    assert {path.stat().st_mode for path in folder.iterdir()} == {usual}
+
+
+def test_saving_prints_nothing(
+    model: Model, choice: Choice, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    save(model, choice, tmp_path / "m", strategy="merge")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_parameters_list_what_was_applied(model: Model, choice: Choice, tmp_path: Path) -> None:
     save(model, choice, tmp_path / "m", strategy="merge")
     data = json.loads((tmp_path / "m" / "abliteration_params.json").read_text())

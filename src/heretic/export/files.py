@@ -157,8 +157,7 @@ def staged(destination: Path) -> Iterator[Path]:
         ) from error
     try:
         yield staging
-        # mkdtemp makes folders that only their owner may enter; a saved model is an ordinary one.
-        staging.chmod(0o777 & ~_umask())
+        _usual_permissions(staging)
         _replace_folder(staging, destination)
     except OSError as error:
         raise ExportError(
@@ -169,10 +168,15 @@ def staged(destination: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _umask() -> int:
+def _usual_permissions(folder: Path) -> None:
+    """Let others read what new files usually let them read.
+
+    mkdtemp and safetensors make what only its owner may open; a saved model is an ordinary folder.
+    """
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    for path in (folder, *folder.rglob("*")):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def _replace_folder(staging: Path, destination: Path) -> None:
