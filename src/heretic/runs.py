@@ -56,7 +56,7 @@ def slug(model: str) -> str:
     `org/name` becomes `org--name`; of a path only the last part is kept.
     """
     path = Path(model).expanduser()
-    is_path = model.startswith((".", "~")) or path.is_absolute() or path.exists()
+    is_path = bool(model) and (model.startswith((".", "~")) or path.is_absolute() or path.exists())
     name = path.resolve().name if is_path else model.replace("/", "--")
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:80] or "model"
 

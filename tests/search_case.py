@@ -1,0 +1,78 @@
+"""A search without a model: scores are a function of the plan. Also a program, to be killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from heretic.events import Event
+from heretic.records import ATTENTION, MLP, Plan, Score
+from heretic.runs import RunFolder
+from heretic.search import SearchSpace, Study
+
+N_LAYERS = 24
+N_STARTUP = 6
+BOTH = ("minimize", "minimize")
+
+
+class Recorder:
+    """A reporter that keeps all events."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+    def of(self, kind):
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+def evaluate(plan: Plan) -> tuple[Score, ...]:
+    """More weight gives fewer refusals and a larger divergence."""
+    attention, mlp = plan.weight(ATTENTION, 20), plan.weight(MLP, 18)
+    refusals = max(0.0, 1.0 - attention / 2 - mlp / 3)
+    divergence = (attention**2 + mlp**2) / 5
+    return (
+        Score("refusals", refusals, "minimize", f"{refusals:.2f}"),
+        Score("kl_divergence", divergence, "minimize", f"{divergence:.3f}"),
+    )
+
+
+def make_study(folder: RunFolder | Path, *, seed: int = 7, objectives=BOTH, **options) -> Study:
+    if isinstance(folder, Path):
+        folder = RunFolder(folder)
+    space = SearchSpace(N_LAYERS, [ATTENTION, MLP])
+    options = {"n_startup_trials": N_STARTUP, **options}
+    return Study(folder, space, objectives=objectives, seed=seed, **options)
+
+
+def killed_in_trial(folder: Path, n_trials: int, fatal: int) -> None:
+    """Search, and die by SIGKILL in the middle of the evaluation with index `fatal`."""
+    calls = 0
+
+    def deadly(plan: Plan) -> tuple[Score, ...]:
+        nonlocal calls
+        if calls == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        calls += 1
+        return evaluate(plan)
+
+    make_study(folder).run(deadly, n_trials)
+
+
+def hold(folder: Path) -> None:
+    """Lock the run, say so, and wait to be told to go."""
+    with RunFolder(folder).lock():
+        print("locked", flush=True)
+        sys.stdin.readline()
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "hold":
+        hold(Path(sys.argv[2]))
+    else:
+        killed_in_trial(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

@@ -1,0 +1,188 @@
+"""Kernels, plans, domination, fronts, manifests."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from heretic.errors import RunError
+from heretic.records import (
+    ATTENTION,
+    MLP,
+    SCHEMA_VERSION,
+    Kernel,
+    Optimization,
+    Plan,
+    RunManifest,
+    Score,
+    Trial,
+    dominates,
+    front,
+)
+
+KERNEL = Kernel(1.0, 10.0, 0.2, 4.0)
+PLAN = Plan.create(
+    direction_scope="global",
+    direction_index=7.25,
+    kernels={MLP: KERNEL, ATTENTION: Kernel(0.8, 3.5, 0.0, 0.0)},
+    row_normalization="full",
+)
+
+finite = st.floats(-1e6, 1e6, allow_nan=False)
+kernels = st.builds(Kernel, finite, finite, finite, finite)
+plans = st.builds(
+    Plan.create,
+    direction_scope=st.sampled_from(["global", "per layer", "mean"]),
+    direction_index=finite,
+    kernels=st.dictionaries(st.sampled_from([ATTENTION, MLP, "ssm.out_proj"]), kernels),
+    row_normalization=st.sampled_from(["none", "pre", "full"]),
+)
+
+
+def trial(number: int, *values: float, optimization: Optimization = "minimize") -> Trial:
+    scores = tuple(
+        Score(f"s{index}", value, optimization, str(value)) for index, value in enumerate(values)
+    )
+    return Trial(number, PLAN, scores)
+
+
+class TestKernel:
+    @pytest.mark.parametrize(
+        ("layer", "weight"),
+        [(10, 1.0), (9, 0.8), (11, 0.8), (8, 0.6), (6, 0.2), (14, 0.2), (5, 0.0), (15, 0.0)],
+    )
+    def test_falls_linearly_from_the_peak_and_ends_at_the_distance(self, layer, weight):
+        assert KERNEL.weight(layer) == pytest.approx(weight)
+
+    def test_peak_between_layers(self):
+        assert Kernel(1.0, 2.5, 0.0, 1.0).weight(2) == pytest.approx(0.5)
+
+    def test_distance_zero_edits_the_peak_alone(self):
+        kernel = Kernel(1.2, 3.0, 0.0, 0.0)
+        assert [kernel.weight(layer) for layer in (2, 3, 4)] == [0.0, 1.2, 0.0]
+
+    @given(kernels, st.integers(0, 200))
+    def test_weights_lie_between_its_two_weights_or_are_zero(self, kernel, layer):
+        low, high = sorted((kernel.max_weight, kernel.min_weight))
+        slack = 1e-9 * max(abs(low), abs(high), 1.0)
+        weight = kernel.weight(layer)
+        assert weight == 0.0 or low - slack <= weight <= high + slack
+
+
+class TestPlan:
+    @given(plans)
+    def test_survives_json(self, plan):
+        restored = Plan.from_dict(json.loads(json.dumps(plan.to_dict())))
+        assert restored == plan
+        assert hash(restored) == hash(plan)
+
+    def test_order_of_components_is_no_matter(self):
+        swapped = Plan.create(
+            direction_scope="global",
+            direction_index=7.25,
+            kernels=dict(reversed(PLAN.kernels)),
+            row_normalization="full",
+        )
+        assert swapped == PLAN
+
+    def test_short_names_of_components(self):
+        plan = Plan.create(
+            direction_scope="per layer",
+            direction_index=None,
+            kernels={"attn": KERNEL, "mlp": KERNEL},
+            row_normalization="none",
+        )
+        assert [name for name, _ in plan.kernels] == [ATTENTION, MLP]
+
+    def test_index_is_dropped_where_it_means_nothing(self):
+        plan = Plan.create(
+            direction_scope="mean",
+            direction_index=3.0,
+            kernels={"attn": KERNEL},
+            row_normalization="none",
+        )
+        assert plan.direction_index is None
+
+    def test_a_component_without_kernel_has_no_weight(self):
+        assert PLAN.weight("other", 10) == 0.0
+        assert PLAN.weight(MLP, 10) == 1.0
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            {"direction_scope": "somewhere"},
+            {"row_normalization": "rows"},
+            {"direction_index": None},
+            {"kernels": {"attn": {"max_weight": 1.0}}},
+            {"kernels": None},
+        ],
+    )
+    def test_malformed_plans_are_refused(self, damage):
+        with pytest.raises(RunError, match="Not a plan"):
+            Plan.from_dict({**PLAN.to_dict(), **damage})
+
+
+class TestFront:
+    def test_domination(self):
+        assert dominates((1.0, 1.0), (1.0, 2.0))
+        assert not dominates((1.0, 1.0), (1.0, 1.0))
+        assert not dominates((0.0, 2.0), (1.0, 1.0))
+
+    def test_sorted_by_objectives_and_failed_trials_left_out(self):
+        failed = Trial(9, PLAN, (), "failed", "no")
+        shown = front([trial(0, 0.5, 0.1), failed, trial(1, 0.0, 0.9), trial(2, 0.6, 0.2)])
+        assert [one.number for one in shown] == [1, 0]
+
+    def test_the_earliest_stands_for_equals(self):
+        assert [one.number for one in front([trial(2, 1, 1), trial(1, 1, 1)])] == [1]
+
+    def test_maximised_scores(self):
+        rows = [trial(0, 0.5, optimization="maximize"), trial(1, 0.7, optimization="maximize")]
+        assert [one.number for one in front(rows)] == [1]
+
+    def test_scores_that_are_only_reported_do_not_count(self):
+        first, second = trial(0, 0.5), trial(1, 0.7)
+        report = Score("length", 1.0, "none", "1")
+        rows = [Trial(one.number, PLAN, (*one.scores, report)) for one in (first, second)]
+        assert rows[0].objectives() == (0.5,)
+        assert [one.number for one in front(rows)] == [0]
+
+    @given(
+        st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5)), max_size=30)
+    )
+    def test_is_what_no_other_dominates(self, values):
+        trials = [trial(number, *map(float, row)) for number, row in enumerate(values)]
+        shown = front(trials)
+        objectives = [one.objectives() for one in shown]
+        assert objectives == sorted(set(objectives))
+        for one in trials:
+            beaten = any(dominates(other.objectives(), one.objectives()) for other in trials)
+            assert (one.objectives() in objectives) is not beaten
+            if beaten:  # by something that is itself on the front
+                assert any(dominates(row, one.objectives()) for row in objectives)
+        assert front(shown) == shown
+        assert front(reversed(trials)) == shown
+
+
+class TestManifest:
+    def manifest(self, **changes: Any) -> RunManifest:
+        fields = {"model": "m", "digest": "0" * 12, "seed": 1, "fingerprint": {}, "settings": {}}
+        return RunManifest(**{**fields, **changes})
+
+    def test_survives_json(self):
+        manifest = self.manifest(found={"batch_size": 8})
+        assert RunManifest.from_dict(json.loads(json.dumps(manifest.to_dict()))) == manifest
+
+    def test_newer_ones_are_refused_even_with_fields_unheard_of(self):
+        data = {**self.manifest().to_dict(), "schema_version": SCHEMA_VERSION + 1, "new": 1}
+        with pytest.raises(RunError, match="Upgrade heretic-llm"):
+            RunManifest.from_dict(data)
+
+    @pytest.mark.parametrize("damage", [{"schema_version": None}, {"unheard_of": 1}])
+    def test_malformed_ones_are_refused(self, damage):
+        with pytest.raises(RunError):
+            RunManifest.from_dict({**self.manifest().to_dict(), **damage})
