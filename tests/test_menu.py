@@ -13,7 +13,8 @@ from rich.console import Console
 
 from heretic.cli.answers import Answers, way_on, without_options
 from heretic.cli.checkpoint import choose_checkpoint
-from heretic.cli.menu import Actions, Menu, destination_problem, front_lines, repository_problem
+from heretic.cli.details import destination_problem, repository_problem
+from heretic.cli.menu import Actions, Menu, front_lines
 from heretic.cli.questions import Back, Option
 from heretic.config import Settings
 from heretic.errors import ExportError, SettingsError
@@ -256,7 +257,7 @@ def test_actions_that_are_not_there() -> None:
     only_save = Actions(save=lambda *_: "")
     for action in ("chat", "benchmark", "upload"):
         answers = Answers(trial_index=0, model_action=action)
-        with pytest.raises((ExportError, SettingsError), match="not available"):
+        with pytest.raises(SettingsError, match="not available"):
             Menu(console, answers, only_save, model=MODEL, argv=ARGV).run(FRONT)
 
 
@@ -330,6 +331,13 @@ def test_no_failure_ends_the_menu(tmp_path: Path, error: BaseException, told: st
     calls, text = run(answers, script, recorder)
     assert [call[0] for call in calls] == ["save", "chat"]
     assert told in text
+
+
+def test_additional_trials_by_setting_that_fail_do_not_end_the_menu() -> None:
+    recorder = Recorder(ExportError("Ten trials failed in a row."))
+    calls, text = run(Answers(n_additional_trials=3), Script(0, "chat", "exit"), recorder)
+    assert calls == [("more", 3), ("chat", 3)]
+    assert "✗ Ten trials failed in a row." in text
 
 
 def test_an_existing_destination_is_asked_about(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ models: what it offers is handed in as `Actions`.
 from __future__ import annotations
 
 import logging
-import re
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,30 +19,17 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from heretic.cli.answers import Answers, default_directory, way_on
-from heretic.cli.questions import Back, Option, Prompter, TerminalPrompter
+from heretic.cli.answers import Answers, way_on
+from heretic.cli.details import Details, number_problem
+from heretic.cli.questions import Back, Option, Prompter, TerminalPrompter, Unanswered
 from heretic.cli.tables import direction_text, front_table, plan_table, scores_table, scores_text
 from heretic.cli.text import is_interactive, safe
-from heretic.errors import ExportError, HereticError, SettingsError
+from heretic.errors import HereticError, SettingsError
 from heretic.records import Score, Trial
 
 logger = logging.getLogger(__name__)
 
-OURS = "abliteration_params.json"
-"""A file that every saved model has: a folder that holds it may be replaced."""
-
-BENCHMARKS = (
-    Option("mmlu", "MMLU: knowledge, 57 subjects"),
-    Option("gsm8k", "GSM8K: school mathematics"),
-    Option("hellaswag", "HellaSwag: common sense"),
-    Option("arc_challenge", "ARC Challenge: science questions"),
-    Option("truthfulqa_mc2", "TruthfulQA: common misconceptions"),
-)
-"""What the menu offers; the setting `benchmarks` takes any task of the harness."""
-
 _MORE, _EXIT = "more", "exit"
-
-_REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +53,6 @@ class Closable(Protocol):
 
     def close(self) -> None:
         """Take it off."""
-
-
-class _Unanswered(Exception):  # noqa: N818 - ends the menu, is no error
-    """A question without a setting and without a terminal."""
 
 
 class Menu:
@@ -108,6 +90,13 @@ class Menu:
         self.baseline = baseline
         self.display = display
         self._prompter = prompter
+        self._details = Details(
+            answers,
+            model,
+            asker=self._need_prompter,
+            interactive=prompter is not None,
+            say=partial(self._say, style="yellow"),
+        )
         self.front: list[Trial] = []
 
     def run(self, front: Sequence[Trial]) -> None:
@@ -124,7 +113,7 @@ class Menu:
             self._show_front()
             if self.answers.model_action != "none":
                 self._loop()
-        except _Unanswered:
+        except Unanswered:
             self._say_way_on()
         except Back:
             pass  # Ctrl+C at the outermost question
@@ -211,20 +200,17 @@ class Menu:
         return str(self._need_prompter().select(question, options + self._ways_out()))
 
     def _act(self, action: str, trial: Trial) -> RenderableType | None:
+        actions, details = self.actions, self._details
         if action == "save":
-            directory = self._destination()
-            return self.actions.save(trial, directory, self._strategy())
-        if action == "upload":
-            if self.actions.upload is None:
-                raise ExportError("Uploading is not available here.")
-            repo_id, private = self._repository()
-            return self.actions.upload(trial, repo_id, private, self._strategy())
-        if action == "benchmark":
-            return self._benchmark(trial)
-        if self.actions.chat is None:
-            raise SettingsError("Chatting is not available here.")
-        self.actions.chat(trial)
-        return None
+            return actions.save(trial, details.destination(), details.strategy())
+        if action == "upload" and actions.upload is not None:
+            return actions.upload(trial, *details.repository(), details.strategy())
+        if action == "benchmark" and actions.benchmark is not None:
+            return actions.benchmark(trial, *details.benchmarks())
+        if action == "chat" and actions.chat is not None:
+            actions.chat(trial)
+            return None
+        raise SettingsError(f"The action {action!r} is not available here.")
 
     def _perform(self, action: Callable[[], RenderableType | None]) -> bool:
         """Do it and show what came out. On a terminal no failure ends the menu."""
@@ -240,7 +226,7 @@ class Menu:
             if self._prompter is None:
                 raise
             self._say("Stopped.", "yellow")
-        except _Unanswered:
+        except Unanswered:
             raise
         except Exception:
             if self._prompter is None:
@@ -251,90 +237,19 @@ class Menu:
             return True
         return False
 
-    # Questions of the actions.
-
-    def _destination(self) -> Path:
-        given = self.answers.save_directory
-        self.answers = replace(self.answers, save_directory=None)  # the next save asks
-        while True:
-            path = given or self._ask_directory()
-            problem = destination_problem(path)
-            if problem is None:
-                return path
-            if self._prompter is None:
-                raise ExportError(problem, remedy="Give another folder as --save-directory.")
-            if is_ours(path):
-                question = f"{path} holds a model that Heretic saved. Replace it?"
-                if self._prompter.confirm(question):
-                    return path
-            else:
-                self._say(problem, "yellow")
-            given = None
-
-    def _ask_directory(self) -> Path:
-        default = default_directory(self.model)
-        number = 1
-        while destination_problem(default) is not None:
-            number += 1
-            default = Path(f"{default_directory(self.model)}-{number}")
-        return Path(self._need_prompter().path("Folder to save in:", str(default))).expanduser()
-
-    def _strategy(self) -> str:
-        if self.answers.export_strategy is not None:
-            return self.answers.export_strategy
-        options = [
-            Option("merge", "The whole model, edit included"),
-            Option("adapter", "A small PEFT adapter beside the original model"),
-        ]
-        return str(self._need_prompter().select("What to save?", options))
-
-    def _repository(self) -> tuple[str, bool]:
-        prompter = self._prompter
-        repo_id, private = self.answers.upload_repo_id, self.answers.upload_repo_private
-        if repo_id is None:
-            question = "Repository (USER/NAME):"
-            default = str(default_directory(self.model))
-            repo_id = self._need_prompter().text(question, default, repository_problem)
-        elif (problem := repository_problem(repo_id)) is not None:
-            raise SettingsError(f"upload_repo_id is {repo_id!r}.", remedy=problem)
-        if private is None:
-            options = [
-                Option(True, "Private: only you can see it"),
-                Option(False, "Public: everyone can see and download it"),
-            ]
-            private = bool(self._need_prompter().select("Who may see it?", options))
-        if prompter is not None:
-            self.answers = replace(self.answers, upload_repo_id=None, upload_repo_private=None)
-        return repo_id, private
-
-    def _benchmark(self, trial: Trial) -> RenderableType:
-        if self.actions.benchmark is None:
-            raise SettingsError("Benchmarks are not available here.")
-        tasks: Sequence[str] | None = self.answers.benchmarks
-        if not tasks:
-            tasks = self._need_prompter().checkbox("Which benchmarks?", BENCHMARKS)
-        both = False
-        if self._prompter is not None:
-            options = [
-                Option(False, "The edited model alone"),
-                Option(True, "The edited and the original model (twice the time)"),
-            ]
-            both = bool(self._prompter.select("Of which model?", options))
-        return self.actions.benchmark(trial, tuple(tasks), both)
-
     # More trials.
 
     def _extend_as_set(self) -> None:
         number = self.answers.n_additional_trials
         self.answers = replace(self.answers, n_additional_trials=None)
         if number:
-            self._extend(number)
+            self._perform(partial(self._extend, number))
 
     def _more(self) -> bool:
         """Ask how many, run them, show the new front; whether that was done."""
 
         def run() -> None:
-            number = self._need_prompter().text("How many more trials?", "50", _number_problem)
+            number = self._need_prompter().text("How many more trials?", "50", number_problem)
             self._extend(int(number))
             self._show_front()
 
@@ -349,7 +264,7 @@ class Menu:
 
     def _need_prompter(self) -> Prompter:
         if self._prompter is None:
-            raise _Unanswered
+            raise Unanswered
         if self.display is not None:
             self.display.close()
         return self._prompter
@@ -448,26 +363,3 @@ def front_lines(front: Sequence[Trial]) -> list[str]:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
         for row in cells
     ]
-
-
-def is_ours(path: Path) -> bool:
-    """Whether a folder holds a model that Heretic saved."""
-    return (path / OURS).is_file()
-
-
-def destination_problem(path: Path) -> str | None:
-    """Why nothing can be saved at `path` as it stands; None if it is free."""
-    if path.is_dir():
-        return f"{path} exists and is not empty." if any(path.iterdir()) else None
-    return f"{path} exists and is not a folder." if path.exists() else None
-
-
-def repository_problem(repo_id: str) -> str | None:
-    """What is wrong with the name of a Hub repository; None if it is in order."""
-    if _REPOSITORY.fullmatch(repo_id) and "--" not in repo_id and ".." not in repo_id:
-        return None
-    return "A repository is named USER/NAME, of letters, digits, '-', '_' and '.'."
-
-
-def _number_problem(typed: str) -> str | None:
-    return None if typed.isdigit() and int(typed) > 0 else "A whole number above 0 is needed."

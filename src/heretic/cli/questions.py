@@ -16,6 +16,10 @@ class Back(Exception):  # noqa: N818 - not an error: the user wants to leave the
     """Ctrl+C or Ctrl+D at a question: one level up."""
 
 
+class Unanswered(Exception):  # noqa: N818 - ends the menu, is no error
+    """A question without a setting and without a terminal."""
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """One answer of a `select` or `checkbox` question."""
