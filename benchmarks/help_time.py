@@ -3,7 +3,9 @@
     python benchmarks/help_time.py [RUNS]
 
 Prints the median, the fastest and the slowest of RUNS (default 15) runs after one that warms the
-file cache, and the median processor time, which other work on the machine hardly moves. The target is a median of at most half a second; exit status 1 if it is missed.
+file cache, and the median processor time, which other work on the machine hardly moves.
+
+The target is a median of at most half a second; exit status 1 if it is missed.
 """
 
 from __future__ import annotations
