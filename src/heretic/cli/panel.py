@@ -39,7 +39,7 @@ REFRESHES_PER_SECOND = 4
 BAR_WIDTH = 24
 PANEL_WIDTH = 100
 """The panel grows no wider than this: figures far apart are hard to read together."""
-PANEL_LINES = 14
+PANEL_LINES = 16
 """Lines of the panel and around it that are not rows of the front."""
 
 _SYMBOLS = {"info": (" ", ""), "warning": ("!", "yellow"), "success": ("✓", "green")}
@@ -199,7 +199,8 @@ def _last_trial(trial: Trial | None) -> Text:
     if trial.state == "failed":
         return Text(failure_text(trial), style="yellow", overflow="ellipsis", no_wrap=True)
     took = f" ({format_duration(trial.seconds)})" if trial.seconds else ""
-    return Text(f"trial {trial.number}: {scores_text(trial.scores)}{took}")
+    line = f"trial {trial.number}: {scores_text(trial.scores)}{took}"
+    return Text(line, overflow="ellipsis", no_wrap=True)
 
 
 def _bar(done: int, total: int) -> ProgressBar:
