@@ -59,6 +59,7 @@ NARROW = {
 # Files beside the one that names their room.
 SHARED_ROOMS = {
     "__main__": "main",
+    "atomic": "runs",
     "config_docs": "config",
     "config_fields": "config",
     "config_sources": "config",

@@ -12,10 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from heretic import runs
+from heretic.atomic import write_atomic
 from heretic.cli.runs_command import runs_command
 from heretic.errors import RunError
 from heretic.records import RunManifest, Trial, front
-from heretic.runs import RunFolder, digest, find_run, list_runs, slug, write_atomic
+from heretic.runs import RunFolder, digest, find_run, list_runs, slug
 from heretic.trial_log import read_trials, trial_from_record, trial_to_record
 from tests.search_case import evaluate, make_study
 

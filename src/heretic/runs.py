@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heretic import records
+from heretic.atomic import cannot_write, write_atomic
 from heretic.errors import RunError
 from heretic.records import Plan, RunManifest, Score, Trial
 from heretic.trial_log import read_trials
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import numpy as np
     from filelock import BaseFileLock
     from numpy.typing import NDArray
+
+__all__ = ["RunFolder", "RunSummary", "digest", "find_run", "list_runs", "slug", "write_atomic"]
 
 DIGEST_LENGTH = 12
 _LOCK_TIMEOUT = 0.5  # seconds; `list_runs` holds a free lock for an instant
@@ -59,46 +61,6 @@ def slug(model: str) -> str:
     is_path = bool(model) and (model.startswith((".", "~")) or path.is_absolute() or path.exists())
     name = path.resolve().name if is_path else model.replace("/", "--")
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:80] or "model"
-
-
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replace a file as a whole: readers, and a kill at any moment, see the old one or the new.
-
-    Raises:
-        RunError: It cannot be written (no space, no permission).
-    """
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise cannot_write(path, error) from error
-
-
-def cannot_write(path: Path, error: OSError) -> RunError:
-    """The error for a file of a run that cannot be written."""
-    reason = error.strerror or str(error)
-    return RunError(
-        f"Cannot write {path}: {reason}.",
-        remedy="Check free space and permissions; the run goes on from its last trial.",
-    )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable, where the platform lets folders be opened."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 class RunFolder:

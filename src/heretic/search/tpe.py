@@ -13,9 +13,9 @@ import optuna
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
+from heretic.atomic import cannot_write
 from heretic.errors import RunError
 from heretic.records import Optimization, Plan, Trial
-from heretic.runs import cannot_write
 from heretic.search.space import SCOPE, SearchSpace
 from heretic.trial_log import INTERRUPTED, TRIAL_KEY, trial_from_record, trial_to_record
 
