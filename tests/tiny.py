@@ -30,7 +30,7 @@ SIZES: dict[str, Any] = {
 }
 
 
-def tokenizer(chat_template: str | None = CHAT_TEMPLATE) -> PreTrainedTokenizerFast:
+def tokenizer(chat_template: str | None = CHAT_TEMPLATE) -> Any:
     """A tokenizer of bytes and three special tokens; every text round-trips."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate(SPECIAL_TOKENS + alphabet)}
@@ -48,7 +48,7 @@ def tokenizer(chat_template: str | None = CHAT_TEMPLATE) -> PreTrainedTokenizerF
     return result
 
 
-def model(model_type: str = "llama", *, seed: int = 0, **overrides: Any) -> torch.nn.Module:
+def model(model_type: str = "llama", *, seed: int = 0, **overrides: Any) -> Any:
     """A causal language model of that type with random float32 weights large enough to matter."""
     torch.manual_seed(seed)
     config = AutoConfig.for_model(model_type, **{**SIZES, "initializer_range": 0.3, **overrides})

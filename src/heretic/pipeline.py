@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -189,22 +190,31 @@ def prepare_directions(settings: Settings, seed: int, reporter: Reporter) -> tup
 # --- runs ----------------------------------------------------------------------------------
 
 
-def open_folder(settings: Settings) -> tuple[RunFolder, int]:
+def fingerprint(settings: Settings, prompts: PromptSets) -> dict[str, Any]:
+    """Everything that changes scores but the seed: settings, and the prompts' very words."""
+    sets = (prompts.good, prompts.bad, prompts.evaluation.good, prompts.evaluation.bad)
+    words = [[(prompt.system, prompt.user) for prompt in rows] for rows in sets]
+    return {**settings.fingerprint(), "prompts": digest({"words": words})}
+
+
+def open_folder(settings: Settings, prompts: PromptSets) -> tuple[RunFolder, int]:
     """The run folder of these settings, new or found again, and the run's seed.
 
     Without a seed in the settings, the latest run that is otherwise the same goes on with its own;
     where there is none, a seed is drawn and recorded.
     """
-    fingerprint = settings.fingerprint()
+    code = fingerprint(settings, prompts)
     seed = settings.seed
     if seed is None:
-        found = find_run(settings.study_checkpoint_dir, fingerprint)
+        found = find_run(settings.study_checkpoint_dir, code)
         seed = found.seed if found is not None else secrets.randbelow(2**31)
-    code = digest({**fingerprint, "seed": seed})
-    return RunFolder.open(settings.study_checkpoint_dir, settings.model, code), seed
+    name = digest({**code, "seed": seed})
+    return RunFolder.open(settings.study_checkpoint_dir, settings.model, name), seed
 
 
-def prepare(settings: Settings, reporter: Reporter, folder: RunFolder, seed: int) -> Session:
+def prepare(
+    settings: Settings, prompts: PromptSets, folder: RunFolder, seed: int, reporter: Reporter
+) -> Session:
     """Everything up to the search. A run that exists already is taken up where it stopped.
 
     Args:
@@ -215,7 +225,6 @@ def prepare(settings: Settings, reporter: Reporter, folder: RunFolder, seed: int
     # Read before the model loads, so that a mistake is said early.
     start_plans = read_plans(settings.start_plans) if settings.start_plans else ()
     model = load_model(settings, reporter)
-    prompts = load_prompts(settings, reporter)
     if known is None:
         choose_prefix(settings, model, prompts, reporter)
         directions = compute_directions(settings, model, prompts, reporter)
@@ -229,7 +238,7 @@ def prepare(settings: Settings, reporter: Reporter, folder: RunFolder, seed: int
     reporter.emit(StageStarted("Scoring the original model"))
     baseline = evaluator.baseline
     reporter.emit(StageFinished(", ".join(f"{s.name} {s.display}" for s in baseline)))
-    manifest = known or _manifest(settings, model, seed, baseline)
+    manifest = known or _manifest(settings, prompts, model, seed, baseline)
     if known is None:
         folder.write_manifest(manifest)
     space = SearchSpace(
@@ -252,13 +261,18 @@ def prepare(settings: Settings, reporter: Reporter, folder: RunFolder, seed: int
 
 
 def _manifest(
-    settings: Settings, model: Model, seed: int, baseline: tuple[Score, ...]
+    settings: Settings,
+    prompts: PromptSets,
+    model: Model,
+    seed: int,
+    baseline: tuple[Score, ...],
 ) -> RunManifest:
+    code = fingerprint(settings, prompts)
     return RunManifest(
         model=settings.model,
-        digest=digest({**settings.fingerprint(), "seed": seed}),
+        digest=digest({**code, "seed": seed}),
         seed=seed,
-        fingerprint=settings.fingerprint(),
+        fingerprint=code,
         settings=settings.to_dict(),
         found={
             "response_prefix": model.response_prefix,

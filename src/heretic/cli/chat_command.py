@@ -22,14 +22,14 @@ def command(model: str, options: SettingsOptions) -> int:
     from heretic.cli.chat import chat
     from heretic.cli.display import make_reporter
     from heretic.cli.text import make_console
-    from heretic.cli.workflow import converse, reopened_run, trial_of
+    from heretic.cli.workflow import converse, prepared, reopened_run, trial_of
     from heretic.runs import RunFolder
 
     console = make_console()
     if RunFolder(Path(model)).exists:
         with reopened_run(Path(model), options.overrides, console) as (settings, place):
             trial = trial_of(place.folder, settings.trial_index or 0)
-            session = pipeline.prepare(settings, place.reporter, place.folder, place.seed)
+            session = prepared(settings, place, console)
             place.display.close()
             converse(session, trial, console)
         return 0

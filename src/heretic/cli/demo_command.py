@@ -55,10 +55,10 @@ def command(options: SettingsOptions) -> int:
 def _job(settings: Settings, place: Place, console: Console, start: float) -> int:
     from heretic import pipeline
     from heretic.cli.tables import front_table
-    from heretic.cli.workflow import INTERRUPTED, saved_table
+    from heretic.cli.workflow import INTERRUPTED, prepared, saved_table
     from heretic.demo import job
 
-    session = pipeline.prepare(settings, place.reporter, place.folder, place.seed)
+    session = prepared(settings, place, console)
     interrupted = False
     try:
         pipeline.search(session)
@@ -69,6 +69,7 @@ def _job(settings: Settings, place: Place, console: Console, start: float) -> in
     place.display.close()
     console.print(Padding(front_table(front, session.evaluator.baseline), (1, 0)))
     if trial is None or interrupted:
+        console.print(Text("Stopped. `heretic demo` goes on from here."))
         return INTERRUPTED
     recovery = job.measure_recovery(session, trial, place.reporter)
     exchanges = job.replies(session, trial, place.reporter)

@@ -18,12 +18,11 @@ def command(run: Path, options: SettingsOptions) -> int:
     With --trial-index, --model-action save, --save-directory and --export-strategy no question is
     left.
     """
-    from heretic import pipeline
     from heretic.cli.text import make_console
-    from heretic.cli.workflow import choose, reopened_run
+    from heretic.cli.workflow import choose, prepared, reopened_run
 
     console = make_console()
     with reopened_run(run, options.overrides, console) as (settings, place):
-        session = pipeline.prepare(settings, place.reporter, place.folder, place.seed)
+        session = prepared(settings, place, console)
         choose(session, place, console, session.study.front)
     return 0

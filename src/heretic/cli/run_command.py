@@ -18,13 +18,11 @@ def command(model: str | None, options: SettingsOptions) -> int:
 
         return evaluate(settings, as_json=False)
     from heretic.cli.text import make_console
-    from heretic.cli.workflow import go_on_or_not, held_run, search_and_choose
+    from heretic.cli.workflow import go_on_or_not, held_run, prepared, search_and_choose
 
     console = make_console()
     with held_run(settings, console) as place:
         if not go_on_or_not(settings, place, console):
             return 0
-        from heretic import pipeline
-
-        session = pipeline.prepare(settings, place.reporter, place.folder, place.seed)
+        session = prepared(settings, place, console)
         return search_and_choose(session, place, console)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
+from rich.text import Text
 
+from heretic.cli.answers import without_options
 from heretic.cli.chat import chat
 from heretic.cli.checkpoint import choose_checkpoint
 from heretic.cli.display import Display, Tee, make_reporter
@@ -19,12 +22,14 @@ from heretic.cli.log import logging_to
 from heretic.cli.menu import Actions, run_menu
 from heretic.cli.tables import front_table, scores_table
 from heretic.cli.text import is_interactive
+from heretic.errors import StudyError
+from heretic.events import Notice
 from heretic.records import RunManifest, Score, Trial
 from heretic.records import front as front_of
 
 if TYPE_CHECKING:
     from heretic.config import Settings
-    from heretic.pipeline import Session
+    from heretic.pipeline import PromptSets, Session
     from heretic.runs import RunFolder
 
 INTERRUPTED = 130
@@ -41,6 +46,7 @@ class Place:
 
     folder: RunFolder
     seed: int
+    prompts: PromptSets
     display: Display
     reporter: Tee
 
@@ -50,9 +56,37 @@ def held_run(settings: Settings, console: Console) -> Iterator[Place]:
     """Lock the run folder of these settings, log into it, and show progress."""
     from heretic import pipeline
 
-    folder, seed = pipeline.open_folder(settings)
-    with folder.lock(), logging_to(folder.log_path) as log, make_reporter(console) as display:
-        yield Place(folder, seed, display, Tee(display, log))
+    with make_reporter(console) as display:
+        prompts = pipeline.load_prompts(settings, display)
+        folder, seed = pipeline.open_folder(settings, prompts)
+        with folder.lock(), logging_to(folder.log_path) as log:
+            yield Place(folder, seed, prompts, display, Tee(display, log))
+
+
+def prepared(settings: Settings, place: Place, console: Console) -> Session:
+    """A session in the place, after what research settings ask to see."""
+    from heretic import export, pipeline
+    from heretic.cli.research import show_residuals
+
+    check_destination(settings)
+    session = pipeline.prepare(settings, place.prompts, place.folder, place.seed, place.reporter)
+    if settings.model_action == "save" and settings.save_directory is not None:
+        strategy = settings.export_strategy or "merge"
+        export.check_export(session.model, settings.save_directory, strategy)
+    show_residuals(session, console, place.display)
+    return session
+
+
+def check_destination(settings: Settings) -> None:
+    """Say before any work what would stop an upload at its end.
+
+    Raises:
+        ExportError: The repository's name is malformed, or nobody is logged in.
+    """
+    from heretic import export
+
+    if settings.model_action == "upload" and settings.upload_repo_id is not None:
+        export.check_upload(settings.upload_repo_id)
 
 
 def go_on_or_not(settings: Settings, place: Place, console: Console) -> bool:
@@ -93,10 +127,20 @@ def search_and_choose(session: Session, place: Place, console: Console) -> int:
     front = session.study.front
     if interrupted and not is_interactive():
         place.display.close()
-        console.print(front_table(front, session.evaluator.baseline))
+        show_interrupted(session, console)
         return INTERRUPTED
     choose(session, place, console, front)
-    return INTERRUPTED if interrupted else 0
+    return 0
+
+
+def show_interrupted(session: Session, console: Console) -> None:
+    """The front as it stands, and the command that goes on."""
+    heading = "The front so far"
+    console.print(front_table(session.study.front, session.evaluator.baseline, heading=heading))
+    console.print(Text("To go on with the search:"), soft_wrap=True)
+    arguments = without_options(program_arguments(), {"checkpoint_action"})
+    command = shlex.join([*arguments, "--checkpoint-action", "continue"])
+    console.print(Text(f"  {command}"), soft_wrap=True)
 
 
 def choose(session: Session, place: Place, console: Console, front: Sequence[Trial]) -> None:
@@ -141,6 +185,8 @@ def actions_of(session: Session, console: Console, display: Display) -> Actions:
         except KeyboardInterrupt:
             if not is_interactive():
                 raise
+        except StudyError as error:  # what it found is still there to choose from
+            session.reporter.emit(Notice(str(error), level="warning"))
         return session.study.front
 
     return Actions(save=save, upload=upload, chat=talk, more_trials=more_trials)
@@ -188,6 +234,7 @@ def reopened_run(
         RunError: The folder holds no run.
         SettingsError: An override would make it another run.
     """
+    from heretic import pipeline
     from heretic.config import Settings
     from heretic.errors import RunError, SettingsError
     from heretic.runs import RunFolder
@@ -198,13 +245,15 @@ def reopened_run(
         raise RunError(f"{path} holds no run.", remedy="`heretic runs` lists those there are.")
     recorded = Settings.restore(manifest.settings)
     settings = recorded.replaced(**overrides)
-    if settings.fingerprint() != recorded.fingerprint():
-        raise SettingsError(
-            "These options change scores, so they belong to another run.",
-            remedy="Leave out what the run was not searched with.",
-        )
-    with folder.lock(), logging_to(folder.log_path) as log, make_reporter(console) as display:
-        yield settings, Place(folder, manifest.seed, display, Tee(display, log))
+    with make_reporter(console) as display:
+        prompts = pipeline.load_prompts(settings, display)
+        if pipeline.fingerprint(settings, prompts) != manifest.fingerprint:
+            raise SettingsError(
+                "These options, or prompts that have changed since, belong to another run.",
+                remedy="Leave out what the run was not searched with, or search again.",
+            )
+        with folder.lock(), logging_to(folder.log_path) as log:
+            yield settings, Place(folder, manifest.seed, prompts, display, Tee(display, log))
 
 
 def trial_of(folder: RunFolder, index: int) -> Trial:

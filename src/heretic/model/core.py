@@ -25,6 +25,9 @@ from heretic.records import AbliterationParameters, DirectionScope, Plan
 
 Prompts = Sequence[str | Prompt]
 
+LONGEST_REPLY = 1024
+"""New tokens of a streamed reply, where the model has that many positions left."""
+
 ASSUMED_PROMPT_TOKENS = 256
 """Prompt length for which the automatic batch size leaves room."""
 
@@ -338,7 +341,7 @@ class Model:
                     self.model.generate(
                         **batch,
                         streamer=streamer,
-                        max_new_tokens=max_new_tokens or 1024,
+                        max_new_tokens=max_new_tokens or self._room(batch["input_ids"].shape[1]),
                         pad_token_id=self.tokenizer.pad_token_id,
                         stopping_criteria=StoppingCriteriaList(
                             [lambda ids, scores: _all(ids, stop)]
@@ -357,6 +360,11 @@ class Model:
             thread.join()
         if failures:
             raise failures[0]
+
+    def _room(self, used: int) -> int:
+        """New tokens that a reply may have: what is left of the model's positions."""
+        positions = getattr(self.model.config, "max_position_embeddings", None) or LONGEST_REPLY
+        return max(1, min(LONGEST_REPLY, int(positions) - used))
 
     def stream_chat_response(self, chat: Messages) -> str:
         """Print the reply to a conversation as it is made, and return it."""

@@ -1,0 +1,341 @@
+"""The whole way on a tiny model: through the command line, interrupted, killed, resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from heretic.main import main
+from heretic.runs import RunFolder, list_runs
+from tests import tiny
+
+CONFIG = """
+model = "model"
+n_trials = {n_trials}
+n_startup_trials = 3
+seed = 7
+dtypes = ["float32"]
+max_response_length = 6
+response_prefix = ""
+refusal_markers = ["`", "%"]
+{extra}
+[good_prompts]
+dataset = "good.txt"
+split = "train[:8]"
+[bad_prompts]
+dataset = "bad.txt"
+split = "train[:8]"
+[good_evaluation_prompts]
+dataset = "good.txt"
+split = "train[8:]"
+[bad_evaluation_prompts]
+dataset = "bad.txt"
+split = "train[8:]"
+"""
+SLOW_SCORER = """
+import time
+from heretic.scorers import Needs
+from heretic.scorers.keyword import KeywordRefusals
+
+class Slow(KeywordRefusals):
+    def measure(self, outputs, baseline):
+        time.sleep({seconds})
+        return super().measure(outputs, baseline)
+"""
+
+
+def write_config(place: Path, n_trials: int = 4, extra: str = "") -> None:
+    (place / "config.toml").write_text(CONFIG.format(n_trials=n_trials, extra=extra))
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("template")
+    tiny.folder(place / "model")
+    return place
+
+
+@pytest.fixture
+def place(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a model, prompts and a configuration."""
+    (tmp_path / "model").symlink_to(template / "model")
+    (tmp_path / "good.txt").write_text("\n".join(tiny.GOOD_PROMPTS))
+    (tmp_path / "bad.txt").write_text("\n".join(tiny.BAD_PROMPTS))
+    write_config(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def the_run(place: Path) -> RunFolder:
+    (run,) = list_runs(place / "checkpoints")
+    return RunFolder(run.path)
+
+
+def start(place: Path, arguments: Sequence[str] = ()) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "heretic", *arguments],
+        cwd=place,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+
+
+def wait_for(process: subprocess.Popen[str], text: str) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(f"{text!r} never appeared")
+
+
+class TestRun:
+    def test_headless_search_shows_the_front_and_how_to_go_on(
+        self, place: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main([]) == 0
+        out = capsys.readouterr().out
+        assert "To go on from here" in out
+        assert "--trial-index 0" in out
+        assert "\x1b" not in out
+        folder = the_run(place)
+        rows = json.loads(folder.front_path.read_text())
+        assert all(set(row) == {"trial", "scores", "plan"} for row in rows)
+        assert all(set(row["scores"]) == {"refusals", "kl_divergence"} for row in rows)
+        assert len(folder.read_trials()) == 4
+        assert "Trial 3" in folder.log_path.read_text()
+
+    def test_settings_alone_do_everything(
+        self, place: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        choice = ["--trial-index", "0", "--model-action", "save", "--save-directory", "edited"]
+        assert main(["model", *choice, "--export-strategy", "merge"]) == 0
+        assert "from disk" in capsys.readouterr().out
+        edited = AutoModelForCausalLM.from_pretrained(place / "edited")
+        original = AutoModelForCausalLM.from_pretrained(place / "model")
+        changed = [
+            name
+            for name, value in edited.state_dict().items()
+            if not torch.equal(value, original.state_dict()[name])
+        ]
+        assert changed
+        assert all(name.endswith(("o_proj.weight", "down_proj.weight")) for name in changed)
+        for name in ("README.md", "abliteration_params.json", "reproduce.json", "tokenizer.json"):
+            assert (place / "edited" / name).is_file()
+        # The same weights once more, from the reproduction file.
+        assert main(["reproduce", "edited", "--save-directory", "again"]) == 0
+        again = (place / "again" / "model.safetensors").read_bytes()
+        assert again == (place / "edited" / "model.safetensors").read_bytes()
+
+    def test_a_run_that_is_there_is_asked_about_and_continued(
+        self, place: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        main([])
+        before = the_run(place).read_trials()
+        assert main([]) == 0
+        assert "is there already" in capsys.readouterr().out
+        assert main(["--checkpoint-action", "continue", "--n-trials", "6"]) == 0
+        after = the_run(place).read_trials()
+        assert after[:4] == before
+        assert len(after) == 6
+        assert main(["--checkpoint-action", "restart"]) == 0
+        assert [t.plan for t in the_run(place).read_trials()] == [t.plan for t in before]
+
+    def test_without_a_seed_a_run_is_found_again(self, place: Path) -> None:
+        text = (place / "config.toml").read_text().replace("seed = 7\n", "")
+        (place / "config.toml").write_text(text)
+        main(["--n-trials", "2"])
+        main(["--n-trials", "3", "--checkpoint-action", "continue"])
+        assert len(the_run(place).read_trials()) == 3
+
+    def test_changed_prompts_are_another_run(self, place: Path) -> None:
+        main(["--n-trials", "1"])
+        (place / "bad.txt").write_text("\n".join([*tiny.BAD_PROMPTS[:-1], "Something else?"]))
+        main(["--n-trials", "1"])
+        assert len(list_runs(place / "checkpoints")) == 2
+
+    def test_start_plans_come_first(self, place: Path) -> None:
+        main(["--n-trials", "2"])
+        plans = the_run(place).front_path.read_text()
+        (place / "plans.json").write_text(plans)
+        wanted = json.loads(plans)[0]["plan"]
+        main(["--n-trials", "1", "--seed", "9", "--start-plans", "plans.json"])
+        runs = [RunFolder(run.path) for run in list_runs(place / "checkpoints")]
+        (other,) = [folder for folder in runs if len(folder.read_trials()) == 1]
+        assert other.read_trials()[0].plan.to_dict() == wanted
+
+    def test_a_trial_that_fails_does_not_end_the_study(
+        self, place: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (place / "moody.py").write_text(
+            "from heretic.scorers.kl_divergence import KLDivergence\n"
+            "calls = iter(range(99))\n"
+            "class Moody(KLDivergence):\n"
+            "    def measure(self, outputs, baseline):\n"
+            "        if next(calls) == 2:\n"
+            "            raise RuntimeError('on purpose')\n"
+            "        return super().measure(outputs, baseline)\n"
+        )
+        plugin = json.dumps([{"plugin": "moody.py:Moody", "name": "kl_divergence"}])
+        assert main(["--scorers", plugin]) == 0
+        trials = the_run(place).read_trials()
+        assert sum(trial.state == "complete" for trial in trials) == 4
+        (failed,) = [trial for trial in trials if trial.state == "failed"]
+        assert failed.failure is not None
+        assert "on purpose" in failed.failure
+        assert "Traceback" in the_run(place).log_path.read_text()
+
+    def test_ten_failures_in_a_row_end_the_search_with_2(
+        self, place: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (place / "broken.py").write_text(
+            "from heretic.scorers.kl_divergence import KLDivergence\n"
+            "class Broken(KLDivergence):\n"
+            "    def measure(self, outputs, baseline):\n"
+            "        if outputs is not baseline:\n"
+            "            raise RuntimeError('on purpose')\n"
+            "        return super().measure(outputs, baseline)\n"
+        )
+        plugin = json.dumps([{"plugin": "broken.py:Broken", "name": "kl_divergence"}])
+        assert main(["--scorers", plugin]) == 2
+        assert "on purpose" in capsys.readouterr().err
+
+
+class TestInterruption:
+    """Whatever stops a run, at most the trial in hand is lost."""
+
+    @pytest.fixture
+    def slow(self, place: Path) -> Path:
+        (place / "slow.py").write_text(SLOW_SCORER.format(seconds=0.5))
+        extra = 'scorers = [{plugin = "slow.py:Slow", name = "refusals"}, '
+        extra += '{plugin = "heretic.scorers.kl_divergence:KLDivergence", name = "kl_divergence"}]'
+        write_config(place, n_trials=8, extra=extra)
+        return place
+
+    def reference(self, place: Path) -> list[Any]:
+        main(["--study-checkpoint-dir", "reference"])
+        (run,) = list_runs(place / "reference")
+        return [trial.plan for trial in RunFolder(run.path).read_trials()]
+
+    @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+    def test_stopped_in_a_trial_then_resumed(self, slow: Path, how: signal.Signals) -> None:
+        process = start(slow)
+        wait_for(process, "trial 2")
+        time.sleep(0.1)  # into trial 3
+        process.send_signal(how)
+        rest, _ = process.communicate(timeout=120)
+        assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL)
+        if how == signal.SIGINT:
+            assert "The front so far" in rest
+            assert "--checkpoint-action continue" in rest
+        kept = [t for t in the_run(slow).read_trials() if t.state == "complete"]
+        assert len(kept) >= 3
+        assert json.loads(the_run(slow).front_path.read_text())
+        assert main(["--checkpoint-action", "continue"]) == 0
+        complete = [t for t in the_run(slow).read_trials() if t.state == "complete"]
+        assert len(complete) == 8
+        assert complete[: len(kept)] == kept
+        # The search went on with the plans that an uninterrupted one tries.
+        assert [trial.plan for trial in complete] == self.reference(slow)
+
+    def test_two_processes_do_not_share_a_run(
+        self, slow: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        process = start(slow)
+        try:
+            wait_for(process, "trial 0")
+            assert main(["--checkpoint-action", "continue"]) == 2
+            assert "Another process" in capsys.readouterr().err
+        finally:
+            process.kill()
+            process.communicate(timeout=60)
+
+
+class TestOtherCommands:
+    @pytest.fixture
+    def searched(self, place: Path) -> Path:
+        main([])
+        return place
+
+    def test_apply_makes_the_trials_model_without_a_search(
+        self, searched: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        front = the_run(searched).front_path
+        save = ["--save-directory", "applied"]
+        assert main(["apply", "model", str(front), "--index", "0", *save]) == 0
+        assert main(["export", str(front.parent), "--trial-index", "0", "--model-action", "save",
+                     "--save-directory", "exported", "--export-strategy", "merge"]) == 0  # fmt: skip
+        applied = (searched / "applied" / "model.safetensors").read_bytes()
+        assert applied == (searched / "exported" / "model.safetensors").read_bytes()
+
+    def test_apply_computes_directions_where_there_are_none(self, searched: Path) -> None:
+        plan = json.loads(the_run(searched).front_path.read_text())[0]["plan"]
+        (searched / "plan.json").write_text(json.dumps(plan))
+        run = the_run(searched).path
+        assert main(["apply", "model", "plan.json", "--save-directory", "a"]) == 0
+        kept = ["--save-directory", "b", "--run", str(run)]
+        assert main(["apply", "model", "plan.json", *kept]) == 0
+        a, b = (searched / name / "model.safetensors" for name in ("a", "b"))
+        assert a.read_bytes() == b.read_bytes()
+
+    def test_evaluate_as_json(self, searched: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        plan = str(the_run(searched).front_path)
+        main(["apply", "model", plan, "--index", "0", "--save-directory", "edited"])
+        capsys.readouterr()
+        assert main(["evaluate", "edited", "--against", "model", "--json"]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert result["baseline"]["kl_divergence"]["value"] == 0.0
+        recorded = json.loads(Path(plan).read_text())[0]["scores"]
+        measured = result["scores"]["kl_divergence"]["value"]
+        assert measured == pytest.approx(recorded["kl_divergence"], rel=1e-2, abs=1e-6)
+
+    def test_evaluate_refuses_another_vocabulary(
+        self, place: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        tiny.folder(place / "other")
+        tokenizer = tiny.tokenizer()
+        tokenizer.add_tokens(["<new>"])
+        tokenizer.save_pretrained(place / "other")
+        assert main(["evaluate", "other", "--against", "model"]) == 2
+        assert "different vocabularies" in capsys.readouterr().err
+
+    def test_chat_with_a_trial_without_a_terminal(self, searched: Path) -> None:
+        run = str(the_run(searched).path)
+        done = subprocess.run(
+            [sys.executable, "-m", "heretic", "chat", run, "--trial-index", "0"],
+            cwd=searched,
+            input="/compare\nHi\nexit\n",
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "edited:" in done.stdout
+        assert "original:" in done.stdout
+
+    def test_options_of_another_run_are_refused(
+        self, searched: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run = str(the_run(searched).path)
+        assert main(["export", run, "--max-response-length", "9"]) == 2
+        assert "another run" in capsys.readouterr().err
+
+    def test_residual_geometry_is_printed(
+        self, place: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["--n-trials", "1", "--print-residual-geometry"]) == 0
+        assert "Residual geometry" in capsys.readouterr().out
