@@ -15,7 +15,7 @@ from rich.console import Console
 from heretic.cli import research
 from heretic.config import Settings
 from heretic.errors import HereticError
-from heretic.events import Event, Silent, StageProgress
+from heretic.events import Event, StageProgress
 from heretic.records import Plan, Score, Trial
 from heretic.report import projection
 
@@ -26,6 +26,9 @@ class Recorder:
 
     def emit(self, event: Event) -> None:
         self.events.append(event)
+
+    def close(self) -> None:
+        """Nothing to close."""
 
 
 def session(tmp_path: Path, **settings: Any) -> Any:
@@ -43,15 +46,17 @@ def session(tmp_path: Path, **settings: Any) -> Any:
         settings=Settings(model="org/tiny", residual_plot_path=tmp_path / "plots", **settings),
         model=SimpleNamespace(get_residuals_batched=residuals),
         prompts=SimpleNamespace(good=["good"] * 8, bad=["bad"] * 9),
+        manifest=SimpleNamespace(seed=1),
         study=SimpleNamespace(trials=[Trial(0, plan, scores)]),
         evaluator=SimpleNamespace(baseline=scores),
         folder=SimpleNamespace(path=tmp_path),
     )
 
 
-def printed(session: Any, reporter: Any = None) -> str:
+def printed(session: Any, recorder: Recorder | None = None) -> str:
     console = Console(width=80, file=io.StringIO(), record=True)
-    research.show_residuals(session, console, reporter or Silent())
+    display: Any = recorder or Recorder()
+    research.show_residuals(session, console, display)
     return console.export_text()
 
 
@@ -77,7 +82,8 @@ def test_pictures_are_drawn_on_request(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(projection, "project", plain)
     recorder = Recorder()
-    assert printed(session(tmp_path, plot_residuals=True), recorder) == ""
+    text = printed(session(tmp_path, plot_residuals=True), recorder)
+    assert "Residual plots are in" in text
     names = sorted(path.name for path in (tmp_path / "plots").iterdir())
     assert names == ["layer_000.png", "layer_001.png", "layers.gif"]
     assert StageProgress(2, 2, "layers") in recorder.events
