@@ -276,8 +276,9 @@ class TestOtherCommands:
         front = the_run(searched).front_path
         save = ["--save-directory", "applied"]
         assert main(["apply", "model", str(front), "--index", "0", *save]) == 0
-        assert main(["export", str(front.parent), "--trial-index", "0", "--model-action", "save",
-                     "--save-directory", "exported", "--export-strategy", "merge"]) == 0  # fmt: skip
+        chosen = ["--trial-index", "0", "--model-action", "save", "--export-strategy", "merge"]
+        run = str(front.parent)
+        assert main(["export", run, *chosen, "--save-directory", "exported"]) == 0
         applied = (searched / "applied" / "model.safetensors").read_bytes()
         assert applied == (searched / "exported" / "model.safetensors").read_bytes()
 

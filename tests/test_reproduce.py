@@ -122,9 +122,10 @@ def test_a_searched_model_is_made_again(strategy: str, tmp_path: Path) -> None:
         n_trials=2,
         study_checkpoint_dir=str(tmp_path / "runs"),
     )
-    folder, seed = pipeline.open_folder(settings)
+    prompts = pipeline.load_prompts(settings, Silent())
+    folder, seed = pipeline.open_folder(settings, prompts)
     with folder.lock():
-        session = pipeline.prepare(settings, Silent(), folder, seed)
+        session = pipeline.prepare(settings, prompts, folder, seed, Silent())
         trial = pipeline.search(session)[0]
         scores = pipeline.export_trial(session, trial, tmp_path / "first", strategy)
     recorded = Reproduction.read(tmp_path / "first" / "reproduce.json")

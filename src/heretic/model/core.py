@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from threading import Event as Flag
 from threading import Thread
@@ -322,7 +322,7 @@ class Model:
 
         return self._batched(prompts, compute, report)
 
-    def stream_reply(self, messages: Messages, max_new_tokens: int | None = None) -> Iterator[str]:
+    def stream_reply(self, messages: Messages, max_new_tokens: int | None = None) -> Generator[str]:
         """Pieces of the reply to a conversation, as they are made.
 
         Closing the iterator stops the generation. Sampling follows the model's generation config.
