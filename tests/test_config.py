@@ -293,7 +293,8 @@ def test_fingerprint_holds_what_changes_scores():
         "model_action": "save",
         "study_checkpoint_dir": "y",
         "residual_plot_title": "z",
-        "good_prompts": {**settings.to_dict()["good_prompts"], "residual_plot_color": "red"},
+        "good_prompts": {"dataset": "other"},  # their words count, which the pipeline adds
+        "kl_divergence_scale": 2.0,
     }
     for name, value in same.items():
         assert settings.replaced(**{name: value}).fingerprint() == fingerprint, name
@@ -307,19 +308,39 @@ def test_fingerprint_holds_what_changes_scores():
         "direction_method": "median",
         "refusal_markers": ["no"],
         "n_startup_trials": 3,
-        "bad_prompts": {"dataset": "other"},
+        "scorer": {"refusals": {"x": 1}},
     }
     for name, value in different.items():
         assert settings.replaced(**{name: value}).fingerprint() != fingerprint, name
 
 
-def test_fingerprint_names_folders_by_their_absolute_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_fingerprint_knows_a_folder_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "model").mkdir()
+    config = tmp_path / "model" / "config.json"
+    config.write_text("{}")
+    monkeypatch.chdir(tmp_path)
     there = Settings(model=str(tmp_path / "model")).fingerprint()
     assert Settings(model="model").fingerprint() == there
-    assert Settings(model="./model").fingerprint() == there
+    assert Settings(model="./model", model_commit="main").fingerprint() == there
+    assert str(tmp_path) not in json.dumps(there)
+    (tmp_path / "model").rename(tmp_path / "moved")
+    assert Settings(model="moved").fingerprint() == there
+    (tmp_path / "moved" / "config.json").write_text("{ }")
+    assert Settings(model="moved").fingerprint() != there
+
+
+def test_fingerprint_knows_a_scorer_file_by_its_bytes(tmp_path: Path):
+    def fingerprint(path: Path) -> object:
+        scorers = [{"plugin": f"{path}:Length", "name": "length"}]
+        return Settings(model="m", scorers=scorers).fingerprint()
+
+    plugin, other = tmp_path / "a.py", tmp_path / "b.py"
+    plugin.write_text("x = 1")
+    other.write_text("x = 1")
+    before = fingerprint(plugin)
+    assert fingerprint(other) == before
+    plugin.write_text("x = 2")
+    assert fingerprint(plugin) != before
 
 
 @given(st.sampled_from(sorted({path for path in known_paths() if len(path) == 1})), st.data())

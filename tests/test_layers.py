@@ -19,6 +19,7 @@ SOURCE = Path(heretic.__file__).parent
 # nothing below; imports inside functions count like all others.
 ROOMS = (
     "errors",
+    "identity",
     "records",
     "config",
     "runs",
@@ -44,11 +45,12 @@ ROOMS = (
 # Rooms that may see less than all before them.
 NARROW = {
     "errors": set[str](),
+    "identity": set[str](),
     "records": {"errors"},
-    "config": {"errors", "records"},
-    "runs": {"errors", "records"},
+    "config": {"errors", "identity", "records"},
+    "runs": {"errors", "identity", "records"},
     "events": {"records"},
-    "prompts": {"errors", "config"},
+    "prompts": {"errors", "identity", "config"},
     "directions": {"records"},
     "edits": {"records"},
     "architectures": {"errors", "records"},

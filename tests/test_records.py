@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -33,11 +34,12 @@ PLAN = Plan.create(
 )
 
 finite = st.floats(-1e6, 1e6, allow_nan=False)
-kernels = st.builds(Kernel, finite, finite, finite, finite)
+positive = st.floats(0, 1e6)
+kernels = st.builds(Kernel, finite, finite, finite, positive)
 plans = st.builds(
     Plan.create,
     direction_scope=st.sampled_from(["global", "per layer", "mean"]),
-    direction_index=finite,
+    direction_index=positive,
     kernels=st.dictionaries(st.sampled_from([ATTENTION, MLP, "ssm.out_proj"]), kernels),
     row_normalization=st.sampled_from(["none", "pre", "full"]),
 )
@@ -117,7 +119,17 @@ class TestPlan:
             {"direction_scope": "somewhere"},
             {"row_normalization": "rows"},
             {"direction_index": None},
+            {"direction_index": "7"},
+            {"direction_index": -1},
             {"kernels": {"attn": {"max_weight": 1.0}}},
+            {"kernels": {"attn": {**asdict(KERNEL), "max_weight": "1"}}},
+            {"kernels": {"attn": {**asdict(KERNEL), "max_weight": True}}},
+            {"kernels": {"attn": {**asdict(KERNEL), "min_weight": float("nan")}}},
+            {"kernels": {"attn": {**asdict(KERNEL), "max_weight_position": float("inf")}}},
+            {"kernels": {"attn": {**asdict(KERNEL), "min_weight_distance": -1.0}}},
+            {"kernels": {"attn": {**asdict(KERNEL), "other": 1.0}}},
+            {"kernels": {"attn": asdict(KERNEL), ATTENTION: asdict(KERNEL)}},
+            {"kernels": {"attn": None}},
             {"kernels": None},
         ],
     )

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from heretic import runs
 from heretic.atomic import write_atomic
 from heretic.cli.runs_command import runs_command
-from heretic.errors import RunError
+from heretic.errors import ExportError, RunError
 from heretic.records import RunManifest, Trial, front
 from heretic.runs import RunFolder, digest, find_run, list_runs, slug
 from heretic.trial_log import read_trials, trial_from_record, trial_to_record
@@ -65,7 +65,7 @@ class TestNames:
             ("./folder/my model", "my-model"),
             ("/somewhere/else/model/", "model"),
             ("..", None),
-            ("a/../../b", "a--..--..--b"),
+            ("a/../../b", "b"),
             ("日本", "model"),
             ("x" * 200, "x" * 80),
         ],
@@ -82,6 +82,11 @@ class TestNames:
         assert folder.digest == "0123456789ab"
         assert not folder.exists
         assert not folder.path.exists()
+
+    def test_a_run_is_found_by_its_digest_when_its_model_was_renamed(self, tmp_path):
+        folder = make_run(tmp_path, model="org/name")
+        assert RunFolder.open(tmp_path, "org/renamed", folder.digest).path == folder.path
+        assert RunFolder.open(tmp_path, "org/renamed", "0" * 12).path != folder.path
 
     def test_a_local_folder_is_named_by_its_last_part(self, tmp_path, monkeypatch):
         (tmp_path / "models" / "mine").mkdir(parents=True)
@@ -109,6 +114,17 @@ class TestAtomicWrites:
             write_atomic(path, "new")
         assert path.read_text() == "old"
         assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+    def test_callers_say_what_to_do(self, tmp_path):
+        path = tmp_path / "nowhere" / "file"
+        with pytest.raises(RunError) as caught:
+            write_atomic(path, "")
+        assert "last trial" not in str(caught.value)
+        with pytest.raises(ExportError, match=r"Cannot write .*Free some space"):
+            write_atomic(path, "", remedy="Free some space.", kind=ExportError)
+        (tmp_path / "file").touch()
+        with pytest.raises(RunError, match="goes on from its last trial"):
+            RunFolder(tmp_path / "file" / "run").write_manifest(manifest())
 
     def test_has_the_usual_permissions(self, tmp_path):
         write_atomic(tmp_path / "atomic", "")
@@ -183,25 +199,6 @@ class TestTrials:
         before = folder.journal_path.read_bytes()
         assert len(folder.read_trials()) == 2
         assert folder.journal_path.read_bytes() == before
-
-    def test_front_is_read_back_whole(self, tmp_path):
-        folder = make_run(tmp_path, trials=5)
-        assert folder.read_front() == front(folder.read_trials())
-
-    def test_front_without_its_journal(self, tmp_path):
-        folder = make_run(tmp_path, trials=5)
-        rows = json.loads(folder.front_path.read_text())
-        folder.journal_path.unlink()
-        assert [trial.to_dict() for trial in folder.read_front()] == rows
-
-    @pytest.mark.parametrize(
-        "content", ["", "5", '[{"trial": 0}]', "[7]", '[{"trial":0,"scores":3}]']
-    )
-    def test_a_damaged_front_is_said(self, tmp_path, content):
-        folder = make_run(tmp_path)
-        folder.front_path.write_text(content)
-        with pytest.raises(RunError):
-            folder.read_front()
 
 
 class TestLock:
@@ -312,7 +309,7 @@ class TestCommand:
 
     def test_table(self, tmp_path):
         make_run(tmp_path, trials=1)
-        damaged = make_run(tmp_path, model="[red]odd[/red]", fingerprint={})
+        damaged = make_run(tmp_path, seed=2, model="[red]odd[/red]", fingerprint={})
         result = self.call("--study-checkpoint-dir", tmp_path)
         assert result.exit_code == 0
         for text in ("org/name", "unfinished", "1 of 3", "[red]odd[/red]"):

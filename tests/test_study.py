@@ -14,7 +14,6 @@ from heretic.errors import RunError, StudyError
 from heretic.events import SearchFinished, SearchStarted, TrialFinished, TrialStarted
 from heretic.records import ATTENTION, MLP, Kernel, Plan, Score, Trial, front
 from heretic.runs import RunFolder
-from heretic.search import load_trials
 from heretic.search.study import MAX_FAILURES
 from heretic.search.tpe import sampler_seed
 from tests.search_case import N_STARTUP, Recorder, evaluate, make_study
@@ -226,7 +225,7 @@ class TestInterruption:
         arguments = ["kill", str(path), str(N_TRIALS), str(fatal)]
         ended = subprocess.run([*PROGRAM, *arguments], check=False, capture_output=True, text=True)
         assert ended.returncode == -signal.SIGKILL, ended.stderr
-        before = load_trials(RunFolder(path))
+        before = RunFolder(path).read_trials()
         assert plans_of(before) == uninterrupted[:fatal]
 
         trials = make_study(path).run(evaluate, N_TRIALS)
@@ -348,7 +347,7 @@ class TestFiles:
         study.run(failing({2}), 5, Reader())
         assert len(seen) == 6
         assert set(seen[-1][0]) == {"trial", "scores", "plan"}
-        assert study.front == front(study.trials) == study.folder.read_front()
+        assert study.front == front(study.trials)
 
     def test_is_there_before_the_first_trial(self, tmp_path):
         study = make_study(tmp_path / "run")
@@ -451,7 +450,7 @@ def test_listing_trials_needs_no_optuna(tmp_path):
     make_study(tmp_path / "run").run(evaluate, 2)
     code = (
         "import sys; from pathlib import Path; from heretic.runs import RunFolder, list_runs\n"
-        "assert len(RunFolder(Path(sys.argv[1])).read_front()) > 0\n"
+        "assert len(RunFolder(Path(sys.argv[1])).read_trials()) > 0\n"
         "assert not {'optuna', 'torch', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=True)

@@ -6,14 +6,26 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from heretic.errors import RunError
+from heretic.errors import HereticError, RunError
+
+REMEDY = "Check free space and permissions."
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
+def write_atomic(
+    path: Path,
+    content: str | bytes,
+    *,
+    remedy: str = REMEDY,
+    kind: type[HereticError] = RunError,
+) -> None:
     """Replace a file as a whole: readers, and a kill at any moment, see the old one or the new.
 
+    Args:
+        remedy: What the user can do if it cannot be written.
+        kind: The error to raise then.
+
     Raises:
-        RunError: It cannot be written (no space, no permission).
+        HereticError: It cannot be written (no space, no permission); of the kind asked for.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -27,16 +39,14 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise cannot_write(path, error) from error
+        raise cannot_write(path, error, remedy, kind) from error
 
 
-def cannot_write(path: Path, error: OSError) -> RunError:
-    """The error for a file of a run that cannot be written."""
-    reason = error.strerror or str(error)
-    return RunError(
-        f"Cannot write {path}: {reason}.",
-        remedy="Check free space and permissions; the run goes on from its last trial.",
-    )
+def cannot_write(
+    path: Path, error: OSError, remedy: str = REMEDY, kind: type[HereticError] = RunError
+) -> HereticError:
+    """The error for a file that cannot be written."""
+    return kind(f"Cannot write {path}: {error.strerror or error}.", remedy=remedy)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -38,10 +38,12 @@ from heretic.config_sources import (
     toml_source,
 )
 from heretic.errors import SettingsError
+from heretic.identity import model_identity, plugin_identity
 
 __all__ = ["DatasetSpecification", "ScorerSpecification", "Settings", "load_settings"]
 
-_NOT_IN_FINGERPRINT = {"residual_plot_label", "residual_plot_color"}
+_NOT_IN_FINGERPRINT = {"model_commit"}
+"""Part of the model's identity."""
 
 
 class Settings(SettingsFields, BaseSettings):
@@ -132,21 +134,20 @@ class Settings(SettingsFields, BaseSettings):
     def fingerprint(self) -> dict[str, Any]:
         """JSON-ready form of what changes scores: no trial counts, actions, places, or seed.
 
-        Folders and files are named by their absolute path, so that a run is found again from
-        another working directory.
+        The model stands in it by its content (`heretic.identity`), a scorer's file by its bytes.
+        The prompt sets are left out: what counts are their words, which only who reads them knows.
         """
         values = self.to_dict()
         chosen: dict[str, Any] = {}
         for name, info in SettingsFields.model_fields.items():
             extra = info.json_schema_extra
-            if isinstance(extra, dict) and extra["scores"]:
+            scores = isinstance(extra, dict) and extra["scores"]
+            is_prompts = isinstance(getattr(self, name), DatasetSpecification)
+            if scores and not is_prompts and name not in _NOT_IN_FINGERPRINT:
                 chosen[name] = values[name]
-        for table in chosen.values():
-            if isinstance(table, dict) and "dataset" in table:
-                table["dataset"] = _absolute(table["dataset"])
-                for name in _NOT_IN_FINGERPRINT:
-                    del table[name]
-        chosen["model"] = _absolute(self.model)
+        for scorer in chosen["scorers"]:
+            scorer["plugin"] = plugin_identity(scorer["plugin"])
+        chosen["model"] = model_identity(self.model, self.model_commit)
         return chosen
 
 
@@ -181,12 +182,6 @@ def load_settings(
 
 
 _REMEDY = "`heretic config` prints every setting with its meaning."
-
-
-def _absolute(name: str) -> str:
-    """The absolute path of a folder or file that exists; a Hub id as it is."""
-    path = Path(name).expanduser()
-    return str(path.resolve()) if name and path.exists() else name
 
 
 def _explain(error: ValidationError, reading: Reading) -> str:

@@ -346,6 +346,7 @@ class SettingsFields(BaseModel):
         "Scorers",
         "KL divergence, in nats, that weighs as much as the whole refusal count.",
         gt=0.0,
+        scores=False,
     )
     scorers: Annotated[tuple[ScorerSpecification, ...], BeforeValidator(_as_list)] = setting(
         (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from heretic.config_fields import DatasetSpecification
 from heretic.errors import PromptError
+from heretic.identity import is_local
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -105,7 +106,7 @@ def _open(name: str, commit: str | None) -> _Source:
         return _open_file(path)
     if path.is_dir():
         return _open_folder(path)
-    if _looks_local(name):
+    if is_local(name) or path.suffix.lower() in FILE_FORMATS:
         raise PromptError(f"Prompt file {name} does not exist{_neighbours(path)}.")
     return _open_hub(name, commit)
 
@@ -232,17 +233,6 @@ def _quietly(function: Any, *arguments: Any, **options: Any) -> Any:
         datasets.logging.set_verbosity(verbosity)
         if had_bars:
             datasets.enable_progress_bars()
-
-
-def _looks_local(name: str) -> bool:
-    """Whether a name that is not on disk was meant to be: a Hub id is `name` or `owner/name`."""
-    path = Path(name)
-    return (
-        path.suffix.lower() in FILE_FORMATS
-        or name.startswith((".", "~", "/"))
-        or name.count("/") > 1
-        or "\\" in name
-    )
 
 
 def _neighbours(path: Path) -> str:

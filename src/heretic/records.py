@@ -6,8 +6,9 @@ machine needs a `Plan` (and the run's directions) and nothing else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from heretic.errors import RunError
@@ -88,8 +89,14 @@ class Plan:
         kernels: Mapping[str, Kernel],
         row_normalization: RowNormalization,
     ) -> Plan:
-        """Build a plan from a mapping of component (or its short name) to kernel."""
+        """Build a plan from a mapping of component (or its short name) to kernel.
+
+        Raises:
+            ValueError: A component is named twice, or scope or variant is unknown.
+        """
         named = {COMPONENT_ALIASES.get(name, name): kernel for name, kernel in kernels.items()}
+        if len(named) < len(kernels):
+            raise ValueError("a component has two kernels, under its name and its short name")
         return cls(
             direction_scope=direction_scope,
             direction_index=direction_index if direction_scope == "global" else None,
@@ -123,12 +130,37 @@ class Plan:
         try:
             return cls.create(
                 direction_scope=data["direction_scope"],
-                direction_index=data["direction_index"],
-                kernels={name: Kernel(**kernel) for name, kernel in data["kernels"].items()},
+                direction_index=_index(data["direction_index"]),
+                kernels={name: _kernel(name, row) for name, row in data["kernels"].items()},
                 row_normalization=data["row_normalization"],
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise RunError(f"Not a plan: {error}.") from error
+            reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            raise RunError(f"Not a plan: {reason}.") from error
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} is {value!r}, not a finite number")
+    return float(value)
+
+
+def _index(value: object) -> float | None:
+    index = None if value is None else _number("direction_index", value)
+    if index is not None and index < 0:
+        raise ValueError(f"direction_index is {index}, below the first layer")
+    return index
+
+
+def _kernel(component: str, row: Mapping[str, object]) -> Kernel:
+    """A kernel as `to_dict` wrote it: four finite numbers, no others."""
+    names = [part.name for part in fields(Kernel)]
+    if set(row) != set(names):
+        raise ValueError(f"the kernel of {component} needs {', '.join(names)} and no more")
+    kernel = Kernel(*(_number(f"{component}.{name}", row[name]) for name in names))
+    if kernel.min_weight_distance < 0:
+        raise ValueError(f"{component}.min_weight_distance is negative")
+    return kernel
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 from heretic import records
 from heretic.atomic import cannot_write, write_atomic
 from heretic.errors import RunError
-from heretic.records import Plan, RunManifest, Score, Trial
+from heretic.identity import is_local
+from heretic.records import RunManifest, Trial
 from heretic.trial_log import read_trials
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ _JOURNAL = "trials.journal"
 _LOG = "heretic.log"
 _LOCK = "run.lock"
 _TENSOR = "directions"
+GOES_ON = "Check free space and permissions; the run goes on from its last trial."
 _RESTART = "Start the run over (checkpoint_action = restart), or remove the folder."
 
 
@@ -57,9 +59,8 @@ def slug(model: str) -> str:
 
     `org/name` becomes `org--name`; of a path only the last part is kept.
     """
-    path = Path(model).expanduser()
-    is_path = bool(model) and (model.startswith((".", "~")) or path.is_absolute() or path.exists())
-    name = path.resolve().name if is_path else model.replace("/", "--")
+    local = is_local(model)
+    name = Path(model).expanduser().resolve().name if local else model.replace("/", "--")
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:80] or "model"
 
 
@@ -72,14 +73,23 @@ class RunFolder:
 
     @classmethod
     def open(cls, checkpoint_dir: Path, model: str, digest: str) -> RunFolder:
-        """The folder that a run has, or would have; touches no file."""
-        return cls(checkpoint_dir / f"{slug(model)}-{digest}")
+        """The folder that a run has, or would have; touches no file.
+
+        The digest alone says which run it is: one whose model folder was renamed is found too.
+        """
+        path = checkpoint_dir / f"{slug(model)}-{digest}"
+        others = sorted(checkpoint_dir.glob(f"*-{digest}")) if not path.exists() else []
+        return next((found for found in map(cls, others) if found.exists), cls(path))
+
+    @staticmethod
+    def _write(path: Path, content: str | bytes) -> None:
+        write_atomic(path, content, remedy=GOES_ON)
 
     def _make(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error, GOES_ON) from error
 
     @property
     def exists(self) -> bool:
@@ -120,7 +130,7 @@ class RunFolder:
             RunError: It cannot be written.
         """
         self._make()
-        write_atomic(self.path / _MANIFEST, _json(manifest.to_dict()))
+        self._write(self.path / _MANIFEST, _json(manifest.to_dict()))
 
     def read_manifest(self) -> RunManifest | None:
         """Read what the run is; None if no run has begun here.
@@ -146,7 +156,7 @@ class RunFolder:
 
         self._make()
         tensor = np.ascontiguousarray(directions, dtype=np.float32)
-        write_atomic(self.path / _DIRECTIONS, save({_TENSOR: tensor}))
+        self._write(self.path / _DIRECTIONS, save({_TENSOR: tensor}))
 
     def load_directions(self) -> NDArray[np.float32]:
         """The directions, float32 [layers + 1, hidden].
@@ -179,20 +189,7 @@ class RunFolder:
         Raises:
             RunError: It cannot be written.
         """
-        write_atomic(self.front_path, _json([trial.to_dict() for trial in records.front(trials)]))
-
-    def read_front(self) -> list[Trial]:
-        """The front as written, best first; what `front.json` leaves out comes from the journal.
-
-        Raises:
-            RunError: The file is missing or damaged.
-        """
-        rows = self._read_json(_FRONT)
-        known = {trial.number: trial for trial in self.read_trials()}
-        try:
-            return [known.get(row["trial"]) or _trial_from_row(row) for row in rows]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise self._damaged(_FRONT, f"{error!r}") from error
+        self._write(self.front_path, _json([trial.to_dict() for trial in records.front(trials)]))
 
     # --- life cycle ------------------------------------------------------------------------
 
@@ -217,7 +214,7 @@ class RunFolder:
                 remedy="Wait until it is done, or stop it.",
             ) from error
         except OSError as error:
-            raise cannot_write(self.path / _LOCK, error) from error
+            raise cannot_write(self.path / _LOCK, error, GOES_ON) from error
         try:
             yield
         finally:
@@ -264,7 +261,7 @@ class RunFolder:
                 try:
                     (self.path / name).unlink(missing_ok=True)
                 except OSError as error:
-                    raise cannot_write(self.path / name, error) from error
+                    raise cannot_write(self.path / name, error, GOES_ON) from error
             self.sweep()
 
     def sweep(self) -> None:
@@ -285,15 +282,6 @@ class RunFolder:
 
 def _json(data: object) -> str:
     return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _trial_from_row(row: Mapping[str, Any]) -> Trial:
-    """A trial of a front that lies alone, without its journal."""
-    scores = tuple(
-        Score(name=name, value=value, optimization="minimize", display=f"{value:.4g}")
-        for name, value in row["scores"].items()
-    )
-    return Trial(number=row["trial"], plan=Plan.from_dict(row["plan"]), scores=scores)
 
 
 @dataclass(frozen=True, slots=True)

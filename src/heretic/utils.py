@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-_ACCELERATORS = ("cuda", "xpu", "mlu", "sdaa", "musa", "npu", "mps")
-
 
 def format_duration(seconds: float) -> str:
     """A duration as people say it: `7s`, `2m 5s`, `3h 20m`."""
@@ -51,15 +49,13 @@ def batchify(items: Sequence[Item], batch_size: int) -> list[list[Item]]:
 
 
 def empty_cache() -> None:
-    """Give memory that nothing uses any more back to the accelerators and to Python."""
-    # tensors in reference cycles are freed by the first collection only
-    gc.collect()
-    torch = sys.modules.get("torch")
-    for name in _ACCELERATORS if torch is not None else ():
-        backend = getattr(torch, name, None)
-        if backend is not None and backend.is_available():
-            backend.empty_cache()
-    gc.collect()
+    """Give memory that nothing uses any more back to the accelerator and to Python."""
+    if "torch" not in sys.modules:  # then there is no accelerator in use
+        gc.collect()
+        return
+    from heretic.model.loading import free_memory
+
+    free_memory()
 
 
 def get_trial_parameters(trial: Trial) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Search: makes plans and learns from their scores."""
 
 from heretic.search.space import SearchSpace
-from heretic.search.study import Study, load_trials
+from heretic.search.study import Study
 
-__all__ = ["SearchSpace", "Study", "load_trials"]
+__all__ = ["SearchSpace", "Study"]

@@ -32,15 +32,6 @@ _log = logging.getLogger(__name__)
 _log.addHandler(logging.NullHandler())  # a library prints nothing unless asked to
 
 
-def load_trials(folder: RunFolder) -> list[Trial]:
-    """The finished trials of a run, by number; failed and interrupted ones are among them.
-
-    Raises:
-        RunError: The journal is damaged, or written by a newer release.
-    """
-    return folder.read_trials()
-
-
 class Study:
     """A search that lives in a run folder.
 
@@ -82,8 +73,12 @@ class Study:
 
     @property
     def trials(self) -> list[Trial]:
-        """All finished trials, by number; numbers may have gaps."""
-        return load_trials(self.folder)
+        """All finished trials, by number, failed and interrupted ones too; numbers may have gaps.
+
+        Raises:
+            RunError: The journal is damaged, or written by a newer release.
+        """
+        return self.folder.read_trials()
 
     @property
     def front(self) -> list[Trial]:

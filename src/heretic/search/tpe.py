@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from heretic.atomic import cannot_write
 from heretic.errors import RunError
 from heretic.records import Optimization, Plan, Trial
+from heretic.runs import GOES_ON
 from heretic.search.space import SCOPE, SearchSpace
 from heretic.trial_log import INTERRUPTED, TRIAL_KEY, trial_from_record, trial_to_record
 
@@ -67,7 +68,7 @@ class _Journal(JournalFileBackend):
         try:
             super().append_logs(logs)
         except OSError as error:
-            raise cannot_write(self._path, error) from error
+            raise cannot_write(self._path, error, GOES_ON) from error
 
 
 class TpeStudy:

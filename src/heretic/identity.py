@@ -1,0 +1,121 @@
+"""What models and plugins are, whatever they are called and wherever they lie.
+
+A run belongs to the model's content: a folder may be moved, or trained on in place, and a branch on
+the Hub may move on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from functools import cache
+from pathlib import Path
+
+CHUNK = 64 * 1024
+"""Bytes of one sample of a large file."""
+
+CHUNKS = 16
+"""Samples of a large file; files up to `CHUNK * CHUNKS` bytes are read whole."""
+
+HUB_TIMEOUT = 5.0
+"""Seconds to wait for the Hub to name a commit, before the local cache is asked."""
+
+_MODEL_FILES = {".safetensors", ".bin", ".gguf", ".json", ".jinja", ".model", ".tiktoken", ".py"}
+_VOCABULARIES = {"merges.txt", "vocab.txt"}
+_DOCUMENTS = {"abliteration_params.json", "reproduce.json", "trainer_state.json"}
+"""Files of a model folder that say how it was made and change nothing of what it does."""
+
+_log = logging.getLogger(__name__)
+_log.addHandler(logging.NullHandler())  # a library prints nothing unless asked to
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def is_local(name: str) -> bool:
+    """Whether the name of a model or data set means a place on this machine, not a Hub id."""
+    return bool(name) and (
+        name.startswith((".", "~", "/", "\\"))
+        or name.count("/") > 1
+        or "\\" in name
+        or Path(name).expanduser().exists()
+    )
+
+
+def model_identity(name: str, revision: str | None = None) -> str:
+    """What a model is: a hash of a folder's content, or a Hub id with its commit.
+
+    Args:
+        name: Hub id or folder.
+        revision: Branch, tag or commit on the Hub; folders have none.
+
+    Returns:
+        `sha256:...` for a folder; `org/name@commit` for a Hub id, with the revision as given where
+        neither the Hub nor the local cache knows its commit.
+    """
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        return f"sha256:{folder_hash(folder)}"
+    if not name or is_local(name):  # not there: loading it says so
+        return name
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return f"{name}@{revision}"
+    commit = _hub_commit(name, revision) or revision
+    return f"{name}@{commit}" if commit else name
+
+
+def folder_hash(folder: Path) -> str:
+    """SHA-256 over what a model folder loads: small files whole, large ones by size and samples.
+
+    Names within the folder count, its own place does not. Sixteen samples a weight file see any
+    training of all layers; a change of a few matrices alone can fall between them.
+    """
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and _is_model_file(path):
+            total.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+            total.update(_sampled_hash(path))
+    return total.hexdigest()
+
+
+def plugin_identity(plugin: str) -> str:
+    """A scorer plugin's name; of `file.py:Class`, the hash of the file in place of its path."""
+    location, _, class_name = plugin.rpartition(":")
+    path = Path(location).expanduser()
+    if path.suffix != ".py" or not path.is_file():
+        return plugin
+    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}:{class_name}"
+
+
+def _is_model_file(path: Path) -> bool:
+    known = path.suffix in _MODEL_FILES or path.name in _VOCABULARIES
+    return known and path.name not in _DOCUMENTS and not path.name.startswith(".")
+
+
+def _sampled_hash(path: Path) -> bytes:
+    """SHA-256 of a file, or of samples at equal distances from its first byte to its last."""
+    result = hashlib.sha256()
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= CHUNK * CHUNKS:
+            result.update(file.read())
+        else:
+            for index in range(CHUNKS):
+                file.seek((size - CHUNK) * index // (CHUNKS - 1))
+                result.update(file.read(CHUNK))
+    return result.digest()
+
+
+@cache  # asked once, so that one process does not see two commits of a branch that moves
+def _hub_commit(name: str, revision: str | None) -> str | None:
+    """The commit a revision stands for: by the Hub if it answers, else by the local cache."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return HfApi().model_info(name, revision=revision, timeout=HUB_TIMEOUT).sha
+    except HFValidationError:  # no name that the Hub could have
+        return None
+    except Exception as error:  # offline, gated, missing: loading it gives the error and the remedy
+        _log.info("The Hub does not name the commit of %s: %s", name, error)
+    cached = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(cached).parent.name if isinstance(cached, str) else None
