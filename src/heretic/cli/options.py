@@ -55,6 +55,18 @@ class SettingsOptions:
         given = {name: value for name, value in named.items() if value is not None}
         return load_settings({**self.overrides, **given}, self.config, require_model=require_model)
 
+    def refuse_config(self, command: str, reason: str) -> None:
+        """For commands that take their settings from elsewhere.
+
+        Raises:
+            SettingsError: `--config` was given.
+        """
+        if self.config is not None:
+            raise SettingsError(
+                f"`heretic {command}` takes no --config: {reason}.",
+                remedy="Give single settings as options.",
+            )
+
 
 class SettingsCommand(click.Command):
     """A command that takes every setting as an option.

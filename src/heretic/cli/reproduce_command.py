@@ -22,6 +22,7 @@ def command(file: Path, trust_plugins: bool, options: SettingsOptions) -> int:
     from heretic.cli.display import make_reporter
     from heretic.cli.text import make_console
 
+    options.refuse_config("reproduce", "all settings are those in the file")
     overrides = dict(options.overrides)
     default = f"{(file if file.is_dir() else file.absolute().parent).name}-reproduced"
     destination = Path(overrides.pop("save_directory", default))

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from heretic.cli.geometry import geometry_tables
+from heretic.cli.text import safe
 from heretic.events import StageFinished, StageProgress, StageStarted
 
 if TYPE_CHECKING:
@@ -115,4 +116,4 @@ def show_residuals(session: Session, console: Console, display: Display) -> None
         draw_animation(projections, folder / "layers.gif", look)
         display.emit(StageFinished(f"pictures in {folder}"))
         display.close()
-        console.print(Text(f"Residual plots are in {folder}."), soft_wrap=True)
+        console.print(Text(safe(f"Residual plots are in {folder}.")), soft_wrap=True)

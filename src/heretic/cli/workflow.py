@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,18 +21,25 @@ from heretic.cli.display import Display, Tee, make_reporter
 from heretic.cli.log import logging_to
 from heretic.cli.menu import Actions, run_menu
 from heretic.cli.tables import front_table, scores_table
-from heretic.cli.text import is_interactive
-from heretic.errors import StudyError
+from heretic.cli.text import is_interactive, safe
+from heretic.errors import HereticError, StudyError
 from heretic.events import Notice
+from heretic.main import INTERRUPTED
 from heretic.records import RunManifest, Score, Trial
 from heretic.records import front as front_of
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from heretic.cli.options import SettingsOptions
     from heretic.config import Settings
+    from heretic.model import Model
     from heretic.pipeline import PromptSets, Session
     from heretic.runs import RunFolder
 
-INTERRUPTED = 130
+
+_SAVING = (None, "save")
+"""Values of `model_action` with which `save_directory` may be written to."""
 
 
 def program_arguments() -> list[str]:
@@ -53,9 +60,14 @@ class Place:
 
 @contextmanager
 def held_run(settings: Settings, console: Console) -> Iterator[Place]:
-    """Lock the run folder of these settings, log into it, and show progress."""
+    """Lock the run folder of these settings, log into it, and show progress.
+
+    Raises:
+        HereticError: As `check_before_work`; or the prompts cannot be read, or the run is in use.
+    """
     from heretic import pipeline
 
+    check_before_work(settings)
     with make_reporter(console) as display:
         prompts = pipeline.load_prompts(settings, display)
         folder, seed = pipeline.open_folder(settings, prompts)
@@ -68,25 +80,38 @@ def prepared(settings: Settings, place: Place, console: Console) -> Session:
     from heretic import export, pipeline
     from heretic.cli.research import show_residuals
 
-    check_destination(settings)
     session = pipeline.prepare(settings, place.prompts, place.folder, place.seed, place.reporter)
-    if settings.model_action == "save" and settings.save_directory is not None:
+    if settings.model_action in _SAVING and settings.save_directory is not None:
         strategy = settings.export_strategy or "merge"
         export.check_export(session.model, settings.save_directory, strategy)
     show_residuals(session, console, place.display)
     return session
 
 
-def check_destination(settings: Settings) -> None:
-    """Say before any work what would stop an upload at its end.
+def check_before_work(settings: Settings) -> None:
+    """Say before any work what would stop the run at its end.
 
     Raises:
-        ExportError: The repository's name is malformed, or nobody is logged in.
+        SettingsError: The action is not there yet.
+        ExportError: The destination is taken, its disk too small, the repository's name malformed,
+            or nobody is logged in.
+        HereticError: A package that research output needs is missing.
     """
     from heretic import export
+    from heretic.cli.research import check_research
+    from heretic.errors import SettingsError
 
+    if settings.model_action == "benchmark":
+        raise SettingsError(
+            "model_action is benchmark, which this release does not offer yet.",
+            remedy="Use save, upload, chat or none.",
+        )
+    if settings.model_action in _SAVING and settings.save_directory is not None:
+        strategy = settings.export_strategy or "merge"
+        export.check_place(settings, settings.save_directory, strategy)
     if settings.model_action == "upload" and settings.upload_repo_id is not None:
         export.check_upload(settings.upload_repo_id)
+    check_research(settings)
 
 
 def go_on_or_not(settings: Settings, place: Place, console: Console) -> bool:
@@ -115,8 +140,12 @@ def baseline_of(manifest: RunManifest) -> tuple[Score, ...]:
     return tuple(Score(**row) for row in manifest.found.get("baseline", ()))
 
 
-def search_and_choose(session: Session, place: Place, console: Console) -> int:
-    """Search, show the front, do what the settings or the user say; returns the exit status."""
+def search(session: Session, place: Place, console: Console) -> bool:
+    """Search; whether it was interrupted.
+
+    Raises:
+        StudyError: Ten trials in a row failed; the front found before is shown.
+    """
     from heretic import pipeline
 
     interrupted = False
@@ -124,23 +153,55 @@ def search_and_choose(session: Session, place: Place, console: Console) -> int:
         pipeline.search(session)
     except KeyboardInterrupt:
         interrupted = True
-    front = session.study.front
-    if interrupted and not is_interactive():
+    except StudyError:
         place.display.close()
-        show_interrupted(session, console)
-        return INTERRUPTED
-    choose(session, place, console, front)
-    return 0
+        if session.study.front:
+            show_front(session, console)
+        raise
+    return interrupted
+
+
+def draw_front(session: Session, chosen: Trial | None = None) -> None:
+    """Draw the front into the run folder; where that fails the run goes on without."""
+    from heretic.cli.research import draw_run_front
+
+    if not session.study.front:
+        return
+    try:
+        draw_run_front(session, chosen)
+    except (HereticError, OSError) as error:
+        session.reporter.emit(Notice(f"The front was not drawn: {error}", level="warning"))
+
+
+def search_and_choose(session: Session, place: Place, console: Console) -> int:
+    """Search, show the front, do what the settings or the user say; returns the exit status."""
+    interrupted = search(session, place, console)
+    draw_front(session)
+    if not interrupted or is_interactive():
+        try:
+            choose(session, place, console, session.study.front)
+            return 0
+        except KeyboardInterrupt:  # without a terminal: in more trials, or while saving
+            if is_interactive():
+                raise
+    place.display.close()
+    show_interrupted(session, console)
+    return INTERRUPTED
+
+
+def show_front(session: Session, console: Console) -> None:
+    """The front as it stands."""
+    heading = "The front so far"
+    console.print(front_table(session.study.front, session.evaluator.baseline, heading=heading))
 
 
 def show_interrupted(session: Session, console: Console) -> None:
     """The front as it stands, and the command that goes on."""
-    heading = "The front so far"
-    console.print(front_table(session.study.front, session.evaluator.baseline, heading=heading))
+    show_front(session, console)
     console.print(Text("To go on with the search:"), soft_wrap=True)
     arguments = without_options(program_arguments(), {"checkpoint_action"})
     command = shlex.join([*arguments, "--checkpoint-action", "continue"])
-    console.print(Text(f"  {command}"), soft_wrap=True)
+    console.print(Text(safe(f"  {command}")), soft_wrap=True)
 
 
 def choose(session: Session, place: Place, console: Console, front: Sequence[Trial]) -> None:
@@ -177,7 +238,7 @@ def actions_of(session: Session, console: Console, display: Display) -> Actions:
 
     def talk(trial: Trial) -> None:
         display.close()
-        converse(session, trial, console)
+        converse(session.model, session.directions, trial, session.settings, console)
 
     def more_trials(count: int) -> Sequence[Trial]:
         try:
@@ -200,20 +261,16 @@ def saved_table(
     return scores_table(rows, label="", heading=f"Saved in {directory}")
 
 
-def converse(session: Session, trial: Trial, console: Console) -> None:
+def converse(
+    model: Model, directions: Tensor, trial: Trial, settings: Settings, console: Console
+) -> None:
     """Chat with a trial's edited model; `/compare` shows the original beside it."""
-    model = session.model
 
     def edited(messages: list[dict[str, str]]) -> Iterator[str]:
-        with model.edited(trial.plan, session.directions):
+        with model.edited(trial.plan, directions):
             yield from model.stream_reply(messages)
 
-    chat(
-        edited,
-        console=console,
-        original=model.stream_reply,
-        system=session.settings.system_prompt,
-    )
+    chat(edited, console=console, original=model.stream_reply, system=settings.system_prompt)
 
 
 def scores_json(scores: Sequence[Score]) -> dict[str, Any]:
@@ -223,37 +280,85 @@ def scores_json(scores: Sequence[Score]) -> dict[str, Any]:
 
 @contextmanager
 def reopened_run(
-    path: Path, overrides: Mapping[str, Any], console: Console
+    path: Path, options: SettingsOptions, console: Console, *, trust_plugins: bool
 ) -> Iterator[tuple[Settings, Place]]:
     """Hold a run folder that exists, with the settings it was made with.
 
     Args:
-        overrides: Settings of the command line; those that change scores are refused.
+        trust_plugins: Whether scorers from outside Heretic may be named by the run.
 
     Raises:
-        RunError: The folder holds no run.
-        SettingsError: An override would make it another run.
+        HereticError: As `known_run`, `run_settings` and `check_before_work`; or the run names a
+            foreign scorer, or its prompts have changed.
     """
     from heretic import pipeline
-    from heretic.config import Settings
-    from heretic.errors import RunError, SettingsError
+    from heretic.errors import RunError
+    from heretic.export.reproduce import check_plugins
+
+    folder, manifest = known_run(path)
+    check_plugins(manifest.settings, "run", trust_plugins)
+    settings = run_settings(manifest, options)
+    check_before_work(settings)
+    with make_reporter(console) as display:
+        prompts = pipeline.load_prompts(settings, display)
+        if pipeline.fingerprint(settings, prompts)["prompts"] != manifest.fingerprint.get(
+            "prompts"
+        ):
+            raise RunError(
+                f"The prompts have changed since the run in {path} was searched.",
+                remedy="Bring the old ones back, or search again.",
+            )
+        with folder.lock(), logging_to(folder.log_path) as log:
+            yield settings, Place(folder, manifest.seed, prompts, display, Tee(display, log))
+
+
+def known_run(path: Path) -> tuple[RunFolder, RunManifest]:
+    """A run folder and what it says about itself.
+
+    Raises:
+        RunError: The folder holds no run, or a damaged one.
+    """
+    from heretic.errors import RunError
     from heretic.runs import RunFolder
 
     folder = RunFolder(path)
     manifest = folder.read_manifest()
     if manifest is None:
         raise RunError(f"{path} holds no run.", remedy="`heretic runs` lists those there are.")
-    recorded = Settings.restore(manifest.settings)
-    settings = recorded.replaced(**overrides)
-    with make_reporter(console) as display:
-        prompts = pipeline.load_prompts(settings, display)
-        if pipeline.fingerprint(settings, prompts) != manifest.fingerprint:
-            raise SettingsError(
-                "These options, or prompts that have changed since, belong to another run.",
-                remedy="Leave out what the run was not searched with, or search again.",
-            )
-        with folder.lock(), logging_to(folder.log_path) as log:
-            yield settings, Place(folder, manifest.seed, prompts, display, Tee(display, log))
+    return folder, manifest
+
+
+def run_settings(manifest: RunManifest, options: SettingsOptions) -> Settings:
+    """What the run was searched with, and above it what the user says that changes no score.
+
+    That is taken from the command line, the environment and TOML as ever. A run folder may come
+    from anybody: whether the model's own code runs is never taken from it.
+
+    Raises:
+        SettingsError: An option or the file of `--config` would make it another run.
+    """
+    from heretic.config import Settings, load_settings
+    from heretic.config_sources import read_toml
+    from heretic.errors import SettingsError
+    from heretic.export.provenance import reproducible_names
+    from heretic.export.reproduce import merged
+
+    fixed = reproducible_names()
+    own = load_settings(options.overrides, options.config, require_model=False)
+    names = own.model_fields_set - fixed
+    recorded = {
+        **{name: value for name, value in manifest.settings.items() if name != "trust_remote_code"},
+        **{name: value for name, value in own.to_dict().items() if name in names},
+    }
+    file = {} if options.config is None else read_toml(options.config)
+    asked = {name: v for name, v in merged(file, options.overrides).items() if name in fixed}
+    settings = Settings.restore(recorded)
+    if Settings.restore(merged(recorded, asked)) != settings:
+        raise SettingsError(
+            "These options belong to another run.",
+            remedy="Leave out what the run was not searched with, or search again.",
+        )
+    return settings
 
 
 def trial_of(folder: RunFolder, index: int) -> Trial:

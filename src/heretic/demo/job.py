@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 from heretic.config import Settings
 from heretic.demo.base import base_model, planted_model
 from heretic.demo.data import prompt_file
+from heretic.errors import SettingsError
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
+from heretic.export.files import check_destination
+from heretic.export.reproduce import merged
 from heretic.records import Trial
 
 if TYPE_CHECKING:
@@ -42,6 +45,17 @@ DEFAULTS: Mapping[str, Any] = {
 }
 """What makes the demo fit into minutes on two cores; options on the command line go above these."""
 
+NOT_TAKEN = (
+    "model",
+    "evaluate_model",
+    "model_action",
+    "n_additional_trials",
+    "upload_repo_id",
+    "upload_repo_private",
+    "benchmarks",
+)
+"""Settings of other commands: the demo has its own model and ends by saving."""
+
 
 def _prompts(name: str, split: str) -> dict[str, str]:
     return {"dataset": str(prompt_file(name)), "split": split}
@@ -51,21 +65,43 @@ def demo_settings(reporter: Reporter, overrides: Mapping[str, Any]) -> Settings:
     """Settings of the demo; fetches and converts the model where that has not been done.
 
     Raises:
-        HereticError: The model cannot be had.
+        HereticError: An override is nothing to the demo, the place to save in is taken, or the
+            model cannot be had.
     """
+    for name in NOT_TAKEN:
+        if name in overrides:
+            raise SettingsError(
+                f"The demo takes no --{name.replace('_', '-')}.",
+                remedy="Go on with what it found by `heretic export`, or use `heretic MODEL`.",
+            )
+    values = {**DEFAULTS, **overrides}
+    check_destination(Path(values["save_directory"]), "")
 
     def say(text: str) -> None:
         reporter.emit(Notice(text))
 
-    values = {
-        **DEFAULTS,
+    given = {
         "model": str(planted_model(say)),
         "good_prompts": _prompts("ordinary_train", "train[:100]"),
         "bad_prompts": _prompts("topic_train", "train[:100]"),
         "good_evaluation_prompts": _prompts("ordinary_test", "train[:100]"),
         "bad_evaluation_prompts": _prompts("topic_test", "train[:100]"),
     }
-    return Settings.restore({**values, **overrides})
+    return Settings.restore(merged(given, values))
+
+
+def chosen_trial(settings: Settings, front: Sequence[Trial]) -> Trial | None:
+    """The row of the front that `trial_index` names, else the demo's own choice.
+
+    Raises:
+        SettingsError: There is no such row.
+    """
+    index = settings.trial_index
+    if index is None or not front:
+        return best_trial(front)
+    if index >= len(front):
+        raise SettingsError(f"trial_index is {index}, but the front has {len(front)} rows.")
+    return front[index]
 
 
 def best_trial(front: Sequence[Trial]) -> Trial | None:

@@ -4,7 +4,7 @@ from heretic.export.card import get_readme_intro, model_card
 from heretic.export.choice import Choice, Strategy
 from heretic.export.hub import check_upload, upload
 from heretic.export.reproduce import Outcome, reproduce
-from heretic.export.saving import check_export, save
+from heretic.export.saving import check_export, check_place, save
 from heretic.export.verify import verify
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Outcome",
     "Strategy",
     "check_export",
+    "check_place",
     "check_upload",
     "get_readme_intro",
     "model_card",

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heretic.errors import ExportError
-from heretic.export.files import write_json
+from heretic.export.choice import is_local
+from heretic.export.files import read_json, write_json
 from heretic.records import Plan
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from heretic.edits import LowRank
     from heretic.model import Model
 
-CONFIG = "adapter_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 
@@ -46,7 +47,7 @@ def write_adapter(model: Model, plan: Plan, directions: Tensor, folder: Path) ->
             remedy="Choose another trial.",
         )
     save_file(adapter_tensors(factors), folder / WEIGHTS, metadata={"format": "pt"})
-    write_json(folder / CONFIG, adapter_config(model, plan, list(factors)))
+    write_json(folder / ADAPTER_CONFIG, adapter_config(model, plan, list(factors)))
 
 
 def adapter_factors(model: Model, plan: Plan, directions: Tensor) -> dict[str, LowRank]:
@@ -88,7 +89,7 @@ def adapter_config(model: Model, plan: Plan, names: list[str]) -> dict[str, Any]
     transposed = {writer.name: writer.transposed for writer in model.writers}
     every_module = (name for name, _ in model.model.named_modules())
     return {
-        "base_model_name_or_path": str(model.settings.model),
+        "base_model_name_or_path": _full_name(str(model.settings.model)),
         "bias": "none",
         "fan_in_fan_out": any(transposed[name] for name in names),
         "inference_mode": True,
@@ -102,6 +103,45 @@ def adapter_config(model: Model, plan: Plan, names: list[str]) -> dict[str, Any]
         "use_dora": plan.row_normalization == "full",
         "use_rslora": False,
     }
+
+
+def _full_name(model: str) -> str:
+    """A Hub id as it is; a folder by its absolute path, which holds from any working directory."""
+    return str(Path(model).expanduser().resolve()) if is_local(model) else model
+
+
+def adapter_base(folder: Path) -> tuple[str, str | None] | None:
+    """The base model of an adapter and its revision; None if the folder holds no adapter.
+
+    Raises:
+        ExportError: The adapter's configuration is damaged or names no base.
+    """
+    path = folder / ADAPTER_CONFIG
+    if not path.is_file():
+        return None
+    config = read_json(path)
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    if not isinstance(base, str):
+        raise ExportError(f"{path} names no base model.")
+    return base, config.get("revision")
+
+
+def attach_adapter(model: Model, folder: Path) -> None:
+    """Load an adapter through PEFT, as its users will; the model's own modules are wrapped.
+
+    transformers' own loading of adapters leaves DoRA magnitudes out.
+
+    Raises:
+        ExportError: PEFT is not installed.
+    """
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ExportError(
+            "Loading an adapter needs PEFT, which is not installed.",
+            remedy="Run `pip install peft`.",
+        ) from error
+    PeftModel.from_pretrained(model.model, str(folder)).eval()
 
 
 def target_modules(names: list[str], every_module: Iterable[str]) -> list[str] | str:

@@ -60,9 +60,11 @@ def card_metadata(model: str, strategy: Strategy, base_metadata: dict[str, Any])
     import yaml  # type: ignore[import-untyped]
 
     library = "peft" if strategy == "adapter" else base_metadata.get("library_name", "transformers")
+    relation = "adapter" if strategy == "adapter" else "finetune"
+    # The Hub takes `base_model` for a repository there, which a folder of this machine is not.
+    base = {} if is_local(model) else {"base_model": model, "base_model_relation": relation}
     data = {
-        "base_model": display_name(model),
-        "base_model_relation": "adapter" if strategy == "adapter" else "finetune",
+        **base,
         **{name: value for name, value in base_metadata.items() if name != "library_name"},
         "library_name": library,
         "pipeline_tag": "text-generation",
@@ -146,6 +148,11 @@ def _intro(
 
 
 def _origin(choice: Choice) -> str:
+    if choice.as_recorded:
+        return (
+            "\nAs recorded in the reproduce.json that this copy was made from: its weights have "
+            "the recorded hashes. Nothing was measured again.\n"
+        )
     if choice.verified is not None:
         return "\nMeasured on these files, reloaded from disk after saving.\n"
     return "\nMeasured with the edit applied while running, not yet on these files.\n"

@@ -30,6 +30,8 @@ class Choice:
         manifest: The run the trial comes from.
         settings: The settings of that run.
         verified: Scores of the files once reloaded from disk; None before `verify`.
+        as_recorded: Whether all figures come from a reproduction file, for files with the hashes
+            it records; nothing was measured on this copy.
     """
 
     trial: Trial
@@ -38,6 +40,7 @@ class Choice:
     manifest: RunManifest
     settings: Settings
     verified: tuple[Score, ...] | None = None
+    as_recorded: bool = False
 
     @property
     def scores(self) -> tuple[Score, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -124,7 +125,7 @@ def check_destination(destination: Path, base_model: str) -> None:
     if not destination.is_dir():
         raise ExportError(f"{destination} is a file.", remedy="Name a folder.")
     base = Path(base_model).expanduser()
-    if base.exists() and base.resolve() == destination.resolve():
+    if base_model and base.exists() and base.resolve() == destination.resolve():
         raise ExportError(
             f"{destination} is the base model itself.", remedy="Choose another folder."
         )
@@ -147,8 +148,9 @@ def staged(destination: Path) -> Iterator[Path]:
     destination = destination.absolute()
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(destination)
         staging = Path(
-            tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=".tmp", dir=destination.parent)
+            tempfile.mkdtemp(prefix=_prefix(destination), suffix=".tmp", dir=destination.parent)
         )
     except OSError as error:
         raise ExportError(
@@ -168,6 +170,27 @@ def staged(destination: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def _prefix(destination: Path) -> str:
+    """How the hidden folders beside a destination begin: with its name and this process."""
+    return f".{destination.name}.{os.getpid()}-"
+
+
+def _sweep(destination: Path) -> None:
+    """Delete what processes that were killed while saving to `destination` left beside it.
+
+    An earlier export that was moved aside goes only if there is another in its place.
+    """
+    import psutil
+
+    pattern = re.compile(rf"\.{re.escape(destination.name)}\.(\d+)-\w+\.(tmp|old)")
+    for path in destination.parent.iterdir():
+        match = pattern.fullmatch(path.name)
+        if match is None or psutil.pid_exists(int(match[1])):
+            continue
+        if match[2] == "tmp" or destination.exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def _usual_permissions(folder: Path) -> None:
     """Let others read what new files usually let them read.
 
@@ -185,7 +208,7 @@ def _replace_folder(staging: Path, destination: Path) -> None:
         staging.rename(destination)
         return
     with tempfile.TemporaryDirectory(
-        prefix=f".{destination.name}.", suffix=".old", dir=destination.parent
+        prefix=_prefix(destination), suffix=".old", dir=destination.parent
     ) as aside:
         old = Path(aside) / "old"
         destination.rename(old)

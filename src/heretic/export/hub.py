@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any
 import heretic
 from heretic.errors import ExportError
 from heretic.events import Reporter, Silent, StageFinished, StageStarted
+from heretic.export.adapter import ADAPTER_CONFIG
 from heretic.export.choice import display_name, is_local
 from heretic.export.files import DOCUMENTS, PARAMETERS, REPRODUCTION, is_ours, read_json
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-ADAPTER_CONFIG = "adapter_config.json"
 STALE_PATTERNS = ["*.safetensors", "*.safetensors.index.json", ADAPTER_CONFIG]
 """Weights of an earlier upload that the new one does not replace file by file."""
+
+LONGEST_PATH = 4096
+"""Characters; longer text is no path."""
 
 _HARMLESS = {".gitattributes", ".gitignore", *DOCUMENTS}
 LOGIN = "Run `hf auth login`, or set HF_TOKEN, with a token that may write."
@@ -119,6 +122,8 @@ def _published(name: str, value: Any) -> Any:
         return display_name(value)
     if isinstance(value, dict) and isinstance(value.get("dataset"), str):
         return {**value, "dataset": display_name(value["dataset"])}
+    if name == "scorer":
+        return _without_folders(value)
     if name == "scorers" and isinstance(value, list):
         return [_published_scorer(scorer) for scorer in value]
     return value
@@ -129,6 +134,20 @@ def _published_scorer(scorer: Any) -> Any:
         return scorer
     place, colon, class_name = str(scorer.get("plugin")).rpartition(":")
     return {**scorer, "plugin": f"{Path(place).name}{colon}{class_name}"}
+
+
+def _without_folders(value: Any) -> Any:
+    """A scorer's options, with files and folders in them named by their last part only."""
+    if isinstance(value, dict):
+        return {key: _without_folders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(item) for item in value]
+    if isinstance(value, str) and len(value) < LONGEST_PATH:
+        path = Path(value)
+        # A word such as "/think" is no place on this machine.
+        if value.startswith("~/") or (path.is_absolute() and len(path.parts) > 2):
+            return path.name
+    return value
 
 
 def _json(data: Any) -> bytes:

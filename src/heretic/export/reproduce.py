@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 Prepare = Callable[["Settings", int, Reporter], "tuple[Model, Tensor]"]
 """Settings, seed and reporter to a loaded model and its directions: the pipeline's first stages."""
 
+UNSCORED = "This copy was not scored: `heretic evaluate` does."
+
 _OWN_PLUGIN = re.compile(r"heretic\.scorers(\.[A-Za-z_]\w*)+:[A-Za-z_]\w*")
 
 
@@ -65,9 +67,9 @@ class Outcome:
             return f"Identical: all {len(self.matching)} weight files have the recorded hashes."
         what = f"Not identical: {', '.join(self.differing)} differ from the recorded hashes"
         if self.changes:
-            return f"{what}. Not as recorded: {'; '.join(self.changes)}."
+            return f"{what}. Not as recorded: {'; '.join(self.changes)}. {UNSCORED}"
         where = "the directions do too" if not self.same_directions else "the directions agree"
-        return f"{what}; {where}, and versions and hardware are as recorded."
+        return f"{what}; {where}, and versions and hardware are as recorded. {UNSCORED}"
 
 
 def reproduce(
@@ -95,7 +97,7 @@ def reproduce(
     if file.is_dir():
         file = file / "reproduce.json"
     recorded = Reproduction.read(file)
-    check_plugins(recorded, trust_plugins)
+    check_plugins(recorded.settings, "reproduction file", trust_plugins)
     settings = restored_settings(recorded, overrides or {})
     check_destination(destination, str(settings.model))
     changes = differences(recorded.versions, versions())
@@ -117,19 +119,23 @@ def reproduce(
     return outcome
 
 
-def check_plugins(recorded: Reproduction, trust_plugins: bool = False) -> None:
+def check_plugins(settings: Mapping[str, Any], where: str, trust_plugins: bool = False) -> None:
     """Refuse scorers that would run code from outside Heretic.
 
+    Args:
+        settings: As recorded, not yet validated.
+        where: What recorded them, as people call it.
+
     Raises:
-        ExportError: The file names one, and `trust_plugins` is false.
+        ExportError: They name one, and `trust_plugins` is false.
     """
-    scorers = recorded.settings.get("scorers", [])
+    scorers = settings.get("scorers", [])
     if not isinstance(scorers, list):
-        raise ExportError("The scorers in the reproduction file are not a list.")
+        raise ExportError(f"The scorers in the {where} are not a list.")
     foreign = [plugin for plugin in map(_plugin, scorers) if not is_own_plugin(plugin)]
     if foreign and not trust_plugins:
         raise ExportError(
-            f"The reproduction file names scorers from outside Heretic: {', '.join(foreign)}.",
+            f"The {where} names scorers from outside Heretic: {', '.join(foreign)}.",
             remedy="They run code. Read it, then pass --trust-plugins.",
         )
 
@@ -168,19 +174,19 @@ def restored_settings(recorded: Reproduction, overrides: Mapping[str, Any]) -> S
             "response_prefix": recorded.found["response_prefix"],
             "dtypes": [recorded.found["dtype"]],
         }
-        return Settings.restore(_merged({**recorded.settings, **pinned}, overrides))
+        return Settings.restore(merged({**recorded.settings, **pinned}, overrides))
     except (SettingsError, KeyError) as error:
         raise ExportError(f"The settings in the reproduction file do not hold: {error}") from error
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Both tables as one; inner tables are merged too, and `above` wins."""
-    merged = dict(below)
+    both = dict(below)
     for name, value in above.items():
-        old = merged.get(name)
+        old = both.get(name)
         tables = isinstance(old, Mapping) and isinstance(value, Mapping)
-        merged[name] = _merged(old, value) if tables else value  # type: ignore[arg-type]
-    return merged
+        both[name] = merged(old, value) if tables else value  # type: ignore[arg-type]
+    return both
 
 
 def _choice(recorded: Reproduction, settings: Settings, directions: Tensor) -> Choice:
@@ -202,6 +208,7 @@ def _with_figures(choice: Choice, recorded: Reproduction) -> Choice:
         trial=replace(choice.trial, scores=recorded.after),
         baseline=recorded.before,
         verified=recorded.after if recorded.verified else None,
+        as_recorded=True,
     )
 
 

@@ -15,10 +15,27 @@ from heretic.export.documents import base_revision, write_documents
 from heretic.export.files import check_destination, check_disk, relative_files, staged
 
 if TYPE_CHECKING:
+    from heretic.config import Settings
     from heretic.model import Model
 
 ADAPTER_BYTES = 16 * 2**20
 """More than any adapter of rank 1 takes."""
+
+
+def check_place(settings: Settings, destination: Path, strategy: str) -> None:
+    """`check_export` before the model is loaded, by the size of its files if they are here.
+
+    Raises:
+        ExportError: The destination is taken or the disk too small.
+    """
+    kind = check_strategy(strategy)
+    check_destination(destination, str(settings.model))
+    needed = ADAPTER_BYTES
+    if kind == "merge":
+        base = base_folder(str(settings.model), settings.model_commit)
+        files = base.glob("*.safetensors") if base is not None else ()
+        needed = sum(path.stat().st_size for path in files)
+    check_disk(destination, needed)
 
 
 def check_export(model: Model, destination: Path, strategy: str) -> None:

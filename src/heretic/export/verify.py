@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from heretic.errors import ExportError
 from heretic.events import Reporter, Silent, StageFinished, StageStarted
-from heretic.export.adapter import CONFIG
+from heretic.export.adapter import ADAPTER_CONFIG, attach_adapter
 from heretic.export.choice import Choice
 from heretic.export.documents import rewrite_scores
 from heretic.records import Score
 
 if TYPE_CHECKING:
+    import torch
+
     from heretic.config import Settings
     from heretic.model import Model
 
@@ -23,6 +27,9 @@ DIVERGENCE_ABSOLUTE, DIVERGENCE_RELATIVE = 0.01, 0.05
 RATE = 0.03
 """SPEC section 8: KL within max(0.01 nats, 5%), refusals within 3 of 100. Edited while running and
 edited in the weights differ by rounding in half precision."""
+
+ROOM = 1.25
+"""Free memory that a second model needs, in its own sizes: weights, and the batches' states."""
 
 _COUNT = re.compile(r"\s*\d+\s*/\s*(\d+)\s*")
 
@@ -57,19 +64,21 @@ def verify(
     """
     reporter = reporter or Silent()
     reporter.emit(StageStarted("Checking the saved model"))
-    reloaded = reload(folder, evaluator.model, reporter)
-    try:
-        scores = evaluator.score_model(reloaded)
-    finally:
-        del reloaded
-        _free_memory()
+    baseline = evaluator.baseline  # measured while the unedited model is in its place
+    with _room_for_copy(evaluator.model):
+        reloaded = reload(folder, evaluator.model, reporter)
+        try:
+            scores = evaluator.score_model(reloaded)
+        finally:
+            del reloaded
+            _free_memory()
     wrong = [score.name for score in scores if not math.isfinite(score.value)]
     if wrong:
         raise ExportError(
             f"The model saved in {folder} gives no finite {', '.join(wrong)}.",
             remedy="Do not use it; try another trial or dtype.",
         )
-    rewrite_scores(folder, replace(choice, baseline=evaluator.baseline, verified=scores))
+    rewrite_scores(folder, replace(choice, baseline=baseline, verified=scores))
     problems = disagreements(choice.trial.scores, scores)
     if problems:
         raise ExportError(
@@ -93,27 +102,44 @@ def reload(folder: Path, like: Model, reporter: Reporter | None = None) -> Model
         "batch_size": like.batch_size,
     }
     settings: Settings = like.settings.model_copy(update=pinned)
-    is_adapter = (folder / CONFIG).exists()
+    is_adapter = (folder / ADAPTER_CONFIG).exists()
     if not is_adapter:
         place = {"model": str(folder), "model_commit": None, "quantization": "none"}
         settings = settings.model_copy(update=place)
     loaded = Loader(settings, reporter)
     if is_adapter:
-        _attach_adapter(loaded, folder)
+        attach_adapter(loaded, folder)
     loaded.response_prefix = like.response_prefix
     return loaded
 
 
-def _attach_adapter(model: Model, folder: Path) -> None:
-    """Load an adapter through PEFT, as its users will; the model's own modules are wrapped."""
+@contextmanager
+def _room_for_copy(base: Model) -> Iterator[None]:
+    """Move the base model to the CPU for the time if its accelerator has no room for another.
+
+    Models that are spread over devices or quantised cannot be moved; they stay.
+    """
+    device, model = base.device, base.model
+    spread = len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    fixed = device.type != "cuda" or spread or base.settings.quantization != "none"
+    if fixed or _free_bytes(device) > size * ROOM:
+        yield
+        return
+    model.to("cpu")
+    _free_memory()
     try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise ExportError(
-            "Checking an adapter needs PEFT, which is not installed.",
-            remedy="Run `pip install peft`.",
-        ) from error
-    PeftModel.from_pretrained(model.model, str(folder)).eval()
+        yield
+    finally:
+        model.to(device)
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Free memory of a CUDA device."""
+    import torch
+
+    _free_memory()
+    return int(torch.cuda.mem_get_info(device)[0])
 
 
 def _free_memory() -> None:

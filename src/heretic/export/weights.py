@@ -57,9 +57,11 @@ def write_merged(
         raise ExportError(
             "The model in memory is edited already.", remedy="Call restore() before saving a plan."
         )
+    from heretic.model.loading import quiet
+
     try:
         model.apply(plan, directions)
-        with _valid_generation_config(model.model), _no_progress_bars():
+        with _valid_generation_config(model.model), quiet():
             model.model.save_pretrained(folder, max_shard_size=max_shard_size)
     finally:
         model.restore()
@@ -84,20 +86,6 @@ def _valid_generation_config(model: Any) -> Iterator[None]:
         yield
     finally:
         config.do_sample = sampled
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Keep transformers' progress bars off the screen; ours is the display."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 @contextmanager
