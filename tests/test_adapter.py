@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from heretic.errors import ExportError
-from heretic.export.adapter import adapter_tensors, target_modules, write_adapter
+from heretic.export.adapter import adapter_base, adapter_tensors, target_modules, write_adapter
 from heretic.model import Model
 from heretic.records import RowNormalization
 from tests import export_case, tiny
@@ -126,6 +126,26 @@ def test_files_are_as_peft_writes_them(
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
     size = (tmp_path / "adapter_model.safetensors").stat().st_size
     assert size < 16_000
+
+
+def test_the_base_is_found_from_any_working_directory(
+    llama: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = Path(llama.settings.model)
+    monkeypatch.chdir(base.parent)
+    relative = llama.settings.replaced(model=f"./{base.name}")
+    monkeypatch.setattr(llama, "settings", relative)
+    write_adapter(llama, export_case.plan(), export_case.directions(), tmp_path)
+    assert adapter_base(tmp_path) == (str(base), None)
+    monkeypatch.chdir(tmp_path)
+    AutoPeftModelForCausalLM.from_pretrained(str(tmp_path))
+
+
+def test_a_folder_without_an_adapter_has_no_base(tmp_path: Path) -> None:
+    assert adapter_base(tmp_path) is None
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ExportError, match="names no base model"):
+        adapter_base(tmp_path)
 
 
 def test_peft_finds_the_base_by_the_config(llama: Model, tmp_path: Path) -> None:

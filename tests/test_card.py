@@ -95,7 +95,7 @@ def test_a_local_base_is_named_without_its_place(tmp_path: Path) -> None:
         text = model_card(choice, strategy)
         assert str(tmp_path) not in text
         assert "someone" not in text
-        assert front_matter(text)["base_model"] == "Tiny-Base"
+        assert not {"base_model", "base_model_relation"} & front_matter(text).keys()
         assert "huggingface.co/Tiny-Base" not in text
         assert "# Tiny-Base, decensored" in text
 
@@ -177,3 +177,10 @@ def test_a_base_that_is_not_at_hand_gives_nothing() -> None:
     assert base_metadata("org/nowhere") == {}
     assert base_folder("org/nowhere") is None
     assert base_folder("not a valid id!") is None
+
+
+def test_figures_from_a_reproduction_file_are_not_called_measured(choice: Choice) -> None:
+    recorded = replace(choice, verified=choice.trial.scores, as_recorded=True)
+    text = model_card(recorded, "merge")
+    assert "As recorded in the reproduce.json" in text
+    assert "Measured on these files" not in text

@@ -217,6 +217,36 @@ def test_what_the_user_can_fix(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert capsys.readouterr() == ("", "Error: It is wrong. Mend it.\n")
 
 
+def test_errors_bring_no_control_codes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    assert main_with(SettingsError("\x1b]0;renamed\x07 is no model."), monkeypatch) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["demo"], ["reproduce", "reproduce.json"]])
+def test_a_configuration_that_would_be_ignored_is_refused(arguments: list[str]):
+    Path("own.toml").write_text("n_trials = 3\n")
+    assert "takes no --config" in refusal(*arguments, "--config", "own.toml")
+
+
+@pytest.mark.parametrize(
+    "option", [["--model-action", "chat"], ["--model", "m"], ["--benchmarks", "mmlu"]]
+)
+def test_the_demo_refuses_what_it_would_ignore(option: list[str]):
+    assert f"The demo takes no {option[0]}." in refusal("demo", *option)
+
+
+def test_the_demo_checks_its_destination_first(monkeypatch: pytest.MonkeyPatch):
+    def never(_: object) -> Path:
+        raise AssertionError("no work for nothing")
+
+    monkeypatch.setattr("heretic.demo.job.planted_model", never)
+    Path("heretic-demo-model").mkdir()
+    Path("heretic-demo-model/thesis.txt").write_text("x")
+    assert "heretic-demo-model is not empty" in refusal("demo")
+
+
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ZeroDivisionError):
         main_with(ZeroDivisionError(), monkeypatch)

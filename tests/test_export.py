@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -15,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from heretic.errors import ExportError
 from heretic.evaluator import Evaluator
-from heretic.export import check_export, save, verify
+from heretic.export import check_export, check_place, save, verify
 from heretic.export import files as export_files
 from heretic.export.choice import Choice, display_name
 from heretic.export.verify import agree, disagreements, reload
@@ -351,3 +354,51 @@ class NameCase(NamedTuple):
 )
 def test_names_never_show_where_a_model_lies(case: NameCase) -> None:
     assert display_name(case.given) == case.shown
+
+
+verification = sys.modules["heretic.export.verify"]  # the package has a function of that name
+
+
+@pytest.mark.parametrize("free", [0, 10**9])
+def test_the_base_leaves_an_accelerator_that_is_too_small(
+    free: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[str] = []
+    base = SimpleNamespace(
+        device=torch.device("cuda:0"),
+        settings=SimpleNamespace(quantization="none"),
+        model=SimpleNamespace(
+            parameters=lambda: [torch.zeros(8)], to=lambda place: places.append(str(place))
+        ),
+    )
+    monkeypatch.setattr(verification, "_free_bytes", lambda _: free)
+    with verification._room_for_copy(base):
+        assert places == ([] if free else ["cpu"])
+    assert places == ([] if free else ["cpu", "cuda:0"])
+
+
+def test_what_a_killed_save_left_is_swept(model: Model, choice: Choice, tmp_path: Path) -> None:
+    gone, other = ".m.999999999-abc.tmp", f".m.{os.getpid()}-abc.tmp"
+    foreign = ".m.notes.tmp"
+    for name in (gone, ".m.999999999-abc.old", other, foreign):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_text("x")
+    save(model, choice, tmp_path / "m", strategy="adapter")
+    # The earlier model that was moved aside might be the only one: it went nowhere at first.
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"m", other, foreign, ".m.999999999-abc.old"}
+    save(model, choice, tmp_path / "m", strategy="adapter")
+    assert {path.name for path in tmp_path.iterdir()} == {"m", other, foreign}
+
+
+def test_the_place_is_checked_before_loading(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=export_files.DISK_MARGIN + 10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(ExportError, match="needs about"):
+        check_place(model.settings, tmp_path / "m", "merge")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("x")
+    with pytest.raises(ExportError, match="not empty"):
+        check_place(model.settings, tmp_path / "taken", "adapter")

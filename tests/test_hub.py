@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from heretic.errors import ExportError
 from heretic.export import check_upload, save, upload
+from heretic.export import hub as hub_module
 from heretic.export.base import base_metadata
 from heretic.model import Model
 from tests import export_case, hub_server, tiny
@@ -269,3 +270,9 @@ def test_the_bases_licence_comes_from_its_card_on_the_hub(hub: Hub) -> None:
         "license_link": "https://huggingface.co/org/base/blob/main/LICENSE",
     }
     assert base_metadata("org/absent") == {}
+
+
+def test_files_in_scorers_options_are_named_without_their_folder() -> None:
+    given = {"mine": {"words": "/home/me/words.txt", "all": ["~/a/b", "/think"], "limit": 3}}
+    published = hub_module._published("scorer", given)
+    assert published == {"mine": {"words": "words.txt", "all": ["b", "/think"], "limit": 3}}

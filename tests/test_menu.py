@@ -18,6 +18,7 @@ from heretic.cli.menu import Actions, Menu, front_lines
 from heretic.cli.questions import Back, Option
 from heretic.config import Settings
 from heretic.errors import ExportError, SettingsError
+from heretic.export.files import check_destination
 from heretic.records import Trial, front
 from tests.terminal import CTRL_A, CTRL_C, CTRL_D, CTRL_K, DOWN, end, in_pipe, in_terminal, written
 from tests.terminal_program import ARGV, BASELINE, MODEL, trial
@@ -234,6 +235,30 @@ def test_without_a_terminal_an_existing_destination_is_an_error(tmp_path: Path) 
         run(answers)
 
 
+def earlier_export(folder: Path) -> None:
+    """What tells a folder that Heretic saved from others."""
+    folder.mkdir()
+    for name in ("abliteration_params.json", "README.md"):
+        (folder / name).write_text("{}")
+    (folder / "reproduce.json").write_text('{"files": {}}')
+
+
+def test_without_a_terminal_an_earlier_export_is_replaced(tmp_path: Path) -> None:
+    earlier_export(tmp_path / "ours")
+    check_destination(tmp_path / "ours", "org/base")  # what is said before the search
+    answers = Answers(
+        trial_index=0,
+        model_action="save",
+        save_directory=tmp_path / "ours",
+        export_strategy="merge",
+    )
+    calls, _ = run(answers)
+    assert calls == [("save", 3, tmp_path / "ours", "merge")]
+    (tmp_path / "ours" / "notes.txt").write_text("mine")
+    with pytest.raises(ExportError, match="not empty"):
+        run(answers)
+
+
 @pytest.mark.parametrize("error", [ExportError("disk full"), ValueError("x"), KeyboardInterrupt()])
 def test_without_a_terminal_a_failure_ends_the_program(error: BaseException) -> None:
     with pytest.raises(type(error)):
@@ -342,9 +367,9 @@ def test_additional_trials_by_setting_that_fail_do_not_end_the_menu() -> None:
 
 def test_an_existing_destination_is_asked_about(tmp_path: Path) -> None:
     foreign, ours, free = (tmp_path / name for name in ("foreign", "ours", "free"))
-    for folder, name in ((foreign, "thesis.txt"), (ours, "abliteration_params.json")):
-        folder.mkdir()
-        (folder / name).write_text("x")
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("x")
+    earlier_export(ours)
     answers = Answers(trial_index=0, save_directory=foreign, export_strategy="merge")
     script = Script("save", ours, False, free, "save", ours, True, "exit")
     calls, text = run(answers, script)

@@ -109,6 +109,7 @@ def test_the_same_files_come_out(exported: Export, strategy: str, tmp_path: Path
         assert sha256_file(folder / name) == sha256_file(tmp_path / "second" / name)
     first = json.loads((folder / "reproduce.json").read_text())
     second = json.loads((tmp_path / "second" / "reproduce.json").read_text())
+    assert "Nothing was measured again" in (tmp_path / "second" / "README.md").read_text()
     assert first == second  # and so the copy can be reproduced in turn, figures included
 
 
@@ -166,6 +167,7 @@ def test_other_weights_are_noticed(exported: Export, tmp_path: Path) -> None:
     assert not outcome.same_directions
     assert outcome.differing == ("model.safetensors",)
     assert "Not identical: model.safetensors" in recorder.notices("warning")[-1]
+    assert "This copy was not scored" in recorder.notices("warning")[-1]
     card = (tmp_path / "second" / "README.md").read_text()
     assert "No scores were measured" in card  # the file's figures are not this model's
 
@@ -297,7 +299,7 @@ def test_foreign_plugins_run_only_when_trusted(exported: Export, tmp_path: Path)
     with pytest.raises(ExportError, match=r"outside Heretic: /srv/evil\.py:Scorer") as caught:
         reproduce(file, tmp_path / "second", prepare=never, reporter=Silent())
     assert "--trust-plugins" in (caught.value.remedy or "")
-    check_plugins(Reproduction.read(file), trust_plugins=True)
+    check_plugins(Reproduction.read(file).settings, "file", trust_plugins=True)
 
 
 @pytest.mark.parametrize(
