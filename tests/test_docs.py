@@ -1,0 +1,96 @@
+"""The documents say what the code does."""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+
+import heretic
+from heretic.architectures.table import FAMILIES, NOT_YET
+from heretic.config import Settings
+from heretic.prompts import Prompt
+from heretic.scorers import Outputs, load_scorers
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.glob("*.md"), ROOT / "README.md"])
+
+
+def code(page: str, language: str) -> list[str]:
+    """The fenced blocks of a page in one language."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def rows(page: str) -> list[list[str]]:
+    """The cells of all table rows of a page."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+
+
+def names(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def test_every_document_the_program_names_exists():
+    sources = [
+        path.read_text(encoding="utf-8") for path in Path(heretic.__file__).parent.rglob("*.py")
+    ]
+    named = set(re.findall(r"(?<![/\w.])docs/[\w-]+\.md", "\n".join(sources)))
+    assert {"docs/models.md", "docs/scorers.md"} <= named
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_documents_lead_somewhere(page: Path):
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_models_page_is_the_table():
+    shown = {
+        model_type: (names(row[1])[0], names(row[2])[0], names(row[3])[0])
+        for row in rows("models.md")
+        if len(row) == 4
+        for model_type in names(row[0])
+    }
+    known = {
+        model_type: (family.layers, *(path for _, path in family.writers))
+        for model_type, family in FAMILIES.items()
+    }
+    assert shown == known
+
+
+def test_models_page_says_what_is_refused_and_why():
+    shown = {
+        model_type: row[0]
+        for row in rows("models.md")
+        if len(row) == 2
+        for model_type in names(row[1])
+    }
+    assert shown == NOT_YET
+
+
+def test_scorers_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (program,), (table,) = code("scorers.md", "python"), code("scorers.md", "toml")
+    assert len([line for line in program.splitlines() if line.strip()]) <= 30
+    (tmp_path / "length.py").write_text(program, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    scorers = load_scorers(Settings(model="m", **tomllib.loads(table)))
+    prompts = [Prompt("a"), Prompt("b")]
+    replies = ["short", "long " * 20]
+    logits = torch.zeros(2, 5)
+    outputs = Outputs(
+        prompts={"good": prompts, "bad": prompts},
+        logits={"good": logits},
+        responses={"good": replies, "bad": replies},
+    )
+    scores = [scorer.score(outputs, outputs) for scorer in scorers]
+    assert all(math.isfinite(score.value) for score in scores)
+    assert [score.name for score in scores] == ["refusals", "kl_divergence", "length"]
+    assert (scores[2].value, scores[2].display, scores[2].optimization) == (0.5, "1/2", "none")
