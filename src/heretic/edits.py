@@ -17,8 +17,9 @@ from torch import Tensor
 
 from heretic.records import RowNormalization
 
-SMALLEST_ROW = 1e-12
-"""Squared norm, relative to the row, below which an edited row counts as gone."""
+ROUNDINGS = 8
+"""An edited row counts as gone where its squared norm, relative to the row's, is below as many
+machine epsilons: what is left is rounding noise, and must not be blown up to the row's norm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,5 +139,5 @@ def _row_scale(weight: Tensor, v: Tensor, n: Tensor, amount: float) -> Tensor:
     squared = 1.0 - 2.0 * amount * v * g + (amount * v) ** 2 * (p @ p)
     # A row of zeros has g = 0 and would be filled with -a v_i p: keep it, and its norm, at zero.
     empty = ~weight.any(dim=1)
-    gone = (squared < SMALLEST_ROW) | empty
-    return torch.where(gone, 0.0, squared.clamp_min(SMALLEST_ROW).rsqrt())
+    smallest = ROUNDINGS * torch.finfo(weight.dtype).eps
+    return torch.where((squared < smallest) | empty, 0.0, squared.clamp_min(smallest).rsqrt())

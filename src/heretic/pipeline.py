@@ -28,13 +28,16 @@ from heretic.evaluator import EvaluationPrompts, Evaluator
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
 from heretic.export.provenance import versions
 from heretic.model import Model
-from heretic.model.loading import accelerator, free_memory
+from heretic.model.loading import accelerator, load_tokenizer
 from heretic.model.prefix import find_response_prefix
 from heretic.prompts import Prompt
 from heretic.records import Plan, RunManifest, Score, Trial
 from heretic.runs import RunFolder, digest, find_run
 from heretic.search.space import SearchSpace
 from heretic.search.study import Study
+
+OWN_WHEN_APPLYING = ("model", "trust_remote_code", "scorers", "scorer", "max_shard_size")
+"""Settings of the user's that hold when a plan is applied with the directions of a run."""
 
 PREFIX_PROMPTS = 100
 """Prompts of each direction split whose replies are compared for a shared prefix."""
@@ -89,7 +92,8 @@ def load_model(settings: Settings, reporter: Reporter) -> Model:
     reporter.emit(
         StageFinished(
             f"{model.n_layers} layers, {str(model.dtype).removeprefix('torch.')}, "
-            f"{gigabytes:.2f} GB; edits {' and '.join(model.get_abliterable_components())}"
+            f"{gigabytes:.2f} GB; edits {' and '.join(model.get_abliterable_components())}; "
+            f"batch size {model.batch_size}"
         )
     )
     return model
@@ -224,20 +228,19 @@ def prepare(
     known = folder.read_manifest()
     # Read before the model loads, so that a mistake is said early.
     start_plans = read_plans(settings.start_plans) if settings.start_plans else ()
-    model = load_model(settings, reporter)
     if known is None:
+        model = load_model(settings, reporter)
         choose_prefix(settings, model, prompts, reporter)
         directions = compute_directions(settings, model, prompts, reporter)
         folder.save_directions(directions.numpy())
     else:
-        model.response_prefix = str(known.found["response_prefix"])
-        model.batch_size = int(known.found["batch_size"])
-        directions = torch.from_numpy(folder.load_directions())
-        _check_directions(model, directions, folder)
+        model, directions = load_run(settings, folder, known, reporter)
     evaluator = Evaluator(settings, model, directions, reporter, prompts.evaluation)
     reporter.emit(StageStarted("Scoring the original model"))
     baseline = evaluator.baseline
-    reporter.emit(StageFinished(", ".join(f"{s.name} {s.display}" for s in baseline)))
+    reporter.emit(StageFinished(scores_line(baseline)))
+    if known is not None:
+        _warn_of_changes(known, baseline, reporter)
     manifest = known or _manifest(settings, prompts, model, seed, baseline)
     if known is None:
         folder.write_manifest(manifest)
@@ -258,6 +261,41 @@ def prepare(
     return Session(
         settings, reporter, model, prompts, directions, folder, manifest, evaluator, study
     )
+
+
+def load_run(
+    settings: Settings, folder: RunFolder, manifest: RunManifest, reporter: Reporter
+) -> tuple[Model, Tensor]:
+    """The model of a run as it was searched, and the run's directions; needs no prompts.
+
+    Raises:
+        RunError: The directions are damaged or of another model.
+    """
+    found = manifest.found
+    model = load_model(settings.replaced(dtypes=[found["dtype"]]), reporter)
+    model.response_prefix = str(found["response_prefix"])
+    model.batch_size = int(found["batch_size"])
+    directions = torch.from_numpy(folder.load_directions())
+    if directions.shape != (model.n_layers + 1, model.hidden_size):
+        raise RunError(
+            f"The directions in {folder.path} are of another model: {tuple(directions.shape)}.",
+            remedy="Set checkpoint_action to restart.",
+        )
+    return model, directions
+
+
+def _warn_of_changes(known: RunManifest, baseline: tuple[Score, ...], reporter: Reporter) -> None:
+    """Say so if the original model no longer scores as it did when the run began."""
+    recorded = [(row["name"], row["display"]) for row in known.found["baseline"]]
+    if [(score.name, score.display) for score in baseline] != recorded:
+        before = ", ".join(f"{name} {display}" for name, display in recorded)
+        reporter.emit(
+            Notice(
+                f"The original model scored {before} when this run began: another machine or other "
+                "package versions? Old and new trials may not compare.",
+                level="warning",
+            )
+        )
 
 
 def _manifest(
@@ -287,14 +325,6 @@ def _manifest(
         versions=versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def _check_directions(model: Model, directions: Tensor, folder: RunFolder) -> None:
-    if directions.shape != (model.n_layers + 1, model.hidden_size):
-        raise RunError(
-            f"The directions in {folder.path} are of another model: {tuple(directions.shape)}.",
-            remedy="Set checkpoint_action to restart.",
-        )
 
 
 def search(session: Session, n_trials: int | None = None) -> list[Trial]:
@@ -361,25 +391,33 @@ def apply_plan(
     destination: Path,
     strategy: str,
     reporter: Reporter,
-    directions_from: Path | None = None,
+    *,
+    run: RunFolder | None = None,
 ) -> tuple[Score, ...]:
     """Edit and save a model without a search, and score what was saved.
 
     Args:
-        directions_from: A run folder whose directions to use; by default they are computed from the
-            prompts of the settings.
+        run: A run whose directions, prompts and method are used; without one, directions are
+            computed from the prompts of the settings.
+
+    Raises:
+        RunError: The plan does not fit the model, or `run` holds no run.
+        ExportError: It cannot be saved, or does not score as it did before.
     """
-    seed = settings.seed or 0
-    if directions_from is None:
-        model, directions = prepare_directions(settings, seed, reporter)
+    known = run.read_manifest() if run is not None else None
+    if run is not None and known is None:
+        raise RunError(f"{run.path} holds no run.", remedy="`heretic runs` lists those there are.")
+    if run is not None and known is not None:
+        # The run's word on everything that fixes directions; the user's on what may run code.
+        own = {name: settings.to_dict()[name] for name in OWN_WHEN_APPLYING}
+        settings = Settings.restore({**known.settings, **own})
+    prompts = load_prompts(settings, reporter)
+    if run is not None and known is not None:
+        model, directions = load_run(settings, run, known, reporter)
     else:
-        folder = RunFolder(directions_from)
-        directions = torch.from_numpy(folder.load_directions())
         model = load_model(settings, reporter)
-        _check_directions(model, directions, folder)
-        known = folder.read_manifest()
-        if known is not None:
-            model.response_prefix = str(known.found["response_prefix"])
+        choose_prefix(settings, model, prompts, reporter)
+        directions = compute_directions(settings, model, prompts, reporter)
     unknown = {name for name, _ in plan.kernels} - set(model.get_abliterable_components())
     if unknown:
         raise RunError(
@@ -387,24 +425,16 @@ def apply_plan(
             remedy=f"It has {', '.join(model.get_abliterable_components())}.",
         )
     export.check_export(model, destination, strategy)
-    evaluator = Evaluator(settings, model, directions, reporter)
+    evaluator = Evaluator(settings, model, directions, reporter, prompts.evaluation)
     reporter.emit(StageStarted("Scoring the plan"))
     scores = evaluator.evaluate([plan])[0]
-    reporter.emit(StageFinished(", ".join(f"{s.name} {s.display}" for s in scores)))
-    manifest = RunManifest(
-        model=settings.model,
-        digest=digest({**settings.fingerprint(), "seed": seed}),
-        seed=seed,
-        fingerprint=settings.fingerprint(),
-        settings=settings.to_dict(),
-        found={"response_prefix": model.response_prefix, "batch_size": model.batch_size},
-        versions=versions(),
-    )
+    reporter.emit(StageFinished(scores_line(scores)))
+    seed = settings.seed or 0
     choice = export.Choice(
         trial=Trial(number=0, plan=plan, scores=scores),
         directions=directions,
         baseline=evaluator.baseline,
-        manifest=manifest,
+        manifest=known or _manifest(settings, prompts, model, seed, evaluator.baseline),
         settings=settings,
     )
     export.save(model, choice, destination, strategy=strategy, reporter=reporter)
@@ -427,28 +457,36 @@ def compare(settings: Settings, reporter: Reporter) -> Comparison:
     """
     if not settings.evaluate_model:
         raise HereticError("No model to evaluate.", remedy="Set evaluate_model.")
-    evaluation = EvaluationPrompts.load(settings)
+    judged_settings = settings.replaced(model=settings.evaluate_model, model_commit=None)
+    if load_tokenizer(settings).get_vocab() != load_tokenizer(judged_settings).get_vocab():
+        raise _different_vocabularies(settings)
+    prompts = load_prompts(settings, reporter)
     original = load_model(settings, reporter)
-    if settings.response_prefix == "auto":
-        choose_prefix(settings, original, load_prompts(settings, reporter), reporter)
-    evaluator = Evaluator(settings, original, None, reporter, evaluation)
+    choose_prefix(settings, original, prompts, reporter)
+    evaluator = Evaluator(settings, original, None, reporter, prompts.evaluation)
     reporter.emit(StageStarted(f"Scoring {settings.model}"))
     baseline = evaluator.baseline
-    reporter.emit(StageFinished(", ".join(f"{s.name} {s.display}" for s in baseline)))
-    vocabulary = original.tokenizer.get_vocab()
-    judged_settings = settings.replaced(model=settings.evaluate_model, model_commit=None)
+    reporter.emit(StageFinished(scores_line(baseline)))
     prefix = original.response_prefix
-    # One at a time: two large models need not fit side by side.
-    original.model.to("meta")
-    free_memory()
+    width = original.model.get_output_embeddings().weight.shape[0]
+    original.unload()  # one at a time: two large models need not fit side by side
     judged = load_model(judged_settings, reporter)
-    if judged.tokenizer.get_vocab() != vocabulary:
-        raise ModelError(
-            f"{settings.evaluate_model} and {settings.model} have different vocabularies.",
-            remedy="Only models with the same tokenizer can be compared.",
-        )
+    if judged.model.get_output_embeddings().weight.shape[0] != width:
+        raise _different_vocabularies(settings)
     judged.response_prefix = prefix
     reporter.emit(StageStarted(f"Scoring {settings.evaluate_model}"))
     scores = evaluator.score_model(judged)
-    reporter.emit(StageFinished(", ".join(f"{s.name} {s.display}" for s in scores)))
+    reporter.emit(StageFinished(scores_line(scores)))
     return Comparison(baseline=baseline, judged=scores)
+
+
+def _different_vocabularies(settings: Settings) -> ModelError:
+    return ModelError(
+        f"{settings.evaluate_model} and {settings.model} have different vocabularies.",
+        remedy="Only models with the same tokenizer can be compared.",
+    )
+
+
+def scores_line(scores: Sequence[Score]) -> str:
+    """Scores in one line."""
+    return ", ".join(f"{score.name} {score.display}" for score in scores)

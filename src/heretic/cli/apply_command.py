@@ -56,7 +56,7 @@ def command(
             destination,
             settings.export_strategy or "merge",
             display,
-            run_folder,
+            run=None if run_folder is None else RunFolder(run_folder),
         )
     console.print(scores_table({"from disk": scores}, heading=f"Saved in {destination}", label=""))
     return 0

@@ -144,6 +144,13 @@ class Model:
         """The original weights while the context lasts."""
         return self._weights.unedited()
 
+    def unload(self) -> None:
+        """Let go of the weights, so that another model can have the memory; the end of this one."""
+        self.model = None
+        self.writers, self._layers = (), []
+        self._factory, self._weights = EditFactory(()), WeightEditor(())
+        loading.free_memory()
+
     @property
     def is_edited(self) -> bool:
         """Whether the weights differ from the original's."""
@@ -277,6 +284,7 @@ class Model:
         max_new_tokens: int | None = None,
         decided: Callable[[str], bool] | None = None,
         on_step: Callable[[int, int], None] | None = None,
+        skip_special_tokens: bool = True,
     ) -> list[str]:
         """Greedy replies, without the response prefix.
 
@@ -295,11 +303,10 @@ class Model:
             decide=None if decided is None else self._decider(decided),
             on_step=on_step,
         )
-        replies: list[str] = self._decode(ids)
-        return replies
+        return self._decode(ids, skip_special_tokens)
 
-    def _decode(self, ids: Sequence[list[int]]) -> list[str]:
-        return [self.tokenizer.decode(row, skip_special_tokens=True) for row in ids]
+    def _decode(self, ids: Sequence[list[int]], skip_special_tokens: bool = True) -> list[str]:
+        return [self.tokenizer.decode(row, skip_special_tokens=skip_special_tokens) for row in ids]
 
     def _decider(self, decided: Callable[[str], bool]) -> generation.Decide:
         return lambda rows: [decided(text) for text in self._decode(rows)]
@@ -311,13 +318,18 @@ class Model:
         max_new_tokens: int | None = None,
         decided: Callable[[str], bool] | None = None,
         on_step: Callable[[int, int], None] | None = None,
+        skip_special_tokens: bool = True,
         report: bool = True,
     ) -> list[str]:
         """`get_responses` in batches that fit."""
 
         def compute(rows: Prompts) -> list[str]:
             return self.get_responses(
-                rows, max_new_tokens=max_new_tokens, decided=decided, on_step=on_step
+                rows,
+                max_new_tokens=max_new_tokens,
+                decided=decided,
+                on_step=on_step,
+                skip_special_tokens=skip_special_tokens,
             )
 
         return self._batched(prompts, compute, report)

@@ -103,12 +103,21 @@ class WeightEditor:
                     f"{name} is quantised and cannot be edited in place.",
                     remedy="Load the model with quantization = 'none' to export it.",
                 )
-        for name, edit in edits.items():
-            writer, parameter = self._writers[name], self._parameter(name)
-            edited = edit.edited_weight(writer.weight())
-            if name not in self._originals:
-                self._originals[name] = parameter.detach().to("cpu", copy=True)
-            parameter.copy_(edited.T if writer.transposed else edited)
+        done: dict[str, Tensor] = {}
+        try:
+            for name, edit in edits.items():
+                done[name] = self._parameter(name).detach().to("cpu", copy=True)
+                self._write(name, edit)
+        except BaseException:
+            for name, before in done.items():
+                self._parameter(name).copy_(before)
+            raise
+        self._originals = {**done, **self._originals}
+
+    def _write(self, name: str, edit: OutputEdit) -> None:
+        writer = self._writers[name]
+        edited = edit.edited_weight(writer.weight())
+        self._parameter(name).copy_(edited.T if writer.transposed else edited)
 
     @torch.no_grad()
     def restore(self) -> None:

@@ -66,7 +66,7 @@ def greedy(
             kept = torch.tensor([index for index, alive in enumerate(keep) if alive])
             live = [live[index] for index in kept.tolist()]
             chosen, mask = chosen[kept.to(chosen.device)], mask[kept.to(mask.device)]
-            cache.batch_select_indices(kept.to(mask.device))
+            cache.batch_select_indices(kept)  # on the CPU: layers may lie on several devices
         mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
         tokens = chosen.unsqueeze(-1)
         arguments = forward_arguments(model, mask)

@@ -74,12 +74,11 @@ def load(settings: Settings, reporter: Reporter) -> Loaded:
         ModelError: The model is missing, gated or fails with every dtype.
         UnsupportedModelError: Its residual writers are not known.
     """
-    with _quiet(), _model_errors(settings):
-        tokenizer = load_tokenizer(settings)
+    tokenizer = load_tokenizer(settings)
     failures = []
     for name in settings.dtypes:
         try:
-            with _quiet(), _model_errors(settings):
+            with quiet(), _model_errors(settings):
                 model = _load_weights(settings, name)
                 _check(model, tokenizer)
         except HereticError:
@@ -98,12 +97,26 @@ def load(settings: Settings, reporter: Reporter) -> Loaded:
 
 
 def load_tokenizer(settings: Settings) -> Any:
-    """The tokenizer, padding on the left, with a pad token."""
-    tokenizer = AutoTokenizer.from_pretrained(
-        str(settings.model),
-        revision=settings.model_commit,
-        trust_remote_code=settings.trust_remote_code,
-    )
+    """The tokenizer, padding on the left, with a pad token.
+
+    Raises:
+        ModelError: There is none that can be used.
+    """
+    with quiet(), _model_errors(settings):
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(settings.model),
+                revision=settings.model_commit,
+                trust_remote_code=settings.trust_remote_code,
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            if "trust_remote_code" in str(error):
+                raise
+            raise ModelError(
+                f"{settings.model} has no tokenizer that can be used: {_first_line(error)}",
+                remedy="Put tokenizer.json beside the model; some tokenizers need sentencepiece "
+                "or tiktoken installed.",
+            ) from error
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
@@ -162,7 +175,7 @@ def _check(model: nn.Module, tokenizer: Any) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers' progress bars off the screen; ours is the display."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
@@ -236,16 +249,22 @@ def halving(
         The batch size that fitted.
 
     Raises:
-        torch.OutOfMemoryError: Even one item does not fit.
+        ModelError: Even one item does not fit.
     """
     start = 0
     while start < items:
         try:
             work(slice(start, min(start + batch_size, items)))
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            # Some backends raise a plain RuntimeError.
+            if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
+                raise
             free_memory()
             if batch_size == 1:
-                raise
+                raise ModelError(
+                    "Out of memory with a single prompt.",
+                    remedy="Set quantization, a shorter max_response_length, or max_memory.",
+                ) from error
             batch_size //= 2
             notify(batch_size)
             continue

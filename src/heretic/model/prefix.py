@@ -56,22 +56,42 @@ def closing_of_template(prompt_text: str, skips: Skips) -> str | None:
 def find_response_prefix(model: Model, prompts: Prompts, skips: Skips) -> str:
     """Generate replies to `prompts` and return the prefix to use.
 
+    A reasoning block that the template or the replies open is closed, and what replies share after
+    that belongs to the prefix too.
+
     Args:
         prompts: Good and bad prompts of the direction splits, mixed.
         skips: Pairs of a reasoning block's opening and its closed form.
     """
-    from_template = closing_of_template(model.prompt_text(prompts[0]), skips)
-    if from_template is not None:
-        return from_template
-    length = FIRST_TOKENS
-    while True:
-        replies = model.get_responses_batched(prompts, max_new_tokens=length)
-        prefix = common_prefix(replies)
-        closed = close_reasoning(prefix, skips)
-        if closed != prefix:
-            return closed
-        differ = sum(len(reply) > len(prefix) for reply in replies)
-        if differ >= SHARE * len(replies) or length >= model.settings.max_response_length:
-            # Trailing spaces belong to the next token of most tokenizers.
-            return prefix.rstrip()
-        length *= 4
+    closing = closing_of_template(model.prompt_text(prompts[0]), skips)
+    if closing is not None:
+        return _trimmed(closing + _shared_beginning(model, prompts, closing))
+    found = _shared_beginning(model, prompts, "")
+    closed = close_reasoning(found.lstrip(), skips)
+    if closed == found.lstrip():
+        return _trimmed(found)
+    return _trimmed(closed + _shared_beginning(model, prompts, closed))
+
+
+def _trimmed(prefix: str) -> str:
+    """Trailing spaces belong to the next token of most tokenizers; line ends do not."""
+    return prefix.rstrip(" ")
+
+
+def _shared_beginning(model: Model, prompts: Prompts, prefix: str) -> str:
+    """What replies that are made to begin with `prefix` share after it."""
+    before, model.response_prefix = model.response_prefix, prefix
+    length = min(FIRST_TOKENS, model.settings.max_response_length)
+    try:
+        while True:
+            # Openings of reasoning blocks are often special tokens, which decoding drops.
+            replies = model.get_responses_batched(
+                prompts, max_new_tokens=length, skip_special_tokens=False
+            )
+            shared = common_prefix(replies)
+            differ = sum(len(reply) > len(shared) for reply in replies)
+            if differ >= SHARE * len(replies) or length >= model.settings.max_response_length:
+                return shared
+            length = min(4 * length, model.settings.max_response_length)
+    finally:
+        model.response_prefix = before
