@@ -5,10 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from heretic.cli import INTERRUPTED
 from heretic.errors import HereticError
-
-INTERRUPTED = 130
-"""Exit status of what was interrupted and kept what it had found."""
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from heretic.cli import INTERRUPTED
 from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
 from heretic.cli.text import safe
 
@@ -60,7 +61,6 @@ def _job(settings: Settings, place: Place, console: Console, start: float) -> in
     from heretic.cli.tables import front_table
     from heretic.cli.workflow import draw_front, prepared, saved_table, search
     from heretic.demo import job
-    from heretic.main import INTERRUPTED
 
     session = prepared(settings, place, console)
     interrupted = search(session, place, console)

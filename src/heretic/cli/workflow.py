@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from heretic.cli import INTERRUPTED
 from heretic.cli.answers import without_options
 from heretic.cli.chat import chat
 from heretic.cli.checkpoint import choose_checkpoint
@@ -24,7 +25,6 @@ from heretic.cli.tables import front_table, scores_table
 from heretic.cli.text import is_interactive, safe
 from heretic.errors import HereticError, StudyError
 from heretic.events import Notice
-from heretic.main import INTERRUPTED
 from heretic.records import RunManifest, Score, Trial
 from heretic.records import front as front_of
 
@@ -40,6 +40,11 @@ if TYPE_CHECKING:
 
 _SAVING = (None, "save")
 """Values of `model_action` with which `save_directory` may be written to."""
+
+_PLACES = {"model", "model_commit"} | {
+    f"{kind}{split}_prompts" for kind in ("good", "bad") for split in ("", "_evaluation")
+}
+"""Settings of a run that may name another place, as long as the same is found there."""
 
 
 def program_arguments() -> list[str]:
@@ -331,15 +336,17 @@ def known_run(path: Path) -> tuple[RunFolder, RunManifest]:
 def run_settings(manifest: RunManifest, options: SettingsOptions) -> Settings:
     """What the run was searched with, and above it what the user says that changes no score.
 
-    That is taken from the command line, the environment and TOML as ever. A run folder may come
-    from anybody: whether the model's own code runs is never taken from it.
+    That is taken from the command line, the environment and TOML as ever. So is a new place of
+    the model or of prompts, if they are the same. A run folder may come from anybody: whether the
+    model's own code runs is never taken from it.
 
     Raises:
         SettingsError: An option or the file of `--config` would make it another run.
+        RunError: The model is not the one that was searched.
     """
     from heretic.config import Settings, load_settings
     from heretic.config_sources import read_toml
-    from heretic.errors import SettingsError
+    from heretic.errors import RunError, SettingsError
     from heretic.export.provenance import reproducible_names
     from heretic.export.reproduce import merged
 
@@ -352,11 +359,21 @@ def run_settings(manifest: RunManifest, options: SettingsOptions) -> Settings:
     }
     file = {} if options.config is None else read_toml(options.config)
     asked = {name: v for name, v in merged(file, options.overrides).items() if name in fixed}
-    settings = Settings.restore(recorded)
-    if Settings.restore(merged(recorded, asked)) != settings:
+    settings = Settings.restore(merged(recorded, asked))
+    before = Settings.restore(recorded)
+    if any(getattr(settings, name) != getattr(before, name) for name in fixed - _PLACES):
         raise SettingsError(
             "These options belong to another run.",
             remedy="Leave out what the run was not searched with, or search again.",
+        )
+    model = str(manifest.fingerprint["model"])
+    commit = model.partition("@")[2]
+    if commit and settings.model_commit is None:  # a branch on the Hub moves on
+        settings = settings.replaced(model_commit=commit)
+    if settings.fingerprint()["model"] != model:
+        raise RunError(
+            f"{settings.model} is not the model that was searched, or has changed since.",
+            remedy="Say where that is: --model, and for a Hub id --model-commit.",
         )
     return settings
 

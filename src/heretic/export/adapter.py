@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heretic.errors import ExportError
-from heretic.export.choice import is_local
 from heretic.export.files import read_json, write_json
+from heretic.identity import is_local
 from heretic.records import Plan
 
 if TYPE_CHECKING:

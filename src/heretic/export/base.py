@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from heretic.export.choice import is_local
+from heretic.identity import is_local
 
 CARRIED_OVER = ("license", "license_name", "license_link", "language", "library_name")
 """Metadata of the base's card that hold for the edited model too."""

@@ -8,7 +8,8 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Protocol
 
 import heretic
-from heretic.export.choice import Choice, Strategy, display_name, is_local, score_rows
+from heretic.export.choice import Choice, Strategy, display_name, score_rows
+from heretic.identity import is_local
 from heretic.records import Kernel, Plan, Score, Trial
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from heretic.errors import ExportError
+from heretic.identity import is_local
 from heretic.records import RunManifest, Score, Trial
 
 if TYPE_CHECKING:
@@ -74,16 +75,6 @@ def check_strategy(strategy: str) -> Strategy:
         if strategy == known:
             return known  # type: ignore[no-any-return]
     raise ExportError(f"Unknown export strategy {strategy!r}.", remedy="Use 'merge' or 'adapter'.")
-
-
-def is_local(model: str) -> bool:
-    """Whether a model or data set name means a place on this machine, not a Hub id."""
-    return (
-        Path(model).expanduser().exists()
-        or model.startswith((".", "~", "/", "\\"))
-        or model.count("/") > 1
-        or "\\" in model
-    )
 
 
 def display_name(model: str) -> str:

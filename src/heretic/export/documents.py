@@ -18,10 +18,10 @@ from heretic.export.files import (
     inventory,
     read_json,
     write_json,
+    write_text,
 )
 from heretic.export.provenance import Reproduction, describe
 from heretic.records import Plan
-from heretic.runs import write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,7 +50,7 @@ def write_documents(folder: Path, choice: Choice, strategy: Strategy, model: Mod
     reproduction = describe(choice, strategy, model, revision, inventory(folder))
     write_json(folder / REPRODUCTION, reproduction.to_dict())
     metadata = base_metadata(str(choice.settings.model), revision)
-    write_atomic(folder / CARD, model_card(choice, strategy, metadata))
+    write_text(folder / CARD, model_card(choice, strategy, metadata))
 
 
 def rewrite_scores(folder: Path, choice: Choice) -> None:
@@ -73,7 +73,7 @@ def rewrite_scores(folder: Path, choice: Choice) -> None:
     card = folder / CARD
     old = front_matter(card.read_text(encoding="utf-8")) if card.is_file() else {}
     metadata = carried_over(old, str(choice.settings.model))
-    write_atomic(card, model_card(choice, reproduction.strategy, metadata))
+    write_text(card, model_card(choice, reproduction.strategy, metadata))
 
 
 def base_revision(model: Model) -> str | None:

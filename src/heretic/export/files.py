@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from heretic.atomic import write_atomic
 from heretic.errors import ExportError
-from heretic.runs import write_atomic
 
 PARAMETERS = "abliteration_params.json"
 REPRODUCTION = "reproduce.json"
@@ -55,7 +55,16 @@ def inventory(folder: Path) -> dict[str, dict[str, Any]]:
 
 def write_json(path: Path, data: Any) -> None:
     """Write JSON so that a reader sees the old file or the whole new one."""
-    write_atomic(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text so that a reader sees the old file or the whole new one.
+
+    Raises:
+        ExportError: It cannot be written.
+    """
+    write_atomic(path, text, kind=ExportError)
 
 
 def read_json(path: Path) -> Any:
