@@ -57,13 +57,13 @@ class TrainingSettings:
         kl_weight: Weight of the KL divergence (nats per token) next to the cross entropy.
     """
 
-    steps: int = 100
+    steps: int = 150
     topic: int = 4
-    ordinary: int = 3
-    near_topic: int = 2
-    reply_tokens: int = 24
+    ordinary: int = 6
+    near_topic: int = 3
+    reply_tokens: int = 10
     default_system_share: float = 0.25
-    kl_weight: float = 2.0
+    kl_weight: float = 4.0
     learning_rate: float = 1e-3
     warmup_steps: int = 10
     rank: int = 8
