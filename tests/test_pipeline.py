@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from heretic import pipeline
+from heretic.cli import chat as chat_module
+from heretic.cli import workflow
+from heretic.cli.options import SettingsOptions
+from heretic.errors import StudyError
+from heretic.evaluator import Evaluator
 from heretic.main import main
+from heretic.records import Trial
 from heretic.runs import RunFolder, list_runs
 from tests import tiny
 
@@ -53,6 +62,13 @@ class Slow(KeywordRefusals):
         time.sleep({seconds})
         return super().measure(outputs, baseline)
 """
+
+HELLO = {"role": "user", "content": "Hello"}
+
+
+def never(*_: object, **__: object) -> Any:
+    """In place of work that must not be done."""
+    raise AssertionError("no work for nothing")
 
 
 def write_config(place: Path, n_trials: int = 4, extra: str = "") -> None:
@@ -213,6 +229,34 @@ class TestRun:
         assert main(["--scorers", plugin]) == 2
         assert "on purpose" in capsys.readouterr().err
 
+    def test_the_front_is_shown_before_the_search_gives_up(
+        self, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        main(["--n-trials", "2"])
+        capsys.readouterr()
+
+        def give_up(*_: object) -> None:
+            raise StudyError("Ten trials in a row failed.")
+
+        monkeypatch.setattr(pipeline, "search", give_up)
+        assert main(["--n-trials", "3", "--checkpoint-action", "continue"]) == 2
+        assert "The front so far" in capsys.readouterr().out
+
+    def test_the_front_is_shown_when_more_trials_are_interrupted(
+        self, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        real = pipeline.search
+
+        def search(session: pipeline.Session, n_trials: int | None = None) -> list[Trial]:
+            if n_trials is not None:
+                raise KeyboardInterrupt
+            return real(session)
+
+        monkeypatch.setattr(pipeline, "search", search)
+        assert main(["--n-trials", "2", "--n-additional-trials", "2"]) == 130
+        assert "The front so far" in capsys.readouterr().out
+        assert (the_run(place).path / "front.png").is_file()
+
 
 class TestInterruption:
     """Whatever stops a run, at most the trial in hand is lost."""
@@ -328,15 +372,125 @@ class TestOtherCommands:
         assert "edited:" in done.stdout
         assert "original:" in done.stdout
 
+    def test_a_trial_is_talked_to_without_prompts_and_scores(
+        self, searched: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("good.txt", "bad.txt"):
+            (searched / name).unlink()
+        monkeypatch.setattr(Evaluator, "__init__", never)
+        monkeypatch.setattr(chat_module, "chat", lambda *_, **__: None)
+        monkeypatch.setattr(workflow, "chat", lambda speak, **_: list(speak([HELLO])))
+        assert main(["chat", str(the_run(searched).path), "--trial-index", "0"]) == 0
+
+    def test_an_adapter_is_talked_to_through_peft(
+        self, searched: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        chosen = ["--trial-index", "0", "--model-action", "save", "--export-strategy", "adapter"]
+        run = str(the_run(searched).path)
+        assert main(["export", run, *chosen, "--save-directory", "adapter"]) == 0
+        capfd.readouterr()
+        told: list[str] = []
+        monkeypatch.setattr(
+            chat_module, "chat", lambda speak, **_: told.append("".join(speak([HELLO])))
+        )
+        assert main(["chat", "adapter"]) == 0
+        assert "LOAD REPORT" not in "".join(capfd.readouterr())
+        monkeypatch.setattr(
+            workflow, "chat", lambda speak, **_: told.append("".join(speak([HELLO])))
+        )
+        assert main(["chat", run, "--trial-index", "0"]) == 0
+        assert told[0] == told[1]
+
     def test_options_of_another_run_are_refused(
         self, searched: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         run = str(the_run(searched).path)
-        assert main(["export", run, "--max-response-length", "9"]) == 2
-        assert "another run" in capsys.readouterr().err
+        (searched / "other.toml").write_text("max_response_length = 9\n")
+        for command in ("export", "chat"):
+            for options in (["--max-response-length", "9"], ["--config", "other.toml"]):
+                assert main([command, run, *options]) == 2
+                assert "another run" in capsys.readouterr().err
 
-    def test_residual_geometry_is_printed(
+    def test_settings_beside_a_run_are_those_of_its_user(
+        self, searched: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        manifest = the_run(searched).read_manifest()
+        assert manifest is not None
+        evil = replace(manifest, settings={**manifest.settings, "trust_remote_code": True})
+        (searched / "own.toml").write_text('export_strategy = "adapter"\n')
+        monkeypatch.setenv("HERETIC_SAVE_DIRECTORY", "from-environment")
+        settings = workflow.run_settings(evil, SettingsOptions(config=Path("own.toml")))
+        assert settings.trust_remote_code is False
+        assert settings.export_strategy == "adapter"
+        assert settings.save_directory == Path("from-environment")
+        assert settings.max_response_length == 6
+        trusted = SettingsOptions(overrides={"trust_remote_code": True})
+        assert workflow.run_settings(evil, trusted).trust_remote_code is True
+
+    def test_a_model_that_has_moved_is_found_and_another_is_not(
+        self, searched: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        manifest = the_run(searched).read_manifest()
+        assert manifest is not None
+        (searched / "model").rename(searched / "moved")
+        moved = SettingsOptions(overrides={"model": "moved"})
+        assert workflow.run_settings(manifest, moved).model == "moved"
+        tiny.folder(searched / "model", seed=5)
+        assert main(["export", str(the_run(searched).path)]) == 2
+        assert "not the model that was searched" in capsys.readouterr().err
+
+    def test_changed_prompts_are_said(
+        self, searched: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (searched / "bad.txt").write_text("\n".join([*tiny.BAD_PROMPTS[:-1], "Something else?"]))
+        assert main(["export", str(the_run(searched).path)]) == 2
+        assert "The prompts have changed" in capsys.readouterr().err
+
+    def test_a_runs_own_plugins_need_consent(
+        self, searched: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (searched / "evil.py").write_text("raise SystemExit('ran')\n")
+        folder = the_run(searched)
+        manifest = folder.read_manifest()
+        assert manifest is not None
+        scorers = [{"plugin": "evil.py:Evil", "optimization": "minimize", "name": "evil"}]
+        folder.write_manifest(replace(manifest, settings={**manifest.settings, "scorers": scorers}))
+        assert main(["export", str(folder.path)]) == 2
+        assert "--trust-plugins" in capsys.readouterr().err
+
+
+class TestBeforeTheWork:
+    """What would stop a run at its end is said at its beginning."""
+
+    @pytest.fixture(autouse=True)
+    def _no_work(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pipeline, "load_prompts", never)
+        monkeypatch.setattr(pipeline, "load_model", never)
+
+    def test_a_destination_that_is_taken(
         self, place: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert main(["--n-trials", "1", "--print-residual-geometry"]) == 0
-        assert "Residual geometry" in capsys.readouterr().out
+        (place / "taken").mkdir()
+        (place / "taken" / "thesis.txt").write_text("x")
+        assert main(["--save-directory", "taken"]) == 2
+        assert "not empty" in capsys.readouterr().err
+
+    def test_too_little_disk(
+        self, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        usage = shutil.disk_usage(place)._replace(free=1000)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+        assert main(["--save-directory", "new"]) == 2
+        assert "are free there" in capsys.readouterr().err
+
+    def test_benchmarks_are_not_promised(
+        self, place: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["--model-action", "benchmark"]) == 2
+        assert "does not offer yet" in capsys.readouterr().err
+
+    def test_a_missing_package(
+        self, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["--plot-residuals", "--residual-plot-style", "no-such-style"]) == 2
+        assert "pacmap" in (said := capsys.readouterr().err) or "no-such-style" in said
