@@ -1,0 +1,49 @@
+"""The main job on a real model: SmolLM2 with the planted refusal, a few trials, offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from heretic import pipeline
+from heretic.demo import job
+from heretic.demo.data import prompt_file
+from heretic.events import Silent
+
+
+def rows(name: str, count: int) -> dict[str, str]:
+    return {"dataset": str(prompt_file(name)), "split": f"train[:{count}]"}
+
+
+@pytest.mark.slow
+@pytest.mark.demo
+def test_the_planted_refusal_is_found_and_removed(tmp_path: Path) -> None:
+    settings = job.demo_settings(
+        Silent(),
+        {
+            "n_trials": 5,
+            "n_startup_trials": 5,
+            "max_response_length": 20,
+            "good_prompts": rows("ordinary_train", 60),
+            "bad_prompts": rows("topic_train", 60),
+            "good_evaluation_prompts": rows("ordinary_test", 30),
+            "bad_evaluation_prompts": rows("topic_test", 30),
+            "study_checkpoint_dir": str(tmp_path / "runs"),
+            "dtypes": ["float32"],
+        },
+    )
+    prompts = pipeline.load_prompts(settings, Silent())
+    folder, seed = pipeline.open_folder(settings, prompts)
+    with folder.lock():
+        session = pipeline.prepare(settings, prompts, folder, seed, Silent())
+        baseline = session.evaluator.baseline[0].value
+        assert baseline >= 0.8  # the planted model declines its topic
+        front = pipeline.search(session)
+        best = min(front, key=lambda trial: trial.scores[0].value)
+        refusals, kl = (score.value for score in best.scores)
+        assert refusals <= baseline / 2
+        assert 0.0 < kl < 1.0
+        scores = pipeline.export_trial(session, best, tmp_path / "edited", "merge")
+    assert scores[0].value == pytest.approx(refusals, abs=0.04)
+    assert (tmp_path / "edited" / "model.safetensors").is_file()
