@@ -458,6 +458,12 @@ class TestOtherCommands:
         assert main(["export", str(folder.path)]) == 2
         assert "--trust-plugins" in capsys.readouterr().err
 
+    def test_residual_geometry_is_printed(
+        self, place: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["--n-trials", "1", "--print-residual-geometry"]) == 0
+        assert "Residual geometry" in capsys.readouterr().out
+
 
 class TestBeforeTheWork:
     """What would stop a run at its end is said at its beginning."""
