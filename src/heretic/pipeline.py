@@ -311,7 +311,8 @@ def _manifest(
         digest=digest({**code, "seed": seed}),
         seed=seed,
         fingerprint=code,
-        settings=settings.to_dict(),
+        # Consent to run code is given to a command, never by a file.
+        settings={**settings.to_dict(), "trust_remote_code": False},
         found={
             "response_prefix": model.response_prefix,
             "batch_size": model.batch_size,

@@ -119,17 +119,20 @@ def _what_next(
 
     index = session.study.front.index(trial)
     run = session.folder.path
-    lines = (
+    steps = (
+        ("Talk to the edited model:", f"heretic chat {destination}"),
+        ("The same, with /compare for the original:", f"heretic chat {run} --trial-index {index}"),
+        ("Save another trial of the front:", f"heretic export {run}"),
+        ("Search on, for a better front:", "heretic demo --n-trials 60"),
+        ("The real thing, on your model:", "heretic MODEL"),
+    )
+    lines = [
         "",
         f"Chosen: trial {trial.number}, row {index} of the front. Saved in {destination}.",
         f"The whole demo took {format_duration(seconds)}.",
         "",
-        "What next:",
-        f"  heretic chat {destination}                         talk to the edited model",
-        f"  heretic chat {run} --trial-index {index}   the same, /compare shows the original",
-        f"  heretic export {run}                 save another trial of the front",
-        "  heretic demo --n-trials 60                        search on, for a better front",
-        "  heretic MODEL                                     the real thing, on your model",
-    )
+        "What next?",
+        *(line for what, how in steps for line in (f"  {what}", f"    {how}")),
+    ]
     for line in lines:
         console.print(Text(safe(line)), soft_wrap=True)
