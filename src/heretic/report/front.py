@@ -121,6 +121,8 @@ def draw_front(data: FrontData, path: Path, *, title: str = "") -> Path:
     if data.chosen is not None:
         _mark_chosen(axes, data.chosen)
     _dress(axes, data, title)
+    # Below the axes, where it covers no trial.
+    figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9)
     return save_figure(figure, path)
 
 
@@ -194,7 +196,6 @@ def _dress(axes: Axes, data: FrontData, title: str) -> None:
     if data.y_name == "refusals":
         axes.set_ylim(-0.04, 1.04)
         axes.yaxis.set_major_formatter(lambda value, _position: f"{value:.0%}")
-    axes.legend(loc="upper right", frameon=True, framealpha=0.85, edgecolor="none", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)
@@ -204,7 +205,7 @@ def _dress(axes: Axes, data: FrontData, title: str) -> None:
         noun = "trial lies" if data.hidden == 1 else "trials lie"
         axes.text(
             1.0,
-            -0.17,
+            0.99,
             f"{data.hidden} {noun} further to the right",
             transform=axes.transAxes,
             ha="right",
