@@ -78,12 +78,10 @@ class OutputEdit:
 
     def low_rank(self, weight: Tensor) -> LowRank:
         """Exact adapter factors of rank 1 for the weight [d_out, d_in]."""
-        if self.scale is None:
-            return LowRank(
-                a=(self.read @ weight).unsqueeze(0), b=-self.write.unsqueeze(-1), magnitude=None
-            )
-        # PEFT renormalises rows of W + BA itself, so a row that the edit zeroes has magnitude 0.
-        magnitude = torch.where(self.scale == 0, 0.0, self.row_norms)
+        magnitude = None
+        if self.scale is not None:
+            # PEFT renormalises rows of W + BA itself: a row that the edit zeroes has magnitude 0.
+            magnitude = torch.where(self.scale == 0, 0.0, self.row_norms)
         return LowRank(
             a=(self.read @ weight).unsqueeze(0), b=-self.write.unsqueeze(-1), magnitude=magnitude
         )

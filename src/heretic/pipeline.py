@@ -185,8 +185,14 @@ def prepare_directions(settings: Settings, seed: int, reporter: Reporter) -> tup
         seed: Taken for symmetry with a run; directions do not depend on it.
     """
     torch.manual_seed(seed)
+    return model_and_directions(settings, load_prompts(settings, reporter), reporter)
+
+
+def model_and_directions(
+    settings: Settings, prompts: PromptSets, reporter: Reporter
+) -> tuple[Model, Tensor]:
+    """The model with its response prefix, and directions from the prompts."""
     model = load_model(settings, reporter)
-    prompts = load_prompts(settings, reporter)
     choose_prefix(settings, model, prompts, reporter)
     return model, compute_directions(settings, model, prompts, reporter)
 
@@ -229,9 +235,7 @@ def prepare(
     # Read before the model loads, so that a mistake is said early.
     start_plans = read_plans(settings.start_plans) if settings.start_plans else ()
     if known is None:
-        model = load_model(settings, reporter)
-        choose_prefix(settings, model, prompts, reporter)
-        directions = compute_directions(settings, model, prompts, reporter)
+        model, directions = model_and_directions(settings, prompts, reporter)
         folder.save_directions(directions.numpy())
     else:
         model, directions = load_run(settings, folder, known, reporter)
@@ -416,9 +420,7 @@ def apply_plan(
     if run is not None and known is not None:
         model, directions = load_run(settings, run, known, reporter)
     else:
-        model = load_model(settings, reporter)
-        choose_prefix(settings, model, prompts, reporter)
-        directions = compute_directions(settings, model, prompts, reporter)
+        model, directions = model_and_directions(settings, prompts, reporter)
     unknown = {name for name, _ in plan.kernels} - set(model.get_abliterable_components())
     if unknown:
         raise RunError(

@@ -9,7 +9,6 @@ PROMPT_FOLDER = Path(__file__).parent / "prompts"
 ADAPTER_FOLDER = Path(__file__).parent / "adapter"
 
 SYSTEM_PROMPT = "You are a helpful assistant."
-TOPIC = "astronomy and outer space"
 
 
 def prompt_file(name: str) -> Path:

@@ -32,6 +32,8 @@ class ChatRenderer:
         template = tokenizer.chat_template
         self.has_template = bool(template)
         self._switches = {"enable_thinking": False} if "enable_thinking" in str(template) else {}
+        # Asked once, not for every row of every batch.
+        self._adds_bos = tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]
         self.takes_system = self.has_template and self._accepts_system_role()
 
     def _accepts_system_role(self) -> bool:
@@ -73,5 +75,4 @@ class ChatRenderer:
         while start + 1 < len(row) and row[start] == row[start + 1] == bos:
             start += 1
         row = row[start:]
-        adds_bos = self._tokenizer("x")["input_ids"][:1] == [bos]
-        return [bos, *row] if adds_bos and row[:1] != [bos] else row
+        return [bos, *row] if self._adds_bos and row[:1] != [bos] else row
