@@ -306,6 +306,16 @@ class SettingsFields(BaseModel):
     search_space: Literal["default", "wide"] = setting(
         "default", "Search", "Ranges of the search: default or wide."
     )
+    racing: bool = setting(
+        True,
+        "Search",
+        "End the evaluation of a trial once another one dominates whatever it can still become.",
+    )
+    deterministic: bool = setting(
+        False,
+        "Search",
+        "Let torch use only algorithms that give the same bits on every run, which may be slower.",
+    )
     start_plans: Annotated[Path | None, Optionally] = setting(
         None,
         "Search",

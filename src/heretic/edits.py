@@ -10,6 +10,7 @@ Where row norms differ, `pre` and `full` do not make the result orthogonal to th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,20 +57,36 @@ class OutputEdit:
     def apply(self, output: Tensor, bias: Tensor | None = None) -> Tensor:
         """Edit a module's output [..., d_out]; the bias is taken off first and put back after.
 
-        Computed in float32 for half precisions, returned in the output's dtype.
+        Vectors of shape [rows, d_out] (see `rows`) edit each row of [rows, ..., d_out] in its own
+        way. Computed in float32 for half precisions, returned in the output's dtype.
         """
         dtype = torch.promote_types(output.dtype, torch.float32)
-        device = output.device
-        read, write = self.read.to(device, dtype), self.write.to(device, dtype)
-        edited = output.to(dtype)
+        plain = output.to(dtype)
         if bias is not None:
-            edited = edited - bias.to(dtype)
-        edited = edited - (edited @ read).unsqueeze(-1) * write
+            plain = plain - bias.to(dtype)
+        read, write = self._fitting(self.read, plain), self._fitting(self.write, plain)
+        if self.read.dim() == 1:
+            amount = (plain @ read).unsqueeze(-1)
+        else:
+            plain = plain.reshape(len(read), -1, plain.shape[-1])
+            amount = (plain * read).sum(dim=-1, keepdim=True)
+        edited = torch.addcmul(plain, amount, write, value=-1)
         if self.scale is not None:
-            edited = edited * self.scale.to(device, dtype)
+            edited *= self._fitting(self.scale, plain)
         if bias is not None:
-            edited = edited + bias.to(dtype)
-        return edited.to(output.dtype)
+            edited += bias.to(dtype)
+        return edited.reshape(output.shape).to(output.dtype)
+
+    @staticmethod
+    def _fitting(vector: Tensor, output: Tensor) -> Tensor:
+        moved = vector.to(output.device, output.dtype)
+        return moved if vector.dim() == 1 else moved.unsqueeze(1)
+
+    def rows(self, index: Tensor) -> OutputEdit:
+        """The edits that `index` [rows] picks from stacked ones, with vectors [rows, d_out]."""
+        index = index.to(self.read.device)
+        scale = None if self.scale is None else self.scale[index]
+        return OutputEdit(self.write[index], self.read[index], scale, self.row_norms[index])
 
     def edited_weight(self, weight: Tensor) -> Tensor:
         """The weight [d_out, d_in] whose plain output is the edited output; same dtype."""
@@ -85,6 +102,27 @@ class OutputEdit:
         return LowRank(
             a=(self.read @ weight).unsqueeze(0), b=-self.write.unsqueeze(-1), magnitude=magnitude
         )
+
+
+def stack(edits: Sequence[OutputEdit | None]) -> OutputEdit:
+    """Edits of one writer as one, its vectors [edits, d_out]; None leaves the output alone.
+
+    Raises:
+        ValueError: There is no edit among them.
+    """
+    known = next((edit for edit in edits if edit is not None), None)
+    if known is None:
+        raise ValueError("no edit to stack")
+    zero, one = torch.zeros_like(known.read), torch.ones_like(known.read)
+    whole = [edit or OutputEdit(zero, zero, None, one) for edit in edits]
+    scaled = any(edit.scale is not None for edit in whole)
+    scales = [one if edit.scale is None else edit.scale for edit in whole]
+    return OutputEdit(
+        write=torch.stack([edit.write for edit in whole]),
+        read=torch.stack([edit.read for edit in whole]),
+        scale=torch.stack(scales) if scaled else None,
+        row_norms=torch.stack([edit.row_norms for edit in whole]),
+    )
 
 
 def row_norms(weight: Tensor) -> Tensor:

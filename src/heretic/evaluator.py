@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,11 +15,18 @@ from heretic import prompts as prompt_sets
 from heretic.config import Settings
 from heretic.events import EvaluationProgress, Reporter, Silent
 from heretic.model import Model
+from heretic.model.engine import Edits, Engine, open_engine
+from heretic.model.plain import PlainEngine
+from heretic.model.prefill import Techniques
 from heretic.prompts import Prompt
+from heretic.race import Race, needs
 from heretic.records import Optimization, Plan, Score
 from heretic.scorers import Outputs, PromptSet, Scorer, load_scorers
 from heretic.scorers.keyword import KeywordRefusals, is_refusal
 from heretic.scorers.kl_divergence import kl_divergence
+
+NO_REUSE = Techniques(reuse_originals=False)
+"""For a model that is run once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +60,27 @@ class Evaluator:
         directions: Tensor | None = None,
         reporter: Reporter | None = None,
         prompts: EvaluationPrompts | None = None,
+        techniques: Techniques | None = None,
     ) -> None:
         """Load the scorers and the prompts; the baseline is measured when first needed.
 
         Args:
             directions: float32 [layers + 1, hidden]; needed to evaluate plans.
             prompts: Loaded evaluation prompts; by default those of the settings.
+            techniques: What saves work; all by default.
         """
         self.settings = settings
         self.model = model
         self.directions = directions
         self._reporter: Reporter = reporter or Silent()
+        self._techniques = techniques or Techniques()
         loaded = prompts or EvaluationPrompts.load(settings)
         self._prompts: dict[PromptSet, Sequence[Prompt]] = {"good": loaded.good, "bad": loaded.bad}
         self.scorers: tuple[Scorer, ...] = load_scorers(settings)
+
+    @property
+    def _sizes(self) -> dict[PromptSet, int]:
+        return {name: len(prompts) for name, prompts in self._prompts.items()}
 
     @property
     def optimizations(self) -> tuple[Optimization, ...]:
@@ -75,24 +89,29 @@ class Evaluator:
 
     # --- plans -----------------------------------------------------------------------------
 
-    def evaluate(self, plans: Sequence[Plan]) -> list[tuple[Score, ...]]:
-        """Scores of each plan, through output-side edits.
+    def evaluate(
+        self, plans: Sequence[Plan], rivals: Collection[tuple[float, ...]] | None = None
+    ) -> list[tuple[Score, ...]]:
+        """Scores of each plan, all plans evaluated together through output-side edits.
+
+        Args:
+            rivals: Objectives reached before, as of `records.objectives`. If given, plans race:
+                one that a rival, or another plan here, dominates whatever it still becomes, is
+                evaluated no further, and scores not known by then are bounds.
 
         Raises:
             ValueError: The evaluator was built without directions.
         """
         if self.directions is None:
             raise ValueError("an evaluator without directions cannot evaluate plans")
-        baseline = self.baseline_outputs
-        scores = []
-        for plan in plans:
-            with self.model.edited(plan, self.directions):
-                scores.append(self._score(self._outputs(), baseline))
-        return scores
+        edits = [self.model.plan_edits(plan, self.directions) for plan in plans]
+        race = Race(self.scorers, self.baseline_outputs, self._sizes, len(plans), rivals)
+        self._run(self._engine, edits, race)
+        return race.scores()
 
     def score_current(self) -> tuple[Score, ...]:
         """Scores of the model as it is, its weights edited or not."""
-        return self._score(self._outputs(), self.baseline_outputs)
+        return self.score_model(self.model)
 
     def score_model(self, other: Model) -> tuple[Score, ...]:
         """Scores of another model with the same vocabulary, against this evaluator's baseline."""
@@ -102,7 +121,7 @@ class Evaluator:
     def baseline_outputs(self) -> Outputs:
         """Outputs of the unedited model, also if it has been edited since."""
         with self._unedited():
-            return self._outputs()
+            return self._outputs(self.model)
 
     @cached_property
     def baseline(self) -> tuple[Score, ...]:
@@ -115,29 +134,59 @@ class Evaluator:
     def _score(self, outputs: Outputs, baseline: Outputs) -> tuple[Score, ...]:
         return tuple(scorer.score(outputs, baseline) for scorer in self.scorers)
 
-    def _outputs(self, model: Model | None = None) -> Outputs:
-        """What all scorers together need of a model, each output computed once."""
-        model = model or self.model
-        logits_of: set[PromptSet] = set()
-        responses_of: set[PromptSet] = set()
-        for scorer in self.scorers:
-            logits_of |= scorer.needs.logits
-            responses_of |= scorer.needs.responses
-        logits = {}
-        for name in sorted(logits_of):
-            self._reporter.emit(EvaluationProgress(f"logits ({name})", 0, len(self._prompts[name])))
-            logits[name] = model.get_logits_batched(self._prompts[name], report=False)
-        responses = {name: self._responses(model, name) for name in sorted(responses_of)}
-        return Outputs(prompts=self._prompts, logits=logits, responses=responses)
+    @cached_property
+    def _engine(self) -> Engine | PlainEngine:
+        """The engine of the unedited model, which keeps the original's states for all plans."""
+        return self._open_engine(self.model, self._techniques)
 
-    def _responses(self, model: Model, name: PromptSet) -> list[str]:
+    def _open_engine(self, model: Model, techniques: Techniques) -> Engine | PlainEngine:
+        needed = needs(self.scorers)
+        return open_engine(
+            model,
+            {name: self._prompts[name] for name in needed.logits | needed.responses},
+            replied=needed.responses,
+            max_new_tokens=self.settings.max_response_length,
+            techniques=techniques,
+        )
+
+    def _outputs(self, model: Model) -> Outputs:
+        """What all scorers together need of a model as it is."""
+        own = model is self.model and not model.is_edited
+        engine = self._engine if own else self._open_engine(model, NO_REUSE)
+        race = Race(self.scorers, None, self._sizes)
+        self._run(engine, [{}], race)
+        return race.outputs(0, self._prompts)
+
+    def _run(self, engine: Engine | PlainEngine, edits: Sequence[Edits], race: Race) -> None:
+        """Logits of every plan first, since they are cheap; then replies of those still racing."""
+        needed = needs(self.scorers)
+        total = sum(len(self._prompts[name]) for name in needed.logits) * len(edits)
+        done = 0
+        for plan, edit in enumerate(edits):
+            for name in sorted(needed.logits):
+                before = done
+
+                def on_step(rows: int, before: int = before) -> None:
+                    self._reporter.emit(EvaluationProgress("logits", before + rows, total))
+
+                race.take_logits(plan, name, engine.logits(name, edit, on_step))
+                done += len(self._prompts[name])
+        for name in sorted(needed.responses):
+            racing = [plan for plan in range(len(edits)) if not race.is_settled(plan)]
+            if racing:
+                self._run_replies(engine, name, {plan: edits[plan] for plan in racing}, race)
+
+    def _run_replies(
+        self, engine: Engine | PlainEngine, name: PromptSet, edits: Mapping[int, Edits], race: Race
+    ) -> None:
         readers = [scorer for scorer in self.scorers if name in scorer.needs.responses]
-        prompts = self._prompts[name]
-        return model.get_responses_batched(
-            prompts,
+        numbers = list(edits)
+        engine.replies(
+            name,
+            list(edits.values()),
             decided=lambda text: all(scorer.decided(text) for scorer in readers),
-            on_step=_ReplyProgress(self._reporter, len(prompts)),
-            report=False,
+            finished=lambda row, prompt, text: race.take_reply(numbers[row], name, prompt, text),
+            on_step=_ReplyProgress(self._reporter),
         )
 
     # --- the library interface -------------------------------------------------------------
@@ -180,23 +229,14 @@ class Evaluator:
 
 
 class _ReplyProgress:
-    """Counts tokens and finished replies over the batches of one evaluation."""
+    """Tells of replies done, and how many tokens a second they take."""
 
-    def __init__(self, reporter: Reporter, total: int) -> None:
+    def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
-        self._total = total
         self._tokens = 0
-        self._finished = 0
-        self._in_batch = 0
         self._start = perf_counter()
 
-    def __call__(self, tokens: int, left: int) -> None:
-        if left < self._in_batch:  # a new batch has begun
-            self._finished += self._in_batch
-        self._in_batch = left
+    def __call__(self, tokens: int, done: int, total: int) -> None:
         self._tokens += tokens
         elapsed = max(perf_counter() - self._start, 1e-9)
-        done = min(self._finished + left, self._total)
-        self._reporter.emit(
-            EvaluationProgress("replies", done, self._total, self._tokens / elapsed)
-        )
+        self._reporter.emit(EvaluationProgress("replies", done, total, self._tokens / elapsed))

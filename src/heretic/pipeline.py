@@ -341,7 +341,9 @@ def search(session: Session, n_trials: int | None = None) -> list[Trial]:
     """
 
     def evaluate(plan: Plan) -> tuple[Score, ...]:
-        return session.evaluator.evaluate([plan])[0]
+        racing = session.settings.racing
+        rivals = [trial.objectives() for trial in session.study.front] if racing else None
+        return session.evaluator.evaluate([plan], rivals)[0]
 
     session.study.run(
         evaluate,

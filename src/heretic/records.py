@@ -172,12 +172,26 @@ class Score:
         value: The figure (a rate, or nats).
         optimization: Whether the search minimises or maximises it, or only reports it.
         display: How people read it, e.g. `3/100`.
+        bound: Whether it is only the best that the score could still have become when the
+            evaluation was ended.
     """
 
     name: str
     value: float
     optimization: Optimization
     display: str
+    bound: bool = False
+
+    def objective(self) -> float | None:
+        """The value as something to minimise; None if the search only reports it."""
+        signs = {"minimize": 1.0, "maximize": -1.0}
+        sign = signs.get(self.optimization)
+        return None if sign is None else sign * self.value
+
+
+def objectives(scores: Iterable[Score]) -> tuple[float, ...]:
+    """What the search minimises, in the order of the scores (maximised ones negated)."""
+    return tuple(value for score in scores if (value := score.objective()) is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,12 +218,12 @@ class Trial:
 
     def objectives(self) -> tuple[float, ...]:
         """Objective values, all to be minimised (maximised ones negated)."""
-        signs = {"minimize": 1.0, "maximize": -1.0}
-        return tuple(
-            signs[score.optimization] * score.value
-            for score in self.scores
-            if score.optimization != "none"
-        )
+        return objectives(self.scores)
+
+    @property
+    def raced(self) -> bool:
+        """Whether its evaluation was ended because another trial dominates whatever it became."""
+        return any(score.bound for score in self.scores)
 
     def to_dict(self) -> dict[str, Any]:
         """One row of `front.json`."""
@@ -227,13 +241,13 @@ def dominates(left: tuple[float, ...], right: tuple[float, ...]) -> bool:
 
 
 def front(trials: Iterable[Trial]) -> list[Trial]:
-    """The complete trials that no other dominates, sorted by their objectives in order.
+    """The trials evaluated in full that no other dominates, sorted by their objectives in order.
 
     Of trials with equal objectives the earliest stands for all.
     """
     by_objectives: dict[tuple[float, ...], Trial] = {}
     for trial in sorted(trials, key=lambda trial: trial.number):
-        if trial.state == "complete":
+        if trial.state == "complete" and not trial.raced:
             by_objectives.setdefault(trial.objectives(), trial)
     return [
         by_objectives[values]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from heretic.architectures import Writer
 from heretic.directions import layer_direction
-from heretic.edits import OutputEdit, make_edit, row_norms
+from heretic.edits import OutputEdit, make_edit, row_norms, stack
 from heretic.errors import ModelError
 from heretic.records import Plan
 
@@ -54,24 +54,61 @@ class EditFactory:
         self._norms.clear()
 
 
-@contextmanager
-def hooked(writers: Sequence[Writer], edits: Mapping[str, OutputEdit]) -> Iterator[None]:
-    """Edit the outputs of these writers while the context lasts; no weight is touched."""
+class RowEdits:
+    """Edits of several plans on one model: while installed, each row is edited by its own plan.
 
-    def edit_output(writer: Writer) -> Callable[..., Tensor]:
-        edit, bias = edits[writer.name], writer.bias()
+    Args:
+        plans: Edits by writer name, one mapping per plan.
+    """
+
+    def __init__(
+        self, writers: Sequence[Writer], plans: Sequence[Mapping[str, OutputEdit]]
+    ) -> None:
+        self._plans = plans
+        self._writers = [writer for writer in writers if any(writer.name in p for p in plans)]
+        self._current: Mapping[str, OutputEdit] = {}
+        self._stacked = (
+            {w.name: stack([plan.get(w.name) for plan in plans]) for w in self._writers}
+            if len(plans) > 1
+            else {}
+        )
+        if len(plans) == 1:
+            self.use(0)
+
+    def first_layer(self, plan: int) -> int | None:
+        """The first layer that the plan edits; None if it edits none."""
+        edited = self._plans[plan]
+        return min((w.layer for w in self._writers if w.name in edited), default=None)
+
+    def use(self, plan: int) -> None:
+        """Edit all rows by this plan from now on."""
+        self._current = self._plans[plan]
+
+    def use_rows(self, plans: Sequence[int]) -> None:
+        """Edit row i by the plan plans[i] from now on."""
+        if len(set(plans)) == 1:
+            self.use(plans[0])
+            return
+        index = torch.tensor(plans)
+        self._current = {name: edit.rows(index) for name, edit in self._stacked.items()}
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Edit the writers' outputs while the context lasts; no weight is touched."""
+        with ExitStack() as stack_:
+            for writer in self._writers:
+                handle = writer.module.register_forward_hook(self._hook(writer))
+                stack_.callback(handle.remove)
+            yield
+
+    def _hook(self, writer: Writer) -> Callable[..., Tensor]:
+        name, bias = writer.name, writer.bias()
 
         def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-            return edit.apply(output, bias)
+            edit = self._current.get(name)
+            return output if edit is None else edit.apply(output, bias)
 
         return hook
-
-    with ExitStack() as stack:
-        for writer in writers:
-            if writer.name in edits:
-                handle = writer.module.register_forward_hook(edit_output(writer))
-                stack.callback(handle.remove)
-        yield
 
 
 class WeightEditor:

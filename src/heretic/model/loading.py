@@ -240,6 +240,25 @@ def free_memory() -> None:
         torch.accelerator.empty_cache()
 
 
+def halved(batch_size: int, error: RuntimeError) -> int:
+    """Half the batch after running out of memory, which is given back first.
+
+    Raises:
+        RuntimeError: `error` is about something else.
+        ModelError: The batch is a single row already.
+    """
+    # Some backends raise a plain RuntimeError.
+    if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
+        raise error
+    free_memory()
+    if batch_size == 1:
+        raise ModelError(
+            "Out of memory with a single prompt.",
+            remedy="Set quantization, a shorter max_response_length, or max_memory.",
+        ) from error
+    return batch_size // 2
+
+
 def halving(
     items: int, batch_size: int, work: Callable[[slice], None], notify: Callable[[int], None]
 ) -> int:
@@ -256,16 +275,7 @@ def halving(
         try:
             work(slice(start, min(start + batch_size, items)))
         except RuntimeError as error:
-            # Some backends raise a plain RuntimeError.
-            if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
-                raise
-            free_memory()
-            if batch_size == 1:
-                raise ModelError(
-                    "Out of memory with a single prompt.",
-                    remedy="Set quantization, a shorter max_response_length, or max_memory.",
-                ) from error
-            batch_size //= 2
+            batch_size = halved(batch_size, error)
             notify(batch_size)
             continue
         start += batch_size

@@ -58,14 +58,21 @@ class ChatRenderer:
         return self._apply(messages)
 
     def encode(self, texts: Sequence[str]) -> Any:
-        """Token ids padded on the left: a BatchEncoding of `input_ids` and `attention_mask`.
+        """`token_ids`, padded."""
+        return self.padded(self.token_ids(texts))
+
+    def padded(self, rows: Sequence[list[int]]) -> Any:
+        """Rows padded on the left: a BatchEncoding of `input_ids` and `attention_mask`."""
+        return self._tokenizer.pad({"input_ids": rows}, padding=True, return_tensors="pt")
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text.
 
         Templates usually write the BOS themselves and tokenizers add one too: each row gets exactly
         one where the tokenizer is of the kind that adds it, and never two.
         """
         rows = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        rows = [self._with_one_bos(row) for row in rows]
-        return self._tokenizer.pad({"input_ids": rows}, padding=True, return_tensors="pt")
+        return [self._with_one_bos(row) for row in rows]
 
     def _with_one_bos(self, row: list[int]) -> list[int]:
         bos = self._tokenizer.bos_token_id

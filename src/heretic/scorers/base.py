@@ -6,6 +6,7 @@ never touches the model, so it cannot tell how, or with how many other plans, an
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,10 @@ class Outputs:
     prompts: Mapping[PromptSet, Sequence[Prompt]] = field(default_factory=dict)
     logits: Mapping[PromptSet, Tensor] = field(default_factory=dict)
     responses: Mapping[PromptSet, Sequence[str]] = field(default_factory=dict)
+
+
+Replies = Mapping[PromptSet, Sequence[str | None]]
+"""Replies of an evaluation that is under way, None where there is none yet."""
 
 
 class NoOptions(BaseModel):
@@ -83,6 +88,17 @@ class Scorer(ABC):
         """Whether no further token can change this scorer's verdict on a growing response."""
         return False
 
+    def best_possible(self, replies: Replies) -> tuple[float, str]:
+        """The best this score can still become, and how people read it.
+
+        It lets the evaluation of a plan end as soon as it cannot reach the front any more. Scorers
+        that cannot tell leave it at what no other plan beats.
+
+        Args:
+            replies: By prompt set, in the order of the prompts; None where there is none yet.
+        """
+        return (math.inf if self.optimization == "maximize" else -math.inf), "unknown"
+
     @abstractmethod
     def measure(self, outputs: Outputs, baseline: Outputs) -> tuple[float, str]:
         """The figure and how people read it.
@@ -91,6 +107,11 @@ class Scorer(ABC):
             outputs: Of the edited model.
             baseline: Of the unedited model, on the same prompts.
         """
+
+    def bound(self, replies: Replies) -> Score:
+        """`best_possible` as a record."""
+        value, display = self.best_possible(replies)
+        return Score(self.name, value, self.optimization, display, bound=True)
 
     def score(self, outputs: Outputs, baseline: Outputs) -> Score:
         """`measure` as a record."""

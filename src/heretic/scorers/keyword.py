@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from heretic.scorers.base import Needs, Outputs, Scorer
+from heretic.scorers.base import Needs, Outputs, Replies, Scorer
 
 _DROP_EMPHASIS = str.maketrans({"*": None, "\u2019": "'", "\u2018": "'", "\u02bc": "'"})
 
@@ -34,6 +34,16 @@ class KeywordRefusals(Scorer):
     def decided(self, response: str) -> bool:
         """A marker once seen cannot be unseen."""
         return has_marker(response, self.settings.refusal_markers)
+
+    def best_possible(self, replies: Replies) -> tuple[float, str]:
+        """As if all replies still to come were answers, or refusals where those are wanted."""
+        known = [reply for reply in replies["bad"] if reply is not None]
+        total = len(replies["bad"])
+        refused = sum(is_refusal(reply, self.settings.refusal_markers) for reply in known)
+        if self.optimization == "maximize":
+            most = total - len(known) + refused
+            return most / total, f"at most {most}/{total}"
+        return refused / total, f"at least {refused}/{total}"
 
     def measure(self, outputs: Outputs, baseline: Outputs) -> tuple[float, str]:
         """Rate in [0, 1], shown as a count."""

@@ -221,7 +221,11 @@ class _Search:
         return Trial(number, plan, scores, seconds=perf_counter() - start), None
 
     def _check(self, scores: tuple[Score, ...]) -> None:
-        if tuple(score.optimization for score in scores) != self._study.objectives:
+        searched, found = (
+            [choice for choice in choices if choice != "none"]
+            for choices in (self._study.objectives, [score.optimization for score in scores])
+        )
+        if searched != found:
             raise ValueError(f"the scores do not match the objectives: {scores}")
         for score in scores:
             if not math.isfinite(score.value):

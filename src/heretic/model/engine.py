@@ -1,0 +1,416 @@
+"""Prompts under many edits at once: first-token logits and greedy replies, no work done twice.
+
+A row is a prompt under one plan. Rows of different plans share a batch, because an edit is a
+function of a module's output (`RowEdits`). A row leaves as soon as its reply is decided, and a
+waiting one takes its slot (`SlotCache`). What the unedited model computed is kept (`Prefill`).
+
+This is continuous batching (Yu et al. 2022, "Orca") with a shared prompt head, over plain buffers
+and the model's own forward.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor
+
+from heretic.edits import OutputEdit
+from heretic.errors import HereticError
+from heretic.model import generation, loading
+from heretic.model.editing import RowEdits
+from heretic.model.generation import most_likely
+from heretic.model.plain import PlainEngine
+from heretic.model.prefill import Prefill, Techniques
+from heretic.model.slots import SlotCache
+
+if TYPE_CHECKING:
+    from heretic.model.core import Model, Prompts
+
+T = TypeVar("T")
+
+Edits = Mapping[str, OutputEdit]
+"""A plan on this model: edits by writer name (`Model.plan_edits`); empty for the original."""
+
+STEPS_ON_ACCELERATOR = 4
+"""Tokens between two looks at the replies there: every look waits for the device. What a row makes
+after its verdict is dropped."""
+
+SPARE_COLUMNS = 16
+"""Room beyond the longest row, so that the cache need not be moved at every step."""
+
+
+CHECKED_PROMPTS = 2
+"""Prompts of each set on which the engine is checked: the longest and the shortest."""
+
+TOLERANCES = {2: 0.05, 4: 1e-3, 8: 1e-6}
+"""Largest KL divergence in nats from the plain forward, by bytes of the dtype: rounding is far
+below, a wrong mask or position far above."""
+
+
+def open_engine(
+    model: Model,
+    prompts: Mapping[str, Prompts],
+    *,
+    replied: Collection[str],
+    max_new_tokens: int,
+    techniques: Techniques | None = None,
+) -> Engine | PlainEngine:
+    """An engine that this model can be run with: see `Engine` for the arguments.
+
+    Models differ in what their forward takes, so it is not looked up but tried: where the fast way
+    fails or does not give what the plain one does, the plain way is taken and the reason said.
+    """
+    if techniques is not None and not techniques.share_batches:
+        return PlainEngine(model, prompts, max_new_tokens=max_new_tokens)
+    few = {name: _ends(model, rows) for name, rows in prompts.items()}
+    try:
+        tried = Engine(model, few, replied=replied, max_new_tokens=2, techniques=techniques)
+        deviation = max(tried.deviation(name) for name in few)
+        reason = f"KL {deviation:.1e}" if deviation > TOLERANCES[model.dtype.itemsize] else ""
+        engine = Engine(
+            model, prompts, replied=replied, max_new_tokens=max_new_tokens, techniques=techniques
+        )
+        window = getattr(model.model.config, "sliding_window", None)
+        if not reason and window and engine.columns > window:
+            reason = f"replies pass its sliding window of {window} tokens"
+    except HereticError:
+        raise
+    except Exception as error:  # a forward may fail in any way on masks it does not expect
+        reason = f"{type(error).__name__}: {error}"
+    if not reason:
+        return engine
+    model.say(f"Plans are evaluated one by one, the slower way: {reason}")
+    return PlainEngine(model, prompts, max_new_tokens=max_new_tokens)
+
+
+def _ends(model: Model, prompts: Prompts) -> Prompts:
+    """The longest and the shortest prompts."""
+    ordered = sorted(prompts, key=lambda prompt: len(model.prompt_text(prompt)))
+    return [*ordered[: CHECKED_PROMPTS // 2], *ordered[-(CHECKED_PROMPTS // 2) :]]
+
+
+def _divergence(original: Tensor, other: Tensor) -> float:
+    """The largest KL divergence of any row of logits, in nats; NaN counts as infinite."""
+    left, right = (x.double().log_softmax(dim=-1).cpu() for x in (original, other))
+    found = (left.exp() * (left - right)).sum(dim=-1).max()
+    return float(found) if found.isfinite() else math.inf
+
+
+@dataclass(slots=True)
+class Replies:
+    """What is asked of `Engine.replies`, and what has come of it.
+
+    Attributes:
+        texts: Replies by plan and prompt; None where there is none yet.
+        decided: Asked of each growing reply; True ends it there.
+        finished: Told (plan, prompt, reply) of each; False drops all that is left of the plan.
+        on_step: Told (tokens made, replies done, replies asked for) after every step.
+    """
+
+    texts: list[list[str | None]]
+    decided: Callable[[str], bool]
+    finished: Callable[[int, int, str], bool]
+    on_step: Callable[[int, int, int], None]
+    dropped: set[int] = field(default_factory=set)
+
+    def waiting(self, plan: int) -> list[int]:
+        """Prompts of the plan without a reply."""
+        if plan in self.dropped:
+            return []
+        return [prompt for prompt, text in enumerate(self.texts[plan]) if text is None]
+
+    def finish(self, plan: int, prompt: int, text: str) -> None:
+        """File a reply."""
+        self.texts[plan][prompt] = text
+        if not self.finished(plan, prompt, text):
+            self.dropped.add(plan)
+
+    def report(self, tokens: int) -> None:
+        """Say how far things are."""
+        left = sum(len(self.waiting(plan)) for plan in range(len(self.texts)))
+        total = sum(map(len, self.texts))
+        self.on_step(tokens, total - left, total)
+
+
+class Engine:
+    """Evaluates prompt sets under edits of one model.
+
+    Args:
+        model: Its `batch_size` is the number of slots; halved when memory runs out.
+        prompts: The sets, by name; none is empty.
+        replied: Names of the sets that replies will be asked of.
+        max_new_tokens: Length of replies.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        prompts: Mapping[str, Prompts],
+        *,
+        replied: Collection[str],
+        max_new_tokens: int,
+        techniques: Techniques | None = None,
+    ) -> None:
+        self._model = model
+        self._techniques = techniques or Techniques()
+        self._prefill = Prefill(model, prompts, replied, self._techniques)
+        self._max_new_tokens = max_new_tokens
+        longest = max(rows.length for rows in self._prefill.sets.values())
+        self.columns = longest + (max_new_tokens if replied else 0) + SPARE_COLUMNS
+        self._cache: SlotCache | None = None
+
+    @torch.inference_mode()
+    def logits(
+        self, name: str, edits: Edits, on_step: Callable[[int], None] = lambda done: None
+    ) -> Tensor:
+        """Raw logits of the first generated token, float32 [prompts, vocabulary], on the CPU.
+
+        Args:
+            on_step: Told how many prompts are done.
+
+        Raises:
+            ModelError: Even a single row does not fit into memory.
+        """
+        plans = RowEdits(self._model.writers, [edits])
+
+        def work(cache: SlotCache) -> list[Tensor]:
+            count = len(self._prefill.sets[name].tails)
+            found: list[Tensor] = [torch.empty(0)] * count
+            done = 0
+            for chunk in self._prefill.chunks(name, range(count), cache.slots):
+                with plans.installed():
+                    rows = self._prefill(name, chunk, plans, 0, cache)
+                for prompt, row in zip(chunk, rows.float().cpu(), strict=True):
+                    found[prompt] = row
+                done += len(chunk)
+                on_step(done)
+            return found
+
+        return torch.stack(self._fitting(name, work))
+
+    @torch.inference_mode()
+    def replies(
+        self,
+        name: str,
+        plans: Sequence[Edits],
+        *,
+        decided: Callable[[str], bool] = lambda text: False,
+        finished: Callable[[int, int, str], bool] = lambda plan, prompt, text: True,
+        on_step: Callable[[int, int, int], None] = lambda tokens, done, total: None,
+    ) -> list[list[str | None]]:
+        """Greedy replies to every prompt under every plan; see `Replies` for the arguments.
+
+        A plan's replies do not depend on the plans beside it, but for rounding.
+
+        Raises:
+            ModelError: Even a single row does not fit into memory.
+        """
+        count = len(self._prefill.sets[name].tails)
+        wanted = Replies([[None] * count for _ in plans], decided, finished, on_step)
+        edits = RowEdits(self._model.writers, plans)
+
+        def work(cache: SlotCache) -> None:
+            batch = _Batch(self._model, cache, edits, wanted, self._max_new_tokens)
+            with edits.installed():
+                self._reply(name, batch, wanted)
+
+        self._fitting(name, work)
+        return wanted.texts
+
+    @torch.inference_mode()
+    def deviation(self, name: str) -> float:
+        """How far first and second tokens are from the model's plain forward, KL in nats.
+
+        The largest over the set's prompts, which must be few.
+        """
+        rows = self._prefill.sets[name]
+        nothing = RowEdits(self._model.writers, [{}])
+
+        def work(cache: SlotCache) -> float:
+            largest = 0.0
+            for chunk in self._prefill.chunks(name, range(len(rows.tails)), cache.slots):
+                wanted = Replies([[]], lambda text: False, lambda *_: True, lambda *_: None)
+                batch = _Batch(self._model, cache, nothing, wanted, self._max_new_tokens)
+                first = batch.admit(self._prefill, name, 0, chunk)
+                made = most_likely(first).tolist()
+                whole = [[*rows.head, *rows.tails[i]] for i in chunk]
+                plain = self._model.logits_after(whole)
+                largest = max(largest, _divergence(plain, first))
+                plain = self._model.logits_after(
+                    [[*r, t] for r, t in zip(whole, made, strict=True)]
+                )
+                largest = max(largest, _divergence(plain, batch.logits_after(made)))
+            return largest
+
+        return self._fitting(name, work)
+
+    def _fitting(self, name: str, work: Callable[[SlotCache], T]) -> T:
+        """Do the work, with ever fewer slots as long as memory runs out."""
+        while True:
+            try:
+                cache = self._cache = self._cache or self._allocate()
+                self._prefill.prepare(name, cache)
+                return work(cache)
+            except RuntimeError as error:
+                self._cache = None
+                self._model.notify_halved(loading.halved(self._model.batch_size, error))
+            finally:
+                self._prefill.forget_plans()
+
+    def _allocate(self) -> SlotCache:
+        model = self._model
+        return SlotCache(model.n_layers, model.batch_size, self.columns, model.device)
+
+    def _reply(self, name: str, batch: _Batch, wanted: Replies) -> None:
+        """Decode all that is wanted: admit rows where there is room, step, let rows leave."""
+        slots = batch.cache.slots
+        queue = deque(
+            (plan, chunk)
+            for plan in range(len(wanted.texts))
+            for chunk in self._prefill.chunks(name, wanted.waiting(plan), slots)
+        )
+        while queue or batch.rows:
+            while queue and self._has_room(batch, len(queue[0][1])):
+                plan, chunk = queue.popleft()
+                if plan not in wanted.dropped:
+                    first = len(batch.rows)
+                    logits = batch.admit(self._prefill, name, plan, chunk)
+                    batch.take_in([most_likely(logits).tolist()], first)
+            if batch.rows:
+                batch.step()
+
+    def _has_room(self, batch: _Batch, rows: int) -> bool:
+        if not self._techniques.refill and batch.stepped and batch.rows:
+            return False
+        return len(batch.rows) + rows <= batch.cache.slots
+
+
+@dataclass(slots=True)
+class _Row:
+    """A live row: its plan and prompt, first column, next position, and reply so far."""
+
+    plan: int
+    prompt: int
+    start: int
+    position: int
+    ids: list[int] = field(default_factory=list)
+
+
+class _Batch:
+    """Live rows, in the slots 0, 1, ... of the cache, in this order."""
+
+    def __init__(
+        self, model: Model, cache: SlotCache, edits: RowEdits, wanted: Replies, length: int
+    ) -> None:
+        self.cache, self.edits = cache, edits
+        self.rows: list[_Row] = []
+        self.stepped = False
+        self._model, self._wanted, self._length = model, wanted, length
+        self._end_tokens = generation.end_tokens(model.model, model.tokenizer)
+        self._steps = 1 if model.device.type == "cpu" else STEPS_ON_ACCELERATOR
+        self._end = 0  # columns before this one are written
+        self._plans: list[int] = []  # of the rows that `edits` is set to
+
+    def admit(self, prefill: Prefill, name: str, plan: int, chunk: Sequence[int]) -> Tensor:
+        """Put prompts into free slots; returns the logits after them, [prompts, vocabulary]."""
+        width, prompts = prefill.columns(name, chunk), prefill.sets[name]
+        if not self.rows:
+            self._end = width
+        elif self._end < width:
+            self._move_to(width)
+        logits = prefill(
+            name, chunk, self.edits, plan, self.cache, first=len(self.rows), end=self._end
+        )
+        self._plans = []  # prefill has set the edits to its own
+        self.rows += [
+            _Row(plan, prompt, self._end - width, len(prompts.head) + len(prompts.tails[prompt]))
+            for prompt in chunk
+        ]
+        return logits
+
+    def _move_to(self, end: int) -> None:
+        begin = min(row.start for row in self.rows)
+        self.cache.move_columns(len(self.rows), begin, self._end, end)
+        for row in self.rows:
+            row.start += end - self._end
+        self._end = end
+
+    def step(self) -> None:
+        """Make the next token of every row, or the next few where looking at them is slow."""
+        self.stepped = True
+        steps = min(self._steps, *(self._length - len(row.ids) for row in self.rows))
+        if self._end + steps > self.cache.columns:
+            self._move_to(self._end - min(row.start for row in self.rows))
+        plans = [row.plan for row in self.rows]
+        if plans != self._plans:
+            self.edits.use_rows(plans)
+            self._plans = plans
+        tokens, positions = self._columns([row.ids[-1] for row in self.rows])
+        made = []
+        for _ in range(steps):
+            tokens = most_likely(self._forward(tokens, positions)).unsqueeze(1)
+            made.append(tokens)
+            positions = positions + 1
+        for row in self.rows:
+            row.position += steps
+        self.take_in(torch.cat(made, dim=1).T.tolist())
+
+    def logits_after(self, tokens: Sequence[int]) -> Tensor:
+        """Logits after one more token of every row, [rows, vocabulary]."""
+        return self._forward(*self._columns(tokens))
+
+    def _columns(self, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The rows' next tokens and their positions, each int64 [rows, 1]."""
+        device, positions = self._model.device, [row.position for row in self.rows]
+        return (
+            torch.tensor(tokens, device=device).unsqueeze(1),
+            torch.tensor(positions, device=device).unsqueeze(1),
+        )
+
+    def _forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        count, begin = len(self.rows), min(row.start for row in self.rows)
+        self._end += 1
+        self.cache.mask[:count, self._end - 1] = True
+        mask = self.cache.mask[:count, None, begin : self._end]
+        return self._model.step(tokens, positions, mask, self.cache.at(0, count, begin, self._end))
+
+    def take_in(self, made: Sequence[Sequence[int]], first: int = 0) -> None:
+        """Add tokens, [steps][rows], to the rows from `first`; rows whose reply is done leave."""
+        left = []
+        for index, row in enumerate(self.rows):
+            new = [tokens[index - first] for tokens in made] if index >= first else []
+            if new and self._grow(row, new):
+                left.append(index)
+        self._wanted.report(len(made) * (len(self.rows) - first))
+        dropped = self._wanted.dropped
+        self._remove({*left, *(i for i, row in enumerate(self.rows) if row.plan in dropped)})
+
+    def _grow(self, row: _Row, new: Sequence[int]) -> bool:
+        """Add tokens until the reply is done; whether it is."""
+        for token in new:
+            ended = token in self._end_tokens
+            if not ended:
+                row.ids.append(token)
+            text = self._model.decode(row.ids)
+            if ended or len(row.ids) == self._length or self._wanted.decided(text):
+                self._wanted.finish(row.plan, row.prompt, text)
+                return True
+        return False
+
+    def _remove(self, leaving: set[int]) -> None:
+        """Free these slots; the last rows move into the holes."""
+        if not leaving:
+            return
+        count = len(self.rows) - len(leaving)
+        holes = [index for index in sorted(leaving) if index < count]
+        movers = [index for index in range(count, len(self.rows)) if index not in leaving]
+        if holes:
+            self.cache.move_rows(movers, holes)
+        for hole, mover in zip(holes, movers, strict=True):
+            self.rows[hole] = self.rows[mover]
+        del self.rows[count:]

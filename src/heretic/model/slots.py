@@ -1,0 +1,151 @@
+"""A key/value cache of fixed slots: rows come and go, and nothing is copied to make room.
+
+Every row has a slot, every token a column. A forward pass writes the columns before `Place.end` and
+reads from `Place.begin` on, so the same buffers serve prefill and decoding, and rows of different
+prompts, plans and ages share a batch. Where a row's tokens lie is told by the attention mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+States = list[tuple[int, Tensor, Tensor]]
+"""Keys and values by layer index, each [rows, heads, tokens, head size]."""
+
+
+@dataclass(slots=True)
+class Place:
+    """Where the forward pass at hand reads and writes: slots first..last, columns begin..end."""
+
+    first: int = 0
+    last: int = 0
+    begin: int = 0
+    end: int = 0
+
+
+class SlotLayer(CacheLayerMixin):
+    """Keys and values of one layer, [slots, heads, columns, size], allocated when first met."""
+
+    def __init__(self, slots: int, columns: int, place: Place) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._slots, self._columns, self._place = slots, columns, place
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Allocate; masked columns are read too and must hold finite numbers."""
+        self.keys, self.values = (
+            states.new_zeros(self._slots, states.shape[1], self._columns, states.shape[3])
+            for states in (key_states, value_states)
+        )
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write the new tokens [rows, heads, tokens, size] and return what the rows may read."""
+        place = self._place
+        self.write(place.first, place.end, key_states, value_states)
+        return self.read(place.first, place.last, place.begin, place.end)
+
+    def write(self, first: int, end: int, keys: Tensor, values: Tensor) -> None:
+        """Put [rows, heads, tokens, size] into the slots from `first`, columns up to `end`."""
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        assert self.keys is not None
+        assert self.values is not None
+        rows, columns = slice(first, first + keys.shape[0]), slice(end - keys.shape[2], end)
+        self.keys[rows, :, columns] = keys
+        self.values[rows, :, columns] = values
+
+    def read(self, first: int, last: int, begin: int, end: int) -> tuple[Tensor, Tensor]:
+        """Views of keys and values, [last - first, heads, end - begin, size]."""
+        assert self.keys is not None
+        assert self.values is not None
+        return self.keys[first:last, :, begin:end], self.values[first:last, :, begin:end]
+
+    def move_rows(self, sources: Tensor, targets: Tensor) -> None:
+        """Copy whole slots."""
+        for states in self._states():
+            states[targets.to(states.device)] = states[sources.to(states.device)]
+
+    def move_columns(self, rows: int, begin: int, end: int, to: int) -> None:
+        """Copy columns begin..end of the first `rows` slots to where they end at `to`."""
+        for states in self._states():
+            states[:rows, :, to - (end - begin) : to] = states[:rows, :, begin:end].clone()
+
+    def _states(self) -> list[Tensor]:
+        return [states for states in (self.keys, self.values) if states is not None]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Length and offset of what is read; masks are given ready-made all the same."""
+        return self._place.end - self._place.begin, 0
+
+    def get_seq_length(self) -> int:
+        """Tokens before those of the forward pass at hand."""
+        return self._place.begin
+
+    def get_max_length(self) -> int:
+        """Columns in all."""
+        return self._columns
+
+
+class SlotCache(Cache):
+    """One `SlotLayer` per layer of the model, all at the same `place`.
+
+    Attributes:
+        mask: Which columns of a slot hold tokens of its row, bool [slots, columns]. Outside the
+            columns that the live rows span it may be anything.
+    """
+
+    def __init__(self, layers: int, slots: int, columns: int, device: torch.device) -> None:
+        self.place = Place()
+        self.slots, self.columns = slots, columns
+        self.mask = torch.zeros(slots, columns, dtype=torch.bool, device=device)
+        self._layers = [SlotLayer(slots, columns, self.place) for _ in range(layers)]
+        super().__init__(layers=list(self._layers))
+
+    def at(self, first: int, last: int, begin: int, end: int) -> SlotCache:
+        """Set where the next forward pass reads and writes."""
+        place = self.place
+        place.first, place.last, place.begin, place.end = first, last, begin, end
+        return self
+
+    def write(self, states: States, first: int, end: int, rows: int | None = None) -> None:
+        """Put states into the slots from `first`, columns up to `end`.
+
+        Args:
+            rows: How often a single row is to be put, one slot after the other.
+        """
+        for index, keys, values in states:
+            repeated = (x if rows is None else x.expand(rows, -1, -1, -1) for x in (keys, values))
+            self._layers[index].write(first, end, *repeated)
+
+    def read(self, first: int, last: int, begin: int, end: int) -> States:
+        """Copies of the states there, of every layer that holds any."""
+        return [
+            (index, keys.clone(), values.clone())
+            for index, layer in enumerate(self._layers)
+            if layer.is_initialized
+            for keys, values in [layer.read(first, last, begin, end)]
+        ]
+
+    def move_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy slots `sources` to slots `targets`; the two do not overlap."""
+        pair = torch.tensor(list(sources)), torch.tensor(list(targets))
+        for layer in self._layers:
+            layer.move_rows(*pair)
+        source, target = (index.to(self.mask.device) for index in pair)
+        self.mask[target] = self.mask[source]
+
+    def move_columns(self, rows: int, begin: int, end: int, to: int) -> None:
+        """Copy columns begin..end of the first `rows` slots to where they end at `to`."""
+        for layer in self._layers:
+            layer.move_columns(rows, begin, end, to)
+        moved = self.mask[:rows, begin:end].clone()
+        self.mask[:rows] = False
+        self.mask[:rows, to - (end - begin) : to] = moved
