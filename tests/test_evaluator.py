@@ -11,11 +11,13 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
+from heretic.baseline import BaselineFile
 from heretic.config import DatasetSpecification, Settings
 from heretic.evaluator import Evaluator
 from heretic.events import EvaluationProgress, Event
 from heretic.model import AbliterationParameters, Model
-from heretic.records import Plan, RowNormalization
+from heretic.records import Plan, RowNormalization, Score, Trial, front
+from heretic.scorers import Outputs
 from heretic.scorers.keyword import is_refusal
 from heretic.utils import load_prompts
 from tests import tiny
@@ -115,6 +117,80 @@ def test_verdicts_equal_those_of_full_length_replies(
             replies = model.get_responses_batched(tiny.BAD_PROMPTS[4:])
         full = sum(is_refusal(reply, model.settings.refusal_markers) for reply in replies)
         assert evaluator.evaluate([chosen])[0][0].display == f"{full}/{len(replies)}"
+
+
+def test_racing_ends_what_cannot_reach_the_front(model: Model, directions: torch.Tensor) -> None:
+    evaluator = Evaluator(model.settings, model, directions)
+    plans = [plan(weight=weight) for weight in (0.3, 0.6, 1.0, 1.5, 2.0, 2.5)]
+    full = trials(plans, evaluator.evaluate(plans))
+    raced = trials(plans, evaluator.evaluate(plans, rivals=[]))
+    assert front(raced) == front(full)
+    unbeatable = [(0.0, 0.0)]
+    for scores in evaluator.evaluate(plans, rivals=unbeatable):
+        assert scores[0].bound
+        assert not scores[1].bound  # the cheap score is known all the same
+
+
+def trials(plans: list[Plan], scores: list[tuple[Score, ...]]) -> list[Trial]:
+    pairs = zip(plans, scores, strict=True)
+    return [Trial(number, chosen, found) for number, (chosen, found) in enumerate(pairs)]
+
+
+def test_a_rerun_gives_the_same_bits(files: Path, directions: torch.Tensor) -> None:
+    plans = [plan(weight=weight) for weight in (0.5, 1.0, 2.0)]
+
+    def run() -> list[tuple[Score, ...]]:
+        again = Model(settings_for(files, deterministic=True))
+        assert torch.are_deterministic_algorithms_enabled()
+        return Evaluator(again.settings, again, directions).evaluate(plans, rivals=[])
+
+    try:
+        assert run() == run()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+class TestBaselineFile:
+    def evaluator(self, model: Model, path: Path, key: str = "this") -> Evaluator:
+        return Evaluator(model.settings, model, baseline_file=BaselineFile(path, key))
+
+    def test_the_baseline_is_read_and_not_computed_again(
+        self, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "baseline.safetensors"
+        first = self.evaluator(model, path)
+        expected = first.baseline
+        monkeypatch.setattr(Evaluator, "_run", None)  # calling it fails
+        again = self.evaluator(model, path)
+        assert again.baseline == expected
+        assert again.baseline_outputs.responses == first.baseline_outputs.responses
+        for name, logits in first.baseline_outputs.logits.items():
+            assert torch.equal(again.baseline_outputs.logits[name], logits)
+
+    @pytest.mark.parametrize("damage", ["other key", "cut", "missing"])
+    def test_what_is_not_there_is_computed(self, model: Model, tmp_path: Path, damage: str) -> None:
+        path = tmp_path / "baseline.safetensors"
+        expected = self.evaluator(model, path, "other").baseline
+        if damage == "cut":
+            path.write_bytes(path.read_bytes()[:100])
+        elif damage == "missing":
+            path.unlink()
+        assert self.evaluator(model, path, "this").baseline == expected
+        kept = BaselineFile(path, "this").read({})
+        assert kept is not None
+        assert BaselineFile(path, "other").read({}) is None
+
+    def test_half_precision_takes_half_the_space_and_loses_nothing(self, tmp_path: Path) -> None:
+        logits = torch.randn(50, 300).bfloat16().float()
+        for name, rows in (("half", logits), ("whole", logits + 1e-4)):
+            file = BaselineFile(tmp_path / name, "k")
+            file.write(Outputs(logits={"good": rows}, responses={"bad": ["a\nb", "ü"]}))
+            kept = file.read({})
+            assert kept is not None
+            assert torch.equal(kept.logits["good"], rows)
+            assert kept.responses == {"bad": ["a\nb", "ü"]}
+        sizes = [(tmp_path / name).stat().st_size for name in ("half", "whole")]
+        assert sizes[0] < 0.6 * sizes[1]
 
 
 def test_plans_need_directions(model: Model) -> None:

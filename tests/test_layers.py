@@ -60,6 +60,7 @@ NARROW = {
 
 # Files beside the one that names their room.
 SHARED_ROOMS = {
+    "baseline": "evaluator",
     "race": "evaluator",
     "__main__": "main",
     "atomic": "runs",

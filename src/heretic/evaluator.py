@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from heretic import prompts as prompt_sets
+from heretic.baseline import BaselineFile
 from heretic.config import Settings
 from heretic.events import EvaluationProgress, Reporter, Silent
 from heretic.model import Model
@@ -61,6 +62,7 @@ class Evaluator:
         reporter: Reporter | None = None,
         prompts: EvaluationPrompts | None = None,
         techniques: Techniques | None = None,
+        baseline_file: BaselineFile | None = None,
     ) -> None:
         """Load the scorers and the prompts; the baseline is measured when first needed.
 
@@ -68,12 +70,14 @@ class Evaluator:
             directions: float32 [layers + 1, hidden]; needed to evaluate plans.
             prompts: Loaded evaluation prompts; by default those of the settings.
             techniques: What saves work; all by default.
+            baseline_file: Where the unedited model's outputs are kept, or to be kept.
         """
         self.settings = settings
         self.model = model
         self.directions = directions
         self._reporter: Reporter = reporter or Silent()
         self._techniques = techniques or Techniques()
+        self._baseline_file = baseline_file
         loaded = prompts or EvaluationPrompts.load(settings)
         self._prompts: dict[PromptSet, Sequence[Prompt]] = {"good": loaded.good, "bad": loaded.bad}
         self.scorers: tuple[Scorer, ...] = load_scorers(settings)
@@ -120,8 +124,15 @@ class Evaluator:
     @cached_property
     def baseline_outputs(self) -> Outputs:
         """Outputs of the unedited model, also if it has been edited since."""
+        file = self._baseline_file
+        kept = file.read(self._prompts) if file is not None else None
+        if kept is not None:
+            return kept
         with self._unedited():
-            return self._outputs(self.model)
+            outputs = self._outputs(self.model)
+        if file is not None:
+            file.write(outputs)
+        return outputs
 
     @cached_property
     def baseline(self) -> tuple[Score, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from torch import Tensor
 
 from heretic import export
 from heretic import prompts as prompt_sets
+from heretic.baseline import BaselineFile
 from heretic.config import Settings
 from heretic.directions import difference_directions, geometric_median, winsorize
 from heretic.errors import HereticError, ModelError, RunError, StudyError
 from heretic.evaluator import EvaluationPrompts, Evaluator
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
-from heretic.export.provenance import versions
+from heretic.export.provenance import hardware, versions
 from heretic.model import Model
 from heretic.model.loading import accelerator, load_tokenizer
 from heretic.model.prefix import find_response_prefix
@@ -239,7 +240,14 @@ def prepare(
         folder.save_directions(directions.numpy())
     else:
         model, directions = load_run(settings, folder, known, reporter)
-    evaluator = Evaluator(settings, model, directions, reporter, prompts.evaluation)
+    evaluator = Evaluator(
+        settings,
+        model,
+        directions,
+        reporter,
+        prompts.evaluation,
+        baseline_file=BaselineFile(folder.baseline_path, _baseline_key(settings, prompts, model)),
+    )
     reporter.emit(StageStarted("Scoring the original model"))
     baseline = evaluator.baseline
     reporter.emit(StageFinished(scores_line(baseline)))
@@ -264,6 +272,19 @@ def prepare(
     )
     return Session(
         settings, reporter, model, prompts, directions, folder, manifest, evaluator, study
+    )
+
+
+def _baseline_key(settings: Settings, prompts: PromptSets, model: Model) -> str:
+    """Digest of all that the unedited model's outputs depend on, the machine included."""
+    return digest(
+        {
+            **fingerprint(settings, prompts),
+            "response_prefix": model.response_prefix,
+            "dtype": str(model.dtype),
+            "hardware": hardware(model),
+            "versions": versions(),
+        }
     )
 
 
@@ -345,13 +366,24 @@ def search(session: Session, n_trials: int | None = None) -> list[Trial]:
         rivals = [trial.objectives() for trial in session.study.front] if racing else None
         return session.evaluator.evaluate([plan], rivals)[0]
 
-    session.study.run(
-        evaluate,
-        n_trials or session.settings.n_trials,
-        session.reporter,
-        baseline=session.evaluator.baseline,
-    )
+    try:
+        session.study.run(
+            evaluate,
+            n_trials or session.settings.n_trials,
+            session.reporter,
+            baseline=session.evaluator.baseline,
+        )
+    finally:
+        _record_batch_size(session)
     return session.study.front
+
+
+def _record_batch_size(session: Session) -> None:
+    """Keep the batch size that memory left, so that the run is taken up with it."""
+    manifest, size = session.manifest, session.model.batch_size
+    if size < manifest.found["batch_size"]:
+        found = {**manifest.found, "batch_size": size}
+        session.folder.write_manifest(replace(manifest, found=found))
 
 
 def export_trial(

@@ -4,6 +4,7 @@
 | --- | --- |
 | `manifest.json` | what the run is (`records.RunManifest`) |
 | `directions.safetensors` | float32 [layers + 1, hidden], so that any trial can be made again |
+| `baseline.safetensors` | the unedited model's outputs, where it can use them again |
 | `trials.journal` | Optuna's journal, which also carries every trial as one self-contained record |
 | `front.json` | the front after the last trial |
 | `heretic.log`, `run.lock` | the log; the lock that keeps a second process out |
@@ -39,6 +40,7 @@ DIGEST_LENGTH = 12
 _LOCK_TIMEOUT = 0.5  # seconds; `list_runs` holds a free lock for an instant
 _MANIFEST = "manifest.json"
 _DIRECTIONS = "directions.safetensors"
+_BASELINE = "baseline.safetensors"
 _FRONT = "front.json"
 _JOURNAL = "trials.journal"
 _LOG = "heretic.log"
@@ -110,6 +112,11 @@ class RunFolder:
     def journal_path(self) -> Path:
         """Where the search keeps its trials."""
         return self.path / _JOURNAL
+
+    @property
+    def baseline_path(self) -> Path:
+        """Where the unedited model's outputs are kept."""
+        return self.path / _BASELINE
 
     @property
     def front_path(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,6 +75,9 @@ def load(settings: Settings, reporter: Reporter) -> Loaded:
         ModelError: The model is missing, gated or fails with every dtype.
         UnsupportedModelError: Its residual writers are not known.
     """
+    if settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+        torch.use_deterministic_algorithms(True)
     tokenizer = load_tokenizer(settings)
     failures = []
     for name in settings.dtypes:

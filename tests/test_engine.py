@@ -1,0 +1,388 @@
+"""Many plans in one batch give what each gives alone, at less work; racing loses no front."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from heretic.config import Settings
+from heretic.edits import OutputEdit
+from heretic.events import Event, Notice
+from heretic.model import AbliterationParameters, Model
+from heretic.model import engine as engines
+from heretic.model.editing import RowEdits
+from heretic.model.engine import Engine, open_engine
+from heretic.model.originals import EncodedPrompts, checkpoint_layers
+from heretic.model.plain import PlainEngine
+from heretic.model.prefill import Techniques
+from heretic.model.slots import SlotCache
+from heretic.records import Plan, RowNormalization
+from tests import tiny
+from tests.test_model import FAMILIES, GPT2_SIZES
+
+LENGTH = 7
+BAD, GOOD = tiny.BAD_PROMPTS, tiny.GOOD_PROMPTS
+MORE_FAMILIES: dict[str, dict[str, Any]] = {
+    **FAMILIES,
+    "falcon": {},
+    "gpt_bigcode": GPT2_SIZES,
+    "olmo": {},
+    "qwen3": {"head_dim": 8},
+    "stablelm": {},
+}
+"""Families that the engine takes, by their tiny sizes."""
+
+
+class Collector:
+    """Keeps events."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+    @property
+    def warnings(self) -> list[str]:
+        return [e.text for e in self.events if isinstance(e, Notice) and e.level == "warning"]
+
+
+def load(path: Path, reporter: Collector | None = None, **overrides: Any) -> Model:
+    values = {"dtypes": ["float32"], "response_prefix": "", "batch_size": 64, **overrides}
+    return Model(Settings(model=str(path), **values), reporter)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load(tiny.folder(tmp_path_factory.mktemp("llama")))
+
+
+def edits_of(model: Model, *weights: float) -> list[dict[str, OutputEdit]]:
+    """One plan per weight, of all variants in turn; later ones begin at later layers."""
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.randn(model.n_layers + 1, model.hidden_size, generator=generator)
+    variants: tuple[RowNormalization, ...] = ("full", "none", "pre")
+    plans = [
+        Plan.create(
+            direction_scope="per layer",
+            direction_index=None,
+            kernels={
+                "attn": AbliterationParameters(weight, 2.0, weight / 2, 2.0 - index % 3),
+                "mlp": AbliterationParameters(weight / 2, 2.0, weight, 1.0),
+            },
+            row_normalization=variants[index % 3],
+        )
+        for index, weight in enumerate(weights)
+    ]
+    directions = functional.normalize(rows, dim=-1)
+    return [model.plan_edits(plan, directions) for plan in plans]
+
+
+@contextmanager
+def edited(model: Model, edits: dict[str, OutputEdit]) -> Iterator[None]:
+    with RowEdits(model.writers, [edits]).installed():
+        yield
+
+
+def plain_replies(model: Model, edits: dict[str, OutputEdit]) -> list[str]:
+    with edited(model, edits):
+        return model.get_responses_batched(BAD, max_new_tokens=LENGTH)
+
+
+def engine_of(model: Model, length: int = LENGTH, techniques: Techniques | None = None) -> Engine:
+    return Engine(
+        model,
+        {"good": GOOD, "bad": BAD},
+        replied={"bad"},
+        max_new_tokens=length,
+        techniques=techniques,
+    )
+
+
+class TestSameAsPlain:
+    """Whatever shares a batch, each row comes out as it does alone."""
+
+    @pytest.mark.parametrize("name", sorted(MORE_FAMILIES))
+    def test_a_family_takes_the_fast_way_and_agrees(self, name: str, tmp_path: Path) -> None:
+        family = load(tiny.folder(tmp_path, name, **MORE_FAMILIES[name]))
+        plans = edits_of(family, 1.5, 0.8, 2.0, 0.0)
+        engine = open_engine(
+            family, {"good": GOOD, "bad": BAD}, replied={"bad"}, max_new_tokens=LENGTH
+        )
+        assert isinstance(engine, Engine)
+        together = engine.replies("bad", plans)
+        assert together == [plain_replies(family, plan) for plan in plans]
+        assert len({tuple(texts) for texts in together}) > 1  # the plans make a difference
+        for plan in plans:
+            with edited(family, plan):
+                expected = family.get_logits(GOOD)
+            torch.testing.assert_close(engine.logits("good", plan), expected, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize("slots", [1, 3, 7, 40])
+    @pytest.mark.parametrize(
+        "techniques",
+        [
+            Techniques(),
+            Techniques(share_head=False),
+            Techniques(reuse_originals=False),
+            Techniques(refill=False),
+        ],
+    )
+    def test_neither_slots_nor_techniques_matter(
+        self, llama: Model, slots: int, techniques: Techniques, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(llama, "batch_size", slots)
+        # Few prompts per pass: rows of all ages are in the batch together, and it has to move.
+        monkeypatch.setattr("heretic.model.prefill.TOKENS_ON_CPU", 60)
+        monkeypatch.setattr(engines, "SPARE_COLUMNS", 1)
+        plans = edits_of(llama, 1.5, 0.8, 2.0, 0.0)
+        engine = engine_of(llama, techniques=techniques)
+        assert engine.replies("bad", plans) == [plain_replies(llama, plan) for plan in plans]
+
+    @pytest.mark.parametrize("every", [3, 50])
+    def test_looking_seldom_changes_nothing(
+        self, llama: Model, every: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plans = edits_of(llama, 1.5, 0.8)
+
+        def decided(text: str) -> bool:
+            return "a" in text or len(text) > 4
+
+        often = engine_of(llama).replies("bad", plans, decided=decided)
+        monkeypatch.setitem(engines.LOOK_EVERY, "cpu", every)
+        assert engine_of(llama).replies("bad", plans, decided=decided) == often
+
+    def test_replies_end_at_an_end_token(self, llama: Model) -> None:
+        (replies,) = engine_of(llama).replies("bad", edits_of(llama, 1.2))
+        assert replies == plain_replies(llama, edits_of(llama, 1.2)[0])
+
+    def test_half_precision_and_eager_attention(self, tmp_path: Path) -> None:
+        model = load(tiny.folder(tmp_path), dtypes=["bfloat16"])
+        assert isinstance(
+            open_engine(model, {"bad": BAD}, replied={"bad"}, max_new_tokens=4), Engine
+        )
+        model = load(tmp_path)
+        model.model.set_attn_implementation("eager")
+        plans = edits_of(model, 1.5, 0.8)
+        assert engine_of(model).replies("bad", plans) == [plain_replies(model, p) for p in plans]
+
+
+class TestLessWork:
+    def test_layers_below_the_first_edited_one_do_not_run(self, llama: Model) -> None:
+        engine = engine_of(llama)
+        engine.logits("good", {})  # records the original
+        last = llama.n_layers - 1
+        plan = {name: edit for name, edit in edits_of(llama, 1.5)[0].items() if f".{last}." in name}
+        expected = engine_of(llama, techniques=Techniques(reuse_originals=False)).logits(
+            "good", plan
+        )
+        ran = [_ran(layer) for layer in llama.get_layers()]
+        found = engine.logits("good", plan)
+        assert [bool(count()) for count in ran] == [False] * last + [True]
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+    def test_the_common_head_is_one_row(self, llama: Model) -> None:
+        plan = edits_of(llama, 1.5)[0]
+        tokens = {}
+        for share in (True, False):
+            engine = engine_of(
+                llama, techniques=Techniques(share_head=share, reuse_originals=False)
+            )
+            count = _ran(llama.get_layers()[0])
+            engine.logits("good", plan)
+            tokens[share] = count()
+        head = EncodedPrompts.split(llama.encode_rows(GOOD)).head
+        assert tokens[False] - tokens[True] == len(head) * (len(GOOD) - 1)
+
+    def test_decided_rows_leave(self, llama: Model) -> None:
+        plan = edits_of(llama, 1.5)[0]
+        made = []
+
+        def count(tokens: int, done: int, total: int) -> None:
+            made.append(tokens)
+
+        (replies,) = engine_of(llama).replies(
+            "bad", [plan], decided=lambda text: len(text) >= 2, on_step=count
+        )
+        full = plain_replies(llama, plan)
+        assert all(whole.startswith(str(cut)) for cut, whole in zip(replies, full, strict=True))
+        assert sum(made) <= 3 * len(BAD) < LENGTH * len(BAD)
+
+    def test_nothing_is_made_for_a_plan_that_was_dropped(
+        self, llama: Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(llama, "batch_size", 5)
+        seen: list[int] = []
+
+        def finished(plan: int, prompt: int, text: str) -> bool:
+            seen.append(plan)
+            return plan != 0
+
+        first, second = engine_of(llama).replies(
+            "bad", edits_of(llama, 1.5, 0.8), finished=finished
+        )
+        # Rows that ended in the same step as the first one are told of, no others.
+        assert 1 <= seen.count(0) <= 5
+        assert seen.count(1) == len(BAD)
+        assert None in first
+        assert second == plain_replies(llama, edits_of(llama, 1.5, 0.8)[1])
+
+    def test_progress_counts_to_the_total(self, llama: Model) -> None:
+        steps: list[tuple[int, int]] = []
+        engine_of(llama).replies(
+            "bad",
+            edits_of(llama, 1.5, 0.8),
+            on_step=lambda tokens, done, total: steps.append((done, total)),
+        )
+        assert steps[-1] == (2 * len(BAD), 2 * len(BAD))
+        assert steps == sorted(steps)
+
+
+def _ran(layer: torch.nn.Module) -> Callable[[], int]:
+    """Watch a layer; the result counts the tokens it has seen, and ends the watch."""
+    counts: list[int] = []
+
+    def note(module: torch.nn.Module, args: Any, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        counts.append(hidden.shape[0] * hidden.shape[1])
+
+    handle = layer.mlp.register_forward_hook(note)  # type: ignore[union-attr]
+
+    def total() -> int:
+        handle.remove()
+        return sum(counts)
+
+    return total
+
+
+class TestFaults:
+    @pytest.fixture
+    def short_of_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No pass of more than 3 rows fits."""
+        step = Model.step
+
+        def guarded(self: Model, tokens: Tensor, *rest: Any) -> Tensor:
+            if len(tokens) > 3:
+                raise torch.OutOfMemoryError("out of memory")
+            return step(self, tokens, *rest)
+
+        monkeypatch.setattr(Model, "step", guarded)
+
+    @pytest.mark.usefixtures("short_of_memory")
+    def test_running_out_of_memory_halves_the_batch_and_goes_on(self, tmp_path: Path) -> None:
+        reporter = Collector()
+        model = load(tiny.folder(tmp_path), reporter, batch_size=12)
+        plans = edits_of(model, 1.5, 0.8)
+        told: list[tuple[int, int]] = []
+
+        def finished(plan: int, prompt: int, text: str) -> bool:
+            told.append((plan, prompt))
+            return True
+
+        engine = engine_of(model)
+        replies = engine.replies("bad", plans, finished=finished)
+        assert replies == [plain_replies(model, plan) for plan in plans]
+        assert model.batch_size == 3
+        assert len(told) == len(set(told)) == 2 * len(BAD)
+        assert [text for text in reporter.warnings if "batch size is now 3" in text]
+        with edited(model, plans[0]):
+            expected = model.get_logits(GOOD)
+        torch.testing.assert_close(engine.logits("good", plans[0]), expected, rtol=1e-4, atol=1e-4)
+
+    def test_other_errors_are_raised(self, llama: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(*args: Any) -> Tensor:
+            raise RuntimeError("shapes do not fit")
+
+        monkeypatch.setattr(Model, "step", broken)
+        with pytest.raises(RuntimeError, match="shapes do not fit"):
+            engine_of(llama).logits("good", {})
+
+    @pytest.mark.parametrize("family", ["bloom", "mpt"])
+    def test_a_family_that_cannot_is_evaluated_plainly_and_said_so(
+        self, family: str, tmp_path: Path
+    ) -> None:
+        reporter = Collector()
+        model = load(tiny.folder(tmp_path, family), reporter, batch_size=5)
+        engine = open_engine(
+            model, {"good": GOOD, "bad": BAD}, replied={"bad"}, max_new_tokens=LENGTH
+        )
+        assert isinstance(engine, PlainEngine)
+        assert [text for text in reporter.warnings if "one by one" in text]
+        plans = edits_of(model, 1.5, 0.8)
+        assert engine.replies("bad", plans) == [plain_replies(model, plan) for plan in plans]
+        with edited(model, plans[0]):
+            expected = model.get_logits_batched(GOOD)
+        assert torch.equal(engine.logits("good", plans[0]), expected)
+
+    def test_the_plain_way_drops_plans_too(self, llama: Model) -> None:
+        engine = PlainEngine(llama, {"bad": BAD}, max_new_tokens=2)
+        llama.batch_size = 5
+        first, second = engine.replies(
+            "bad", edits_of(llama, 1.5, 0.8), finished=lambda plan, prompt, text: plan == 1
+        )
+        llama.batch_size = 64
+        assert first.count(None) == len(BAD) - 5
+        assert None not in second
+
+    def test_replies_beyond_a_sliding_window_are_made_plainly(self, tmp_path: Path) -> None:
+        reporter = Collector()
+        model = load(tiny.folder(tmp_path, "mistral", sliding_window=80), reporter)
+        engine = open_engine(model, {"bad": BAD}, replied={"bad"}, max_new_tokens=LENGTH)
+        assert isinstance(engine, PlainEngine)
+        assert [text for text in reporter.warnings if "sliding window of 80" in text]
+
+    def test_a_forward_that_goes_wrong_is_noticed(
+        self, llama: Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        step = Model.step
+
+        def one_off(self: Model, tokens: Tensor, positions: Tensor, *rest: Any) -> Tensor:
+            return step(self, tokens, positions + torch.arange(positions.shape[1]), *rest)
+
+        monkeypatch.setattr(Model, "step", one_off)
+        engine = open_engine(llama, {"bad": BAD}, replied={"bad"}, max_new_tokens=LENGTH)
+        assert isinstance(engine, PlainEngine)
+
+
+class TestParts:
+    def test_rows_and_columns_move_with_their_mask(self) -> None:
+        cache = SlotCache(2, 4, 6, torch.device("cpu"))
+        keys = torch.arange(4.0)[:, None, None, None].expand(4, 1, 3, 2)
+        cache.write([(1, keys, -keys)], first=0, end=3)
+        cache.mask[:, :3] = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 1], [0, 1, 0]]).bool()
+        cache.move_rows([3], [0])
+        cache.move_columns(rows=2, begin=1, end=3, to=6)
+        ((index, found, values),) = cache.read(0, 2, 4, 6)
+        assert index == 1
+        assert found[:, 0, :, 0].tolist() == [[3, 3], [1, 1]]
+        assert torch.equal(values, -found)
+        assert cache.mask[:2].int().tolist() == [[0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 1, 1]]
+
+    @pytest.mark.parametrize(
+        ("rows", "head"),
+        [
+            ([[1, 2, 3], [1, 2, 4]], [1, 2]),
+            ([[1, 2], [1, 2, 4]], [1]),  # every prompt keeps a token of its own
+            ([[1, 2], [1, 2]], [1]),
+            ([[1], [2, 3]], []),
+        ],
+    )
+    def test_the_head_is_what_all_begin_with(self, rows: list[list[int]], head: list[int]) -> None:
+        found = EncodedPrompts.split(rows)
+        assert list(found.head) == head
+        assert [[*found.head, *tail] for tail in found.tails] == rows
+        assert found.length == max(map(len, rows))
+
+    def test_checkpoints_fit_the_budget(self) -> None:
+        assert checkpoint_layers(12, budget=0, inputs=1, states=1) == []
+        for budget in range(60):
+            chosen = checkpoint_layers(12, budget, inputs=2, states=1)
+            assert 2 * len(chosen) + max(chosen, default=0) <= budget
+            assert all(0 < layer < 12 for layer in chosen)
