@@ -53,9 +53,9 @@ def empty_cache() -> None:
     if "torch" not in sys.modules:  # then there is no accelerator in use
         gc.collect()
         return
-    from heretic.model.loading import free_memory
+    from heretic.model.memory import free
 
-    free_memory()
+    free()
 
 
 def get_trial_parameters(trial: Trial) -> dict[str, str]:

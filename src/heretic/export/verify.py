@@ -143,9 +143,9 @@ def _free_bytes(device: torch.device) -> int:
 
 
 def _free_memory() -> None:
-    from heretic.model.loading import free_memory
+    from heretic.model.memory import free
 
-    free_memory()
+    free()
 
 
 def disagreements(searched: tuple[Score, ...], measured: tuple[Score, ...]) -> list[str]:

@@ -23,6 +23,7 @@ from heretic.architectures import find_layers, find_writers, verify_writers
 from heretic.config import Settings
 from heretic.errors import HereticError, ModelError, SettingsError, UnsupportedModelError
 from heretic.events import Notice, Reporter
+from heretic.model import memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +33,6 @@ class Loaded:
     model: Any
     tokenizer: Any
     dtype: torch.dtype
-
-
-def accelerator() -> torch.device:
-    """The accelerator that torch finds (CUDA, ROCm, XPU, MPS, NPU, ...), or the CPU."""
-    found = torch.accelerator.current_accelerator(check_available=True)
-    return found if found is not None else torch.device("cpu")
 
 
 def cpu_has_bfloat16() -> bool:
@@ -75,6 +70,8 @@ def load(settings: Settings, reporter: Reporter) -> Loaded:
         ModelError: The model is missing, gated or fails with every dtype.
         UnsupportedModelError: Its residual writers are not known.
     """
+    if memory.accelerator().type == "cpu":
+        memory.keep_freed()
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
         torch.use_deterministic_algorithms(True)
@@ -91,7 +88,7 @@ def load(settings: Settings, reporter: Reporter) -> Loaded:
             failures.append(f"{name}: {_first_line(error)}")
             reporter.emit(Notice(f"Loading as {failures[-1]}", level="warning"))
             model = None
-            free_memory()
+            memory.free()
             continue
         return Loaded(model=model, tokenizer=tokenizer, dtype=model.dtype)
     raise ModelError(
@@ -130,7 +127,7 @@ def load_tokenizer(settings: Settings) -> Any:
 
 
 def _load_weights(settings: Settings, dtype_name: str) -> Any:
-    device = accelerator()
+    device = memory.accelerator()
     arguments: dict[str, Any] = {
         "revision": settings.model_commit,
         "trust_remote_code": settings.trust_remote_code,
@@ -235,15 +232,6 @@ def _model_errors(settings: Settings) -> Iterator[None]:
         raise
 
 
-def free_memory() -> None:
-    """Return cached memory to the accelerator."""
-    import gc
-
-    gc.collect()
-    if accelerator().type != "cpu":
-        torch.accelerator.empty_cache()
-
-
 def halved(batch_size: int, error: RuntimeError) -> int:
     """Half the batch after running out of memory, which is given back first.
 
@@ -254,7 +242,7 @@ def halved(batch_size: int, error: RuntimeError) -> int:
     # Some backends raise a plain RuntimeError.
     if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
         raise error
-    free_memory()
+    memory.free()
     if batch_size == 1:
         raise ModelError(
             "Out of memory with a single prompt.",
