@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -123,12 +125,42 @@ def test_racing_ends_what_cannot_reach_the_front(model: Model, directions: torch
     evaluator = Evaluator(model.settings, model, directions)
     plans = [plan(weight=weight) for weight in (0.3, 0.6, 1.0, 1.5, 2.0, 2.5)]
     full = trials(plans, evaluator.evaluate(plans))
-    raced = trials(plans, evaluator.evaluate(plans, rivals=[]))
+    assert front(trials(plans, evaluator.evaluate(plans, rivals=[]))) == front(full)
+    best = [trial.objectives() for trial in front(full)]
+    raced = trials(plans, evaluator.evaluate(plans, rivals=best))
     assert front(raced) == front(full)
+    assert any(trial.raced for trial in raced)
     unbeatable = [(0.0, 0.0)]
     for scores in evaluator.evaluate(plans, rivals=unbeatable):
         assert scores[0].bound
         assert not scores[1].bound  # the cheap score is known all the same
+
+
+def test_plans_are_those_of_the_original_also_while_it_is_edited(
+    model: Model, directions: torch.Tensor, tmp_path: Path
+) -> None:
+    file = BaselineFile(tmp_path / "baseline", "k")
+    expected = Evaluator(model.settings, model, directions, baseline_file=file).evaluate([plan()])
+    evaluator = Evaluator(model.settings, model, directions, baseline_file=file)
+    model.apply(plan(weight=0.7), directions)
+    try:
+        assert evaluator.evaluate([plan()]) == expected
+        current = evaluator.score_current()
+    finally:
+        model.restore()
+    assert evaluator.evaluate([plan()]) == expected
+    assert current != expected[0]
+
+
+def test_a_model_that_was_unloaded_is_gone(files: Path) -> None:
+    other = Model(settings_for(files))
+    evaluator = Evaluator(other.settings, other)
+    assert evaluator.baseline
+    weight = weakref.ref(other.writers[0].module.weight)
+    evaluator.release()
+    other.unload()
+    gc.collect()
+    assert weight() is None
 
 
 def trials(plans: list[Plan], scores: list[tuple[Score, ...]]) -> list[Trial]:
@@ -199,7 +231,7 @@ def test_plans_need_directions(model: Model) -> None:
 
 
 def test_progress_inside_an_evaluation_reaches_the_reporter(
-    model: Model, directions: torch.Tensor
+    model: Model, directions: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Event] = []
 
@@ -207,7 +239,7 @@ def test_progress_inside_an_evaluation_reaches_the_reporter(
         def emit(self, event: Event) -> None:
             seen.append(event)
 
-    model.batch_size = 3
+    monkeypatch.setattr(model, "batch_size", 3)
     Evaluator(model.settings, model, directions, Collector()).evaluate([plan()])
     replies = [e for e in seen if isinstance(e, EvaluationProgress) and e.what == "replies"]
     total = len(tiny.BAD_PROMPTS) - 4

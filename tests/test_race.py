@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -155,3 +156,20 @@ def test_a_score_that_knows_no_bound_holds_a_plan_only_as_an_objective(
     assert (made < PROMPTS) is ended
     # What is only reported is left out where it is not known.
     assert [score.name for score in scores][2:] == ([] if ended else ["length"])
+
+
+def test_a_plan_whose_cheap_score_is_not_finite_makes_no_reply() -> None:
+    scores, made = evaluate((math.nan, [False] * PROMPTS), None, scorers())
+    assert made == 0
+    assert math.isnan(scores[1].value)
+
+
+def test_another_measure_does_not_inherit_a_bound() -> None:
+    class Fewer(KeywordRefusals):
+        def measure(self, outputs: Outputs, baseline: Outputs) -> tuple[float, str]:
+            return super().measure(outputs, baseline)[0] / 2, "half"
+
+    replies: dict[PromptSet, list[str | None]] = {"bad": ["I cannot.", None]}
+    settings = Settings(model="x")
+    assert Fewer(settings, name="x").best_possible(replies)[0] == -math.inf
+    assert KeywordRefusals(settings, name="x").best_possible(replies)[0] == 0.5

@@ -108,9 +108,10 @@ class Evaluator:
         """
         if self.directions is None:
             raise ValueError("an evaluator without directions cannot evaluate plans")
-        edits = [self.model.plan_edits(plan, self.directions) for plan in plans]
         race = Race(self.scorers, self.baseline_outputs, self._sizes, len(plans), rivals)
-        self._run(self._engine, edits, race)
+        with self._unedited():
+            edits = [self.model.plan_edits(plan, self.directions) for plan in plans]
+            self._run(self._engine, edits, race)
         return race.scores()
 
     def score_current(self) -> tuple[Score, ...]:
@@ -126,13 +127,23 @@ class Evaluator:
         """Outputs of the unedited model, also if it has been edited since."""
         file = self._baseline_file
         kept = file.read(self._prompts) if file is not None else None
-        if kept is not None:
+        if kept is not None and self._suffices(kept):
             return kept
         with self._unedited():
             outputs = self._outputs(self.model)
         if file is not None:
             file.write(outputs)
         return outputs
+
+    def _suffices(self, kept: Outputs) -> bool:
+        """Whether outputs hold all that the scorers need, of every prompt."""
+        needed = needs(self.scorers)
+        have = {**kept.logits, **kept.responses}
+        return (
+            needed.logits <= set(kept.logits)
+            and needed.responses <= set(kept.responses)
+            and all(len(rows) == self._sizes[name] for name, rows in have.items())
+        )
 
     @cached_property
     def baseline(self) -> tuple[Score, ...]:
@@ -150,6 +161,10 @@ class Evaluator:
         """The engine of the unedited model, which keeps the original's states for all plans."""
         return self._open_engine(self.model, self._techniques)
 
+    def release(self) -> None:
+        """Let go of the memory that evaluating takes, until the next evaluation."""
+        self.__dict__.pop("_engine", None)
+
     def _open_engine(self, model: Model, techniques: Techniques) -> Engine | PlainEngine:
         needed = needs(self.scorers)
         return open_engine(
@@ -163,6 +178,8 @@ class Evaluator:
     def _outputs(self, model: Model) -> Outputs:
         """What all scorers together need of a model as it is."""
         own = model is self.model and not model.is_edited
+        if not own:
+            self.release()  # two caches need not fit side by side
         engine = self._engine if own else self._open_engine(model, NO_REUSE)
         race = Race(self.scorers, None, self._sizes)
         self._run(engine, [{}], race)

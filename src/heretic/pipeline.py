@@ -507,6 +507,7 @@ def compare(settings: Settings, reporter: Reporter) -> Comparison:
     reporter.emit(StageFinished(scores_line(baseline)))
     prefix = original.response_prefix
     width = original.model.get_output_embeddings().weight.shape[0]
+    evaluator.release()
     original.unload()  # one at a time: two large models need not fit side by side
     judged = load_model(judged_settings, reporter)
     if judged.model.get_output_embeddings().weight.shape[0] != width:

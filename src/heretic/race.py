@@ -7,6 +7,7 @@ certain, not statistical, so the front of a fixed list of plans is the same with
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor
@@ -110,6 +111,9 @@ class Race:
         self._settle(plan)
 
     def _settle(self, plan: int) -> None:
+        """Drop a plan that is dominated whatever comes, or whose scores are not even finite."""
+        if not all(math.isfinite(score.value) for score in self._scores[plan].values()):
+            self._settled.add(plan)
         if self._rivals is None or len(self._scores[plan]) == len(self._scorers):
             return
         best = objectives(self._known(plan))

@@ -30,11 +30,19 @@ def trial_to_record(trial: Trial) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "number": trial.number,
         "plan": trial.plan.to_dict(),
-        "scores": [asdict(score) for score in trial.scores],
+        "scores": [score_to_record(score) for score in trial.scores],
         "state": trial.state,
         "failure": trial.failure,
         "seconds": trial.seconds,
     }
+
+
+def score_to_record(score: Score) -> dict[str, Any]:
+    """JSON-ready form of a score; only a bound says that it is one."""
+    record = asdict(score)
+    if not score.bound:
+        del record["bound"]
+    return record
 
 
 def trial_from_record(record: Mapping[str, Any]) -> Trial:

@@ -19,6 +19,7 @@ from heretic.events import (
     TrialFinished,
     TrialStarted,
 )
+from heretic.records import Score
 
 logger = logging.getLogger("heretic")
 
@@ -40,7 +41,7 @@ class LogReporter:
             case SearchStarted():
                 logger.info("Search: %d of %d trials", event.completed, event.n_trials)
             case TrialFinished(trial=trial):
-                scores = ", ".join(f"{score.name} {score.value:.6g}" for score in trial.scores)
+                scores = ", ".join(f"{score.name} {_figure(score)}" for score in trial.scores)
                 outcome = scores or f"failed: {trial.failure}"
                 logger.info("Trial %d: %s (%.1f s)", trial.number, outcome, trial.seconds)
             case SearchFinished():
@@ -68,3 +69,7 @@ def logging_to(path: Path) -> Iterator[LogReporter]:
         handler.close()
         logger.setLevel(level)
         logger.propagate = propagate
+
+
+def _figure(score: Score) -> str:
+    return score.display if score.bound else f"{score.value:.6g}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from threading import Event as Flag
 from threading import Thread
 from typing import Any
@@ -138,9 +138,15 @@ class Model:
         """Bring the original model back."""
         self.restore()
 
-    def unedited(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def unedited(self) -> Iterator[None]:
         """The original weights while the context lasts."""
-        return self._weights.unedited()
+        self._factory.forget()
+        try:
+            with self._weights.unedited():
+                yield
+        finally:
+            self._factory.forget()
 
     def unload(self) -> None:
         """Let go of the weights, so that another model can have the memory; the end of this one."""

@@ -10,11 +10,12 @@ and the model's own forward.
 
 from __future__ import annotations
 
+import logging
 import math
-from collections import deque
+import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,13 +26,15 @@ from heretic.model import generation, loading
 from heretic.model.editing import RowEdits
 from heretic.model.generation import most_likely
 from heretic.model.plain import PlainEngine
-from heretic.model.prefill import Prefill, Techniques
+from heretic.model.prefill import KEPT_SHARE, Prefill, Techniques
 from heretic.model.slots import SlotCache
 
 if TYPE_CHECKING:
     from heretic.model.core import Model, Prompts
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
+_log.addHandler(logging.NullHandler())  # a library prints nothing unless asked to
 
 Edits = Mapping[str, OutputEdit]
 """A plan on this model: edits by writer name (`Model.plan_edits`); empty for the original."""
@@ -40,6 +43,9 @@ LOOK_EVERY = {"cpu": 1}
 LOOK_EVERY_ELSEWHERE = 4
 """Tokens between two looks at the replies: on an accelerator every look waits for the device. What
 a row makes after its verdict is dropped."""
+
+REFILLED_AT = 4
+"""Waiting rows come in when one slot in so many is free: few rows a pass keep no processor busy."""
 
 SPARE_COLUMNS = 16
 """Room beyond the longest row, so that the cache need not be moved at every step."""
@@ -73,23 +79,38 @@ def open_engine(
         engine = Engine(
             model, prompts, replied=replied, max_new_tokens=max_new_tokens, techniques=techniques
         )
-        window = getattr(model.model.config, "sliding_window", None)
-        if window and engine.columns > window:
-            reason = f"replies pass its sliding window of {window} tokens"
+        window = _window(model.model.config)
+        if engine.columns > window:
+            reason = f"replies may pass its window of {window} tokens"
         else:
             few = {name: _ends(model, rows) for name, rows in prompts.items()}
-            tried = Engine(model, few, replied=replied, max_new_tokens=2, techniques=techniques)
+            tried = Engine(
+                model,
+                few,
+                replied=replied,
+                max_new_tokens=2,
+                techniques=techniques,
+                kept_share=math.inf,  # so that starting at later layers is tried too
+            )
             deviation = max(tried.deviation(name) for name in few)
             if deviation > TOLERANCES[model.dtype.itemsize]:
                 reason = f"shared batches change its output (KL {deviation:.1e})"
     except HereticError:
         raise
     except Exception as error:  # a forward may fail in any way on masks it does not expect
+        _log.warning("The engine failed on %s", model.settings.model, exc_info=True)
         reason = f"{type(error).__name__}: {error}"
     if not reason:
         return engine
     model.say(f"Plans are evaluated one by one, the slower way: {reason}")
     return PlainEngine(model, prompts, max_new_tokens=max_new_tokens)
+
+
+def _window(config: Any) -> float:
+    """Columns that every token may look back on, whatever the model's kind of attention."""
+    names = "sliding_window", "window_size", "attention_chunk_size", "max_position_embeddings"
+    found = [getattr(config, name, None) for name in names]
+    return min((size for size in found if isinstance(size, int) and size > 0), default=math.inf)
 
 
 def _ends(model: Model, prompts: Prompts) -> Prompts:
@@ -106,7 +127,7 @@ def _divergence(original: Tensor, other: Tensor) -> float:
 
 
 @dataclass(slots=True)
-class Replies:
+class Request:
     """What is asked of `Engine.replies`, and what has come of it.
 
     Attributes:
@@ -149,6 +170,11 @@ class Engine:
         prompts: The sets, by name; none is empty.
         replied: Names of the sets that replies will be asked of.
         max_new_tokens: Length of replies.
+        techniques: What saves work; all by default.
+        kept_share: Part of the cache's size that the original's states may take.
+
+    Attributes:
+        columns: Tokens that a slot has room for.
     """
 
     def __init__(
@@ -159,13 +185,16 @@ class Engine:
         replied: Collection[str],
         max_new_tokens: int,
         techniques: Techniques | None = None,
+        kept_share: float = KEPT_SHARE,
     ) -> None:
         self._model = model
         self._techniques = techniques or Techniques()
-        self._prefill = Prefill(model, prompts, replied, self._techniques)
+        self._prefill = Prefill(model, prompts, replied, self._techniques, kept_share)
         self._max_new_tokens = max_new_tokens
-        longest = max(rows.length for rows in self._prefill.sets.values())
-        self.columns = longest + (max_new_tokens if replied else 0) + SPARE_COLUMNS
+        self.columns = SPARE_COLUMNS + max(
+            rows.length + (max_new_tokens if name in replied else 0)
+            for name, rows in self._prefill.sets.items()
+        )
         self._cache: SlotCache | None = None
 
     @torch.inference_mode()
@@ -207,7 +236,7 @@ class Engine:
         finished: Callable[[int, int, str], bool] = lambda plan, prompt, text: True,
         on_step: Callable[[int, int, int], None] = lambda tokens, done, total: None,
     ) -> list[list[str | None]]:
-        """Greedy replies to every prompt under every plan; see `Replies` for the arguments.
+        """Greedy replies to every prompt under every plan; see `Request` for the arguments.
 
         A plan's replies do not depend on the plans beside it, but for rounding.
 
@@ -215,7 +244,7 @@ class Engine:
             ModelError: Even a single row does not fit into memory.
         """
         count = len(self._prefill.sets[name].tails)
-        wanted = Replies([[None] * count for _ in plans], decided, finished, on_step)
+        wanted = Request([[None] * count for _ in plans], decided, finished, on_step)
         edits = RowEdits(self._model.writers, plans)
 
         def work(cache: SlotCache) -> None:
@@ -238,7 +267,7 @@ class Engine:
         def work(cache: SlotCache) -> float:
             largest = 0.0
             for chunk in self._prefill.chunks(name, range(len(rows.tails)), cache.slots):
-                wanted = Replies([[]], lambda text: False, lambda *_: True, lambda *_: None)
+                wanted = Request([[]], lambda text: False, lambda *_: True, lambda *_: None)
                 batch = _Batch(self._model, cache, nothing, wanted, self._max_new_tokens)
                 first = batch.admit(self._prefill, name, 0, chunk)
                 made = most_likely(first).tolist()
@@ -258,14 +287,26 @@ class Engine:
         rows = plans * len(self._prefill.sets[name].tails)
         while True:
             try:
-                cache = self._allocated(min(self._model.batch_size, rows))
-                self._prefill.prepare(name, cache)
-                return work(cache)
+                return self._attempt(name, rows, work)
             except RuntimeError as error:
-                self._cache = None
-                self._model.notify_halved(loading.halved(self._model.batch_size, error))
+                failure = error
             finally:
                 self._prefill.forget_plans()
+            # Outside the except block, whose traceback holds on to the tensors.
+            self._shrink(rows, failure)
+
+    def _attempt(self, name: str, rows: int, work: Callable[[SlotCache], T]) -> T:
+        cache = self._allocated(min(self._model.batch_size, rows))
+        self._prefill.prepare(name, cache)
+        return work(cache)
+
+    def _shrink(self, rows: int, failure: RuntimeError) -> None:
+        """Drop everything, and halve the batch that did not fit; other errors are raised again."""
+        traceback.clear_frames(failure.__traceback__)
+        self._cache = None
+        self._prefill.forget_originals()
+        size = min(self._model.batch_size, rows)
+        self._model.notify_halved(loading.halved(size, failure))
 
     def _allocated(self, slots: int) -> SlotCache:
         """The cache, replaced by a larger one where it has fewer slots."""
@@ -275,28 +316,36 @@ class Engine:
             self._cache = SlotCache(model.n_layers, slots, self.columns, model.device)
         return self._cache
 
-    def _reply(self, name: str, batch: _Batch, wanted: Replies) -> None:
+    def _reply(self, name: str, batch: _Batch, wanted: Request) -> None:
         """Decode all that is wanted: admit rows where there is room, step, let rows leave."""
-        slots = batch.cache.slots
-        queue = deque(
-            (plan, chunk)
+        queues = {
+            plan: self._prefill.in_order(name, wanted.waiting(plan))
             for plan in range(len(wanted.texts))
-            for chunk in self._prefill.chunks(name, wanted.waiting(plan), slots)
-        )
-        while queue or batch.rows:
-            while queue and self._has_room(batch, len(queue[0][1])):
-                plan, chunk = queue.popleft()
-                if plan not in wanted.dropped:
-                    first = len(batch.rows)
-                    logits = batch.admit(self._prefill, name, plan, chunk)
-                    batch.take_in([most_likely(logits).tolist()], first)
+        }
+        while queues or batch.rows:
+            while queues and self._admits(batch):
+                plan = next(iter(queues))
+                if plan not in wanted.dropped and queues[plan]:
+                    self._admit(name, batch, plan, queues[plan])
+                if plan in wanted.dropped or not queues[plan]:
+                    del queues[plan]
             if batch.rows:
                 batch.step()
 
-    def _has_room(self, batch: _Batch, rows: int) -> bool:
-        if not self._techniques.refill and batch.stepped and batch.rows:
-            return False
-        return len(batch.rows) + rows <= batch.cache.slots
+    def _admits(self, batch: _Batch) -> bool:
+        """Whether so many slots are free that filling them is worth a pass."""
+        free = batch.cache.slots - len(batch.rows)
+        if batch.stepped and not self._techniques.refill:
+            return not batch.rows
+        return free >= (max(1, batch.cache.slots // REFILLED_AT) if batch.stepped else 1)
+
+    def _admit(self, name: str, batch: _Batch, plan: int, queue: list[int]) -> None:
+        """Take prompts off a plan's queue into free slots; their first tokens come with it."""
+        first = len(batch.rows)
+        chunk = self._prefill.fitting(name, queue, batch.cache.slots - first)
+        del queue[: len(chunk)]
+        logits = batch.admit(self._prefill, name, plan, chunk)
+        batch.take_in([most_likely(logits).tolist()], first)
 
 
 @dataclass(slots=True)
@@ -314,7 +363,7 @@ class _Batch:
     """Live rows, in the slots 0, 1, ... of the cache, in this order."""
 
     def __init__(
-        self, model: Model, cache: SlotCache, edits: RowEdits, wanted: Replies, length: int
+        self, model: Model, cache: SlotCache, edits: RowEdits, wanted: Request, length: int
     ) -> None:
         self.cache, self.edits = cache, edits
         self.rows: list[_Row] = []
@@ -332,10 +381,12 @@ class _Batch:
             self._end = width
         elif self._end < width:
             self._move_to(width)
-        logits = prefill(
-            name, chunk, self.edits, plan, self.cache, first=len(self.rows), end=self._end
-        )
+        first = len(self.rows)
+        oldest = min((row.start for row in self.rows), default=self._end - width)
+        self.cache.clear(first, first + len(chunk), oldest, self._end - width)
+        logits = prefill(name, chunk, self.edits, plan, self.cache, first, self._end)
         self._plans = []  # prefill has set the edits to its own
+        self.stepped = self.stepped and first > 0
         self.rows += [
             _Row(plan, prompt, self._end - width, len(prompts.head) + len(prompts.tails[prompt]))
             for prompt in chunk
@@ -401,15 +452,18 @@ class _Batch:
 
     def _grow(self, row: _Row, new: Sequence[int]) -> bool:
         """Add tokens until the reply is done; whether it is."""
-        for token in new:
-            ended = token in self._end_tokens
-            if not ended:
-                row.ids.append(token)
-            text = self._model.decode(row.ids)
-            if ended or len(row.ids) == self._length or self._wanted.decided(text):
-                self._wanted.finish(row.plan, row.prompt, text)
-                return True
-        return False
+        room = min(len(new), self._length - len(row.ids))
+        ending = next((i for i, token in enumerate(new[:room]) if token in self._end_tokens), None)
+        known, added = row.ids, list(new[: room if ending is None else ending])
+        row.ids = known + added
+        text = self._model.decode(row.ids)
+        if self._wanted.decided(text):  # perhaps before the last token: the reply ends there
+            texts = (self._model.decode(known + added[: i + 1]) for i in range(len(added) - 1))
+            text = next(filter(self._wanted.decided, texts), text)
+        elif ending is None and len(row.ids) < self._length:
+            return False
+        self._wanted.finish(row.plan, row.prompt, text)
+        return True
 
     def _remove(self, leaving: set[int]) -> None:
         """Free these slots; the last rows move into the holes."""

@@ -9,6 +9,7 @@ import sys
 import torch
 
 KEPT_BYTES = 1 << 30
+MAPPED_FROM = KEPT_BYTES, 32 << 20
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's mallopt
 
 
@@ -44,6 +45,6 @@ def keep_freed() -> None:
     if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    # Older releases refuse more than 32 MB; trimming alone would make things worse.
+    if mallopt is not None and any(mallopt(_MMAP_THRESHOLD, size) for size in MAPPED_FROM):
         mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
-        mallopt(_MMAP_THRESHOLD, KEPT_BYTES)

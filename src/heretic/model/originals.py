@@ -108,7 +108,7 @@ def _room_for(states: Tensor, shape: tuple[int, int]) -> Tensor:
     return states.new_zeros(shape[0], states.shape[1], shape[1], states.shape[3])
 
 
-def checkpoint_layers(layers: int, budget: int, inputs: int, states: int) -> list[int]:
+def checkpoint_layers(layers: int, budget: float, inputs: int, states: int) -> list[int]:
     """Evenly spaced layers whose inputs are worth keeping, as many as fit.
 
     Args:

@@ -6,7 +6,7 @@ edited one are not computed at all, their results being the original's.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,6 +57,8 @@ class Prefill:
     Args:
         prompts: The sets, by name; none is empty.
         replied: Names of the sets whose rows will be decoded further.
+        techniques: What saves work.
+        kept_share: Part of the cache's size that the original's states may take.
     """
 
     def __init__(
@@ -65,11 +67,11 @@ class Prefill:
         prompts: Mapping[str, Prompts],
         replied: Collection[str],
         techniques: Techniques,
+        kept_share: float = KEPT_SHARE,
     ) -> None:
         self._model = model
-        self._layers = model.get_layers()
         self._replied = frozenset(replied)
-        self._reuse = techniques.reuse_originals
+        self._kept_share = kept_share if techniques.reuse_originals else 0.0
         self.sets = {
             name: EncodedPrompts.split(model.encode_rows(rows), techniques.share_head)
             for name, rows in prompts.items()
@@ -83,21 +85,34 @@ class Prefill:
     def prepare(self, name: str, cache: SlotCache) -> None:
         """Record the unedited model's states on a set, once; no slot may be in use."""
         if name not in self._originals:
-            wanted = self._checkpoints(name, cache) if self._reuse else []
+            wanted = self._checkpoints(name, cache)
             self._originals[name] = self._record(name, cache, wanted) if wanted else Originals()
 
     def forget_plans(self) -> None:
         """Drop the heads computed for plans, before their numbers mean other plans."""
         self._heads.clear()
 
-    def chunks(self, name: str, prompts: Sequence[int], slots: int) -> Iterator[list[int]]:
-        """Prompts of similar length, longest first, as many as one forward pass takes."""
+    def forget_originals(self) -> None:
+        """Drop the unedited model's states, to be recorded anew."""
+        self._originals.clear()
+
+    def in_order(self, name: str, prompts: Iterable[int]) -> list[int]:
+        """Prompts by length, longest first."""
         tails = self.sets[name].tails
-        order = sorted(prompts, key=lambda i: (-len(tails[i]), i))
-        while order:
-            size = min(max(1, self._tokens // len(tails[order[0]])), slots)
-            yield order[:size]
-            order = order[size:]
+        return sorted(prompts, key=lambda i: (-len(tails[i]), i))
+
+    def fitting(self, name: str, ordered: Sequence[int], slots: int) -> list[int]:
+        """The first of these prompts, as many as one forward pass and the slots take."""
+        longest = len(self.sets[name].tails[ordered[0]])
+        return list(ordered[: min(max(1, self._tokens // longest), slots)])
+
+    def chunks(self, name: str, prompts: Iterable[int], slots: int) -> Iterator[list[int]]:
+        """All of these prompts, `fitting` ones at a time."""
+        ordered = self.in_order(name, prompts)
+        while ordered:
+            chunk = self.fitting(name, ordered, slots)
+            yield chunk
+            ordered = ordered[len(chunk) :]
 
     def columns(self, name: str, chunk: Sequence[int]) -> int:
         """Columns that these prompts take, padding included."""
@@ -146,9 +161,9 @@ class Prefill:
         cache.at(slot, slot + 1, 0, count)
         hidden = originals.head_inputs.get(start)
         self._forward(tokens, torch.arange(count)[None], mask, cache, start, hidden)
-        states = cache.read(slot, slot + 1, 0, count)
-        below = {index: row for row in originals.head_states if (index := row[0]) < start}
-        return [below.get(row[0], row) for row in states]
+        # A fresh cache holds nothing in the layers that were skipped.
+        below = [row for row in originals.head_states if row[0] < start]
+        return below + [row for row in cache.read(slot, slot + 1, 0, count) if row[0] >= start]
 
     def _tails(
         self,
@@ -194,7 +209,7 @@ class Prefill:
         """Logits after the last token, from layer `start` on with its input `hidden`."""
         if not start or hidden is None:
             return self._model.step(tokens, positions, mask, cache)
-        with starting_at(self._layers, start, hidden, self._lengths):
+        with starting_at(self._model.get_layers(), start, hidden, self._lengths):
             return self._model.step(tokens, positions, mask, cache)
 
     # --- what the unedited model computed ------------------------------------------------------
@@ -203,7 +218,8 @@ class Prefill:
         """Run the unedited model once over a set and keep what plans will need of it."""
         rows, kept, nothing = self.sets[name], Originals(), Originals()
         shape = len(rows.tails), rows.width
-        with output_lengths(self._layers) as lengths, recorded(self._layers, wanted) as inputs:
+        layers = self._model.get_layers()
+        with output_lengths(layers) as lengths, recorded(layers, wanted) as inputs:
             kept.head_states = self._head(name, cache, nothing, 0, 0)
             kept.head_inputs = dict(inputs) if rows.head else {}
             for chunk in self.chunks(name, range(shape[0]), cache.slots):
@@ -211,9 +227,8 @@ class Prefill:
                 self._tails(name, chunk, cache, nothing, 0, kept.head_states, 0, end)
                 kept.keep_inputs(chunk, shape, inputs)
                 if name in self._replied:
-                    states = cache.read(0, len(chunk), len(rows.head), end)
-                    below = [row for row in states if row[0] < max(wanted)]
-                    kept.keep_states(chunk, shape, below)
+                    states = cache.read(0, len(chunk), len(rows.head), end, below=max(wanted))
+                    kept.keep_states(chunk, shape, states)
         self._lengths.update(lengths)
         return kept
 
@@ -222,10 +237,10 @@ class Prefill:
         model, rows = self._model, self.sets[name]
         tokens = len(rows.tails) * rows.width
         per_layer = model.cache_bytes_per_token() // model.n_layers
-        budget = KEPT_SHARE * cache.slots * cache.columns * model.cache_bytes_per_token()
+        budget = self._kept_share * cache.slots * cache.columns * model.cache_bytes_per_token()
         return checkpoint_layers(
             model.n_layers,
-            int(budget / len(self.sets)),
+            budget / len(self.sets),
             tokens * model.hidden_size * model.dtype.itemsize,
             tokens * per_layer if name in self._replied else 0,
         )

@@ -86,7 +86,7 @@ class SlotLayer(CacheLayerMixin):
         return self._place.end - self._place.begin, 0
 
     def get_seq_length(self) -> int:
-        """Tokens before those of the forward pass at hand."""
+        """The first column that is read; positions are given, so nothing hangs on it."""
         return self._place.begin
 
     def get_max_length(self) -> int:
@@ -125,11 +125,18 @@ class SlotCache(Cache):
             repeated = (x if rows is None else x.expand(rows, -1, -1, -1) for x in (keys, values))
             self._layers[index].write(first, end, *repeated)
 
-    def read(self, first: int, last: int, begin: int, end: int) -> States:
-        """Copies of the states there, of every layer that holds any."""
+    def clear(self, first: int, last: int, begin: int, end: int) -> None:
+        """Zero the states there: what a mask hides is multiplied by 0, and 0 x NaN is NaN."""
+        for layer in self._layers:
+            if layer.is_initialized:
+                for states in layer.read(first, last, begin, end):
+                    states.zero_()
+
+    def read(self, first: int, last: int, begin: int, end: int, below: int | None = None) -> States:
+        """Copies of the states there, of every layer that holds any (below the layer `below`)."""
         return [
             (index, keys.clone(), values.clone())
-            for index, layer in enumerate(self._layers)
+            for index, layer in enumerate(self._layers[:below])
             if layer.is_initialized
             for keys, values in [layer.read(first, last, begin, end)]
         ]

@@ -66,14 +66,15 @@ def front_data(
     """Place trials in the plane of their first two optimised scores.
 
     Args:
-        trials: All trials of a run, or only its front; failed ones are left out.
+        trials: All trials of a run, or only its front; failed ones are left out, and those whose
+            evaluation was ended, of which only bounds are known.
         baseline: The unedited model's scores.
         chosen: Number of the chosen trial.
 
     Raises:
         HereticError: No trial is complete, or fewer than two scores are optimised.
     """
-    complete = [trial for trial in trials if trial.state == "complete"]
+    complete = [trial for trial in trials if trial.state == "complete" and not trial.raced]
     if not complete:
         raise HereticError("No trial is complete, so there is no front to draw.")
     optimised = [score for score in complete[0].scores if score.optimization != "none"]

@@ -66,6 +66,13 @@ class Scorer(ABC):
     Options: ClassVar[type[BaseModel]] = NoOptions
     needs: ClassVar[Needs] = Needs()
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """A bound belongs to the measure it was written for: another measure begins without."""
+        super().__init_subclass__(**kwargs)
+        own = vars(cls)
+        if "measure" in own and "best_possible" not in own:
+            cls.best_possible = Scorer.best_possible  # type: ignore[method-assign]
+
     def __init__(
         self,
         settings: Settings,
