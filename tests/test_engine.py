@@ -18,6 +18,7 @@ from heretic.edits import OutputEdit
 from heretic.events import Event, Notice
 from heretic.model import AbliterationParameters, Model
 from heretic.model import engine as engines
+from heretic.model.batch import LOOK_EVERY
 from heretic.model.editing import RowEdits
 from heretic.model.engine import Engine, open_engine
 from heretic.model.originals import EncodedPrompts, checkpoint_layers
@@ -191,14 +192,14 @@ class TestSameAsPlain:
             return "a" in text or len(text) > 4
 
         often = engine_of(llama).replies("bad", plans, decided=decided)
-        monkeypatch.setitem(engines.LOOK_EVERY, "cpu", every)
+        monkeypatch.setitem(LOOK_EVERY, "cpu", every)
         assert engine_of(llama).replies("bad", plans, decided=decided) == often
 
     @pytest.mark.parametrize("every", [1, 4])
     def test_replies_end_at_an_end_token(
         self, llama: Model, every: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setitem(engines.LOOK_EVERY, "cpu", every)
+        monkeypatch.setitem(LOOK_EVERY, "cpu", every)
         plan = edits_of(llama, 1.2)[0]
         full = plain_replies(llama, plan)
         common = max("".join(full), key="".join(full).count)

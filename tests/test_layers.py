@@ -62,6 +62,7 @@ NARROW = {
 SHARED_ROOMS = {
     "baseline": "evaluator",
     "race": "evaluator",
+    "single": "pipeline",
     "__main__": "main",
     "atomic": "runs",
     "config_docs": "config",

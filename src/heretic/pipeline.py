@@ -24,12 +24,11 @@ from heretic import prompts as prompt_sets
 from heretic.baseline import BaselineFile
 from heretic.config import Settings
 from heretic.directions import difference_directions, geometric_median, winsorize
-from heretic.errors import HereticError, ModelError, RunError, StudyError
+from heretic.errors import RunError, StudyError
 from heretic.evaluator import EvaluationPrompts, Evaluator
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
 from heretic.export.provenance import hardware, versions
 from heretic.model import Model
-from heretic.model.loading import load_tokenizer
 from heretic.model.memory import accelerator
 from heretic.model.prefix import find_response_prefix
 from heretic.prompts import Prompt
@@ -37,9 +36,6 @@ from heretic.records import Plan, RunManifest, Score, Trial
 from heretic.runs import RunFolder, digest, find_run
 from heretic.search.space import SearchSpace
 from heretic.search.study import Study
-
-OWN_WHEN_APPLYING = ("model", "trust_remote_code", "scorers", "scorer", "max_shard_size")
-"""Settings of the user's that hold when a plan is applied with the directions of a run."""
 
 PREFIX_PROMPTS = 100
 """Prompts of each direction split whose replies are compared for a shared prefix."""
@@ -254,7 +250,7 @@ def prepare(
     reporter.emit(StageFinished(scores_line(baseline)))
     if known is not None:
         _warn_of_changes(known, baseline, reporter)
-    manifest = known or _manifest(settings, prompts, model, seed, baseline)
+    manifest = known or new_manifest(settings, prompts, model, seed, baseline)
     if known is None:
         folder.write_manifest(manifest)
     space = SearchSpace(
@@ -324,13 +320,14 @@ def _warn_of_changes(known: RunManifest, baseline: tuple[Score, ...], reporter: 
         )
 
 
-def _manifest(
+def new_manifest(
     settings: Settings,
     prompts: PromptSets,
     model: Model,
     seed: int,
     baseline: tuple[Score, ...],
 ) -> RunManifest:
+    """What a run is, and what was found when it began."""
     code = fingerprint(settings, prompts)
     return RunManifest(
         model=settings.model,
@@ -422,107 +419,6 @@ def read_plans(path: Path) -> tuple[Plan, ...]:
     return tuple(
         Plan.from_dict(row["plan"] if isinstance(row, dict) and "plan" in row else row)
         for row in rows
-    )
-
-
-def apply_plan(
-    settings: Settings,
-    plan: Plan,
-    destination: Path,
-    strategy: str,
-    reporter: Reporter,
-    *,
-    run: RunFolder | None = None,
-) -> tuple[Score, ...]:
-    """Edit and save a model without a search, and score what was saved.
-
-    Args:
-        run: A run whose directions, prompts and method are used; without one, directions are
-            computed from the prompts of the settings.
-
-    Raises:
-        RunError: The plan does not fit the model, or `run` holds no run.
-        ExportError: It cannot be saved, or does not score as it did before.
-    """
-    known = run.read_manifest() if run is not None else None
-    if run is not None and known is None:
-        raise RunError(f"{run.path} holds no run.", remedy="`heretic runs` lists those there are.")
-    if run is not None and known is not None:
-        # The run's word on everything that fixes directions; the user's on what may run code.
-        own = {name: settings.to_dict()[name] for name in OWN_WHEN_APPLYING}
-        settings = Settings.restore({**known.settings, **own})
-    prompts = load_prompts(settings, reporter)
-    if run is not None and known is not None:
-        model, directions = load_run(settings, run, known, reporter)
-    else:
-        model, directions = model_and_directions(settings, prompts, reporter)
-    unknown = {name for name, _ in plan.kernels} - set(model.get_abliterable_components())
-    if unknown:
-        raise RunError(
-            f"The plan edits {', '.join(sorted(unknown))}, which this model does not have.",
-            remedy=f"It has {', '.join(model.get_abliterable_components())}.",
-        )
-    export.check_export(model, destination, strategy)
-    evaluator = Evaluator(settings, model, directions, reporter, prompts.evaluation)
-    reporter.emit(StageStarted("Scoring the plan"))
-    scores = evaluator.evaluate([plan])[0]
-    reporter.emit(StageFinished(scores_line(scores)))
-    seed = settings.seed or 0
-    choice = export.Choice(
-        trial=Trial(number=0, plan=plan, scores=scores),
-        directions=directions,
-        baseline=evaluator.baseline,
-        manifest=known or _manifest(settings, prompts, model, seed, evaluator.baseline),
-        settings=settings,
-    )
-    export.save(model, choice, destination, strategy=strategy, reporter=reporter)
-    return export.verify(destination, choice, evaluator, reporter)
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Scores of a model and of the one it was judged against."""
-
-    baseline: tuple[Score, ...]
-    judged: tuple[Score, ...]
-
-
-def compare(settings: Settings, reporter: Reporter) -> Comparison:
-    """Score `evaluate_model` against `model`.
-
-    Raises:
-        ModelError: Their vocabularies differ, so distributions cannot be compared.
-    """
-    if not settings.evaluate_model:
-        raise HereticError("No model to evaluate.", remedy="Set evaluate_model.")
-    judged_settings = settings.replaced(model=settings.evaluate_model, model_commit=None)
-    if load_tokenizer(settings).get_vocab() != load_tokenizer(judged_settings).get_vocab():
-        raise _different_vocabularies(settings)
-    prompts = load_prompts(settings, reporter)
-    original = load_model(settings, reporter)
-    choose_prefix(settings, original, prompts, reporter)
-    evaluator = Evaluator(settings, original, None, reporter, prompts.evaluation)
-    reporter.emit(StageStarted(f"Scoring {settings.model}"))
-    baseline = evaluator.baseline
-    reporter.emit(StageFinished(scores_line(baseline)))
-    prefix = original.response_prefix
-    width = original.model.get_output_embeddings().weight.shape[0]
-    evaluator.release()
-    original.unload()  # one at a time: two large models need not fit side by side
-    judged = load_model(judged_settings, reporter)
-    if judged.model.get_output_embeddings().weight.shape[0] != width:
-        raise _different_vocabularies(settings)
-    judged.response_prefix = prefix
-    reporter.emit(StageStarted(f"Scoring {settings.evaluate_model}"))
-    scores = evaluator.score_model(judged)
-    reporter.emit(StageFinished(scores_line(scores)))
-    return Comparison(baseline=baseline, judged=scores)
-
-
-def _different_vocabularies(settings: Settings) -> ModelError:
-    return ModelError(
-        f"{settings.evaluate_model} and {settings.model} have different vocabularies.",
-        remedy="Only models with the same tokenizer can be compared.",
     )
 
 

@@ -29,7 +29,7 @@ def command(
 
     Where to save is said by --save-directory, what by --export-strategy (merge or adapter).
     """
-    from heretic import pipeline
+    from heretic import pipeline, single
     from heretic.cli.answers import default_directory
     from heretic.cli.display import make_reporter
     from heretic.cli.tables import scores_table
@@ -50,7 +50,7 @@ def command(
     destination = settings.save_directory or default_directory(model)
     console = make_console()
     with make_reporter(console) as display:
-        scores = pipeline.apply_plan(
+        scores = single.apply_plan(
             settings,
             plans[index or 0],
             destination,

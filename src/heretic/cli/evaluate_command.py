@@ -27,7 +27,7 @@ def evaluate(settings: Settings, *, as_json: bool) -> int:
     """Score `evaluate_model` against `model` and print the result."""
     from rich.console import Console
 
-    from heretic import pipeline
+    from heretic import single
     from heretic.cli.display import make_reporter
     from heretic.cli.tables import scores_table
     from heretic.cli.text import make_console
@@ -35,7 +35,7 @@ def evaluate(settings: Settings, *, as_json: bool) -> int:
 
     console = make_console()
     with make_reporter(Console(stderr=True) if as_json else console) as display:
-        result = pipeline.compare(settings, display)
+        result = single.compare(settings, display)
     assert settings.evaluate_model is not None
     if as_json:
         data = {

@@ -37,7 +37,7 @@ DEFAULTS: Mapping[str, Any] = {
     "n_startup_trials": 8,
     "seed": 1,
     "max_response_length": 30,
-    "batch_size": 50,
+    "batch_size": 100,
     "response_prefix": "",
     "checkpoint_action": "continue",
     "export_strategy": "merge",
