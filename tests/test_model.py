@@ -13,6 +13,7 @@ from heretic.config import Settings
 from heretic.errors import ModelError, SettingsError, UnsupportedModelError
 from heretic.model import AbliterationParameters, Model
 from heretic.model.loading import halving, resolve_dtype
+from heretic.model.machine import usable_cores
 from heretic.model.prefix import close_reasoning, closing_of_template, common_prefix
 from heretic.prompts import Prompt
 from heretic.records import Plan, RowNormalization
@@ -437,3 +438,16 @@ class TestLoading:
 
         with pytest.raises(ModelError, match="single prompt"):
             halving(2, 2, work, lambda size: None)
+
+
+class TestMachine:
+    @pytest.mark.parametrize(
+        ("quota", "cores"), [("150000 100000\n", 2), ("1000 100000\n", 1), ("max 100000\n", None)]
+    )
+    def test_a_containers_quota_limits_threads(
+        self, quota: str, cores: int | None, tmp_path: Path
+    ) -> None:
+        available = usable_cores(tmp_path / "missing")
+        (tmp_path / "cpu.max").write_text(quota)
+        expected = available if cores is None else min(cores, available)
+        assert usable_cores(tmp_path / "cpu.max") == expected

@@ -23,7 +23,7 @@ from heretic.demo.base import planted_model
 from heretic.demo.data import load_prompts, prompt_file
 from heretic.events import Event, Notice
 from heretic.model import Model
-from heretic.model.memory import accelerator
+from heretic.model.machine import accelerator
 from heretic.prompts import Prompt
 from heretic.records import ATTENTION, MLP, Kernel, Plan
 

@@ -41,7 +41,7 @@ def ours(job_file: Path, result_file: Path) -> None:
     from heretic import pipeline
     from heretic.evaluator import Evaluator
     from heretic.events import Silent
-    from heretic.model.memory import accelerator
+    from heretic.model.machine import accelerator
     from heretic.records import Plan
 
     job = json.loads(job_file.read_text(encoding="utf-8"))

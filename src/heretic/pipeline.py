@@ -29,7 +29,7 @@ from heretic.evaluator import EvaluationPrompts, Evaluator
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
 from heretic.export.provenance import hardware, versions
 from heretic.model import Model
-from heretic.model.memory import accelerator
+from heretic.model.machine import accelerator
 from heretic.model.prefix import find_response_prefix
 from heretic.prompts import Prompt
 from heretic.records import Plan, RunManifest, Score, Trial

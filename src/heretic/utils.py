@@ -53,9 +53,9 @@ def empty_cache() -> None:
     if "torch" not in sys.modules:  # then there is no accelerator in use
         gc.collect()
         return
-    from heretic.model.memory import free
+    from heretic.model.machine import free_memory
 
-    free()
+    free_memory()
 
 
 def get_trial_parameters(trial: Trial) -> dict[str, str]:

@@ -143,9 +143,9 @@ def _free_bytes(device: torch.device) -> int:
 
 
 def _free_memory() -> None:
-    from heretic.model.memory import free
+    from heretic.model.machine import free_memory
 
-    free()
+    free_memory()
 
 
 def disagreements(searched: tuple[Score, ...], measured: tuple[Score, ...]) -> list[str]:

@@ -17,7 +17,7 @@ from heretic.config import Settings
 from heretic.directions import RunningMean, winsorize
 from heretic.edits import OutputEdit
 from heretic.events import Notice, Reporter, Silent, StageProgress
-from heretic.model import capture, generation, loading, memory
+from heretic.model import capture, generation, loading, machine
 from heretic.model.editing import EditFactory, RowEdits, WeightEditor
 from heretic.model.templates import ChatRenderer, Messages, messages_for
 from heretic.prompts import Prompt
@@ -89,7 +89,7 @@ class Model:
         tokens = ASSUMED_PROMPT_TOKENS + self.settings.max_response_length
         cache = self.cache_bytes_per_token() * tokens
         row = cache + 8 * self.model.config.vocab_size + 16 * tokens * self.hidden_size
-        fitting = max(1, memory.total(self.device) // 4 // row)
+        fitting = max(1, machine.total_memory(self.device) // 4 // row)
         return int(min(self.settings.max_batch_size, 2 ** (fitting.bit_length() - 1)))
 
     # --- structure -------------------------------------------------------------------------
@@ -153,7 +153,7 @@ class Model:
         self.model = None
         self.writers, self._layers = (), []
         self._factory, self._weights = EditFactory(()), WeightEditor(())
-        memory.free()
+        machine.free_memory()
 
     @property
     def is_edited(self) -> bool:

@@ -23,7 +23,7 @@ from heretic.architectures import find_layers, find_writers, verify_writers
 from heretic.config import Settings
 from heretic.errors import HereticError, ModelError, SettingsError, UnsupportedModelError
 from heretic.events import Notice, Reporter
-from heretic.model import memory
+from heretic.model import machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +70,8 @@ def load(settings: Settings, reporter: Reporter) -> Loaded:
         ModelError: The model is missing, gated or fails with every dtype.
         UnsupportedModelError: Its residual writers are not known.
     """
-    if memory.accelerator().type == "cpu":
-        memory.keep_freed()
+    if machine.accelerator().type == "cpu":
+        machine.prepare_cpu()
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
         torch.use_deterministic_algorithms(True)
@@ -88,7 +88,7 @@ def load(settings: Settings, reporter: Reporter) -> Loaded:
             failures.append(f"{name}: {_first_line(error)}")
             reporter.emit(Notice(f"Loading as {failures[-1]}", level="warning"))
             model = None
-            memory.free()
+            machine.free_memory()
             continue
         return Loaded(model=model, tokenizer=tokenizer, dtype=model.dtype)
     raise ModelError(
@@ -127,7 +127,7 @@ def load_tokenizer(settings: Settings) -> Any:
 
 
 def _load_weights(settings: Settings, dtype_name: str) -> Any:
-    device = memory.accelerator()
+    device = machine.accelerator()
     arguments: dict[str, Any] = {
         "revision": settings.model_commit,
         "trust_remote_code": settings.trust_remote_code,
@@ -242,7 +242,7 @@ def halved(batch_size: int, error: RuntimeError) -> int:
     # Some backends raise a plain RuntimeError.
     if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
         raise error
-    memory.free()
+    machine.free_memory()
     if batch_size == 1:
         raise ModelError(
             "Out of memory with a single prompt.",

@@ -1,15 +1,21 @@
-"""The machine's memory: how much there is, and how it is given back."""
+"""The machine: its accelerator, its memory and how that is given back, its processor cores."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import math
+import os
 import sys
+from pathlib import Path
 
 import torch
 
 KEPT_BYTES = 1 << 30
 MAPPED_FROM = KEPT_BYTES, 32 << 20
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+"""Quota and period in microseconds, of a container's version 2 control group."""
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's mallopt
 
 
@@ -19,7 +25,7 @@ def accelerator() -> torch.device:
     return found if found is not None else torch.device("cpu")
 
 
-def total(device: torch.device) -> int:
+def total_memory(device: torch.device) -> int:
     """Bytes of the device's memory in all."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
@@ -28,14 +34,35 @@ def total(device: torch.device) -> int:
     return int(psutil.virtual_memory().total)
 
 
-def free() -> None:
+def free_memory() -> None:
     """Return cached memory to the accelerator."""
     gc.collect()
     if accelerator().type != "cpu":
         torch.accelerator.empty_cache()
 
 
-def keep_freed() -> None:
+def prepare_cpu() -> None:
+    """What makes work on a CPU faster and is no default: freed memory kept, threads that fit."""
+    _keep_freed_memory()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
+
+
+def usable_cores(cpu_max: Path = CPU_MAX) -> int:
+    """Cores that this process may use, by affinity and by a container's quota.
+
+    Threads beyond them wait for each other at every matrix product.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    try:
+        quota, period = cpu_max.read_text(encoding="ascii").split()
+        return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such file, or no limit ("max")
+        return cores
+
+
+def _keep_freed_memory() -> None:
     """Let glibc's malloc keep what is freed, up to a gigabyte, for the next tensor.
 
     By default every activation of more than a few megabytes is a fresh mapping, whose pages are
