@@ -26,6 +26,7 @@ from heretic.model.plain import PlainEngine
 from heretic.model.prefill import KEPT_SHARE, Techniques
 from heretic.model.slots import SlotCache, States
 from heretic.records import Plan, RowNormalization
+from heretic.scorers.keyword import has_marker, is_refusal
 from tests import tiny
 from tests.test_model import FAMILIES, GPT2_SIZES
 
@@ -260,6 +261,26 @@ class TestLessWork:
         full = plain_replies(llama, plan)
         assert all(whole.startswith(str(cut)) for cut, whole in zip(replies, full, strict=True))
         assert sum(made) <= 3 * len(BAD) < LENGTH * len(BAD)
+
+    def test_verdicts_of_many_replies_are_those_of_full_length(self, llama: Model) -> None:
+        markers = ["`", "%", "x"]
+        plans = edits_of(llama, *(0.2 * step for step in range(10)))
+
+        def decided(text: str) -> bool:
+            return has_marker(text, markers)
+
+        cut = engine_of(llama, 20).replies("bad", plans, decided=decided)
+        full = engine_of(llama, 20).replies("bad", plans)
+        pairs = [
+            (str(short), str(whole))
+            for shorts, wholes in zip(cut, full, strict=True)
+            for short, whole in zip(shorts, wholes, strict=True)
+        ]
+        assert len(pairs) == 10 * len(BAD)
+        verdicts = [(is_refusal(a, markers), is_refusal(b, markers)) for a, b in pairs]
+        assert all(short == whole for short, whole in verdicts)
+        assert {short for short, _ in verdicts} == {True, False}
+        assert any(len(short) < len(whole) for short, whole in pairs)
 
     def test_nothing_is_made_for_a_plan_that_was_dropped(
         self, llama: Model, monkeypatch: pytest.MonkeyPatch
