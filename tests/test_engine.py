@@ -18,7 +18,7 @@ from heretic.edits import OutputEdit
 from heretic.events import Event, Notice
 from heretic.model import AbliterationParameters, Model
 from heretic.model import engine as engines
-from heretic.model.batch import LOOK_EVERY
+from heretic.model.batch import LOOK_EVERY, Batch, Request
 from heretic.model.editing import RowEdits
 from heretic.model.engine import Engine, open_engine
 from heretic.model.originals import EncodedPrompts, checkpoint_layers
@@ -182,6 +182,28 @@ class TestSameAsPlain:
                 keys.fill_(math.nan)
                 values.fill_(math.nan)
         assert engine.replies("bad", plans) == expected
+
+    def test_a_longer_row_does_not_let_older_ones_read_what_lay_before_them(
+        self, llama: Model
+    ) -> None:
+        prompts = ["a", "b" * 90]
+        engine = Engine(llama, {"bad": prompts}, replied={"bad"}, max_new_tokens=2)
+        engine.replies("bad", [{}])
+        cache = engine._cache
+        assert cache is not None
+        with torch.inference_mode():
+            for _, *both in _views(cache):
+                for states in both:
+                    states.fill_(math.nan)
+            wanted = Request([[None, None]], lambda text: False, lambda *_: True, lambda *_: None)
+            batch = Batch(llama, cache, RowEdits(llama.writers, [{}]), wanted, 2)
+            made = []
+            for index in range(2):
+                first = batch.admit(engine._prefill, "bad", 0, [index])
+                made += first.argmax(dim=-1).tolist()
+            found = batch.logits_after(made)
+        rows = [[*row, token] for row, token in zip(llama.encode_rows(prompts), made, strict=True)]
+        torch.testing.assert_close(found, llama.logits_after(rows), rtol=1e-4, atol=1e-4)
 
     @pytest.mark.parametrize("every", [3, 50])
     def test_looking_seldom_changes_nothing(

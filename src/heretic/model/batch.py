@@ -93,14 +93,16 @@ class Batch:
             self._end = width
         elif self._end < width:
             self._move_to(width)
-        first = len(self.rows)
-        oldest = min((row.start for row in self.rows), default=self._end - width)
-        self.cache.clear(first, first + len(chunk), oldest, self._end - width)
+        first, start = len(self.rows), self._end - width
+        oldest = min((row.start for row in self.rows), default=start)
+        # Every row reads from the first column of any row on.
+        self.cache.clear(first, first + len(chunk), oldest, start)
+        self.cache.clear(0, first, start, oldest)
         logits = prefill(name, chunk, self.edits, plan, self.cache, first, self._end)
         self._plans = []  # prefill has set the edits to its own
         self.stepped = self.stepped and first > 0
         self.rows += [
-            Row(plan, prompt, self._end - width, len(prompts.head) + len(prompts.tails[prompt]))
+            Row(plan, prompt, start, len(prompts.head) + len(prompts.tails[prompt]))
             for prompt in chunk
         ]
         return logits
