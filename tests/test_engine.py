@@ -134,6 +134,17 @@ class TestSameAsPlain:
                 expected = family.get_logits(GOOD)
             torch.testing.assert_close(engine.logits("good", plan), expected, rtol=1e-4, atol=1e-4)
 
+    @pytest.mark.parametrize("name", ["batch_size", "tokens of a pass"])
+    def test_one_row_at_a_time_is_the_fast_way_too(
+        self, llama: Model, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if name == "batch_size":
+            monkeypatch.setattr(llama, "batch_size", 1)
+        else:
+            monkeypatch.setattr("heretic.model.prefill.TOKENS_ON_CPU", 1)
+        engine = open_engine(llama, {"good": GOOD, "bad": BAD}, replied={"bad"}, max_new_tokens=2)
+        assert isinstance(engine, Engine)
+
     @pytest.mark.parametrize("slots", [1, 3, 7, 40])
     @pytest.mark.parametrize(
         "techniques",
@@ -456,6 +467,16 @@ class TestFaults:
         engine = open_engine(model, {"bad": BAD}, replied={"bad"}, max_new_tokens=LENGTH)
         assert isinstance(engine, PlainEngine)
         assert [text for text in reporter.warnings if "window of 80" in text]
+
+    def test_replies_that_just_fit_a_window_are_not(self, tmp_path: Path) -> None:
+        length = max(map(len, load(tiny.folder(tmp_path)).encode_rows(BAD)))
+        window = length + LENGTH
+        for size, kind in ((window, Engine), (window - 1, PlainEngine)):
+            model = load(tiny.folder(tmp_path / str(size), "mistral", sliding_window=size))
+            engine = open_engine(model, {"bad": BAD}, replied={"bad"}, max_new_tokens=LENGTH)
+            assert isinstance(engine, kind)
+            if kind is Engine:
+                assert engine.replies("bad", [{}]) == [plain_replies(model, {})]
 
     def test_a_forward_that_goes_wrong_is_noticed(
         self, llama: Model, monkeypatch: pytest.MonkeyPatch

@@ -75,14 +75,14 @@ def open_engine(
             model, prompts, replied=replied, max_new_tokens=max_new_tokens, techniques=techniques
         )
         window = _window(model.model.config)
-        if engine.columns > window:
+        if engine.columns - SPARE_COLUMNS > window:
             reason = f"replies may pass its window of {window} tokens"
         else:
             few = {name: _ends(model, rows) for name, rows in prompts.items()}
             tried = Engine(
                 model,
                 few,
-                replied=replied,
+                replied=set(few),  # each is checked to its second token
                 max_new_tokens=2,
                 techniques=techniques,
                 kept_share=math.inf,  # so that starting at later layers is tried too
