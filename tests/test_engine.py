@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional
 
 from heretic.config import Settings
@@ -255,6 +256,22 @@ class TestSameAsPlain:
 
 
 class TestLessWork:
+    def test_logits_are_held_once(self, llama: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(llama, "batch_size", 3)
+        engine = engine_of(llama)
+        step, made, left = Model.step, list[StorageWeakRef](), list[int]()
+
+        def watched(self: Model, *args: Any) -> Tensor:
+            logits = step(self, *args)
+            made.append(StorageWeakRef(logits.untyped_storage()))
+            return logits
+
+        monkeypatch.setattr(Model, "step", watched)
+        engine.logits(
+            "good", {}, on_step=lambda done: left.append(sum(not x.expired() for x in made))
+        )
+        assert max(left) <= 2 < len(left)  # the batch at hand, and the head's
+
     def test_layers_below_the_first_edited_one_do_not_run(self, llama: Model) -> None:
         engine = engine_of(llama)
         engine.logits("good", {})  # records the original
@@ -369,6 +386,20 @@ def _ran(layer: torch.nn.Module) -> Callable[[], int]:
     return total
 
 
+def fail_once(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Let one forward pass run out of memory."""
+    step, steps = Model.step, 0
+
+    def once(self: Model, *args: Any) -> Tensor:
+        nonlocal steps
+        steps += 1
+        if steps == at:
+            raise torch.OutOfMemoryError("out of memory")
+        return step(self, *args)
+
+    monkeypatch.setattr(Model, "step", once)
+
+
 class TestFaults:
     @pytest.fixture
     def short_of_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -403,6 +434,19 @@ class TestFaults:
             expected = model.get_logits(GOOD)
         torch.testing.assert_close(engine.logits("good", plans[0]), expected, rtol=1e-4, atol=1e-4)
 
+    def test_running_out_of_memory_amid_logits(
+        self, llama: Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (plan,) = edits_of(llama, 1.5)
+        expected = engine_of(llama).logits("good", plan)
+        monkeypatch.setattr(llama, "batch_size", 5)
+        engine = engine_of(llama)
+        fail_once(monkeypatch, at=3)  # the head, a batch, another
+        done: list[int] = []
+        found = engine.logits("good", plan, on_step=done.append)
+        assert done == [5, 2, 4, 6, 8, 10, 12]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
     def test_running_out_of_memory_later_on(
         self, llama: Model, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -410,16 +454,7 @@ class TestFaults:
         monkeypatch.setattr(llama, "batch_size", 64)
         engine = engine_of(llama, kept_share=math.inf)
         engine.replies("bad", [late])
-        step, steps = Model.step, 0
-
-        def once(self: Model, *args: Any) -> Tensor:
-            nonlocal steps
-            steps += 1
-            if steps == 4:
-                raise torch.OutOfMemoryError("out of memory")
-            return step(self, *args)
-
-        monkeypatch.setattr(Model, "step", once)
+        fail_once(monkeypatch, at=4)
         assert engine.replies("bad", [late]) == [plain_replies(llama, late)]
         assert llama.batch_size == len(BAD) // 2  # half of the slots there were
         assert not any("forward" in layer.__dict__ for layer in llama.get_layers())

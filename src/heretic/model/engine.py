@@ -170,20 +170,20 @@ class Engine:
         """
         plans = RowEdits(self._model.writers, [edits])
 
-        def work(cache: SlotCache) -> list[Tensor]:
-            count = len(self._prefill.sets[name].tails)
-            found: list[Tensor] = [torch.empty(0)] * count
-            done = 0
+        def work(cache: SlotCache) -> Tensor:
+            count, done = len(self._prefill.sets[name].tails), 0
+            found = torch.empty(0)
             for chunk in self._prefill.chunks(name, range(count), cache.slots):
                 with plans.installed():
                     rows = self._prefill(name, chunk, plans, 0, cache)
-                for prompt, row in zip(chunk, rows.float().cpu(), strict=True):
-                    found[prompt] = row
+                if not done:
+                    found = torch.empty(count, rows.shape[1])
+                found[chunk] = rows.float().cpu()
                 done += len(chunk)
                 on_step(done)
             return found
 
-        return torch.stack(self._fitting(name, 1, work))
+        return self._fitting(name, 1, work)
 
     @torch.inference_mode()
     def replies(
