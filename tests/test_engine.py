@@ -532,7 +532,9 @@ class TestParts:
         keys = torch.arange(4.0)[:, None, None, None].expand(4, 1, 3, 2)
         cache.write([(1, keys, -keys)], first=0, end=3)
         cache.mask[:, :3] = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 1], [0, 1, 0]]).bool()
-        cache.move_rows([3], [0])
+        cache.move_rows([3], [0], begin=1, end=3)
+        ((_, moved, _),) = cache.read(0, 1, 0, 3)
+        assert moved[0, 0, :, 0].tolist() == [0, 3, 3]  # columns that no row reads stay
         cache.move_columns(rows=2, begin=1, end=3, to=6)
         ((index, found, values),) = cache.read(0, 2, 4, 6)
         assert index == 1

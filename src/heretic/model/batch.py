@@ -187,7 +187,9 @@ class Batch:
         holes = [index for index in sorted(leaving) if index < count]
         movers = [index for index in range(count, len(self.rows)) if index not in leaving]
         if holes:
-            self.cache.move_rows(movers, holes)
+            # From where any row that stays begins: all of them read from there.
+            begin = min(row.start for index, row in enumerate(self.rows) if index not in leaving)
+            self.cache.move_rows(movers, holes, begin, self._end)
         for hole, mover in zip(holes, movers, strict=True):
             self.rows[hole] = self.rows[mover]
         del self.rows[count:]

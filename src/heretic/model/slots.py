@@ -68,10 +68,11 @@ class SlotLayer(CacheLayerMixin):
         assert self.values is not None
         return self.keys[first:last, :, begin:end], self.values[first:last, :, begin:end]
 
-    def move_rows(self, sources: Tensor, targets: Tensor) -> None:
-        """Copy whole slots."""
+    def move_rows(self, sources: Tensor, targets: Tensor, begin: int, end: int) -> None:
+        """Copy columns begin..end of slots."""
         for states in self._states():
-            states[targets.to(states.device)] = states[sources.to(states.device)]
+            used = states[:, :, begin:end]
+            used[targets.to(states.device)] = used[sources.to(states.device)]
 
     def move_columns(self, rows: int, begin: int, end: int, to: int) -> None:
         """Copy columns begin..end of the first `rows` slots to where they end at `to`."""
@@ -141,11 +142,13 @@ class SlotCache(Cache):
             for keys, values in [layer.read(first, last, begin, end)]
         ]
 
-    def move_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Copy slots `sources` to slots `targets`; the two do not overlap."""
+    def move_rows(
+        self, sources: Sequence[int], targets: Sequence[int], begin: int, end: int
+    ) -> None:
+        """Copy columns begin..end of slots `sources` to slots `targets`; the two do not overlap."""
         pair = torch.tensor(list(sources)), torch.tensor(list(targets))
         for layer in self._layers:
-            layer.move_rows(*pair)
+            layer.move_rows(*pair, begin, end)
         source, target = (index.to(self.mask.device) for index in pair)
         self.mask[target] = self.mask[source]
 
