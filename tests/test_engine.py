@@ -460,6 +460,17 @@ class TestFaults:
         assert not any("forward" in layer.__dict__ for layer in llama.get_layers())
         assert not any(writer.module._forward_hooks for writer in llama.writers)
 
+    def test_another_response_prefix_needs_another_engine(
+        self, llama: Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        engine = engine_of(llama)
+        engine.logits("good", {})
+        monkeypatch.setattr(llama, "response_prefix", "Well, ")
+        with pytest.raises(ValueError, match="make a new engine"):
+            engine.logits("good", {})
+        with pytest.raises(ValueError, match="make a new engine"):
+            engine.replies("bad", [{}])
+
     def test_other_errors_are_raised(self, llama: Model, monkeypatch: pytest.MonkeyPatch) -> None:
         def broken(*args: Any) -> Tensor:
             raise RuntimeError("shapes do not fit")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,33 @@ class TestBaselineFile:
 def test_plans_need_directions(model: Model) -> None:
     with pytest.raises(ValueError, match="without directions"):
         Evaluator(model.settings, model).evaluate([plan()])
+
+
+def test_another_response_prefix_needs_another_evaluator(
+    files: Path, model: Model, directions: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluator = Evaluator(model.settings, model, directions)
+    questions: list[Callable[[], object]] = [
+        lambda: evaluator.evaluate([plan()]),
+        evaluator.score_current,
+        evaluator.get_score,
+        lambda: evaluator.baseline,
+        lambda: evaluator.baseline_outputs,
+        lambda: evaluator.base_refusals,
+    ]
+    before = [ask() for ask in questions[:4]]
+    other = Model(settings_for(files))
+    other.response_prefix = "Well, "
+    with pytest.raises(ValueError, match=r"prefix '', and the model's is 'Well, '"):
+        evaluator.score_model(other)
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "response_prefix", "Well, ")
+        for ask in questions:
+            with pytest.raises(ValueError, match="make a new one"):
+                ask()
+        anew = Evaluator(model.settings, model, directions)
+        assert anew.evaluate([plan()]) != [before[0]]
+    assert [ask() for ask in questions[:4]] == before
 
 
 def test_progress_inside_an_evaluation_reaches_the_reporter(

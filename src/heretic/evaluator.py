@@ -52,7 +52,11 @@ class EvaluationPrompts:
 
 
 class Evaluator:
-    """Scores plans, and the model as it is, against the unedited model."""
+    """Scores plans, and the model as it is, against the unedited model.
+
+    All replies begin with the response prefix that the model has when the evaluator is made. With
+    another one, scores would not compare: asking for them is a `ValueError`.
+    """
 
     def __init__(
         self,
@@ -77,6 +81,7 @@ class Evaluator:
         self.directions = directions
         self._reporter: Reporter = reporter or Silent()
         self._techniques = techniques or Techniques()
+        self._prefix = model.response_prefix
         self._baseline_file = baseline_file
         loaded = prompts or EvaluationPrompts.load(settings)
         self._prompts: dict[PromptSet, Sequence[Prompt]] = {"good": loaded.good, "bad": loaded.bad}
@@ -120,11 +125,24 @@ class Evaluator:
 
     def score_model(self, other: Model) -> tuple[Score, ...]:
         """Scores of another model with the same vocabulary, against this evaluator's baseline."""
+        self._check_prefix(other)
         return self._score(self._outputs(other), self.baseline_outputs)
 
-    @cached_property
+    def _check_prefix(self, model: Model) -> None:
+        if model.response_prefix != self._prefix:
+            raise ValueError(
+                f"this evaluator was made for the response prefix {self._prefix!r}, and the "
+                f"model's is {model.response_prefix!r}: make a new one, or set the model's"
+            )
+
+    @property
     def baseline_outputs(self) -> Outputs:
         """Outputs of the unedited model, also if it has been edited since."""
+        self._check_prefix(self.model)
+        return self._baseline_outputs
+
+    @cached_property
+    def _baseline_outputs(self) -> Outputs:
         file = self._baseline_file
         kept = file.read(self._prompts) if file is not None else None
         if kept is not None and self._suffices(kept):
@@ -145,9 +163,14 @@ class Evaluator:
             and all(len(rows) == self._sizes[name] for name, rows in have.items())
         )
 
-    @cached_property
+    @property
     def baseline(self) -> tuple[Score, ...]:
         """Scores of the unedited model."""
+        self._check_prefix(self.model)
+        return self._baseline
+
+    @cached_property
+    def _baseline(self) -> tuple[Score, ...]:
         return self._score(self.baseline_outputs, self.baseline_outputs)
 
     def _unedited(self) -> AbstractContextManager[Any]:
@@ -231,9 +254,14 @@ class Evaluator:
         )
         return sum(map(self.is_refusal, replies))
 
-    @cached_property
+    @property
     def base_refusals(self) -> int:
         """Refusals of the unedited model."""
+        self._check_prefix(self.model)
+        return self._base_refusals
+
+    @cached_property
+    def _base_refusals(self) -> int:
         with self._unedited():
             return self.count_refusals()
 
@@ -249,6 +277,7 @@ class Evaluator:
             ((kl / kl_divergence_scale, refusals / baseline refusals), kl, refusals). Without
             baseline refusals the ratio is the count.
         """
+        self._check_prefix(self.model)
         logits = self.model.get_logits_batched(self._prompts["good"], report=False)
         kl = kl_divergence(self._base_logits, logits)
         refusals = self.count_refusals()

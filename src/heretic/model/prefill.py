@@ -72,6 +72,7 @@ class Prefill:
         self._model = model
         self._replied = frozenset(replied)
         self._kept_share = kept_share if techniques.reuse_originals else 0.0
+        self._prefix = model.response_prefix
         self.sets = {
             name: EncodedPrompts.split(model.encode_rows(rows), techniques.share_head)
             for name, rows in prompts.items()
@@ -83,7 +84,13 @@ class Prefill:
         self._heads: dict[tuple[str, int], States] = {}
 
     def prepare(self, name: str, cache: SlotCache) -> None:
-        """Record the unedited model's states on a set, once; no slot may be in use."""
+        """Record the unedited model's states on a set, once; no slot may be in use.
+
+        Raises:
+            ValueError: The model's response prefix is not the one that the prompts end with.
+        """
+        if self._model.response_prefix != self._prefix:
+            raise ValueError("the response prefix was changed: make a new engine")
         if name not in self._originals:
             wanted = self._checkpoints(name, cache)
             self._originals[name] = self._record(name, cache, wanted) if wanted else Originals()
