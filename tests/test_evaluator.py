@@ -153,6 +153,26 @@ def test_plans_are_those_of_the_original_also_while_it_is_edited(
     assert current != expected[0]
 
 
+def test_an_edit_by_hooks_is_the_model_as_it_is_and_never_the_original(
+    model: Model, directions: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("heretic.model.prefill.checkpoint_layers", lambda *_: [1])
+    expected = Evaluator(model.settings, model, directions)
+    scores, other = expected.evaluate([plan(weight=2.0), plan()])
+    within = Evaluator(model.settings, model, directions)
+    with model.edited(plan(weight=2.0), directions):
+        original_within = model.is_original
+        for evaluator in (expected, within):  # before and after the baseline is measured
+            current = evaluator.score_current()
+            assert current[0] == scores[0]
+            assert current[1].value == pytest.approx(scores[1].value, rel=1e-3)
+            assert evaluator.baseline == expected.baseline
+            assert evaluator.evaluate([plan()]) == [other]
+        assert within.get_score()[1] == pytest.approx(scores[1].value, rel=1e-3)
+    assert (original_within, model.is_original) == (False, True)
+    assert within.get_score()[1] == 0.0
+
+
 def test_a_model_that_was_unloaded_is_gone(files: Path) -> None:
     other = Model(settings_for(files))
     evaluator = Evaluator(other.settings, other)

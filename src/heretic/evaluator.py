@@ -120,7 +120,7 @@ class Evaluator:
         return race.scores()
 
     def score_current(self) -> tuple[Score, ...]:
-        """Scores of the model as it is, its weights edited or not."""
+        """Scores of the model as it is: original, edited, or within `Model.edited`."""
         return self.score_model(self.model)
 
     def score_model(self, other: Model) -> tuple[Score, ...]:
@@ -174,7 +174,7 @@ class Evaluator:
         return self._score(self.baseline_outputs, self.baseline_outputs)
 
     def _unedited(self) -> AbstractContextManager[Any]:
-        return self.model.unedited() if self.model.is_edited else nullcontext()
+        return nullcontext() if self.model.is_original else self.model.unedited()
 
     def _score(self, outputs: Outputs, baseline: Outputs) -> tuple[Score, ...]:
         return tuple(scorer.score(outputs, baseline) for scorer in self.scorers)
@@ -200,7 +200,7 @@ class Evaluator:
 
     def _outputs(self, model: Model) -> Outputs:
         """What all scorers together need of a model as it is."""
-        own = model is self.model and not model.is_edited
+        own = model is self.model and model.is_original
         if not own:
             self.release()  # two caches need not fit side by side
         engine = self._engine if own else self._open_engine(model, NO_REUSE)

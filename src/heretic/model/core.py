@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from threading import Event as Flag
 from threading import Thread
 from typing import Any
@@ -66,6 +66,7 @@ class Model:
         self.model.get_output_embeddings().register_forward_pre_hook(_contiguous)
         self._factory = EditFactory(self.writers)
         self._weights = WeightEditor(self.writers)
+        self._hooked: list[RowEdits] = []  # of the contexts of `edited`: the plan, and nothing
 
     @property
     def device(self) -> torch.device:
@@ -116,9 +117,17 @@ class Model:
         """The plan's edits by writer name; writers it leaves alone are not in it."""
         return self._factory.edits(plan, directions)
 
-    def edited(self, plan: Plan, directions: Tensor) -> AbstractContextManager[None]:
+    @contextmanager
+    def edited(self, plan: Plan, directions: Tensor) -> Iterator[None]:
         """Act as if edited while the context lasts; no weight is touched."""
-        return RowEdits(self.writers, [self.plan_edits(plan, directions)]).installed()
+        rows = RowEdits(self.writers, [self.plan_edits(plan, directions), {}])
+        rows.use(0)
+        self._hooked.append(rows)
+        try:
+            with rows.installed():
+                yield
+        finally:
+            self._hooked.remove(rows)
 
     def apply(self, plan: Plan, directions: Tensor) -> None:
         """Edit the weights themselves, keeping the originals for `restore`.
@@ -140,12 +149,18 @@ class Model:
 
     @contextmanager
     def unedited(self) -> Iterator[None]:
-        """The original weights while the context lasts."""
+        """The original while the context lasts, also within `edited`."""
         self._factory.forget()
+        hooked, self._hooked = self._hooked, []
+        for rows in hooked:
+            rows.use(1)
         try:
             with self._weights.unedited():
                 yield
         finally:
+            for rows in hooked:
+                rows.use(0)
+            self._hooked = hooked
             self._factory.forget()
 
     def unload(self) -> None:
@@ -159,6 +174,11 @@ class Model:
     def is_edited(self) -> bool:
         """Whether the weights differ from the original's."""
         return self._weights.is_edited
+
+    @property
+    def is_original(self) -> bool:
+        """Whether it acts as it was loaded: no weight differs, and it is not within `edited`."""
+        return not self.is_edited and not self._hooked
 
     def abliterate(
         self,
