@@ -236,6 +236,7 @@ class TestDiscard:
     def test_only_what_a_run_wrote_goes(self, tmp_path):
         folder = make_run(tmp_path, trials=1)
         folder.save_directions(np.zeros((2, 2), np.float32))
+        folder.baseline_path.write_bytes(b"outputs")
         folder.log_path.write_text("log")
         (folder.path / "my-model").mkdir()
         folder.discard()

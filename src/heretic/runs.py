@@ -264,7 +264,7 @@ class RunFolder:
             return
         with self.lock():
             # The manifest goes last: a kill in between leaves a run without trials, not a riddle.
-            for name in (_JOURNAL, _FRONT, _DIRECTIONS, _MANIFEST):
+            for name in (_JOURNAL, _FRONT, _DIRECTIONS, _BASELINE, _MANIFEST):
                 try:
                     (self.path / name).unlink(missing_ok=True)
                 except OSError as error:
