@@ -183,6 +183,24 @@ class TestRun:
         main(["--n-trials", "1"])
         assert len(list_runs(place / "checkpoints")) == 2
 
+    def test_the_batch_size_that_memory_left_is_known_after_the_trial(
+        self, place: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        evaluate, seen = Evaluator.evaluate, list[int]()
+
+        def watched(self: Evaluator, *arguments: Any) -> Any:
+            manifest = the_run(place).read_manifest()
+            assert manifest is not None
+            seen.append(manifest.found["batch_size"])
+            if len(seen) == 2:
+                self.model.notify_halved(5)
+                raise RuntimeError("on purpose")
+            return evaluate(self, *arguments)
+
+        monkeypatch.setattr(Evaluator, "evaluate", watched)
+        assert main([]) == 0
+        assert [size == 5 for size in seen] == [False, False, True, True, True]
+
     def test_start_plans_come_first(self, place: Path) -> None:
         main(["--n-trials", "2"])
         plans = the_run(place).front_path.read_text()

@@ -362,17 +362,17 @@ def search(session: Session, n_trials: int | None = None) -> list[Trial]:
     def evaluate(plan: Plan) -> tuple[Score, ...]:
         racing = session.settings.racing
         rivals = [trial.objectives() for trial in session.study.front] if racing else None
-        return session.evaluator.evaluate([plan], rivals)[0]
+        try:
+            return session.evaluator.evaluate([plan], rivals)[0]
+        finally:
+            _record_batch_size(session)  # now: nothing is run at the end of a killed process
 
-    try:
-        session.study.run(
-            evaluate,
-            n_trials or session.settings.n_trials,
-            session.reporter,
-            baseline=session.evaluator.baseline,
-        )
-    finally:
-        _record_batch_size(session)
+    session.study.run(
+        evaluate,
+        n_trials or session.settings.n_trials,
+        session.reporter,
+        baseline=session.evaluator.baseline,
+    )
     return session.study.front
 
 
