@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from heretic.records import DirectionScope
+from heretic.records import Plan
 
 RELATIVE_TOLERANCE = 1e-4
 """A difference of centres smaller than this, relative to the centres, is rounding noise."""
@@ -105,30 +105,87 @@ def difference_directions(
     return directions.to(torch.float32)
 
 
-def layer_direction(
-    directions: Tensor, layer: int, scope: DirectionScope, index: float | None
-) -> Tensor:
-    """The unit direction that a layer is edited with (SPEC section 2), or zeros if it has none.
+def layer_basis(directions: Tensor, layer: int, plan: Plan) -> Tensor:
+    """The orthonormal directions that a layer is edited along (SPEC section 2).
 
     Args:
-        directions: [layers + 1, hidden]; row l + 1 belongs to layer l.
+        directions: [layers + 1, hidden], or [layers + 1, k, hidden] with k orthonormal ones per
+            layer, the most important first; row l + 1 belongs to layer l.
         layer: 0-based.
-        scope: `per layer`, `global` or `mean`.
-        index: Fractional layer index, for `global`: i interpolates the directions of layers
-            floor(i) and floor(i) + 1, clamped at the ends.
+        plan: Its scope, its index (i interpolates between layers floor(i) and floor(i) + 1,
+            clamped at the ends) and its rank.
 
     Returns:
-        [hidden], the dtype of `directions`.
+        [rank, hidden], the dtype of `directions`; a row of zeros where there is no direction.
+
+    Raises:
+        ValueError: The rank is above k.
     """
-    layers = directions[1:]
-    if scope == "per layer":
+    layers = directions[1:] if directions.dim() == 3 else directions[1:].unsqueeze(1)
+    if plan.rank > layers.shape[1]:
+        raise ValueError(f"a plan of rank {plan.rank} needs more than {layers.shape[1]} directions")
+    layers = layers[:, : plan.rank]
+    if plan.direction_scope == "per layer":
         return layers[layer]
-    if scope == "mean":
-        return functional.normalize(layers.mean(dim=0), dim=-1)
-    if index is None:
-        raise ValueError("the scope 'global' needs a direction index")
-    position = min(max(index, 0.0), float(len(layers) - 1))
+    if plan.direction_scope == "mean":
+        return orthonormal(layers.mean(dim=0))
+    assert plan.direction_index is not None
+    position = min(max(plan.direction_index, 0.0), float(len(layers) - 1))
     lower = int(position)
     upper = min(lower + 1, len(layers) - 1)
-    mixed = torch.lerp(layers[lower], layers[upper], position - lower)
-    return functional.normalize(mixed, dim=-1)
+    return orthonormal(torch.lerp(layers[lower], layers[upper], position - lower))
+
+
+def orthonormal(vectors: Tensor) -> Tensor:
+    """Gram-Schmidt: orthonormal rows that span the same, in the same order, [k, hidden].
+
+    A row that lies in the span of those before it becomes zero.
+    """
+    rows: list[Tensor] = []
+    for vector in vectors:
+        length = vector.norm()
+        rest = vector
+        for _ in range(2):  # once more, for what rounding left
+            for row in rows:
+                rest = rest - (rest @ row) * row
+        gone = rest.norm() <= RELATIVE_TOLERANCE * length
+        rows.append(torch.zeros_like(rest) if gone else functional.normalize(rest, dim=0))
+    return torch.stack(rows)
+
+
+def cluster_basis(
+    directions: Tensor, good_centers: Tensor, bad: Tensor, *, rank: int, seed: int
+) -> Tensor:
+    """Each layer's direction, and further ones along which groups of bad prompts differ.
+
+    Bad prompts may trigger the behaviour in several ways. They are grouped by k-means (k-means++;
+    Arthur & Vassilvitskii 2007) on their residuals of all layers, scaled to unit length; the
+    groups' mean differences from the good centre span what is common to them, the direction, and
+    what is not: its principal components are the further directions, the largest first.
+
+    Args:
+        directions: [layers + 1, hidden].
+        good_centers: Means or medians of the good residuals, [layers + 1, hidden].
+        bad: Residuals of the bad prompts, [prompts, layers + 1, hidden].
+        rank: Directions per layer, at most the number of prompts.
+        seed: Of the grouping.
+
+    Returns:
+        float32 [layers + 1, rank, hidden], orthonormal but for rows of zeros.
+    """
+    from scipy.cluster.vq import kmeans2
+
+    difference = bad.to(torch.float64) - good_centers.to(torch.float64)
+    points = functional.normalize(difference[:, 1:], dim=-1).flatten(1)
+    _, labels = kmeans2(points.numpy(), rank, minit="++", rng=seed)
+    groups = [difference[torch.from_numpy(labels == group)] for group in sorted(set(labels))]
+    means = torch.stack([group.mean(dim=0) for group in groups])
+    rows = []
+    for layer, first in enumerate(directions.to(torch.float64)):
+        rest = means[:, layer] - (means[:, layer] @ first).unsqueeze(-1) * first
+        components = torch.linalg.svd(rest, full_matrices=False).Vh[: rank - 1]
+        padding = components.new_zeros(rank - 1 - len(components), components.shape[1])
+        # Where good and bad prompts leave the same residuals, so do groups of them.
+        further = torch.cat([components, padding]) * first.any()
+        rows.append(orthonormal(torch.cat([first.unsqueeze(0), further])))
+    return torch.stack(rows).to(torch.float32)

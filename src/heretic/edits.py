@@ -1,11 +1,13 @@
 """The edit of one residual writer, as one object with two faces.
 
 `OutputEdit.apply` acts on the module's output while searching; `OutputEdit.edited_weight` and
-`OutputEdit.low_rank` give the weights for export. Both follow from the same three vectors, because
-the edit is an exact linear function of the output (SPEC section 2). Directional ablation is due to
+`OutputEdit.low_rank` give the weights for export. Both follow from the same vectors, because the
+edit is an exact linear function of the output (SPEC section 2). Directional ablation is due to
 Arditi et al. 2024 (arXiv 2406.11717); `full`, the norm-preserving variant, to Jim Lai (2025).
 
-Where row norms differ, `pre` and `full` do not make the result orthogonal to the direction.
+One direction is the usual case; k of them, orthonormal, make an edit of rank k:
+W^ - sum_j a_j v_j (v_j^T W^). Where row norms differ, `pre` and `full` do not make the result
+orthogonal to the directions.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ class LowRank:
     """Adapter factors: W' = W + b a, or magnitude * normalise_rows(W + b a) (DoRA).
 
     Attributes:
-        a: [1, d_in].
-        b: [d_out, 1].
+        a: [k, d_in].
+        b: [d_out, k].
         magnitude: [d_out] for DoRA (Liu et al. 2024, arXiv 2402.09353); None for LoRA.
     """
 
@@ -40,11 +42,11 @@ class LowRank:
 
 @dataclass(frozen=True, slots=True)
 class OutputEdit:
-    """y' = scale * (y - write (read . y)) on the bias-free output y of a writer.
+    """y' = scale * (y - sum_j write_j (read_j . y)) on the bias-free output y of a writer.
 
     Attributes:
-        write: weight * (v * n), [d_out].
-        read: v / n, [d_out].
+        write: weight * (v * n) of each direction, [k, d_out].
+        read: v / n of each direction, [k, d_out].
         scale: Row factors of `full`, [d_out]; None for `none` and `pre`.
         row_norms: n, [d_out]; ones for `none`.
     """
@@ -57,71 +59,74 @@ class OutputEdit:
     def apply(self, output: Tensor, bias: Tensor | None = None) -> Tensor:
         """Edit a module's output [..., d_out]; the bias is taken off first and put back after.
 
-        Vectors of shape [rows, d_out] (see `rows`) edit each row of [rows, ..., d_out] in its own
-        way. Computed in float32 for half precisions, returned in the output's dtype.
+        Tensors with a first dimension `rows` (see `rows`) edit each row of [rows, ..., d_out] in
+        its own way. Computed in float32 for half precisions, returned in the output's dtype.
+        Differentiable in the output and in the edit.
         """
         dtype = torch.promote_types(output.dtype, torch.float32)
         plain = output.to(dtype)
         if bias is not None:
             plain = plain - bias.to(dtype)
-        read, write = self._fitting(self.read, plain), self._fitting(self.write, plain)
-        if self.read.dim() == 1:
-            amount = (plain @ read).unsqueeze(-1)
-        else:
-            plain = plain.reshape(len(read), -1, plain.shape[-1])
-            amount = (plain * read).sum(dim=-1, keepdim=True)
-        edited = torch.addcmul(plain, amount, write, value=-1)
+        read, write = self.read.to(plain.device, dtype), self.write.to(plain.device, dtype)
+        plain = plain.reshape(*read.shape[:-2], -1, plain.shape[-1])
+        multiply_add = torch.addmm if read.dim() == 2 else torch.baddbmm
+        edited = multiply_add(plain, plain @ read.mT, write, alpha=-1)
         if self.scale is not None:
-            edited *= self._fitting(self.scale, plain)
+            edited = edited * self.scale.to(plain.device, dtype).unsqueeze(-2)
         if bias is not None:
-            edited += bias.to(dtype)
+            edited = edited + bias.to(dtype)
         return edited.reshape(output.shape).to(output.dtype)
 
-    @staticmethod
-    def _fitting(vector: Tensor, output: Tensor) -> Tensor:
-        moved = vector.to(output.device, output.dtype)
-        return moved if vector.dim() == 1 else moved.unsqueeze(1)
-
     def rows(self, index: Tensor) -> OutputEdit:
-        """The edits that `index` [rows] picks from stacked ones, with vectors [rows, d_out]."""
+        """The edits that `index` [rows] picks from stacked ones, tensors [rows, ...]."""
         index = index.to(self.read.device)
         scale = None if self.scale is None else self.scale[index]
         return OutputEdit(self.write[index], self.read[index], scale, self.row_norms[index])
 
     def edited_weight(self, weight: Tensor) -> Tensor:
         """The weight [d_out, d_in] whose plain output is the edited output; same dtype."""
-        edited = weight - torch.outer(self.write, self.read @ weight)
+        edited = torch.addmm(weight, self.write.mT, self.read @ weight, alpha=-1)
         return edited if self.scale is None else edited * self.scale.unsqueeze(-1)
 
     def low_rank(self, weight: Tensor) -> LowRank:
-        """Exact adapter factors of rank 1 for the weight [d_out, d_in]."""
+        """Exact adapter factors of rank k for the weight [d_out, d_in]."""
         magnitude = None
         if self.scale is not None:
             # PEFT renormalises rows of W + BA itself: a row that the edit zeroes has magnitude 0.
             magnitude = torch.where(self.scale == 0, 0.0, self.row_norms)
-        return LowRank(
-            a=(self.read @ weight).unsqueeze(0), b=-self.write.unsqueeze(-1), magnitude=magnitude
-        )
+        return LowRank(a=self.read @ weight, b=-self.write.mT, magnitude=magnitude)
 
 
 def stack(edits: Sequence[OutputEdit | None]) -> OutputEdit:
-    """Edits of one writer as one, its vectors [edits, d_out]; None leaves the output alone.
+    """Edits of one writer as one, with a first dimension `edits`; None leaves the output alone.
 
     Raises:
         ValueError: There is no edit among them.
     """
-    known = next((edit for edit in edits if edit is not None), None)
-    if known is None:
+    known = [edit for edit in edits if edit is not None]
+    if not known:
         raise ValueError("no edit to stack")
-    zero, one = torch.zeros_like(known.read), torch.ones_like(known.read)
-    whole = [edit or OutputEdit(zero, zero, None, one) for edit in edits]
+    rank = max(len(edit.read) for edit in known)
+    nothing = torch.zeros_like(known[0].read)
+    one = torch.ones_like(known[0].row_norms)
+    whole = [edit or OutputEdit(nothing, nothing, None, one) for edit in edits]
     scaled = any(edit.scale is not None for edit in whole)
     scales = [one if edit.scale is None else edit.scale for edit in whole]
     return OutputEdit(
-        write=torch.stack([edit.write for edit in whole]),
-        read=torch.stack([edit.read for edit in whole]),
+        write=torch.stack([_padded(edit.write, rank) for edit in whole]),
+        read=torch.stack([_padded(edit.read, rank) for edit in whole]),
         scale=torch.stack(scales) if scaled else None,
         row_norms=torch.stack([edit.row_norms for edit in whole]),
+    )
+
+
+def _padded(vectors: Tensor, rank: int) -> Tensor:
+    """[k, d_out] with rows of zeros up to [rank, d_out]."""
+    missing = rank - len(vectors)
+    return (
+        vectors
+        if not missing
+        else torch.cat([vectors, vectors.new_zeros(missing, vectors.shape[1])])
     )
 
 
@@ -129,6 +134,97 @@ def row_norms(weight: Tensor) -> Tensor:
     """Euclidean norms of the rows, [d_out]; a row of norm 0 counts as 1."""
     norms = torch.linalg.vector_norm(weight, dim=1)
     return torch.where(norms == 0, 1.0, norms)
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """All of a writer's edit along given directions but the amount: what many plans share.
+
+    Attributes:
+        directions: Orthonormal v_j, [k, d_out].
+        row_norms: n, [d_out]; ones for `none`.
+        cross: g_j = W^ p_j with p_j = v_j^T W^, [k, d_out]; of `full` only.
+        gram: p_i . p_j, [k, k]; of `full` only.
+        empty: Which rows of the weight are all zeros, bool [d_out]; of `full` only.
+    """
+
+    directions: Tensor
+    row_norms: Tensor
+    cross: Tensor | None = None
+    gram: Tensor | None = None
+    empty: Tensor | None = None
+
+    def edit(self, amounts: Tensor) -> OutputEdit:
+        """The edit with ablation weights [k], or stacked edits with weights [rows, k].
+
+        Differentiable in the weights: with one row of weights per row of a batch, one backward pass
+        gives every row's own gradient.
+        """
+        weighted = amounts.unsqueeze(-1) * self.directions
+        return OutputEdit(
+            write=weighted * self.row_norms,
+            read=(self.directions / self.row_norms).expand_as(weighted),
+            scale=None if self.cross is None else self._scale(weighted),
+            row_norms=self.row_norms.expand(*weighted.shape[:-2], -1),
+        )
+
+    def _scale(self, weighted: Tensor) -> Tensor:
+        """s_i = |w_i| / |w_i - sum_j a_j v_ji p_j| on normalised rows w_i, [..., d_out].
+
+        Args:
+            weighted: a_j v_j, [..., k, d_out].
+        """
+        assert self.cross is not None
+        assert self.gram is not None
+        assert self.empty is not None
+        squared = (
+            1.0
+            - 2.0 * (weighted * self.cross).sum(dim=-2)
+            + (weighted * (self.gram @ weighted)).sum(dim=-2)
+        )
+        # A row of zeros has g = 0 and would be filled with -a v_i p: it stays at zero.
+        smallest = ROUNDINGS * torch.finfo(weighted.dtype).eps
+        gone = (squared < smallest) | self.empty
+        return torch.where(gone, 0.0, squared.clamp_min(smallest).rsqrt())
+
+
+def make_ablation(
+    weight: Tensor,
+    directions: Tensor,
+    row_normalization: RowNormalization,
+    *,
+    norms: Tensor | None = None,
+) -> Ablation:
+    """Derive what the edits of a writer along some directions have in common.
+
+    Args:
+        weight: W, [d_out, d_in], float32 or float64.
+        directions: Orthonormal v_j in the residual space, [k, d_out].
+        row_normalization: The variant. With `full`, rows of norm 0 stay 0.
+        norms: `row_norms(weight)`, if already known.
+
+    Raises:
+        ValueError: Shapes do not fit.
+    """
+    if directions.dim() != 2 or directions.shape[1] != weight.shape[0]:
+        raise ValueError(
+            f"directions of shape {tuple(directions.shape)} cannot edit a weight of shape "
+            f"{tuple(weight.shape)}"
+        )
+    v = directions.to(weight.device, weight.dtype)
+    if row_normalization == "none":
+        return Ablation(directions=v, row_norms=torch.ones_like(v[0]))
+    n = row_norms(weight) if norms is None else norms.to(weight.device, weight.dtype)
+    if row_normalization == "pre":
+        return Ablation(directions=v, row_norms=n)
+    p = (v / n) @ weight
+    return Ablation(
+        directions=v,
+        row_norms=n,
+        cross=(p @ weight.mT) / n,
+        gram=p @ p.mT,
+        empty=~weight.any(dim=1),
+    )
 
 
 def make_edit(
@@ -139,41 +235,13 @@ def make_edit(
     *,
     norms: Tensor | None = None,
 ) -> OutputEdit:
-    """Derive the edit of a writer.
+    """The edit of a writer along one direction [d_out], or orthonormal ones [k, d_out].
 
     Args:
-        weight: W, [d_out, d_in], float32 or float64.
-        direction: Unit vector v in the residual space, [d_out].
         amount: The ablation weight a; 1.0 removes the direction, 0.0 changes nothing.
-        row_normalization: The variant. With `full`, rows of norm 0 stay 0.
-        norms: `row_norms(weight)`, if already known.
 
-    Raises:
-        ValueError: Shapes do not fit.
+    See `make_ablation` for the other arguments and errors.
     """
-    if direction.shape != weight.shape[:1]:
-        raise ValueError(
-            f"a direction of shape {tuple(direction.shape)} cannot edit a weight of shape "
-            f"{tuple(weight.shape)}"
-        )
-    v = direction.to(weight.device, weight.dtype)
-    if row_normalization == "none":
-        return OutputEdit(write=amount * v, read=v, scale=None, row_norms=torch.ones_like(v))
-    n = row_norms(weight) if norms is None else norms.to(weight.device, weight.dtype)
-    edit = OutputEdit(write=amount * v * n, read=v / n, scale=None, row_norms=n)
-    if row_normalization == "pre":
-        return edit
-    return OutputEdit(
-        write=edit.write, read=edit.read, scale=_row_scale(weight, v, n, amount), row_norms=n
-    )
-
-
-def _row_scale(weight: Tensor, v: Tensor, n: Tensor, amount: float) -> Tensor:
-    """s_i = |w_i| / |w_i - a v_i p| on normalised rows w_i, with p = v^T W^, [d_out]."""
-    p = (v / n) @ weight
-    g = (weight @ p) / n
-    squared = 1.0 - 2.0 * amount * v * g + (amount * v) ** 2 * (p @ p)
-    # A row of zeros has g = 0 and would be filled with -a v_i p: keep it, and its norm, at zero.
-    empty = ~weight.any(dim=1)
-    smallest = ROUNDINGS * torch.finfo(weight.dtype).eps
-    return torch.where((squared < smallest) | empty, 0.0, squared.clamp_min(smallest).rsqrt())
+    directions = direction.unsqueeze(0) if direction.dim() == 1 else direction
+    ablation = make_ablation(weight, directions, row_normalization, norms=norms)
+    return ablation.edit(ablation.directions.new_full((len(directions),), amount))

@@ -7,7 +7,7 @@ machine needs a `Plan` (and the run's directions) and nothing else.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
@@ -51,9 +51,53 @@ class Kernel:
         slope = (self.min_weight - self.max_weight) / self.min_weight_distance
         return self.max_weight + distance * slope
 
+    def amounts(self, layer: int, rank: int) -> tuple[float, ...]:
+        """The weight of a layer, the same for each of `rank` directions."""
+        return (self.weight(layer),) * rank
+
+    def figures(self) -> tuple[float, float, float, float | None]:
+        """What a table shows, in the order of `KERNEL_FIGURES`."""
+        return (
+            self.max_weight,
+            self.max_weight_position,
+            self.min_weight,
+            self.min_weight_distance,
+        )
+
+
+KERNEL_FIGURES = ("max weight", "at layer", "min weight", "within layers")
+"""Headings of `figures()`."""
 
 AbliterationParameters = Kernel
 """The name under which the library interface exports `Kernel`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A free-form kernel: ablation weights layer by layer, as the gradient search finds them.
+
+    Attributes:
+        layers: Of layer 0, 1, ..., one weight for each direction; layers beyond the last, and
+            directions beyond a layer's, are left alone.
+    """
+
+    layers: tuple[tuple[float, ...], ...]
+
+    def amounts(self, layer: int, rank: int) -> tuple[float, ...]:
+        """The weights of a layer, filled up with zeros to `rank`."""
+        known = self.layers[layer][:rank] if layer < len(self.layers) else ()
+        return known + (0.0,) * (rank - len(known))
+
+    def figures(self) -> tuple[float, float, float, float | None]:
+        """The largest weight, its layer, the smallest weight; no distance, every layer has its own.
+
+        Of several directions the first, which carries most, stands for all.
+        """
+        first = [row[0] if row else 0.0 for row in self.layers] or [0.0]
+        return max(first), float(first.index(max(first))), min(first), None
+
+
+AnyKernel = Kernel | Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +109,18 @@ class Plan:
         direction_index: Fractional layer index, used by the scope `global` (None otherwise).
         kernels: (component, kernel) pairs, sorted by component, so that equal plans compare equal.
         row_normalization: The edit variant.
+        rank: How many directions are removed: the first so many of each layer's basis.
     """
 
     direction_scope: DirectionScope
     direction_index: float | None
-    kernels: tuple[tuple[str, Kernel], ...]
+    kernels: tuple[tuple[str, AnyKernel], ...]
     row_normalization: RowNormalization
+    rank: int = 1
 
     def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank is {self.rank}; at least one direction is removed")
         if self.direction_scope not in get_args(DirectionScope):
             raise ValueError(f"unknown direction scope {self.direction_scope!r}")
         if self.row_normalization not in get_args(RowNormalization):
@@ -86,13 +134,15 @@ class Plan:
         *,
         direction_scope: DirectionScope,
         direction_index: float | None,
-        kernels: Mapping[str, Kernel],
+        kernels: Mapping[str, AnyKernel],
         row_normalization: RowNormalization,
+        rank: int = 1,
     ) -> Plan:
         """Build a plan from a mapping of component (or its short name) to kernel.
 
         Raises:
-            ValueError: A component is named twice, or scope or variant is unknown.
+            ValueError: A component is named twice, scope or variant is unknown, or the rank is
+                below 1.
         """
         named = {COMPONENT_ALIASES.get(name, name): kernel for name, kernel in kernels.items()}
         if len(named) < len(kernels):
@@ -102,22 +152,24 @@ class Plan:
             direction_index=direction_index if direction_scope == "global" else None,
             kernels=tuple(sorted(named.items())),
             row_normalization=row_normalization,
+            rank=rank,
         )
 
-    def weight(self, component: str, layer: int) -> float:
-        """The ablation weight of a component in a layer; 0.0 where it has no kernel."""
+    def amounts(self, component: str, layer: int) -> tuple[float, ...]:
+        """Ablation weights of a component in a layer, one per direction; 0.0 without a kernel."""
         for name, kernel in self.kernels:
             if name == component:
-                return kernel.weight(layer)
-        return 0.0
+                return kernel.amounts(layer, self.rank)
+        return (0.0,) * self.rank
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; `from_dict` gives an equal plan back."""
         return {
             "direction_scope": self.direction_scope,
             "direction_index": self.direction_index,
-            "kernels": {name: asdict(kernel) for name, kernel in self.kernels},
+            "kernels": {name: _kernel_to_dict(kernel) for name, kernel in self.kernels},
             "row_normalization": self.row_normalization,
+            "rank": self.rank,
         }
 
     @classmethod
@@ -133,6 +185,7 @@ class Plan:
                 direction_index=_index(data["direction_index"]),
                 kernels={name: _kernel(name, row) for name, row in data["kernels"].items()},
                 row_normalization=data["row_normalization"],
+                rank=_rank(data.get("rank", 1)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
@@ -152,8 +205,31 @@ def _index(value: object) -> float | None:
     return index
 
 
-def _kernel(component: str, row: Mapping[str, object]) -> Kernel:
-    """A kernel as `to_dict` wrote it: four finite numbers, no others."""
+def _rank(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"rank is {value!r}, not a whole number")
+    return value
+
+
+def _weights(component: str, rows: object) -> Iterator[tuple[float, ...]]:
+    """Weights layer by layer; a layer's are a list of numbers."""
+    for layer, row in enumerate(rows if isinstance(rows, list) else [rows]):
+        name = f"{component}.weights[{layer}]"
+        if not isinstance(row, list):
+            raise ValueError(f"{name} is {row!r}, not a list of numbers")
+        yield tuple(_number(name, value) for value in row)
+
+
+def _kernel_to_dict(kernel: AnyKernel) -> dict[str, Any]:
+    if isinstance(kernel, Weights):
+        return {"weights": [list(row) for row in kernel.layers]}
+    return asdict(kernel)
+
+
+def _kernel(component: str, row: Mapping[str, object]) -> AnyKernel:
+    """A kernel as `to_dict` wrote it: four finite numbers and no others, or weights."""
+    if set(row) == {"weights"}:
+        return Weights(tuple(_weights(component, row["weights"])))
     names = [part.name for part in fields(Kernel)]
     if set(row) != set(names):
         raise ValueError(f"the kernel of {component} needs {', '.join(names)} and no more")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from heretic.config_fields import DatasetSpecification
-from heretic.records import Trial
+from heretic.records import Trial, Weights
 
 if TYPE_CHECKING:
     from heretic.evaluator import Evaluator
@@ -65,7 +65,13 @@ def get_trial_parameters(trial: Trial) -> dict[str, str]:
     if plan.direction_index is not None:
         parameters["direction_index"] = f"{plan.direction_index:.2f}"
     parameters["row_normalization"] = str(plan.row_normalization)
+    if plan.rank > 1:
+        parameters["rank"] = str(plan.rank)
     for component, kernel in plan.kernels:
+        if isinstance(kernel, Weights):
+            rows = (" ".join(f"{weight:.2f}" for weight in row) for row in kernel.layers)
+            parameters[f"{component}.weights"] = ", ".join(rows)
+            continue
         for name in ("max_weight", "max_weight_position", "min_weight", "min_weight_distance"):
             parameters[f"{component}.{name}"] = f"{getattr(kernel, name):.2f}"
     return parameters

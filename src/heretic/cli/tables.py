@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from heretic.cli.text import clip, safe, title
-from heretic.records import Plan, Score, Trial
+from heretic.records import KERNEL_FIGURES, Plan, Score, Trial
 
 ORIGINAL = "original"
 
@@ -28,10 +28,9 @@ class Replies:
 
 
 def direction_text(plan: Plan) -> str:
-    """Scope and index of a plan's direction, e.g. `global 17.25` or `per layer`."""
-    if plan.direction_index is None:
-        return plan.direction_scope
-    return f"{plan.direction_scope} {plan.direction_index:.2f}"
+    """Scope, index and rank of a plan's direction, e.g. `global 17.25` or `per layer x 2`."""
+    index = "" if plan.direction_index is None else f" {plan.direction_index:.2f}"
+    return plan.direction_scope + index + (f" x {plan.rank}" if plan.rank > 1 else "")
 
 
 def scores_text(scores: Iterable[Score]) -> str:
@@ -118,20 +117,15 @@ def before_after_table(
 def plan_table(plan: Plan, *, heading: str | None = None) -> Table:
     """A plan in detail: its direction, and one row per component's kernel."""
     table = _table(heading)
-    columns = ("component", "max weight", "at layer", "min weight", "within layers")
-    for name in columns:
+    for name in ("component", *KERNEL_FIGURES):
         table.add_column(name, justify="left" if name == "component" else "right")
     for component, kernel in plan.kernels:
-        if kernel.max_weight == 0 and kernel.min_weight == 0:
+        largest, layer, smallest, distance = kernel.figures()
+        if largest == 0 and smallest == 0:
             table.add_row(*_cells(component, "off", "", "", ""))
             continue
-        figures = (
-            kernel.max_weight,
-            kernel.max_weight_position,
-            kernel.min_weight,
-            kernel.min_weight_distance,
-        )
-        table.add_row(*_cells(component, *(f"{figure:.2f}" for figure in figures)))
+        shown = [f"{figure:.2f}" for figure in (largest, layer, smallest)]
+        table.add_row(*_cells(component, *shown, "free" if distance is None else f"{distance:.2f}"))
     table.caption = _heading(
         f"direction: {direction_text(plan)}; row normalization: {plan.row_normalization}"
     )

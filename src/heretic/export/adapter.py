@@ -64,7 +64,7 @@ def adapter_factors(model: Model, plan: Plan, directions: Tensor) -> dict[str, L
 def adapter_tensors(factors: Mapping[str, LowRank]) -> dict[str, Tensor]:
     """Tensors under the names that PEFT reads, float32.
 
-    `lora_A.weight` [1, d_in], `lora_B.weight` [d_out, 1], `lora_magnitude_vector` [d_out].
+    `lora_A.weight` [k, d_in], `lora_B.weight` [d_out, k], `lora_magnitude_vector` [d_out].
     """
     import torch
 
@@ -93,10 +93,10 @@ def adapter_config(model: Model, plan: Plan, names: list[str]) -> dict[str, Any]
         "bias": "none",
         "fan_in_fan_out": any(transposed[name] for name in names),
         "inference_mode": True,
-        "lora_alpha": 1,
+        "lora_alpha": plan.rank,  # PEFT scales by alpha / r
         "lora_dropout": 0.0,
         "peft_type": "LORA",
-        "r": 1,
+        "r": plan.rank,
         "revision": model.settings.model_commit,
         "target_modules": target_modules(names, every_module),
         "task_type": "CAUSAL_LM",

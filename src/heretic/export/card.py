@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import heretic
 from heretic.export.choice import Choice, Strategy, display_name, score_rows
 from heretic.identity import is_local
-from heretic.records import Kernel, Plan, Score, Trial
+from heretic.records import KERNEL_FIGURES, Plan, Score, Trial
 
 if TYPE_CHECKING:
     import jinja2
@@ -95,11 +95,10 @@ def model_link(model: str) -> str:
 def plan_table(plan: Plan) -> str:
     """The plan as a Markdown table, one row per component."""
     rows = [
-        [component, *(f"{value:.4g}" for value in _kernel_values(kernel))]
+        [component, *("free" if value is None else f"{value:.4g}" for value in kernel.figures())]
         for component, kernel in plan.kernels
     ]
-    heading = ["component", "max weight", "at layer", "min weight", "within layers"]
-    return _table(heading, rows)
+    return _table(["component", *KERNEL_FIGURES], rows)
 
 
 def scores_table(before: tuple[Score, ...], after: tuple[Score, ...]) -> str:
@@ -109,15 +108,6 @@ def scores_table(before: tuple[Score, ...], after: tuple[Score, ...]) -> str:
         for row in score_rows(before, after)
     ]
     return _table(["score", "base model", "this model"], rows)
-
-
-def _kernel_values(kernel: Kernel) -> tuple[float, float, float, float]:
-    return (
-        kernel.max_weight,
-        kernel.max_weight_position,
-        kernel.min_weight,
-        kernel.min_weight_distance,
-    )
 
 
 def _shown(score: Score | None, baseline_of: str | None = None) -> str:
@@ -132,6 +122,8 @@ def _intro(
     scope = plan.direction_scope
     index = plan.direction_index
     direction = f"{scope}, at layer {index:.4g}" if index is not None else scope
+    if plan.rank > 1:
+        direction = f"{direction}, {plan.rank} per layer"
     measured = (
         f"{scores_table(before, after)}{origin}"
         if before or after

@@ -82,12 +82,17 @@ def base_revision(model: Model) -> str | None:
     return str(commit) if commit else model.settings.model_commit
 
 
-def applied_weights(plan: Plan, writers: Iterable[Writer], n_layers: int) -> dict[str, list[float]]:
-    """The ablation weight of every layer by component; 0.0 where a layer has no such writer."""
-    weights: dict[str, list[float]] = {}
+def applied_weights(
+    plan: Plan, writers: Iterable[Writer], n_layers: int
+) -> dict[str, list[list[float]]]:
+    """By component, the ablation weights of every layer, one for each direction.
+
+    0.0 where a layer has no such writer.
+    """
+    weights: dict[str, list[list[float]]] = {}
     for writer in writers:
-        row = weights.setdefault(writer.component, [0.0] * n_layers)
-        row[writer.layer] = plan.weight(writer.component, writer.layer)
+        rows = weights.setdefault(writer.component, [[0.0] * plan.rank for _ in range(n_layers)])
+        rows[writer.layer] = list(plan.amounts(writer.component, writer.layer))
     return weights
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from heretic.architectures import Writer
-from heretic.directions import layer_direction
-from heretic.edits import OutputEdit, make_edit, row_norms, stack
+from heretic.directions import layer_basis
+from heretic.edits import Ablation, OutputEdit, make_ablation, row_norms, stack
 from heretic.errors import ModelError
-from heretic.records import Plan
+from heretic.records import Plan, RowNormalization
 
 
 class EditFactory:
@@ -27,27 +27,36 @@ class EditFactory:
         """Edits by writer name; writers that the plan leaves alone are not in it.
 
         Args:
-            directions: float32 [layers + 1, hidden]; a row of zeros edits nothing.
+            directions: float32 [layers + 1, hidden], or [layers + 1, k, hidden]: k orthonormal ones
+                per layer. A row of zeros edits nothing.
+
+        Raises:
+            ValueError: The plan's rank is above k.
         """
         return {
-            writer.name: self._edit(writer, plan, amount, direction)
+            writer.name: self._edit(writer, plan, amounts, basis)
             for writer in self._writers
-            if (amount := plan.weight(writer.component, writer.layer)) != 0.0
-            and (direction := self._direction(plan, directions, writer)).any()
+            if any(amounts := plan.amounts(writer.component, writer.layer))
+            and (basis := layer_basis(directions, writer.layer, plan)).any()
         }
 
-    @staticmethod
-    def _direction(plan: Plan, directions: Tensor, writer: Writer) -> Tensor:
-        return layer_direction(directions, writer.layer, plan.direction_scope, plan.direction_index)
+    def _edit(
+        self, writer: Writer, plan: Plan, amounts: Sequence[float], basis: Tensor
+    ) -> OutputEdit:
+        ablation = self.ablation(writer, basis, plan.row_normalization)
+        return ablation.edit(ablation.directions.new_tensor(amounts))
 
-    def _edit(self, writer: Writer, plan: Plan, amount: float, direction: Tensor) -> OutputEdit:
+    def ablation(
+        self, writer: Writer, basis: Tensor, row_normalization: RowNormalization
+    ) -> Ablation:
+        """A writer's edit along orthonormal directions [k, hidden], but for the amounts."""
         weight = writer.weight()
         norms = None
-        if plan.row_normalization != "none":
+        if row_normalization != "none":
             norms = self._norms.get(writer.name)
             if norms is None:
                 norms = self._norms[writer.name] = row_norms(weight)
-        return make_edit(weight, direction, amount, plan.row_normalization, norms=norms)
+        return make_ablation(weight, basis, row_normalization, norms=norms)
 
     def forget(self) -> None:
         """Drop the cached norms, after the weights themselves have changed."""
