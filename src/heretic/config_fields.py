@@ -266,6 +266,17 @@ class SettingsFields(BaseModel):
         _bad("test[:100]"), "Prompts", "Prompts on which the behaviour is counted."
     )
 
+    good_held_out_prompts: Annotated[DatasetSpecification | None, Optionally] = setting(
+        None,
+        "Prompts",
+        "Good prompts on which only the chosen trial is scored. Unset: the rows that follow those "
+        "used of the same sets.",
+        scores=False,
+    )
+    bad_held_out_prompts: Annotated[DatasetSpecification | None, Optionally] = setting(
+        None, "Prompts", "The same for bad prompts.", scores=False
+    )
+
     direction_method: Literal["mean", "median"] = setting(
         "mean", "Method", "Centre of a set of residuals: mean, or (geometric) median."
     )
@@ -302,9 +313,37 @@ class SettingsFields(BaseModel):
         ge=0,
         scores=False,
     )
-    search: Literal["tpe"] = setting("tpe", "Search", "Search method: tpe (multivariate TPE).")
+    search: Literal["auto", "gradient", "tpe", "gp"] = setting(
+        "auto",
+        "Search",
+        "Search method: gradient (a sweep over trade-offs by gradients), auto (that, then a local "
+        "search around it), tpe (multivariate TPE over kernels), gp (Gaussian processes over "
+        "kernels).",
+    )
     search_space: Literal["default", "wide"] = setting(
         "default", "Search", "Ranges of the search: default or wide."
+    )
+    max_rank: int = setting(
+        1,
+        "Method",
+        "Largest number of directions that a plan may remove from a layer: the difference of "
+        "means, and those along which groups of bad prompts differ.",
+        ge=1,
+        le=8,
+    )
+    plans_at_once: int = setting(
+        0,
+        "Search",
+        "Plans proposed and evaluated together; 0 takes 1 on a CPU and 8 on an accelerator.",
+        ge=0,
+    )
+    patience: int = setting(
+        0,
+        "Search",
+        "End the search after so many complete trials that have not made the front better by a "
+        "thousandth in hypervolume; 0 never does.",
+        ge=0,
+        scores=False,
     )
     racing: bool = setting(
         True,

@@ -32,7 +32,7 @@ NO_REUSE = Techniques(reuse_originals=False)
 
 @dataclass(frozen=True, slots=True)
 class EvaluationPrompts:
-    """The evaluation splits."""
+    """Prompts to score on: the evaluation splits, or held-out ones."""
 
     good: Sequence[Prompt]
     bad: Sequence[Prompt]

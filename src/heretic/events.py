@@ -83,7 +83,7 @@ class TrialFinished:
 
 @dataclass(frozen=True, slots=True)
 class SearchFinished:
-    """The search ended: `reason` is `done`, `interrupted` or `failed`."""
+    """The search ended: `reason` is `done`, `stagnant`, `interrupted` or `failed`."""
 
     reason: str
     completed: int

@@ -23,10 +23,15 @@ from heretic import export
 from heretic import prompts as prompt_sets
 from heretic.baseline import BaselineFile
 from heretic.config import Settings
-from heretic.directions import difference_directions, geometric_median, winsorize
+from heretic.directions import (
+    cluster_basis,
+    difference_directions,
+    geometric_median,
+    winsorize,
+)
 from heretic.errors import RunError, StudyError
 from heretic.evaluator import EvaluationPrompts, Evaluator
-from heretic.events import Notice, Reporter, StageFinished, StageStarted
+from heretic.events import Notice, Reporter, StageFinished, StageProgress, StageStarted
 from heretic.export.provenance import hardware, versions
 from heretic.model import Model
 from heretic.model.machine import accelerator
@@ -34,8 +39,14 @@ from heretic.model.prefix import find_response_prefix
 from heretic.prompts import Prompt
 from heretic.records import Plan, RunManifest, Score, Trial
 from heretic.runs import RunFolder, digest, find_run
-from heretic.search.space import SearchSpace
+from heretic.scorers.keyword import is_refusal
+from heretic.search.path import PathSpace
+from heretic.search.space import SearchSpace, Space
 from heretic.search.study import Study
+from heretic.search.sweep import sweep_plans
+
+FEWEST_HELD_OUT = 10
+"""With fewer prompts of a kind a figure says nothing."""
 
 PREFIX_PROMPTS = 100
 """Prompts of each direction split whose replies are compared for a shared prefix."""
@@ -43,11 +54,18 @@ PREFIX_PROMPTS = 100
 
 @dataclass(frozen=True, slots=True)
 class PromptSets:
-    """The four sets: two splits each of good and bad prompts."""
+    """Two splits each of good and bad prompts, and a third one where there are prompts left.
+
+    Attributes:
+        good, bad: What directions are found on.
+        evaluation: What trials are scored on.
+        held_out: What neither has seen; the chosen trial is scored on it.
+    """
 
     good: Sequence[Prompt]
     bad: Sequence[Prompt]
     evaluation: EvaluationPrompts
+    held_out: EvaluationPrompts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +128,7 @@ def load_prompts(settings: Settings, reporter: Reporter) -> PromptSets:
         bad=prompt_sets.load(settings.bad_prompts, system),
         evaluation=EvaluationPrompts.load(settings),
     )
+    sets = replace(sets, held_out=_held_out(settings, sets))
     evaluation = sets.evaluation
     for name, first, second in (
         ("good", sets.good, evaluation.good),
@@ -127,10 +146,38 @@ def load_prompts(settings: Settings, reporter: Reporter) -> PromptSets:
     reporter.emit(
         StageFinished(
             f"{len(sets.good)} good and {len(sets.bad)} bad for directions, "
-            f"{len(evaluation.good)} and {len(evaluation.bad)} for evaluation"
+            f"{len(evaluation.good)} and {len(evaluation.bad)} for evaluation, "
+            + _held_out_text(sets.held_out)
         )
     )
     return sets
+
+
+def _held_out(settings: Settings, sets: PromptSets) -> EvaluationPrompts | None:
+    """The third split, if both kinds have prompts enough for it."""
+    evaluation, system = sets.evaluation, settings.system_prompt
+    good = prompt_sets.held_out(
+        settings.good_held_out_prompts,
+        [
+            (settings.good_evaluation_prompts, evaluation.good),
+            (settings.good_prompts, sets.good),
+        ],
+        system,
+    )
+    bad = prompt_sets.held_out(
+        settings.bad_held_out_prompts,
+        [(settings.bad_evaluation_prompts, evaluation.bad), (settings.bad_prompts, sets.bad)],
+        system,
+    )
+    if min(len(good), len(bad)) < FEWEST_HELD_OUT:
+        return None
+    return EvaluationPrompts(good, bad)
+
+
+def _held_out_text(prompts: EvaluationPrompts | None) -> str:
+    if prompts is None:
+        return "none held out"
+    return f"{len(prompts.good)} and {len(prompts.bad)} held out"
 
 
 def choose_prefix(
@@ -151,6 +198,8 @@ def compute_directions(
 ) -> Tensor:
     """Directions of the direction splits, float32 [layers + 1, hidden].
 
+    [layers + 1, max_rank, hidden] where plans may remove several from a layer.
+
     Raises:
         StudyError: The two sets cannot be told apart in any layer.
     """
@@ -165,7 +214,13 @@ def compute_directions(
             "The good and the bad prompts leave the same residuals in every layer.",
             remedy="Check that the two prompt sets differ in what triggers the behaviour.",
         )
-    return directions
+    if settings.max_rank == 1:
+        return directions
+    reporter.emit(StageStarted("Groups of the bad prompts", total=len(prompts.bad)))
+    bad = winsorize(model.get_residuals_batched(prompts.bad), settings.winsorization_quantile)
+    basis = cluster_basis(directions, centers[0], bad, rank=settings.max_rank, seed=0)
+    reporter.emit(StageFinished(f"{settings.max_rank} directions per layer"))
+    return basis
 
 
 def _center(settings: Settings, model: Model, rows: Sequence[Prompt]) -> Tensor:
@@ -253,23 +308,69 @@ def prepare(
     manifest = known or new_manifest(settings, prompts, model, seed, baseline)
     if known is None:
         folder.write_manifest(manifest)
-    space = SearchSpace(
-        model.n_layers,
-        tuple(model.get_abliterable_components()),
-        settings.search_space,
-        settings.row_normalization,
-    )
+    swept = _swept(settings, model, prompts, directions, folder, seed, reporter)
     study = Study(
         folder,
-        space,
+        _space(settings, model, swept),
         objectives=evaluator.optimizations,
         seed=seed,
         n_startup_trials=settings.n_startup_trials,
-        start_plans=start_plans,
+        start_plans=[*start_plans, *swept],
+        sampler="tpe" if settings.search == "tpe" else "gp",
+        plans_at_once=settings.plans_at_once or _plans_at_once(model),
+        patience=settings.patience,
     )
     return Session(
         settings, reporter, model, prompts, directions, folder, manifest, evaluator, study
     )
+
+
+def _plans_at_once(model: Model) -> int:
+    """A CPU is kept busy by one plan's rows; an accelerator takes more."""
+    return 1 if model.device.type == "cpu" else 8
+
+
+def _space(settings: Settings, model: Model, swept: Sequence[Plan]) -> Space:
+    """Where the sampler searches: around the sweep, or all kernels."""
+    if swept:
+        return PathSpace(swept)
+    return SearchSpace(
+        model.n_layers,
+        tuple(model.get_abliterable_components()),
+        settings.search_space,
+        settings.row_normalization,
+        settings.max_rank,
+    )
+
+
+def _swept(
+    settings: Settings,
+    model: Model,
+    prompts: PromptSets,
+    directions: Tensor,
+    folder: RunFolder,
+    seed: int,
+    reporter: Reporter,
+) -> tuple[Plan, ...]:
+    """Plans of the gradient sweep, made once for a run; none where the search uses none."""
+    if settings.search not in {"auto", "gradient"}:
+        return ()
+    if folder.sweep_path.is_file():
+        return read_plans(folder.sweep_path)
+    reporter.emit(StageStarted("Gradient sweep"))
+    plans = sweep_plans(
+        model,
+        prompts.good,
+        prompts.bad,
+        directions,
+        row_normalization=settings.row_normalization,
+        shows=lambda reply: is_refusal(reply, settings.refusal_markers),
+        seed=seed,
+        on_step=lambda done, total: reporter.emit(StageProgress(done, total, "steps")),
+    )
+    folder.write_sweep(plans)
+    reporter.emit(StageFinished(f"{len(plans)} plans, from hardly edited to hardly refusing"))
+    return tuple(plans)
 
 
 def _baseline_key(settings: Settings, prompts: PromptSets, model: Model) -> str:
@@ -352,28 +453,39 @@ def new_manifest(
 
 
 def search(session: Session, n_trials: int | None = None) -> list[Trial]:
-    """Search until `n_trials` trials (the setting, by default) are complete, and return the front.
+    """Search until `n_trials` trials (by default the setting, or the sweep's) are complete.
+
+    Returns:
+        The front.
 
     Raises:
         KeyboardInterrupt: The user stopped it; what was found is in `session.study`.
         StudyError: Ten trials in a row failed.
     """
 
-    def evaluate(plan: Plan) -> tuple[Score, ...]:
+    def evaluate(plans: Sequence[Plan]) -> list[tuple[Score, ...]]:
         racing = session.settings.racing
         rivals = [trial.objectives() for trial in session.study.front] if racing else None
         try:
-            return session.evaluator.evaluate([plan], rivals)[0]
+            return session.evaluator.evaluate(plans, rivals)
         finally:
             _record_batch_size(session)  # now: nothing is run at the end of a killed process
 
     session.study.run(
         evaluate,
-        n_trials or session.settings.n_trials,
+        n_trials or _trials_asked_for(session),
         session.reporter,
         baseline=session.evaluator.baseline,
     )
     return session.study.front
+
+
+def _trials_asked_for(session: Session) -> int:
+    """The setting; a gradient search is over with its sweep."""
+    n_trials = session.settings.n_trials
+    if session.settings.search != "gradient":
+        return n_trials
+    return min(n_trials, len(session.study.start_plans))
 
 
 def _record_batch_size(session: Session) -> None:
@@ -384,20 +496,47 @@ def _record_batch_size(session: Session) -> None:
         session.folder.write_manifest(replace(manifest, found=found))
 
 
-def export_trial(
-    session: Session, trial: Trial, destination: Path, strategy: str
-) -> tuple[Score, ...]:
-    """Save a trial, reload it from disk and score it once more.
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What a saved model scores.
 
-    Returns:
-        The scores of the saved model.
+    Attributes:
+        saved: Of the files, loaded from disk again, on the evaluation prompts.
+        held_out: On held-out prompts, where there are any.
+    """
+
+    saved: tuple[Score, ...]
+    held_out: export.HeldOut | None
+
+
+def export_trial(session: Session, trial: Trial, destination: Path, strategy: str) -> Exported:
+    """Score a trial on held-out prompts, save it, reload it from disk and score it once more.
 
     Raises:
         ExportError: It cannot be saved, or does not score as in the search.
     """
-    choice = session.choice(trial)
+    choice = replace(session.choice(trial), held_out=held_out_scores(session, trial))
     export.save(session.model, choice, destination, strategy=strategy, reporter=session.reporter)
-    return export.verify(destination, choice, session.evaluator, session.reporter)
+    scores = export.verify(destination, choice, session.evaluator, session.reporter)
+    return Exported(scores, choice.held_out)
+
+
+def held_out_scores(session: Session, trial: Trial) -> export.HeldOut | None:
+    """A trial on prompts that neither directions nor search saw; None if there are none."""
+    prompts = session.prompts.held_out
+    if prompts is None:
+        return None
+    session.evaluator.release()  # two caches need not fit side by side
+    session.reporter.emit(StageStarted("Scoring the chosen trial on held-out prompts"))
+    evaluator = Evaluator(
+        session.settings, session.model, session.directions, session.reporter, prompts
+    )
+    before, after = evaluator.baseline, evaluator.evaluate([trial.plan])[0]
+    evaluator.release()
+    session.reporter.emit(
+        StageFinished(f"{scores_line(after)} (search: {scores_line(trial.scores)})")
+    )
+    return export.HeldOut(before, after, len(prompts.good), len(prompts.bad))
 
 
 # --- other work ----------------------------------------------------------------------------

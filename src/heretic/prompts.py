@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,9 @@ FILE_FORMATS = {
     ".parquet": "parquet",
     ".txt": "text",
 }
+
+HELD_OUT = 100
+"""Prompts of each kind that are kept for one look at the chosen trial."""
 
 _SHOWN_AT_MOST = 12
 _LOCAL = "Or name a local file or folder in its place."
@@ -59,6 +64,53 @@ def load(specification: DatasetSpecification, default_system: str | None = None)
         system = specification.system_prompt
     texts = _texts(specification)
     return [Prompt(f"{specification.prefix}{text}{specification.suffix}", system) for text in texts]
+
+
+def held_out(
+    explicit: DatasetSpecification | None,
+    used: Sequence[tuple[DatasetSpecification, Sequence[Prompt]]],
+    default_system: str | None = None,
+) -> list[Prompt]:
+    """Prompts that neither the directions nor the search has seen, at most `HELD_OUT` by default.
+
+    Args:
+        explicit: Where they are; None takes the rows that follow those used in the same splits.
+        used: The sets in use of the same kind, in the order in which their rests are taken, with
+            their prompts, which are left out.
+        default_system: System prompt where a specification has none.
+
+    Returns:
+        Few prompts, or none, where the sets have no rows left or their slices no number as end.
+
+    Raises:
+        PromptError: The explicit set cannot be read.
+    """
+    if explicit is not None:
+        found = load(explicit, default_system)
+        return _without(found, used)
+    found = []
+    for specification, _ in used:
+        rest = _rest_of(specification)
+        if rest is not None:
+            with suppress(PromptError):  # no row is left
+                found += _without(load(rest, default_system), used)
+    return list(dict.fromkeys(found))[:HELD_OUT]
+
+
+def _without(
+    prompts: Sequence[Prompt], used: Sequence[tuple[DatasetSpecification, Sequence[Prompt]]]
+) -> list[Prompt]:
+    known = {text for _, rows in used for text in shared_prompts(prompts, rows)}
+    return [prompt for prompt in prompts if prompt.user not in known]
+
+
+def _rest_of(specification: DatasetSpecification) -> DatasetSpecification | None:
+    """The rows after a slice that ends at a number of rows; None after any other."""
+    match = re.fullmatch(r"([^\[\]+]*)\[\d*:(\d+)\]", specification.split.strip())
+    if match is None:
+        return None
+    name, end = match[1], int(match[2])
+    return specification.model_copy(update={"split": f"{name}[{end}:{end + HELD_OUT}]"})
 
 
 def shared_prompts(first: Iterable[Prompt], second: Iterable[Prompt]) -> list[str]:

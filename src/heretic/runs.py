@@ -4,6 +4,7 @@
 | --- | --- |
 | `manifest.json` | what the run is (`records.RunManifest`) |
 | `directions.safetensors` | float32 [layers + 1, hidden], so that any trial can be made again |
+| `sweep.json` | plans of the gradient sweep, where the search makes one |
 | `baseline.safetensors` | the unedited model's outputs, where it can use them again |
 | `trials.journal` | Optuna's journal, which also carries every trial as one self-contained record |
 | `front.json` | the front after the last trial |
@@ -26,7 +27,7 @@ from heretic import records
 from heretic.atomic import cannot_write, write_atomic
 from heretic.errors import RunError
 from heretic.identity import is_local
-from heretic.records import RunManifest, Trial
+from heretic.records import Plan, RunManifest, Trial
 from heretic.trial_log import read_trials
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ _MANIFEST = "manifest.json"
 _DIRECTIONS = "directions.safetensors"
 _BASELINE = "baseline.safetensors"
 _FRONT = "front.json"
+_SWEEP = "sweep.json"
 _JOURNAL = "trials.journal"
 _LOG = "heretic.log"
 _LOCK = "run.lock"
@@ -124,6 +126,11 @@ class RunFolder:
         return self.path / _FRONT
 
     @property
+    def sweep_path(self) -> Path:
+        """Where the plans of the gradient sweep are kept."""
+        return self.path / _SWEEP
+
+    @property
     def log_path(self) -> Path:
         """Where the log goes."""
         return self.path / _LOG
@@ -198,6 +205,14 @@ class RunFolder:
         """
         self._write(self.front_path, _json([trial.to_dict() for trial in records.front(trials)]))
 
+    def write_sweep(self, plans: Iterable[Plan]) -> None:
+        """Keep the plans of the gradient sweep.
+
+        Raises:
+            RunError: They cannot be written.
+        """
+        self._write(self.sweep_path, _json([plan.to_dict() for plan in plans]))
+
     # --- life cycle ------------------------------------------------------------------------
 
     @contextmanager
@@ -264,7 +279,7 @@ class RunFolder:
             return
         with self.lock():
             # The manifest goes last: a kill in between leaves a run without trials, not a riddle.
-            for name in (_JOURNAL, _FRONT, _DIRECTIONS, _BASELINE, _MANIFEST):
+            for name in (_JOURNAL, _FRONT, _SWEEP, _DIRECTIONS, _BASELINE, _MANIFEST):
                 try:
                     (self.path / name).unlink(missing_ok=True)
                 except OSError as error:

@@ -75,11 +75,12 @@ def _job(settings: Settings, place: Place, console: Console, start: float) -> in
     recovery = job.measure_recovery(session, trial, place.reporter)
     exchanges = job.replies(session, trial, place.reporter)
     destination = job.saved_in(settings)
-    scores = pipeline.export_trial(session, trial, destination, settings.export_strategy or "merge")
+    strategy = settings.export_strategy or "merge"
+    exported = pipeline.export_trial(session, trial, destination, strategy)
     place.display.close()
     console.print(Padding(_replies_table(exchanges), (1, 0, 0, 0)))
     console.print(Padding(_recovery_table(recovery), (0, 0, 1, 0)))
-    console.print(saved_table(session.evaluator.baseline, trial.scores, scores, destination))
+    console.print(saved_table(session.evaluator.baseline, trial.scores, exported, destination))
     _what_next(session, trial, destination, console, perf_counter() - start)
     return 0
 

@@ -15,7 +15,12 @@ from heretic.events import EvaluationProgress, Event, SearchFinished, TrialFinis
 from heretic.records import Score, Trial
 from heretic.utils import format_duration
 
-_REASONS = {"interrupted": "interrupted; what was found is kept", "failed": "ended by failures"}
+_REASONS = {
+    "done": ("Search", "success"),
+    "stagnant": ("Search ended, since the front has stopped growing", "success"),
+    "interrupted": ("Search interrupted; what was found is kept", "warning"),
+    "failed": ("Search ended by failures", "warning"),
+}
 
 
 @dataclass
@@ -110,9 +115,8 @@ def failure_text(trial: Trial) -> str:
 def finished_text(event: SearchFinished) -> tuple[str, str]:
     """How the search ended, and the level of that line."""
     took = f"{event.completed} trials in {format_duration(event.elapsed)}"
-    if event.reason == "done":
-        return f"Search: {took}", "success"
-    return f"Search {_REASONS.get(event.reason, event.reason)}: {took}", "warning"
+    text, level = _REASONS[event.reason]
+    return f"{text}: {took}", level
 
 
 def trial_line(event: TrialFinished) -> str:

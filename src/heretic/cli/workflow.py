@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from heretic.cli.options import SettingsOptions
     from heretic.config import Settings
     from heretic.model import Model
-    from heretic.pipeline import PromptSets, Session
+    from heretic.pipeline import Exported, PromptSets, Session
     from heretic.runs import RunFolder
 
 
@@ -228,9 +228,9 @@ def actions_of(session: Session, console: Console, display: Display) -> Actions:
     from heretic import export, pipeline
 
     def save(trial: Trial, directory: Path, strategy: str) -> RenderableType:
-        scores = pipeline.export_trial(session, trial, directory, strategy)
+        exported = pipeline.export_trial(session, trial, directory, strategy)
         display.close()
-        return saved_table(session.evaluator.baseline, trial.scores, scores, directory)
+        return saved_table(session.evaluator.baseline, trial.scores, exported, directory)
 
     def upload(trial: Trial, repo_id: str, private: bool, strategy: str) -> RenderableType:
         full = export.check_upload(repo_id)
@@ -259,10 +259,16 @@ def actions_of(session: Session, console: Console, display: Display) -> Actions:
 
 
 def saved_table(
-    baseline: Sequence[Score], searched: Sequence[Score], saved: Sequence[Score], directory: Path
+    baseline: Sequence[Score], searched: Sequence[Score], exported: Exported, directory: Path
 ) -> RenderableType:
-    """Scores before, in the search, and from disk."""
-    rows = {"original": baseline, "in the search": searched, "from disk": saved}
+    """Scores before, in the search, from disk, and on prompts that the search never saw."""
+    rows = {"original": baseline, "in the search": searched, "from disk": exported.saved}
+    held_out = exported.held_out
+    if held_out is not None:
+        rows |= {
+            "original, held-out prompts": held_out.before,
+            "edited, held-out prompts": held_out.after,
+        }
     return scores_table(rows, label="", heading=f"Saved in {directory}")
 
 

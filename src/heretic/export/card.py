@@ -8,7 +8,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Protocol
 
 import heretic
-from heretic.export.choice import Choice, Strategy, display_name, score_rows
+from heretic.export.choice import Choice, HeldOut, Strategy, display_name, score_rows
 from heretic.identity import is_local
 from heretic.records import KERNEL_FIGURES, Plan, Score, Trial
 
@@ -46,7 +46,13 @@ def model_card(
     plan = choice.trial.plan
     return _template().render(
         metadata=card_metadata(model, strategy, base),
-        intro=_intro(model, choice.trial.plan, choice.baseline, choice.scores, _origin(choice)),
+        intro=_intro(
+            model,
+            choice.trial.plan,
+            choice.baseline,
+            choice.scores,
+            _origin(choice) + _held_out_text(choice.held_out),
+        ),
         base_link=model_link(model),
         base_literal=json.dumps(display_name(model)),
         strategy=strategy,
@@ -149,6 +155,16 @@ def _origin(choice: Choice) -> str:
     if choice.verified is not None:
         return "\nMeasured on these files, reloaded from disk after saving.\n"
     return "\nMeasured with the edit applied while running, not yet on these files.\n"
+
+
+def _held_out_text(held_out: HeldOut | None) -> str:
+    if held_out is None:
+        return ""
+    return (
+        f"\nThe search chose the edit by those prompts. On {held_out.good} good and {held_out.bad} "
+        "bad prompts that it never saw, edited while running:\n\n"
+        f"{scores_table(held_out.before, held_out.after)}"
+    )
 
 
 def _table(heading: list[str], rows: list[list[str]]) -> str:

@@ -21,6 +21,22 @@ Strategy = Literal["merge", "adapter"]
 
 
 @dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Scores on prompts that neither the directions nor the search has seen.
+
+    Attributes:
+        before: Of the unedited model.
+        after: Of the trial, edited while running.
+        good, bad: How many prompts of each kind.
+    """
+
+    before: tuple[Score, ...]
+    after: tuple[Score, ...]
+    good: int
+    bad: int
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """The trial to export, with the run it comes from.
 
@@ -31,6 +47,7 @@ class Choice:
         manifest: The run the trial comes from.
         settings: The settings of that run.
         verified: Scores of the files once reloaded from disk; None before `verify`.
+        held_out: Scores on held-out prompts, where there are any.
         as_recorded: Whether all figures come from a reproduction file, for files with the hashes
             it records; nothing was measured on this copy.
     """
@@ -41,6 +58,7 @@ class Choice:
     manifest: RunManifest
     settings: Settings
     verified: tuple[Score, ...] | None = None
+    held_out: HeldOut | None = None
     as_recorded: bool = False
 
     @property

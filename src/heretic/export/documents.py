@@ -101,4 +101,5 @@ def _scores(choice: Choice) -> Mapping[str, Any]:
         "before": [asdict(score) for score in choice.baseline],
         "after": [asdict(score) for score in choice.scores],
         "verified": choice.verified is not None,
+        "held_out": None if choice.held_out is None else asdict(choice.held_out),
     }

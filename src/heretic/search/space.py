@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from heretic.records import MLP, DirectionScope, Kernel, Plan, RowNormalization
+from heretic.records import MLP, Kernel, Plan, RowNormalization
 
 SpaceKind = Literal["default", "wide"]
 
 SCOPE = "direction_scope"
 INDEX = "direction_index"
+RANK = "rank"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,24 @@ class Range:
         return abs(self.clamp(value) - value) <= tolerance
 
 
+class Space(Protocol):
+    """What samplers need of a search space.
+
+    Attributes:
+        ranges: Real parameters.
+        choices: Categorical ones.
+    """
+
+    ranges: dict[str, Range]
+    choices: dict[str, tuple[str, ...]]
+
+    def suggest(self, trial: Suggester) -> Plan:
+        """A plan from the parameters that `trial` draws."""
+
+    def plan_to_params(self, plan: Plan) -> dict[str, str | float] | None:
+        """Parameter values that stand for `plan`, or None if it lies outside this space."""
+
+
 class Suggester(Protocol):
     """What `suggest` needs of an `optuna.Trial`."""
 
@@ -54,9 +73,11 @@ class SearchSpace:
         kind: `default`, or `wide` with larger weights, all positions and the scope `mean`.
         row_normalization: The edit variant of all plans.
 
+        max_rank: Largest number of directions that a plan may remove; searched if above 1.
+
     Attributes:
         ranges: Parameter name to range, in the order in which they are suggested.
-        scopes: The direction scopes to choose from.
+        choices: The direction scopes to choose from, and ranks if there is a choice.
     """
 
     def __init__(
@@ -65,6 +86,7 @@ class SearchSpace:
         components: Iterable[str],
         kind: SpaceKind = "default",
         row_normalization: RowNormalization = "full",
+        max_rank: int = 1,
     ) -> None:
         self.n_layers = n_layers
         self.components = tuple(sorted(set(components)))
@@ -73,9 +95,11 @@ class SearchSpace:
         if n_layers < 1 or not self.components:
             raise ValueError("a search space needs at least one layer and one component")
         wide = kind == "wide"
-        self.scopes: tuple[DirectionScope, ...] = (
-            ("global", "per layer", "mean") if wide else ("global", "per layer")
-        )
+        scopes = ("global", "per layer", "mean") if wide else ("global", "per layer")
+        ranks = tuple(str(rank) for rank in range(1, max_rank + 1))
+        self.choices: dict[str, tuple[str, ...]] = {SCOPE: scopes}
+        if max_rank > 1:
+            self.choices[RANK] = ranks
         last = n_layers - 1
         self.ranges: dict[str, Range] = {INDEX: Range(0.4 * last, 0.9 * last)}
         for component in self.components:
@@ -90,7 +114,9 @@ class SearchSpace:
 
     def suggest(self, trial: Suggester) -> Plan:
         """A plan from the parameters that `trial` (an `optuna.Trial`) draws."""
-        params: dict[str, str | float] = {SCOPE: trial.suggest_categorical(SCOPE, self.scopes)}
+        params: dict[str, str | float] = {
+            name: trial.suggest_categorical(name, choices) for name, choices in self.choices.items()
+        }
         for name, bounds in self.ranges.items():
             params[name] = trial.suggest_float(name, bounds.low, bounds.high)
         return self.plan(params)
@@ -102,6 +128,7 @@ class SearchSpace:
             direction_index=float(params[INDEX]),
             kernels={component: _kernel(component, params) for component in self.components},
             row_normalization=self.row_normalization,
+            rank=int(params.get(RANK, 1)),
         )
 
     def plan_to_params(self, plan: Plan) -> dict[str, str | float] | None:
@@ -110,18 +137,21 @@ class SearchSpace:
         What a plan does not fix (the index under other scopes than `global`, the shape of a kernel
         without weight) is put in the middle of its range.
         """
-        kernels = dict(plan.kernels)
+        kernels = {name: k for name, k in plan.kernels if isinstance(k, Kernel)}
+        params: dict[str, str | float] = {SCOPE: plan.direction_scope, RANK: str(plan.rank)}
         if (
-            plan.direction_scope not in self.scopes
+            plan.direction_scope not in self.choices[SCOPE]
+            or str(plan.rank) not in self.choices.get(RANK, ("1",))
             or plan.row_normalization != self.row_normalization
+            or len(kernels) != len(plan.kernels)
             or set(kernels) != set(self.components)
         ):
             return None
+        params = {name: params[name] for name in self.choices}
         index = plan.direction_index
         values: dict[str, float] = {INDEX: self.ranges[INDEX].middle if index is None else index}
         for component, kernel in kernels.items():
             values |= self._kernel_params(component, kernel)
-        params: dict[str, str | float] = {SCOPE: plan.direction_scope}
         for name, bounds in self.ranges.items():
             if not bounds.holds(values[name]):
                 return None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from heretic import records
 from heretic.errors import StudyError
@@ -19,10 +21,15 @@ from heretic.events import (
 )
 from heretic.records import Optimization, Plan, Score, Trial
 from heretic.runs import RunFolder
-from heretic.search.space import SearchSpace
+from heretic.search.space import Space
+from heretic.search.volume import is_stagnant
 from heretic.trial_log import INTERRUPTED, repair
 
-Evaluate = Callable[[Plan], tuple[Score, ...]]
+if TYPE_CHECKING:
+    from heretic.search.sampler import SamplerKind
+
+Evaluate = Callable[[Sequence[Plan]], Sequence[tuple[Score, ...]]]
+"""Scores of each of some plans, evaluated together."""
 
 MAX_FAILURES = 10
 """So many failed trials in a row end the search: it is not the plans that are at fault."""
@@ -43,6 +50,9 @@ class Study:
         n_startup_trials: Random trials before the sampler learns.
         start_plans: Plans to evaluate first, unless the run has done so; also ones outside `space`,
             of which the sampler learns nothing.
+        sampler: What proposes plans.
+        plans_at_once: Plans proposed and evaluated together.
+        patience: Complete trials without a better front after which the search ends; 0 is never.
 
     Raises:
         StudyError: No score is minimised or maximised.
@@ -51,12 +61,15 @@ class Study:
     def __init__(
         self,
         folder: RunFolder,
-        space: SearchSpace,
+        space: Space,
         *,
         objectives: Sequence[Optimization],
         seed: int,
         n_startup_trials: int = 60,
         start_plans: Sequence[Plan] = (),
+        sampler: SamplerKind = "tpe",
+        plans_at_once: int = 1,
+        patience: int = 0,
     ) -> None:
         if all(objective == "none" for objective in objectives):
             raise StudyError(
@@ -70,6 +83,9 @@ class Study:
         self.seed = seed
         self.n_startup_trials = n_startup_trials
         self.start_plans = tuple(start_plans)
+        self.sampler: SamplerKind = sampler
+        self.plans_at_once = plans_at_once
+        self.patience = patience
 
     @property
     def trials(self) -> list[Trial]:
@@ -105,7 +121,7 @@ class Study:
         proposed is tried again.
 
         Args:
-            evaluate: Scores of a plan, in the order of `objectives`.
+            evaluate: Scores of plans, each in the order of `objectives`.
             n_trials: Complete trials in all, those of earlier calls and processes included.
             baseline: Scores of the unedited model, for the display.
 
@@ -122,7 +138,7 @@ class Study:
             reason = "failed"
             try:
                 search.loop()
-                reason = "done"
+                reason = "done" if search.completed >= n_trials else "stagnant"
             except KeyboardInterrupt:
                 reason = "interrupted"
                 raise
@@ -147,16 +163,21 @@ class _Search:
 
     def _open(self) -> None:
         """Read the run from disk, closing trials that were left open."""
-        from heretic.search.tpe import TpeStudy
+        from heretic.search.sampler import OptunaStudy
 
         study, folder = self._study, self._study.folder
         folder.sweep()
         repair(folder.journal_path)
         folder.read_trials()  # a record of a newer release is refused before anything is written
-        self._tpe = TpeStudy(
-            folder.journal_path, study.space, study.objectives, study.seed, study.n_startup_trials
+        self._sampler = OptunaStudy(
+            folder.journal_path,
+            study.space,
+            study.objectives,
+            study.seed,
+            study.n_startup_trials,
+            study.sampler,
         )
-        self._tpe.settle()
+        self._sampler.settle()
         self.trials = folder.read_trials()
         folder.write_front(self.trials)
 
@@ -165,12 +186,12 @@ class _Search:
         return _completed(self.trials)
 
     def loop(self) -> None:
-        """Trial after trial.
+        """Trial after trial, until there are enough or the front has stopped growing.
 
         Raises:
             StudyError: Ten in a row failed.
         """
-        while self.completed < self._n_trials:
+        while self.completed < self._n_trials and not self._is_stagnant():
             try:
                 self._step()
             except BaseException:
@@ -179,11 +200,25 @@ class _Search:
                 self._open()
                 raise
 
+    def _is_stagnant(self) -> bool:
+        # Plans that were asked for by name are evaluated all the same.
+        waiting = self._waiting_start_plans()
+        return not waiting and is_stagnant(self.trials, self._study.patience)
+
     def _step(self) -> None:
-        number, plan = self._next()
-        self._reporter.emit(TrialStarted(number, self.completed, self._n_trials))
-        trial, error = self._try(number, plan)
-        self._tpe.learn(trial)
+        batch = self._next(min(self._study.plans_at_once, self._n_trials - self.completed))
+        for number, _ in batch:
+            self._reporter.emit(TrialStarted(number, self.completed, self._n_trials))
+        for trial, error in self._try(batch):
+            self._take_in(trial, error)
+
+    def _take_in(self, trial: Trial, error: Exception | None) -> None:
+        """Keep a finished trial.
+
+        Raises:
+            StudyError: It is the last of ten in a row that failed.
+        """
+        self._sampler.learn(trial)
         self.trials.append(trial)
         self._study.folder.write_front(self.trials)
         if error is None:
@@ -196,29 +231,41 @@ class _Search:
                 remedy=f"Details are in {self._study.folder.log_path}; the run can be resumed.",
             ) from error
 
-    def _next(self) -> tuple[int, Plan]:
-        """Number and plan of the next trial: start plans first, then the sampler's."""
-        ended = [trial for trial in self.trials if trial.failure != INTERRUPTED]
-        done = {trial.plan for trial in ended}
-        for plan in self._study.start_plans:
-            if plan not in done:
-                return self._tpe.adopt(plan), plan
-        last = ended[-1].number if ended else -1
-        interruptions = sum(trial.number > last for trial in self.trials)
-        # Once interrupted, a plan is tried again; after that it may be what kills the process.
-        return self._tpe.propose(len(ended), salt=max(0, interruptions - 1))
+    def _waiting_start_plans(self) -> list[Plan]:
+        done = {trial.plan for trial in self.trials if trial.failure != INTERRUPTED}
+        return [plan for plan in dict.fromkeys(self._study.start_plans) if plan not in done]
 
-    def _try(self, number: int, plan: Plan) -> tuple[Trial, Exception | None]:
-        """Evaluate a plan; an exception makes the trial a failed one."""
+    def _next(self, count: int) -> list[tuple[int, Plan]]:
+        """Numbers and plans of the next trials: start plans first, then the sampler's."""
+        waiting = self._waiting_start_plans()[:count]
+        if waiting:
+            return [(self._sampler.adopt(plan), plan) for plan in waiting]
+        ended = [trial for trial in self.trials if trial.failure != INTERRUPTED]
+        last = ended[-1].number if ended else -1
+        interrupted = Counter(trial.plan for trial in self.trials if trial.number > last)
+        # Once interrupted, a plan is tried again; after that it may be what kills the process.
+        salt = max([1, *interrupted.values()]) - 1
+        return [self._sampler.propose(len(ended) + i, salt) for i in range(count)]
+
+    def _try(self, batch: Sequence[tuple[int, Plan]]) -> Iterator[tuple[Trial, Exception | None]]:
+        """Evaluate plans together; where that fails, one by one, so that one fails alone."""
         start = perf_counter()
         try:
-            scores = tuple(self._evaluate(plan))
-            self._check(scores)
+            scores = self._evaluate([plan for _, plan in batch])
+            for each in scores:
+                self._check(each)
         except Exception as error:  # one bad trial must not end a search of hours
+            if len(batch) > 1:
+                for one in batch:
+                    yield from self._try([one])
+                return
+            (number, plan), seconds = batch[0], perf_counter() - start
             _log.warning("Trial %d failed", number, exc_info=True)
-            failure, seconds = _reason(error), perf_counter() - start
-            return Trial(number, plan, (), "failed", failure, seconds), error
-        return Trial(number, plan, scores, seconds=perf_counter() - start), None
+            yield Trial(number, plan, (), "failed", _reason(error), seconds), error
+            return
+        seconds = (perf_counter() - start) / len(batch)
+        for (number, plan), each in zip(batch, scores, strict=True):
+            yield Trial(number, plan, tuple(each), seconds=seconds), None
 
     def _check(self, scores: tuple[Score, ...]) -> None:
         searched, found = (

@@ -1,4 +1,4 @@
-"""Optuna's TPE behind two calls: propose a plan, learn its trial. The only user of Optuna."""
+"""Optuna's samplers behind two calls: propose plans, learn a trial. The only user of Optuna."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import optuna
@@ -17,12 +17,14 @@ from heretic.atomic import cannot_write
 from heretic.errors import RunError
 from heretic.records import Optimization, Plan, Trial
 from heretic.runs import GOES_ON
-from heretic.search.space import SCOPE, SearchSpace
+from heretic.search.space import Space
 from heretic.trial_log import INTERRUPTED, TRIAL_KEY, trial_from_record, trial_to_record
 
 STUDY_NAME = "heretic"
 PLAN_KEY = "heretic_plan"
 N_CANDIDATES = 128
+
+SamplerKind = Literal["tpe", "gp"]
 
 
 @contextmanager
@@ -71,7 +73,7 @@ class _Journal(JournalFileBackend):
             raise cannot_write(self._path, error, GOES_ON) from error
 
 
-class TpeStudy:
+class OptunaStudy:
     """The Optuna study in one run's journal. The caller holds the run's lock.
 
     Args:
@@ -79,6 +81,8 @@ class TpeStudy:
         objectives: What is done with each score, in the order of the scores.
         seed: The run's seed.
         n_startup_trials: Completed trials before the sampler learns.
+        sampler: `tpe` (Watanabe 2023, arXiv 2304.11127), multivariate; or `gp`, Gaussian processes
+            and expected hypervolume improvement.
 
     Raises:
         RunError: The journal belongs to a search for other objectives, or cannot be written.
@@ -87,11 +91,13 @@ class TpeStudy:
     def __init__(
         self,
         journal: Path,
-        space: SearchSpace,
+        space: Space,
         objectives: Sequence[Optimization],
         seed: int,
         n_startup_trials: int,
+        sampler: SamplerKind = "tpe",
     ) -> None:
+        self._sampler: SamplerKind = sampler
         self._space = space
         self._seed = seed
         self._n_startup_trials = n_startup_trials
@@ -119,18 +125,24 @@ class TpeStudy:
             salt: Another number gives another plan at the same ordinal.
         """
         with quiet():
-            self._study.sampler = optuna.samplers.TPESampler(
-                n_startup_trials=self._n_startup_trials,
-                n_ei_candidates=N_CANDIDATES,
-                multivariate=True,
-                # Plans must follow from finished trials alone, so that a resume proposes the same.
-                constant_liar=False,
-                seed=sampler_seed(self._seed, ordinal, salt),
-            )
+            self._study.sampler = self._made(sampler_seed(self._seed, ordinal, salt))
             trial = self._study.ask()
             plan = self._space.suggest(trial)
             trial.set_user_attr(PLAN_KEY, plan.to_dict())
         return trial.number, plan
+
+    def _made(self, seed: int) -> optuna.samplers.BaseSampler:
+        if self._sampler == "gp":
+            return optuna.samplers.GPSampler(n_startup_trials=self._n_startup_trials, seed=seed)
+        return optuna.samplers.TPESampler(
+            n_startup_trials=self._n_startup_trials,
+            n_ei_candidates=N_CANDIDATES,
+            multivariate=True,
+            # Of a batch, trials without scores yet are taken to be bad ones, so that the next
+            # proposal goes elsewhere. Where one plan is evaluated at a time there are none.
+            constant_liar=True,
+            seed=seed,
+        )
 
     def adopt(self, plan: Plan) -> int:
         """The number of a new trial for a given plan."""
@@ -195,4 +207,8 @@ class TpeStudy:
             name: optuna.distributions.FloatDistribution(bounds.low, bounds.high)
             for name, bounds in self._space.ranges.items()
         }
-        return {SCOPE: optuna.distributions.CategoricalDistribution(self._space.scopes), **ranges}
+        choices = {
+            name: optuna.distributions.CategoricalDistribution(values)
+            for name, values in self._space.choices.items()
+        }
+        return {**choices, **ranges}

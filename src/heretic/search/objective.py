@@ -1,0 +1,282 @@
+"""What the gradient search descends: damage and refusal in the first token, with gradients.
+
+Damage is KL(original || edited) on good prompts; refusal is the log-odds that a reply to a bad
+prompt opens as refusals do. Both are functions of the ablation weights through the output-side
+edit. Every row of a batch is edited by a copy of the weights of its own, so one backward pass gives
+each prompt's own gradient, and from those the curvature (Gauss-Newton; Martens 2020, "New Insights
+and Perspectives on the Natural Gradient Method", JMLR 21). No gradient of a model weight is kept.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from heretic.architectures import Writer
+from heretic.edits import Ablation
+from heretic.model import Model, loading
+from heretic.model.capture import forward_arguments
+from heretic.model.machine import total_memory
+from heretic.prompts import Prompt
+
+SMALLEST_SHARE = 0.1
+"""Where fewer of the replies hold a refusal marker, the behaviour is another one than refusing, and
+all replies to bad prompts show it."""
+
+ACTIVATION_FACTOR = 34
+"""Bytes that a layer keeps for its backward pass, per token and unit of the hidden size, in half
+precision (Korthikanti et al. 2022, arXiv 2205.05198, section 4.1, without the attention scores)."""
+
+VERDICT_TOKENS = 32
+"""Length of the replies that tell which bad prompts trigger the behaviour; refusals come early."""
+
+MEMORY_SHARE = 0.25
+"""Of the memory in all that activations may take; beyond it layers are computed twice instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Openings:
+    """How replies begin that show the behaviour.
+
+    Attributes:
+        tokens: First tokens of such replies, int64 [openings].
+        shares: Of all replies that begin so, how many show it; float32 [openings], in (0, 1].
+    """
+
+    tokens: Tensor
+    shares: Tensor
+
+    @classmethod
+    def count(cls, showing: Sequence[int], others: Sequence[int]) -> Openings:
+        """From the first tokens of replies that show the behaviour, and of all others."""
+        with_it, without = Counter(showing), Counter(others)
+        tokens = sorted(with_it)
+        shares = [with_it[token] / (with_it[token] + without[token]) for token in tokens]
+        return cls(torch.tensor(tokens), torch.tensor(shares))
+
+    def log_odds(self, logprobs: Tensor) -> Tensor:
+        """Log-odds that a reply shows the behaviour, from log-probabilities [rows, vocabulary]."""
+        known = logprobs[:, self.tokens] + self.shares.log()
+        yes = known.logsumexp(dim=-1).clamp_max(-1e-6)
+        return yes - torch.log(-torch.expm1(yes))
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The objective on a few prompts. Gradients are with respect to the flat weights, [weights].
+
+    Attributes:
+        divergence: KL(original || edited) of each good prompt, nats, [good].
+        divergence_gradient: Mean over the good prompts, [weights].
+        divergence_curvature: Gauss-Newton matrix of that mean, [weights, weights].
+        log_odds: Of refusal, for each bad prompt, [bad].
+        log_odds_gradients: [bad, weights].
+    """
+
+    divergence: Tensor
+    divergence_gradient: Tensor
+    divergence_curvature: Tensor
+    log_odds: Tensor
+    log_odds_gradients: Tensor
+
+
+class Objective:
+    """KL divergence and refusal of a model's first tokens as functions of ablation weights.
+
+    Args:
+        model: Unedited.
+        good: Prompts on which the model is to stay as it was.
+        bad: Prompts that trigger the behaviour.
+        ablations: By writer name; all along the same number k of directions.
+        shows: Whether a reply shows the behaviour.
+
+    Attributes:
+        shape: Of the weights: components (sorted), layers, k.
+        good: How many good prompts there are.
+        bad: Indices of the bad prompts whose replies show the behaviour.
+        openings: How those replies begin.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        good: Sequence[Prompt],
+        bad: Sequence[Prompt],
+        ablations: Mapping[str, Ablation],
+        shows: Callable[[str], bool],
+    ) -> None:
+        self._model = model
+        self._ablations = ablations
+        self._components = model.get_abliterable_components()
+        rank = max(len(ablation.directions) for ablation in ablations.values())
+        self.shape = (len(self._components), model.n_layers, rank)
+        self._good, self._bad = model.encode_rows(good), model.encode_rows(bad)
+        self._original = model.get_logits_batched(good, report=False).log_softmax(dim=-1)
+        self.good = len(good)
+        self.bad, self.openings = _openings(model, bad, self._original, shows)
+        self._rows_at_once = len(good) + len(bad)
+
+    @torch.enable_grad()
+    def sample(
+        self,
+        weights: Tensor,
+        good: Sequence[int],
+        bad: Sequence[int],
+        generator: torch.Generator,
+    ) -> Sample:
+        """The objective and its derivatives at `weights` (of `shape`) on some of the prompts.
+
+        Args:
+            good, bad: Which prompts.
+            generator: Of the random probe that the curvature is estimated with.
+
+        Raises:
+            ModelError: Even a single prompt does not fit into memory.
+        """
+        parts: list[tuple[Tensor, ...]] = []
+        rows = [(True, i) for i in good] + [(False, i) for i in bad]
+
+        def work(part: slice) -> None:
+            parts.append(self._part(weights, rows[part], generator))
+
+        def notify(size: int) -> None:
+            self._rows_at_once = size
+            self._model.say(f"Out of memory: the gradient takes {size} prompts at once")
+
+        loading.halving(len(rows), min(self._rows_at_once, len(rows)), work, notify)
+        divergence, gradients, probes, log_odds, log_odds_gradients = map(
+            torch.cat, zip(*parts, strict=True)
+        )
+        return Sample(
+            divergence=divergence,
+            divergence_gradient=gradients.mean(dim=0),
+            divergence_curvature=probes.T @ probes / len(probes),
+            log_odds=log_odds,
+            log_odds_gradients=log_odds_gradients,
+        )
+
+    def _part(
+        self, weights: Tensor, rows: Sequence[tuple[bool, int]], generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """Divergences, their gradients, curvature probes, log-odds and theirs, of a few rows."""
+        good = [i for is_good, i in rows if is_good]
+        bad = [i for is_good, i in rows if not is_good]
+        own = weights.detach().expand(len(rows), *weights.shape).clone().requires_grad_()
+        encoded = [self._good[i] for i in good] + [self._bad[i] for i in bad]
+        with self._edited(own), self._lean(encoded):
+            logprobs = self._logprobs(encoded)
+            edited = logprobs[: len(good)]
+            original = self._original[good]
+            divergence = (original.exp() * (original - edited)).sum(dim=-1)
+            log_odds = self.openings.log_odds(logprobs[len(good) :])
+            total = divergence.sum() + log_odds.sum()
+            (gradients,) = torch.autograd.grad(total, own, retain_graph=bool(good))
+            probes = own.new_zeros(0, weights.numel())
+            if good:
+                probe = (edited * _probe(edited.detach(), generator)).sum()
+                (found,) = torch.autograd.grad(probe, own)
+                probes = found[: len(good)].flatten(1)
+        flat = gradients.flatten(1)
+        return (
+            divergence.detach(),
+            flat[: len(good)],
+            probes,
+            log_odds.detach(),
+            flat[len(good) :],
+        )
+
+    def _logprobs(self, rows: Sequence[list[int]]) -> Tensor:
+        """Log-probabilities of the first token, float32 [rows, vocabulary], on the CPU."""
+        batch = self._model.renderer.padded(rows).to(self._model.device)
+        arguments = forward_arguments(self._model.model, batch["attention_mask"])
+        output = self._model.model(input_ids=batch["input_ids"], use_cache=False, **arguments)
+        logits: Tensor = output.logits[:, -1]
+        return logits.float().log_softmax(dim=-1).cpu()
+
+    @contextmanager
+    def _edited(self, own: Tensor) -> Iterator[None]:
+        """Edit every row by its own weights, [rows, components, layers, k]."""
+        with ExitStack() as stack:
+            for writer in self._model.writers:
+                if writer.name in self._ablations:
+                    hook = self._hook(writer, own)
+                    stack.callback(writer.module.register_forward_hook(hook).remove)
+            yield
+
+    def _hook(self, writer: Writer, own: Tensor) -> Callable[..., Tensor]:
+        ablation, bias = self._ablations[writer.name], writer.bias()
+        component = self._components.index(writer.component)
+
+        def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+            amounts = own[:, component, writer.layer].to(ablation.directions.device)
+            return ablation.edit(amounts).apply(output, bias)
+
+        return hook
+
+    @contextmanager
+    def _lean(self, rows: Sequence[list[int]]) -> Iterator[None]:
+        """Compute each layer again in the backward pass, where its memory would be too much."""
+        model = self._model
+        tokens = len(rows) * max(map(len, rows))
+        per_token = ACTIVATION_FACTOR / 2 * model.hidden_size * model.dtype.itemsize
+        if tokens * per_token * model.n_layers < MEMORY_SHARE * total_memory(model.device):
+            yield
+            return
+        with ExitStack() as stack:
+            for layer in model.get_layers():
+                stack.enter_context(_recomputed(layer))
+            yield
+
+
+@contextmanager
+def _recomputed(layer: nn.Module) -> Iterator[None]:
+    """Keep only a layer's input for the backward pass (Chen et al. 2016, arXiv 1604.06174)."""
+    forward = layer.forward
+
+    def again(*args: Any, **kwargs: Any) -> Any:
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    layer.forward = again
+    try:
+        yield
+    finally:
+        del layer.forward
+
+
+def _probe(logprobs: Tensor, generator: torch.Generator) -> Tensor:
+    """Random u [rows, vocabulary] with the Fisher matrix of the distribution q as covariance.
+
+    With r of random signs, u = sqrt(q) r - q (sqrt(q) . r). For J, the derivative of the
+    log-probabilities, J^T u then has the Gauss-Newton matrix of the KL divergence as covariance.
+    """
+    q = logprobs.exp()
+    signs = torch.randint(0, 2, q.shape, generator=generator).to(q.dtype) * 2 - 1
+    weighted = q.sqrt() * signs
+    return weighted - q * weighted.sum(dim=-1, keepdim=True)
+
+
+def _openings(
+    model: Model, bad: Sequence[Prompt], original: Tensor, shows: Callable[[str], bool]
+) -> tuple[list[int], Openings]:
+    """Which bad prompts' replies show the behaviour, and how such replies begin.
+
+    Args:
+        original: Log-probabilities of the first token on the good prompts.
+    """
+    replies = model.get_responses_batched(
+        bad, max_new_tokens=VERDICT_TOKENS, decided=shows, report=False
+    )
+    showing = [i for i, reply in enumerate(replies) if shows(reply)]
+    if len(showing) < SMALLEST_SHARE * len(bad):
+        showing = list(range(len(bad)))
+    first = model.get_logits_batched(bad, report=False).argmax(dim=-1).tolist()
+    others = [first[i] for i in range(len(bad)) if i not in set(showing)]
+    others += original.argmax(dim=-1).tolist()
+    return showing, Openings.count([first[i] for i in showing], others)

@@ -1,0 +1,79 @@
+"""The search space around a gradient sweep: points on its path, and a little beside it.
+
+A sweep's plans lie on a curve through weight space, from hardly edited to hardly refusing. Its
+objective is an approximation (first tokens of the direction splits), so the best plans by full
+evaluation lie near the curve, not on it. A handful of parameters is left to search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from heretic.records import Plan, Weights
+from heretic.search.space import Range, Suggester
+
+POSITION = "position"
+SCALES = Range(0.6, 1.5)
+"""Of a component's weights, compared with the sweep's."""
+
+
+class PathSpace:
+    """Plans near those of a sweep.
+
+    Args:
+        plans: The sweep's, in its order; all with free-form kernels of the same components.
+
+    Attributes:
+        ranges: Parameter name to range, in the order in which they are suggested.
+        choices: Categorical parameters; there are none.
+    """
+
+    def __init__(self, plans: Sequence[Plan]) -> None:
+        self.plans = tuple(plans)
+        self._components = tuple(name for name, _ in plans[0].kernels)
+        self.choices: dict[str, tuple[str, ...]] = {}
+        self.ranges = {POSITION: Range(0.0, float(len(plans) - 1))}
+        self.ranges |= {f"{component}.scale": SCALES for component in self._components}
+
+    def suggest(self, trial: Suggester) -> Plan:
+        """A plan from the parameters that `trial` (an `optuna.Trial`) draws."""
+        return self.plan(
+            {
+                name: trial.suggest_float(name, bounds.low, bounds.high)
+                for name, bounds in self.ranges.items()
+            }
+        )
+
+    def plan(self, params: Mapping[str, str | float]) -> Plan:
+        """The plan that parameter values stand for."""
+        position = float(params[POSITION])
+        lower = min(int(position), max(len(self.plans) - 2, 0))
+        upper = min(lower + 1, len(self.plans) - 1)
+        kernels = tuple(
+            (name, _mixed(first, second, position - lower, float(params[f"{name}.scale"])))
+            for (name, first), (_, second) in zip(
+                self.plans[lower].kernels, self.plans[upper].kernels, strict=True
+            )
+        )
+        return replace(self.plans[lower], kernels=kernels)
+
+    def plan_to_params(self, plan: Plan) -> dict[str, str | float] | None:
+        """Parameter values of a plan of the sweep itself; None for any other."""
+        if plan not in self.plans:
+            return None
+        params: dict[str, str | float] = dict.fromkeys(self.ranges, 1.0)
+        params[POSITION] = float(self.plans.index(plan))
+        return params
+
+
+def _mixed(first: object, second: object, share: float, scale: float) -> Weights:
+    """Weights a share of the way from one kernel to another, scaled."""
+    assert isinstance(first, Weights)
+    assert isinstance(second, Weights)
+    return Weights(
+        tuple(
+            tuple(scale * (a + share * (b - a)) for a, b in zip(one, other, strict=True))
+            for one, other in zip(first.layers, second.layers, strict=True)
+        )
+    )

@@ -1,0 +1,55 @@
+"""Hypervolume of a front, and whether it still grows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from heretic.records import Trial, dominates, front
+
+GROWTH = 1e-3
+"""Relative growth of the hypervolume below which a search counts as stagnant."""
+
+Point = tuple[float, ...]
+
+
+def hypervolume(points: Sequence[Point], reference: Point) -> float:
+    """Volume of what `points` dominate within `reference` (all minimised).
+
+    By slicing along the last objective (While et al. 2006, IEEE Trans. Evol. Comput. 10(1)): exact,
+    and fast enough for a few objectives and some hundred points.
+    """
+    inside = [point for point in points if all(map(float.__lt__, point, reference))]
+    if not inside:
+        return 0.0
+    if len(reference) == 1:
+        return reference[0] - min(point[0] for point in inside)
+    inside.sort(key=lambda point: point[-1])
+    ends = [point[-1] for point in inside[1:]] + [reference[-1]]
+    volume = 0.0
+    for count, (point, end) in enumerate(zip(inside, ends, strict=True), start=1):
+        if end > point[-1]:
+            below = [other[:-1] for other in inside[:count]]
+            volume += (end - point[-1]) * hypervolume(_undominated(below), reference[:-1])
+    return volume
+
+
+def _undominated(points: Sequence[Point]) -> list[Point]:
+    unique = set(points)
+    return [point for point in unique if not any(dominates(other, point) for other in unique)]
+
+
+def is_stagnant(trials: Sequence[Trial], patience: int) -> bool:
+    """Whether the last `patience` complete trials have not made the front better.
+
+    The reference point is the worst seen of each objective, so that no objective's unit matters.
+    """
+    complete = [trial for trial in trials if trial.state == "complete"]
+    if patience == 0 or len(complete) <= patience:
+        return False
+    seen = [trial.objectives() for trial in complete if not trial.raced]
+    reference = tuple(map(max, zip(*seen, strict=True)))
+    before, now = (
+        hypervolume([trial.objectives() for trial in front(rows)], reference)
+        for rows in (complete[:-patience], complete)
+    )
+    return now <= before * (1 + GROWTH)
