@@ -31,7 +31,7 @@ from heretic.directions import (
 )
 from heretic.errors import RunError, StudyError
 from heretic.evaluator import EvaluationPrompts, Evaluator
-from heretic.events import Notice, Reporter, StageFinished, StageProgress, StageStarted
+from heretic.events import Notice, Reporter, StageFinished, StageStarted
 from heretic.export.provenance import hardware, versions
 from heretic.model import Model
 from heretic.model.machine import accelerator
@@ -39,11 +39,8 @@ from heretic.model.prefix import find_response_prefix
 from heretic.prompts import Prompt
 from heretic.records import Plan, RunManifest, Score, Trial
 from heretic.runs import RunFolder, digest, find_run
-from heretic.scorers.keyword import is_refusal
-from heretic.search.path import PathSpace
-from heretic.search.space import SearchSpace, Space
+from heretic.search.method import choose_method
 from heretic.search.study import Study
-from heretic.search.sweep import sweep_plans
 
 FEWEST_HELD_OUT = 10
 """With fewer prompts of a kind a figure says nothing."""
@@ -308,69 +305,30 @@ def prepare(
     manifest = known or new_manifest(settings, prompts, model, seed, baseline)
     if known is None:
         folder.write_manifest(manifest)
-    swept = _swept(settings, model, prompts, directions, folder, seed, reporter)
+    method = choose_method(
+        settings,
+        model,
+        prompts.good,
+        prompts.bad,
+        directions,
+        folder=folder,
+        seed=seed,
+        reporter=reporter,
+    )
     study = Study(
         folder,
-        _space(settings, model, swept),
+        method.space,
         objectives=evaluator.optimizations,
         seed=seed,
-        n_startup_trials=settings.n_startup_trials,
-        start_plans=[*start_plans, *swept],
-        sampler="tpe" if settings.search == "tpe" else "gp",
-        plans_at_once=settings.plans_at_once or _plans_at_once(model),
+        n_startup_trials=method.n_startup_trials,
+        start_plans=[*start_plans, *method.plans],
+        sampler=method.sampler,
+        plans_at_once=method.plans_at_once,
         patience=settings.patience,
     )
     return Session(
         settings, reporter, model, prompts, directions, folder, manifest, evaluator, study
     )
-
-
-def _plans_at_once(model: Model) -> int:
-    """A CPU is kept busy by one plan's rows; an accelerator takes more."""
-    return 1 if model.device.type == "cpu" else 8
-
-
-def _space(settings: Settings, model: Model, swept: Sequence[Plan]) -> Space:
-    """Where the sampler searches: around the sweep, or all kernels."""
-    if swept:
-        return PathSpace(swept)
-    return SearchSpace(
-        model.n_layers,
-        tuple(model.get_abliterable_components()),
-        settings.search_space,
-        settings.row_normalization,
-        settings.max_rank,
-    )
-
-
-def _swept(
-    settings: Settings,
-    model: Model,
-    prompts: PromptSets,
-    directions: Tensor,
-    folder: RunFolder,
-    seed: int,
-    reporter: Reporter,
-) -> tuple[Plan, ...]:
-    """Plans of the gradient sweep, made once for a run; none where the search uses none."""
-    if settings.search not in {"auto", "gradient"}:
-        return ()
-    if folder.sweep_path.is_file():
-        return read_plans(folder.sweep_path)
-    reporter.emit(StageStarted("Gradient sweep"))
-    plans = sweep_plans(
-        model,
-        prompts.good,
-        prompts.bad,
-        directions,
-        row_normalization=settings.row_normalization,
-        shows=lambda reply: is_refusal(reply, settings.refusal_markers),
-        seed=seed,
-        on_step=lambda done, total: reporter.emit(StageProgress(done, total, "steps")),
-    )
-    folder.write_sweep(plans)
-    reporter.emit(StageFinished(f"{len(plans)} plans, from hardly edited to hardly refusing"))
-    return tuple(plans)
 
 
 def _baseline_key(settings: Settings, prompts: PromptSets, model: Model) -> str:

@@ -121,7 +121,7 @@ class Objective:
         self._original = model.get_logits_batched(good, report=False).log_softmax(dim=-1)
         self.good = len(good)
         self.bad, self.openings = _openings(model, bad, self._original, shows)
-        self._rows_at_once = len(good) + len(bad)
+        self._rows_at_once = max(len(good), len(bad))
 
     @torch.enable_grad()
     def sample(
@@ -140,57 +140,64 @@ class Objective:
         Raises:
             ModelError: Even a single prompt does not fit into memory.
         """
-        parts: list[tuple[Tensor, ...]] = []
-        rows = [(True, i) for i in good] + [(False, i) for i in bad]
+
+        def damage(logprobs: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+            original = self._original[list(good[part])]
+            divergence = (original.exp() * (original - logprobs)).sum(dim=-1)
+            return divergence, (logprobs * _probe(logprobs.detach(), generator)).sum(dim=-1)
+
+        def refusal(logprobs: Tensor, part: slice) -> tuple[Tensor]:
+            return (self.openings.log_odds(logprobs),)
+
+        (divergence, slopes), (_, probes) = self._derived(
+            weights, [self._good[i] for i in good], damage
+        )
+        ((log_odds, log_odds_gradients),) = self._derived(
+            weights, [self._bad[i] for i in bad], refusal
+        )
+        return Sample(
+            divergence=divergence,
+            divergence_gradient=slopes.mean(dim=0),
+            divergence_curvature=probes.T @ probes / len(probes),
+            log_odds=log_odds,
+            log_odds_gradients=log_odds_gradients,
+        )
+
+    def _derived(
+        self,
+        weights: Tensor,
+        rows: Sequence[list[int]],
+        terms: Callable[[Tensor, slice], tuple[Tensor, ...]],
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Terms of each row and their gradients: ([rows], [rows, weights]) for each term.
+
+        Args:
+            rows: Token ids of prompts.
+            terms: From log-probabilities [rows, vocabulary] of a slice of the rows, to [rows] each.
+        """
+        parts: list[list[tuple[Tensor, Tensor]]] = []
 
         def work(part: slice) -> None:
-            parts.append(self._part(weights, rows[part], generator))
+            some = rows[part]
+            own = weights.detach().expand(len(some), *weights.shape).clone().requires_grad_()
+            with self._edited(own), self._lean(some):
+                values = terms(self._logprobs(some), part)
+                gradients = [
+                    torch.autograd.grad(value.sum(), own, retain_graph=value is not values[-1])[0]
+                    for value in values
+                ]
+            pairs = zip(values, gradients, strict=True)
+            parts.append([(value.detach(), gradient.flatten(1)) for value, gradient in pairs])
 
         def notify(size: int) -> None:
             self._rows_at_once = size
             self._model.say(f"Out of memory: the gradient takes {size} prompts at once")
 
         loading.halving(len(rows), min(self._rows_at_once, len(rows)), work, notify)
-        divergence, gradients, probes, log_odds, log_odds_gradients = map(
-            torch.cat, zip(*parts, strict=True)
-        )
-        return Sample(
-            divergence=divergence,
-            divergence_gradient=gradients.mean(dim=0),
-            divergence_curvature=probes.T @ probes / len(probes),
-            log_odds=log_odds,
-            log_odds_gradients=log_odds_gradients,
-        )
-
-    def _part(
-        self, weights: Tensor, rows: Sequence[tuple[bool, int]], generator: torch.Generator
-    ) -> tuple[Tensor, ...]:
-        """Divergences, their gradients, curvature probes, log-odds and theirs, of a few rows."""
-        good = [i for is_good, i in rows if is_good]
-        bad = [i for is_good, i in rows if not is_good]
-        own = weights.detach().expand(len(rows), *weights.shape).clone().requires_grad_()
-        encoded = [self._good[i] for i in good] + [self._bad[i] for i in bad]
-        with self._edited(own), self._lean(encoded):
-            logprobs = self._logprobs(encoded)
-            edited = logprobs[: len(good)]
-            original = self._original[good]
-            divergence = (original.exp() * (original - edited)).sum(dim=-1)
-            log_odds = self.openings.log_odds(logprobs[len(good) :])
-            total = divergence.sum() + log_odds.sum()
-            (gradients,) = torch.autograd.grad(total, own, retain_graph=bool(good))
-            probes = own.new_zeros(0, weights.numel())
-            if good:
-                probe = (edited * _probe(edited.detach(), generator)).sum()
-                (found,) = torch.autograd.grad(probe, own)
-                probes = found[: len(good)].flatten(1)
-        flat = gradients.flatten(1)
-        return (
-            divergence.detach(),
-            flat[: len(good)],
-            probes,
-            log_odds.detach(),
-            flat[len(good) :],
-        )
+        return [
+            (torch.cat([value for value, _ in term]), torch.cat([gradient for _, gradient in term]))
+            for term in zip(*parts, strict=True)
+        ]
 
     def _logprobs(self, rows: Sequence[list[int]]) -> Tensor:
         """Log-probabilities of the first token, float32 [rows, vocabulary], on the CPU."""

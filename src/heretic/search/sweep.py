@@ -19,14 +19,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from heretic.errors import StudyError
 from heretic.model import Model
 from heretic.model.editing import EditFactory
 from heretic.prompts import Prompt
 from heretic.records import Plan, RowNormalization, Weights
 from heretic.search.objective import Objective, Sample
 
-TRADE_OFFS = (0.003, 0.01, 0.03, 0.06, 0.1, 0.2, 0.4)
+TRADE_OFFS = tuple(0.01 * 1.8**power for power in range(12))
 """Nats of KL divergence that one unit of the refusal term is worth, in the order of the sweep."""
+
+GONE = 0.02
+"""The sweep ends where refusal is this much as likely as it was, on average: what follows costs
+more and gains nothing."""
 
 FIRST_STEPS, STEPS = 4, 2
 """Steps at the first trade-off, and at each one after it."""
@@ -45,6 +50,10 @@ DECAY = 0.8
 
 LARGEST_STEP = 1.0
 """No weight moves further in one step: beyond, the quadratic model is not to be trusted."""
+
+LOWEST = 0.3
+"""Part of the layers, from below, that is left alone: directions are not formed there yet, and what
+is not edited need not be differentiated."""
 
 DIGITS = 4
 """Of a weight in a plan: more than the search can tell apart."""
@@ -73,11 +82,14 @@ def sweep(
 ) -> Iterator[Tensor]:
     """Weights [components, layers, k] that are best at each trade-off, one after the other.
 
+    Ends early once hardly any refusal is left.
+
     Args:
         seed: Of mini-batches and curvature probes.
-        on_step: Told (steps done, steps in all).
+        on_step: Told (steps done, steps at most).
     """
     state = State(torch.zeros(objective.shape))
+    likely: list[float] = []
     good = _batches(range(objective.good), random.Random(seed))  # noqa: S311 - not a secret
     bad = _batches(objective.bad, random.Random(seed + 1))  # noqa: S311
     generator = torch.Generator().manual_seed(seed)
@@ -85,13 +97,20 @@ def sweep(
     for trade_off in trade_offs:
         for _ in range(STEPS if state.steps else FIRST_STEPS):
             sample = objective.sample(state.weights, next(good), next(bad), generator)
+            likely.append(float(sample.log_odds.sigmoid().mean()))
             _step(state, sample, trade_off)
             on_step(state.steps, total)
         yield state.weights.clone()
+        if sum(likely[-STEPS:]) / STEPS < GONE * likely[0]:
+            return
 
 
 def _step(state: State, sample: Sample, trade_off: float) -> None:
-    """One damped Gauss-Newton step."""
+    """One damped Gauss-Newton step.
+
+    Raises:
+        StudyError: It is not finite.
+    """
     flat = state.weights.flatten()
     share = torch.sigmoid(sample.log_odds + MARGIN).unsqueeze(-1)  # of softplus, the derivative
     gradients = sample.log_odds_gradients
@@ -105,6 +124,11 @@ def _step(state: State, sample: Sample, trade_off: float) -> None:
     matrix = divergence + trade_off * refusal + PENALTY * torch.eye(len(flat))
     move = -torch.linalg.solve(matrix, slope + PENALTY * flat)
     move = move * min(1.0, LARGEST_STEP / max(float(move.abs().max()), LARGEST_STEP))
+    if not move.isfinite().all():
+        raise StudyError(
+            "The gradient of the ablation weights is not finite.",
+            remedy="Try dtypes = bfloat16 or float32, or search = tpe.",
+        )
     state.weights = (flat + move).reshape(state.weights.shape)
     state.steps += 1
 
@@ -171,7 +195,7 @@ def sweep_plans(
     ablations = {
         writer.name: factory.ablation(writer, basis[writer.layer + 1], row_normalization)
         for writer in model.writers
-        if basis[writer.layer + 1].any()
+        if writer.layer >= LOWEST * model.n_layers and basis[writer.layer + 1].any()
     }
     objective = Objective(model, good, bad, ablations, shows)
     components = model.get_abliterable_components()

@@ -1,0 +1,26 @@
+"""Compares searches: hypervolume against time, and the least damage at few refusals.
+
+    python benchmarks/search.py [--tools peer tpe gp gradient auto] [--models demo second]
+        [--seeds 1 2 3] [--trials 60] [--new-tokens 40] [--data FOLDER]
+
+Each tool searches on planted models (the demo's, and a second one with another topic and another
+seed), on the same prompts, with its own defaults beyond them; the peer, `heretic-llm` 1.4.0, is a
+black box in an environment of its own. Loading, directions and the original's scores are not timed;
+a gradient sweep is. Hypervolume is that of (refusal rate, KL divergence) against (1, 1).
+
+Every search that ends is kept in the data folder and not made again, so a campaign of hours can be
+stopped at any time. `--peer-seconds S` counts the peer's trials with S seconds each, for a journal
+that was made while the machine was busy. Writes tables (search.md) and pictures beside this file.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    # A script sees its own folder only; its parts are imported as tests import theirs.
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from benchmarks.search_parts.command import main
+
+    main(__doc__ or "")

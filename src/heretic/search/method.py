@@ -1,0 +1,143 @@
+"""The search method of a run: what is tried first, where is searched, and by what sampler."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from heretic.config import Settings
+from heretic.errors import RunError
+from heretic.events import Notice, Reporter, StageFinished, StageProgress, StageStarted
+from heretic.model import Model
+from heretic.prompts import Prompt
+from heretic.records import Plan
+from heretic.runs import RunFolder
+from heretic.scorers.keyword import is_refusal
+from heretic.search.path import PathSpace
+from heretic.search.space import SearchSpace, Space
+from heretic.search.sweep import sweep_plans
+
+if TYPE_CHECKING:
+    from heretic.search.sampler import SamplerKind
+
+SWEEP_PROMPTS = 128
+"""Prompts of each direction split that the sweep takes: far fewer weights are fitted to them, and
+the original's distributions on all of them are kept."""
+
+PLANS_AT_ONCE, PLANS_AT_ONCE_ON_CPU = 8, 1
+"""One plan's rows keep a CPU busy; an accelerator takes more."""
+
+_log = logging.getLogger(__name__)
+_log.addHandler(logging.NullHandler())  # a library prints nothing unless asked to
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How a run is searched.
+
+    Attributes:
+        space: Where the sampler proposes plans.
+        plans: What is evaluated first.
+        sampler: Which sampler.
+        n_startup_trials: Trials before it learns.
+        plans_at_once: How many plans are proposed and evaluated together.
+    """
+
+    space: Space
+    plans: Sequence[Plan]
+    sampler: SamplerKind
+    n_startup_trials: int
+    plans_at_once: int
+
+
+def choose_method(
+    settings: Settings,
+    model: Model,
+    good: Sequence[Prompt],
+    bad: Sequence[Prompt],
+    directions: Tensor,
+    *,
+    folder: RunFolder,
+    seed: int,
+    reporter: Reporter,
+) -> Method:
+    """The method that the settings ask for; makes the gradient sweep where the run has none yet.
+
+    Args:
+        good, bad: The direction splits.
+        directions: The run's.
+
+    Raises:
+        StudyError: With `search = "gradient"`, there is no gradient.
+        RunError: The sweep kept with the run is damaged, or cannot be written.
+    """
+    on_cpu = model.device.type == "cpu"
+    at_once = settings.plans_at_once or (PLANS_AT_ONCE_ON_CPU if on_cpu else PLANS_AT_ONCE)
+    plans: Sequence[Plan] = ()
+    if settings.search in {"auto", "gradient"}:
+        if folder.sweep_path.is_file():
+            plans = _read(folder)
+        else:
+            plans = _swept(settings, model, good, bad, directions, seed, reporter)
+            folder.write_sweep(plans)
+    if plans:
+        # The sweep's own plans are what the sampler begins to learn from.
+        return Method(PathSpace(plans), plans, "gp", len(plans), at_once)
+    kernels = SearchSpace(
+        model.n_layers,
+        tuple(model.get_abliterable_components()),
+        settings.search_space,
+        settings.row_normalization,
+        settings.max_rank,
+    )
+    sampler: SamplerKind = "gp" if settings.search == "gp" else "tpe"
+    return Method(kernels, (), sampler, settings.n_startup_trials, at_once)
+
+
+def _read(folder: RunFolder) -> tuple[Plan, ...]:
+    try:
+        rows = json.loads(folder.sweep_path.read_text(encoding="utf-8"))
+        return tuple(map(Plan.from_dict, rows))
+    except (OSError, ValueError, TypeError, RunError) as error:
+        raise RunError(
+            f"{folder.sweep_path} cannot be read: {error}.",
+            remedy="Set checkpoint_action to restart.",
+        ) from error
+
+
+def _swept(
+    settings: Settings,
+    model: Model,
+    good: Sequence[Prompt],
+    bad: Sequence[Prompt],
+    directions: Tensor,
+    seed: int,
+    reporter: Reporter,
+) -> Sequence[Plan]:
+    """Plans of a gradient sweep; none, with a warning, where `auto` can do without."""
+    reporter.emit(StageStarted("Gradient sweep"))
+    try:
+        plans = sweep_plans(
+            model,
+            good[:SWEEP_PROMPTS],
+            bad[:SWEEP_PROMPTS],
+            directions,
+            row_normalization=settings.row_normalization,
+            shows=lambda reply: is_refusal(reply, settings.refusal_markers),
+            seed=seed,
+            on_step=lambda done, total: reporter.emit(StageProgress(done, total, "steps")),
+        )
+    except Exception as error:  # kernels without a backward pass fail in any way
+        if settings.search == "gradient":
+            raise
+        _log.warning("The gradient sweep failed on %s", settings.model, exc_info=True)
+        text = f"No gradient ({type(error).__name__}: {error}); the search is by TPE"
+        reporter.emit(Notice(text, level="warning"))
+        plans = []
+    reporter.emit(StageFinished(f"{len(plans)} plans"))
+    return plans
