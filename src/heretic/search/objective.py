@@ -74,15 +74,16 @@ class Sample:
 
     Attributes:
         divergence: KL(original || edited) of each good prompt, nats, [good].
-        divergence_gradient: Mean over the good prompts, [weights].
-        divergence_curvature: Gauss-Newton matrix of that mean, [weights, weights].
+        divergence_gradients: [good, weights].
+        probes: Vectors p whose outer products p p^T have the divergences' Gauss-Newton matrices as
+            expectation, [good, weights].
         log_odds: Of refusal, for each bad prompt, [bad].
         log_odds_gradients: [bad, weights].
     """
 
     divergence: Tensor
-    divergence_gradient: Tensor
-    divergence_curvature: Tensor
+    divergence_gradients: Tensor
+    probes: Tensor
     log_odds: Tensor
     log_odds_gradients: Tensor
 
@@ -149,7 +150,7 @@ class Objective:
         def refusal(logprobs: Tensor, part: slice) -> tuple[Tensor]:
             return (self.openings.log_odds(logprobs),)
 
-        (divergence, slopes), (_, probes) = self._derived(
+        (divergence, gradients), (_, probes) = self._derived(
             weights, [self._good[i] for i in good], damage
         )
         ((log_odds, log_odds_gradients),) = self._derived(
@@ -157,8 +158,8 @@ class Objective:
         )
         return Sample(
             divergence=divergence,
-            divergence_gradient=slopes.mean(dim=0),
-            divergence_curvature=probes.T @ probes / len(probes),
+            divergence_gradients=gradients,
+            probes=probes,
             log_odds=log_odds,
             log_odds_gradients=log_odds_gradients,
         )

@@ -4,10 +4,11 @@ Minimises, over one ablation weight per component, layer and direction,
 
     KL + trade_off * mean softplus(log-odds of refusal + MARGIN) + penalty
 
-by damped Gauss-Newton steps on mini-batches (Levenberg 1944; Marquardt 1963), from the cheapest
-trade-off to the dearest, each starting where the one before ended. There are few weights, tens to
-hundreds, so that curvature is a small matrix: it is averaged over steps, as Adam does with its
-diagonal. The penalty keeps weights small, and so edits few.
+by Gauss-Newton steps on mini-batches, from the cheapest trade-off to the dearest, each starting
+where the one before ended. There are few weights, tens to hundreds, so that curvature is a small
+matrix, and what earlier mini-batches told is used again (cf. the stochastic Newton method of
+Kovalev, Mishchenko & Richtarik 2019, arXiv 1912.01597). The penalty keeps weights small, and so
+edits few.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ PENALTY = 0.01
 """Half of it times the squared weights, in nats, is added to the objective."""
 
 DECAY = 0.8
-"""Of the averages of curvature, per step."""
+"""Weight that a prompt's linearisation keeps with every step after the one it was made in."""
+
+NEWTON_STEPS = 12
+"""At most, to the minimum of the model that all linearisations make."""
 
 LARGEST_STEP = 1.0
 """No weight moves further in one step: beyond, the quadratic model is not to be trusted."""
@@ -59,19 +63,17 @@ DIGITS = 4
 """Of a weight in a plan: more than the search can tell apart."""
 
 
-@dataclass(slots=True)
-class State:
-    """Where a sweep stands.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one mini-batch told, at the weights where it was asked.
 
     Attributes:
-        weights: [components, layers, k].
-        curvatures: Averages of the two terms' Gauss-Newton matrices, [weights, weights].
-        steps: Steps taken.
+        at: Flat weights, [weights].
+        sample: Values and derivatives there.
     """
 
-    weights: Tensor
-    curvatures: tuple[Tensor, Tensor] | None = None
-    steps: int = 0
+    at: Tensor
+    sample: Sample
 
 
 def sweep(
@@ -87,59 +89,100 @@ def sweep(
     Args:
         seed: Of mini-batches and curvature probes.
         on_step: Told (steps done, steps at most).
+
+    Raises:
+        StudyError: The gradient is not finite.
     """
-    state = State(torch.zeros(objective.shape))
+    weights = torch.zeros(objective.shape).flatten()
+    parts: list[Part] = []
     likely: list[float] = []
     good = _batches(range(objective.good), random.Random(seed))  # noqa: S311 - not a secret
     bad = _batches(objective.bad, random.Random(seed + 1))  # noqa: S311
     generator = torch.Generator().manual_seed(seed)
     total = FIRST_STEPS + STEPS * (len(trade_offs) - 1)
     for trade_off in trade_offs:
-        for _ in range(STEPS if state.steps else FIRST_STEPS):
-            sample = objective.sample(state.weights, next(good), next(bad), generator)
+        for _ in range(STEPS if parts else FIRST_STEPS):
+            shaped = weights.reshape(objective.shape)
+            sample = objective.sample(shaped, next(good), next(bad), generator)
+            parts.append(Part(weights, sample))
             likely.append(float(sample.log_odds.sigmoid().mean()))
-            _step(state, sample, trade_off)
-            on_step(state.steps, total)
-        yield state.weights.clone()
+            weights = _step(parts, weights, trade_off)
+            on_step(len(parts), total)
+        yield weights.reshape(objective.shape).clone()
         if sum(likely[-STEPS:]) / STEPS < GONE * likely[0]:
             return
 
 
-def _step(state: State, sample: Sample, trade_off: float) -> None:
-    """One damped Gauss-Newton step.
+def _step(parts: Sequence[Part], weights: Tensor, trade_off: float) -> Tensor:
+    """The minimum of the model that all mini-batches so far make, or as far towards it as is safe.
 
-    Raises:
-        StudyError: It is not finite.
+    Each prompt's log-odds and divergence are linear and quadratic in the weights around the point
+    where the prompt was last looked at, older ones counting less. Seeing all prompts at every step
+    takes out most of the noise of mini-batches. The model is convex: Newton's method finds its
+    minimum.
     """
-    flat = state.weights.flatten()
-    share = torch.sigmoid(sample.log_odds + MARGIN).unsqueeze(-1)  # of softplus, the derivative
-    gradients = sample.log_odds_gradients
-    bend = share * (1 - share)
-    state.curvatures = _averaged(
-        state.curvatures,
-        (sample.divergence_curvature, (bend * gradients).T @ gradients / len(gradients)),
-    )
-    divergence, refusal = state.curvatures
-    slope = sample.divergence_gradient + trade_off * (share * gradients).mean(dim=0)
-    matrix = divergence + trade_off * refusal + PENALTY * torch.eye(len(flat))
-    move = -torch.linalg.solve(matrix, slope + PENALTY * flat)
-    move = move * min(1.0, LARGEST_STEP / max(float(move.abs().max()), LARGEST_STEP))
-    if not move.isfinite().all():
+    model = _Model(parts, trade_off)
+    found = weights
+    for _ in range(NEWTON_STEPS):
+        slope, curvature = model.derivatives(found)
+        move = _shortened(-torch.linalg.solve(curvature, slope))
+        found = found + move
+        if move.abs().max() < 1e-3:
+            break
+    step = found - weights
+    if not step.isfinite().all():
         raise StudyError(
             "The gradient of the ablation weights is not finite.",
             remedy="Try dtypes = bfloat16 or float32, or search = tpe.",
         )
-    state.weights = (flat + move).reshape(state.weights.shape)
-    state.steps += 1
+    return weights + _shortened(step)
 
 
-def _averaged(
-    before: tuple[Tensor, Tensor] | None, new: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor]:
-    if before is None:
-        return new
-    first, second = (DECAY * old + (1 - DECAY) * n for old, n in zip(before, new, strict=True))
-    return first, second
+def _shortened(step: Tensor) -> Tensor:
+    """The step, or as much of it as moves no weight by more than `LARGEST_STEP`."""
+    return step * min(1.0, LARGEST_STEP / max(float(step.abs().max()), LARGEST_STEP))
+
+
+class _Model:
+    """The convex model of the objective that linearisations of all prompts make.
+
+    Args:
+        parts: The mini-batches, oldest first; weighted by `DECAY` per step.
+        trade_off: Of the refusal term.
+    """
+
+    def __init__(self, parts: Sequence[Part], trade_off: float) -> None:
+        ages = [DECAY ** (len(parts) - 1 - index) for index in range(len(parts))]
+        samples = [part.sample for part in parts]
+        self._trade_off = trade_off
+        # Divergence: mean of g . (w - at) + (p . (w - at))^2 / 2, as slope at 0 and matrix.
+        share = sum(age * len(s.probes) for age, s in zip(ages, samples, strict=True))
+        self._slope = torch.zeros_like(parts[0].at)
+        self._matrix = torch.zeros(len(self._slope), len(self._slope))
+        for age, part in zip(ages, parts, strict=True):
+            probes = part.sample.probes
+            matrix = probes.T @ probes * (age / share)
+            self._matrix += matrix
+            self._slope += part.sample.divergence_gradients.sum(dim=0) * (age / share)
+            self._slope -= matrix @ part.at
+        # Refusal: log-odds are offset + gradient . w.
+        self._gradients = torch.cat([s.log_odds_gradients for s in samples])
+        self._offsets = torch.cat(
+            [s.log_odds - s.log_odds_gradients @ p.at for p, s in zip(parts, samples, strict=True)]
+        )
+        counts = torch.cat(
+            [torch.full_like(s.log_odds, age) for age, s in zip(ages, samples, strict=True)]
+        )
+        self._shares = counts / counts.sum()
+
+    def derivatives(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Slope and curvature of the whole objective, penalty included."""
+        likely = torch.sigmoid(self._offsets + self._gradients @ weights + MARGIN)
+        pull = self._trade_off * self._shares * likely
+        bend = (pull * (1 - likely)).unsqueeze(-1) * self._gradients
+        penalty = PENALTY * torch.eye(len(weights))
+        slope = self._slope + self._matrix @ weights + pull @ self._gradients + PENALTY * weights
+        return slope, self._matrix + bend.T @ self._gradients + penalty
 
 
 def _batches(rows: Sequence[int], rng: random.Random) -> Iterator[list[int]]:
