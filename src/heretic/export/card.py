@@ -46,11 +46,12 @@ def model_card(
     plan = choice.trial.plan
     return _template().render(
         metadata=card_metadata(model, strategy, base),
-        intro=_intro(model, choice.trial.plan, choice.baseline, choice.scores, _origin(choice)),
+        intro=_intro(model, plan, choice.baseline, choice.scores, _origin(choice)),
         base_link=model_link(model),
         base_literal=json.dumps(display_name(model)),
         strategy=strategy,
         kind="A DoRA" if plan.row_normalization == "full" else "A LoRA",
+        rank=plan.rank,
         license=base.get("license"),
         version=heretic.__version__,
     )

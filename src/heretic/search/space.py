@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from heretic.records import MLP, DirectionScope, Kernel, Plan, RowNormalization
+from heretic.records import MLP, DirectionScope, Kernel, Plan, RowNormalization, Weights
 
 SpaceKind = Literal["default", "wide"]
 
@@ -115,11 +115,14 @@ class SearchSpace:
             plan.direction_scope not in self.scopes
             or plan.row_normalization != self.row_normalization
             or set(kernels) != set(self.components)
+            or plan.rank != 1
         ):
             return None
         index = plan.direction_index
         values: dict[str, float] = {INDEX: self.ranges[INDEX].middle if index is None else index}
         for component, kernel in kernels.items():
+            if isinstance(kernel, Weights):
+                return None
             values |= self._kernel_params(component, kernel)
         params: dict[str, str | float] = {SCOPE: plan.direction_scope}
         for name, bounds in self.ranges.items():
