@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from heretic.config import Settings
+from heretic.directions import orthonormal
 from heretic.export.choice import Choice
 from heretic.model import Model
 from heretic.records import (
     ATTENTION,
     MLP,
+    AnyKernel,
     Kernel,
     Plan,
     RowNormalization,
     RunManifest,
     Score,
     Trial,
+    Weights,
 )
 from tests import tiny
 
@@ -35,12 +39,15 @@ SCORES = (
 ATTENTION_KERNEL = Kernel(1.2, 1.0, 0.4, 1.5)
 MLP_KERNEL = Kernel(0.9, 2.0, 0.1, 1.0)
 NEVER = Kernel(0.0, 1.0, 0.0, 5.0)
+FREE_ATTENTION = Weights(((1.2, 0.4), (0.0, 0.9), (0.5, -0.3)))
+FREE_MLP = Weights(((), (0.9, 0.7), (1.1,)))
 
 
 def plan(
     row_normalization: RowNormalization = "full",
-    attention: Kernel = ATTENTION_KERNEL,
-    mlp: Kernel = MLP_KERNEL,
+    attention: AnyKernel = ATTENTION_KERNEL,
+    mlp: AnyKernel = MLP_KERNEL,
+    rank: int = 1,
 ) -> Plan:
     """A plan that edits most writers of a model of three layers and leaves one alone."""
     return Plan.create(
@@ -48,13 +55,37 @@ def plan(
         direction_index=1.25,
         kernels={ATTENTION: attention, MLP: mlp},
         row_normalization=row_normalization,
+        rank=rank,
     )
+
+
+def free_plan(row_normalization: RowNormalization = "full", rank: int = 2) -> Plan:
+    """A free-form plan that edits the same writers, along up to two directions."""
+    return plan(row_normalization, FREE_ATTENTION, FREE_MLP, rank)
+
+
+PLANS: dict[str, Callable[[RowNormalization], Plan]] = {
+    "rank 1": plan,
+    "rank 2": lambda variant: plan(variant, rank=2),
+    "free-form": free_plan,
+}
+"""Plans by what they show, given the variant; all edit the same writers."""
 
 
 def directions(n_layers: int = 3, hidden: int = 32, seed: int = 0) -> Tensor:
     """Random unit directions, float32 [layers + 1, hidden]; row 0 is zero."""
     generator = torch.Generator().manual_seed(seed)
     rows = functional.normalize(torch.randn(n_layers + 1, hidden, generator=generator), dim=-1)
+    rows[0] = 0
+    return rows
+
+
+def basis(n_layers: int = 3, hidden: int = 32, k: int = 2) -> Tensor:
+    """`directions` and further ones orthogonal to them, float32 [layers + 1, k, hidden]."""
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randn(n_layers + 1, k, hidden, generator=generator)
+    rows[:, 0] = directions(n_layers, hidden)
+    rows = torch.stack([orthonormal(row) for row in rows])
     rows[0] = 0
     return rows
 

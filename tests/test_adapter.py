@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from heretic.errors import ExportError
 from heretic.export.adapter import adapter_base, adapter_tensors, target_modules, write_adapter
 from heretic.model import Model
-from heretic.records import RowNormalization
+from heretic.records import Plan, RowNormalization, Weights
 from tests import export_case, tiny
 
 VARIANTS: tuple[RowNormalization, ...] = ("none", "pre", "full")
@@ -37,8 +37,10 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return export_case.load(tiny.folder(tmp_path_factory.mktemp("plain")))
 
 
-def merged_state(model: Model, plan: Any) -> dict[str, torch.Tensor]:
-    model.apply(plan, export_case.directions())
+def merged_state(
+    model: Model, plan: Plan, directions: torch.Tensor | None = None
+) -> dict[str, torch.Tensor]:
+    model.apply(plan, export_case.directions() if directions is None else directions)
     state = {name: value.clone() for name, value in model.model.state_dict().items()}
     model.restore()
     return state
@@ -54,12 +56,13 @@ def error(left: torch.Tensor, right: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("kind", export_case.PLANS)
 def test_merged_by_peft_equals_our_merge(
-    model: Model, variant: RowNormalization, tmp_path: Path
+    model: Model, kind: str, variant: RowNormalization, tmp_path: Path
 ) -> None:
-    plan = export_case.plan(variant)
-    write_adapter(model, plan, export_case.directions(), tmp_path)
-    expected = merged_state(model, plan)
+    plan, directions = export_case.PLANS[kind](variant), export_case.basis()
+    write_adapter(model, plan, directions, tmp_path)
+    expected = merged_state(model, plan, directions)
     got = through_peft(model, tmp_path).merge_and_unload().state_dict()
     assert got.keys() == expected.keys()
     original = model.model.state_dict()
@@ -73,15 +76,16 @@ def test_merged_by_peft_equals_our_merge(
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("kind", export_case.PLANS)
 def test_unmerged_adapter_gives_the_edited_logits(
-    model: Model, variant: RowNormalization, tmp_path: Path
+    model: Model, kind: str, variant: RowNormalization, tmp_path: Path
 ) -> None:
-    plan = export_case.plan(variant)
-    write_adapter(model, plan, export_case.directions(), tmp_path)
+    plan, directions = export_case.PLANS[kind](variant), export_case.basis()
+    write_adapter(model, plan, directions, tmp_path)
     ids = torch.arange(3, 43).reshape(2, 20)
     with torch.no_grad():
         got = through_peft(model, tmp_path)(input_ids=ids).logits
-        with model.edited(plan, export_case.directions()):
+        with model.edited(plan, directions):
             edited = model.model(input_ids=ids).logits
         plain = model.model(input_ids=ids).logits
     torch.testing.assert_close(got, edited, rtol=1e-3, atol=1e-4)
@@ -89,14 +93,15 @@ def test_unmerged_adapter_gives_the_edited_logits(
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("kind", ["rank 1", "rank 2"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_differs_by_one_rounding(
-    llama: Model, variant: RowNormalization, dtype: torch.dtype, tmp_path: Path
+    llama: Model, kind: str, variant: RowNormalization, dtype: torch.dtype, tmp_path: Path
 ) -> None:
     base = export_case.load(Path(llama.settings.model), dtypes=[str(dtype).removeprefix("torch.")])
-    plan = export_case.plan(variant)
-    write_adapter(base, plan, export_case.directions(), tmp_path)
-    expected = merged_state(base, plan)
+    plan, directions = export_case.PLANS[kind](variant), export_case.basis()
+    write_adapter(base, plan, directions, tmp_path)
+    expected = merged_state(base, plan, directions)
     got = through_peft(base, tmp_path, dtype).merge_and_unload().state_dict()
     for name, weight in expected.items():
         assert got[name].dtype == dtype
@@ -104,28 +109,29 @@ def test_half_precision_differs_by_one_rounding(
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("kind", "rank"), [("rank 1", 1), ("rank 2", 2), ("free-form", 2)])
 def test_files_are_as_peft_writes_them(
-    llama: Model, variant: RowNormalization, tmp_path: Path
+    llama: Model, kind: str, rank: int, variant: RowNormalization, tmp_path: Path
 ) -> None:
-    write_adapter(llama, export_case.plan(variant), export_case.directions(), tmp_path)
+    write_adapter(llama, export_case.PLANS[kind](variant), export_case.basis(), tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (config["peft_type"], config["task_type"]) == ("LORA", "CAUSAL_LM")
-    assert (config["r"], config["lora_alpha"]) == (1, 1)
+    assert (config["r"], config["lora_alpha"]) == (rank, rank)
     assert config["use_dora"] == (variant == "full")
     assert config["base_model_name_or_path"] == llama.settings.model
     assert "model.layers.0.mlp.down_proj" not in config["target_modules"]
     assert len(config["target_modules"]) == 5
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     stem = "base_model.model.model.layers.1.mlp.down_proj"
-    assert tensors[f"{stem}.lora_A.weight"].shape == (1, 48)
-    assert tensors[f"{stem}.lora_B.weight"].shape == (32, 1)
+    assert tensors[f"{stem}.lora_A.weight"].shape == (rank, 48)
+    assert tensors[f"{stem}.lora_B.weight"].shape == (32, rank)
     assert (f"{stem}.lora_magnitude_vector" in tensors) == (variant == "full")
     if variant == "full":
         norms = llama.model.get_parameter("model.layers.1.mlp.down_proj.weight").norm(dim=1)
         torch.testing.assert_close(tensors[f"{stem}.lora_magnitude_vector"], norms)
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
     size = (tmp_path / "adapter_model.safetensors").stat().st_size
-    assert size < 16_000
+    assert size < 16_000 * rank
 
 
 def test_the_base_is_found_from_any_working_directory(
@@ -163,8 +169,20 @@ def test_saved_again_by_peft_it_has_the_same_tensors(llama: Model, tmp_path: Pat
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_a_basis_of_one_direction_is_that_direction(llama: Model, tmp_path: Path) -> None:
+    plan = export_case.plan()
+    for name, directions in (("1", export_case.directions()), ("2", export_case.basis(k=1))):
+        (tmp_path / name).mkdir()
+        write_adapter(llama, plan, directions, tmp_path / name)
+    first, second = (load_file(tmp_path / name / "adapter_model.safetensors") for name in "12")
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name])
+
+
+@pytest.mark.parametrize("kind", export_case.PLANS)
 def test_rows_of_zeros_do_not_become_nan(
-    llama: Model, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    llama: Model, kind: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     damaged: Any = tiny.model()
     with torch.no_grad():
@@ -173,9 +191,9 @@ def test_rows_of_zeros_do_not_become_nan(
     damaged.save_pretrained(base)
     tiny.tokenizer().save_pretrained(base)
     model = export_case.load(base)
-    directions = export_case.directions()
-    directions[:, 4] = 0  # so that W + BA has a row of norm 0, and PEFT divides by it
-    plan = export_case.plan("full")
+    directions = export_case.basis()
+    directions[..., 4] = 0  # so that W + BA has a row of norm 0, and PEFT divides by it
+    plan = export_case.PLANS[kind]("full")
     write_adapter(model, plan, directions, tmp_path)
     merged = through_peft(model, tmp_path).merge_and_unload()
     weight = merged.get_submodule("model.layers.1.mlp.down_proj").weight
@@ -193,12 +211,24 @@ def test_a_plan_that_edits_nothing_is_refused(llama: Model, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+def test_weights_without_directions_edit_nothing(llama: Model, tmp_path: Path) -> None:
+    directions = export_case.basis()
+    directions[:, 1] = 0
+    second_alone = Weights(((0.0, 1.0),) * 3)
+    plan = export_case.plan("full", second_alone, second_alone, rank=2)
+    assert llama.plan_edits(plan, directions) == {}
+    assert len(llama.plan_edits(plan, export_case.basis())) == 6
+    with pytest.raises(ExportError, match="leaves every module alone"):
+        write_adapter(llama, plan, directions, tmp_path)
+
+
 def test_zero_magnitude_rows_get_a_harmless_factor() -> None:
     from heretic.edits import LowRank
 
-    factor = LowRank(torch.ones(1, 3), torch.zeros(2, 1), torch.tensor([0.0, 2.0]))
-    tensors = adapter_tensors({"m": factor})
-    assert tensors["base_model.model.m.lora_B.weight"].flatten().tolist() == [1.0, 0.0]
+    for rank in (1, 2):
+        factor = LowRank(torch.ones(rank, 3), torch.zeros(2, rank), torch.tensor([0.0, 2.0]))
+        tensors = adapter_tensors({"m": factor})
+        assert tensors["base_model.model.m.lora_B.weight"].tolist() == [[1.0] * rank, [0.0] * rank]
 
 
 def test_modules_are_named_so_that_no_other_matches() -> None:

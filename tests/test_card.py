@@ -71,6 +71,23 @@ def test_an_adapter_names_its_kind(choice: Choice) -> None:
     assert "A LoRA adapter of rank 1" in model_card(plain, "adapter")
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_several_directions_are_told(choice: Choice, rank: int) -> None:
+    of_rank = replace(choice, trial=replace(choice.trial, plan=export_case.plan(rank=rank)))
+    text = model_card(of_rank, "adapter")
+    assert f"A DoRA adapter of rank {rank} for" in text
+    assert (f"global, at layer 1.25, {rank} per layer." in text) == (rank > 1)
+    assert ("global, at layer 1.25. " in text) == (rank == 1)
+
+
+def test_a_free_form_kernel_is_told_by_its_extremes(choice: Choice) -> None:
+    free = replace(choice, trial=replace(choice.trial, plan=export_case.free_plan()))
+    text = model_card(free, "merge")
+    assert "| component | max weight | at layer | min weight | within layers |" in text
+    assert "| attn.o_proj | 1.2 | 0 | -0.3 | free |" in text
+    assert "| mlp.down_proj | 1.1 | 2 | 0 | free |" in text
+
+
 def test_no_licence_is_invented(choice: Choice) -> None:
     text = model_card(choice, "merge", {})
     assert "license" not in front_matter(text)

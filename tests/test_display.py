@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from dataclasses import replace
 from subprocess import PIPE
 
 import pytest
@@ -14,15 +15,27 @@ from heretic.cli.display import PlainReporter, RichReporter, Tee, make_reporter
 from heretic.cli.tables import (
     Replies,
     before_after_table,
+    direction_text,
     front_table,
     plan_table,
     scores_table,
 )
 from heretic.cli.text import bytes_text, clip, make_console, memory_text, safe
 from heretic.events import Event, Notice, StageFinished, StageStarted
-from heretic.records import front
+from heretic.records import Plan, Weights, front
+from heretic.utils import get_trial_parameters
 from tests.terminal import arguments, end, environment, in_pipe, in_terminal, plain, written
 from tests.terminal_program import BASELINE, HOSTILE, run_search, run_stages, trial
+
+
+def free_plan(**layers: tuple[tuple[float, ...], ...]) -> Plan:
+    return Plan.create(
+        direction_scope="per layer",
+        direction_index=None,
+        kernels={component: Weights(rows) for component, rows in layers.items()},
+        row_normalization="full",
+        rank=2,
+    )
 
 
 def shown(renderable, width: int = 100) -> str:
@@ -68,6 +81,54 @@ def test_plan_table_shows_a_kernel_of_zero_as_off() -> None:
     text = shown(plan_table(trial(1).plan))
     assert "mlp.down_proj" in text
     assert "off" in text
+
+
+def shown_row(plan: Plan, component: str) -> list[str]:
+    lines = [line.split() for line in shown(plan_table(plan)).splitlines()]
+    return next(line[1:] for line in lines if line[:1] == [component])
+
+
+def test_plan_table_shows_a_free_form_kernel_by_its_extremes() -> None:
+    plan = free_plan(attn=((0.25, 0.0), (1.5, 0.0), (0.5, -0.125)), mlp=((0.0, 0.0),) * 3)
+    assert shown_row(plan, "attn.o_proj") == ["1.50", "1.00", "-0.12", "free"]
+    assert shown_row(plan, "mlp.down_proj") == ["off"]
+    assert "direction: per layer x 2; row normalization: full" in shown(plan_table(plan))
+
+
+def test_plan_table_shows_no_kernel_as_off_that_edits() -> None:
+    plan = free_plan(attn=((0.0, 0.7), (0.0, 0.0)), mlp=((), (-0.5,)))
+    assert shown_row(plan, "attn.o_proj") == ["0.70", "0.00", "0.00", "free"]
+    assert shown_row(plan, "mlp.down_proj") == ["0.00", "0.00", "-0.50", "free"]
+
+
+@pytest.mark.parametrize(
+    ("rank", "texts"),
+    [(1, ("per layer", "global 13.50")), (2, ("per layer x 2", "global 13.50 x 2"))],
+)
+def test_several_directions_are_told(rank: int, texts: tuple[str, str]) -> None:
+    plans = [replace(trial(number).plan, rank=rank) for number in range(2)]
+    assert tuple(direction_text(plan) for plan in plans) == texts
+
+
+def test_parameters_of_a_trial_by_name() -> None:
+    kernel = {
+        "attn.o_proj.max_weight": "1.10",
+        "attn.o_proj.max_weight_position": "17.20",
+        "attn.o_proj.min_weight": "0.50",
+        "attn.o_proj.min_weight_distance": "9.00",
+    }
+    of_rank_1 = get_trial_parameters(trial(1))
+    assert kernel.items() <= of_rank_1.items()
+    assert "rank" not in of_rank_1
+    assert of_rank_1["direction_index"] == "13.50"
+    free = free_plan(attn=((0.5, 0.25), (), (1.0,)), mlp=())
+    assert get_trial_parameters(replace(trial(0), plan=free)) == {
+        "direction_scope": "per layer",
+        "row_normalization": "full",
+        "rank": "2",
+        "attn.o_proj.weights": "0.50 0.25, , 1.00",
+        "mlp.down_proj.weights": "",
+    }
 
 
 def test_safe_takes_control_codes_out_and_leaves_text_alone() -> None:

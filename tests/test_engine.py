@@ -26,7 +26,7 @@ from heretic.model.originals import EncodedPrompts, checkpoint_layers
 from heretic.model.plain import PlainEngine
 from heretic.model.prefill import KEPT_SHARE, Techniques
 from heretic.model.slots import SlotCache, States
-from heretic.records import Plan, RowNormalization
+from heretic.records import AnyKernel, Plan, RowNormalization, Weights
 from heretic.scorers.keyword import has_marker, is_refusal
 from tests import tiny
 from tests.test_model import FAMILIES, GPT2_SIZES
@@ -89,6 +89,35 @@ def edits_of(model: Model, *weights: float) -> list[dict[str, OutputEdit]]:
     return [model.plan_edits(plan, directions) for plan in plans]
 
 
+def mixed_edits_of(model: Model) -> list[dict[str, OutputEdit]]:
+    """Plans of rank 1 and 2, by kernels and free-form, of all variants, and one of nothing."""
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.randn(model.n_layers + 1, model.hidden_size, 2, generator=generator)
+    directions = torch.linalg.qr(rows).Q.mT.contiguous()
+    kernel = AbliterationParameters(1.4, 2.0, 0.5, 2.0)
+    late = Weights(((), (), (1.5, 0.7)))
+    free = Weights(((0.9, -0.4), (), (0.0, 1.2)))
+    given: list[tuple[RowNormalization, int, AnyKernel, AnyKernel]] = [
+        ("full", 1, kernel, kernel),
+        ("pre", 2, free, kernel),
+        ("none", 2, kernel, late),
+        ("full", 2, late, free),
+        ("none", 1, free, late),
+        ("full", 1, Weights(()), Weights(())),
+    ]
+    plans = [
+        Plan.create(
+            direction_scope="per layer",
+            direction_index=None,
+            kernels={"attn": attention, "mlp": mlp},
+            row_normalization=variant,
+            rank=rank,
+        )
+        for variant, rank, attention, mlp in given
+    ]
+    return [model.plan_edits(plan, directions) for plan in plans]
+
+
 @contextmanager
 def edited(model: Model, edits: dict[str, OutputEdit]) -> Iterator[None]:
     with RowEdits(model.writers, [edits]).installed():
@@ -133,6 +162,22 @@ class TestSameAsPlain:
         for plan in plans:
             with edited(family, plan):
                 expected = family.get_logits(GOOD)
+            torch.testing.assert_close(engine.logits("good", plan), expected, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize("slots", [3, 64])
+    def test_ranks_and_forms_of_plans_may_differ(
+        self, llama: Model, slots: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(llama, "batch_size", slots)
+        plans = mixed_edits_of(llama)
+        assert {len(edit.read) for plan in plans for edit in plan.values()} == {1, 2}
+        engine = engine_of(llama)
+        together = engine.replies("bad", plans)
+        assert together == [plain_replies(llama, plan) for plan in plans]
+        assert len({tuple(texts) for texts in together}) == len(plans)
+        for plan in plans:
+            with edited(llama, plan):
+                expected = llama.get_logits(GOOD)
             torch.testing.assert_close(engine.logits("good", plan), expected, rtol=1e-4, atol=1e-4)
 
     @pytest.mark.parametrize("name", ["batch_size", "tokens of a pass"])

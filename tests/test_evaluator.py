@@ -16,10 +16,11 @@ from torch.nn import functional
 
 from heretic.baseline import BaselineFile
 from heretic.config import DatasetSpecification, Settings
+from heretic.directions import cluster_basis, difference_directions
 from heretic.evaluator import Evaluator
 from heretic.events import EvaluationProgress, Event
 from heretic.model import AbliterationParameters, Model
-from heretic.records import Plan, RowNormalization, Score, Trial, front
+from heretic.records import AnyKernel, Plan, RowNormalization, Score, Trial, Weights, front
 from heretic.scorers import Outputs
 from heretic.scorers.keyword import is_refusal
 from heretic.utils import load_prompts
@@ -68,24 +69,48 @@ def directions(model: Model, files: Path) -> torch.Tensor:
     return functional.normalize(bad.mean(dim=0) - good.mean(dim=0), dim=-1)
 
 
-def plan(variant: RowNormalization = "full", weight: float = 1.5) -> Plan:
-    kernel = AbliterationParameters(weight, 1.5, weight / 3, 5.0)
+@pytest.fixture(scope="module")
+def basis(model: Model, files: Path) -> torch.Tensor:
+    good = model.get_residuals_batched(tiny.GOOD_PROMPTS[:8])
+    bad = model.get_residuals_batched(tiny.BAD_PROMPTS[:8])
+    center = good.mean(dim=0)
+    first = difference_directions(center, bad.mean(dim=0), orthogonalize=False)
+    return cluster_basis(first, center, bad, rank=2, seed=0)
+
+
+def plan(
+    variant: RowNormalization = "full",
+    weight: float = 1.5,
+    rank: int = 1,
+    kernel: AnyKernel | None = None,
+) -> Plan:
+    kernel = kernel or AbliterationParameters(weight, 1.5, weight / 3, 5.0)
     return Plan.create(
         direction_scope="per layer",
         direction_index=None,
         kernels={"attn": kernel, "mlp": kernel},
         row_normalization=variant,
+        rank=rank,
     )
 
 
+FREE = Weights(((1.0, 0.5), (0.3,), (1.5, -0.4)))
+
+
 @pytest.mark.parametrize("variant", ["none", "pre", "full"])
+@pytest.mark.parametrize(("rank", "kernel"), [(1, None), (2, None), (1, FREE), (2, FREE)])
 def test_plan_scores_are_those_of_edited_weights(
-    model: Model, directions: torch.Tensor, variant: RowNormalization
+    model: Model,
+    basis: torch.Tensor,
+    variant: RowNormalization,
+    rank: int,
+    kernel: AnyKernel | None,
 ) -> None:
-    evaluator = Evaluator(model.settings, model, directions)
-    (scores,) = evaluator.evaluate([plan(variant)])
+    evaluator = Evaluator(model.settings, model, basis)
+    chosen = plan(variant, rank=rank, kernel=kernel)
+    (scores,) = evaluator.evaluate([chosen])
     assert scores[1].value > 0.001
-    model.apply(plan(variant), directions)
+    model.apply(chosen, basis)
     try:
         current = evaluator.score_current()
     finally:
@@ -100,6 +125,27 @@ def test_many_plans_score_as_one_at_a_time(model: Model, directions: torch.Tenso
     together = evaluator.evaluate(plans)
     assert together == [evaluator.evaluate([one])[0] for one in plans]
     assert len({scores[1].value for scores in together}) == 3
+
+
+def test_plans_of_any_rank_and_form_score_as_one_at_a_time(
+    model: Model, basis: torch.Tensor
+) -> None:
+    evaluator = Evaluator(model.settings, model, basis)
+    plans = [plan(), plan(rank=2), plan("pre", kernel=FREE), plan("none", rank=2, kernel=FREE)]
+    together = evaluator.evaluate(plans)
+    alone = [evaluator.evaluate([one])[0] for one in plans]
+    for left, right in zip(together, alone, strict=True):
+        assert left[0] == right[0]
+        assert left[1].value == pytest.approx(right[1].value, rel=1e-3)
+    assert len({scores[1].value for scores in together}) == 4
+
+
+def test_directions_alone_and_as_a_basis_of_one_score_the_same(
+    model: Model, basis: torch.Tensor
+) -> None:
+    plans = [plan(), plan("none")]
+    alone = Evaluator(model.settings, model, basis[:, 0]).evaluate(plans)
+    assert alone == Evaluator(model.settings, model, basis).evaluate(plans)
 
 
 def test_baseline_has_no_divergence_and_counts_the_originals_refusals(model: Model) -> None:

@@ -24,7 +24,7 @@ from heretic.export.choice import Choice, display_name
 from heretic.export.verify import agree, disagreements, reload
 from heretic.export.weights import estimated_bytes
 from heretic.model import Model
-from heretic.records import RowNormalization, Score
+from heretic.records import ATTENTION, MLP, Kernel, Plan, RowNormalization, Score
 from tests import export_case, tiny
 
 VARIANTS: tuple[RowNormalization, ...] = ("none", "pre", "full")
@@ -49,16 +49,19 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("kind", export_case.PLANS)
 def test_merged_weights_are_the_definition(
-    model: Model, variant: RowNormalization, tmp_path: Path
+    model: Model, kind: str, variant: RowNormalization, tmp_path: Path
 ) -> None:
-    plan = export_case.plan(variant)
+    plan, directions = export_case.PLANS[kind](variant), export_case.basis()
     before = {name: value.clone() for name, value in model.model.state_dict().items()}
-    save(model, export_case.choice(model.settings, plan), tmp_path / "m", strategy="merge")
+    choice = export_case.choice(model.settings, plan, directions=directions)
+    save(model, choice, tmp_path / "m", strategy="merge")
     after = model.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     saved = load_file(tmp_path / "m" / "model.safetensors")
-    edits = model.plan_edits(plan, export_case.directions())
+    edits = model.plan_edits(plan, directions)
+    assert len(edits) == 5
     for name, weight in saved.items():
         edit = edits.get(name.removesuffix(".weight"))
         if edit is None:
@@ -66,6 +69,28 @@ def test_merged_weights_are_the_definition(
         else:
             torch.testing.assert_close(weight, edit.edited_weight(before[name]))
             assert not torch.equal(weight, before[name])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("kind", ["rank 2", "free-form"])
+def test_merged_weights_give_the_hooked_logits(
+    model: Model, kind: str, variant: RowNormalization, tmp_path: Path
+) -> None:
+    plan, directions = export_case.PLANS[kind](variant), export_case.basis()
+    choice = export_case.choice(model.settings, plan, directions=directions)
+    folder = save(model, choice, tmp_path / "m", strategy="merge")
+    loaded = AutoModelForCausalLM.from_pretrained(folder)
+    ids = torch.arange(3, 43).reshape(2, 20)
+    with torch.no_grad():
+        got = loaded(input_ids=ids).logits
+        plain = model.model(input_ids=ids).logits
+        with model.edited(plan, directions):
+            expected = model.model(input_ids=ids).logits
+        with model.edited(export_case.plan(variant), directions):
+            other = model.model(input_ids=ids).logits
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
+    for differing in (plain, other):
+        assert (differing - expected).norm() > 0.05 * expected.norm()
 
 
 def test_a_saved_model_is_complete(model: Model, choice: Choice, tmp_path: Path) -> None:
@@ -112,16 +137,29 @@ def test_saving_prints_nothing(
 def test_parameters_list_what_was_applied(model: Model, choice: Choice, tmp_path: Path) -> None:
     save(model, choice, tmp_path / "m", strategy="merge")
     data = json.loads((tmp_path / "m" / "abliteration_params.json").read_text())
-    assert data["schema_version"] == 1
+    assert data["schema_version"] == 2  # 1 had one weight per layer
     assert data["base_model"] == "Tiny-Base"
     assert data["strategy"] == "merge"
     assert data["trial"] == 17
     assert data["plan"] == choice.trial.plan.to_dict()
     for component, kernel in choice.trial.plan.kernels:
-        assert data["weights"][component] == [kernel.weight(layer) for layer in range(3)]
+        assert isinstance(kernel, Kernel)
+        assert data["weights"][component] == [[kernel.weight(layer)] for layer in range(3)]
     assert data["scores"]["before"][0]["value"] == 0.9
     assert data["scores"]["after"][0]["display"] == "2/20"
     assert data["scores"]["verified"] is False
+
+
+def test_parameters_list_a_weight_for_each_direction(model: Model, tmp_path: Path) -> None:
+    plan = export_case.free_plan()
+    choice = export_case.choice(model.settings, plan, directions=export_case.basis())
+    save(model, choice, tmp_path / "m", strategy="adapter")
+    data = json.loads((tmp_path / "m" / "abliteration_params.json").read_text())
+    assert Plan.from_dict(data["plan"]) == plan
+    assert data["weights"] == {
+        ATTENTION: [[1.2, 0.4], [0.0, 0.9], [0.5, -0.3]],
+        MLP: [[0.0, 0.0], [0.9, 0.7], [1.1, 0.0]],
+    }
 
 
 def test_weights_are_sharded(model: Model, choice: Choice, tmp_path: Path) -> None:
@@ -142,12 +180,21 @@ def test_an_adapter_folder_is_complete(model: Model, choice: Choice, tmp_path: P
 
 
 @pytest.mark.parametrize("strategy", ["merge", "adapter"])
-def test_saved_models_score_as_in_the_search(model: Model, strategy: str, tmp_path: Path) -> None:
-    plan = export_case.plan()
-    evaluator = Evaluator(model.settings, model, export_case.directions())
+@pytest.mark.parametrize("kind", export_case.PLANS)
+def test_saved_models_score_as_in_the_search(
+    model: Model, kind: str, strategy: str, tmp_path: Path
+) -> None:
+    plan, directions = export_case.PLANS[kind]("full"), export_case.basis()
+    evaluator = Evaluator(model.settings, model, directions)
     searched = evaluator.evaluate([plan])[0]
     assert searched[1].value > 0.01
-    choice = export_case.choice(model.settings, plan, scores=searched, baseline=evaluator.baseline)
+    choice = export_case.choice(
+        model.settings,
+        plan,
+        scores=searched,
+        baseline=evaluator.baseline,
+        directions=directions,
+    )
     folder = save(model, choice, tmp_path / "m", strategy=strategy)
     scores = verify(folder, choice, evaluator)
     assert [score.name for score in scores] == [score.name for score in searched]

@@ -80,6 +80,7 @@ HEAVY = {
     "optuna",
     "pandas",
     "peft",
+    "scipy",
     "torch",
     "transformers",
 }

@@ -15,12 +15,14 @@ from heretic.records import (
     ATTENTION,
     MLP,
     SCHEMA_VERSION,
+    AnyKernel,
     Kernel,
     Optimization,
     Plan,
     RunManifest,
     Score,
     Trial,
+    Weights,
     dominates,
     front,
 )
@@ -32,16 +34,21 @@ PLAN = Plan.create(
     kernels={MLP: KERNEL, ATTENTION: Kernel(0.8, 3.5, 0.0, 0.0)},
     row_normalization="full",
 )
+FREE = Weights(((0.5, 0.25), (), (1.0,)))
 
 finite = st.floats(-1e6, 1e6, allow_nan=False)
 positive = st.floats(0, 1e6)
 kernels = st.builds(Kernel, finite, finite, finite, positive)
+free_kernels = st.builds(Weights, st.lists(st.lists(finite, max_size=3).map(tuple)).map(tuple))
 plans = st.builds(
     Plan.create,
     direction_scope=st.sampled_from(["global", "per layer", "mean"]),
     direction_index=positive,
-    kernels=st.dictionaries(st.sampled_from([ATTENTION, MLP, "ssm.out_proj"]), kernels),
+    kernels=st.dictionaries(
+        st.sampled_from([ATTENTION, MLP, "ssm.out_proj"]), kernels | free_kernels
+    ),
     row_normalization=st.sampled_from(["none", "pre", "full"]),
+    rank=st.integers(1, 5),
 )
 
 
@@ -73,6 +80,52 @@ class TestKernel:
         slack = 1e-9 * max(abs(low), abs(high), 1.0)
         weight = kernel.weight(layer)
         assert weight == 0.0 or low - slack <= weight <= high + slack
+
+    @given(kernels, st.integers(0, 200), st.integers(1, 4))
+    def test_every_direction_has_the_same_weight(self, kernel, layer, rank):
+        assert kernel.amounts(layer, rank) == (kernel.weight(layer),) * rank
+
+    def test_figures(self):
+        assert KERNEL.figures() == (1.0, 10.0, 0.2, 4.0)
+
+
+class TestWeights:
+    @pytest.mark.parametrize(
+        ("layer", "rank", "amounts"),
+        [
+            (0, 1, (0.5,)),
+            (0, 2, (0.5, 0.25)),
+            (0, 3, (0.5, 0.25, 0.0)),
+            (1, 2, (0.0, 0.0)),
+            (2, 1, (1.0,)),
+            (2, 2, (1.0, 0.0)),
+            (3, 2, (0.0, 0.0)),
+        ],
+    )
+    def test_what_is_not_given_is_left_alone(self, layer, rank, amounts):
+        assert FREE.amounts(layer, rank) == amounts
+
+    @given(free_kernels, st.integers(0, 5), st.integers(1, 4))
+    def test_every_direction_has_a_weight(self, kernel, layer, rank):
+        assert len(kernel.amounts(layer, rank)) == rank
+
+    @pytest.mark.parametrize(
+        ("layers", "figures"),
+        [
+            (FREE.layers, (1.0, 2.0, 0.0, None)),
+            (((0.1,), (0.7,), (0.7,), (-0.2,)), (0.7, 1.0, -0.2, None)),
+            (((0.0, 0.0), (0.0, 0.6)), (0.6, 1.0, 0.0, None)),
+            (((), ()), (0.0, 0.0, 0.0, None)),
+            ((), (0.0, 0.0, 0.0, None)),
+        ],
+    )
+    def test_figures(self, layers, figures):
+        assert Weights(layers).figures() == figures
+
+    def test_equal_ones_are_the_same(self):
+        same = Weights(((0.5, 0.25), (), (1.0,)))
+        assert (same, hash(same)) == (FREE, hash(FREE))
+        assert Weights(((0.5, 0.25), (), (1.0, 0.0))) != FREE
 
 
 class TestPlan:
@@ -110,8 +163,71 @@ class TestPlan:
         assert plan.direction_index is None
 
     def test_a_component_without_kernel_has_no_weight(self):
-        assert PLAN.weight("other", 10) == 0.0
-        assert PLAN.weight(MLP, 10) == 1.0
+        assert PLAN.amounts("other", 10) == (0.0,)
+        assert PLAN.amounts(MLP, 10) == (1.0,)
+
+    def test_amounts_are_one_for_each_direction(self):
+        plan = self.free(rank=3)
+        assert plan.amounts(MLP, 8) == pytest.approx((0.6, 0.6, 0.6))
+        assert plan.amounts(ATTENTION, 0) == (0.5, 0.25, 0.0)
+        assert plan.amounts("other", 0) == (0.0, 0.0, 0.0)
+
+    @staticmethod
+    def free(rank: int = 2, attention: AnyKernel = FREE) -> Plan:
+        return Plan.create(
+            direction_scope="per layer",
+            direction_index=None,
+            kernels={"attn": attention, "mlp": KERNEL},
+            row_normalization="full",
+            rank=rank,
+        )
+
+    def test_rank_and_weights_in_json(self):
+        data = json.loads(json.dumps(self.free().to_dict()))
+        assert data["rank"] == 2
+        assert data["kernels"][ATTENTION] == {"weights": [[0.5, 0.25], [], [1.0]]}
+        assert data["kernels"][MLP] == asdict(KERNEL)
+        restored = Plan.from_dict(data)
+        assert (restored, hash(restored)) == (self.free(), hash(self.free()))
+
+    def test_plans_differ_by_rank_and_by_weights(self):
+        assert self.free(1) != self.free(2)
+        assert self.free(2, Weights(((0.5, 0.25),))) != self.free(2)
+        assert len({self.free(), self.free(1), self.free(2), PLAN}) == 3
+
+    def test_plans_from_before_there_were_ranks(self):
+        data = PLAN.to_dict()
+        del data["rank"]
+        assert Plan.from_dict(data) == PLAN
+        assert PLAN.rank == 1
+
+    @pytest.mark.parametrize("rank", [0, -1])
+    def test_a_plan_removes_at_least_one_direction(self, rank):
+        with pytest.raises(ValueError, match=f"rank is {rank}"):
+            self.free(rank)
+
+    @pytest.mark.parametrize(
+        ("damage", "said"),
+        [
+            ({"rank": 0}, "rank is 0"),
+            ({"rank": 1.5}, "rank is 1.5"),
+            ({"rank": "2"}, "rank is '2'"),
+            ({"rank": True}, "rank is True"),
+            ({"rank": None}, "rank is None"),
+            ({"kernels": {"attn": {"weights": 1.0}}}, r"attn.weights\[0\] is 1.0"),
+            ({"kernels": {"attn": {"weights": None}}}, r"attn.weights\[0\] is None"),
+            ({"kernels": {"attn": {"weights": [0.5]}}}, r"attn.weights\[0\] is 0.5"),
+            ({"kernels": {"attn": {"weights": [[0.5], ["1"]]}}}, r"attn.weights\[1\] is '1'"),
+            ({"kernels": {"attn": {"weights": [[True]]}}}, r"attn.weights\[0\] is True"),
+            ({"kernels": {"attn": {"weights": [[float("nan")]]}}}, r"attn.weights\[0\] is nan"),
+            ({"kernels": {"attn": {"weights": [], **asdict(KERNEL)}}}, "kernel of attn"),
+            ({"kernels": {"attn": ["weights"]}}, "kernel of attn"),
+            ({"kernels": {"attn": None}}, "kernel of attn"),
+        ],
+    )
+    def test_what_is_malformed_is_named(self, damage, said):
+        with pytest.raises(RunError, match=f"Not a plan: .*{said}"):
+            Plan.from_dict({**PLAN.to_dict(), **damage})
 
     @pytest.mark.parametrize(
         "damage",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heretic.records import ATTENTION, MLP, Kernel, Plan
+from heretic.records import ATTENTION, MLP, Kernel, Plan, Weights
 from heretic.search.space import SearchSpace
 
 COMPONENTS = (MLP, ATTENTION)
@@ -89,6 +90,7 @@ def test_index_is_drawn_for_every_scope():
 def test_min_weight_is_a_fraction_and_absolute_in_the_plan():
     plan = space().suggest(Drawing(0.5))
     kernel = dict(plan.kernels)[ATTENTION]
+    assert isinstance(kernel, Kernel)
     assert kernel.max_weight == pytest.approx(1.15)
     assert kernel.min_weight == pytest.approx(0.575)
 
@@ -96,8 +98,9 @@ def test_min_weight_is_a_fraction_and_absolute_in_the_plan():
 def test_mlp_weight_below_zero_is_off():
     plan = space().suggest(Drawing(0.1))
     kernel = dict(plan.kernels)[MLP]
+    assert isinstance(kernel, Kernel)
     assert (kernel.max_weight, kernel.min_weight) == (0.0, 0.0)
-    assert all(plan.weight(MLP, layer) == 0 for layer in range(LAST + 1))
+    assert all(plan.amounts(MLP, layer) == (0,) for layer in range(LAST + 1))
 
 
 @pytest.mark.parametrize("normalization", ["none", "pre", "full"])
@@ -146,6 +149,7 @@ def outside(**changes) -> Plan:
         "direction_scope": "per layer",
         "direction_index": None,
         "row_normalization": "full",
+        "rank": 1,
         "components": COMPONENTS,
     }
     kernel |= {name: value for name, value in changes.items() if name in kernel}
@@ -166,6 +170,7 @@ def outside(**changes) -> Plan:
         {"direction_scope": "mean"},
         {"direction_scope": "global", "direction_index": 1.0},
         {"row_normalization": "none"},
+        {"rank": 2},
         {"components": [MLP]},
         {"components": [MLP, ATTENTION, "ssm.out_proj"]},
     ],
@@ -173,3 +178,8 @@ def outside(**changes) -> Plan:
 def test_plans_outside_the_space_have_no_parameters(changes):
     assert space().plan_to_params(outside()) is not None
     assert space().plan_to_params(outside(**changes)) is None
+
+
+def test_free_form_kernels_have_no_parameters():
+    free = replace(outside(), kernels=((ATTENTION, Weights(((1.0,),))), outside().kernels[1]))
+    assert space().plan_to_params(free) is None

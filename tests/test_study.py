@@ -108,7 +108,7 @@ class TestObjectives:
 
     def test_one_is_maximised_and_one_only_reported(self, tmp_path):
         def measure(plan):
-            weight = plan.weight(ATTENTION, 20)
+            (weight,) = plan.amounts(ATTENTION, 20)
             return self.scores(("gain", weight, "maximize"), ("length", 5.0, "none"))
 
         study = make_study(tmp_path / "run", objectives=("maximize", "none"))
@@ -119,7 +119,8 @@ class TestObjectives:
 
     def test_three(self, tmp_path):
         def measure(plan):
-            return (*evaluate(plan), Score("third", plan.weight(MLP, 20), "maximize", ""))
+            (weight,) = plan.amounts(MLP, 20)
+            return (*evaluate(plan), Score("third", weight, "maximize", ""))
 
         study = make_study(tmp_path / "run", objectives=("minimize", "minimize", "maximize"))
         assert len(study.run(measure, N_STARTUP + 3)) == N_STARTUP + 3

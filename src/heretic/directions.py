@@ -6,6 +6,8 @@ Method: difference of means, Arditi et al. 2024 (arXiv 2406.11717), section 2.3;
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -123,7 +125,9 @@ def layer_basis(directions: Tensor, layer: int, plan: Plan) -> Tensor:
     """
     layers = directions[1:] if directions.dim() == 3 else directions[1:].unsqueeze(1)
     if plan.rank > layers.shape[1]:
-        raise ValueError(f"a plan of rank {plan.rank} needs more than {layers.shape[1]} directions")
+        raise ValueError(
+            f"a plan of rank {plan.rank} needs as many directions per layer, not {layers.shape[1]}"
+        )
     layers = layers[:, : plan.rank]
     if plan.direction_scope == "per layer":
         return layers[layer]
@@ -161,7 +165,8 @@ def cluster_basis(
     Bad prompts may trigger the behaviour in several ways. They are grouped by k-means (k-means++;
     Arthur & Vassilvitskii 2007) on their residuals of all layers, scaled to unit length; the
     groups' mean differences from the good centre span what is common to them, the direction, and
-    what is not: its principal components are the further directions, the largest first.
+    what is not: its principal components are the further directions, the largest first. Each has
+    the sign that agrees with the layer before, so that layers can be mixed.
 
     Args:
         directions: [layers + 1, hidden].
@@ -177,15 +182,30 @@ def cluster_basis(
 
     difference = bad.to(torch.float64) - good_centers.to(torch.float64)
     points = functional.normalize(difference[:, 1:], dim=-1).flatten(1)
-    _, labels = kmeans2(points.numpy(), rank, minit="++", rng=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fewer groups than asked for are no fault
+        _, labels = kmeans2(points.numpy(), rank, minit="++", rng=seed)
     groups = [difference[torch.from_numpy(labels == group)] for group in sorted(set(labels))]
     means = torch.stack([group.mean(dim=0) for group in groups])
     rows = []
+    before = means.new_zeros(rank - 1, means.shape[-1])
     for layer, first in enumerate(directions.to(torch.float64)):
-        rest = means[:, layer] - (means[:, layer] @ first).unsqueeze(-1) * first
-        components = torch.linalg.svd(rest, full_matrices=False).Vh[: rank - 1]
-        padding = components.new_zeros(rank - 1 - len(components), components.shape[1])
-        # Where good and bad prompts leave the same residuals, so do groups of them.
-        further = torch.cat([components, padding]) * first.any()
+        further = _further(means[:, layer], first, rank - 1)
+        further = torch.where((further * before).sum(dim=-1, keepdim=True) < 0, -further, further)
+        before = torch.where(further.any(dim=-1, keepdim=True), further, before)
         rows.append(orthonormal(torch.cat([first.unsqueeze(0), further])))
     return torch.stack(rows).to(torch.float32)
+
+
+def _further(means: Tensor, first: Tensor, count: int) -> Tensor:
+    """Principal components of the groups' means [groups, hidden] without `first`, [count, hidden].
+
+    Rows of zeros where the means have fewer, noise left out.
+    """
+    rest = means - (means @ first).unsqueeze(-1) * first
+    _, sizes, components = torch.linalg.svd(rest, full_matrices=False)
+    # Where good and bad prompts leave the same residuals, so do groups of them.
+    significant = (sizes > RELATIVE_TOLERANCE * means.norm()) & first.any()
+    components = torch.where(significant.unsqueeze(-1), components, 0.0)[:count]
+    missing = components.new_zeros(count - len(components), components.shape[1])
+    return torch.cat([components, missing])

@@ -91,10 +91,11 @@ class Weights:
     def figures(self) -> tuple[float, float, float, float | None]:
         """The largest weight, its layer, the smallest weight; no distance, every layer has its own.
 
-        Of several directions the first, which carries most, stands for all.
+        Of several directions each layer's largest and smallest count.
         """
-        first = [row[0] if row else 0.0 for row in self.layers] or [0.0]
-        return max(first), float(first.index(max(first))), min(first), None
+        highest = [max(row, default=0.0) for row in self.layers] or [0.0]
+        lowest = min((min(row, default=0.0) for row in self.layers), default=0.0)
+        return max(highest), float(highest.index(max(highest))), lowest, None
 
 
 AnyKernel = Kernel | Weights
@@ -226,8 +227,9 @@ def _kernel_to_dict(kernel: AnyKernel) -> dict[str, Any]:
     return asdict(kernel)
 
 
-def _kernel(component: str, row: Mapping[str, object]) -> AnyKernel:
+def _kernel(component: str, row: object) -> AnyKernel:
     """A kernel as `to_dict` wrote it: four finite numbers and no others, or weights."""
+    row = row if isinstance(row, Mapping) else {}
     if set(row) == {"weights"}:
         return Weights(tuple(_weights(component, row["weights"])))
     names = [part.name for part in fields(Kernel)]

@@ -1,4 +1,4 @@
-"""A plan as an adapter in PEFT's file format: LoRA of rank 1, or DoRA of rank 1 for `full`.
+"""A plan as an adapter in PEFT's file format: LoRA of the plan's rank, or DoRA for `full`.
 
 Both are exact (SPEC section 2), so nothing is approximated and nothing is trained. The files are
 written directly; PEFT is needed only to use them. Format: huggingface.co/docs/peft, "PEFT
@@ -33,7 +33,7 @@ def write_adapter(model: Model, plan: Plan, directions: Tensor, folder: Path) ->
 
     Args:
         model: Unedited.
-        directions: float32 [layers + 1, hidden].
+        directions: float32 [layers + 1, hidden] or [layers + 1, k, hidden].
 
     Raises:
         ExportError: The plan edits no module.
@@ -56,7 +56,7 @@ def adapter_factors(model: Model, plan: Plan, directions: Tensor) -> dict[str, L
     factors = {}
     for name, edit in model.plan_edits(plan, directions).items():
         weight = writers[name].weight()
-        if (edit.read @ weight).any():  # else the writer never writes the direction: no change
+        if (edit.read @ weight).any():  # else the writer never writes the directions: no change
             factors[name] = edit.low_rank(weight)
     return factors
 

@@ -48,7 +48,7 @@ def model_card(
         metadata=card_metadata(model, strategy, base),
         intro=_intro(
             model,
-            choice.trial.plan,
+            plan,
             choice.baseline,
             choice.scores,
             _origin(choice) + _held_out_text(choice.held_out),
@@ -57,6 +57,7 @@ def model_card(
         base_literal=json.dumps(display_name(model)),
         strategy=strategy,
         kind="A DoRA" if plan.row_normalization == "full" else "A LoRA",
+        rank=plan.rank,
         license=base.get("license"),
         version=heretic.__version__,
     )

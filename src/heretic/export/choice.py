@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from heretic.config import Settings
 
 Strategy = Literal["merge", "adapter"]
-"""`merge` writes whole edited weights, `adapter` a LoRA or DoRA of rank 1 for the base model."""
+"""`merge` writes whole edited weights, `adapter` a LoRA or DoRA for the base model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Choice:
 
     Attributes:
         trial: Plan and the scores the search measured.
-        directions: float32 [layers + 1, hidden], as kept with the run.
+        directions: float32 [layers + 1, hidden] or [layers + 1, k, hidden], as kept with the run.
         baseline: Scores of the unedited model; empty if they were never measured.
         manifest: The run the trial comes from.
         settings: The settings of that run.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from heretic.architectures import Writer
     from heretic.model import Model
 
-PARAMETERS_SCHEMA = 1
+PARAMETERS_SCHEMA = 2
 
 
 def write_documents(folder: Path, choice: Choice, strategy: Strategy, model: Model) -> None:

@@ -47,7 +47,7 @@ def write_merged(
     """Write the edited weights as safetensors, configuration included; `model` stays unedited.
 
     Args:
-        directions: float32 [layers + 1, hidden].
+        directions: float32 [layers + 1, hidden] or [layers + 1, k, hidden].
         max_shard_size: Largest weight file, e.g. `5GB`.
 
     Raises:

@@ -37,7 +37,7 @@ class EditFactory:
             writer.name: self._edit(writer, plan, amounts, basis)
             for writer in self._writers
             if any(amounts := plan.amounts(writer.component, writer.layer))
-            and (basis := layer_basis(directions, writer.layer, plan)).any()
+            and (basis := layer_basis(directions, writer.layer, plan))[_nonzero(amounts)].any()
         }
 
     def _edit(
@@ -61,6 +61,11 @@ class EditFactory:
     def forget(self) -> None:
         """Drop the cached norms, after the weights themselves have changed."""
         self._norms.clear()
+
+
+def _nonzero(amounts: Sequence[float]) -> list[bool]:
+    """Which directions are removed at all, as a mask over them."""
+    return [amount != 0.0 for amount in amounts]
 
 
 class RowEdits:
