@@ -22,7 +22,7 @@ from pathlib import Path
 from heretic import pipeline
 from heretic.demo.job import demo_settings
 from heretic.events import Event, SearchStarted, Silent, TrialFinished
-from heretic.records import Trial
+from heretic.search.volume import hypervolume
 
 STARTUP_SHARE = 0.3
 HEADER = [
@@ -68,17 +68,8 @@ class Watch:
             self.start = time.perf_counter()
         if isinstance(event, TrialFinished):
             self.seconds.append(time.perf_counter() - self.start)
-            self.volumes.append(hypervolume(event.front))
-
-
-def hypervolume(front: Sequence[Trial]) -> float:
-    """The area that a front of two minimised objectives dominates within the unit square."""
-    area, ceiling = 0.0, 1.0
-    for refusals, divergence in sorted(trial.objectives() for trial in front):
-        if refusals < 1.0 and divergence < ceiling:
-            area += (1.0 - refusals) * (ceiling - divergence)
-            ceiling = divergence
-    return area
+            front = [trial.objectives() for trial in event.front]
+            self.volumes.append(hypervolume(front, (1.0, 1.0)))
 
 
 def search(seed: int, racing: bool, trials: int, new_tokens: int) -> Run:

@@ -5,17 +5,29 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from heretic.events import Event
-from heretic.records import ATTENTION, MLP, Plan, Score
+from heretic.records import ATTENTION, MLP, Kernel, Plan, Score
 from heretic.runs import RunFolder
 from heretic.search import SearchSpace, Study
+from heretic.search.study import Evaluate
 
 N_LAYERS = 24
 N_STARTUP = 6
 BOTH = ("minimize", "minimize")
+OUTSIDE = tuple(
+    Plan.create(
+        direction_scope="mean",
+        direction_index=None,
+        kernels={MLP: Kernel(weight, 1.0, 0.5, 30.0)},
+        row_normalization="pre",
+    )
+    for weight in (4.0, 3.0, 2.0, 1.0)
+)
+"""Plans that lie outside the space, from which the sampler learns nothing."""
 
 
 class Recorder:
@@ -31,7 +43,7 @@ class Recorder:
         return [event for event in self.events if isinstance(event, kind)]
 
 
-def evaluate(plan: Plan) -> tuple[Score, ...]:
+def measure(plan: Plan) -> tuple[Score, ...]:
     """More weight gives fewer refusals and a larger divergence."""
     (attention,), (mlp,) = plan.amounts(ATTENTION, 20), plan.amounts(MLP, 18)
     refusals = max(0.0, 1.0 - attention / 2 - mlp / 3)
@@ -42,10 +54,20 @@ def evaluate(plan: Plan) -> tuple[Score, ...]:
     )
 
 
+def one_by_one(measured: Callable[[Plan], tuple[Score, ...]]) -> Evaluate:
+    """An evaluation of some plans from that of a single one."""
+    return lambda plans: [measured(plan) for plan in plans]
+
+
+def evaluate(plans: Sequence[Plan]) -> list[tuple[Score, ...]]:
+    """What most searches here evaluate by."""
+    return [measure(plan) for plan in plans]
+
+
 def make_study(folder: RunFolder | Path, *, seed: int = 7, objectives=BOTH, **options) -> Study:
     if isinstance(folder, Path):
         folder = RunFolder(folder)
-    space = SearchSpace(N_LAYERS, [ATTENTION, MLP])
+    space = options.pop("space", None) or SearchSpace(N_LAYERS, [ATTENTION, MLP])
     options = {"n_startup_trials": N_STARTUP, **options}
     return Study(folder, space, objectives=objectives, seed=seed, **options)
 
@@ -54,12 +76,12 @@ def killed_in_trial(folder: Path, n_trials: int, fatal: int) -> None:
     """Search, and die by SIGKILL in the middle of the evaluation with index `fatal`."""
     calls = 0
 
-    def deadly(plan: Plan) -> tuple[Score, ...]:
+    def deadly(plans: Sequence[Plan]) -> list[tuple[Score, ...]]:
         nonlocal calls
         if calls == fatal:
             os.kill(os.getpid(), signal.SIGKILL)
         calls += 1
-        return evaluate(plan)
+        return evaluate(plans)
 
     make_study(folder).run(deadly, n_trials)
 

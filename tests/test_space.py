@@ -180,6 +180,41 @@ def test_plans_outside_the_space_have_no_parameters(changes):
     assert space().plan_to_params(outside(**changes)) is None
 
 
-def test_free_form_kernels_have_no_parameters():
-    free = replace(outside(), kernels=((ATTENTION, Weights(((1.0,),))), outside().kernels[1]))
-    assert space().plan_to_params(free) is None
+class TestRank:
+    def test_is_no_parameter_by_default(self):
+        drawing = Drawing()
+        assert space().suggest(drawing).rank == 1
+        assert "rank" not in drawing.choices
+
+    @pytest.mark.parametrize("choice", [0, 1])
+    def test_is_searched_up_to_the_largest(self, choice):
+        searched = space(max_rank=2)
+        drawing = Drawing(choice=choice)
+        plan = searched.suggest(drawing)
+        assert drawing.choices["rank"] == ("1", "2")
+        assert plan.rank == choice + 1
+        params = searched.plan_to_params(plan)
+        assert params is not None
+        assert list(params)[:2] == ["direction_scope", "rank"]
+        assert (params["rank"], searched.plan(params).rank) == (str(plan.rank), plan.rank)
+
+    @given(st.floats(0, 1), st.integers(0, 1), st.integers(1, 4))
+    def test_goes_to_parameters_and_back(self, place, choice, rank):
+        searched = space(max_rank=4)
+        plan = replace(searched.suggest(Drawing(place, choice)), rank=rank)
+        params = searched.plan_to_params(plan)
+        assert params is not None
+        again = searched.plan(params)
+        assert (again.rank, again.direction_scope) == (rank, plan.direction_scope)
+
+    @pytest.mark.parametrize(("max_rank", "rank"), [(1, 2), (2, 3), (4, 5)])
+    def test_beyond_the_largest_is_outside(self, max_rank, rank):
+        assert space(max_rank=max_rank).plan_to_params(replace(outside(), rank=rank)) is None
+
+
+@pytest.mark.parametrize("max_rank", [1, 3])
+def test_free_form_kernels_are_outside(max_rank):
+    weights = Weights(((1.0,),) * (LAST + 1))
+    for kernels in (dict.fromkeys(COMPONENTS, weights), {MLP: weights}):
+        plan = replace(outside(), kernels=tuple({**dict(outside().kernels), **kernels}.items()))
+        assert space(max_rank=max_rank).plan_to_params(plan) is None

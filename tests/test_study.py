@@ -14,9 +14,9 @@ from heretic.errors import RunError, StudyError
 from heretic.events import SearchFinished, SearchStarted, TrialFinished, TrialStarted
 from heretic.records import ATTENTION, MLP, Kernel, Plan, Score, Trial, front
 from heretic.runs import RunFolder
+from heretic.search.sampler import sampler_seed
 from heretic.search.study import MAX_FAILURES
-from heretic.search.tpe import sampler_seed
-from tests.search_case import N_STARTUP, Recorder, evaluate, make_study
+from tests.search_case import N_STARTUP, Recorder, evaluate, make_study, measure, one_by_one
 
 N_TRIALS = 12  # beyond the start-up, so that what the sampler has learned counts
 PROGRAM = [sys.executable, "-m", "tests.search_case"]
@@ -41,10 +41,10 @@ def failing(at: set[int], error: BaseException | None = None):
     """An evaluation that raises in the calls with these indices."""
     calls = iter(range(1000))
 
-    def evaluate_or_fail(plan):
+    def evaluate_or_fail(plans):
         if next(calls) in at:
             raise error or RuntimeError("it broke\nbadly")
-        return evaluate(plan)
+        return evaluate(plans)
 
     return evaluate_or_fail
 
@@ -93,7 +93,7 @@ class TestProposals:
             "n_startup_trials": 60,
             "n_ei_candidates": 128,
             "multivariate": True,
-            "constant_liar": False,
+            "constant_liar": True,
         }
 
     def test_seeds_of_trials_differ(self):
@@ -107,23 +107,23 @@ class TestObjectives:
         return tuple(Score(name, value, kind, f"{value}") for name, value, kind in triples)
 
     def test_one_is_maximised_and_one_only_reported(self, tmp_path):
-        def measure(plan):
+        def gain(plan):
             (weight,) = plan.amounts(ATTENTION, 20)
             return self.scores(("gain", weight, "maximize"), ("length", 5.0, "none"))
 
         study = make_study(tmp_path / "run", objectives=("maximize", "none"))
-        trials = study.run(measure, 30)
+        trials = study.run(one_by_one(gain), 30)
         gains = [trial.scores[0].value for trial in trials]
         assert sum(gains[-10:]) / 10 > sum(gains[:N_STARTUP]) / N_STARTUP
         assert [trial.scores[0].value for trial in study.front] == [max(gains)]
 
     def test_three(self, tmp_path):
-        def measure(plan):
-            (weight,) = plan.amounts(MLP, 20)
-            return (*evaluate(plan), Score("third", weight, "maximize", ""))
+        def three(plan):
+            (third,) = plan.amounts(MLP, 20)
+            return (*measure(plan), Score("third", third, "maximize", ""))
 
         study = make_study(tmp_path / "run", objectives=("minimize", "minimize", "maximize"))
-        assert len(study.run(measure, N_STARTUP + 3)) == N_STARTUP + 3
+        assert len(study.run(one_by_one(three), N_STARTUP + 3)) == N_STARTUP + 3
 
     @pytest.mark.parametrize("objectives", [(), ("none",), ("none", "none")])
     def test_nothing_to_search_for(self, tmp_path, objectives):
@@ -155,21 +155,21 @@ class TestFailures:
         bad = Score("kl_divergence", value, "minimize", "?")
         answers = iter([False, True, False])
 
-        def measure(plan):
-            first, second = evaluate(plan)
+        def odd(plan):
+            first, second = measure(plan)
             return (first, bad if next(answers) else second)
 
-        trials = make_study(tmp_path / "run").run(measure, 2)
+        trials = make_study(tmp_path / "run").run(one_by_one(odd), 2)
         assert [trial.state for trial in trials] == ["complete", "failed", "complete"]
         assert str(trials[1].failure) == f"ValueError: score kl_divergence is {value}"
 
     def test_scores_that_are_not_the_ones_agreed_upon(self, tmp_path):
         answers = iter([True, False])
 
-        def measure(plan):
-            return evaluate(plan)[:1] if next(answers) else evaluate(plan)
+        def fewer(plan):
+            return measure(plan)[:1] if next(answers) else measure(plan)
 
-        trials = make_study(tmp_path / "run").run(measure, 1)
+        trials = make_study(tmp_path / "run").run(one_by_one(fewer), 1)
         assert [trial.state for trial in trials] == ["failed", "complete"]
 
     def test_ten_in_a_row_end_the_search(self, tmp_path):
@@ -312,7 +312,7 @@ class TestStartPlans:
     def test_are_as_good_on_the_front_as_others(self, tmp_path):
         study = make_study(tmp_path / "run", start_plans=[self.OUTSIDE])
         trials = study.run(evaluate, 2)
-        assert trials[0].scores == evaluate(self.OUTSIDE)
+        assert trials[0].scores == measure(self.OUTSIDE)
         assert trials[0] in study.front
 
     def test_one_outside_the_space_does_not_spoil_what_the_sampler_learns(self, tmp_path):
@@ -398,7 +398,7 @@ class TestFiles:
 
 class TestEvents:
     def test_in_order(self, tmp_path):
-        baseline = evaluate(TestStartPlans.OUTSIDE)
+        baseline = measure(TestStartPlans.OUTSIDE)
         study = make_study(tmp_path / "run")
         study.run(evaluate, 1)
         recorder = Recorder()
@@ -423,10 +423,10 @@ class TestEvents:
     def test_nothing_strays_onto_the_terminal(self, tmp_path):
         code = (
             "import sys; from pathlib import Path; from tests.search_case import *\n"
-            "def broken(plan, calls=[]):\n"
+            "def broken(plans, calls=[]):\n"
             "    calls.append(1)\n"
             "    if len(calls) == 3: raise RuntimeError('no')\n"
-            "    return evaluate(plan)\n"
+            "    return evaluate(plans)\n"
             "make_study(Path(sys.argv[1])).run(broken, 9)"
         )
         command = [sys.executable, "-W", "always", "-c", code, str(tmp_path / "run")]
@@ -434,9 +434,9 @@ class TestEvents:
         assert (ended.stdout, ended.stderr) == ("", "")
 
     def test_warnings_of_the_evaluation_are_not_hidden(self, tmp_path):
-        def warn(plan):
+        def warn(plans):
             warnings.warn("look here", UserWarning, stacklevel=1)
-            return evaluate(plan)
+            return evaluate(plans)
 
         with pytest.warns(UserWarning, match="look here"):
             make_study(tmp_path / "run").run(warn, 1)

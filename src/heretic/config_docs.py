@@ -164,8 +164,10 @@ def _extra(info: FieldInfo, key: str) -> Any:
 def _is_tables(info: FieldInfo) -> bool:
     """Whether TOML writes it as tables of its own."""
     default = info.get_default()
-    return isinstance(default, BaseModel | dict) or (
-        isinstance(default, tuple) and any(isinstance(element, BaseModel) for element in default)
+    return (
+        isinstance(default, BaseModel | dict)
+        or DatasetSpecification in get_args(info.annotation)  # a table that may be unset
+        or (isinstance(default, tuple) and any(isinstance(e, BaseModel) for e in default))
     )
 
 
@@ -223,9 +225,13 @@ def _add_datasets(document: TOMLDocument) -> None:
     document.add(tomlkit.nl())
     _comment(document, _heading("Prompts"))
     for position, (name, info) in enumerate(_fields("Prompts")):
+        default = info.get_default()
+        if default is None:
+            document.add(tomlkit.nl())
+            _comment(document, f"[{name}]\n{_meaning(info)}")
+            continue
         table = tomlkit.table()
         _comment(table, _meaning(info))
-        default = info.get_default()
         for key, key_info in DatasetSpecification.model_fields.items():
             if position == 0:  # the meaning of the keys is said once
                 _comment(table, _meaning(key_info))

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
@@ -89,6 +90,9 @@ READING: ContextVar[Reading | None] = ContextVar("heretic_settings_reading", def
 
 def table_model(annotation: Any) -> type[BaseModel] | None:
     """The model behind a field that is a table, or behind the elements of a list of tables."""
+    kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
+    if NoneType in get_args(annotation) and len(kinds) == 1:
+        return table_model(kinds[0])
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if get_origin(annotation) is tuple:
@@ -162,8 +166,8 @@ def check_variables(names: Iterator[str], place: Place) -> None:
             annotation = fields[key].annotation
             if annotation is None or get_origin(annotation) is dict:
                 break
-            is_table = isinstance(annotation, type) and issubclass(annotation, BaseModel)
-            fields = annotation.model_fields if is_table else {}
+            inner = None if get_origin(annotation) is tuple else table_model(annotation)
+            fields = inner.model_fields if inner is not None else {}
 
 
 def _variable_names(values: Mapping[str, str | None]) -> Iterator[str]:

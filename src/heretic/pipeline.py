@@ -357,7 +357,8 @@ def load_run(
     model.response_prefix = str(found["response_prefix"])
     model.batch_size = int(found["batch_size"])
     directions = torch.from_numpy(folder.load_directions())
-    if directions.shape != (model.n_layers + 1, model.hidden_size):
+    # Between the two stand the directions of a layer's basis, if there are several.
+    if (directions.shape[0], directions.shape[-1]) != (model.n_layers + 1, model.hidden_size):
         raise RunError(
             f"The directions in {folder.path} are of another model: {tuple(directions.shape)}.",
             remedy="Set checkpoint_action to restart.",
@@ -443,7 +444,7 @@ def _trials_asked_for(session: Session) -> int:
     n_trials = session.settings.n_trials
     if session.settings.search != "gradient":
         return n_trials
-    return min(n_trials, len(session.study.start_plans))
+    return min(n_trials, len(set(session.study.start_plans)))
 
 
 def _record_batch_size(session: Session) -> None:

@@ -296,7 +296,8 @@ def _group(info: FieldInfo) -> str:
 
 
 def _is_table(info: FieldInfo) -> bool:
-    return isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
+    kind = _kind(info)
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _kind(info: FieldInfo) -> Any:

@@ -73,7 +73,8 @@ def _mixed(first: object, second: object, share: float, scale: float) -> Weights
     assert isinstance(second, Weights)
     return Weights(
         tuple(
-            tuple(scale * (a + share * (b - a)) for a, b in zip(one, other, strict=True))
+            # In this form, each end is met to the last bit.
+            tuple(scale * ((1 - share) * a + share * b) for a, b in zip(one, other, strict=True))
             for one, other in zip(first.layers, second.layers, strict=True)
         )
     )

@@ -72,7 +72,6 @@ class SearchSpace:
         components: Components to search; any but `mlp.down_proj` has the ranges of attention.
         kind: `default`, or `wide` with larger weights, all positions and the scope `mean`.
         row_normalization: The edit variant of all plans.
-
         max_rank: Largest number of directions that a plan may remove; searched if above 1.
 
     Attributes:

@@ -251,21 +251,23 @@ class _Search:
         """Evaluate plans together; where that fails, one by one, so that one fails alone."""
         start = perf_counter()
         try:
-            scores = self._evaluate([plan for _, plan in batch])
-            for each in scores:
-                self._check(each)
+            pairs = list(zip(batch, self._evaluate([plan for _, plan in batch]), strict=True))
         except Exception as error:  # one bad trial must not end a search of hours
-            if len(batch) > 1:
-                for one in batch:
-                    yield from self._try([one])
+            if len(batch) == 1:
+                yield _failed(*batch[0], error, perf_counter() - start), error
                 return
-            (number, plan), seconds = batch[0], perf_counter() - start
-            _log.warning("Trial %d failed", number, exc_info=True)
-            yield Trial(number, plan, (), "failed", _reason(error), seconds), error
+            _log.info("A batch of %d failed and is evaluated one by one", len(batch), exc_info=True)
+            for one in batch:
+                yield from self._try([one])
             return
         seconds = (perf_counter() - start) / len(batch)
-        for (number, plan), each in zip(batch, scores, strict=True):
-            yield Trial(number, plan, tuple(each), seconds=seconds), None
+        for (number, plan), scores in pairs:
+            try:
+                self._check(scores)
+            except ValueError as error:  # the others' scores are as good as ever
+                yield _failed(number, plan, error, seconds), error
+            else:
+                yield Trial(number, plan, tuple(scores), seconds=seconds), None
 
     def _check(self, scores: tuple[Score, ...]) -> None:
         searched, found = (
@@ -301,6 +303,12 @@ class _Search:
 
 def _completed(trials: Sequence[Trial]) -> int:
     return sum(trial.state == "complete" for trial in trials)
+
+
+def _failed(number: int, plan: Plan, error: Exception, seconds: float) -> Trial:
+    """A trial that failed; the log gets the traceback."""
+    _log.warning("Trial %d failed", number, exc_info=error)
+    return Trial(number, plan, (), "failed", _reason(error), seconds)
 
 
 def _reason(error: Exception) -> str:

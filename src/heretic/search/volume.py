@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import lt
 
 from heretic.records import Trial, dominates, front
 
 GROWTH = 1e-3
 """Relative growth of the hypervolume below which a search counts as stagnant."""
+
+MARGIN = 0.1
+"""Share of an objective's range that the reference point lies beyond the worst."""
 
 Point = tuple[float, ...]
 
@@ -18,7 +22,7 @@ def hypervolume(points: Sequence[Point], reference: Point) -> float:
     By slicing along the last objective (While et al. 2006, IEEE Trans. Evol. Comput. 10(1)): exact,
     and fast enough for a few objectives and some hundred points.
     """
-    inside = [point for point in points if all(map(float.__lt__, point, reference))]
+    inside = [point for point in points if all(map(lt, point, reference))]
     if not inside:
         return 0.0
     if len(reference) == 1:
@@ -41,15 +45,21 @@ def _undominated(points: Sequence[Point]) -> list[Point]:
 def is_stagnant(trials: Sequence[Trial], patience: int) -> bool:
     """Whether the last `patience` complete trials have not made the front better.
 
-    The reference point is the worst seen of each objective, so that no objective's unit matters.
+    The reference point lies a tenth of the range seen beyond the worst of each objective: no
+    objective's unit matters, and the ends of the front count too.
     """
     complete = [trial for trial in trials if trial.state == "complete"]
     if patience == 0 or len(complete) <= patience:
         return False
     seen = [trial.objectives() for trial in complete if not trial.raced]
-    reference = tuple(map(max, zip(*seen, strict=True)))
+    reference = tuple(map(_beyond, zip(*seen, strict=True)))
     before, now = (
         hypervolume([trial.objectives() for trial in front(rows)], reference)
         for rows in (complete[:-patience], complete)
     )
     return now <= before * (1 + GROWTH)
+
+
+def _beyond(values: Sequence[float]) -> float:
+    """A little worse than the worst of some values, also where all are the same."""
+    return max(values) + (MARGIN * (max(values) - min(values)) or 1.0)
