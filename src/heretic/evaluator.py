@@ -71,7 +71,7 @@ class Evaluator:
         """Load the scorers and the prompts; the baseline is measured when first needed.
 
         Args:
-            directions: float32 [layers + 1, hidden]; needed to evaluate plans.
+            directions: float32 [layers + 1, (k,) hidden]; needed to evaluate plans.
             prompts: Loaded evaluation prompts; by default those of the settings.
             techniques: What saves work; all by default.
             baseline_file: Where the unedited model's outputs are kept, or to be kept.

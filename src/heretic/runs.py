@@ -160,7 +160,7 @@ class RunFolder:
         return RunManifest.from_dict(data)
 
     def save_directions(self, directions: NDArray[np.float32]) -> None:
-        """Keep the directions, [layers + 1, hidden], as float32.
+        """Keep the directions, [layers + 1, hidden] or [layers + 1, k, hidden], as float32.
 
         Raises:
             RunError: They cannot be written.
@@ -173,7 +173,7 @@ class RunFolder:
         self._write(self.path / _DIRECTIONS, save({_TENSOR: tensor}))
 
     def load_directions(self) -> NDArray[np.float32]:
-        """The directions, float32 [layers + 1, hidden].
+        """The directions as they were saved, float32.
 
         Raises:
             RunError: They are missing or damaged.

@@ -55,6 +55,12 @@ def apply_plan(
             f"The plan edits {', '.join(sorted(unknown))}, which this model does not have.",
             remedy=f"It has {', '.join(model.get_abliterable_components())}.",
         )
+    known_rank = directions.shape[1] if directions.dim() == 3 else 1
+    if plan.rank > known_rank:
+        raise RunError(
+            f"The plan removes {plan.rank} directions from a layer; there are {known_rank}.",
+            remedy="Set max_rank, or apply it with the run it comes from.",
+        )
     export.check_export(model, destination, strategy)
     evaluator = Evaluator(settings, model, directions, reporter, prompts.evaluation)
     reporter.emit(StageStarted("Scoring the plan"))

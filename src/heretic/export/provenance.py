@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 REPRODUCTION_SCHEMA = 1
 PACKAGES = (
     "accelerate", "bitsandbytes", "datasets", "huggingface-hub", "numpy", "optuna", "peft",
-    "safetensors", "tokenizers", "torch", "transformers",
+    "safetensors", "scipy", "tokenizers", "torch", "transformers",
 )  # fmt: skip
 _SECRET = re.compile(
     r"(^|_)(token|secret|password|passwd|credential|authorization|key)s?$|api_?key", re.IGNORECASE

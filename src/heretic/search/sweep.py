@@ -30,7 +30,7 @@ from heretic.search.objective import Objective, Sample
 TRADE_OFFS = tuple(0.01 * 1.8**power for power in range(12))
 """Nats of KL divergence that one unit of the refusal term is worth, in the order of the sweep."""
 
-GONE = 0.02
+GONE = 0.005
 """The sweep ends where refusal is this much as likely as it was, on average: what follows costs
 more and gains nothing."""
 
