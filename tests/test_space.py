@@ -90,6 +90,7 @@ def test_index_is_drawn_for_every_scope():
 def test_min_weight_is_a_fraction_and_absolute_in_the_plan():
     plan = space().suggest(Drawing(0.5))
     kernel = dict(plan.kernels)[ATTENTION]
+    assert isinstance(kernel, Kernel)
     assert kernel.max_weight == pytest.approx(1.15)
     assert kernel.min_weight == pytest.approx(0.575)
 
@@ -97,6 +98,7 @@ def test_min_weight_is_a_fraction_and_absolute_in_the_plan():
 def test_mlp_weight_below_zero_is_off():
     plan = space().suggest(Drawing(0.1))
     kernel = dict(plan.kernels)[MLP]
+    assert isinstance(kernel, Kernel)
     assert (kernel.max_weight, kernel.min_weight) == (0.0, 0.0)
     assert all(plan.amounts(MLP, layer) == (0,) for layer in range(LAST + 1))
 
