@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -107,6 +108,38 @@ def test_layers_merge_inside_tables(monkeypatch: pytest.MonkeyPatch):
         "c",
     )
     assert specification.dataset == "mlabonne/harmless_alpaca"
+
+
+@pytest.mark.parametrize("place", ["command line", "environment", "toml"])
+def test_a_prompt_set_that_may_be_unset(place: str, monkeypatch: pytest.MonkeyPatch):
+    """It is a table like the others, and what is wrong with a key of it is said as there."""
+    command_line: dict[str, Any] = {"model": "m"}
+    assert load_settings(command_line).good_held_out_prompts is None
+    if place == "command line":
+        command_line["good_held_out_prompts"] = {"dataset": "p.txt", "split": "[:3]"}
+    elif place == "environment":
+        monkeypatch.setenv("HERETIC_GOOD_HELD_OUT_PROMPTS__DATASET", "p.txt")
+        monkeypatch.setenv("HERETIC_GOOD_HELD_OUT_PROMPTS__SPLIT", "[:3]")
+    else:
+        text = '[good_held_out_prompts]\ndataset = "p.txt"\nsplit = "[:3]"\n'
+        Path("config.toml").write_text(text)
+    expected = DatasetSpecification(dataset="p.txt", split="[:3]")
+    assert load_settings(command_line).good_held_out_prompts == expected
+    assert load_settings(command_line).bad_held_out_prompts is None
+    wrong = {"bad_held_out_prompts": {"spilt": "[:3]"}}
+    with pytest.raises(SettingsError, match=r"bad-held-out-prompts\.split"):
+        load_settings({**command_line, **wrong})
+
+
+def test_what_is_not_scored_in_the_search_is_not_in_its_fingerprint():
+    base = Settings.restore({"model": "m"})
+    held_out = {"dataset": "p.txt", "split": "[:3]"}
+    changed = base.replaced(
+        good_held_out_prompts=held_out, bad_held_out_prompts=held_out, patience=9
+    )
+    assert changed.fingerprint() == base.fingerprint()
+    for change in ({"search": "gp"}, {"max_rank": 2}, {"plans_at_once": 3}):
+        assert base.replaced(**change).fingerprint() != base.fingerprint()
 
 
 def test_a_whole_specification_as_an_argument():
@@ -374,7 +407,7 @@ def test_default_toml_holds_every_default(tmp_path: Path):
 
 def test_default_toml_shows_every_setting_with_its_meaning(tmp_path: Path):
     text = config_docs.default_toml()
-    uncommented = re.sub(r"(?m)^# (\w+ = )", r"\1", text)
+    uncommented = re.sub(r"(?m)^# (\w+ = |\[\w+\]$)", r"\1", text)
     shown = tomllib.loads(uncommented)
     assert set(shown) == set(SettingsFields.model_fields) - {"scorer"}
     joined = " ".join(line.removeprefix("# ") for line in text.splitlines())

@@ -22,6 +22,7 @@ def test_the_planted_refusal_is_found_and_removed(tmp_path: Path) -> None:
     settings = job.demo_settings(
         Silent(),
         {
+            "search": "tpe",
             "n_trials": 5,
             "n_startup_trials": 5,
             "max_response_length": 20,
@@ -44,6 +45,6 @@ def test_the_planted_refusal_is_found_and_removed(tmp_path: Path) -> None:
         refusals, kl = (score.value for score in best.scores)
         assert refusals <= baseline / 2
         assert 0.0 < kl < 1.0
-        scores = pipeline.export_trial(session, best, tmp_path / "edited", "merge")
-    assert scores[0].value == pytest.approx(refusals, abs=0.04)
+        exported = pipeline.export_trial(session, best, tmp_path / "edited", "merge")
+    assert exported.saved[0].value == pytest.approx(refusals, abs=0.04)
     assert (tmp_path / "edited" / "model.safetensors").is_file()

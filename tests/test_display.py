@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from heretic.cli.display import PlainReporter, RichReporter, Tee, make_reporter
+from heretic.cli.progress import finished_text
 from heretic.cli.tables import (
     Replies,
     before_after_table,
@@ -21,7 +22,7 @@ from heretic.cli.tables import (
     scores_table,
 )
 from heretic.cli.text import bytes_text, clip, make_console, memory_text, safe
-from heretic.events import Event, Notice, StageFinished, StageStarted
+from heretic.events import Event, Notice, SearchFinished, StageFinished, StageStarted
 from heretic.records import Plan, Weights, front
 from heretic.utils import get_trial_parameters
 from tests.terminal import arguments, end, environment, in_pipe, in_terminal, plain, written
@@ -269,3 +270,18 @@ def test_tee_passes_every_event_to_all() -> None:
     run_stages(Tee(left, right))
     assert left.events == right.events
     assert len(left.events) == 6
+
+
+@pytest.mark.parametrize(
+    ("reason", "said", "level"),
+    [
+        ("done", "Search: 4 trials", "success"),
+        ("stagnant", "the front has stopped growing: 4 trials", "success"),
+        ("interrupted", "what was found is kept: 4 trials", "warning"),
+        ("failed", "ended by failures: 4 trials", "warning"),
+    ],
+)
+def test_why_a_search_ended_is_said(reason: str, said: str, level: str) -> None:
+    text, shown_as = finished_text(SearchFinished(reason, 4, 60.0))
+    assert said in text
+    assert shown_as == level

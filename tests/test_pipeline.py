@@ -33,6 +33,7 @@ CONFIG = """
 model = "model"
 n_trials = {n_trials}
 n_startup_trials = 3
+search = "tpe"
 seed = 7
 dtypes = ["float32"]
 max_response_length = 6

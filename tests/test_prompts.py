@@ -11,7 +11,7 @@ import pytest
 
 from heretic.config import DatasetSpecification
 from heretic.errors import PromptError
-from heretic.prompts import Prompt, load, shared_prompts
+from heretic.prompts import HELD_OUT, Prompt, held_out, load, shared_prompts
 from heretic.utils import load_prompts
 
 TWENTY = [f"prompt {i}" for i in range(20)]
@@ -226,3 +226,81 @@ def test_shared_prompts():
     first = [Prompt("How  are you?"), Prompt("Why?")]
     assert shared_prompts(first, [Prompt("how are YOU?")]) == ["How  are you?"]
     assert shared_prompts(first, [Prompt("When?")]) == []
+
+
+class TestHeldOut:
+    @pytest.fixture(autouse=True)
+    def _files(self) -> None:
+        self.path = write("txt")
+
+    def of(self, split: str, dataset: str | None = None, **options: Any) -> DatasetSpecification:
+        return DatasetSpecification(dataset=dataset or self.path, split=split, **options)
+
+    def rest(
+        self, *used: DatasetSpecification, explicit: DatasetSpecification | None = None
+    ) -> list[str]:
+        pairs = [(specification, load(specification)) for specification in used]
+        return [prompt.user for prompt in held_out(explicit, pairs)]
+
+    @pytest.mark.parametrize(
+        "splits",
+        [
+            ("train[:4]", "train[4:9]"),
+            ("train[4:9]", "train[:4]"),  # the evaluation before the directions, in one split
+            ("[:9]", "[2:4]"),
+            ("train[:6]", "train[4:9]"),  # with rows in common
+        ],
+    )
+    @pytest.mark.parametrize("kind", ["txt", "saved_splits"])
+    def test_are_the_rows_that_follow_those_in_use(self, splits: tuple[str, str], kind: str):
+        dataset = write(kind)
+        for order in (splits, splits[::-1]):
+            used = [self.of(split, dataset) for split in order]
+            assert self.rest(*used) == TWENTY[9:]
+
+    def test_rows_before_a_slice_may_have_been_skipped_for_a_reason(self):
+        assert self.rest(self.of("train[10:15]"), self.of("train[15:18]")) == TWENTY[18:]
+
+    def test_of_two_sets_are_those_of_the_evaluation_first(self):
+        Path("other.txt").write_text("\n".join([*"abc", TWENTY[1], TWENTY[15]]))
+        used = [self.of("train[:2]"), self.of("train[:1]", "other.txt")]
+        assert self.rest(*used) == [*TWENTY[2:], "b", "c"]  # each once, and none in use
+
+    def test_what_is_in_use_is_left_out_however_it_is_written(self):
+        Path("again.txt").write_text("a\nPROMPT  3\nb\n")
+        assert self.rest(self.of("[:1]", "again.txt"), self.of("[3:]")) == ["b"]
+
+    def test_are_a_hundred_at_most(self):
+        many = [f"line {i}" for i in range(3 * HELD_OUT)]
+        Path("many.txt").write_text("\n".join(many))
+        first, second = self.of("[:5]", "many.txt"), self.of("[5:7]", "many.txt")
+        assert self.rest(first, second) == many[7 : 7 + HELD_OUT - 2] + many[105:107]
+
+    @pytest.mark.parametrize(
+        "split", ["train", "", "train[5:]", "train[:50%]", "[:-5]", "train[:3]+train[5:9]"]
+    )
+    def test_there_are_none_where_a_slice_has_no_number_as_end(self, split: str):
+        assert self.rest(self.of(split)) == []
+
+    @pytest.mark.parametrize("split", ["train[:20]", "train[:400]", "train[10:20]"])
+    def test_there_are_none_where_no_row_is_left(self, split: str):
+        assert self.rest(self.of(split)) == []
+
+    def test_an_explicit_set_is_taken_instead(self):
+        Path("own.txt").write_text("\n".join(["mine", TWENTY[0], "yours"]))
+        used = self.of("train[:4]")
+        assert self.rest(used, explicit=self.of("train", "own.txt")) == ["mine", "yours"]
+        with pytest.raises(PromptError, match="does not exist"):
+            self.rest(used, explicit=self.of("train", "missing.txt"))
+
+    def test_an_explicit_set_has_no_limit(self):
+        many = [f"line {i}" for i in range(HELD_OUT + 5)]
+        Path("many.txt").write_text("\n".join(many))
+        assert self.rest(self.of("[:1]"), explicit=self.of("train", "many.txt")) == many
+
+    def test_are_asked_as_the_set_they_come_from(self):
+        used = self.of("train[:18]", prefix="<", suffix=">", system_prompt="own")
+        found = held_out(None, [(used, load(used))], "general")
+        assert found == [Prompt(f"<{text}>", "own") for text in TWENTY[18:]]
+        plain = self.of("train[:19]")
+        assert held_out(None, [(plain, [])], "general") == [Prompt(TWENTY[19], "general")]

@@ -120,6 +120,7 @@ def test_a_searched_model_is_made_again(strategy: str, tmp_path: Path) -> None:
         **export_case.prompt_files(tmp_path),
         batch_size=0,
         response_prefix="auto",
+        search="tpe",
         n_trials=2,
         study_checkpoint_dir=str(tmp_path / "runs"),
     )
@@ -128,7 +129,7 @@ def test_a_searched_model_is_made_again(strategy: str, tmp_path: Path) -> None:
     with folder.lock():
         session = pipeline.prepare(settings, prompts, folder, seed, Silent())
         trial = pipeline.search(session)[0]
-        scores = pipeline.export_trial(session, trial, tmp_path / "first", strategy)
+        scores = pipeline.export_trial(session, trial, tmp_path / "first", strategy).saved
     recorded = Reproduction.read(tmp_path / "first" / "reproduce.json")
     assert recorded.after == scores
     assert recorded.verified

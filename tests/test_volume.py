@@ -162,7 +162,7 @@ class TestPatience:
     def reason(self, study: Any, n_trials: int, measured: Any = flat) -> str:
         recorder = Recorder()
         study.run(measured, n_trials, recorder)
-        return recorder.of(SearchFinished)[-1].reason
+        return str(recorder.of(SearchFinished)[-1].reason)
 
     def test_ends_a_search_whose_front_does_not_grow(self, tmp_path: Path):
         study = make_study(tmp_path / "run", patience=3)

@@ -229,6 +229,8 @@ def _add_datasets(document: TOMLDocument) -> None:
         if default is None:
             document.add(tomlkit.nl())
             _comment(document, f"[{name}]\n{_meaning(info)}")
+            for key, value in (_extra(info, "example") or {}).items():
+                _add(document, key, None, value)
             continue
         table = tomlkit.table()
         _comment(table, _meaning(info))

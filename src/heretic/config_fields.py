@@ -271,10 +271,15 @@ class SettingsFields(BaseModel):
         "Prompts",
         "Good prompts on which only the chosen trial is scored. Unset: the rows that follow those "
         "used of the same sets.",
+        example={"dataset": "mlabonne/harmless_alpaca", "split": "test[100:200]"},
         scores=False,
     )
     bad_held_out_prompts: Annotated[DatasetSpecification | None, Optionally] = setting(
-        None, "Prompts", "The same for bad prompts.", scores=False
+        None,
+        "Prompts",
+        "The same for bad prompts.",
+        example={"dataset": "mlabonne/harmful_behaviors", "split": "test[100:200]"},
+        scores=False,
     )
 
     direction_method: Literal["mean", "median"] = setting(
