@@ -23,8 +23,8 @@ from heretic.architectures import Writer
 from heretic.edits import Ablation
 from heretic.model import Model, loading
 from heretic.model.capture import forward_arguments
+from heretic.model.core import Prompts
 from heretic.model.machine import total_memory
-from heretic.prompts import Prompt
 
 SMALLEST_SHARE = 0.1
 """Where fewer of the replies hold a refusal marker, the behaviour is another one than refusing, and
@@ -108,8 +108,8 @@ class Objective:
     def __init__(
         self,
         model: Model,
-        good: Sequence[Prompt],
-        bad: Sequence[Prompt],
+        good: Prompts,
+        bad: Prompts,
         ablations: Mapping[str, Ablation],
         shows: Callable[[str], bool],
     ) -> None:
@@ -271,7 +271,7 @@ def _probe(logprobs: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _openings(
-    model: Model, bad: Sequence[Prompt], original: Tensor, shows: Callable[[str], bool]
+    model: Model, bad: Prompts, original: Tensor, shows: Callable[[str], bool]
 ) -> tuple[list[int], Openings]:
     """Which bad prompts' replies show the behaviour, and how such replies begin.
 

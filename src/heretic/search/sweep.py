@@ -22,8 +22,8 @@ from torch import Tensor
 
 from heretic.errors import StudyError
 from heretic.model import Model
+from heretic.model.core import Prompts
 from heretic.model.editing import EditFactory
-from heretic.prompts import Prompt
 from heretic.records import Plan, RowNormalization, Weights
 from heretic.search.objective import Objective, Sample
 
@@ -216,8 +216,8 @@ def plan_of(
 
 def sweep_plans(
     model: Model,
-    good: Sequence[Prompt],
-    bad: Sequence[Prompt],
+    good: Prompts,
+    bad: Prompts,
     directions: Tensor,
     *,
     row_normalization: RowNormalization,
