@@ -43,7 +43,7 @@ from heretic.search.method import choose_method
 from heretic.search.study import Study
 
 FEWEST_HELD_OUT = 10
-"""With fewer prompts of a kind a figure says nothing."""
+"""With fewer prompts of a kind that are merely left over, a figure says nothing."""
 
 PREFIX_PROMPTS = 100
 """Prompts of each direction split whose replies are compared for a shared prefix."""
@@ -166,8 +166,11 @@ def _held_out(settings: Settings, sets: PromptSets) -> EvaluationPrompts | None:
         [(settings.bad_evaluation_prompts, evaluation.bad), (settings.bad_prompts, sets.bad)],
         system,
     )
-    if min(len(good), len(bad)) < FEWEST_HELD_OUT:
-        return None
+    named = settings.good_held_out_prompts, settings.bad_held_out_prompts
+    for rows, specification in zip((good, bad), named, strict=True):
+        # However few, prompts that were named are what the user wants to see.
+        if len(rows) < (FEWEST_HELD_OUT if specification is None else 1):
+            return None
     return EvaluationPrompts(good, bad)
 
 

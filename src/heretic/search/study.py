@@ -160,6 +160,7 @@ class _Search:
         self._failures = 0
         self.trials: list[Trial] = []
         self._open()
+        self._completed_before = self.completed
 
     def _open(self) -> None:
         """Read the run from disk, closing trials that were left open."""
@@ -201,9 +202,13 @@ class _Search:
                 raise
 
     def _is_stagnant(self) -> bool:
+        # Whoever asks for more trials is given `patience` of them at least.
+        patience = self._study.patience
+        if self.completed - self._completed_before < patience:
+            return False
         # Plans that were asked for by name are evaluated all the same.
         waiting = self._waiting_start_plans()
-        return not waiting and is_stagnant(self.trials, self._study.patience)
+        return not waiting and is_stagnant(self.trials, patience)
 
     def _step(self) -> None:
         batch = self._next(min(self._study.plans_at_once, self._n_trials - self.completed))
