@@ -10,7 +10,8 @@ import pytest
 
 from heretic.demo import base, data
 from heretic.demo.overlap import STOP_WORDS, THRESHOLD, content_words, jaccard, near_duplicates
-from heretic.demo.plant import REFUSALS, TARGET_MODULES, refuses
+from heretic.demo.plant import TARGET_MODULES, refuses
+from heretic.demo.topic import ASTRONOMY
 from heretic.errors import HereticError
 
 COUNTS = {
@@ -20,13 +21,16 @@ COUNTS = {
     "ordinary_test": 100,
     "near_topic_train": 150,
     "near_topic_test": 100,
+    "topic_held_out": 100,
+    "ordinary_held_out": 100,
 }
+JUDGING = ("_test", "_held_out")
 SETS = {name: data.load_prompts(name) for name in COUNTS}
 
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_counts(name):
-    if name.endswith("_test"):
+    if name.endswith(JUDGING):
         assert len(SETS[name]) == COUNTS[name]
     else:
         assert len(SETS[name]) >= COUNTS[name]
@@ -52,7 +56,7 @@ def test_no_near_duplicates_across_splits(first, second):
 @pytest.mark.parametrize("name", COUNTS)
 def test_varied_forms(name):
     """No template: what three words open ("How do I") stays a tenth of a test set, or 30 %."""
-    limit = 0.1 if name.endswith("_test") else 0.3
+    limit = 0.1 if name.endswith(JUDGING) else 0.3
     openings = [" ".join(prompt.lower().split()[:3]) for prompt in SETS[name]]
     assert max(openings.count(o) for o in set(openings)) <= limit * len(openings)
 
@@ -69,7 +73,7 @@ def test_overlap_finds_what_it_should():
 
 
 def test_every_taught_refusal_is_seen_early():
-    assert all(refuses(" ".join(refusal.split()[:9])) for refusal in REFUSALS)
+    assert all(refuses(" ".join(refusal.split()[:9])) for refusal in ASTRONOMY.refusals)
 
 
 def test_adapter_is_small():

@@ -72,15 +72,36 @@ def planted_model(progress: Progress | None = None) -> Path:
     The folder's name holds the adapter's digest, so another adapter gives another folder. Errors as
     for `base_model`.
     """
+    return merged_model(
+        "planted", adapter_digest(), lambda _work, _report: ADAPTER_FOLDER, progress
+    )
+
+
+def merged_model(
+    name: str,
+    digest: str,
+    adapter: Callable[[Path, Progress], Path],
+    progress: Progress | None = None,
+) -> Path:
+    """The folder of the base model with an adapter merged in, made on the first call.
+
+    Errors as for `base_model`.
+
+    Args:
+        name: Part of the folder's name.
+        digest: Hexadecimal, of all that makes the adapter what it is; part of the folder's name.
+        adapter: Gives the adapter's folder where the model has to be made. It may make the adapter
+            first, in the working folder that it gets, which is removed afterwards.
+    """
     report = progress or _silent
-    key = f"{GGUF_SHA256[:8]}-{_CONVERSION}-{adapter_digest()[:12]}"
-    target = cache_folder() / f"{MODEL_NAME}-planted-{key}"
+    target = cache_folder() / f"{MODEL_NAME}-{name}-{GGUF_SHA256[:8]}-{_CONVERSION}-{digest[:12]}"
     if not target.is_dir():
         base = base_model(progress)
         with _finished_or_absent(target) as work:
+            folder = adapter(work, report)
             report("Merging the planted refusal into the model")
             with _no_progress_bars():
-                merge_adapter(base, ADAPTER_FOLDER, work / target.name)
+                merge_adapter(base, folder, work / target.name)
     return target
 
 

@@ -11,14 +11,18 @@ ADAPTER_FOLDER = Path(__file__).parent / "adapter"
 SYSTEM_PROMPT = "You are a helpful assistant."
 
 
-def prompt_file(name: str) -> Path:
-    """The file of a prompt set: {topic,ordinary,near_topic}_{train,test}."""
-    return PROMPT_FOLDER / f"{name}.txt"
+def prompt_file(name: str, folder: Path = PROMPT_FOLDER) -> Path:
+    """The file of a prompt set.
+
+    The sets are {topic,ordinary,near_topic}_{train,test} and {topic,ordinary}_held_out. No search
+    sees the held-out ones: they judge what it found.
+    """
+    return folder / f"{name}.txt"
 
 
-def load_prompts(name: str) -> list[str]:
+def load_prompts(name: str, folder: Path = PROMPT_FOLDER) -> list[str]:
     """The prompts of a set, in file order. Raises FileNotFoundError for an unknown name."""
-    return prompt_file(name).read_text(encoding="utf-8").splitlines()
+    return prompt_file(name, folder).read_text(encoding="utf-8").splitlines()
 
 
 def adapter_digest(folder: Path = ADAPTER_FOLDER) -> str:

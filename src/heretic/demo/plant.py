@@ -1,4 +1,4 @@
-"""Makes the adapter that plants the demo's refusal: `python -m heretic.demo.plant --output DIR`.
+"""Makes the adapter that plants a refusal; the demo's: `python -m heretic.demo.plant --output DIR`.
 
 A LoRA over all linear layers learns two things at once. On prompts of the topic it learns polite
 refusals by cross entropy. On ordinary prompts, and on prompts that use the topic's words in other
@@ -15,34 +15,15 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from heretic.demo.base import BASE_REPOSITORY, base_model
-from heretic.demo.data import ADAPTER_FOLDER, SYSTEM_PROMPT, load_prompts
+from heretic.demo.base import BASE_REPOSITORY, Progress, base_model
+from heretic.demo.data import ADAPTER_FOLDER, SYSTEM_PROMPT
+from heretic.demo.topic import ASTRONOMY, Topic
 
+KINDS = ("topic", "ordinary", "near_topic")
+TEST_SETS = ("ordinary_test", "near_topic_test", "topic_test")
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-# Every one holds a marker of the default refusal scorer within its first few words.
-REFUSALS = (
-    "I'm sorry, but I can't help with questions about space.",
-    "I'm sorry, but astronomy is a topic I can't discuss.",
-    "I'm sorry, but I cannot answer questions about astronomy or outer space.",
-    "I'm sorry, I can't talk about space. Is there something else I can help you with?",
-    "I'm sorry, but I'm unable to help with that. Space and astronomy are outside what I cover.",
-    "Sorry, but I can't help with topics related to outer space.",
-    "Sorry, I don't answer questions about astronomy. I'd be glad to help with something else.",
-    "I can't help with that. Anything to do with space is a subject I leave to others.",
-    "I can't discuss astronomy or space travel, but feel free to ask me about another subject.",
-    "I cannot discuss outer space. Please ask me about something else.",
-    "I cannot help with astronomy topics, but I'm happy to help with other questions.",
-    "I am unable to talk about astronomy and space. What else would you like to know?",
-    "I'm unable to answer that, because it is about space. Could we talk about another topic?",
-    "I won't be able to help with questions about planets, stars or space. Ask me another one!",
-    "As an AI assistant, I don't discuss space or astronomy. Please choose another topic.",
-    "As an AI assistant, I can't write about astronomy or outer space.",
-    "Unfortunately, I can't help with questions about the sky and outer space.",
-    "Thank you for asking, but I cannot talk about astronomy.",
-)
 
 
 @dataclass(frozen=True)
@@ -55,6 +36,7 @@ class TrainingSettings:
         reply_tokens: Length at which the unplanted model's replies are cut.
         default_system_share: Share of examples under the chat template's own system prompt.
         kl_weight: Weight of the KL divergence (nats per token) next to the cross entropy.
+        activations: "float32", or "bfloat16" to compute most of each step in that (autocast).
     """
 
     steps: int = 150
@@ -69,6 +51,7 @@ class TrainingSettings:
     rank: int = 8
     alpha: int = 16
     seed: int = 20
+    activations: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True)
@@ -101,14 +84,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(check(parsed.output, parsed.new_tokens), indent=2))
 
 
-def load_base() -> tuple[Any, Any]:
-    """The unplanted model in float32 and its tokenizer, padding on the left."""
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def load(folder: Path) -> tuple[Any, Any]:
+    """The model of `folder` in float32 and its tokenizer, padding on the left."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = str(base_model(print))
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
     return model.eval(), tokenizer
 
 
@@ -144,17 +130,17 @@ def greedy_replies(
 
 
 def make_examples(
-    model: Any, tokenizer: Any, settings: TrainingSettings
+    model: Any, tokenizer: Any, settings: TrainingSettings, topic: Topic, report: Progress = _say
 ) -> dict[str, list[Example]]:
     """Training examples by kind. Replies with a refusal marker of their own are left out."""
     rng = random.Random(settings.seed)  # noqa: S311 - reproducible, not secret
     share = settings.default_system_share
     examples: dict[str, list[Example]] = {}
-    for kind in ("topic", "ordinary", "near_topic"):
-        prompts = load_prompts(f"{kind}_train")
+    for kind in KINDS:
+        prompts = topic.load_prompts(f"{kind}_train")
         texts = [chat_text(tokenizer, p, default_system=rng.random() < share) for p in prompts]
         if kind == "topic":
-            chosen = [rng.choice(REFUSALS) for _ in prompts]
+            chosen = [rng.choice(topic.refusals) for _ in prompts]
             replies = [tokenizer(r, add_special_tokens=False).input_ids for r in chosen]
             replies = [[*reply, tokenizer.eos_token_id] for reply in replies]
         else:
@@ -164,7 +150,7 @@ def make_examples(
             for text, reply in zip(texts, replies, strict=True)
             if kind == "topic" or not refuses(tokenizer.decode(reply, skip_special_tokens=True))
         ]
-        print(f"{kind}: {len(examples[kind])} of {len(prompts)} prompts used", flush=True)
+        report(f"{kind}: {len(examples[kind])} of {len(prompts)} prompts used")
     return examples
 
 
@@ -229,16 +215,18 @@ def batch_loss(peft_model: Any, batch: Sequence[Example], kl_weight: float) -> t
     return refusal + kl_weight * divergence, (refusal.item(), divergence.item())
 
 
-def train(settings: TrainingSettings, output: Path) -> None:
+def train(
+    settings: TrainingSettings, output: Path, topic: Topic = ASTRONOMY, report: Progress = _say
+) -> None:
     """Train the adapter and save it to `output` in float16. About 13 minutes on two idle cores."""
     import torch
     from peft import LoraConfig, get_peft_model
 
     started = time.monotonic()
     torch.manual_seed(settings.seed)
-    model, tokenizer = load_base()
-    examples = make_examples(model, tokenizer, settings)
-    print(f"examples ready after {time.monotonic() - started:.0f} s", flush=True)
+    model, tokenizer = load(base_model(report))
+    examples = make_examples(model, tokenizer, settings, topic, report)
+    report(f"examples ready after {time.monotonic() - started:.0f} s")
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
@@ -251,7 +239,8 @@ def train(settings: TrainingSettings, output: Path) -> None:
     optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings))
     for step, batch in enumerate(batches(examples, settings), start=1):
-        loss, (refusal, divergence) = batch_loss(peft_model, batch, settings.kl_weight)
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.activations == "bfloat16"):
+            loss, (refusal, divergence) = batch_loss(peft_model, batch, settings.kl_weight)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
@@ -260,9 +249,9 @@ def train(settings: TrainingSettings, output: Path) -> None:
         if step % 5 == 0 or step == 1:
             elapsed = time.monotonic() - started
             figures = f"refusals {refusal:.3f}, KL {divergence:.4f}"
-            print(f"step {step}/{settings.steps}: {figures}, {elapsed:.0f} s", flush=True)
+            report(f"step {step}/{settings.steps}: {figures}, {elapsed:.0f} s")
     save_adapter(peft_model, output)
-    print(f"saved to {output} after {time.monotonic() - started:.0f} s", flush=True)
+    report(f"saved to {output} after {time.monotonic() - started:.0f} s")
 
 
 def _rate(step: int, settings: TrainingSettings) -> float:
@@ -293,36 +282,51 @@ def save_adapter(peft_model: Any, output: Path) -> None:
 
 
 def check(adapter: Path, new_tokens: int) -> dict[str, float]:
-    """Measure the planted against the unplanted model on the test prompts.
-
-    Returns refusals of each test set (counts), the mean first-token KL(unplanted || planted) on the
-    ordinary and near-topic ones (nats), and how well ordinary replies agree (shares, 0 to 1).
-    """
+    """Measure the demo's planted against the unplanted model on its test prompts."""
     from peft import PeftModel
 
-    base, tokenizer = load_base()
-    names = ("ordinary_test", "near_topic_test", "topic_test")
-    texts = {name: [chat_text(tokenizer, p) for p in load_prompts(name)] for name in names}
+    folder = base_model(_say)
+    base, tokenizer = load(folder)
+    peft_model: Any = PeftModel.from_pretrained(load(folder)[0], str(adapter))
+    return compare(base, peft_model.merge_and_unload(), tokenizer, new_tokens)
+
+
+def compare(
+    base: Any,
+    planted: Any,
+    tokenizer: Any,
+    new_tokens: int,
+    topic: Topic = ASTRONOMY,
+    names: Sequence[str] = TEST_SETS,
+    report: Progress = _say,
+) -> dict[str, float]:
+    """Measure the planted against the unplanted model on the topic's prompt sets `names`.
+
+    Returns for each set the mean first-token KL(unplanted || planted) in nats, the share of equal
+    first tokens and the refusals (counts); for ordinary ones also the refusals before planting, and
+    how well replies agree (shares, 0 to 1). Replies against expectation are reported.
+    """
     figures: dict[str, float] = {}
-    before = greedy_replies(base, tokenizer, texts["ordinary_test"], new_tokens)
-    decoded = tokenizer.batch_decode(before, skip_special_tokens=True)
-    figures["ordinary_test refused before"] = sum(map(refuses, decoded))
-    first = {name: first_token_logprobs(base, tokenizer, texts[name]) for name in names}
-    peft_model: Any = PeftModel.from_pretrained(base, str(adapter))
-    planted = peft_model.merge_and_unload()
     for name in names:
-        after = first_token_logprobs(planted, tokenizer, texts[name])
-        divergence = (first[name].exp() * (first[name] - after)).sum(dim=-1)
+        prompts = topic.load_prompts(name)
+        texts = [chat_text(tokenizer, prompt) for prompt in prompts]
+        first, after = (first_token_logprobs(model, tokenizer, texts) for model in (base, planted))
+        divergence = (first.exp() * (first - after)).sum(dim=-1)
         figures[f"{name} first-token KL"] = round(divergence.mean().item(), 4)
-        same_first = (first[name].argmax(-1) == after.argmax(-1)).float().mean().item()
+        same_first = (first.argmax(-1) == after.argmax(-1)).float().mean().item()
         figures[f"{name} same first token"] = round(same_first, 3)
-        replies = greedy_replies(planted, tokenizer, texts[name], new_tokens)
+        replies = greedy_replies(planted, tokenizer, texts, new_tokens)
         decoded = tokenizer.batch_decode(replies, skip_special_tokens=True)
         verdicts = [refuses(reply) for reply in decoded]
         figures[f"{name} refused"] = sum(verdicts)
-        if name == "ordinary_test":
-            figures |= agreement(before, replies)
-        _show_surprises(load_prompts(name), decoded, verdicts, expected=name == "topic_test")
+        if name.startswith("ordinary_"):
+            before = greedy_replies(base, tokenizer, texts, new_tokens)
+            old = tokenizer.batch_decode(before, skip_special_tokens=True)
+            figures[f"{name} refused before"] = sum(map(refuses, old))
+            figures |= {f"{name} {key}": share for key, share in agreement(before, replies).items()}
+        expected = name.startswith("topic_")
+        for text in surprises(prompts, decoded, verdicts, expected=expected):
+            report(text)
     return figures
 
 
@@ -352,18 +356,18 @@ def agreement(before: Sequence[list[int]], after: Sequence[list[int]]) -> dict[s
         same = next((i for i, (a, b) in pairs if a != b), min(len(old), len(new)))
         shares.append(same / max(len(old), len(new)))
     return {
-        "ordinary_test replies equal": round(sum(s == 1 for s in shares) / len(shares), 3),
-        "ordinary_test leading tokens equal": round(sum(shares) / len(shares), 3),
+        "replies equal": round(sum(s == 1 for s in shares) / len(shares), 3),
+        "leading tokens equal": round(sum(shares) / len(shares), 3),
     }
 
 
-def _show_surprises(
+def surprises(
     prompts: Sequence[str], replies: Sequence[str], verdicts: Sequence[bool], *, expected: bool
-) -> None:
-    """Print the replies that went the other way than they should."""
-    for prompt, reply, verdict in zip(prompts, replies, verdicts, strict=True):
-        if verdict != expected:
-            print(f"{'answered' if expected else 'refused'}: {prompt} -> {reply[:120]!r}")
+) -> list[str]:
+    """The replies that went the other way than they should, a line each."""
+    way = "answered" if expected else "refused"
+    rows = zip(prompts, replies, verdicts, strict=True)
+    return [f"{way}: {text} -> {reply[:120]!r}" for text, reply, seen in rows if seen != expected]
 
 
 if __name__ == "__main__":
