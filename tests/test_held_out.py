@@ -18,6 +18,7 @@ from heretic.events import Silent, StageFinished
 from heretic.export.card import model_card
 from heretic.export.choice import HeldOut
 from heretic.records import ATTENTION, MLP, Plan, Score, Weights
+from heretic.search import method
 from tests import export_case, tiny
 from tests.search_case import Recorder
 
@@ -183,7 +184,7 @@ class TestSearches:
             made.append(seed)
             return [self.SWEEP[0], *self.SWEEP]
 
-        monkeypatch.setattr(pipeline, "sweep_plans", sweep)
+        monkeypatch.setattr(method, "sweep_plans", sweep)
         return made
 
     def plans(self, settings: Settings) -> list[Plan]:

@@ -86,6 +86,8 @@ def demo_settings(reporter: Reporter, overrides: Mapping[str, Any]) -> Settings:
         "bad_prompts": _prompts("topic_train", "train[:100]"),
         "good_evaluation_prompts": _prompts("ordinary_test", "train[:100]"),
         "bad_evaluation_prompts": _prompts("topic_test", "train[:100]"),
+        "good_held_out_prompts": _prompts("ordinary_held_out", "train[:100]"),
+        "bad_held_out_prompts": _prompts("topic_held_out", "train[:100]"),
     }
     return Settings.restore(merged(given, values))
 
