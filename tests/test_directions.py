@@ -278,7 +278,7 @@ class TestClusterBasis:
     @pytest.mark.parametrize("rank", [1, 2, 3])
     def test_the_direction_comes_first_and_all_are_orthonormal(self, rank: int) -> None:
         directions, good, bad = self.planted({1: 2.0}, {1: -2.0}, {2: 3.0})
-        basis = cluster_basis(directions, good, bad, rank=rank, seed=1)
+        basis = cluster_basis(directions, good, bad, rank=rank, orthogonalize=False, seed=1)
         assert basis.shape == (self.layers + 1, rank, self.hidden)
         assert basis.dtype == torch.float32
         torch.testing.assert_close(basis[:, 0], directions)
@@ -288,16 +288,27 @@ class TestClusterBasis:
     def test_groups_are_found(self) -> None:
         directions, good, bad = self.planted({1: 2.0}, {1: -2.0})
         mixed = bad[torch.randperm(len(bad), generator=torch.Generator().manual_seed(2))]
-        basis = cluster_basis(directions, good, mixed, rank=2, seed=1)
+        basis = cluster_basis(directions, good, mixed, rank=2, orthogonalize=False, seed=1)
         for layer in range(1, self.layers + 1):
             assert basis[layer, 0, layer] > 0.99
             assert abs(basis[layer, 1, layer + 1]) > 0.99
+
+    def test_what_the_direction_leaves_out_is_no_further_one(self) -> None:
+        """What all groups share differs from the direction if that is orthogonalized."""
+        _, good, bad = self.planted({1: 2.0}, {1: -2.0})
+        bad[:, 1:] += 6.0 * functional.normalize(good[1:], dim=-1)
+        orthogonal = difference_directions(good, bad.mean(dim=0), orthogonalize=True)
+        basis = cluster_basis(orthogonal, good, bad, rank=2, orthogonalize=True, seed=1)
+        for layer in range(1, self.layers + 1):
+            axis = functional.normalize(good[layer], dim=0)
+            assert abs(basis[layer, 1] @ axis) < 1e-5
+            assert abs(basis[layer, 1, layer + 1]) > 0.7
 
     def test_the_largest_difference_comes_first(self) -> None:
         directions, good, bad = self.planted(
             {1: 3.0, 2: 1.5}, {1: 3.0, 2: -1.5}, {1: -3.0, 2: 1.5}, {1: -3.0, 2: -1.5}
         )
-        basis = cluster_basis(directions, good, bad, rank=4, seed=3)
+        basis = cluster_basis(directions, good, bad, rank=4, orthogonalize=False, seed=3)
         for layer in range(1, self.layers + 1):
             assert abs(basis[layer, 1, layer + 1]) > 0.99
             assert abs(basis[layer, 2, layer + 2]) > 0.99
@@ -316,14 +327,14 @@ class TestClusterBasis:
             return sign * left, sizes, sign * right
 
         monkeypatch.setattr(torch.linalg, "svd", turning)
-        basis = cluster_basis(directions, good, bad, rank=2, seed=1)
+        basis = cluster_basis(directions, good, bad, rank=2, orthogonalize=False, seed=1)
         further = basis[1:, 1]
         assert ((further[1:] * further[:-1]).sum(dim=-1) > 0.5).all()
         assert abs(float(layer_basis(basis, 0, plan("mean", rank=2))[1] @ axis)) > 0.8
 
     def test_without_groups_there_is_nothing_further(self) -> None:
         directions, good, bad = self.planted({}, {}, noise=0.0)
-        basis = cluster_basis(directions, good, bad, rank=3, seed=1)
+        basis = cluster_basis(directions, good, bad, rank=3, orthogonalize=False, seed=1)
         torch.testing.assert_close(basis[:, 0], directions)
         assert (basis[:, 1:] == 0).all()
 
@@ -331,7 +342,7 @@ class TestClusterBasis:
         self, recwarn: pytest.WarningsRecorder
     ) -> None:
         directions, good, bad = self.planted({1: 2.0}, {1: -2.0}, noise=0.0)
-        basis = cluster_basis(directions, good, bad, rank=4, seed=1)
+        basis = cluster_basis(directions, good, bad, rank=4, orthogonalize=False, seed=1)
         assert_orthonormal(basis[1:, :2])
         assert (basis[:, 2:] == 0).all()
         assert not recwarn.list
@@ -339,12 +350,14 @@ class TestClusterBasis:
     def test_a_layer_without_direction_has_none_at_all(self) -> None:
         directions, good, bad = self.planted({1: 2.0}, {1: -2.0})
         directions[3] = 0
-        basis = cluster_basis(directions, good, bad, rank=2, seed=1)
+        basis = cluster_basis(directions, good, bad, rank=2, orthogonalize=False, seed=1)
         assert (basis[3] == 0).all()
         assert_orthonormal(basis[[1, 2, 4]])
 
     def test_a_seed_gives_the_same_bits(self) -> None:
         directions, good, bad = self.planted({1: 2.0}, {1: -2.0}, {2: 3.0}, noise=1.0)
-        first = cluster_basis(directions, good, bad, rank=3, seed=5)
+        first = cluster_basis(directions, good, bad, rank=3, orthogonalize=False, seed=5)
         torch.manual_seed(77)  # nobody else's state matters
-        assert torch.equal(first, cluster_basis(directions, good, bad, rank=3, seed=5))
+        assert torch.equal(
+            first, cluster_basis(directions, good, bad, rank=3, orthogonalize=False, seed=5)
+        )

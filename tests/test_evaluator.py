@@ -75,7 +75,7 @@ def basis(model: Model, files: Path) -> torch.Tensor:
     bad = model.get_residuals_batched(tiny.BAD_PROMPTS[:8])
     center = good.mean(dim=0)
     first = difference_directions(center, bad.mean(dim=0), orthogonalize=False)
-    return cluster_basis(first, center, bad, rank=2, seed=0)
+    return cluster_basis(first, center, bad, rank=2, orthogonalize=True, seed=0)
 
 
 def plan(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,13 +15,22 @@ from torch import Tensor
 from heretic.config import Settings
 from heretic.directions import difference_directions
 from heretic.edits import make_ablation
+from heretic.errors import StudyError
 from heretic.evaluator import EvaluationPrompts, Evaluator
 from heretic.model import Model
 from heretic.prompts import Prompt
 from heretic.records import RowNormalization, Weights
 from heretic.search import objective as objectives
 from heretic.search.objective import Objective, Openings
-from heretic.search.sweep import plan_of, sweep, sweep_plans
+from heretic.search.sweep import (
+    LARGEST_STEP,
+    Linearisation,
+    _step,
+    _Surrogate,
+    plan_of,
+    sweep,
+    sweep_plans,
+)
 from tests import tiny
 
 VARIANTS: tuple[RowNormalization, ...] = ("none", "pre", "full")
@@ -76,11 +89,14 @@ class TestOpenings:
         expected = torch.logit(torch.tensor([0.75 * 0.4 + 0.2, 0.75 * 0.1]))
         torch.testing.assert_close(openings.log_odds(probabilities.log()), expected)
 
-    def test_certainty_stays_finite(self) -> None:
-        openings = Openings.count([0], [])
-        odds = openings.log_odds(torch.tensor([[1.0, 0.0], [0.0, 1.0]]).log())
-        assert odds[0].isfinite()
-        assert odds[1] < -50
+    def test_near_certainty_there_is_still_a_slope(self) -> None:
+        openings = Openings.count([0, 0, 1], [1])
+        logits = torch.tensor([[25.0, 0.0, 1.0]], requires_grad=True)
+        odds = openings.log_odds(logits.log_softmax(dim=-1))
+        (slope,) = torch.autograd.grad(odds.sum(), logits)
+        assert odds.item() == pytest.approx(25.0 - math.log(math.e + 0.5), rel=1e-3)
+        assert slope[0, 0].item() == pytest.approx(1.0, rel=1e-3)
+        assert slope.isfinite().all()
 
 
 class TestObjective:
@@ -202,6 +218,69 @@ class TestObjective:
         }
         objective = Objective(model, GOOD, BAD, ablations, lambda reply: False)
         assert objective.bad == list(range(len(BAD)))
+
+    def test_a_forward_that_a_layer_was_given_stays(
+        self, model: Model, directions: Tensor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Accelerate gives layers one, to move inputs between devices."""
+        layer = model.get_layers()[1]
+        plain, calls = layer.forward, []
+
+        def given(*args: Any, **kwargs: Any) -> Any:
+            calls.append(1)
+            return plain(*args, **kwargs)
+
+        monkeypatch.setattr(layer, "forward", given)
+        monkeypatch.setattr(objectives, "MEMORY_SHARE", 0.0)
+        objective = make_objective(model, directions)
+        sample(objective, some_weights(objective))
+        assert vars(layer)["forward"] is given
+        assert calls
+
+
+def made_up(count: int, scale: float, seed: int) -> objectives.Sample:
+    """Derivatives as of a model that refuses firmly."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    return objectives.Sample(
+        divergence=torch.zeros(16),
+        divergence_gradients=0.001 * draw(16, count),
+        probes=0.1 * draw(16, count),
+        log_odds=6.0 + draw(16),
+        log_odds_gradients=-scale * (1 + 0.5 * draw(16, count)),
+    )
+
+
+class TestStep:
+    @pytest.mark.parametrize("scale", [0.1, 0.5, 2.0])
+    def test_ends_where_the_surrogate_is_least(self, scale: float) -> None:
+        nothing = torch.zeros(60)
+        seen = [Linearisation(nothing, made_up(60, scale, seed)) for seed in range(3)]
+        function = _Surrogate(seen, 0.1)
+        found = _step(seen, nothing, 0.1)
+        value, slope = function(found.double().numpy())
+        assert value < function(nothing.double().numpy())[0]
+        inside = found.abs() < LARGEST_STEP - 1e-6
+        assert np.abs(slope[inside.numpy()]).max(initial=0.0) < 1e-3
+
+    def test_slope_is_the_values(self) -> None:
+        seen = [Linearisation(torch.full((5,), 0.1), made_up(5, 0.5, seed)) for seed in range(2)]
+        function = _Surrogate(seen, 0.3)
+        at = np.linspace(-0.5, 0.5, 5)
+        _, slope = function(at)
+        for index in range(5):
+            moved = np.zeros(5)
+            moved[index] = 1e-5
+            difference = function(at + moved)[0] - function(at - moved)[0]
+            assert slope[index] == pytest.approx(difference / 2e-5, rel=1e-4)
+
+    def test_what_is_not_finite_is_said(self) -> None:
+        broken = replace(made_up(4, 1.0, 0), log_odds_gradients=torch.full((16, 4), torch.nan))
+        with pytest.raises(StudyError, match="not finite"):
+            _step([Linearisation(torch.zeros(4), broken)], torch.zeros(4), 0.1)
 
 
 class TestSweep:

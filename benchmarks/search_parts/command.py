@@ -37,7 +37,9 @@ def model_and_prompts(model: str) -> tuple[Path, dict[str, Path], dict[str, Path
         from benchmarks.search_parts.second_topic import MONEY, second_model
 
         folder = second_model(print)
-        files = {name: MONEY.prompts / f"{name}.txt" for name in (*SETS.values(), *HELD_OUT.values())}
+        files = {
+            name: MONEY.prompts / f"{name}.txt" for name in (*SETS.values(), *HELD_OUT.values())
+        }
     both = {setting: files[name] for setting, name in SETS.items()}
     return folder, both, {setting: files[name] for setting, name in HELD_OUT.items()}
 

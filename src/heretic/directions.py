@@ -158,7 +158,13 @@ def orthonormal(vectors: Tensor) -> Tensor:
 
 
 def cluster_basis(
-    directions: Tensor, good_centers: Tensor, bad: Tensor, *, rank: int, seed: int
+    directions: Tensor,
+    good_centers: Tensor,
+    bad: Tensor,
+    *,
+    rank: int,
+    orthogonalize: bool,
+    seed: int,
 ) -> Tensor:
     """Each layer's direction, and further ones along which groups of bad prompts differ.
 
@@ -173,6 +179,7 @@ def cluster_basis(
         good_centers: Means or medians of the good residuals, [layers + 1, hidden].
         bad: Residuals of the bad prompts, [prompts, layers + 1, hidden].
         rank: Directions per layer, at most the number of prompts.
+        orthogonalize: Leave the good centre's direction out of the further ones too.
         seed: Of the grouping.
 
     Returns:
@@ -187,25 +194,32 @@ def cluster_basis(
         _, labels = kmeans2(points.numpy(), rank, minit="++", rng=seed)
     groups = [difference[torch.from_numpy(labels == group)] for group in sorted(set(labels))]
     means = torch.stack([group.mean(dim=0) for group in groups])
+    axes = functional.normalize(good_centers.to(torch.float64), dim=-1) * orthogonalize
     rows = []
     before = means.new_zeros(rank - 1, means.shape[-1])
     for layer, first in enumerate(directions.to(torch.float64)):
-        further = _further(means[:, layer], first, rank - 1)
+        known = orthonormal(torch.stack([first, axes[layer]]))
+        further = _further(means[:, layer], known, rank - 1)
         further = torch.where((further * before).sum(dim=-1, keepdim=True) < 0, -further, further)
         before = torch.where(further.any(dim=-1, keepdim=True), further, before)
         rows.append(orthonormal(torch.cat([first.unsqueeze(0), further])))
     return torch.stack(rows).to(torch.float32)
 
 
-def _further(means: Tensor, first: Tensor, count: int) -> Tensor:
-    """Principal components of the groups' means [groups, hidden] without `first`, [count, hidden].
+def _further(means: Tensor, known: Tensor, count: int) -> Tensor:
+    """Principal components of groups' means [groups, hidden] without `known`, [count, hidden].
 
-    Rows of zeros where the means have fewer, noise left out.
+    Args:
+        known: Orthonormal directions that are left out, or zeros, [k, hidden].
+
+    Returns:
+        Rows of zeros where there are fewer, noise left out.
     """
-    rest = means - (means @ first).unsqueeze(-1) * first
+    rest = means - means.mean(dim=0)
+    rest = rest - rest @ known.T @ known
     _, sizes, components = torch.linalg.svd(rest, full_matrices=False)
     # Where good and bad prompts leave the same residuals, so do groups of them.
-    significant = (sizes > RELATIVE_TOLERANCE * means.norm()) & first.any()
+    significant = (sizes > RELATIVE_TOLERANCE * means.norm()) & known[0].any()
     components = torch.where(significant.unsqueeze(-1), components, 0.0)[:count]
     missing = components.new_zeros(count - len(components), components.shape[1])
     return torch.cat([components, missing])

@@ -39,7 +39,7 @@ from heretic.model.prefix import find_response_prefix
 from heretic.prompts import Prompt
 from heretic.records import Plan, RunManifest, Score, Trial
 from heretic.runs import RunFolder, digest, find_run
-from heretic.search.method import choose_method
+from heretic.search.method import choose_method, sweep_of_run
 from heretic.search.study import Study
 
 FEWEST_HELD_OUT = 10
@@ -112,8 +112,13 @@ def load_model(settings: Settings, reporter: Reporter) -> Model:
     return model
 
 
-def load_prompts(settings: Settings, reporter: Reporter) -> PromptSets:
-    """Read the four prompt sets; splits that share prompts are reported.
+def load_prompts(
+    settings: Settings, reporter: Reporter, *, with_held_out: bool = True
+) -> PromptSets:
+    """Read the prompt sets; splits that share prompts are reported.
+
+    Args:
+        with_held_out: Whether to look for held-out prompts too.
 
     Raises:
         PromptError: A set cannot be read or is empty.
@@ -125,7 +130,8 @@ def load_prompts(settings: Settings, reporter: Reporter) -> PromptSets:
         bad=prompt_sets.load(settings.bad_prompts, system),
         evaluation=EvaluationPrompts.load(settings),
     )
-    sets = replace(sets, held_out=_held_out(settings, sets))
+    if with_held_out:
+        sets = replace(sets, held_out=_held_out(settings, sets))
     evaluation = sets.evaluation
     for name, first, second in (
         ("good", sets.good, evaluation.good),
@@ -143,8 +149,8 @@ def load_prompts(settings: Settings, reporter: Reporter) -> PromptSets:
     reporter.emit(
         StageFinished(
             f"{len(sets.good)} good and {len(sets.bad)} bad for directions, "
-            f"{len(evaluation.good)} and {len(evaluation.bad)} for evaluation, "
-            + _held_out_text(sets.held_out)
+            f"{len(evaluation.good)} and {len(evaluation.bad)} for evaluation"
+            + (f", {_held_out_text(sets.held_out)}" if with_held_out else "")
         )
     )
     return sets
@@ -218,7 +224,14 @@ def compute_directions(
         return directions
     reporter.emit(StageStarted("Groups of the bad prompts", total=len(prompts.bad)))
     bad = winsorize(model.get_residuals_batched(prompts.bad), settings.winsorization_quantile)
-    basis = cluster_basis(directions, centers[0], bad, rank=settings.max_rank, seed=0)
+    basis = cluster_basis(
+        directions,
+        centers[0],
+        bad,
+        rank=settings.max_rank,
+        orthogonalize=settings.orthogonalize_direction,
+        seed=0,
+    )
     reporter.emit(StageFinished(f"{settings.max_rank} directions per layer"))
     return basis
 
@@ -238,7 +251,8 @@ def prepare_directions(settings: Settings, seed: int, reporter: Reporter) -> tup
         seed: Taken for symmetry with a run; directions do not depend on it.
     """
     torch.manual_seed(seed)
-    return model_and_directions(settings, load_prompts(settings, reporter), reporter)
+    prompts = load_prompts(settings, reporter, with_held_out=False)
+    return model_and_directions(settings, prompts, reporter)
 
 
 def model_and_directions(
@@ -286,7 +300,7 @@ def prepare(
     """
     known = folder.read_manifest()
     # Read before the model loads, so that a mistake is said early.
-    start_plans = read_plans(settings.start_plans) if settings.start_plans else ()
+    start_plans = _start_plans(settings)
     if known is None:
         model, directions = model_and_directions(settings, prompts, reporter)
         folder.save_directions(directions.numpy())
@@ -308,7 +322,7 @@ def prepare(
     manifest = known or new_manifest(settings, prompts, model, seed, baseline)
     if known is None:
         folder.write_manifest(manifest)
-    method = choose_method(
+    sweep = sweep_of_run(
         settings,
         model,
         prompts.good,
@@ -318,6 +332,7 @@ def prepare(
         seed=seed,
         reporter=reporter,
     )
+    method = choose_method(settings, model, sweep)
     study = Study(
         folder,
         method.space,
@@ -332,6 +347,22 @@ def prepare(
     return Session(
         settings, reporter, model, prompts, directions, folder, manifest, evaluator, study
     )
+
+
+def _start_plans(settings: Settings) -> tuple[Plan, ...]:
+    """The user's own plans.
+
+    Raises:
+        RunError: They cannot be read, or remove more directions than the run has.
+    """
+    plans = read_plans(settings.start_plans) if settings.start_plans else ()
+    rank = max((plan.rank for plan in plans), default=1)
+    if rank > settings.max_rank:
+        raise RunError(
+            f"A plan in {settings.start_plans} removes {rank} directions from a layer.",
+            remedy=f"Set max_rank to {rank}.",
+        )
+    return plans
 
 
 def _baseline_key(settings: Settings, prompts: PromptSets, model: Model) -> str:
@@ -435,19 +466,12 @@ def search(session: Session, n_trials: int | None = None) -> list[Trial]:
 
     session.study.run(
         evaluate,
-        n_trials or _trials_asked_for(session),
+        n_trials or session.settings.n_trials,
         session.reporter,
         baseline=session.evaluator.baseline,
+        start_plans_only=n_trials is None and session.settings.search == "gradient",
     )
     return session.study.front
-
-
-def _trials_asked_for(session: Session) -> int:
-    """The setting; a gradient search is over with its sweep."""
-    n_trials = session.settings.n_trials
-    if session.settings.search != "gradient":
-        return n_trials
-    return min(n_trials, len(set(session.study.start_plans)))
 
 
 def _record_batch_size(session: Session) -> None:
@@ -477,6 +501,7 @@ def export_trial(session: Session, trial: Trial, destination: Path, strategy: st
     Raises:
         ExportError: It cannot be saved, or does not score as in the search.
     """
+    export.check_export(session.model, destination, strategy)  # before minutes of scoring
     choice = replace(session.choice(trial), held_out=held_out_scores(session, trial))
     export.save(session.model, choice, destination, strategy=strategy, reporter=session.reporter)
     scores = export.verify(destination, choice, session.evaluator, session.reporter)

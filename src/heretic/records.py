@@ -13,7 +13,8 @@ from typing import Any, Literal, get_args
 
 from heretic.errors import RunError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: plans with free-form kernels and a rank."""
 
 DirectionScope = Literal["global", "per layer", "mean"]
 RowNormalization = Literal["none", "pre", "full"]

@@ -3,7 +3,7 @@
 | file | holds |
 | --- | --- |
 | `manifest.json` | what the run is (`records.RunManifest`) |
-| `directions.safetensors` | float32 [layers + 1, hidden], so that any trial can be made again |
+| `directions.safetensors` | float32 [layers + 1, (k,) hidden]: any trial can be made again |
 | `sweep.json` | plans of the gradient sweep, where the search makes one |
 | `baseline.safetensors` | the unedited model's outputs, where it can use them again |
 | `trials.journal` | Optuna's journal, which also carries every trial as one self-contained record |
@@ -284,9 +284,9 @@ class RunFolder:
                     (self.path / name).unlink(missing_ok=True)
                 except OSError as error:
                     raise cannot_write(self.path / name, error, GOES_ON) from error
-            self.sweep()
+            self.tidy()
 
-    def sweep(self) -> None:
+    def tidy(self) -> None:
         """Delete temporary files that a killed process left; call it under the lock."""
         for path in self.path.glob(".*.tmp"):
             with suppress(OSError):

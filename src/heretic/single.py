@@ -44,7 +44,7 @@ def apply_plan(
         # The run's word on everything that fixes directions; the user's on what may run code.
         own = {name: settings.to_dict()[name] for name in OWN_WHEN_APPLYING}
         settings = Settings.restore({**known.settings, **own})
-    prompts = pipeline.load_prompts(settings, reporter)
+    prompts = pipeline.load_prompts(settings, reporter, with_held_out=False)
     if run is not None and known is not None:
         model, directions = pipeline.load_run(settings, run, known, reporter)
     else:
@@ -97,7 +97,7 @@ def compare(settings: Settings, reporter: Reporter) -> Comparison:
     judged_settings = settings.replaced(model=settings.evaluate_model, model_commit=None)
     if load_tokenizer(settings).get_vocab() != load_tokenizer(judged_settings).get_vocab():
         raise _different_vocabularies(settings)
-    prompts = pipeline.load_prompts(settings, reporter)
+    prompts = pipeline.load_prompts(settings, reporter, with_held_out=False)
     original = pipeline.load_model(settings, reporter)
     pipeline.choose_prefix(settings, original, prompts, reporter)
     evaluator = Evaluator(settings, original, None, reporter, prompts.evaluation)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from heretic.config import Settings
     from heretic.model import Model
 
-REPRODUCTION_SCHEMA = 1
+REPRODUCTION_SCHEMA = 2
 PACKAGES = (
     "accelerate", "bitsandbytes", "datasets", "huggingface-hub", "numpy", "optuna", "peft",
     "safetensors", "scipy", "tokenizers", "torch", "transformers",

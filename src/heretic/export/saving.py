@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from heretic.model import Model
 
 ADAPTER_BYTES = 16 * 2**20
-"""More than any adapter of rank 1 takes."""
+"""More than any adapter takes, for each of its ranks."""
 
 
 def check_place(settings: Settings, destination: Path, strategy: str) -> None:
@@ -30,7 +30,7 @@ def check_place(settings: Settings, destination: Path, strategy: str) -> None:
     """
     kind = check_strategy(strategy)
     check_destination(destination, str(settings.model))
-    needed = ADAPTER_BYTES
+    needed = ADAPTER_BYTES * settings.max_rank
     if kind == "merge":
         base = base_folder(str(settings.model), settings.model_commit)
         files = base.glob("*.safetensors") if base is not None else ()
@@ -46,7 +46,11 @@ def check_export(model: Model, destination: Path, strategy: str) -> None:
     """
     kind = check_strategy(strategy)
     check_destination(destination, str(model.settings.model))
-    needed = weights.estimated_bytes(model) if kind == "merge" else ADAPTER_BYTES
+    needed = (
+        weights.estimated_bytes(model)
+        if kind == "merge"
+        else ADAPTER_BYTES * model.settings.max_rank
+    )
     check_disk(destination, needed)
 
 

@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 from heretic.architectures import Writer
 from heretic.directions import layer_basis
-from heretic.edits import Ablation, OutputEdit, make_ablation, row_norms, stack
+from heretic.edits import Ablation, OutputEdit, make_ablation, stack
 from heretic.errors import ModelError
 from heretic.records import Plan, RowNormalization
 
 
 class EditFactory:
-    """Turns plans into edits; keeps the writers' row norms, which no plan changes."""
+    """Turns plans into edits; keeps what no plan changes, and what the plan before had too."""
 
     def __init__(self, writers: Sequence[Writer]) -> None:
         self._writers = writers
-        self._norms: dict[str, Tensor] = {}
+        self._ablations: dict[tuple[str, RowNormalization], Ablation] = {}
 
     def edits(self, plan: Plan, directions: Tensor) -> dict[str, OutputEdit]:
         """Edits by writer name; writers that the plan leaves alone are not in it.
@@ -50,17 +50,18 @@ class EditFactory:
         self, writer: Writer, basis: Tensor, row_normalization: RowNormalization
     ) -> Ablation:
         """A writer's edit along orthonormal directions [k, hidden], but for the amounts."""
-        weight = writer.weight()
-        norms = None
-        if row_normalization != "none":
-            norms = self._norms.get(writer.name)
-            if norms is None:
-                norms = self._norms[writer.name] = row_norms(weight)
-        return make_ablation(weight, basis, row_normalization, norms=norms)
+        key = writer.name, row_normalization
+        known = self._ablations.get(key)
+        if known is not None and torch.equal(known.directions, basis.to(known.directions)):
+            return known
+        norms = None if known is None else known.row_norms
+        made = make_ablation(writer.weight(), basis, row_normalization, norms=norms)
+        self._ablations[key] = made
+        return made
 
     def forget(self) -> None:
-        """Drop the cached norms, after the weights themselves have changed."""
-        self._norms.clear()
+        """Drop all that was kept, after the weights themselves have changed."""
+        self._ablations.clear()
 
 
 def _nonzero(amounts: Sequence[float]) -> list[bool]:

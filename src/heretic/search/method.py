@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from heretic.config import Settings
-from heretic.errors import RunError
+from heretic.errors import HereticError, RunError, StudyError
 from heretic.events import Notice, Reporter, StageFinished, StageProgress, StageStarted
 from heretic.model import Model
 from heretic.prompts import Prompt
@@ -55,39 +55,17 @@ class Method:
     plans_at_once: int
 
 
-def choose_method(
-    settings: Settings,
-    model: Model,
-    good: Sequence[Prompt],
-    bad: Sequence[Prompt],
-    directions: Tensor,
-    *,
-    folder: RunFolder,
-    seed: int,
-    reporter: Reporter,
-) -> Method:
-    """The method that the settings ask for; makes the gradient sweep where the run has none yet.
+def choose_method(settings: Settings, model: Model, sweep: Sequence[Plan]) -> Method:
+    """The method that the settings ask for.
 
     Args:
-        good, bad: The direction splits.
-        directions: The run's.
-
-    Raises:
-        StudyError: With `search = "gradient"`, there is no gradient.
-        RunError: The sweep kept with the run is damaged, or cannot be written.
+        sweep: Plans of the run's gradient sweep; none where it has none.
     """
     on_cpu = model.device.type == "cpu"
     at_once = settings.plans_at_once or (PLANS_AT_ONCE_ON_CPU if on_cpu else PLANS_AT_ONCE)
-    plans: Sequence[Plan] = ()
-    if settings.search in {"auto", "gradient"}:
-        if folder.sweep_path.is_file():
-            plans = _read(folder)
-        else:
-            plans = _swept(settings, model, good, bad, directions, seed, reporter)
-            folder.write_sweep(plans)
-    if plans:
+    if sweep:
         # The sweep's own plans are what the sampler begins to learn from.
-        return Method(PathSpace(plans), plans, "gp", len(plans), at_once)
+        return Method(PathSpace(sweep), sweep, "gp", len(sweep), at_once)
     kernels = SearchSpace(
         model.n_layers,
         tuple(model.get_abliterable_components()),
@@ -97,6 +75,42 @@ def choose_method(
     )
     sampler: SamplerKind = "gp" if settings.search == "gp" else "tpe"
     return Method(kernels, (), sampler, settings.n_startup_trials, at_once)
+
+
+def sweep_of_run(
+    settings: Settings,
+    model: Model,
+    good: Sequence[Prompt],
+    bad: Sequence[Prompt],
+    directions: Tensor,
+    *,
+    folder: RunFolder,
+    seed: int,
+    reporter: Reporter,
+) -> Sequence[Plan]:
+    """Plans of the run's gradient sweep, made where there is none yet and the settings ask for it.
+
+    A sweep that failed is tried again until there are trials: a search does not change its method.
+
+    Args:
+        good, bad: The direction splits.
+        directions: The run's.
+
+    Raises:
+        StudyError: With `search = "gradient"`, there is no gradient.
+        RunError: The sweep kept with the run is damaged, or cannot be written.
+    """
+    if settings.search not in {"auto", "gradient"}:
+        return ()
+    kept = _read(folder) if folder.sweep_path.is_file() else ()
+    if kept:
+        return kept
+    if folder.read_trials():
+        reporter.emit(Notice("The gradient sweep failed when this run began: it goes on by TPE"))
+        return ()
+    plans = _swept(settings, model, good, bad, directions, seed, reporter)
+    folder.write_sweep(plans)
+    return plans
 
 
 def _read(folder: RunFolder) -> tuple[Plan, ...]:
@@ -133,11 +147,15 @@ def _swept(
             on_step=lambda done, total: reporter.emit(StageProgress(done, total, "steps")),
         )
     except Exception as error:  # kernels without a backward pass fail in any way
+        reason = (
+            str(error) if isinstance(error, HereticError) else f"{type(error).__name__}: {error}"
+        )
         if settings.search == "gradient":
-            raise
+            raise StudyError(
+                f"There is no gradient to search by: {reason}", remedy="Set search to tpe or auto."
+            ) from error
         _log.warning("The gradient sweep failed on %s", settings.model, exc_info=True)
-        text = f"No gradient ({type(error).__name__}: {error}); the search is by TPE"
-        reporter.emit(Notice(text, level="warning"))
+        reporter.emit(Notice(f"No gradient, the search is by TPE: {reason}", level="warning"))
         plans = []
     reporter.emit(StageFinished(f"{len(plans)} plans"))
     return plans

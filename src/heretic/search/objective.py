@@ -63,9 +63,14 @@ class Openings:
 
     def log_odds(self, logprobs: Tensor) -> Tensor:
         """Log-odds that a reply shows the behaviour, from log-probabilities [rows, vocabulary]."""
-        known = logprobs[:, self.tokens] + self.shares.log()
-        yes = known.logsumexp(dim=-1).clamp_max(-1e-6)
-        return yes - torch.log(-torch.expm1(yes))
+        opening = logprobs[:, self.tokens]
+        yes = (opening + self.shares.log()).logsumexp(dim=-1)
+        # Not 1 - e^yes, which is 0, without a slope, where refusal is all but certain.
+        certain = self.shares >= 1
+        unsure = opening[:, ~certain] + torch.log1p(-self.shares[~certain])
+        rest = logprobs.index_fill(1, self.tokens, -torch.inf)
+        no = torch.cat([rest, unsure], dim=-1).logsumexp(dim=-1)
+        return yes - no
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +252,7 @@ class Objective:
 def _recomputed(layer: nn.Module) -> Iterator[None]:
     """Keep only a layer's input for the backward pass (Chen et al. 2016, arXiv 1604.06174)."""
     forward = layer.forward
+    own = vars(layer).get("forward")  # Accelerate's, where layers lie on several devices
 
     def again(*args: Any, **kwargs: Any) -> Any:
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)
@@ -256,6 +262,8 @@ def _recomputed(layer: nn.Module) -> Iterator[None]:
         yield
     finally:
         del layer.forward
+        if own is not None:
+            layer.forward = own
 
 
 def _probe(logprobs: Tensor, generator: torch.Generator) -> Tensor:
@@ -285,6 +293,6 @@ def _openings(
     if len(showing) < SMALLEST_SHARE * len(bad):
         showing = list(range(len(bad)))
     first = model.get_logits_batched(bad, report=False).argmax(dim=-1).tolist()
-    others = [first[i] for i in range(len(bad)) if i not in set(showing)]
+    others = [first[i] for i in sorted(set(range(len(bad))) - set(showing))]
     others += original.argmax(dim=-1).tolist()
     return showing, Openings.count([first[i] for i in showing], others)

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 Evaluate = Callable[[Sequence[Plan]], Sequence[tuple[Score, ...]]]
 """Scores of each of some plans, evaluated together."""
 
+MAX_INTERRUPTIONS = 3
+"""A start plan that was cut short so often is left out: it may be what kills the process."""
+
 MAX_FAILURES = 10
 """So many failed trials in a row end the search: it is not the plans that are at fault."""
 
@@ -113,6 +116,7 @@ class Study:
         reporter: Reporter | None = None,
         *,
         baseline: tuple[Score, ...] = (),
+        start_plans_only: bool = False,
     ) -> list[Trial]:
         """Search until `n_trials` trials of the run are complete.
 
@@ -124,6 +128,7 @@ class Study:
             evaluate: Scores of plans, each in the order of `objectives`.
             n_trials: Complete trials in all, those of earlier calls and processes included.
             baseline: Scores of the unedited model, for the display.
+            start_plans_only: End once these are done, though there be fewer.
 
         Returns:
             All finished trials.
@@ -133,12 +138,12 @@ class Study:
             RunError: The run is locked, damaged, or cannot be written.
         """
         with self.folder.lock():
-            search = _Search(self, evaluate, n_trials, reporter or Silent())
+            search = _Search(self, evaluate, n_trials, reporter or Silent(), start_plans_only)
             search.report_start(baseline)
             reason = "failed"
             try:
                 search.loop()
-                reason = "done" if search.completed >= n_trials else "stagnant"
+                reason = "stagnant" if search.is_stagnant() else "done"
             except KeyboardInterrupt:
                 reason = "interrupted"
                 raise
@@ -150,8 +155,16 @@ class Study:
 class _Search:
     """One call of `Study.run`."""
 
-    def __init__(self, study: Study, evaluate: Evaluate, n_trials: int, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        study: Study,
+        evaluate: Evaluate,
+        n_trials: int,
+        reporter: Reporter,
+        start_plans_only: bool,
+    ) -> None:
         self._study = study
+        self._start_plans_only = start_plans_only
         self._evaluate = evaluate
         self._n_trials = n_trials
         self._reporter = reporter
@@ -161,13 +174,15 @@ class _Search:
         self.trials: list[Trial] = []
         self._open()
         self._completed_before = self.completed
+        if start_plans_only:
+            self._n_trials = min(n_trials, self.completed + len(self._waiting_start_plans()))
 
     def _open(self) -> None:
         """Read the run from disk, closing trials that were left open."""
         from heretic.search.sampler import OptunaStudy
 
         study, folder = self._study, self._study.folder
-        folder.sweep()
+        folder.tidy()
         repair(folder.journal_path)
         folder.read_trials()  # a record of a newer release is refused before anything is written
         self._sampler = OptunaStudy(
@@ -192,7 +207,9 @@ class _Search:
         Raises:
             StudyError: Ten in a row failed.
         """
-        while self.completed < self._n_trials and not self._is_stagnant():
+        while self.completed < self._n_trials and not self.is_stagnant():
+            if self._start_plans_only and not self._waiting_start_plans():
+                return
             try:
                 self._step()
             except BaseException:
@@ -201,10 +218,11 @@ class _Search:
                 self._open()
                 raise
 
-    def _is_stagnant(self) -> bool:
+    def is_stagnant(self) -> bool:
+        """Whether the front has stopped growing, as far as `patience` says."""
         # Whoever asks for more trials is given `patience` of them at least.
         patience = self._study.patience
-        if self.completed - self._completed_before < patience:
+        if self.completed >= self._n_trials or self.completed - self._completed_before < patience:
             return False
         # Plans that were asked for by name are evaluated all the same.
         waiting = self._waiting_start_plans()
@@ -238,13 +256,24 @@ class _Search:
 
     def _waiting_start_plans(self) -> list[Plan]:
         done = {trial.plan for trial in self.trials if trial.failure != INTERRUPTED}
-        return [plan for plan in dict.fromkeys(self._study.start_plans) if plan not in done]
+        cut_short = self._interruptions()
+        return [
+            plan
+            for plan in dict.fromkeys(self._study.start_plans)
+            if plan not in done and cut_short[plan] < MAX_INTERRUPTIONS
+        ]
+
+    def _interruptions(self) -> Counter[Plan]:
+        return Counter(trial.plan for trial in self.trials if trial.failure == INTERRUPTED)
 
     def _next(self, count: int) -> list[tuple[int, Plan]]:
         """Numbers and plans of the next trials: start plans first, then the sampler's."""
-        waiting = self._waiting_start_plans()[:count]
+        waiting = self._waiting_start_plans()
         if waiting:
-            return [(self._sampler.adopt(plan), plan) for plan in waiting]
+            # One that was interrupted goes alone: of a batch that is killed, it shows which is why.
+            cut_short = self._interruptions()
+            batch = waiting[:count] if not any(cut_short[plan] for plan in waiting) else waiting[:1]
+            return [(self._sampler.adopt(plan), plan) for plan in batch]
         ended = [trial for trial in self.trials if trial.failure != INTERRUPTED]
         last = ended[-1].number if ended else -1
         interrupted = Counter(trial.plan for trial in self.trials if trial.number > last)

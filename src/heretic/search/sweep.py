@@ -16,9 +16,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from heretic.errors import StudyError
 from heretic.model import Model
@@ -49,11 +51,11 @@ PENALTY = 0.01
 DECAY = 0.8
 """Weight that a prompt's linearisation keeps with every step after the one it was made in."""
 
-NEWTON_STEPS = 12
-"""At most, to the minimum of the model that all linearisations make."""
+ITERATIONS = 500
+"""At most, to the minimum of the convex function that all linearisations make."""
 
 LARGEST_STEP = 1.0
-"""No weight moves further in one step: beyond, the quadratic model is not to be trusted."""
+"""No weight moves further in one step: beyond, linearisations are not to be trusted."""
 
 LOWEST = 0.3
 """Part of the layers, from below, that is left alone: directions are not formed there yet, and what
@@ -64,7 +66,7 @@ DIGITS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Linearisation:
     """What one mini-batch told, at the weights where it was asked.
 
     Attributes:
@@ -94,95 +96,93 @@ def sweep(
         StudyError: The gradient is not finite.
     """
     weights = torch.zeros(objective.shape).flatten()
-    parts: list[Part] = []
+    seen: list[Linearisation] = []
     likely: list[float] = []
     good = _batches(range(objective.good), random.Random(seed))  # noqa: S311 - not a secret
     bad = _batches(objective.bad, random.Random(seed + 1))  # noqa: S311
     generator = torch.Generator().manual_seed(seed)
     total = FIRST_STEPS + STEPS * (len(trade_offs) - 1)
     for trade_off in trade_offs:
-        for _ in range(STEPS if parts else FIRST_STEPS):
+        for _ in range(STEPS if seen else FIRST_STEPS):
             shaped = weights.reshape(objective.shape)
             sample = objective.sample(shaped, next(good), next(bad), generator)
-            parts.append(Part(weights, sample))
+            seen.append(Linearisation(weights, sample))
             likely.append(float(sample.log_odds.sigmoid().mean()))
-            weights = _step(parts, weights, trade_off)
-            on_step(len(parts), total)
+            weights = _step(seen, weights, trade_off)
+            on_step(len(seen), total)
         yield weights.reshape(objective.shape).clone()
         if sum(likely[-STEPS:]) / STEPS < GONE * likely[0]:
             return
 
 
-def _step(parts: Sequence[Part], weights: Tensor, trade_off: float) -> Tensor:
-    """The minimum of the model that all mini-batches so far make, or as far towards it as is safe.
+def _step(seen: Sequence[Linearisation], weights: Tensor, trade_off: float) -> Tensor:
+    """The minimum, within `LARGEST_STEP`, of the surrogate that all mini-batches so far make.
 
     Each prompt's log-odds and divergence are linear and quadratic in the weights around the point
     where the prompt was last looked at, older ones counting less. Seeing all prompts at every step
-    takes out most of the noise of mini-batches. The model is convex: Newton's method finds its
-    minimum.
+    takes out most of the noise of mini-batches.
     """
-    model = _Model(parts, trade_off)
-    found = weights
-    for _ in range(NEWTON_STEPS):
-        slope, curvature = model.derivatives(found)
-        move = _shortened(-torch.linalg.solve(curvature, slope))
-        found = found + move
-        if move.abs().max() < 1e-3:
-            break
-    step = found - weights
-    if not step.isfinite().all():
+    from scipy.optimize import Bounds, minimize
+
+    newest = seen[-1].sample
+    if not all(values.isfinite().all() for values in (newest.probes, newest.log_odds_gradients)):
         raise StudyError(
             "The gradient of the ablation weights is not finite.",
             remedy="Try dtypes = bfloat16 or float32, or search = tpe.",
         )
-    return weights + _shortened(step)
+    start = weights.double().numpy()
+    found = minimize(
+        _Surrogate(seen, trade_off),
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=Bounds(start - LARGEST_STEP, start + LARGEST_STEP),
+        options={"maxiter": ITERATIONS},
+    )
+    return torch.from_numpy(found.x).to(weights.dtype)
 
 
-def _shortened(step: Tensor) -> Tensor:
-    """The step, or as much of it as moves no weight by more than `LARGEST_STEP`."""
-    return step * min(1.0, LARGEST_STEP / max(float(step.abs().max()), LARGEST_STEP))
-
-
-class _Model:
-    """The convex model of the objective that linearisations of all prompts make.
+class _Surrogate:
+    """The convex function of the weights that linearisations of all prompts make.
 
     Args:
-        parts: The mini-batches, oldest first; weighted by `DECAY` per step.
+        seen: The mini-batches, oldest first; weighted by `DECAY` per step.
         trade_off: Of the refusal term.
     """
 
-    def __init__(self, parts: Sequence[Part], trade_off: float) -> None:
-        ages = [DECAY ** (len(parts) - 1 - index) for index in range(len(parts))]
-        samples = [part.sample for part in parts]
+    def __init__(self, seen: Sequence[Linearisation], trade_off: float) -> None:
+        ages = [DECAY ** (len(seen) - 1 - index) for index in range(len(seen))]
         self._trade_off = trade_off
         # Divergence: mean of g . (w - at) + (p . (w - at))^2 / 2, as slope at 0 and matrix.
+        samples = [one.sample for one in seen]
         share = sum(age * len(s.probes) for age, s in zip(ages, samples, strict=True))
-        self._slope = torch.zeros_like(parts[0].at)
-        self._matrix = torch.zeros(len(self._slope), len(self._slope))
-        for age, part in zip(ages, parts, strict=True):
-            probes = part.sample.probes
+        count = len(seen[0].at)
+        self._slope = torch.zeros(count, dtype=torch.float64)
+        self._matrix = torch.zeros(count, count, dtype=torch.float64)
+        for age, one in zip(ages, seen, strict=True):
+            probes = one.sample.probes.double()
             matrix = probes.T @ probes * (age / share)
+            slope = one.sample.divergence_gradients.double().sum(dim=0) * (age / share)
             self._matrix += matrix
-            self._slope += part.sample.divergence_gradients.sum(dim=0) * (age / share)
-            self._slope -= matrix @ part.at
+            self._slope += slope - matrix @ one.at.double()
         # Refusal: log-odds are offset + gradient . w.
-        self._gradients = torch.cat([s.log_odds_gradients for s in samples])
-        self._offsets = torch.cat(
-            [s.log_odds - s.log_odds_gradients @ p.at for p, s in zip(parts, samples, strict=True)]
-        )
+        self._gradients = torch.cat([s.log_odds_gradients.double() for s in samples])
+        at_zero = [-one.sample.log_odds_gradients.double() @ one.at.double() for one in seen]
+        self._offsets = torch.cat(at_zero) + torch.cat([s.log_odds.double() for s in samples])
         counts = torch.cat(
-            [torch.full_like(s.log_odds, age) for age, s in zip(ages, samples, strict=True)]
-        )
+            [torch.full((len(s.log_odds),), age) for age, s in zip(ages, samples, strict=True)]
+        ).double()
         self._shares = counts / counts.sum()
 
-    def derivatives(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Slope and curvature of the whole objective, penalty included."""
-        likely = torch.sigmoid(self._offsets + self._gradients @ weights + MARGIN)
-        pull = self._trade_off * self._shares * likely
-        bend = (pull * (1 - likely)).unsqueeze(-1) * self._gradients
-        penalty = PENALTY * torch.eye(len(weights))
-        slope = self._slope + self._matrix @ weights + pull @ self._gradients + PENALTY * weights
-        return slope, self._matrix + bend.T @ self._gradients + penalty
+    def __call__(self, weights: Any) -> tuple[float, Any]:
+        """Value and slope at weights, float64 arrays as SciPy has them; penalty included."""
+        w = torch.from_numpy(weights)
+        odds = self._offsets + self._gradients @ w + MARGIN
+        refusal = self._trade_off * (self._shares @ functional.softplus(odds))
+        bent = self._matrix @ w + PENALTY * w
+        value = self._slope @ w + w @ bent / 2 + refusal
+        pull = self._trade_off * self._shares * odds.sigmoid()
+        return value.item(), (self._slope + bent + pull @ self._gradients).numpy()
 
 
 def _batches(rows: Sequence[int], rng: random.Random) -> Iterator[list[int]]:
@@ -232,6 +232,9 @@ def sweep_plans(
         directions: float32 [layers + 1, hidden] or [layers + 1, k, hidden].
         shows: Whether a reply shows the behaviour.
         seed, on_step: As for `sweep`.
+
+    Raises:
+        StudyError: No layer has a direction, or the gradient is not finite.
     """
     basis = directions if directions.dim() == 3 else directions.unsqueeze(1)
     factory = EditFactory(model.writers)
@@ -240,9 +243,14 @@ def sweep_plans(
         for writer in model.writers
         if writer.layer >= LOWEST * model.n_layers and basis[writer.layer + 1].any()
     }
+    if not ablations:
+        raise StudyError(
+            "No layer that the sweep edits has a direction.", remedy="Set search to tpe."
+        )
     objective = Objective(model, good, bad, ablations, shows)
     components = model.get_abliterable_components()
-    return [
+    plans = [
         plan_of(weights, components, row_normalization)
         for weights in sweep(objective, seed, on_step=on_step)
     ]
+    return list(dict.fromkeys(plans))
