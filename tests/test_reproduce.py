@@ -21,6 +21,7 @@ from heretic.export import reproduce, save
 from heretic.export.choice import Choice
 from heretic.export.files import sha256_file
 from heretic.export.provenance import (
+    REPRODUCTION_SCHEMA,
     Reproduction,
     differences,
     directions_hash,
@@ -214,7 +215,7 @@ def test_what_was_found_at_run_time_is_pinned(exported: Export) -> None:
 def test_the_file_says_where_its_numbers_come_from(exported: Export) -> None:
     folder, choice = exported()
     data = json.loads((folder / "reproduce.json").read_text())
-    assert data["schema_version"] == 1
+    assert data["schema_version"] == REPRODUCTION_SCHEMA
     assert data["seed"] == 7
     assert data["plan"] == choice.trial.plan.to_dict()
     assert data["directions_sha256"] == directions_hash(choice.directions)

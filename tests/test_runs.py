@@ -15,7 +15,7 @@ from heretic import runs
 from heretic.atomic import write_atomic
 from heretic.cli.runs_command import runs_command
 from heretic.errors import ExportError, RunError
-from heretic.records import RunManifest, Trial, front
+from heretic.records import SCHEMA_VERSION, RunManifest, Trial, front
 from heretic.runs import RunFolder, digest, find_run, list_runs, slug
 from heretic.trial_log import read_trials, trial_from_record, trial_to_record
 from tests.search_case import evaluate, make_study
@@ -182,7 +182,7 @@ class TestTrials:
             assert trial_from_record(json.loads(json.dumps(trial_to_record(trial)))) == trial
 
     @pytest.mark.parametrize(
-        "damage", [{"schema_version": 2}, {"plan": {}}, {"scores": [{"x": 1}]}]
+        "damage", [{"schema_version": SCHEMA_VERSION + 1}, {"plan": {}}, {"scores": [{"x": 1}]}]
     )
     def test_bad_records_are_refused(self, tmp_path, damage):
         record = trial_to_record(make_run(tmp_path, trials=1).read_trials()[0])

@@ -12,7 +12,7 @@ import pytest
 
 from heretic.errors import RunError, StudyError
 from heretic.events import SearchFinished, SearchStarted, TrialFinished, TrialStarted
-from heretic.records import ATTENTION, MLP, Kernel, Plan, Score, Trial, front
+from heretic.records import ATTENTION, MLP, SCHEMA_VERSION, Kernel, Plan, Score, Trial, front
 from heretic.runs import RunFolder
 from heretic.search.sampler import sampler_seed
 from heretic.search.study import MAX_FAILURES
@@ -285,7 +285,7 @@ class TestInterruption:
         study = make_study(tmp_path / "run")
         study.run(evaluate, 2)
         text = study.folder.journal_path.read_text()
-        newer = text.replace('"schema_version":1', '"schema_version":2')
+        newer = text.replace(f'"schema_version":{SCHEMA_VERSION}', '"schema_version":99')
         study.folder.journal_path.write_text(newer)
         with pytest.raises(RunError, match="Upgrade heretic-llm"):
             study.run(evaluate, 3)

@@ -171,6 +171,12 @@ class TestPatience:
         assert self.reason(study, 20) == "stagnant"  # taken up again, it is as it was
         assert study.completed == 4
 
+    def test_more_trials_that_are_asked_for_are_given(self, tmp_path: Path):
+        study = make_study(tmp_path / "run", patience=3)
+        assert self.reason(study, 20) == "stagnant"
+        study.run(flat, 6, to_the_end=True)
+        assert study.completed == 6
+
     def test_is_told_after_a_whole_batch(self, tmp_path: Path):
         study = make_study(tmp_path / "run", patience=3, plans_at_once=3)
         assert self.reason(study, 20) == "stagnant"

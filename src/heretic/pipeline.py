@@ -470,6 +470,7 @@ def search(session: Session, n_trials: int | None = None) -> list[Trial]:
         session.reporter,
         baseline=session.evaluator.baseline,
         start_plans_only=n_trials is None and session.settings.search == "gradient",
+        to_the_end=n_trials is not None,  # whoever asks for more is given more
     )
     return session.study.front
 

@@ -117,6 +117,7 @@ class Study:
         *,
         baseline: tuple[Score, ...] = (),
         start_plans_only: bool = False,
+        to_the_end: bool = False,
     ) -> list[Trial]:
         """Search until `n_trials` trials of the run are complete.
 
@@ -129,6 +130,7 @@ class Study:
             n_trials: Complete trials in all, those of earlier calls and processes included.
             baseline: Scores of the unedited model, for the display.
             start_plans_only: End once these are done, though there be fewer.
+            to_the_end: Go on though the front has stopped growing.
 
         Returns:
             All finished trials.
@@ -138,7 +140,10 @@ class Study:
             RunError: The run is locked, damaged, or cannot be written.
         """
         with self.folder.lock():
-            search = _Search(self, evaluate, n_trials, reporter or Silent(), start_plans_only)
+            patience = 0 if to_the_end else self.patience
+            search = _Search(
+                self, evaluate, n_trials, reporter or Silent(), start_plans_only, patience
+            )
             search.report_start(baseline)
             reason = "failed"
             try:
@@ -162,9 +167,11 @@ class _Search:
         n_trials: int,
         reporter: Reporter,
         start_plans_only: bool,
+        patience: int,
     ) -> None:
         self._study = study
         self._start_plans_only = start_plans_only
+        self._patience = patience
         self._evaluate = evaluate
         self._n_trials = n_trials
         self._reporter = reporter
@@ -173,7 +180,6 @@ class _Search:
         self._failures = 0
         self.trials: list[Trial] = []
         self._open()
-        self._completed_before = self.completed
         if start_plans_only:
             self._n_trials = min(n_trials, self.completed + len(self._waiting_start_plans()))
 
@@ -220,13 +226,11 @@ class _Search:
 
     def is_stagnant(self) -> bool:
         """Whether the front has stopped growing, as far as `patience` says."""
-        # Whoever asks for more trials is given `patience` of them at least.
-        patience = self._study.patience
-        if self.completed >= self._n_trials or self.completed - self._completed_before < patience:
+        if self.completed >= self._n_trials:
             return False
         # Plans that were asked for by name are evaluated all the same.
         waiting = self._waiting_start_plans()
-        return not waiting and is_stagnant(self.trials, patience)
+        return not waiting and is_stagnant(self.trials, self._patience)
 
     def _step(self) -> None:
         batch = self._next(min(self._study.plans_at_once, self._n_trials - self.completed))
