@@ -185,6 +185,18 @@ class TestStartPlans:
             study.run(Watched(lambda *_: KeyboardInterrupt()), 4)
         assert plans_of(study.run(evaluate, 4)) == list(OUTSIDE)
 
+    def test_one_that_kills_is_found_and_left_out(self, tmp_path):
+        deadly = OUTSIDE[1]
+        watched = Watched(lambda plans, _: KeyboardInterrupt() if deadly in plans else None)
+        study = batched(tmp_path / "run", ("tpe", 3), start_plans=OUTSIDE)
+        for _ in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                study.run(watched, len(OUTSIDE))
+        assert watched.batches[-1] == [deadly]  # alone, so that no other goes with it
+        complete = [t.plan for t in study.run(watched, len(OUTSIDE)) if t.state == "complete"]
+        assert deadly not in complete
+        assert set(OUTSIDE) - {deadly} <= set(complete)
+
 
 @pytest.mark.parametrize("size", [3, 8])
 def test_ten_failures_in_a_row_end_the_search(tmp_path, size):

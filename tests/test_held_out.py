@@ -14,6 +14,7 @@ from rich.console import Console
 from heretic import pipeline
 from heretic.cli.workflow import saved_table
 from heretic.config import Settings
+from heretic.errors import StudyError
 from heretic.events import Silent, StageFinished
 from heretic.export.card import model_card
 from heretic.export.choice import HeldOut
@@ -162,6 +163,11 @@ def test_the_card_keeps_both_tables_apart(base: Path, verified: tuple[Score, ...
     assert "80/100" not in model_card(choice, "merge")
 
 
+def broken(*_: Any, **__: Any) -> list[Plan]:
+    """A sweep on a model whose kernels have no gradient."""
+    raise RuntimeError("no backward pass")
+
+
 class TestSearches:
     """What the settings make of a search; the sweep itself is made up."""
 
@@ -208,6 +214,33 @@ class TestSearches:
         again = self.plans(settings.replaced(n_trials=6))
         assert again[:5] == plans
         assert sweeps == [7]
+
+    def test_one_that_fails_is_tried_again_until_there_are_trials(
+        self, make: MakeSettings, sweeps: list[int], monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(method, "sweep_plans", broken)
+        settings = make(search="auto", n_trials=2)
+        assert open_session(settings).study.start_plans == ()
+        monkeypatch.undo()  # as if memory was short then
+        monkeypatch.setattr(method, "sweep_plans", lambda *_, **__: list(self.SWEEP))
+        assert open_session(settings).study.start_plans == self.SWEEP
+
+    def test_a_search_that_began_without_one_goes_on_so(
+        self, make: MakeSettings, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(method, "sweep_plans", broken)
+        settings = make(search="auto", n_trials=1)
+        (first,) = self.plans(settings)
+        monkeypatch.setattr(method, "sweep_plans", lambda *_, **__: list(self.SWEEP))
+        assert self.plans(settings.replaced(n_trials=2))[0] == first
+        assert open_session(settings).study.start_plans == ()
+
+    def test_gradient_alone_says_that_there_is_none(
+        self, make: MakeSettings, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(method, "sweep_plans", broken)
+        with pytest.raises(StudyError, match="no backward pass"):
+            open_session(make(search="gradient"))
 
     @pytest.mark.parametrize("search", ["tpe", "gp"])
     def test_others_make_no_sweep(self, make: MakeSettings, sweeps: list[int], search: str):
