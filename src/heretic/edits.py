@@ -225,23 +225,3 @@ def make_ablation(
         gram=p @ p.mT,
         empty=~weight.any(dim=1),
     )
-
-
-def make_edit(
-    weight: Tensor,
-    direction: Tensor,
-    amount: float,
-    row_normalization: RowNormalization,
-    *,
-    norms: Tensor | None = None,
-) -> OutputEdit:
-    """The edit of a writer along one direction [d_out], or orthonormal ones [k, d_out].
-
-    Args:
-        amount: The ablation weight a; 1.0 removes the direction, 0.0 changes nothing.
-
-    See `make_ablation` for the other arguments and errors.
-    """
-    directions = direction.unsqueeze(0) if direction.dim() == 1 else direction
-    ablation = make_ablation(weight, directions, row_normalization, norms=norms)
-    return ablation.edit(ablation.directions.new_full((len(directions),), amount))
