@@ -1,0 +1,156 @@
+"""What the generic rules do not know: per-type values, calls and types that cannot be built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Arguments without which the config class itself does not start.
+BASE: dict[str, dict[str, Any]] = {}
+
+SIGLIP: dict[str, Any] = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 16,
+}
+
+
+def _text(**values: Any) -> dict[str, Any]:
+    return {"text_config": values}
+
+
+def _mrope(*section: int, **values: Any) -> dict[str, Any]:
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": list(section)}
+    return {"rope_parameters": rope | values}
+
+
+_GEMMA4: dict[str, Any] = {
+    # Two layers that keep keys and values of their own, two that share them.
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "num_kv_shared_layers": 2,
+    "global_head_dim": 16,
+}
+_GEMMA4_MOE: dict[str, Any] = {
+    "enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 48,
+}  # fmt: skip
+_QWEN4: dict[str, Any] = {
+    "layer_types": ["linear_attention", "linear_attention", "indexed_attention"],
+    "num_hidden_layers": 3,
+    "ple_layer_ids": [2],
+    "ple_embed_dim": 16,
+    "ngram_size": 3,
+    "heads_per_ngram": 2,
+    "ngram_vocab_size_base": 64,
+    "make_ngram_vocab_size_divisible_by": 4,
+    "split_ngram_parts": 2,
+    "indexer_n_heads": 2,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 16,
+    "indexer_budget": 8,
+    "indexer_compress_ratio": 4,
+}
+_VQ: dict[str, Any] = {
+    "base_channels": 32, "channel_multiplier": [1, 1], "num_res_blocks": 1, "embed_dim": 32,
+    "latent_channels": 32, "z_channels": 32, "num_embeddings": 16, "attn_resolutions": ...,
+    "codebook_size": 16,
+}  # fmt: skip
+
+# Values that replace those of the rules; nested like the config; `...` drops an attribute.
+OVERRIDES: dict[str, dict[str, Any]] = {
+    "chameleon": {
+        "vocabulary_map": {"<image>": 258, "<racm3:break>": 257, "<eoss>": 256, "IMGIMGA": 255},
+        "vq_config": _VQ,
+    },
+    "cohere_compass": _text(rope_parameters=None),
+    "cohere_compass_text": {"rope_parameters": None},
+    "dbrx": {"attn_config": {"rope_theta": 10000.0}},
+    "deepseek_ocr2": _text(mlp_layer_types=["dense", "sparse", "sparse"]),
+    "diffusion_gemma": _text(num_experts=4, top_k_experts=2, moe_intermediate_size=48),
+    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2},
+    "emu3": {
+        "vocabulary_map": {"<image>": 258, "<|extra_200|>": 257, "<|visual token 000000|>": 256},
+        "vq_config": _VQ,
+    },
+    "ernie4_5_vl_moe": _text(**_mrope(1, 1, 2)),
+    "fast_vlm": {"vision_config": SIGLIP},
+    "gemma4": {"text_config": _GEMMA4},
+    "gemma4_text": _GEMMA4 | _GEMMA4_MOE,
+    "gemma4_unified": {"text_config": _GEMMA4},
+    "gemma4_unified_text": _GEMMA4,
+    "glm46v": _text(**_mrope(2, 1, 1)),
+    "glm4v": _text(**_mrope(2, 1, 1)),
+    "glmga": _text(**_mrope(2, 1, 1)),
+    "glm4v_moe": _text(**_mrope(1, 1, 0, partial_rotary_factor=0.5)),
+    "glm_ocr": _text(**_mrope(2, 1, 1)),
+    "glm5_next": _text(num_key_value_heads=4),
+    "granite4_vision": {"deepstack_layer_map": [[-1, 0], [-2, 1]], "spatial_target_layers": [1]},
+    "hrm_text": {"num_layers_per_stack": 2, "num_hidden_layers": 16},
+    "hunyuan_v1_dense": {"head_dim": 8},
+    "hunyuan_v1_moe": {"head_dim": 8},
+    "hunyuan_vl": _text(head_dim=8),
+    "jamba": {"attn_layer_period": 3, "attn_layer_offset": 1, "num_hidden_layers": 4},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"]},
+    "mamba2": {"head_dim": 16},
+    "ministral": {"head_dim": 8},
+    "mistral4": {"rope_parameters": ..., "head_dim": ...},
+    "molmo2": {"adapter_config": {"vision_feature_layer": [1, 0]}},
+    "moshi": {"audio_encoder_config": {"codebook_size": 64}},
+    "nemotron": {"num_key_value_heads": 2},
+    "paddleocr_vl": _text(**_mrope(2, 1, 1)),
+    "perception_lm": {"vision_config": SIGLIP},
+    "qwen2_5_omni_thinker": _text(**_mrope(2, 1, 1)),
+    "qwen2_5_vl": _text(**_mrope(2, 1, 1)),
+    "qwen2_vl": _text(**_mrope(2, 1, 1)),
+    "qwen4_exp": {"text_config": _QWEN4},
+    "qwen4_exp_text": _QWEN4,
+    "reformer": {
+        "axial_pos_embds_dim": [16, 16], "axial_pos_shape": [16, 32],
+        "attn_layers": ["local", "lsh", "local"], "num_hidden_layers": 3,
+        "local_attn_chunk_length": 8, "lsh_attn_chunk_length": 8, "num_buckets": 4,
+    },
+    "step3p7": _text(sliding_window=16),
+    "xlstm": {"num_heads": 4, "chunk_size": 16},
+    "xmod": {"default_language": "en_XX"},
+    "zamba": {
+        "num_hidden_layers": 5, "attention_head_dim": 16, "attention_hidden_size": 64,
+        "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"],
+    },
+    "zamba2": {
+        "num_hidden_layers": 4, "attention_head_dim": 16, "attention_hidden_size": 64,
+        "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"],
+        "num_key_value_heads": 4,
+    },
+    "zaya": {"num_experts_per_tok": 1},
+}  # fmt: skip
+
+# How the types are called that do not take a text's ids alone (see text_inputs()).
+CALLS: dict[str, str] = {
+    "blip": "pixels",
+    "blip-2": "pixels",
+    "florence2": "decoder",
+    "idefics": "images",
+    "instructblip": "qformer",
+    "instructblipvideo": "video-qformer",
+    "kosmos-2": "pixels",
+    "pix2struct": "patches",
+    "pp_formulanet": "pixels-decoder",
+    "t5gemma2": "decoder",
+    "udop": "boxes-decoder",
+    "vision-encoder-decoder": "pixels-decoder",
+    "blt": "no-cache",
+}
+
+_DRAFT = "draft model of speculative decoding: runs on the target model's key/value states only"
+_CODES = "audio only: predicts codebooks, and the mapping hands its class a config it does not take"
+
+NOT_BUILT: dict[str, str] = {
+    "gemma4_assistant": _DRAFT,
+    "gemma4_unified_assistant": _DRAFT,
+    "musicgen": _CODES,
+    "musicgen_melody": _CODES,
+    "pi0": "robot actions: denoises action chunks from images and states, has no token logits",
+}
