@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+)
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL,
 )
@@ -13,15 +18,23 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as MULTIMODAL,
 )
 
-from tests.zoo.overrides import BASE, CALLS, NOT_BUILT, OVERRIDES
+from tests.zoo.overrides import BASE, CALLS, NOT_BUILT, OVERRIDES, TOWERS
 from tests.zoo.shrink import tiny_arguments
 
 MODEL_TYPES: tuple[str, ...] = tuple(sorted({*CAUSAL, *MULTIMODAL}))
 BUILT: tuple[str, ...] = tuple(name for name in MODEL_TYPES if name not in NOT_BUILT)
 SCALE = 0.3
 
-__all__ = ["BUILT", "CALLS", "MODEL_TYPES", "NOT_BUILT", "kind", "text_inputs", "tiny_config",
-           "tiny_model"]
+__all__ = [
+    "BUILT",
+    "CALLS",
+    "MODEL_TYPES",
+    "NOT_BUILT",
+    "kind",
+    "text_inputs",
+    "tiny_config",
+    "tiny_model",
+]
 
 
 def kind(model_type: str) -> Literal["causal-lm", "image-text-to-text"]:
@@ -35,7 +48,11 @@ def tiny_config(model_type: str) -> Any:
     """The type's config with small values, every kind of layer at least once."""
     config_class = CONFIG_MAPPING[model_type]
     default = config_class(**BASE.get(model_type, {}))
-    return config_class(**tiny_arguments(default, OVERRIDES.get(model_type, {})))
+    config = config_class(**tiny_arguments(default, OVERRIDES.get(model_type, {})))
+    for name, values in TOWERS.get(model_type, {}).items():
+        # The class insists on its own type of tower; what builds the tower does not.
+        object.__setattr__(config, name, AutoConfig.for_model(**values))
+    return config
 
 
 # Parameters whose own start values matter: decays and step sizes of recurrences.
@@ -88,6 +105,10 @@ def text_inputs(
         size = _image_size(config)
         lead = (batch, 1) if call in ("images", "video-qformer") else (batch,)
         inputs["pixel_values"] = torch.zeros(*lead, 3, size, size)
+    if model_type == "kosmos-2":
+        mask = torch.zeros(batch, length, dtype=torch.bool)
+        mask[:, : config.latent_query_num] = True
+        inputs["image_embeds_position_mask"] = mask
     if call == "images":
         inputs["image_attention_mask"] = torch.ones(batch, length, 1)
     return inputs

@@ -40,6 +40,8 @@ _GEMMA4_MOE: dict[str, Any] = {
 _QWEN4: dict[str, Any] = {
     "layer_types": ["linear_attention", "linear_attention", "indexed_attention"],
     "num_hidden_layers": 3,
+    "eos_token_id": 2,
+    "number_of_conv_states": ...,
     "ple_layer_ids": [2],
     "ple_embed_dim": 16,
     "ngram_size": 3,
@@ -53,6 +55,15 @@ _QWEN4: dict[str, Any] = {
     "indexer_budget": 8,
     "indexer_compress_ratio": 4,
 }
+_DOTS3: dict[str, Any] = {
+    "swa_num_attention_heads": 4, "swa_num_key_value_heads": 4, "swa_head_dim": 16,
+    "swa_qk_nope_head_dim": 8, "swa_v_head_dim": 8, "swa_kv_lora_rank": 8, "swa_q_lora_rank": 8,
+    "head_dim": 16,
+}  # fmt: skip
+_COMPASS: dict[str, Any] = {
+    "full_attention": None,
+    "sliding_attention": _mrope(2, 1, 1)["rope_parameters"],
+}
 _VQ: dict[str, Any] = {
     "base_channels": 32, "channel_multiplier": [1, 1], "num_res_blocks": 1, "embed_dim": 32,
     "latent_channels": 32, "z_channels": 32, "num_embeddings": 16, "attn_resolutions": ...,
@@ -61,16 +72,27 @@ _VQ: dict[str, Any] = {
 
 # Values that replace those of the rules; nested like the config; `...` drops an attribute.
 OVERRIDES: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1]},
+    "blip-2": {"image_token_index": 258},
+    "instructblip": {"image_token_index": 258},
+    "instructblipvideo": {"video_token_index": 258, "image_token_index": ...},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "florence2": {"vision_config": {"num_groups": [4] * 4}},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention", "linear_attention"]},
+    "dots3_note": {"text_config": _DOTS3},
+    "dots3_note_text": _DOTS3,
     "chameleon": {
         "vocabulary_map": {"<image>": 258, "<racm3:break>": 257, "<eoss>": 256, "IMGIMGA": 255},
         "vq_config": _VQ,
     },
-    "cohere_compass": _text(rope_parameters=None),
-    "cohere_compass_text": {"rope_parameters": None},
-    "dbrx": {"attn_config": {"rope_theta": 10000.0}},
-    "deepseek_ocr2": _text(mlp_layer_types=["dense", "sparse", "sparse"]),
+    "cohere_compass": _text(rope_parameters=_COMPASS),
+    "cohere_compass_text": {"rope_parameters": _COMPASS},
+    "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8}},
+    "deepseek_ocr2": _text(
+        mlp_layer_types=["dense", "sparse", "sparse"], num_experts_per_tok=2
+    ),
     "diffusion_gemma": _text(num_experts=4, top_k_experts=2, moe_intermediate_size=48),
-    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2},
+    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
     "emu3": {
         "vocabulary_map": {"<image>": 258, "<|extra_200|>": 257, "<|visual token 000000|>": 256},
         "vq_config": _VQ,
@@ -86,12 +108,12 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "glmga": _text(**_mrope(2, 1, 1)),
     "glm4v_moe": _text(**_mrope(1, 1, 0, partial_rotary_factor=0.5)),
     "glm_ocr": _text(**_mrope(2, 1, 1)),
-    "glm5_next": _text(num_key_value_heads=4),
-    "granite4_vision": {"deepstack_layer_map": [[-1, 0], [-2, 1]], "spatial_target_layers": [1]},
+    "glm5_next": _text(num_key_value_heads=4, qk_rope_head_dim=0),
+    "granite4_vision": {"downsample_rate": "1/2", "deepstack_layer_map": [[-1, 0], [-2, 1]], "spatial_target_layers": [1], "vision_config": {"hidden_size": 64}},
     "hrm_text": {"num_layers_per_stack": 2, "num_hidden_layers": 16},
     "hunyuan_v1_dense": {"head_dim": 8},
     "hunyuan_v1_moe": {"head_dim": 8},
-    "hunyuan_vl": _text(head_dim=8),
+    "hunyuan_vl": _text(head_dim=8, **_mrope(2, 1, 1)),
     "jamba": {"attn_layer_period": 3, "attn_layer_offset": 1, "num_hidden_layers": 4},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"]},
     "mamba2": {"head_dim": 16},
@@ -101,7 +123,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "moshi": {"audio_encoder_config": {"codebook_size": 64}},
     "nemotron": {"num_key_value_heads": 2},
     "paddleocr_vl": _text(**_mrope(2, 1, 1)),
-    "perception_lm": {"vision_config": SIGLIP},
+    "perception_lm": {"vision_config": SIGLIP | {"model_args": {"embed_dim": 32}}},
     "qwen2_5_omni_thinker": _text(**_mrope(2, 1, 1)),
     "qwen2_5_vl": _text(**_mrope(2, 1, 1)),
     "qwen2_vl": _text(**_mrope(2, 1, 1)),
@@ -113,16 +135,16 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "local_attn_chunk_length": 8, "lsh_attn_chunk_length": 8, "num_buckets": 4,
     },
     "step3p7": _text(sliding_window=16),
-    "xlstm": {"num_heads": 4, "chunk_size": 16},
+    "xlstm": {"num_heads": 4, "chunk_size": 16, "hidden_size": 128, "embedding_dim": 128},
     "xmod": {"default_language": "en_XX"},
     "zamba": {
-        "num_hidden_layers": 5, "attention_head_dim": 16, "attention_hidden_size": 64,
+        "num_hidden_layers": 4, "attention_head_dim": 16, "attention_hidden_size": 64,
         "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"],
     },
     "zamba2": {
         "num_hidden_layers": 4, "attention_head_dim": 16, "attention_hidden_size": 64,
         "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"],
-        "num_key_value_heads": 4,
+        "num_key_value_heads": 4, "hybrid_layer_ids": ...,
     },
     "zaya": {"num_experts_per_tok": 1},
 }  # fmt: skip
@@ -148,9 +170,17 @@ _DRAFT = "draft model of speculative decoding: runs on the target model's key/va
 _CODES = "audio only: predicts codebooks, and the mapping hands its class a config it does not take"
 
 NOT_BUILT: dict[str, str] = {
+    "evolla": "protein model: AutoModelForImageTextToText lists it but does not take its config",
     "gemma4_assistant": _DRAFT,
     "gemma4_unified_assistant": _DRAFT,
     "musicgen": _CODES,
     "musicgen_melody": _CODES,
     "pi0": "robot actions: denoises action chunks from images and states, has no token logits",
+}
+
+# Towers that stand in for ones from another library, set after the config was made.
+TOWERS: dict[str, dict[str, dict[str, Any]]] = {
+    "gemma3n": {
+        "vision_config": SIGLIP | {"vocab_offset": 200, "vocab_size": 8, "rms_norm_eps": 1e-6}
+    },
 }

@@ -21,7 +21,7 @@ MODALITY_IDS = range(258, 223, -1)
 # (pattern of the whole attribute name, value for an integer there); the first match counts.
 _TABLE: tuple[tuple[str, int | None], ...] = (
     # None: leave alone, whatever a later pattern says.
-    (r"type_vocab_size|task_type_vocab_size", None),
+    (r"type_vocab_size|task_type_vocab_size|patch_embed_hidden_size", None),
     (r"pad_token_id", 0),
     (r"bos_token_id|decoder_start_token_id", 1),
     (r"eos_token_id|forced_eos_token_id", 2),
@@ -78,6 +78,7 @@ _TABLE: tuple[tuple[str, int | None], ...] = (
     # Everything as wide as the residual stream; towers are as wide as the text.
     (r"(\w+_)?(hidden_size|hidden_dim|d_model|n_embd|embed_dim|emb_dim|embedding_dim)", HIDDEN),
     (r"(\w+_)?(embedding_size|projection_dim|proj_dim|output_dim|out_dim|input_dim)", HIDDEN),
+    (r"hidden_sizes|downsample_channels|post_conv_\w+_channels", HIDDEN),
     (r"hidden_size_global|attention_hidden_size|lru_width|out_hidden_size|dim_model_base", HIDDEN),
     (r"(conv_)?output_size|pooler_output_size|output_channels|projector_hidden_size", HIDDEN),
     (r"projection_hidden_size|adapter_in_dim|adapter_input_size|encoder_cross_output_size", HIDDEN),
@@ -106,6 +107,10 @@ _TOKEN = re.compile(r"\w*(token_id|token_index|_id|_start|_end)")
 
 def scalar(name: str, value: Any, tokens: dict[str, int]) -> Any:
     """The tiny value of an attribute; values that no rule names stay as they are."""
+    if isinstance(value, list | tuple) and value and all(type(item) is int for item in value):
+        if name.endswith("token_id"):
+            return scalar(name, value[0], tokens)
+        return [scalar(name, item, tokens) for item in value]
     if isinstance(value, bool) or not isinstance(value, int):
         return value
     for pattern, tiny in RULES:
@@ -180,6 +185,7 @@ def tiny_arguments(
         if not key.startswith("_") and key not in _DROPPED and value is not None
     }
     short = _short_lists(values)
+    counted = set(_LAYER_COUNTS)
     result: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, PretrainedConfig):
@@ -187,9 +193,11 @@ def tiny_arguments(
             nested = tiny_arguments(value, inner if isinstance(inner, dict) else {}, tokens)
             result[key] = {"model_type": value.model_type, **nested} if value.model_type else nested
         elif key in short:
-            result[key] = short[key]
+            result[key] = scalar(key, short[key], tokens) if key not in counted else short[key]
         else:
             result[key] = scalar(key, value, tokens)
+    if hasattr(config, "vocab_size"):
+        result |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     heads = result.get("num_attention_heads", 4)
     if "kv_lora_rank" in values and values.get("num_key_value_heads") == values.get(
         "num_attention_heads"
