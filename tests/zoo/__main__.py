@@ -1,4 +1,4 @@
-"""Print what every type of the zoo becomes, and how long it takes: `python -m tests.zoo [TYPE...]`."""
+"""Print what every type becomes and how long it takes: `python -m tests.zoo [TYPE...]`."""
 
 from __future__ import annotations
 

@@ -64,6 +64,9 @@ _COMPASS: dict[str, Any] = {
     "full_attention": None,
     "sliding_attention": _mrope(2, 1, 1)["rope_parameters"],
 }
+_MIXED = ["sliding_attention", "full_attention", "sliding_attention"]
+_SLIDING: dict[str, Any] = {"layer_types": _MIXED, "sliding_window": 16}
+_LFM2: dict[str, Any] = {"layer_types": ["conv", "full_attention", "conv"], "full_attn_idxs": [1]}
 _VQ: dict[str, Any] = {
     "base_channels": 32, "channel_multiplier": [1, 1], "num_res_blocks": 1, "embed_dim": 32,
     "latent_channels": 32, "z_channels": 32, "num_embeddings": 16, "attn_resolutions": ...,
@@ -85,8 +88,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "vocabulary_map": {"<image>": 258, "<racm3:break>": 257, "<eoss>": 256, "IMGIMGA": 255},
         "vq_config": _VQ,
     },
-    "cohere_compass": _text(rope_parameters=_COMPASS),
-    "cohere_compass_text": {"rope_parameters": _COMPASS},
+    "cohere_compass": _text(rope_parameters=_COMPASS, layer_types=_MIXED, sliding_window=16),
+    "cohere_compass_text": {"rope_parameters": _COMPASS} | _SLIDING,
     "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8}},
     "deepseek_ocr2": _text(
         mlp_layer_types=["dense", "sparse", "sparse"], num_experts_per_tok=2
@@ -109,7 +112,16 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "glm4v_moe": _text(**_mrope(1, 1, 0, partial_rotary_factor=0.5)),
     "glm_ocr": _text(**_mrope(2, 1, 1)),
     "glm5_next": _text(num_key_value_heads=4, qk_rope_head_dim=0),
-    "granite4_vision": {"downsample_rate": "1/2", "deepstack_layer_map": [[-1, 0], [-2, 1]], "spatial_target_layers": [1], "vision_config": {"hidden_size": 64}},
+    "granite4_vision": {
+        "downsample_rate": "1/2", "deepstack_layer_map": [[-1, 0], [-2, 1]],
+        "spatial_target_layers": [1], "vision_config": {"hidden_size": 64},
+    },
+    "laguna": _SLIDING,
+    "mellum": _SLIDING,
+    "lfm2": _LFM2,
+    "lfm2_vl": {"text_config": _LFM2},
+    "llama4": _text(interleave_moe_layer_step=2, moe_layers=...),
+    "llama4_text": {"interleave_moe_layer_step": 2, "moe_layers": ...},
     "hrm_text": {"num_layers_per_stack": 2, "num_hidden_layers": 16},
     "hunyuan_v1_dense": {"head_dim": 8},
     "hunyuan_v1_moe": {"head_dim": 8},
@@ -134,7 +146,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "attn_layers": ["local", "lsh", "local"], "num_hidden_layers": 3,
         "local_attn_chunk_length": 8, "lsh_attn_chunk_length": 8, "num_buckets": 4,
     },
-    "step3p7": _text(sliding_window=16),
+    "step3p7": _text(sliding_window=16, layer_types=_MIXED),
     "xlstm": {"num_heads": 4, "chunk_size": 16, "hidden_size": 128, "embedding_dim": 128},
     "xmod": {"default_language": "en_XX"},
     "zamba": {

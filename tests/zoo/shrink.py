@@ -93,10 +93,16 @@ _TABLE: tuple[tuple[str, int | None], ...] = (
 )
 RULES = tuple((re.compile(pattern), value) for pattern, value in _TABLE)
 
+# Factors whose default of 1 would hide them.
+MULTIPLIERS = (
+    "residual_multiplier", "attention_out_multiplier", "ssm_out_multiplier",
+    "routed_scaling_factor",
+)  # fmt: skip
 _DROPPED = {
     "transformers_version", "model_type", "architectures", "dtype", "torch_dtype", "id2label",
     "label2id", "name_or_path", "attn_implementation", "experts_implementation", "qk_head_dim",
-    "base_model_tp_plan", "per_layer_config", "base_model_pp_plan", "ignore_keys_at_rope_validation",
+    "base_model_tp_plan", "per_layer_config", "base_model_pp_plan",
+    "ignore_keys_at_rope_validation",
 }  # fmt: skip
 _LAYER_COUNTS = (
     "num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "num_blocks",
@@ -111,6 +117,8 @@ def scalar(name: str, value: Any, tokens: dict[str, int]) -> Any:
         if name.endswith("token_id"):
             return scalar(name, value[0], tokens)
         return [scalar(name, item, tokens) for item in value]
+    if isinstance(value, float) and value == 1.0 and name in MULTIPLIERS:
+        return 0.5
     if isinstance(value, bool) or not isinstance(value, int):
         return value
     for pattern, tiny in RULES:
@@ -196,6 +204,8 @@ def tiny_arguments(
             result[key] = scalar(key, short[key], tokens) if key not in counted else short[key]
         else:
             result[key] = scalar(key, value, tokens)
+    if values.get("mlp_only_layers") == []:
+        result["mlp_only_layers"] = [0]
     if hasattr(config, "vocab_size"):
         result |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     heads = result.get("num_attention_heads", 4)
