@@ -94,6 +94,12 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "deepseek_ocr2": _text(
         mlp_layer_types=["dense", "sparse", "sparse"], num_experts_per_tok=2
     ),
+    "deepseek_v4": {
+        "compress_rates": {
+            "compressed_sparse_attention": 4,
+            "heavily_compressed_attention": 8,
+        }
+    },
     "diffusion_gemma": _text(num_experts=4, top_k_experts=2, moe_intermediate_size=48),
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
     "emu3": {
