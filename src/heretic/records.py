@@ -23,6 +23,7 @@ TrialState = Literal["complete", "failed"]
 
 ATTENTION = "attn.o_proj"
 MLP = "mlp.down_proj"
+MIXER = "mixer.out_proj"
 COMPONENT_ALIASES = {"attn": ATTENTION, "mlp": MLP}
 
 

@@ -1,5 +1,6 @@
-"""Which modules write the residual stream: a table of data and one resolver."""
+"""Which modules write the residual stream: a table of names, checked on every model."""
 
-from heretic.architectures.resolver import Writer, find_layers, find_writers, verify_writers
+from heretic.architectures.resolver import Writer, find_layers, find_writers
+from heretic.architectures.verify import Structure, resolve
 
-__all__ = ["Writer", "find_layers", "find_writers", "verify_writers"]
+__all__ = ["Structure", "Writer", "find_layers", "find_writers", "resolve"]

@@ -1,36 +1,38 @@
-"""From a loaded model to its residual writers, checked by a forward pass."""
+"""From a model to its decoder layers and residual writers, by the names in the table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from heretic.architectures.table import FAMILIES, NOT_YET, Family
+from heretic.architectures.table import EXPERT_WEIGHTS, HINTS, LAYERS, THROUGH, WRITERS
 from heretic.errors import ModelError, UnsupportedModelError
-
-UNEXPLAINED = 0.02
-"""Largest part of a layer's contribution that its writers may leave unexplained, beside what
-rounding of the stream itself accounts for; a missed writer or a norm is far above."""
-
-ROUNDINGS = 2
-"""Roundings of the stream inside a layer: one for each writer's sum."""
+from heretic.records import MLP
 
 
 @dataclass(frozen=True, slots=True)
 class Writer:
     """A linear map whose output is added to the residual stream.
 
+    Experts that are stacked in one 3-D parameter are one writer each, all of one module.
+
     Attributes:
         layer: 0-based index of the decoder layer.
         component: The group it is searched with, e.g. `attn.o_proj`.
-        name: Dotted path of the module in the model.
+        name: Dotted path of the module in the model; of an expert, that of the parameter and its
+            number.
         module: The module itself.
-        transposed: Whether the module stores [d_in, d_out] (GPT-2's Conv1D).
+        transposed: Whether [d_in, d_out] is stored (GPT-2's Conv1D; gpt-oss' experts).
+        parameter: Name of the weight in the module.
+        expert: Which expert of the module; None for a module that is one linear map.
+        gains: What each channel of the output is multiplied with on its way into the stream by a
+            norm that follows, float32 [d_out]; None where there is none.
     """
 
     layer: int
@@ -38,6 +40,29 @@ class Writer:
     name: str
     module: nn.Module
     transposed: bool
+    parameter: str = "weight"
+    expert: int | None = None
+    gains: Tensor | None = field(default=None, compare=False)
+
+    def stored(self) -> Tensor:
+        """The weight as [d_out, d_in], a view of what is stored, in its dtype.
+
+        Raises:
+            ModelError: The weight is not in memory, or is packed.
+        """
+        weight = getattr(self.module, self.parameter)
+        if weight.is_meta:
+            raise ModelError(
+                f"The weight of {self.name} is offloaded to disk.",
+                remedy="Give the model more memory (max_memory), or load it quantised.",
+            )
+        if not weight.is_floating_point() or weight.element_size() < 2:
+            raise ModelError(
+                f"{self.name} is quantised and cannot be edited in place.",
+                remedy="Load the model with quantization = 'none' to export it.",
+            )
+        weight = weight.detach() if self.expert is None else weight.detach()[self.expert]
+        return cast("Tensor", weight.mT if self.transposed else weight)
 
     def weight(self) -> Tensor:
         """The weight as [d_out, d_in], float32 (or float64 as stored), dequantised.
@@ -45,94 +70,199 @@ class Writer:
         Raises:
             ModelError: The weight is not in memory (offloaded to disk).
         """
-        stored = _dequantized(self.module)
-        if stored.is_meta:
-            raise ModelError(
-                f"The weight of {self.name} is offloaded to disk.",
-                remedy="Give the model more memory (max_memory), or load it quantised.",
-            )
-        matrix = stored.detach()
-        matrix = matrix.T if self.transposed else matrix
+        if type(self.module).__module__.startswith("bitsandbytes"):
+            return _dequantized(self.module).float()
+        matrix = self.stored()
         return matrix.to(torch.promote_types(matrix.dtype, torch.float32))
 
     def bias(self) -> Tensor | None:
-        """The bias [d_out], or None."""
-        bias = getattr(self.module, "bias", None)
-        return bias.detach() if isinstance(bias, Tensor) else None
+        """The bias [d_out], a view of what is stored, or None."""
+        name = "bias" if self.parameter == "weight" else f"{self.parameter}_bias"
+        bias = getattr(self.module, name, None)
+        if not isinstance(bias, Tensor):
+            return None
+        return bias.detach() if self.expert is None else bias.detach()[self.expert]
 
 
 def _dequantized(module: nn.Module) -> Tensor:
-    """The module's weight as stored, or dequantised where bitsandbytes packed it."""
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor):
-        raise UnsupportedModelError(f"{type(module).__name__} has no weight that can be edited.")
-    if type(module).__module__.startswith("bitsandbytes"):
-        from transformers.integrations.bitsandbytes import dequantize_bnb_weight
+    """The weight of a module that bitsandbytes packed."""
+    from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
-        dequantized: Tensor = dequantize_bnb_weight(
-            cast("nn.Parameter", weight), state=getattr(module, "state", None)
-        )
-        return dequantized
-    return weight
+    weight = cast("nn.Parameter", module.weight)
+    dequantized: Tensor = dequantize_bnb_weight(weight, state=getattr(module, "state", None))
+    return dequantized
 
 
-def _family_of(model: nn.Module) -> Family:
-    model_type = str(getattr(getattr(model, "config", None), "model_type", "unknown"))
-    if model_type in NOT_YET:
-        raise UnsupportedModelError(
-            f"Models of type {model_type!r} cannot be edited yet: {NOT_YET[model_type]}.",
-            remedy="Dense decoder models work; see docs/models.md.",
-        )
-    if model_type not in FAMILIES:
-        raise UnsupportedModelError(
-            f"What writes to the residual stream of a {model_type!r} model is not known.",
-            remedy=f"Known types: {', '.join(sorted(FAMILIES))}.",
-        )
-    return FAMILIES[model_type]
+def text_config(model: nn.Module) -> Any:
+    """The configuration of the model's text decoder."""
+    config = cast("Any", model.config)
+    return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+
+
+def hidden_size(model: nn.Module) -> int:
+    """Width of the residual stream."""
+    config = text_config(model)
+    names = ("hidden_size", "n_embd", "d_model", "emb_dim", "word_embed_proj_dim")
+    found = (getattr(config, name, None) for name in names)
+    size = next((size for size in found if isinstance(size, int)), None)
+    return int(size or cast("Any", model).get_input_embeddings().weight.shape[1])
 
 
 def find_layers(model: nn.Module) -> list[nn.Module]:
     """The decoder layers in order.
 
     Raises:
-        UnsupportedModelError: The family is unknown, or the module is not where it should be.
+        UnsupportedModelError: There is no list of layers.
     """
-    family = _family_of(model)
-    try:
-        return list(model.get_submodule(family.layers).children())
-    except AttributeError as error:
-        raise UnsupportedModelError(f"No decoder layers at {family.layers!r}: {error}.") from error
+    return list(layer_list(model)[1])
 
 
-def find_writers(model: nn.Module) -> tuple[Writer, ...]:
-    """Every residual writer, by layer, attention first.
+def layer_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The decoder layers and the path of their list.
 
     Raises:
-        UnsupportedModelError: The family is unknown, or a layer lacks one of its writers.
+        UnsupportedModelError: There is no list of layers.
     """
-    family = _family_of(model)
+    model_type = str(getattr(model.config, "model_type", ""))
+    if model_type in LAYERS:
+        return LAYERS[model_type], cast("nn.ModuleList", model.get_submodule(LAYERS[model_type]))
+    decoder = cast("Any", model).get_decoder() if hasattr(model, "get_decoder") else model
+    wanted = getattr(text_config(model), "num_hidden_layers", None)
+    lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList)]
+    fitting = [layers for layers in lists if len(layers) == wanted] or lists
+    if not fitting:
+        raise UnsupportedModelError(
+            f"No list of decoder layers was found in {type(model).__name__}.",
+            remedy="Please report the model type.",
+        )
+    names = {id(module): name for name, module in model.named_modules()}
+    return names[id(fitting[0])], fitting[0]
+
+
+@cache
+def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
     return tuple(
-        _writer(layer, index, f"{family.layers}.{index}", component, path)
-        for index, layer in enumerate(find_layers(model))
-        for component, path in family.writers
+        (component, re.compile(r"[^.]+".join(map(re.escape, path.split("*")))))
+        for component, paths in WRITERS.items()
+        for path in paths
     )
 
 
-def _writer(layer: nn.Module, index: int, prefix: str, component: str, path: str) -> Writer:
-    try:
-        module = layer.get_submodule(path)
-    except AttributeError as error:
-        raise UnsupportedModelError(
-            f"Layer {index} has no {path!r} ({component}): {error}.",
-            remedy="Its writers are unlike its family's; nothing was edited.",
-        ) from error
-    transposed = type(module).__name__ == "Conv1D"
-    return Writer(index, component, f"{prefix}.{path}", module, transposed)
+def component_of(path: str) -> str | None:
+    """The component of the module at this path within a layer, if the table has it."""
+    return next((name for name, known in _patterns() if known.fullmatch(path)), None)
+
+
+def guessed_component(path: str) -> str:
+    """The component that the path of a writer hints at."""
+    return next(
+        (name for name, hints in HINTS.items() if any(hint in path.lower() for hint in hints)), MLP
+    )
+
+
+def known_paths(layer: nn.Module) -> list[str]:
+    """Paths of the modules in a layer that the table takes for writers."""
+    return [
+        path
+        for path, module in layer.named_modules()
+        if (component_of(path) and is_writer(module)) or gated_writer(path, module)
+    ]
+
+
+def gated_writer(path: str, module: nn.Module) -> str | None:
+    """The path of the writer within a module that gates it, if it is one of those in the table."""
+    inner = THROUGH.get(path, "")
+    return inner if hasattr(module, inner.rpartition(".")[2]) and inner else None
+
+
+def is_writer(module: nn.Module) -> bool:
+    """Whether a module is one linear map, or holds the down projections of experts."""
+    if _expert_parameter(module) is not None:
+        return True
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim == 2 and not list(module.children())
+
+
+def writers_at(
+    index: int, layer: nn.Module, prefix: str, path: str, gains: Tensor | None = None
+) -> Iterator[Writer]:
+    """The writers that the module at `path` within a layer holds: one, or one for each expert.
+
+    Args:
+        index: Of the layer.
+        prefix: Path of the layer in the model.
+
+    Raises:
+        UnsupportedModelError: The module has no weight that can be edited.
+    """
+    module = layer.get_submodule(path)
+    path = gated_writer(path, module) or path
+    module = layer.get_submodule(path)
+    component = component_of(path) or guessed_component(path)
+    name = f"{prefix}.{path}"
+    stacked = _expert_parameter(module)
+    if stacked is None:
+        if not isinstance(getattr(module, "weight", None), Tensor):
+            raise UnsupportedModelError(f"{name} has no weight that can be edited.")
+        transposed = type(module).__name__ == "Conv1D"
+        yield Writer(index, component, name, module, transposed, gains=gains)
+        return
+    parameter: Tensor = getattr(module, stacked)
+    for expert in range(len(parameter)):
+        yield Writer(
+            index,
+            component,
+            f"{name}.{stacked}.{expert}",
+            module,
+            _is_transposed(module, parameter),
+            parameter=stacked,
+            expert=expert,
+            gains=gains,
+        )
+
+
+def _expert_parameter(module: nn.Module) -> str | None:
+    """The 3-D parameter that holds the experts' down projections, if there is one."""
+    return next(
+        (name for name in EXPERT_WEIGHTS if getattr(getattr(module, name, None), "ndim", 0) == 3),
+        None,
+    )
+
+
+def _is_transposed(module: nn.Module, parameter: Tensor) -> bool:
+    """Whether experts are stored as [experts, d_in, d_out]."""
+    known = getattr(module, "is_transposed", None)
+    if isinstance(known, bool):
+        return known
+    # Modules without transformers' common interface (Llama 4) multiply from the right.
+    return parameter.shape[1] != getattr(module, "hidden_size", parameter.shape[1])
+
+
+def find_writers(model: nn.Module, paths: Iterable[str] = ()) -> tuple[Writer, ...]:
+    """Every residual writer that the table names, by layer; unverified and without gains.
+
+    Args:
+        paths: Further paths within a layer, as in the setting `residual_writers`.
+    """
+    prefix, layers = layer_list(model)
+    further = list(paths)
+    return tuple(
+        writer
+        for index, layer in enumerate(layers)
+        for path in _present(layer, [*known_paths(layer), *further])
+        for writer in writers_at(index, layer, f"{prefix}.{index}", path)
+    )
+
+
+def _present(layer: nn.Module, paths: Sequence[str]) -> list[str]:
+    """The paths, each once, that lead to a module of the layer."""
+    have = {path for path, _ in layer.named_modules()}
+    return [path for path in dict.fromkeys(paths) if path in have]
 
 
 def first_tensor(output: Any) -> Tensor:
     """The hidden state in a layer's output, which may be a tuple."""
-    tensor = output[0] if isinstance(output, tuple) else output
+    tensor = output[0] if isinstance(output, tuple | list) else output
     if not isinstance(tensor, Tensor):
         raise UnsupportedModelError(f"A layer put out {type(tensor).__name__}, not a tensor.")
     return tensor
@@ -141,68 +271,3 @@ def first_tensor(output: Any) -> Tensor:
 def layer_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """The hidden state a layer was called with."""
     return first_tensor(args or kwargs["hidden_states"])
-
-
-def verify_writers(
-    layers: Iterable[nn.Module], writers: Iterable[Writer], forward: Callable[[], object]
-) -> None:
-    """Check that each layer adds to the stream what its writers put out, up to one factor.
-
-    Args:
-        forward: Runs the model once on any input.
-
-    Raises:
-        FloatingPointError: A layer put out NaN or infinity in this dtype.
-        UnsupportedModelError: A layer's contribution is not the sum of its writers' outputs, so a
-            writer is missing or a norm follows it.
-    """
-    added: dict[int, Tensor] = {}
-    written: dict[int, Tensor] = {}
-    rounding: dict[int, float] = {}
-
-    def watch_layer(index: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            before, after = layer_input(args, kwargs), first_tensor(output)
-            # The first position often carries activations so large that rounding hides the rest.
-            ours = slice(1, None) if after.shape[1] > 1 else slice(None)
-            result = after[:, ours].to("cpu", torch.float64)
-            added[index] = result - before[:, ours].to("cpu", torch.float64)
-            rounding[index] = ROUNDINGS * torch.finfo(after.dtype).eps * float(result.norm())
-
-        return hook
-
-    def watch_writer(index: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            out = first_tensor(output).to("cpu", torch.float64)
-            written[index] = written[index] + out if index in written else out
-
-        return hook
-
-    with ExitStack() as stack, torch.inference_mode():
-        for index, layer in enumerate(layers):
-            stack.callback(layer.register_forward_hook(watch_layer(index), with_kwargs=True).remove)
-        for writer in writers:
-            handle = writer.module.register_forward_hook(watch_writer(writer.layer))
-            stack.callback(handle.remove)
-        forward()
-    for index, contribution in added.items():
-        _check_layer(index, contribution, written.get(index), rounding[index])
-
-
-def _check_layer(index: int, contribution: Tensor, written: Tensor | None, rounding: float) -> None:
-    if written is None:
-        raise UnsupportedModelError(f"No known residual writer ran in layer {index}.")
-    if not contribution.isfinite().all():
-        raise FloatingPointError(f"layer {index} put out values that are not finite")
-    whole = written.reshape(contribution.shape[0], -1, contribution.shape[-1])
-    total = whole[:, -contribution.shape[1] :]
-    # Granite and Cohere scale what enters the stream by a constant: linear, so the edit holds.
-    factor = (contribution * total).sum() / (total * total).sum().clamp_min(1e-30)
-    rest = (contribution - factor * total).norm()
-    if not rest < UNEXPLAINED * contribution.norm() + rounding:
-        share = float(rest / contribution.norm().clamp_min(1e-30))
-        raise UnsupportedModelError(
-            f"Layer {index}: {share:.0%} of what it adds to the residual stream does not "
-            "come from its known writers (a missing writer, or a norm after one).",
-            remedy="Nothing was edited; please report the model type.",
-        )

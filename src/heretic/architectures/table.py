@@ -1,125 +1,114 @@
-"""Dense decoder families: where their layers are and what writes the residual stream, as data."""
+"""What residual writers are called, as data.
+
+Paths are relative to a decoder layer; `*` stands for one part of a path. A name here is a claim
+that is checked on every model: see `heretic.architectures.explain`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from heretic.records import ATTENTION, MIXER, MLP
 
-from heretic.records import ATTENTION, MLP
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """Module paths of one family of models.
-
-    Attributes:
-        layers: Path of the list of decoder layers, from the model.
-        writers: Component to the writer's path, from a layer.
-    """
-
-    layers: str
-    writers: tuple[tuple[str, str], ...]
-
-
-def _family(layers: str, attention: str, mlp: str) -> Family:
-    return Family(layers, ((ATTENTION, attention), (MLP, mlp)))
-
-
-_LLAMA = _family("model.layers", "self_attn.o_proj", "mlp.down_proj")
-_GPT2 = _family("transformer.h", "attn.c_proj", "mlp.c_proj")
-
-FAMILIES: dict[str, Family] = {
-    **dict.fromkeys(
-        (
-            "apertus",
-            "arcee",
-            "cohere",
-            "cohere2",
-            "ernie4_5",
-            "gemma",
-            "glm",
-            "granite",
-            "helium",
-            "hunyuan_v1_dense",
-            "llama",
-            "ministral",
-            "ministral3",
-            "mistral",
-            "nemotron",
-            "olmo",
-            "phi3",
-            "qwen2",
-            "qwen3",
-            "seed_oss",
-            "smollm3",
-            "stablelm",
-        ),
-        _LLAMA,
+WRITERS: dict[str, tuple[str, ...]] = {
+    ATTENTION: (
+        "attention.dense",
+        "attention.output.dense",
+        "attention.wo",
+        "attn.attention.out_proj",
+        "attn.c_proj",
+        "attn.out_proj",
+        "crossattention.output.dense",
+        "encoder_attn.out_proj",
+        "layer.*.SelfAttention.o",
+        "layer.*.EncDecAttention.o",
+        "mixer.o_proj",
+        "multi_head_attention.dense",
+        "norm_attn_norm.attn.out_proj",
+        "self_att.self_attention.attention_out",
+        "self_attention.dense",
+        "self_attn.*.o_proj",
+        "self_attn.dense",
+        "self_attn.o_proj",
+        "self_attn.o_proj.linear",
+        "self_attn.out_proj",
+        "self_attention.attention.output",
+        "encoder_decoder_attention.attention.output",
+        "temporal_block.o_proj",
     ),
-    "biogpt": _family("biogpt.layers", "self_attn.out_proj", "fc2"),
-    "bloom": _family("transformer.h", "self_attention.dense", "mlp.dense_4h_to_h"),
-    "codegen": _family("transformer.h", "attn.out_proj", "mlp.fc_out"),
-    "falcon": _family("transformer.h", "self_attention.dense", "mlp.dense_4h_to_h"),
-    "gpt2": _GPT2,
-    "gpt_bigcode": _GPT2,
-    "gpt_neo": _family("transformer.h", "attn.attention.out_proj", "mlp.c_proj"),
-    "gpt_neox": _family("gpt_neox.layers", "attention.dense", "mlp.dense_4h_to_h"),
-    "gptj": _family("transformer.h", "attn.out_proj", "mlp.fc_out"),
-    "mpt": _family("transformer.blocks", "attn.out_proj", "ffn.down_proj"),
-    "opt": _family("model.decoder.layers", "self_attn.out_proj", "fc2"),
-    "phi": _family("model.layers", "self_attn.dense", "mlp.fc2"),
-    "starcoder2": _family("model.layers", "self_attn.o_proj", "mlp.c_proj"),
-}
-
-NOT_YET: dict[str, str] = {
-    **dict.fromkeys(
-        (
-            "exaone4",
-            "gemma2",
-            "gemma3",
-            "gemma3_text",
-            "gemma3n",
-            "gemma4",
-            "glm4",
-            "olmo2",
-            "olmo3",
-        ),
-        "a norm follows its residual writers",
+    MIXER: (
+        "attention.output",
+        "conv.out_proj",
+        "linear_attn.o_proj",
+        "linear_attn.out_proj",
+        "mamba.out_proj",
+        "mamba_decoder.mamba.out_proj",
+        "mixer.out_proj",
+        "mlstm_layer.out_proj",
+        "temporal_block.linear_out",
     ),
-    **dict.fromkeys(
-        (
-            "dbrx",
-            "deepseek_v2",
-            "deepseek_v3",
-            "glm4_moe",
-            "gpt_oss",
-            "granitemoe",
-            "mixtral",
-            "olmoe",
-            "phimoe",
-            "qwen2_moe",
-            "qwen3_moe",
-        ),
-        "it has experts",
-    ),
-    **dict.fromkeys(
-        (
-            "bamba",
-            "falcon_h1",
-            "falcon_mamba",
-            "granitemoehybrid",
-            "jamba",
-            "lfm2",
-            "mamba",
-            "mamba2",
-            "nemotron_h",
-            "qwen3_5",
-            "qwen3_next",
-            "recurrent_gemma",
-            "rwkv",
-            "zamba",
-            "zamba2",
-        ),
-        "it has state-space, convolution or linear-attention mixers",
+    MLP: (
+        "block_sparse_moe.experts",
+        "experts",
+        "fc2",
+        "feed_forward.down_proj",
+        "feed_forward.experts",
+        "feed_forward.output",
+        "feed_forward.output.dense",
+        "feed_forward.shared_expert.down_proj",
+        "feed_forward.value",
+        "feed_forward.w2",
+        "ffn.2",
+        "ffn.down_proj",
+        "ffn.fc2",
+        "ffn.ffn.w_out",
+        "ffn.proj_down",
+        "layer.*.DenseReluDense.wo",
+        "mixer.down_proj",
+        "mixer.experts",
+        "mixer.shared_experts.down_proj",
+        "mlp.DenseReluDense.wo",
+        "mlp.c_proj",
+        "mlp.dense_4h_to_h",
+        "mlp.down_proj",
+        "mlp.experts",
+        "mlp.fc2",
+        "mlp.fc_out",
+        "mlp.shared_expert.down_proj",
+        "mlp.shared_experts.down_proj",
+        "mlp.shared_mlp.down_proj",
+        "mlp.text_moe.experts",
+        "mlp_block.down_proj",
+        "mlps.*.down_proj",
+        "moe.experts",
+        "output.dense",
+        "per_layer_projection",
+        "shared_mlp.output_linear",
     ),
 }
-"""Model types that are refused, and why."""
+"""Component to the paths of its writers within a layer."""
+
+HINTS: dict[str, tuple[str, ...]] = {
+    ATTENTION: ("attn", "attention", "self_att"),
+    MIXER: ("mamba", "ssm", "conv", "mixer", "recurrent", "temporal", "lstm", "delta"),
+}
+"""Component to what the path of an unknown writer tells; any other belongs to the MLP."""
+
+THROUGH = {"feed_forward": "feed_forward.value"}
+"""Module whose output enters the stream to the writer within it, where a gate lies between the two:
+RWKV multiplies each channel by a gate of the token's own. The edit acts before the gate, so of these
+writers it takes the direction out only as far as the gate is even."""
+
+EXPERT_WEIGHTS = ("down_proj", "w2", "output_linear")
+"""Names of 3-D parameters that hold the down projections of all experts of a block."""
+
+LAYERS: dict[str, str] = {
+    "blt": "model.global_transformer.layers",
+    "florence2": "model.language_model.decoder.layers",
+    "git": "git.encoder.layer",
+    "modernbert-decoder": "model.layers",
+}
+"""Model type to the path of its decoder layers, where they are not the decoder's own list."""
+
+SEVERAL_STREAMS = (
+    "its layers carry several residual streams at once (hyper-connections or AltUp), so there is "
+    "no one stream whose directions could be found"
+)

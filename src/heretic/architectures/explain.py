@@ -1,0 +1,279 @@
+"""What a layer adds to the residual stream, explained by what its modules put out.
+
+A layer's output is a sum: the stream that came in, and what its writers wrote, each times a number
+that may differ from token to token (gates of shared experts, residual multipliers) or from channel
+to channel (layer scales). So it is fitted by least squares, from the outputs seen in one forward
+pass. A norm's output is explained by its input in turn: what a norm between a writer and the stream
+does to each channel is a gain of that writer; a norm of the stream itself is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from heretic.architectures.resolver import first_tensor, gated_writer, is_writer, layer_input
+from heretic.architectures.table import SEVERAL_STREAMS
+from heretic.errors import UnsupportedModelError
+
+UNEXPLAINED = 0.02
+"""Largest part of a layer's contribution that may stay unexplained, beside what rounding of the
+stream itself accounts for; a missed writer is far above."""
+
+ROUNDINGS = 2
+"""Roundings of the stream inside a layer: one for each writer's sum."""
+
+USED = 1e-3
+"""Share of what is explained below which a module counts as not taking part."""
+
+STREAM = ""
+"""Stands for the stream that came in, among names of modules."""
+
+Gains = dict[str, Tensor | None]
+"""Path of a module to what its channels are multiplied with, float32 [hidden]; None for nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One module's run. Attributes: its input and output, float64 [tokens, hidden], on the CPU."""
+
+    module: nn.Module
+    before: Tensor | None
+    after: Tensor
+
+
+@dataclass(slots=True)
+class LayerRun:
+    """What was seen of one layer in a forward pass.
+
+    Attributes:
+        before, after: The stream, float64 [tokens, hidden].
+        rounding: Norm of what rounding to the model's dtype may have done to `after`.
+        ran: Modules that put out a hidden state for every token, by path within the layer.
+    """
+
+    before: Tensor | None = None
+    after: Tensor | None = None
+    rounding: float = 0.0
+    ran: dict[str, Ran] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What adds up to a layer's output.
+
+    Attributes:
+        gains: Of each writer that takes part, on its way into the stream.
+        rest: Norm of what is left, relative to the layer's contribution.
+    """
+
+    gains: Gains
+    rest: float
+
+
+@contextmanager
+def watched(
+    layers: Sequence[nn.Module], watch: Callable[[nn.Module], Collection[str]], hidden: int
+) -> Iterator[list[LayerRun]]:
+    """Record layers while the context lasts; of modules that run twice, the last time.
+
+    Args:
+        watch: Paths of the modules to record within a layer.
+        hidden: Width of the stream.
+    """
+    runs = [LayerRun() for _ in layers]
+    with ExitStack() as stack:
+
+        def hook(module: nn.Module, action: Callable[..., None]) -> None:
+            handle = module.register_forward_hook(action, with_kwargs=True)
+            stack.callback(handle.remove)
+
+        for layer, run in zip(layers, runs, strict=True):
+            hook(layer, _layer_watcher(run, hidden))
+            for path in watch(layer):
+                hook(layer.get_submodule(path), _module_watcher(run, path, hidden))
+        yield runs
+
+
+def _layer_watcher(run: LayerRun, hidden: int) -> Callable[..., None]:
+    def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        before, after = layer_input(args, kwargs), first_tensor(output)
+        if before.ndim != 3 or after.ndim != 3 or {before.shape[-1], after.shape[-1]} != {hidden}:
+            raise UnsupportedModelError(
+                f"Layers of type {type(module).__name__} cannot be edited: {SEVERAL_STREAMS}."
+            )
+        run.before, run.after = _flat(before), _flat(after)
+        run.rounding = ROUNDINGS * torch.finfo(after.dtype).eps * float(run.after.norm())
+
+    return hook
+
+
+def _module_watcher(run: LayerRun, path: str, hidden: int) -> Callable[..., None]:
+    def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        tensor = output[0] if isinstance(output, tuple) else output
+        if isinstance(tensor, Tensor) and tensor.shape[-1] == hidden:
+            own = args[0] if args and isinstance(args[0], Tensor) else None
+            fits = own is not None and own.shape == tensor.shape
+            run.ran[path] = Ran(module, _flat(own) if fits else None, _flat(tensor))
+
+    return hook
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """[tokens, hidden], a copy: layers add in place."""
+    return tensor.detach().to("cpu", torch.float64, copy=True).reshape(-1, tensor.shape[-1])
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module normalises and does nothing else."""
+    return "norm" in type(module).__name__.lower() and not list(module.children())
+
+
+def candidates(layer: nn.Module) -> list[str]:
+    """Paths of all modules in a layer that might write to the stream, and of its norms."""
+    found = []
+    for path, module in layer.named_modules():
+        if path and (is_norm(module) or is_writer(module) or gated_writer(path, module)):
+            found.append(path)
+    return found
+
+
+def explain(run: LayerRun, among: Collection[str]) -> Explanation | None:
+    """The modules among those given, and norms, that make up a layer's output; None if none do.
+
+    Args:
+        among: Paths of modules that may be writers.
+    """
+    if run.before is None or run.after is None or run.before.shape != run.after.shape:
+        return None
+    # The first position often carries activations so large that rounding hides the rest.
+    first = slice(1, None) if len(run.after) > 1 else slice(None)
+    contribution = float((run.after[first] - run.before[first]).norm())
+    allowed = UNEXPLAINED * contribution + run.rounding
+    search = _Search(run, set(among), first, allowed)
+    gains = search.of(run.after)
+    if gains is None or not gains.keys() - {STREAM}:
+        return None
+    gains.pop(STREAM, None)
+    return Explanation(gains, search.rest / max(contribution, 1e-30))
+
+
+class _Search:
+    """One layer's explanation in the making."""
+
+    def __init__(self, run: LayerRun, among: set[str], part: slice, allowed: float) -> None:
+        self._run, self._part, self._allowed = run, part, allowed
+        tokens = len(run.after) if run.after is not None else 0
+        self._columns: dict[str, Tensor] = {}
+        self._norms = {
+            path: ran
+            for path, ran in run.ran.items()
+            if is_norm(ran.module) and ran.before is not None and len(ran.after) == tokens
+        }
+        for path in sorted(among & set(run.ran), key=lambda path: -path.count(".")):
+            column = run.ran[path].after
+            if path not in self._norms and len(column) % tokens == 0:
+                # Experts that each put out all tokens come one after the other, to be summed.
+                summed = column.reshape(-1, tokens, column.shape[-1]).sum(dim=0)
+                if not any(torch.equal(summed, other) for other in self._columns.values()):
+                    self._columns[path] = summed
+        self.rest = 0.0
+
+    def of(self, target: Tensor, passed: frozenset[str] = frozenset()) -> Gains | None:
+        """What adds up to `target`: path to gains; the stream is in it under its own name.
+
+        Args:
+            passed: Norms that were gone through on the way here.
+        """
+        assert self._run.before is not None
+        norms = {path: ran for path, ran in self._norms.items() if path not in passed}
+        for path, ran in norms.items():
+            # A norm that ends the layer: the stream itself is normed, which is no gain.
+            if torch.equal(ran.after, target):
+                assert ran.before is not None
+                return self.of(ran.before, passed | {path})
+        plain = {STREAM: self._run.before, **self._columns}
+        fitted = _fit(plain, target, self._part, self._allowed) or _fit(
+            plain | {path: ran.after for path, ran in norms.items()},
+            target,
+            self._part,
+            self._allowed,
+        )
+        if fitted is None:
+            return None
+        scales, self.rest = fitted
+        found: Gains = {}
+        for path, scale in scales.items():
+            within = (
+                self._before_norm(path, passed) if path in norms else {path: None}
+            )
+            if within is None:
+                return None
+            found |= {name: _product(gain, scale) for name, gain in within.items()}
+        return found
+
+    def _before_norm(self, path: str, passed: frozenset[str]) -> Gains | None:
+        """What a norm's output is made of."""
+        ran = self._norms[path]
+        assert ran.before is not None
+        within = self.of(ran.before, passed | {path})
+        if within is None or STREAM in within:  # of the stream, normed, nothing is gained
+            return within
+        gains = norm_gains(ran.module, ran.after.shape[-1])
+        return {name: _product(gains, inner) for name, inner in within.items()}
+
+
+def _product(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return second if first is None else first if second is None else first * second
+
+
+def _fit(
+    columns: Mapping[str, Tensor], target: Tensor, part: slice, allowed: float
+) -> tuple[Gains, float] | None:
+    """Which columns make up the target, and what each is scaled with per channel (None: by numbers
+    that may differ from token to token); with it the norm of what is left.
+    """
+    names = list(columns)
+    stacked = torch.stack([columns[name][part] for name in names], dim=-1)  # [tokens, hidden, k]
+    wanted = target[part].unsqueeze(-1)
+    for by_channel in (False, True):
+        left, right = stacked, wanted
+        if by_channel:
+            left, right = stacked.transpose(0, 1), wanted.transpose(0, 1)
+        if left.shape[1] <= len(names):
+            continue  # anything would fit
+        # The minimum-norm solution, since a module may put out all zeros.
+        factors = torch.linalg.lstsq(left, right, driver="gelsd").solution  # [., k, 1]
+        rest = float((left @ factors - right).norm())
+        if rest > allowed:
+            continue
+        parts = (left * factors.mT).flatten(0, 1).norm(dim=0)
+        used = [i for i in range(len(names)) if parts[i] > USED * float(wanted.norm())]
+        scales = {names[i]: factors[:, i, 0].float() if by_channel else None for i in used}
+        return scales, rest
+    return None
+
+
+def norm_gains(norm: nn.Module, hidden: int) -> Tensor | None:
+    """What a norm multiplies each channel with, float32 [hidden]; None if that is 1 for all.
+
+    Found by trying it on a vector of as many +1 as -1, so that it does not matter how the class
+    stores its gains (Gemma adds 1 to them).
+    """
+    reference = next(norm.parameters(), torch.zeros(1))
+    if reference.is_meta:
+        return None
+    signs = torch.ones(hidden, device=reference.device, dtype=reference.dtype)
+    signs[1::2] = -1
+    with torch.no_grad():
+        tried = norm(signs.view(1, 1, -1)).float().view(-1)
+        bias = getattr(norm, "bias", None)
+        if isinstance(bias, Tensor):
+            tried = tried - bias.float()
+    gains = tried * signs.float()
+    return None if torch.allclose(gains, torch.ones_like(gains), atol=1e-4) else gains

@@ -1,0 +1,163 @@
+"""Writers that are known by name, checked by a forward pass; unknown ones, found by it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from heretic.architectures.explain import (
+    Explanation,
+    LayerRun,
+    candidates,
+    explain,
+    is_norm,
+    watched,
+)
+from heretic.architectures.resolver import (
+    Writer,
+    hidden_size,
+    known_paths,
+    layer_list,
+    writers_at,
+)
+from heretic.architectures.table import SEVERAL_STREAMS
+from heretic.errors import UnsupportedModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What is known of a model's decoder.
+
+    Attributes:
+        path: Of the list of layers, in the model.
+        layers: The decoder layers in order.
+        writers: Every residual writer, by layer.
+        discovered: Paths within a layer that are not in the table and were found by their outputs.
+    """
+
+    path: str
+    layers: tuple[nn.Module, ...]
+    writers: tuple[Writer, ...]
+    discovered: tuple[str, ...] = ()
+
+
+def resolve(
+    model: nn.Module, forward: Callable[[], object], by_hand: Sequence[str] = ()
+) -> Structure:
+    """The layers and the residual writers, each layer's output explained by them.
+
+    Args:
+        forward: Runs the model once on any text.
+        by_hand: Paths within a layer that are writers too (setting `residual_writers`); with them
+            nothing is looked for beyond the table and these.
+
+    Raises:
+        FloatingPointError: A layer put out NaN or infinity in this dtype.
+        UnsupportedModelError: What a layer adds to the stream is not what its writers put out.
+    """
+    prefix, layers = layer_list(model)
+
+    def named(layer: nn.Module) -> list[str]:
+        have = {path for path, _ in layer.named_modules()}
+        return [*known_paths(layer), *(path for path in by_hand if path in have)]
+
+    def watch(layer: nn.Module) -> list[str]:
+        norms = [path for path, module in layer.named_modules() if is_norm(module)]
+        return [*named(layer), *norms]
+
+    calls: dict[int, tuple[Any, Any]] = {}
+    with ExitStack() as stack, torch.inference_mode():
+        for index, layer in enumerate(layers):
+            stack.callback(_keep_call(layer, index, calls).remove)
+        runs = stack.enter_context(watched(list(layers), watch, hidden_size(model)))
+        forward()
+    writers: list[Writer] = []
+    discovered: set[str] = set()
+    for index, (layer, run) in enumerate(zip(layers, runs, strict=True)):
+        _check_run(index, run)
+        found = explain(run, named(layer))
+        if found is None and not by_hand:
+            found = _discovered(layer, calls[index], hidden_size(model))
+            discovered |= set(found.gains) - set(known_paths(layer)) if found else set()
+        if found is None:
+            raise _unexplained(index, layer, run)
+        for path in sorted(found.gains, key=_position(layer)):
+            gains = found.gains[path]
+            writers += writers_at(index, layer, f"{prefix}.{index}", path, gains)
+    return Structure(prefix, tuple(layers), tuple(writers), tuple(sorted(discovered)))
+
+
+def _position(layer: nn.Module) -> Callable[[str], int]:
+    order = {path: number for number, (path, _) in enumerate(layer.named_modules())}
+    return lambda path: order[path]
+
+
+def _keep_call(layer: nn.Module, index: int, calls: dict[int, tuple[Any, Any]]) -> Any:
+    def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+        calls[index] = args, kwargs
+
+    return layer.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def _check_run(index: int, run: LayerRun) -> None:
+    """Raise where a layer did not run as layers do."""
+    if run.before is None or run.after is None:
+        raise UnsupportedModelError(f"Layer {index} did not run in a forward pass on text.")
+    if not run.after.isfinite().all():
+        raise FloatingPointError(f"layer {index} put out values that are not finite")
+
+
+def _discovered(layer: nn.Module, call: tuple[Any, Any], hidden: int) -> Explanation | None:
+    """The writers of a layer that the table does not know, by running a copy in float32.
+
+    Half precision would hide which of many modules takes part.
+    """
+    args, kwargs = call
+    try:
+        single = copy.deepcopy(layer).float()
+        with watched([single], candidates, hidden) as runs, torch.inference_mode():
+            single(*_as_float(args), **_as_float(kwargs))
+    except Exception:  # packed weights, caches that were used up: there is no second way
+        return None
+    return explain(runs[0], candidates(single))
+
+
+def _as_float(value: Any) -> Any:
+    """Tensors in half precision as float32, also within tuples and dictionaries."""
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, tuple):
+        return tuple(map(_as_float, value))
+    if isinstance(value, dict):
+        return {key: _as_float(item) for key, item in value.items()}
+    return value
+
+
+def _unexplained(index: int, layer: nn.Module, run: LayerRun) -> UnsupportedModelError:
+    assert run.before is not None
+    assert run.after is not None
+    if run.before.shape != run.after.shape or not run.ran:
+        return UnsupportedModelError(
+            f"Layers of type {type(layer).__name__} cannot be edited: {SEVERAL_STREAMS}."
+        )
+    modules = ", ".join(_linear_modules(layer, run.after.shape[-1])) or "none"
+    return UnsupportedModelError(
+        f"Layer {index} ({type(layer).__name__}): what it adds to the residual stream is not the "
+        f"sum of what its known writers put out.",
+        remedy=f"Nothing was edited. Name the writers in residual_writers; modules of that width: "
+        f"{modules}.",
+    )
+
+
+def _linear_modules(layer: nn.Module, hidden: int) -> Iterator[str]:
+    """Paths of the modules in a layer whose weights end in the hidden size."""
+    for path, module in layer.named_modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and weight.ndim == 2 and hidden in weight.shape:
+            yield path
