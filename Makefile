@@ -9,7 +9,7 @@ INPUTS := pyproject.toml constraints.txt
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench bench-search clean
+.PHONY: help install demo test bench bench-search models clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -48,6 +48,9 @@ bench: $(VENV)/.dev ## Measure what the README states
 
 bench-search: $(VENV)/.dev ## Compare searches with the peer's: hours, resumed where it was stopped
 	$(BIN)/python benchmarks/search.py
+
+models: $(VENV)/.dev ## Ask every model type what must hold of it, and write docs/models.md
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.contract --write
 
 clean: ## Remove .venv and everything built; runs and saved models stay
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

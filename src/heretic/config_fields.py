@@ -223,6 +223,13 @@ class SettingsFields(BaseModel):
         scores=False,
     )
 
+    residual_writers: Texts = setting(
+        (),
+        "Model",
+        "Modules that write the residual stream, beside those Heretic knows: paths within a layer, "
+        "such as mlp.down_proj. Only for models it does not know.",
+    )
+
     batch_size: int = setting(
         0, "Generation", "Prompts processed at once; 0 finds a size.", ge=0, scores=False
     )

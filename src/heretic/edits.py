@@ -20,6 +20,10 @@ from torch import Tensor
 
 from heretic.records import RowNormalization
 
+SMALLEST_GAIN = 1e-3
+"""A channel whose gain is smaller than this part of the largest hardly enters the stream, and its
+inverse would blow up what is written there."""
+
 ROUNDINGS = 8
 """An edited row counts as gone where its squared norm, relative to the row's, is below as many
 machine epsilons: what is left is rounding noise, and must not be blown up to the row's norm."""
@@ -48,13 +52,15 @@ class OutputEdit:
         write: weight * (v * n) of each direction, [k, d_out].
         read: v / n of each direction, [k, d_out].
         scale: Row factors of `full`, [d_out]; None for `none` and `pre`.
-        row_norms: n, [d_out]; ones for `none`.
+        row_norms: n, [d_out]; ones for `none` (1 / gains where a norm follows).
+        moves_bias: Whether the bias is edited like the rest of the output.
     """
 
     write: Tensor
     read: Tensor
     scale: Tensor | None
     row_norms: Tensor
+    moves_bias: bool = False
 
     def apply(self, output: Tensor, bias: Tensor | None = None) -> Tensor:
         """Edit a module's output [..., d_out]; the bias is taken off first and put back after.
@@ -81,12 +87,20 @@ class OutputEdit:
         """The edits that `index` [rows] picks from stacked ones, tensors [rows, ...]."""
         index = index.to(self.read.device)
         scale = None if self.scale is None else self.scale[index]
-        return OutputEdit(self.write[index], self.read[index], scale, self.row_norms[index])
+        return OutputEdit(
+            self.write[index], self.read[index], scale, self.row_norms[index], self.moves_bias
+        )
 
     def edited_weight(self, weight: Tensor) -> Tensor:
         """The weight [d_out, d_in] whose plain output is the edited output; same dtype."""
         edited = torch.addmm(weight, self.write.mT, self.read @ weight, alpha=-1)
         return edited if self.scale is None else edited * self.scale.unsqueeze(-1)
+
+    def edited_bias(self, bias: Tensor) -> Tensor:
+        """The bias [d_out] after the edit: as it was, unless `moves_bias`."""
+        if not self.moves_bias:
+            return bias
+        return bias - self.write.to(bias).mT @ (self.read.to(bias) @ bias)
 
     def low_rank(self, weight: Tensor) -> LowRank:
         """Exact adapter factors of rank k for the weight [d_out, d_in]."""
@@ -112,7 +126,9 @@ def stack(edits: Sequence[OutputEdit | None]) -> OutputEdit:
     whole = [edit or OutputEdit(nothing, nothing, None, one) for edit in edits]
     scaled = any(edit.scale is not None for edit in whole)
     scales = [one if edit.scale is None else edit.scale for edit in whole]
+    moves = {edit.moves_bias for edit in known}
     return OutputEdit(
+        moves_bias=moves == {True},
         write=torch.stack([_padded(edit.write, rank) for edit in whole]),
         read=torch.stack([_padded(edit.read, rank) for edit in whole]),
         scale=torch.stack(scales) if scaled else None,
@@ -128,6 +144,12 @@ def _padded(vectors: Tensor, rank: int) -> Tensor:
         if not missing
         else torch.cat([vectors, vectors.new_zeros(missing, vectors.shape[1])])
     )
+
+
+def _guarded(gains: Tensor) -> Tensor:
+    """Gains that can be divided by: none nearer to 0 than `SMALLEST_GAIN` of the largest."""
+    smallest = SMALLEST_GAIN * gains.abs().max()
+    return torch.where(gains < 0, -1.0, 1.0) * gains.abs().clamp_min(smallest)
 
 
 def row_norms(weight: Tensor) -> Tensor:
@@ -146,6 +168,7 @@ class Ablation:
         cross: g_j = W^ p_j with p_j = v_j^T W^, [k, d_out]; of `full` only.
         gram: p_i . p_j, [k, k]; of `full` only.
         empty: Which rows of the weight are all zeros, bool [d_out]; of `full` only.
+        moves_bias: Whether biases are edited too.
     """
 
     directions: Tensor
@@ -153,6 +176,7 @@ class Ablation:
     cross: Tensor | None = None
     gram: Tensor | None = None
     empty: Tensor | None = None
+    moves_bias: bool = False
 
     def edit(self, amounts: Tensor) -> OutputEdit:
         """The edit with ablation weights [k], or stacked edits with weights [rows, k].
@@ -166,6 +190,7 @@ class Ablation:
             read=(self.directions / self.row_norms).expand_as(weighted),
             scale=None if self.cross is None else self._scale(weighted),
             row_norms=self.row_norms.expand(*weighted.shape[:-2], -1),
+            moves_bias=self.moves_bias,
         )
 
     def _scale(self, weighted: Tensor) -> Tensor:
@@ -194,6 +219,7 @@ def make_ablation(
     row_normalization: RowNormalization,
     *,
     norms: Tensor | None = None,
+    gains: Tensor | None = None,
 ) -> Ablation:
     """Derive what the edits of a writer along some directions have in common.
 
@@ -202,6 +228,9 @@ def make_ablation(
         directions: Orthonormal v_j in the residual space, [k, d_out].
         row_normalization: The variant. With `full`, rows of norm 0 stay 0.
         norms: `row_norms(weight)`, if already known.
+        gains: What a norm after the writer multiplies each channel with, [d_out]. What enters the
+            stream is g * (W x), so that v is taken out of it by editing the rows of g * W. Up to
+            the sign of g, `pre` and `full` do so by themselves, since they undo any scale of a row.
 
     Raises:
         ValueError: Shapes do not fit.
@@ -212,8 +241,12 @@ def make_ablation(
             f"{tuple(weight.shape)}"
         )
     v = directions.to(weight.device, weight.dtype)
+    g = None if gains is None else gains.to(v)
     if row_normalization == "none":
-        return Ablation(directions=v, row_norms=torch.ones_like(v[0]))
+        n = torch.ones_like(v[0]) if g is None else 1.0 / _guarded(g)
+        return Ablation(directions=v, row_norms=n)
+    if g is not None:
+        v = v * torch.where(g < 0, -1.0, 1.0)
     n = row_norms(weight) if norms is None else norms.to(weight.device, weight.dtype)
     if row_normalization == "pre":
         return Ablation(directions=v, row_norms=n)

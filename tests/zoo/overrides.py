@@ -76,6 +76,8 @@ _VQ: dict[str, Any] = {
 # Values that replace those of the rules; nested like the config; `...` drops an attribute.
 OVERRIDES: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
+    # transformers 5.23 reads other weights than it wrote where they are tied.
+    "youtu": {"tie_word_embeddings": False},
     "blip-2": {"image_token_index": 258},
     "instructblip": {"image_token_index": 258},
     "instructblipvideo": {"video_token_index": 258, "image_token_index": ...},

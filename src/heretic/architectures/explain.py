@@ -4,7 +4,8 @@ A layer's output is a sum: the stream that came in, and what its writers wrote, 
 that may differ from token to token (gates of shared experts, residual multipliers) or from channel
 to channel (layer scales). So it is fitted by least squares, from the outputs seen in one forward
 pass. A norm's output is explained by its input in turn: what a norm between a writer and the stream
-does to each channel is a gain of that writer; a norm of the stream itself is none.
+does to each channel is a gain of that writer; a norm of the stream itself is none. A short
+convolution over time between the two (Inkling) is gone through likewise; the edit acts before it.
 """
 
 from __future__ import annotations
@@ -107,8 +108,9 @@ def _layer_watcher(run: LayerRun, hidden: int) -> Callable[..., None]:
             raise UnsupportedModelError(
                 f"Layers of type {type(module).__name__} cannot be edited: {SEVERAL_STREAMS}."
             )
-        run.before, run.after = _flat(before), _flat(after)
-        run.rounding = ROUNDINGS * torch.finfo(after.dtype).eps * float(run.after.norm())
+        flat = _flat(after)
+        run.before, run.after = _flat(before), flat
+        run.rounding = ROUNDINGS * torch.finfo(after.dtype).eps * float(flat.norm())
 
     return hook
 
@@ -117,8 +119,8 @@ def _module_watcher(run: LayerRun, path: str, hidden: int) -> Callable[..., None
     def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         tensor = output[0] if isinstance(output, tuple) else output
         if isinstance(tensor, Tensor) and tensor.shape[-1] == hidden:
-            own = args[0] if args and isinstance(args[0], Tensor) else None
-            fits = own is not None and own.shape == tensor.shape
+            own = args[0] if args else None
+            fits = isinstance(own, Tensor) and own.shape == tensor.shape
             run.ran[path] = Ran(module, _flat(own) if fits else None, _flat(tensor))
 
     return hook
@@ -134,11 +136,18 @@ def is_norm(module: nn.Module) -> bool:
     return "norm" in type(module).__name__.lower() and not list(module.children())
 
 
+def passes_on(module: nn.Module) -> bool:
+    """Whether a module hands on what it is given, channel by channel: a norm, or a short convolution
+    over time.
+    """
+    return is_norm(module) or "shortconv" in type(module).__name__.lower()
+
+
 def candidates(layer: nn.Module) -> list[str]:
     """Paths of all modules in a layer that might write to the stream, and of its norms."""
     found = []
     for path, module in layer.named_modules():
-        if path and (is_norm(module) or is_writer(module) or gated_writer(path, module)):
+        if path and (passes_on(module) or is_writer(module) or gated_writer(path, module)):
             found.append(path)
     return found
 
@@ -173,7 +182,7 @@ class _Search:
         self._norms = {
             path: ran
             for path, ran in run.ran.items()
-            if is_norm(ran.module) and ran.before is not None and len(ran.after) == tokens
+            if passes_on(ran.module) and ran.before is not None and len(ran.after) == tokens
         }
         for path in sorted(among & set(run.ran), key=lambda path: -path.count(".")):
             column = run.ran[path].after
@@ -209,9 +218,7 @@ class _Search:
         scales, self.rest = fitted
         found: Gains = {}
         for path, scale in scales.items():
-            within = (
-                self._before_norm(path, passed) if path in norms else {path: None}
-            )
+            within = self._before_norm(path, passed) if path in norms else {path: None}
             if within is None:
                 return None
             found |= {name: _product(gain, scale) for name, gain in within.items()}
@@ -224,7 +231,7 @@ class _Search:
         within = self.of(ran.before, passed | {path})
         if within is None or STREAM in within:  # of the stream, normed, nothing is gained
             return within
-        gains = norm_gains(ran.module, ran.after.shape[-1])
+        gains = norm_gains(ran.module, ran.after.shape[-1]) if is_norm(ran.module) else None
         return {name: _product(gains, inner) for name, inner in within.items()}
 
 
@@ -235,17 +242,18 @@ def _product(first: Tensor | None, second: Tensor | None) -> Tensor | None:
 def _fit(
     columns: Mapping[str, Tensor], target: Tensor, part: slice, allowed: float
 ) -> tuple[Gains, float] | None:
-    """Which columns make up the target, and what each is scaled with per channel (None: by numbers
-    that may differ from token to token); with it the norm of what is left.
+    """Which columns make up the target, and the norm of what is left.
+
+    A column comes with what it is scaled with per channel; None: by numbers that may differ from
+    token to token, or by one. Scales per channel may come with a bias that no module puts out.
     """
     names = list(columns)
     stacked = torch.stack([columns[name][part] for name in names], dim=-1)  # [tokens, hidden, k]
     wanted = target[part].unsqueeze(-1)
-    for by_channel in (False, True):
-        left, right = stacked, wanted
-        if by_channel:
-            left, right = stacked.transpose(0, 1), wanted.transpose(0, 1)
-        if left.shape[1] <= len(names):
+    by_channel = stacked.transpose(0, 1), wanted.transpose(0, 1)
+    biased = tuple(values - values.mean(dim=1, keepdim=True) for values in by_channel)
+    for left, right in ((stacked, wanted), by_channel, biased):
+        if left.shape[1] <= len(names) + 1:
             continue  # anything would fit
         # The minimum-norm solution, since a module may put out all zeros.
         factors = torch.linalg.lstsq(left, right, driver="gelsd").solution  # [., k, 1]
@@ -253,10 +261,17 @@ def _fit(
         if rest > allowed:
             continue
         parts = (left * factors.mT).flatten(0, 1).norm(dim=0)
-        used = [i for i in range(len(names)) if parts[i] > USED * float(wanted.norm())]
-        scales = {names[i]: factors[:, i, 0].float() if by_channel else None for i in used}
-        return scales, rest
+        used = [i for i in range(len(names)) if parts[i] > USED * float(right.norm())]
+        return {
+            names[i]: None if left is stacked else _uneven(factors[:, i, 0]) for i in used
+        }, rest
     return None
+
+
+def _uneven(factors: Tensor) -> Tensor | None:
+    """Factors of channels, float32 [hidden]; None where they are all the same."""
+    same = torch.allclose(factors, factors.mean(), rtol=1e-3)
+    return None if same else factors.float()
 
 
 def norm_gains(norm: nn.Module, hidden: int) -> Tensor | None:

@@ -11,9 +11,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from heretic.architectures.table import EXPERT_WEIGHTS, HINTS, LAYERS, THROUGH, WRITERS
+from heretic.architectures.table import EXPERT_WEIGHTS, HINTS, LAYERS, REFUSED, THROUGH, WRITERS
 from heretic.errors import ModelError, UnsupportedModelError
-from heretic.records import MLP
+from heretic.records import MLP, RowNormalization
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,10 @@ class Writer:
     parameter: str = "weight"
     expert: int | None = None
     gains: Tensor | None = field(default=None, compare=False)
+
+    def edited_in_sum(self, row_normalization: RowNormalization) -> bool:
+        """Whether the edit is one of all experts' sum, biases included, since they share it."""
+        return self.expert is not None and row_normalization == "none"
 
     def stored(self) -> Tensor:
         """The weight as [d_out, d_in], a view of what is stored, in its dtype.
@@ -124,6 +128,10 @@ def layer_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
         UnsupportedModelError: There is no list of layers.
     """
     model_type = str(getattr(model.config, "model_type", ""))
+    if model_type in REFUSED:
+        raise UnsupportedModelError(
+            f"Models of type {model_type!r} cannot be edited: {REFUSED[model_type]}."
+        )
     if model_type in LAYERS:
         return LAYERS[model_type], cast("nn.ModuleList", model.get_submodule(LAYERS[model_type]))
     decoder = cast("Any", model).get_decoder() if hasattr(model, "get_decoder") else model

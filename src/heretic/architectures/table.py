@@ -13,6 +13,7 @@ WRITERS: dict[str, tuple[str, ...]] = {
         "attention.dense",
         "attention.output.dense",
         "attention.wo",
+        "attn.Wo",
         "attn.attention.out_proj",
         "attn.c_proj",
         "attn.out_proj",
@@ -66,12 +67,14 @@ WRITERS: dict[str, tuple[str, ...]] = {
         "mixer.experts",
         "mixer.shared_experts.down_proj",
         "mlp.DenseReluDense.wo",
+        "mlp.Wo",
         "mlp.c_proj",
         "mlp.dense_4h_to_h",
         "mlp.down_proj",
         "mlp.experts",
         "mlp.fc2",
         "mlp.fc_out",
+        "mlp.post_expert_proj",
         "mlp.shared_expert.down_proj",
         "mlp.shared_experts.down_proj",
         "mlp.shared_mlp.down_proj",
@@ -93,9 +96,10 @@ HINTS: dict[str, tuple[str, ...]] = {
 """Component to what the path of an unknown writer tells; any other belongs to the MLP."""
 
 THROUGH = {"feed_forward": "feed_forward.value"}
-"""Module whose output enters the stream to the writer within it, where a gate lies between the two:
-RWKV multiplies each channel by a gate of the token's own. The edit acts before the gate, so of these
-writers it takes the direction out only as far as the gate is even."""
+"""Module whose output enters the stream to the writer within it, where a gate lies between the two.
+
+RWKV multiplies each channel by a gate of the token's own. The edit acts before the gate, so of such
+a writer it takes the direction out only as far as the gate is even."""
 
 EXPERT_WEIGHTS = ("down_proj", "w2", "output_linear")
 """Names of 3-D parameters that hold the down projections of all experts of a block."""
@@ -104,9 +108,20 @@ LAYERS: dict[str, str] = {
     "blt": "model.global_transformer.layers",
     "florence2": "model.language_model.decoder.layers",
     "git": "git.encoder.layer",
+    "idefics": "model.layers",
     "modernbert-decoder": "model.layers",
 }
 """Model type to the path of its decoder layers, where they are not the decoder's own list."""
+
+REFUSED: dict[str, str] = {
+    "diffusion_gemma": "it denoises whole blocks of text, and its replies are not made token by "
+    "token",
+    "hrm_text": "two lists of layers run in turns, and only one of them would be edited",
+    "longcat_flash": "some of its experts hand their input on, and what those add cannot be told "
+    "from the others' sum",
+    "reformer": "its layers carry two streams and hash at random, so that no two runs agree",
+}
+"""Model type to the reason why it is not edited, where a look at one layer would not show it."""
 
 SEVERAL_STREAMS = (
     "its layers carry several residual streams at once (hyper-connections or AltUp), so there is "

@@ -16,7 +16,7 @@ from heretic.architectures.explain import (
     LayerRun,
     candidates,
     explain,
-    is_norm,
+    passes_on,
     watched,
 )
 from heretic.architectures.resolver import (
@@ -68,7 +68,7 @@ def resolve(
         return [*known_paths(layer), *(path for path in by_hand if path in have)]
 
     def watch(layer: nn.Module) -> list[str]:
-        norms = [path for path, module in layer.named_modules() if is_norm(module)]
+        norms = [path for path, module in layer.named_modules() if passes_on(module)]
         return [*named(layer), *norms]
 
     calls: dict[int, tuple[Any, Any]] = {}

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +22,21 @@ def position_ids(attention_mask: Tensor) -> Tensor:
 def forward_arguments(model: nn.Module, attention_mask: Tensor) -> dict[str, Any]:
     """The arguments of a prefill that the model's forward takes, besides the input ids."""
     accepted = inspect.signature(model.forward).parameters
-    offered = {
-        "attention_mask": attention_mask,
-        "position_ids": position_ids(attention_mask),
-        "logits_to_keep": 1,
-    }
+    offered: dict[str, Any] = {"attention_mask": attention_mask, "logits_to_keep": 1}
+    if not _counts_positions(model):
+        offered["position_ids"] = position_ids(attention_mask)
     return {name: value for name, value in offered.items() if name in accepted}
+
+
+_counting: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def _counts_positions(model: nn.Module) -> bool:
+    """Whether a model finds positions by itself, from another number than 0 (RoBERTa)."""
+    if model not in _counting:
+        name = "create_position_ids_from_input_ids"
+        _counting[model] = any(hasattr(module, name) for module in model.modules())
+    return _counting[model]
 
 
 @torch.inference_mode()

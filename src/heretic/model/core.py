@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import Event as Flag
 from threading import Thread
 from typing import Any
@@ -12,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from heretic.architectures import Writer, find_layers, find_writers
+from heretic.architectures import Writer
+from heretic.architectures.resolver import hidden_size, text_config
 from heretic.config import Settings
 from heretic.directions import RunningMean, winsorize
 from heretic.edits import OutputEdit
@@ -54,14 +57,15 @@ class Model:
         loaded = loading.load(settings, self._reporter)
         self.model = loaded.model
         self.tokenizer = loaded.tokenizer
-        self.processor: Any = None
+        self.processor: Any = loading.load_processor(settings)
         self.dtype = loaded.dtype
-        self.writers: tuple[Writer, ...] = find_writers(self.model)
+        self.structure = loaded.structure
+        self.writers: tuple[Writer, ...] = loaded.structure.writers
         self.response_prefix = (
             "" if settings.response_prefix == "auto" else settings.response_prefix
         )
         self.renderer = ChatRenderer(self.tokenizer)
-        self._layers = find_layers(self.model)
+        self._layers = list(loaded.structure.layers)
         self.batch_size = settings.batch_size or self._automatic_batch_size()
         self.model.get_output_embeddings().register_forward_pre_hook(_contiguous)
         self._factory = EditFactory(self.writers)
@@ -83,13 +87,15 @@ class Model:
     @property
     def hidden_size(self) -> int:
         """Width of the residual stream."""
-        return int(self.model.get_input_embeddings().weight.shape[1])
+        return hidden_size(self.model)
 
     def _automatic_batch_size(self) -> int:
         """From the machine's total memory, never from timing, so that equal runs stay equal."""
+        if "attention_mask" not in inspect.signature(self.model.forward).parameters:
+            return 1  # padding could not be told from text (RWKV)
         tokens = ASSUMED_PROMPT_TOKENS + self.settings.max_response_length
         cache = self.cache_bytes_per_token() * tokens
-        row = cache + 8 * self.model.config.vocab_size + 16 * tokens * self.hidden_size
+        row = cache + 8 * text_config(self.model).vocab_size + 16 * tokens * self.hidden_size
         fitting = max(1, machine.total_memory(self.device) // 4 // row)
         return int(min(self.settings.max_batch_size, 2 ** (fitting.bit_length() - 1)))
 
@@ -100,11 +106,11 @@ class Model:
         return list(self._layers)
 
     def get_layer_matrices(self, layer_index: int) -> dict[str, list[Tensor]]:
-        """The weights that write the residual stream in a layer, by component, as stored."""
+        """The weights that write the residual stream in a layer, by component, [d_out, d_in]."""
         matrices: dict[str, list[Tensor]] = {}
         for writer in self.writers:
             if writer.layer == layer_index:
-                matrices.setdefault(writer.component, []).append(writer.module.weight)  # type: ignore[arg-type]
+                matrices.setdefault(writer.component, []).append(writer.stored())
         return matrices
 
     def get_abliterable_components(self) -> list[str]:
@@ -167,6 +173,7 @@ class Model:
         """Let go of the weights, so that another model can have the memory; the end of this one."""
         self.model = None
         self.writers, self._layers = (), []
+        self.structure = replace(self.structure, layers=(), writers=())
         self._factory, self._weights = EditFactory(()), WeightEditor(())
         machine.free_memory()
 
@@ -262,10 +269,13 @@ class Model:
 
     def cache_bytes_per_token(self) -> int:
         """Size of one token's keys and values in all layers."""
-        config = self.model.config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return int(2 * self.n_layers * heads * head * self.model.dtype.itemsize)
+        config = text_config(self.model)
+        queries = _largest(getattr(config, "num_attention_heads", None))
+        heads = _largest(getattr(config, "num_key_value_heads", None)) or queries
+        if not heads:  # no attention: one state, whatever the length
+            return 0
+        size = _largest(getattr(config, "head_dim", None)) or self.hidden_size // (queries or heads)
+        return int(2 * self.n_layers * heads * size * self.model.dtype.itemsize)
 
     @torch.inference_mode()
     def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> Tensor:
@@ -450,8 +460,8 @@ class Model:
 
     def _room(self, used: int) -> int:
         """New tokens that a reply may have: what is left of the model's positions."""
-        positions = getattr(self.model.config, "max_position_embeddings", None) or LONGEST_REPLY
-        return max(1, min(LONGEST_REPLY, int(positions) - used))
+        positions = getattr(text_config(self.model), "max_position_embeddings", None)
+        return max(1, min(LONGEST_REPLY, int(positions or LONGEST_REPLY) - used))
 
     def stream_chat_response(self, chat: Messages) -> str:
         """Print the reply to a conversation as it is made, and return it."""
@@ -472,6 +482,12 @@ def _contiguous(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ..
     single row is in order whatever its strides.
     """
     return tuple(argument.clone(memory_format=torch.contiguous_format) for argument in args)
+
+
+def _largest(value: Any) -> int:
+    """A number of heads: some configurations have one for every layer."""
+    numbers = value if isinstance(value, list | tuple) else [value]
+    return max((number for number in numbers if isinstance(number, int)), default=0)
 
 
 def _all(ids: Tensor, stop: Flag) -> Tensor:

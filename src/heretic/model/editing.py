@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,8 +13,18 @@ from torch import Tensor, nn
 from heretic.architectures import Writer
 from heretic.directions import layer_basis
 from heretic.edits import Ablation, OutputEdit, make_ablation, stack
-from heretic.errors import ModelError
+from heretic.model.experts import (
+    apply_to_each,
+    apply_to_rows,
+    check_experts,
+    edited_experts,
+    experts_arguments,
+    puts_out_each,
+)
 from heretic.records import Plan, RowNormalization
+
+Stored = tuple[Tensor, Tensor | None]
+"""A writer's weight and bias."""
 
 
 class EditFactory:
@@ -21,7 +32,7 @@ class EditFactory:
 
     def __init__(self, writers: Sequence[Writer]) -> None:
         self._writers = writers
-        self._ablations: dict[tuple[str, RowNormalization], Ablation] = {}
+        self._ablations: dict[tuple[str, RowNormalization], tuple[Tensor, Ablation]] = {}
 
     def edits(self, plan: Plan, directions: Tensor) -> dict[str, OutputEdit]:
         """Edits by writer name; writers that the plan leaves alone are not in it.
@@ -50,13 +61,18 @@ class EditFactory:
         self, writer: Writer, basis: Tensor, row_normalization: RowNormalization
     ) -> Ablation:
         """A writer's edit along orthonormal directions [k, hidden], but for the amounts."""
-        key = writer.name, row_normalization
+        # Experts whose sum is edited have all the same edit, whatever their weights.
+        shared = writer.edited_in_sum(row_normalization)
+        key = (str(id(writer.module)) if shared else writer.name), row_normalization
         known = self._ablations.get(key)
-        if known is not None and torch.equal(known.directions, basis.to(known.directions)):
-            return known
-        norms = None if known is None else known.row_norms
-        made = make_ablation(writer.weight(), basis, row_normalization, norms=norms)
-        self._ablations[key] = made
+        if known is not None and torch.equal(known[0], basis):
+            return known[1]
+        norms = None if known is None else known[1].row_norms
+        made = make_ablation(
+            writer.weight(), basis, row_normalization, norms=norms, gains=writer.gains
+        )
+        made = replace(made, moves_bias=shared)
+        self._ablations[key] = basis.clone(), made
         return made
 
     def forget(self) -> None:
@@ -67,6 +83,73 @@ class EditFactory:
 def _nonzero(amounts: Sequence[float]) -> list[bool]:
     """Which directions are removed at all, as a mask over them."""
     return [amount != 0.0 for amount in amounts]
+
+
+def install(
+    sites: Iterable[Sequence[Writer]], edit_of: Callable[[Writer], OutputEdit | None]
+) -> ExitStack:
+    """Edit the outputs of modules from now on, until the stack that is returned is closed.
+
+    Args:
+        sites: The writers of each module, as of `sites_of`.
+        edit_of: Asked at every run for the edit of a writer: of all rows, or stacked ones, one for
+            each row of the batch.
+    """
+    stack_ = ExitStack()
+    for site in sites:
+        if site[0].expert is None:
+            stack_.callback(_hooked(site[0], edit_of))
+        else:
+            stack_.callback(_rerouted(site, edit_of))
+    return stack_
+
+
+def sites_of(writers: Iterable[Writer]) -> list[list[Writer]]:
+    """Writers by the module that they are in."""
+    sites: dict[int, list[Writer]] = {}
+    for writer in writers:
+        sites.setdefault(id(writer.module), []).append(writer)
+    return list(sites.values())
+
+
+def _hooked(writer: Writer, edit_of: Callable[[Writer], OutputEdit | None]) -> Callable[[], None]:
+    bias = writer.bias()
+
+    def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        edit = edit_of(writer)
+        return output if edit is None else edit.apply(output, bias)
+
+    return writer.module.register_forward_hook(hook).remove
+
+
+def _rerouted(
+    site: Sequence[Writer], edit_of: Callable[[Writer], OutputEdit | None]
+) -> Callable[[], None]:
+    """Edit a block of experts: its output where all share one edit, else each expert's."""
+    module = site[0].module
+    forward = module.forward
+    own = vars(module).get("forward")  # Accelerate's, where layers lie on several devices
+
+    def edited(*args: Any, **kwargs: Any) -> Tensor:
+        first = edit_of(site[0])
+        if first is None or first.moves_bias or puts_out_each(module):
+            output: Tensor = forward(*args, **kwargs)
+            if first is None:
+                return output
+            if puts_out_each(module):
+                return apply_to_each(site, output, edit_of)
+            return apply_to_rows(first, output)
+        check_experts(module, site[0].name)
+        return edited_experts(site, *experts_arguments(*args, **kwargs), edit_of)
+
+    module.forward = edited
+
+    def undo() -> None:
+        del module.forward
+        if own is not None:
+            module.forward = own
+
+    return undo
 
 
 class RowEdits:
@@ -110,20 +193,8 @@ class RowEdits:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Edit the writers' outputs while the context lasts; no weight is touched."""
-        with ExitStack() as stack_:
-            for writer in self._writers:
-                handle = writer.module.register_forward_hook(self._hook(writer))
-                stack_.callback(handle.remove)
+        with install(sites_of(self._writers), lambda writer: self._current.get(writer.name)):
             yield
-
-    def _hook(self, writer: Writer) -> Callable[..., Tensor]:
-        name, bias = writer.name, writer.bias()
-
-        def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-            edit = self._current.get(name)
-            return output if edit is None else edit.apply(output, bias)
-
-        return hook
 
 
 class WeightEditor:
@@ -134,7 +205,7 @@ class WeightEditor:
 
     def __init__(self, writers: Sequence[Writer]) -> None:
         self._writers = {writer.name: writer for writer in writers}
-        self._originals: dict[str, Tensor] = {}
+        self._originals: dict[str, Stored] = {}
 
     @property
     def is_edited(self) -> bool:
@@ -148,53 +219,54 @@ class WeightEditor:
         Raises:
             ModelError: A weight is quantised, so it cannot be edited in place.
         """
-        for name in edits:
-            parameter = self._parameter(name)
-            if not parameter.is_floating_point():
-                raise ModelError(
-                    f"{name} is quantised and cannot be edited in place.",
-                    remedy="Load the model with quantization = 'none' to export it.",
-                )
-        done: dict[str, Tensor] = {}
+        done: dict[str, Stored] = {}
         try:
+            for name in edits:
+                self._writers[name].stored()
             for name, edit in edits.items():
-                done[name] = self._parameter(name).detach().to("cpu", copy=True)
-                self._write(name, edit)
+                writer = self._writers[name]
+                done[name] = _copied(writer)
+                writer.stored().copy_(edit.edited_weight(writer.weight()))
+                bias = writer.bias()
+                if bias is not None:
+                    bias.copy_(edit.edited_bias(bias.to(edit.read.dtype)))
         except BaseException:
-            for name, before in done.items():
-                self._parameter(name).copy_(before)
+            self._put_back(done)
             raise
         self._originals = {**done, **self._originals}
-
-    def _write(self, name: str, edit: OutputEdit) -> None:
-        writer = self._writers[name]
-        edited = edit.edited_weight(writer.weight())
-        self._parameter(name).copy_(edited.T if writer.transposed else edited)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Bring every original weight back."""
-        for name, original in self._originals.items():
-            self._parameter(name).copy_(original)
+        self._put_back(self._originals)
         self._originals.clear()
 
     @contextmanager
     def unedited(self) -> Iterator[None]:
         """The original weights while the context lasts, then the edited ones again."""
-        edited = {
-            name: self._parameter(name).detach().to("cpu", copy=True) for name in self._originals
-        }
+        edited = {name: _copied(self._writers[name]) for name in self._originals}
         originals = dict(self._originals)
         self.restore()
         try:
             yield
         finally:
             with torch.no_grad():
-                for name, weight in edited.items():
-                    self._parameter(name).copy_(weight)
+                self._put_back(edited)
             self._originals.update(originals)
 
-    def _parameter(self, name: str) -> Tensor:
-        parameter = self._writers[name].module.weight
-        assert isinstance(parameter, Tensor)
-        return parameter
+    def _put_back(self, stored: Mapping[str, Stored]) -> None:
+        for name, (weight, bias) in stored.items():
+            writer = self._writers[name]
+            writer.stored().copy_(weight)
+            own = writer.bias()
+            if own is not None and bias is not None:
+                own.copy_(bias)
+
+
+def _copied(writer: Writer) -> Stored:
+    """Weight [d_out, d_in] and bias [d_out], in main memory."""
+    bias = writer.bias()
+    return (
+        writer.stored().to("cpu", copy=True),
+        None if bias is None else bias.to("cpu", copy=True),
+    )

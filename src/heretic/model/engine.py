@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from heretic.architectures.resolver import text_config
 from heretic.edits import OutputEdit
 from heretic.errors import HereticError
 from heretic.model import loading
@@ -74,7 +75,7 @@ def open_engine(
         engine = Engine(
             model, prompts, replied=replied, max_new_tokens=max_new_tokens, techniques=techniques
         )
-        window = _window(model.model.config)
+        window = _window(text_config(model.model))
         if engine.columns - SPARE_COLUMNS > window:
             reason = f"replies may pass its window of {window} tokens"
         else:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, StoppingCriteriaList
 
 from heretic.model.capture import forward_arguments
 
@@ -50,6 +51,8 @@ def greedy(
     Returns:
         New token ids of each row, in the order of the input.
     """
+    if not has_plain_cache(model):
+        return _by_generate(model, input_ids, attention_mask, max_new_tokens, end, decide, on_step)
     replies: list[list[int]] = [[] for _ in range(len(input_ids))]
     live = list(range(len(input_ids)))
     cache = DynamicCache(config=model.config)
@@ -78,6 +81,56 @@ def greedy(
         if "position_ids" in arguments:
             arguments["position_ids"] = arguments["position_ids"][:, -1:]
     return replies
+
+
+def has_plain_cache(model: Any) -> bool:
+    """Whether a model decodes over keys and values alone, from which rows can be taken out."""
+    stateful = getattr(model, "_is_stateful", False) or model.config.is_encoder_decoder
+    default = getattr(model, "_supports_default_dynamic_cache", lambda: False)
+    if stateful or not default():
+        return False
+    return "past_key_values" in inspect.signature(model.forward).parameters
+
+
+def _by_generate(
+    model: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    max_new_tokens: int,
+    end: frozenset[int],
+    decide: Decide | None,
+    on_step: Callable[[int, int], None] | None,
+) -> list[list[int]]:
+    """Like `greedy`, by transformers' own loop, for models that carry other states along.
+
+    Rows that are decided stay in the batch until all are.
+    """
+    width = input_ids.shape[1]
+    done = [False] * len(input_ids)
+
+    def new(ids: Tensor) -> list[list[int]]:
+        rows = ids[:, width:].tolist()
+        return [row[: next((i for i, t in enumerate(row) if t in end), len(row))] for row in rows]
+
+    def stop(ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        rows, last = new(ids), ids[:, -1].tolist()
+        decided = decide(rows) if decide is not None else [False] * len(rows)
+        for row, (token, verdict) in enumerate(zip(last, decided, strict=True)):
+            done[row] = done[row] or token in end or verdict
+        if on_step is not None:
+            on_step(len(rows), sum(done))
+        return torch.tensor(done, device=ids.device)
+
+    masked = "attention_mask" in inspect.signature(model.forward).parameters
+    found = model.generate(
+        input_ids=input_ids,
+        **({"attention_mask": attention_mask} if masked else {}),
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        pad_token_id=next(iter(end), 0),
+        stopping_criteria=StoppingCriteriaList([stop]),
+    )
+    return new(found)
 
 
 def _take_in(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +17,31 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 from transformers.utils import logging as transformers_logging
 
-from heretic.architectures import find_layers, find_writers, verify_writers
+from heretic.architectures import Structure, resolve
 from heretic.config import Settings
 from heretic.errors import HereticError, ModelError, SettingsError, UnsupportedModelError
 from heretic.events import Notice, Reporter
 from heretic.model import machine
+
+
+CHECKED_TEXT = (
+    "Hello, how are you? The weather is fine today, so we went for a walk along the river and "
+    "counted the boats: seven of them were blue, and one had a dog on board."
+)
+"""What the first forward pass is made on: more tokens than a layer has modules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +51,7 @@ class Loaded:
     model: Any
     tokenizer: Any
     dtype: torch.dtype
+    structure: Structure
 
 
 def cpu_has_bfloat16() -> bool:
@@ -81,7 +100,7 @@ def load(settings: Settings, reporter: Reporter) -> Loaded:
         try:
             with quiet(), _model_errors(settings):
                 model = _load_weights(settings, name)
-                _check(model, tokenizer)
+                structure = _check(model, tokenizer, settings.residual_writers)
         except HereticError:
             raise
         except Exception as error:  # a dtype that fails in any way gives way to the next one
@@ -90,7 +109,7 @@ def load(settings: Settings, reporter: Reporter) -> Loaded:
             model = None
             machine.free_memory()
             continue
-        return Loaded(model=model, tokenizer=tokenizer, dtype=model.dtype)
+        return Loaded(model, tokenizer, model.dtype, structure)
     raise ModelError(
         f"{settings.model} could not be run with any dtype ({'; '.join(failures)}).",
         remedy="Try another `dtypes`, `quantization` or `device_map`.",
@@ -139,8 +158,41 @@ def _load_weights(settings: Settings, dtype_name: str) -> Any:
             arguments["max_memory"] = settings.max_memory
     if settings.quantization != "none":
         arguments["quantization_config"] = _quantization(settings.quantization)
-    model = AutoModelForCausalLM.from_pretrained(str(settings.model), **arguments)
+    model = _auto_class(settings).from_pretrained(str(settings.model), **arguments)
     return model.eval().requires_grad_(False)
+
+
+def _auto_class(settings: Settings) -> Any:
+    """The class to load a model with: whole, where it takes images too.
+
+    A checkpoint says by `architectures` what it is; one of a text model alone stays one.
+    """
+    config = AutoConfig.from_pretrained(
+        str(settings.model),
+        revision=settings.model_commit,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    multimodal = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(config.model_type)
+    causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    named = (config.architectures or [None])[0]
+    if multimodal is not None and (causal is None or named == multimodal):
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM
+
+
+def load_processor(settings: Settings) -> Any:
+    """The processor of a model that takes images too; None for any other."""
+    if _auto_class(settings) is not AutoModelForImageTextToText:
+        return None
+    with quiet():
+        try:
+            return AutoProcessor.from_pretrained(
+                str(settings.model),
+                revision=settings.model_commit,
+                trust_remote_code=settings.trust_remote_code,
+            )
+        except (OSError, ValueError, KeyError, ImportError, TypeError):
+            return None  # text is all that is edited; files of the processor are copied on export
 
 
 def _quantization(kind: str) -> Any:
@@ -156,23 +208,26 @@ def _quantization(kind: str) -> Any:
     )
 
 
-def _check(model: nn.Module, tokenizer: Any) -> None:
+def _check(model: nn.Module, tokenizer: Any, by_hand: Sequence[str]) -> Structure:
     """A one-token test: finite logits, and every layer explained by its writers.
 
     Raises:
         FloatingPointError: Logits are not finite in this dtype.
-        UnsupportedModelError: See `verify_writers`.
+        UnsupportedModelError: See `resolve`.
     """
     device = next(model.parameters()).device
-    ids = tokenizer("Hello, how are you?", return_tensors="pt").input_ids.to(device)
+    ids = tokenizer(CHECKED_TEXT, return_tensors="pt").input_ids.to(device)
+    accepted = inspect.signature(model.forward).parameters
+    no_cache = {"use_cache": False} if "use_cache" in accepted else {}
     logits = []
 
     def forward() -> None:
-        logits.append(model(input_ids=ids, use_cache=False).logits[:, -1])
+        logits.append(model(input_ids=ids, **no_cache).logits[:, -1])
 
-    verify_writers(find_layers(model), find_writers(model), forward)
+    structure = resolve(model, forward, by_hand)
     if not logits[0].isfinite().all():
         raise FloatingPointError("the test generation gave logits that are not finite")
+    return structure
 
 
 @contextmanager

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from heretic.architectures import Writer
-from heretic.edits import Ablation
+from heretic.edits import Ablation, OutputEdit
 from heretic.model import Model, loading
 from heretic.model.capture import forward_arguments
 from heretic.model.core import Prompts
+from heretic.model.editing import install, sites_of
 from heretic.model.machine import total_memory
 
 SMALLEST_SHARE = 0.1
@@ -216,22 +217,16 @@ class Objective:
     @contextmanager
     def _edited(self, own: Tensor) -> Iterator[None]:
         """Edit every row by its own weights, [rows, components, layers, k]."""
-        with ExitStack() as stack:
-            for writer in self._model.writers:
-                if writer.name in self._ablations:
-                    hook = self._hook(writer, own)
-                    stack.callback(writer.module.register_forward_hook(hook).remove)
-            yield
 
-    def _hook(self, writer: Writer, own: Tensor) -> Callable[..., Tensor]:
-        ablation, bias = self._ablations[writer.name], writer.bias()
-        component = self._components.index(writer.component)
-
-        def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        def edit_of(writer: Writer) -> OutputEdit:
+            component = self._components.index(writer.component)
+            ablation = self._ablations[writer.name]
             amounts = own[:, component, writer.layer].to(ablation.directions.device)
-            return ablation.edit(amounts).apply(output, bias)
+            return ablation.edit(amounts)
 
-        return hook
+        edited = [writer for writer in self._model.writers if writer.name in self._ablations]
+        with install(sites_of(edited), edit_of):
+            yield
 
     @contextmanager
     def _lean(self, rows: Sequence[list[int]]) -> Iterator[None]:
