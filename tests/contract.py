@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -195,7 +195,7 @@ def saved_is_edited(case: Case) -> None:
 
 
 CHECKS: dict[str, Callable[[Case], None]] = {
-    **{f"edit {name}": (lambda case, v=name: hooked_is_edited(case, v)) for name in VARIANTS},
+    **{f"edit {name}": partial(hooked_is_edited, variant=name) for name in VARIANTS},
     "plans by row": lambda case: rows_have_their_own_plans(case, "none"),
     "plans by row, full": lambda case: rows_have_their_own_plans(case, "full"),
     "residuals": residuals_are_layer_outputs,
@@ -285,18 +285,19 @@ A type passes if, in float32 on a CPU:
 - greedy replies agree between both ways of editing;
 - saved and read again, the edited model is still the edited model.
 
-The last three are asked of the types that take text alone. Nothing here says how well a *real* model
-of that type takes the edit; it says that the edit which was searched is the edit that is saved.
+The last three are asked of the types that take text alone. Nothing here says how well a *real*
+model of that type takes the edit; it says that the edit which was searched is the edit that is
+saved.
 
 ## How writers are found
 
 Names of modules that are known to write the residual stream are a table of data,
 `heretic/architectures/table.py`. When a model is loaded, one forward pass checks them: what a layer
 puts out must be the sum of the stream that came in and of what its writers put out, each times a
-number that may differ by token (the gate of a shared expert, a residual multiplier) or by channel (a
-layer scale). Where the names do not add up, every linear map in the layer is a candidate, and least
-squares tells which take part. What stays unexplained is an error that lists the modules; the setting
-`residual_writers` names them by hand.
+number that may differ by token (the gate of a shared expert, a residual multiplier) or by channel
+(a layer scale). Where the names do not add up, every linear map in the layer is a candidate, and
+least squares tells which take part. What stays unexplained is an error that lists the modules; the
+setting `residual_writers` names them by hand.
 
 - **Norms after a writer** (marked `*`: Gemma 2 to 4, OLMo 2, GLM 4): what enters the stream is
   g * norm(W x), g being the norm's gains. The direction is taken out of the rows of g * W, so the
@@ -305,10 +306,11 @@ squares tells which take part. What stays unexplained is an error that lists the
   routed sum is the edit of each, biases included; under `pre` and `full` each expert is edited by
   its own row norms before the sum. An export writes every expert. Routers are left alone.
 - **State space, linear attention and convolution mixers** write by an output projection of their
-  own, `mixer.out_proj`. RWKV's channel mix has a gate after its writer: the edit acts before it.
+  own, `mixer.out_proj`. RWKV's channel mix has a gate after its writer, Inkling a convolution
+  over time: the edit acts before them.
 - **Multimodal models**: the text decoder is edited, the vision tower is not.
-- **Post-norm models** (BERT and its kin): the stream itself is normed after each sum; the edit acts on
-  what is added.
+- **Post-norm models** (BERT and its kin): the stream itself is normed after each sum; the edit
+  acts on what is added.
 
 Plans of models with recurrent states, and of others whose forward does not take ready-made masks,
 are evaluated one by one, which is slower; Heretic says so when it starts.

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import heretic
-from heretic.architectures.table import FAMILIES, NOT_YET
 from heretic.config import Settings
 from heretic.prompts import Prompt
 from heretic.scorers import Outputs, load_scorers
@@ -50,30 +49,6 @@ def test_every_document_the_program_names_exists():
 def test_links_between_documents_lead_somewhere(page: Path):
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
-
-
-def test_models_page_is_the_table():
-    shown = {
-        model_type: (names(row[1])[0], names(row[2])[0], names(row[3])[0])
-        for row in rows("models.md")
-        if len(row) == 4
-        for model_type in names(row[0])
-    }
-    known = {
-        model_type: (family.layers, *(path for _, path in family.writers))
-        for model_type, family in FAMILIES.items()
-    }
-    assert shown == known
-
-
-def test_models_page_says_what_is_refused_and_why():
-    shown = {
-        model_type: row[0]
-        for row in rows("models.md")
-        if len(row) == 2
-        for model_type in names(row[1])
-    }
-    assert shown == NOT_YET
 
 
 def test_scorers_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

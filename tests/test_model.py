@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from heretic.config import Settings
-from heretic.errors import ModelError, SettingsError, UnsupportedModelError
+from heretic.errors import ModelError, SettingsError
 from heretic.model import AbliterationParameters, Model
 from heretic.model.loading import halving, resolve_dtype
 from heretic.model.machine import usable_cores
@@ -194,28 +194,6 @@ class TestStructure:
         assert sorted(matrices) == ["attn.o_proj", "mlp.down_proj"]
         for writer in family_model.writers:
             assert writer.weight().shape[0] == family_model.hidden_size
-
-    @pytest.mark.parametrize(
-        ("model_type", "reason"), [("gemma2", "norm"), ("mixtral", "experts"), ("mamba", "mixer")]
-    )
-    def test_families_to_come_are_refused_with_the_reason(
-        self, model_type: str, reason: str, tmp_path: Path
-    ) -> None:
-        sizes: dict[str, Any] = {"num_local_experts": 2} if model_type == "mixtral" else {}
-        path = tiny.folder(tmp_path, model_type, **sizes)
-        with pytest.raises(UnsupportedModelError, match=reason):
-            load(path)
-
-    def test_a_writer_that_is_not_the_whole_truth_is_found_out(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        from heretic.architectures import table
-
-        path = tiny.folder(tmp_path)
-        wrong = table.Family("model.layers", (("attn.o_proj", "self_attn.o_proj"),))
-        monkeypatch.setitem(table.FAMILIES, "llama", wrong)
-        with pytest.raises(UnsupportedModelError, match="does not come from its known writers"):
-            load(path)
 
 
 class TestResiduals:

@@ -106,7 +106,8 @@ def _layer_watcher(run: LayerRun, hidden: int) -> Callable[..., None]:
         before, after = layer_input(args, kwargs), first_tensor(output)
         if before.ndim != 3 or after.ndim != 3 or {before.shape[-1], after.shape[-1]} != {hidden}:
             raise UnsupportedModelError(
-                f"Layers of type {type(module).__name__} cannot be edited: {SEVERAL_STREAMS}."
+                f"Layers of type {type(module).__name__} cannot be edited: {SEVERAL_STREAMS}.",
+                remedy="docs/models.md lists what can be edited.",
             )
         flat = _flat(after)
         run.before, run.after = _flat(before), flat
@@ -120,8 +121,9 @@ def _module_watcher(run: LayerRun, path: str, hidden: int) -> Callable[..., None
         tensor = output[0] if isinstance(output, tuple) else output
         if isinstance(tensor, Tensor) and tensor.shape[-1] == hidden:
             own = args[0] if args else None
-            fits = isinstance(own, Tensor) and own.shape == tensor.shape
-            run.ran[path] = Ran(module, _flat(own) if fits else None, _flat(tensor))
+            same = isinstance(own, Tensor) and own.shape == tensor.shape
+            before = _flat(own) if same and own is not None else None
+            run.ran[path] = Ran(module, before, _flat(tensor))
 
     return hook
 
@@ -137,9 +139,7 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def passes_on(module: nn.Module) -> bool:
-    """Whether a module hands on what it is given, channel by channel: a norm, or a short convolution
-    over time.
-    """
+    """Whether a module hands on each channel by itself: a norm, or a convolution over time."""
     return is_norm(module) or "shortconv" in type(module).__name__.lower()
 
 

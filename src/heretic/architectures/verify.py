@@ -109,7 +109,7 @@ def _check_run(index: int, run: LayerRun) -> None:
     """Raise where a layer did not run as layers do."""
     if run.before is None or run.after is None:
         raise UnsupportedModelError(f"Layer {index} did not run in a forward pass on text.")
-    if not run.after.isfinite().all():
+    if not all(x.isfinite().all() for x in (run.after, *(ran.after for ran in run.ran.values()))):
         raise FloatingPointError(f"layer {index} put out values that are not finite")
 
 

@@ -36,7 +36,7 @@ def write_adapter(model: Model, plan: Plan, directions: Tensor, folder: Path) ->
         directions: float32 [layers + 1, hidden] or [layers + 1, k, hidden].
 
     Raises:
-        ExportError: The plan edits no module.
+        ExportError: The plan edits no module, or the model has experts.
     """
     from safetensors.torch import save_file
 
@@ -53,6 +53,12 @@ def write_adapter(model: Model, plan: Plan, directions: Tensor, folder: Path) ->
 def adapter_factors(model: Model, plan: Plan, directions: Tensor) -> dict[str, LowRank]:
     """The exact factors by writer name; writers that the plan leaves alone are not in it."""
     writers = {writer.name: writer for writer in model.writers}
+    experts = next((writer for writer in model.writers if writer.expert is not None), None)
+    if experts is not None:
+        raise ExportError(
+            f"An adapter cannot hold experts that are stacked in one parameter ({experts.name}).",
+            remedy="Save merged weights (--export-strategy merge).",
+        )
     factors = {}
     for name, edit in model.plan_edits(plan, directions).items():
         weight = writers[name].weight()

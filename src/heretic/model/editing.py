@@ -16,7 +16,6 @@ from heretic.edits import Ablation, OutputEdit, make_ablation, stack
 from heretic.model.experts import (
     apply_to_each,
     apply_to_rows,
-    check_experts,
     edited_experts,
     experts_arguments,
     puts_out_each,
@@ -139,8 +138,8 @@ def _rerouted(
             if puts_out_each(module):
                 return apply_to_each(site, output, edit_of)
             return apply_to_rows(first, output)
-        check_experts(module, site[0].name)
-        return edited_experts(site, *experts_arguments(*args, **kwargs), edit_of)
+        given = experts_arguments(module, site[0].name, *args, **kwargs)
+        return edited_experts(site, *given, edit_of)
 
     module.forward = edited
 

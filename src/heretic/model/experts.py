@@ -18,25 +18,29 @@ from heretic.edits import OutputEdit
 from heretic.errors import UnsupportedModelError
 
 
-def check_experts(module: nn.Module, name: str) -> None:
-    """Whether experts can be run one by one: they have transformers' common interface.
+def experts_arguments(
+    module: nn.Module,
+    name: str,
+    hidden_states: Tensor,
+    top_k_index: Tensor | None = None,
+    top_k_weights: Tensor | None = None,
+    **others: object,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The arguments of a block of experts, as transformers names them.
 
     Raises:
-        UnsupportedModelError: They have not.
+        UnsupportedModelError: It takes more, or its experts cannot be run one by one.
     """
     gated = hasattr(module, "gate_up_proj") and hasattr(module, "_apply_gate")
     known = gated or (hasattr(module, "up_proj") and hasattr(module, "act_fn"))
-    if not known or getattr(module, "has_post_expert_norm", False):
+    known = known and top_k_index is not None and top_k_weights is not None
+    if others or not known or getattr(module, "has_post_expert_norm", False):
         raise UnsupportedModelError(
             f"The experts at {name} ({type(module).__name__}) cannot be edited one by one.",
             remedy="Set row_normalization to none, for which their sum is edited.",
         )
-
-
-def experts_arguments(
-    hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The arguments of a block of experts, as transformers names them."""
+    assert top_k_index is not None
+    assert top_k_weights is not None
     return hidden_states, top_k_index, top_k_weights
 
 

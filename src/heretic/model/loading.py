@@ -36,7 +36,6 @@ from heretic.errors import HereticError, ModelError, SettingsError, UnsupportedM
 from heretic.events import Notice, Reporter
 from heretic.model import machine
 
-
 CHECKED_TEXT = (
     "Hello, how are you? The weather is fine today, so we went for a walk along the river and "
     "counted the boats: seven of them were blue, and one had a dog on board."
