@@ -1,0 +1,245 @@
+"""A folder of safetensors files: what is where in it, and copies with some tensors rewritten.
+
+Files are read and written in place order, some megabytes at a time. Memory maps are not used: their
+pages count as memory of the process, and a checkpoint may be larger than the machine's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from heretic.errors import ExportError
+from heretic.export.files import REPRODUCTION, read_json
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+CHUNK = 16 * 2**20
+"""Bytes that are copied at once."""
+
+LARGEST_HEADER = 100 * 2**20
+"""The format's own limit, in bytes."""
+
+FLOATS = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+"""What can be edited: numbers that stand for themselves."""
+
+OTHER_WEIGHTS = frozenset(
+    {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".ggml", ".onnx", ".onnx_data", ".h5"}
+    | {".msgpack", ".tflite", ".npz", ".mlmodel", ".nemo", ".safetensors"}
+)
+"""Endings of files with weights, which would go on unedited beside the edited ones."""
+
+OTHER_FOLDERS = frozenset({"original", "onnx", "openvino", "gguf", "metal", "coreml"})
+"""Folders that hold the model in other formats."""
+
+Progress = Callable[[int], None]
+"""Told how many bytes more were written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A tensor in a checkpoint.
+
+    Attributes:
+        key: Its name there.
+        file: The file that holds it.
+        dtype: As the format calls it, e.g. `BF16`.
+        start, end: Its bytes, counted from the beginning of the file.
+    """
+
+    key: str
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model folder with safetensors weights.
+
+    Attributes:
+        files: Its weight files, as transformers would load them.
+        tensors: Every tensor in them by its name there.
+    """
+
+    folder: Path
+    files: tuple[Path, ...]
+    tensors: Mapping[str, Entry]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all weight files."""
+        return sum(file.stat().st_size for file in self.files)
+
+    @property
+    def quantization(self) -> str | None:
+        """What config.json calls the quantisation of the weights; None without one."""
+        config = self.folder / "config.json"
+        found = read_json(config).get("quantization_config") if config.is_file() else None
+        return str(found.get("quant_method", "unknown")) if isinstance(found, dict) else None
+
+    def other_files(self) -> tuple[list[Path], list[Path]]:
+        """The rest of the folder: files that belong to the model, and other weights.
+
+        Relative to the folder. What is hidden (`.git`, `.cache`), and models saved inside the
+        folder, are in neither list.
+        """
+        kept: list[Path] = []
+        left_out: list[Path] = []
+        for path in sorted(self.folder.rglob("*")):
+            name = path.relative_to(self.folder)
+            if path.is_file() and path not in self.files and not self._is_foreign(name):
+                (left_out if self._is_other_weight(name) else kept).append(name)
+        return kept, left_out
+
+    def _is_foreign(self, name: Path) -> bool:
+        inner = list(name.parents)[:-1]
+        hidden = any(part.startswith(".") for part in name.parts)
+        return hidden or any((self.folder / place / REPRODUCTION).exists() for place in inner)
+
+    def _is_other_weight(self, name: Path) -> bool:
+        in_folder = any(part.lower() in OTHER_FOLDERS for part in name.parts[:-1])
+        is_own_index = name == Path(INDEX) and self.folder / SINGLE not in self.files
+        is_index = name.name.endswith(".index.json") and not is_own_index
+        return in_folder or is_index or name.suffix.lower() in OTHER_WEIGHTS
+
+
+def read_checkpoint(folder: Path) -> Checkpoint | None:
+    """What is where in a folder; None if it does not hold all of a model as safetensors.
+
+    An adapter on top of another model is none either: its weights are the other's.
+
+    Raises:
+        ExportError: A file is damaged.
+    """
+    if (folder / "adapter_config.json").exists():
+        return None
+    if (folder / SINGLE).is_file():
+        names = [SINGLE]
+    elif (folder / INDEX).is_file():
+        names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
+    else:
+        return None
+    files = tuple(folder / name for name in names)
+    if not all(map(_is_inside, names)) or not all(file.is_file() for file in files):
+        return None
+    tensors = {entry.key: entry for file in files for entry in read_header(file)}
+    return Checkpoint(folder, files, tensors)
+
+
+def _is_inside(name: str) -> bool:
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
+def read_header(file: Path) -> list[Entry]:
+    """The tensors of a safetensors file, in the order of their bytes.
+
+    Raises:
+        ExportError: It is no safetensors file, or is cut short.
+    """
+    try:
+        with file.open("rb") as reader:
+            length = int.from_bytes(reader.read(8), "little")
+            if length > LARGEST_HEADER:
+                raise ValueError("its header is too long")
+            header: dict[str, Any] = json.loads(reader.read(length))
+        header.pop("__metadata__", None)
+        entries = [_entry(key, file, 8 + length, fields) for key, fields in header.items()]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(file, str(error)) from error
+    entries.sort(key=lambda entry: entry.start)
+    end = max((entry.end for entry in entries), default=8 + length)
+    if file.stat().st_size != end:
+        raise _damaged(file, f"it has {file.stat().st_size} bytes and should have {end}")
+    return entries
+
+
+def _entry(key: str, file: Path, data: int, fields: Mapping[str, Any]) -> Entry:
+    start, end = fields["data_offsets"]
+    return Entry(
+        key, file, fields["dtype"], tuple(fields["shape"]), data + int(start), data + int(end)
+    )
+
+
+def _damaged(file: Path, reason: str) -> ExportError:
+    return ExportError(
+        f"{file} is not a whole safetensors file: {reason}.", remedy="Download the model again."
+    )
+
+
+def copy_edited(
+    source: Path,
+    destination: Path,
+    edits: Mapping[Entry, Callable[[Tensor], None]],
+    progress: Progress,
+) -> None:
+    """Copy a weight file byte for byte, but for some tensors.
+
+    Args:
+        edits: By tensor of that file, what changes it in place. One of three dimensions is handed
+            over one matrix after another, so that a layer's experts are never in memory together.
+
+    Raises:
+        ExportError: The file ends early.
+    """
+    with source.open("rb") as reader, destination.open("wb") as writer:
+        for entry in sorted(edits, key=lambda entry: entry.start):
+            _copy(reader, writer, entry.start - reader.tell(), progress)
+            _rewrite(reader, writer, entry, edits[entry], progress)
+        _copy(reader, writer, os.fstat(reader.fileno()).st_size - reader.tell(), progress)
+
+
+def _copy(reader: IO[bytes], writer: IO[bytes], size: int, progress: Progress) -> None:
+    buffer = memoryview(bytearray(min(size, CHUNK)))
+    while size:
+        part = buffer[: min(size, CHUNK)]
+        _fill(reader, part)
+        writer.write(part)
+        size -= len(part)
+        progress(len(part))
+
+
+def _rewrite(
+    reader: IO[bytes],
+    writer: IO[bytes],
+    entry: Entry,
+    edit: Callable[[Tensor], None],
+    progress: Progress,
+) -> None:
+    shape = entry.shape[-2:]
+    count = entry.shape[0] if len(entry.shape) == 3 else 1
+    stored = torch.empty(shape, dtype=FLOATS[entry.dtype])
+    data = memoryview(stored.flatten().view(torch.uint8).numpy())  # type: ignore[arg-type]
+    for _ in range(count):
+        _fill(reader, data)
+        edit(stored)
+        writer.write(data)
+        progress(len(data))
+
+
+def _fill(reader: IO[bytes], buffer: memoryview) -> None:
+    if reader.readinto(buffer) != len(buffer):  # type: ignore[attr-defined]
+        raise _damaged(Path(reader.name), "it ends early")
+
+
+def copy_files(source: Path, names: list[Path], folder: Path) -> None:
+    """Copy files, given relative to `source`, to the same places in `folder`."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, folder / name)
