@@ -7,9 +7,10 @@ pages count as memory of the process, and a checkpoint may be larger than the ma
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -48,6 +49,22 @@ OTHER_FOLDERS = frozenset({"original", "onnx", "openvino", "gguf", "metal", "cor
 
 Progress = Callable[[int], None]
 """Told how many bytes more were written."""
+
+
+class Scratch:
+    """Memory for one tensor at a time, used again: new pages cost more than the arithmetic."""
+
+    def __init__(self) -> None:
+        self._held: dict[torch.dtype, Tensor] = {}
+
+    def tensor(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """An uninitialised tensor, valid until the next one of that dtype is asked for."""
+        size = math.prod(shape)
+        held = self._held.get(dtype)
+        if held is None or held.numel() < size:
+            self._held.pop(dtype, None)
+            held = self._held[dtype] = torch.empty(size, dtype=dtype)
+        return held[:size].view(*shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,10 +205,12 @@ def copy_edited(
     destination: Path,
     edits: Mapping[Entry, Callable[[Tensor], None]],
     progress: Progress,
+    scratch: Scratch,
 ) -> None:
     """Copy a weight file byte for byte, but for some tensors.
 
     Args:
+        scratch: Where tensors are read to.
         edits: By tensor of that file, what changes it in place. One of three dimensions is handed
             over one matrix after another, so that a layer's experts are never in memory together.
 
@@ -201,7 +220,7 @@ def copy_edited(
     with source.open("rb") as reader, destination.open("wb") as writer:
         for entry in sorted(edits, key=lambda entry: entry.start):
             _copy(reader, writer, entry.start - reader.tell(), progress)
-            _rewrite(reader, writer, entry, edits[entry], progress)
+            _rewrite(reader, writer, entry, edits[entry], progress, scratch)
         _copy(reader, writer, os.fstat(reader.fileno()).st_size - reader.tell(), progress)
 
 
@@ -221,10 +240,11 @@ def _rewrite(
     entry: Entry,
     edit: Callable[[Tensor], None],
     progress: Progress,
+    scratch: Scratch,
 ) -> None:
     shape = entry.shape[-2:]
     count = entry.shape[0] if len(entry.shape) == 3 else 1
-    stored = torch.empty(shape, dtype=FLOATS[entry.dtype])
+    stored = scratch.tensor(shape, FLOATS[entry.dtype])
     data = memoryview(stored.flatten().view(torch.uint8).numpy())  # type: ignore[arg-type]
     for _ in range(count):
         _fill(reader, data)

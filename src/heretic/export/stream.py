@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from heretic.edits import make_ablation
 from heretic.events import Notice, Reporter, StageProgress
 from heretic.export import checkpoint as format_
 from heretic.export.base import base_folder
-from heretic.export.checkpoint import Checkpoint, Entry
+from heretic.export.checkpoint import Checkpoint, Entry, Scratch
 from heretic.export.documents import base_revision
 from heretic.export.sources import StreamError, find_sources
 from heretic.records import Plan, RowNormalization
@@ -86,24 +87,28 @@ class TensorEdit:
     transposed: bool = False
     is_bias: bool = False
 
-    def apply(self, stored: Tensor) -> None:
+    def apply(self, stored: Tensor, scratch: Scratch) -> None:
         """Edit one matrix, or the biases, in place.
 
         Computed in float32 (float64 stays), as while searching, and rounded once.
         """
+        precise = _precise(stored, scratch)
         if self.is_bias:
-            stored.copy_(edited_bias(_precise(stored), self.edit))
+            stored.copy_(edited_bias(precise, self.edit))
             return
-        matrix = stored.T if self.transposed else stored
-        matrix.copy_(edited_weight(_precise(matrix), self.edit))
+        edit_weight(precise.T if self.transposed else precise, self.edit)
+        if precise is not stored:
+            stored.copy_(precise)
 
 
-def _precise(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+def _precise(stored: Tensor, scratch: Scratch) -> Tensor:
+    """The tensor in at least float32; itself if it is that already."""
+    dtype = torch.promote_types(stored.dtype, torch.float32)
+    return stored if stored.dtype == dtype else scratch.tensor(stored.shape, dtype).copy_(stored)
 
 
-def edited_weight(weight: Tensor, edit: Edit) -> Tensor:
-    """The edited matrix; an expert's is edited with its own row norms.
+def edit_weight(weight: Tensor, edit: Edit) -> None:
+    """Edit a matrix in place; an expert's is edited with its own row norms.
 
     Args:
         weight: [d_out, d_in], float32 or float64.
@@ -112,7 +117,8 @@ def edited_weight(weight: Tensor, edit: Edit) -> Tensor:
     if edit.gains is not None:
         variant, norms = "pre", 1 / _guarded(edit.gains)
     ablation = make_ablation(weight, edit.basis, variant, norms=norms)
-    return ablation.edit(ablation.directions.new_tensor(edit.amounts)).edited_weight(weight)
+    amounts = ablation.directions.new_tensor(edit.amounts)
+    ablation.edit(amounts).edited_weight(weight, out=weight)
 
 
 def edited_bias(bias: Tensor, edit: Edit) -> Tensor:
@@ -229,21 +235,22 @@ def write_streamed(
     if left_out:
         reporter.emit(Notice(f"Left out, as they hold unedited weights: {_listed(left_out)}"))
     format_.copy_files(checkpoint.folder, kept, folder)
-    by_file = _by_file(checkpoint, edits)
+    scratch = Scratch()
+    by_file = _by_file(checkpoint, edits, scratch)
     progress = _counter(checkpoint.size, reporter)
     for file in checkpoint.files:
         destination = folder / file.relative_to(checkpoint.folder)
         destination.parent.mkdir(parents=True, exist_ok=True)
-        format_.copy_edited(file, destination, by_file.get(file, {}), progress)
+        format_.copy_edited(file, destination, by_file.get(file, {}), progress, scratch)
 
 
 def _by_file(
-    checkpoint: Checkpoint, edits: Iterable[TensorEdit]
+    checkpoint: Checkpoint, edits: Iterable[TensorEdit], scratch: Scratch
 ) -> Mapping[Path, Mapping[Entry, Callable[[Tensor], None]]]:
     by_file: dict[Path, dict[Entry, Callable[[Tensor], None]]] = {}
     for edit in edits:
         entry = checkpoint.tensors[edit.key]
-        by_file.setdefault(entry.file, {})[entry] = edit.apply
+        by_file.setdefault(entry.file, {})[entry] = partial(edit.apply, scratch=scratch)
     return by_file
 
 
