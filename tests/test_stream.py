@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -182,6 +185,7 @@ def test_progress_ends_with_everything_written(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "MEGABYTE", 1)
+    monkeypatch.setattr(stream, "TOLD", 1000)
     recorder = Recorder()
     save(
         model,
@@ -247,6 +251,25 @@ def before_and_after(choice: Any, model: Model) -> dict[str, Tensor]:
     state = {name: value.clone() for name, value in model.model.state_dict().items()}
     model.restore()
     return state
+
+
+@pytest.mark.parametrize("reason", [errno.EINVAL, errno.ENOSPC])
+def test_a_file_system_that_does_not_copy_by_itself(
+    reason: int, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any) -> int:
+        raise OSError(reason, "no")
+
+    choice = export_case.choice(model.settings)
+    usual = tensors_of(save(model, choice, tmp_path / "usual", strategy="merge"))
+    monkeypatch.setattr(os, "sendfile", fail, raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    if reason == errno.ENOSPC:
+        with pytest.raises(ExportError, match="failed: no"):
+            save(model, choice, tmp_path / "m", strategy="merge")
+        return
+    other = tensors_of(save(model, choice, tmp_path / "m", strategy="merge"))
+    assert all(bits(other[key]) == bits(weight) for key, weight in usual.items())
 
 
 # --- mixtures of experts --------------------------------------------------------------------

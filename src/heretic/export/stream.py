@@ -37,6 +37,9 @@ NAMED = 8
 
 MEGABYTE = 10**6
 
+TOLD = 32 * 10**6
+"""Bytes between reports of progress."""
+
 
 @dataclass(frozen=True, slots=True)
 class Edit:
@@ -256,12 +259,14 @@ def _by_file(
 
 def _counter(total: int, reporter: Reporter) -> Callable[[int], None]:
     """Reports megabytes of `total` bytes, told how many more were written."""
-    done = 0
+    done = told = 0
 
     def add(size: int) -> None:
-        nonlocal done
+        nonlocal done, told
         done += size
-        reporter.emit(StageProgress(done // MEGABYTE, total // MEGABYTE, "MB"))
+        if done - told >= TOLD or done == total:
+            told = done
+            reporter.emit(StageProgress(done // MEGABYTE, total // MEGABYTE, "MB"))
 
     return add
 
