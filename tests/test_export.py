@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from heretic.errors import ExportError
 from heretic.evaluator import Evaluator
-from heretic.export import check_export, check_place, save, verify
+from heretic.export import check_export, check_place, checkpoint, save, stream, verify
 from heretic.export import files as export_files
 from heretic.export.choice import Choice, display_name
 from heretic.export.verify import agree, disagreements, reload
@@ -42,6 +42,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 @pytest.fixture
 def choice(model: Model) -> Choice:
     return export_case.choice(model.settings)
+
+
+@pytest.fixture
+def from_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Act as if the base had no safetensors files that the weights could be copied from."""
+    monkeypatch.setattr(stream, "source_of", lambda model: None)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -162,7 +168,9 @@ def test_parameters_list_a_weight_for_each_direction(model: Model, tmp_path: Pat
     }
 
 
-def test_weights_are_sharded(model: Model, choice: Choice, tmp_path: Path) -> None:
+def test_weights_from_memory_are_sharded(
+    model: Model, choice: Choice, tmp_path: Path, from_memory: None
+) -> None:
     save(model, choice, tmp_path / "m", strategy="merge", max_shard_size="40KB")
     shards = sorted((tmp_path / "m").glob("*.safetensors"))
     assert len(shards) > 1
@@ -255,7 +263,7 @@ def test_tolerances(searched: Score, measured: Score, good: bool) -> None:
 
 
 def test_an_earlier_export_is_replaced(model: Model, choice: Choice, tmp_path: Path) -> None:
-    save(model, choice, tmp_path / "m", strategy="merge", max_shard_size="40KB")
+    save(model, choice, tmp_path / "m", strategy="merge")
     save(model, choice, tmp_path / "m", strategy="adapter")
     assert not list((tmp_path / "m").glob("model*.safetensors"))
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
@@ -311,7 +319,7 @@ def test_failing_half_way_leaves_no_trace(
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(type(model.model), "save_pretrained", full)
+    monkeypatch.setattr(checkpoint, "copy_edited", full)
     with pytest.raises(ExportError, match="No space left on device"):
         save(model, choice, tmp_path / "m", strategy="merge")
     assert files_of(tmp_path / "m") == before
@@ -320,7 +328,11 @@ def test_failing_half_way_leaves_no_trace(
 
 
 def test_interrupted_saving_leaves_the_weights_unedited(
-    model: Model, choice: Choice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Model,
+    choice: Choice,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    from_memory: None,
 ) -> None:
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
@@ -370,7 +382,11 @@ def test_unknown_strategies_are_refused(model: Model, choice: Choice, tmp_path: 
 
 
 def test_generation_configs_that_forget_do_sample_are_saved(
-    model: Model, choice: Choice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Model,
+    choice: Choice,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    from_memory: None,
 ) -> None:
     config = GenerationConfig(do_sample=False, temperature=0.6, top_p=0.9)
     monkeypatch.setattr(model.model, "generation_config", config)

@@ -30,14 +30,14 @@ REPO = f"{hub_server.USER}/Tiny-heretic"
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     root = tmp_path_factory.mktemp("secret-place")
     prompts = export_case.prompt_files(root)
-    return export_case.load(tiny.folder(root / "Tiny-Base"), **prompts)
+    return export_case.load(tiny.folder(root / "Tiny-Base", max_shard_size="40KB"), **prompts)
 
 
 @pytest.fixture(scope="module")
 def merged(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     choice = export_case.choice(model.settings)
     folder = tmp_path_factory.mktemp("out") / "merged"
-    return save(model, choice, folder, strategy="merge", max_shard_size="40KB")
+    return save(model, choice, folder, strategy="merge")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from heretic.config import Settings
 from heretic.directions import difference_directions
 from heretic.errors import ExportError
 from heretic.events import Event, Notice, Reporter, Silent
-from heretic.export import reproduce, save
+from heretic.export import reproduce, save, stream
 from heretic.export.choice import Choice
 from heretic.export.files import sha256_file
 from heretic.export.provenance import (
@@ -174,8 +174,11 @@ def test_other_weights_are_noticed(exported: Export, tmp_path: Path) -> None:
     assert "No scores were measured" in card  # the file's figures are not this model's
 
 
-def test_shards_that_are_cut_otherwise_are_noticed(exported: Export, tmp_path: Path) -> None:
+def test_shards_that_are_cut_otherwise_are_noticed(
+    exported: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, _ = exported()
+    monkeypatch.setattr(stream, "source_of", lambda model: None)  # as if there were no files
     file = edit_file(folder, lambda data: data.update(max_shard_size="40KB"))
     outcome = reproduce(file, tmp_path / "second", prepare=prepare, reporter=Silent())
     assert not outcome.identical

@@ -61,10 +61,11 @@ def folder(
     *,
     seed: int = 0,
     chat_template: str | None = CHAT_TEMPLATE,
+    max_shard_size: str = "1GB",
     **overrides: Any,
 ) -> Path:
     """Save a tiny model with its tokenizer under `path` and return `path`."""
-    model(model_type, seed=seed, **overrides).save_pretrained(path)
+    model(model_type, seed=seed, **overrides).save_pretrained(path, max_shard_size=max_shard_size)
     tokenizer(chat_template).save_pretrained(path)
     return path
 

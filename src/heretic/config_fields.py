@@ -449,7 +449,13 @@ class SettingsFields(BaseModel):
         example="merge",
         scores=False,
     )
-    max_shard_size: str = setting("5GB", "Export", "Largest size of a weight file.", scores=False)
+    max_shard_size: str = setting(
+        "5GB",
+        "Export",
+        "Largest size of a weight file, where weights are saved from memory: copies of the base "
+        "model's safetensors files are cut as those are.",
+        scores=False,
+    )
     save_directory: Annotated[Path | None, Optionally] = setting(
         None,
         "Export",

@@ -91,10 +91,14 @@ class OutputEdit:
             self.write[index], self.read[index], scale, self.row_norms[index], self.moves_bias
         )
 
-    def edited_weight(self, weight: Tensor) -> Tensor:
-        """The weight [d_out, d_in] whose plain output is the edited output; same dtype."""
-        edited = torch.addmm(weight, self.write.mT, self.read @ weight, alpha=-1)
-        return edited if self.scale is None else edited * self.scale.unsqueeze(-1)
+    def edited_weight(self, weight: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """The weight [d_out, d_in] whose plain output is the edited output; same dtype.
+
+        Args:
+            out: Where to put it instead of into new memory; may be `weight` itself.
+        """
+        edited = torch.addmm(weight, self.write.mT, self.read @ weight, alpha=-1, out=out)
+        return edited if self.scale is None else edited.mul_(self.scale.unsqueeze(-1))
 
     def edited_bias(self, bias: Tensor) -> Tensor:
         """The bias [d_out] after the edit: as it was, unless `moves_bias`."""
@@ -256,5 +260,5 @@ def make_ablation(
         row_norms=n,
         cross=(p @ weight.mT) / n,
         gram=p @ p.mT,
-        empty=~weight.any(dim=1),
+        empty=(weight.amax(dim=1) == 0) & (weight.amin(dim=1) == 0),
     )

@@ -7,16 +7,21 @@ from typing import TYPE_CHECKING
 
 from heretic.errors import ExportError
 from heretic.events import Notice, Reporter, Silent, StageFinished, StageStarted
-from heretic.export import weights
+from heretic.export import stream, weights
 from heretic.export.adapter import write_adapter
 from heretic.export.base import base_folder
 from heretic.export.choice import Choice, Strategy, check_strategy
 from heretic.export.documents import base_revision, write_documents
 from heretic.export.files import check_destination, check_disk, relative_files, staged
+from heretic.export.sources import QuantisedSourceError, StreamError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from heretic.config import Settings
+    from heretic.export.checkpoint import Checkpoint
     from heretic.model import Model
+    from heretic.records import Plan
 
 ADAPTER_BYTES = 16 * 2**20
 """More than any adapter takes, for each of its ranks."""
@@ -46,11 +51,10 @@ def check_export(model: Model, destination: Path, strategy: str) -> None:
     """
     kind = check_strategy(strategy)
     check_destination(destination, str(model.settings.model))
-    needed = (
-        weights.estimated_bytes(model)
-        if kind == "merge"
-        else ADAPTER_BYTES * model.settings.max_rank
-    )
+    needed = ADAPTER_BYTES * model.settings.max_rank
+    if kind == "merge":
+        source = stream.source_of(model)
+        needed = weights.estimated_bytes(model) if source is None else source.size
     check_disk(destination, needed)
 
 
@@ -71,7 +75,8 @@ def save(
     Args:
         model: Unedited, and unedited again afterwards.
         strategy: `merge` (whole weights) or `adapter` (for PEFT; exact, a few megabytes at most).
-        max_shard_size: Largest weight file; by default the setting of that name.
+        max_shard_size: Largest weight file, by default the setting of that name. Only where the
+            weights come from memory: copies of the base's files are cut as those are.
 
     Returns:
         The absolute path of the folder.
@@ -90,7 +95,6 @@ def save(
     with staged(destination) as folder:
         shard = max_shard_size or choice.settings.max_shard_size
         _write_model(model, choice, folder, strategy=kind, max_shard_size=shard, reporter=reporter)
-        weights.write_tokenizer(model, folder)
         base = base_folder(str(choice.settings.model), base_revision(model))
         weights.copy_licence(base, folder)
         write_documents(folder, choice, kind, model)
@@ -112,8 +116,38 @@ def _write_model(
     if strategy == "adapter":
         write_adapter(model, plan, directions, folder)
         weights.write_generation_config(model, folder)
+        weights.write_tokenizer(model, folder)
         return
     if not model.plan_edits(plan, directions):
         reporter.emit(Notice("The plan edits nothing: the saved model is the base.", "warning"))
+    found = _streamable(model, plan, directions, reporter)
+    if found is not None:
+        weights.write_processor(model, folder)  # the base's files go over it, where there are any
+        stream.write_streamed(*found, folder, reporter)
+        return
+    check_disk(folder, weights.estimated_bytes(model))
     with weights.unquantised(model, reporter) as full:
         weights.write_merged(full, plan, directions, folder, max_shard_size)
+    weights.write_tokenizer(model, folder)
+
+
+def _streamable(
+    model: Model, plan: Plan, directions: Tensor, reporter: Reporter
+) -> tuple[Checkpoint, list[stream.TensorEdit]] | None:
+    """The base's files and the edits of their tensors; None if the weights must come from memory.
+
+    Raises:
+        QuantisedSourceError: The base is quantised, in memory as on the disk.
+    """
+    source = stream.source_of(model)
+    if source is None:
+        return None
+    edits = stream.parameter_edits(model, plan, directions)
+    try:
+        return source, stream.tensor_edits(model.model, source, edits)
+    except StreamError as error:
+        quantised = isinstance(error, QuantisedSourceError)
+        if quantised and not weights.is_full_precision(model, [edit.name for edit in edits]):
+            raise
+        reporter.emit(Notice(f"Saving from memory: {error.message}"))
+        return None

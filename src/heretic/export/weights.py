@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,6 +107,14 @@ def unquantised(model: Model, reporter: Reporter) -> Iterator[Model]:
     yield full
 
 
+def is_full_precision(model: Model, parameters: Iterable[str]) -> bool:
+    """Whether parameters in memory are numbers of at least 16 bits that stand for themselves."""
+    state = model.model.state_dict()
+    return all(
+        state[name].is_floating_point() and state[name].element_size() > 1 for name in parameters
+    )
+
+
 def write_tokenizer(model: Model, folder: Path) -> None:
     """Write the tokenizer as the base model has it, and the processor if there is one.
 
@@ -125,6 +133,11 @@ def write_tokenizer(model: Model, folder: Path) -> None:
     except (OSError, ValueError):  # gone from the disk or the Hub meanwhile
         tokenizer = model.tokenizer
     tokenizer.save_pretrained(folder)
+    write_processor(model, folder)
+
+
+def write_processor(model: Model, folder: Path) -> None:
+    """Write the processor of a multimodal model; nothing for others."""
     if model.processor is not None:
         model.processor.save_pretrained(folder)
 

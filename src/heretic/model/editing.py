@@ -45,9 +45,7 @@ class EditFactory:
         """
         return {
             writer.name: self._edit(writer, plan, amounts, basis)
-            for writer in self._writers
-            if any(amounts := plan.amounts(writer.component, writer.layer))
-            and (basis := layer_basis(directions, writer.layer, plan))[_nonzero(amounts)].any()
+            for writer, amounts, basis in planned(self._writers, plan, directions)
         }
 
     def _edit(
@@ -77,6 +75,26 @@ class EditFactory:
     def forget(self) -> None:
         """Drop all that was kept, after the weights themselves have changed."""
         self._ablations.clear()
+
+
+def planned(
+    writers: Sequence[Writer], plan: Plan, directions: Tensor
+) -> Iterator[tuple[Writer, tuple[float, ...], Tensor]]:
+    """The writers that a plan edits, each with its amounts and its basis [k, hidden].
+
+    Args:
+        directions: As for `EditFactory.edits`.
+
+    Raises:
+        ValueError: The plan's rank is above k.
+    """
+    for writer in writers:
+        amounts = plan.amounts(writer.component, writer.layer)
+        if not any(amounts):
+            continue
+        basis = layer_basis(directions, writer.layer, plan)
+        if basis[_nonzero(amounts)].any():
+            yield writer, amounts, basis
 
 
 def _nonzero(amounts: Sequence[float]) -> list[bool]:
