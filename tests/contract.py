@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -23,6 +24,10 @@ from torch import Tensor
 from heretic.architectures import Structure, resolve
 from heretic.architectures.table import WRITERS
 from heretic.errors import UnsupportedModelError
+from heretic.events import Silent
+from heretic.export import stream
+from heretic.export.checkpoint import read_checkpoint
+from heretic.export.sources import StreamError
 from heretic.model.capture import forward_arguments, last_residuals
 from heretic.model.editing import EditFactory, RowEdits, WeightEditor
 from heretic.model.generation import greedy
@@ -180,18 +185,41 @@ def replies_are_the_edited_models(case: Case) -> None:
     assert all(len(reply) == NEW_TOKENS for reply in hooked)
 
 
-def saved_is_edited(case: Case) -> None:
-    """Saved and read again, the edited model is the edited model."""
-    writers, before = case.structure.writers, case.logits()
-    edits = EditFactory(writers).edits(case.plan("none"), case.directions)
+def saved_is_edited(case: Case, variant: RowNormalization) -> None:
+    """Saved, from memory or by streaming the base's files, the edited model is the edited model."""
+    writers, before, plan = case.structure.writers, case.logits(), case.plan(variant)
     editor = WeightEditor(writers)
-    editor.apply(edits)
-    wanted = case.logits()
-    with tempfile.TemporaryDirectory() as folder:
-        case.model.save_pretrained(folder)
-        again = type(case.model).from_pretrained(folder).eval()
-    editor.restore()
-    same_logits(_run(again, case.inputs), wanted, before)
+    with tempfile.TemporaryDirectory() as name:
+        base, merged, streamed = (Path(name) / part for part in ("base", "merged", "streamed"))
+        case.model.save_pretrained(base)
+        editor.apply(EditFactory(writers).edits(plan, case.directions))
+        wanted = case.logits()
+        case.model.save_pretrained(merged)
+        editor.restore()
+        same_logits(_read(case, merged), wanted, before)
+        if _streamed(case, plan, base, streamed):
+            same_logits(_read(case, streamed), wanted, before)
+
+
+def _read(case: Case, folder: Path) -> Tensor:
+    """Logits of a saved model."""
+    return _run(type(case.model).from_pretrained(folder).eval(), case.inputs)
+
+
+def _streamed(case: Case, plan: Plan, base: Path, folder: Path) -> bool:
+    """Stream the base's files; False where it would be saved from memory instead."""
+    source = read_checkpoint(base)
+    assert source is not None
+    loaded: Any = SimpleNamespace(model=case.model, writers=case.structure.writers)
+    try:
+        edits = stream.tensor_edits(
+            case.model, source, stream.parameter_edits(loaded, plan, case.directions)
+        )
+    except StreamError:
+        return False
+    folder.mkdir()
+    stream.write_streamed(source, edits, folder, Silent())
+    return True
 
 
 CHECKS: dict[str, Callable[[Case], None]] = {
@@ -200,7 +228,8 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "plans by row, full": lambda case: rows_have_their_own_plans(case, "full"),
     "residuals": residuals_are_layer_outputs,
     "replies": replies_are_the_edited_models,
-    "save": saved_is_edited,
+    "save": partial(saved_is_edited, variant="none"),
+    "save, full": partial(saved_is_edited, variant="full"),
 }
 """Name in the table to check."""
 
@@ -283,11 +312,12 @@ A type passes if, in float32 on a CPU:
 - rows of one batch under different plans put out what each plan does alone;
 - captured residuals are the layers' outputs;
 - greedy replies agree between both ways of editing;
-- saved and read again, the edited model is still the edited model.
+- saved and read again, the edited model is still the edited model: written from memory, and by
+  streaming the base's files where that is possible.
 
-The last three are asked of the types that take text alone. Nothing here says how well a *real*
-model of that type takes the edit; it says that the edit which was searched is the edit that is
-saved.
+Residuals and replies are asked of the types that take text alone. Nothing here says how well a
+*real* model of that type takes the edit; it says that the edit which was searched is the edit that
+is saved.
 
 ## How writers are found
 

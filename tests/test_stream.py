@@ -363,11 +363,10 @@ def test_a_bias_loses_its_part_along_the_directions() -> None:
     torch.testing.assert_close(left, expected, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_gains_of_a_norm_that_follows(variant: RowNormalization) -> None:
+def test_gains_of_a_norm_that_follows() -> None:
     basis = torch.nn.functional.normalize(export_case.basis()[1][:1].double())
     gains = torch.rand(32).double() + 0.5
-    edit = Edit(basis, (1.0,), variant, gains)
+    edit = Edit(basis, (1.0,), "none", gains)
     weight = torch.randn(32, 48).double()
     edit_weight(weight, edit)
     normed = gains.unsqueeze(1) * weight

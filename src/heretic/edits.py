@@ -101,10 +101,10 @@ class OutputEdit:
         return edited if self.scale is None else edited.mul_(self.scale.unsqueeze(-1))
 
     def edited_bias(self, bias: Tensor) -> Tensor:
-        """The bias [d_out] after the edit: as it was, unless `moves_bias`."""
+        """The bias [..., d_out] after the edit: as it was, unless `moves_bias`."""
         if not self.moves_bias:
             return bias
-        return bias - self.write.to(bias).mT @ (self.read.to(bias) @ bias)
+        return bias - (bias @ self.read.to(bias).mT) @ self.write.to(bias)
 
     def low_rank(self, weight: Tensor) -> LowRank:
         """Exact adapter factors of rank k for the weight [d_out, d_in]."""

@@ -54,27 +54,14 @@ class LayerRun:
 
     Attributes:
         before, after: The stream, float64 [tokens, hidden].
-        rounding: Norm of what rounding to the model's dtype may have done to `after`.
+        epsilon: Of the model's dtype.
         ran: Modules that put out a hidden state for every token, by path within the layer.
     """
 
     before: Tensor | None = None
     after: Tensor | None = None
-    rounding: float = 0.0
+    epsilon: float = 0.0
     ran: dict[str, Ran] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """What adds up to a layer's output.
-
-    Attributes:
-        gains: Of each writer that takes part, on its way into the stream.
-        rest: Norm of what is left, relative to the layer's contribution.
-    """
-
-    gains: Gains
-    rest: float
 
 
 @contextmanager
@@ -109,9 +96,8 @@ def _layer_watcher(run: LayerRun, hidden: int) -> Callable[..., None]:
                 f"Layers of type {type(module).__name__} cannot be edited: {SEVERAL_STREAMS}.",
                 remedy="docs/models.md lists what can be edited.",
             )
-        flat = _flat(after)
-        run.before, run.after = _flat(before), flat
-        run.rounding = ROUNDINGS * torch.finfo(after.dtype).eps * float(flat.norm())
+        run.before, run.after = _flat(before), _flat(after)
+        run.epsilon = torch.finfo(after.dtype).eps
 
     return hook
 
@@ -152,8 +138,8 @@ def candidates(layer: nn.Module) -> list[str]:
     return found
 
 
-def explain(run: LayerRun, among: Collection[str]) -> Explanation | None:
-    """The modules among those given, and norms, that make up a layer's output; None if none do.
+def explain(run: LayerRun, among: Collection[str]) -> Gains | None:
+    """The modules that make up a layer's output, with norms; None if nothing does.
 
     Args:
         among: Paths of modules that may be writers.
@@ -162,21 +148,19 @@ def explain(run: LayerRun, among: Collection[str]) -> Explanation | None:
         return None
     # The first position often carries activations so large that rounding hides the rest.
     first = slice(1, None) if len(run.after) > 1 else slice(None)
-    contribution = float((run.after[first] - run.before[first]).norm())
-    allowed = UNEXPLAINED * contribution + run.rounding
-    search = _Search(run, set(among), first, allowed)
+    search = _Search(run, set(among), first)
     gains = search.of(run.after)
     if gains is None or not gains.keys() - {STREAM}:
         return None
     gains.pop(STREAM, None)
-    return Explanation(gains, search.rest / max(contribution, 1e-30))
+    return gains
 
 
 class _Search:
     """One layer's explanation in the making."""
 
-    def __init__(self, run: LayerRun, among: set[str], part: slice, allowed: float) -> None:
-        self._run, self._part, self._allowed = run, part, allowed
+    def __init__(self, run: LayerRun, among: set[str], part: slice) -> None:
+        self._run, self._part = run, part
         tokens = len(run.after) if run.after is not None else 0
         self._columns: dict[str, Tensor] = {}
         self._norms = {
@@ -191,7 +175,6 @@ class _Search:
                 summed = column.reshape(-1, tokens, column.shape[-1]).sum(dim=0)
                 if not any(torch.equal(summed, other) for other in self._columns.values()):
                     self._columns[path] = summed
-        self.rest = 0.0
 
     def of(self, target: Tensor, passed: frozenset[str] = frozenset()) -> Gains | None:
         """What adds up to `target`: path to gains; the stream is in it under its own name.
@@ -207,15 +190,11 @@ class _Search:
                 assert ran.before is not None
                 return self.of(ran.before, passed | {path})
         plain = {STREAM: self._run.before, **self._columns}
-        fitted = _fit(plain, target, self._part, self._allowed) or _fit(
-            plain | {path: ran.after for path, ran in norms.items()},
-            target,
-            self._part,
-            self._allowed,
+        scales = self._fitted(plain, target) or self._fitted(
+            plain | {path: ran.after for path, ran in norms.items()}, target
         )
-        if fitted is None:
+        if scales is None:
             return None
-        scales, self.rest = fitted
         found: Gains = {}
         for path, scale in scales.items():
             within = self._before_norm(path, passed) if path in norms else {path: None}
@@ -223,6 +202,14 @@ class _Search:
                 return None
             found |= {name: _product(gain, scale) for name, gain in within.items()}
         return found
+
+    def _fitted(self, columns: Mapping[str, Tensor], target: Tensor) -> Gains | None:
+        """`_fit` with what may stay unexplained of this target."""
+        assert self._run.before is not None
+        wanted, before = target[self._part], self._run.before[self._part]
+        added = min(float(wanted.norm()), float((wanted - before).norm()))
+        rounding = ROUNDINGS * self._run.epsilon * float(wanted.norm())
+        return _fit(columns, target, self._part, UNEXPLAINED * added + rounding)
 
     def _before_norm(self, path: str, passed: frozenset[str]) -> Gains | None:
         """What a norm's output is made of."""
@@ -241,8 +228,8 @@ def _product(first: Tensor | None, second: Tensor | None) -> Tensor | None:
 
 def _fit(
     columns: Mapping[str, Tensor], target: Tensor, part: slice, allowed: float
-) -> tuple[Gains, float] | None:
-    """Which columns make up the target, and the norm of what is left.
+) -> Gains | None:
+    """Which columns make up the target, but for what is allowed to be left.
 
     A column comes with what it is scaled with per channel; None: by numbers that may differ from
     token to token, or by one. Scales per channel may come with a bias that no module puts out.
@@ -260,11 +247,13 @@ def _fit(
         rest = float((left @ factors - right).norm())
         if rest > allowed:
             continue
-        parts = (left * factors.mT).flatten(0, 1).norm(dim=0)
-        used = [i for i in range(len(names)) if parts[i] > USED * float(right.norm())]
-        return {
-            names[i]: None if left is stacked else _uneven(factors[:, i, 0]) for i in used
-        }, rest
+        parts = left * factors.mT
+        # The stream may be far larger than all that a layer adds to it.
+        added = float((right.squeeze(-1) - parts[..., names.index(STREAM)]).norm())
+        norms = parts.flatten(0, 1).norm(dim=0)
+        used = [i for i in range(len(names)) if names[i] == STREAM or norms[i] > USED * added]
+        used = [i for i in used if norms[i] > USED * min(added, float(right.norm()))]
+        return {names[i]: None if left is stacked else _uneven(factors[:, i, 0]) for i in used}
     return None
 
 

@@ -48,6 +48,11 @@ class Writer:
         """Whether the edit is one of all experts' sum, biases included, since they share it."""
         return self.expert is not None and row_normalization == "none"
 
+    @property
+    def parameter_name(self) -> str:
+        """The weight's name in the model's state dict; experts of a block share one."""
+        return f"{self.name}.weight" if self.expert is None else self.name.rpartition(".")[0]
+
     def stored(self) -> Tensor:
         """The weight as [d_out, d_in], a view of what is stored, in its dtype.
 

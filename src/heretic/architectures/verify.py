@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from heretic.architectures.explain import (
-    Explanation,
+    Gains,
     LayerRun,
     candidates,
     explain,
@@ -84,12 +84,11 @@ def resolve(
         found = explain(run, named(layer))
         if found is None and not by_hand:
             found = _discovered(layer, calls[index], hidden_size(model))
-            discovered |= set(found.gains) - set(known_paths(layer)) if found else set()
+            discovered |= set(found) - set(known_paths(layer)) if found else set()
         if found is None:
             raise _unexplained(index, layer, run)
-        for path in sorted(found.gains, key=_position(layer)):
-            gains = found.gains[path]
-            writers += writers_at(index, layer, f"{prefix}.{index}", path, gains)
+        for path in sorted(found, key=_position(layer)):
+            writers += writers_at(index, layer, f"{prefix}.{index}", path, found[path])
     return Structure(prefix, tuple(layers), tuple(writers), tuple(sorted(discovered)))
 
 
@@ -113,7 +112,7 @@ def _check_run(index: int, run: LayerRun) -> None:
         raise FloatingPointError(f"layer {index} put out values that are not finite")
 
 
-def _discovered(layer: nn.Module, call: tuple[Any, Any], hidden: int) -> Explanation | None:
+def _discovered(layer: nn.Module, call: tuple[Any, Any], hidden: int) -> Gains | None:
     """The writers of a layer that the table does not know, by running a copy in float32.
 
     Half precision would hide which of many modules takes part.

@@ -9,7 +9,7 @@ load, tokenizer, configuration, custom code.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,9 +29,6 @@ from heretic.records import Plan, RowNormalization
 if TYPE_CHECKING:
     from heretic.model import Model
 
-SMALLEST_GAIN = 1e-3
-"""Gains nearer to 0 count as this, since the edit divides by them."""
-
 NAMED = 8
 """Files left out that are named one by one."""
 
@@ -48,8 +45,7 @@ class Edit:
     Attributes:
         basis: Orthonormal directions, [k, d_out].
         amounts: Ablation weights, k of them.
-        gains: Of a norm that follows the writer, [d_out]; None without one. With gains every
-            variant becomes `pre` with n = 1 / gains (SPEC section 2).
+        gains: Of a norm that follows the writer, [d_out]; None without one.
     """
 
     basis: Tensor
@@ -65,8 +61,7 @@ class ParameterEdit:
     Attributes:
         name: In the model's state dict, e.g. `model.layers.0.mlp.down_proj.weight`.
         transposed: Whether it is stored as [..., d_in, d_out].
-        bias: Name of the experts' biases [experts, d_out], which are edited too. A dense writer's
-            bias is not: it stays as it is.
+        bias: Name of the experts' biases [experts, d_out], where they are edited too.
     """
 
     name: str
@@ -116,34 +111,21 @@ def edit_weight(weight: Tensor, edit: Edit) -> None:
     Args:
         weight: [d_out, d_in], float32 or float64.
     """
-    variant, norms = edit.row_normalization, None
-    if edit.gains is not None:
-        variant, norms = "pre", 1 / _guarded(edit.gains)
-    ablation = make_ablation(weight, edit.basis, variant, norms=norms)
+    ablation = make_ablation(weight, edit.basis, edit.row_normalization, gains=edit.gains)
     amounts = ablation.directions.new_tensor(edit.amounts)
     ablation.edit(amounts).edited_weight(weight, out=weight)
 
 
 def edited_bias(bias: Tensor, edit: Edit) -> Tensor:
-    """Experts' biases without their part along the directions: b' = b - sum_j a_j v_j (v_j . b).
-
-    An expert's bias is added before the router's weight multiplies its output, so it can not be
-    taken off the block's output and put back after, as a dense writer's is. The rule is the same
-    for every variant: a bias has no row norms that `pre` and `full` could keep.
+    """Experts' biases [..., d_out] under `none`: edited like the sum of the experts' outputs.
 
     Args:
-        bias: [..., d_out], float32 or float64.
+        bias: float32 or float64.
     """
-    basis = edit.basis.to(bias)
-    gains = torch.ones_like(basis[0]) if edit.gains is None else _guarded(edit.gains.to(bias))
-    along = (bias * gains) @ basis.T * basis.new_tensor(edit.amounts)
-    return bias - along @ basis / gains
-
-
-def _guarded(gains: Tensor) -> Tensor:
-    """Gains kept away from 0, with their signs."""
-    sign = torch.where(gains < 0, -1.0, 1.0).to(gains.dtype)
-    return sign * gains.abs().clamp_min(SMALLEST_GAIN)
+    no_weight = bias.new_zeros(bias.shape[-1], 1)
+    ablation = make_ablation(no_weight, edit.basis, "none", gains=edit.gains)
+    moving = replace(ablation, moves_bias=True)
+    return moving.edit(ablation.directions.new_tensor(edit.amounts)).edited_bias(bias)
 
 
 def source_of(model: Model) -> Checkpoint | None:
@@ -164,14 +146,19 @@ def parameter_edits(model: Model, plan: Plan, directions: Tensor) -> list[Parame
     """
     from heretic.model.editing import planned
 
-    return [
-        ParameterEdit(
-            f"{writer.name}.weight",
-            Edit(basis, amounts, plan.row_normalization),
+    state = model.model.state_dict().keys()
+    found: dict[str, ParameterEdit] = {}
+    for writer, amounts, basis in planned(model.writers, plan, directions):
+        name = writer.parameter_name  # the same for all experts of a block
+        bias = f"{name}_bias"
+        moves = writer.edited_in_sum(plan.row_normalization) and bias in state
+        found[name] = ParameterEdit(
+            name,
+            Edit(basis, amounts, plan.row_normalization, writer.gains),
             transposed=writer.transposed,
+            bias=bias if moves else None,
         )
-        for writer, amounts, basis in planned(model.writers, plan, directions)
-    ]
+    return list(found.values())
 
 
 def tensor_edits(
