@@ -181,6 +181,9 @@ class TestSearches:
         for n in range(1, 4)
     )
 
+    IN_ORDER = (SWEEP[2], SWEEP[0], SWEEP[1])
+    """The last one, then halfway, and so on."""
+
     @pytest.fixture(autouse=True)
     def sweeps(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         """Seeds of the sweeps made; each gives a plan twice, as rounding may."""
@@ -200,15 +203,25 @@ class TestSearches:
 
     def test_gradient_ends_with_the_sweep(self, make: MakeSettings, sweeps: list[int]):
         settings = make(search="gradient", n_trials=9)
-        assert self.plans(settings) == list(self.SWEEP)
-        assert self.plans(settings) == list(self.SWEEP)  # taken up again: the sweep was kept
+        assert self.plans(settings) == list(self.IN_ORDER)
+        assert self.plans(settings) == list(self.IN_ORDER)  # taken up again: the sweep was kept
         assert sweeps == [7]
-        assert self.plans(make(search="gradient", n_trials=2, seed=8)) == list(self.SWEEP[:2])
+        assert self.plans(make(search="gradient", n_trials=2, seed=8)) == list(self.IN_ORDER[:2])
+
+    @pytest.mark.parametrize("count", range(1, 14))
+    def test_every_plan_is_tried_once_and_the_ends_first(self, count: int):
+        plans = [self.SWEEP[0]] * count
+        numbered = [replace(plan, direction_index=float(i)) for i, plan in enumerate(plans)]
+        found = [int(plan.direction_index or 0) for plan in method._halving(numbered)]
+        assert sorted(found) == list(range(count))
+        assert found[0] == count - 1
+        gaps = [abs(a - b) for a, b in zip([-1, *sorted(found[:3])], sorted(found[:3]), strict=False)]
+        assert max(gaps) <= count // 2 + 1
 
     def test_auto_goes_on_around_it(self, make: MakeSettings, sweeps: list[int]):
         settings = make(search="auto", n_trials=5, n_startup_trials=2)
         plans = self.plans(settings)
-        assert plans[:3] == list(self.SWEEP)
+        assert plans[:3] == list(self.IN_ORDER)
         assert len(set(plans)) == 5
         assert all(isinstance(kernel, Weights) for plan in plans for _, kernel in plan.kernels)
         again = self.plans(settings.replaced(n_trials=6))
@@ -223,7 +236,7 @@ class TestSearches:
         assert open_session(settings).study.start_plans == ()
         monkeypatch.undo()  # as if memory was short then
         monkeypatch.setattr(method, "sweep_plans", lambda *_, **__: list(self.SWEEP))
-        assert open_session(settings).study.start_plans == self.SWEEP
+        assert open_session(settings).study.start_plans == self.IN_ORDER
 
     def test_a_search_that_began_without_one_goes_on_so(
         self, make: MakeSettings, monkeypatch: pytest.MonkeyPatch

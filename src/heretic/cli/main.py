@@ -30,6 +30,9 @@ COMMANDS = {
     "reproduce": CommandEntry(
         "heretic.cli.reproduce_command", "Make a model again from its reproduce.json."
     ),
+    "inspect": CommandEntry(
+        "heretic.cli.inspect_command", "What is edited in a model, from its configuration alone."
+    ),
     "runs": CommandEntry("heretic.cli.runs_command", "List run folders and their state."),
     "config": CommandEntry("heretic.cli.config_command", "Print every setting as TOML."),
     DEFAULT_COMMAND: CommandEntry("heretic.cli.run_command", "Search for an edit (the default)."),

@@ -269,13 +269,8 @@ class Model:
 
     def cache_bytes_per_token(self) -> int:
         """Size of one token's keys and values in all layers."""
-        config = text_config(self.model)
-        queries = _largest(getattr(config, "num_attention_heads", None))
-        heads = _largest(getattr(config, "num_key_value_heads", None)) or queries
-        if not heads:  # no attention: one state, whatever the length
-            return 0
-        size = _largest(getattr(config, "head_dim", None)) or self.hidden_size // (queries or heads)
-        return int(2 * self.n_layers * heads * size * self.model.dtype.itemsize)
+        config, itemsize = text_config(self.model), self.model.dtype.itemsize
+        return machine.cache_bytes_per_token(config, self.n_layers, self.hidden_size, itemsize)
 
     @torch.inference_mode()
     def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> Tensor:
@@ -482,12 +477,6 @@ def _contiguous(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ..
     single row is in order whatever its strides.
     """
     return tuple(argument.clone(memory_format=torch.contiguous_format) for argument in args)
-
-
-def _largest(value: Any) -> int:
-    """A number of heads: some configurations have one for every layer."""
-    numbers = value if isinstance(value, list | tuple) else [value]
-    return max((number for number in numbers if isinstance(number, int)), default=0)
 
 
 def _all(ids: Tensor, stop: Flag) -> Tensor:

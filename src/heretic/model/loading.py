@@ -166,17 +166,33 @@ def _auto_class(settings: Settings) -> Any:
 
     A checkpoint says by `architectures` what it is; one of a text model alone stays one.
     """
-    config = AutoConfig.from_pretrained(
-        str(settings.model),
-        revision=settings.model_commit,
-        trust_remote_code=settings.trust_remote_code,
-    )
+    config = _configuration(settings)
     multimodal = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(config.model_type)
     causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
     named = (config.architectures or [None])[0]
     if multimodal is not None and (causal is None or named == multimodal):
         return AutoModelForImageTextToText
     return AutoModelForCausalLM
+
+
+def skeleton(settings: Settings) -> Any:
+    """The model without weights, from its configuration.
+
+    Raises:
+        ModelError: There is no configuration to read.
+    """
+    with quiet(), _model_errors(settings), torch.device("meta"):
+        config = _configuration(settings)
+        consent = settings.trust_remote_code
+        return _auto_class(settings).from_config(config, trust_remote_code=consent).eval()
+
+
+def _configuration(settings: Settings) -> Any:
+    return AutoConfig.from_pretrained(
+        str(settings.model),
+        revision=settings.model_commit,
+        trust_remote_code=settings.trust_remote_code,
+    )
 
 
 def load_processor(settings: Settings) -> Any:

@@ -8,6 +8,7 @@ import math
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -75,3 +76,25 @@ def _keep_freed_memory() -> None:
     # Older releases refuse more than 32 MB; trimming alone would make things worse.
     if mallopt is not None and any(mallopt(_MMAP_THRESHOLD, size) for size in MAPPED_FROM):
         mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def cache_bytes_per_token(config: Any, layers: int, hidden: int, itemsize: int) -> int:
+    """Size of one token's keys and values in all layers.
+
+    Args:
+        config: Of the text decoder.
+        hidden: Width of the residual stream.
+        itemsize: Bytes of a number.
+    """
+    queries = _largest(getattr(config, "num_attention_heads", None))
+    heads = _largest(getattr(config, "num_key_value_heads", None)) or queries
+    if not heads:  # no attention: one state, whatever the length
+        return 0
+    size = _largest(getattr(config, "head_dim", None)) or hidden // (queries or heads)
+    return int(2 * layers * heads * size * itemsize)
+
+
+def _largest(value: Any) -> int:
+    """A number of heads: some configurations have one for every layer."""
+    numbers = value if isinstance(value, list | tuple) else [value]
+    return max((number for number in numbers if isinstance(number, int)), default=0)

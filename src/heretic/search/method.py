@@ -65,7 +65,7 @@ def choose_method(settings: Settings, model: Model, sweep: Sequence[Plan]) -> Me
     at_once = settings.plans_at_once or (PLANS_AT_ONCE_ON_CPU if on_cpu else PLANS_AT_ONCE)
     if sweep:
         # The sweep's own plans are what the sampler begins to learn from.
-        return Method(PathSpace(sweep), sweep, "gp", len(sweep), at_once)
+        return Method(PathSpace(sweep), _halving(sweep), "gp", len(sweep), at_once)
     kernels = SearchSpace(
         model.n_layers,
         tuple(model.get_abliterable_components()),
@@ -75,6 +75,20 @@ def choose_method(settings: Settings, model: Model, sweep: Sequence[Plan]) -> Me
     )
     sampler: SamplerKind = "gp" if settings.search == "gp" else "tpe"
     return Method(kernels, (), sampler, settings.n_startup_trials, at_once)
+
+
+def _halving(plans: Sequence[Plan]) -> list[Plan]:
+    """The last plan, the middle one, those halfway between, and so on.
+
+    A front that is seen as a whole early, and refined, is worth more to a search that is cut short.
+    """
+    last = len(plans) - 1
+    order = [last]
+    step = len(plans)
+    while step > 1:
+        step = (step + 1) // 2
+        order += range(last, -1, -step)
+    return [plans[i] for i in dict.fromkeys([*order, 0])]
 
 
 def sweep_of_run(

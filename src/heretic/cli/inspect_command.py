@@ -1,0 +1,99 @@
+"""`heretic inspect MODEL`: layers, components, every residual writer; no weight is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import click
+
+from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from heretic.config import Settings
+    from heretic.model.skeleton import Description, WriterRow
+
+
+@click.command("inspect", cls=SettingsCommand)
+@click.argument("model")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@settings_options
+def command(model: str, as_json: bool, options: SettingsOptions) -> int:
+    """Show what would be edited in MODEL: its configuration is read, its weights are not."""
+    return inspect(options.load(model=model), as_json=as_json)
+
+
+def inspect(settings: Settings, *, as_json: bool) -> int:
+    """Describe `model` and print the result."""
+    from rich.text import Text
+
+    from heretic.cli.text import make_console, safe
+    from heretic.model.skeleton import describe
+
+    found = describe(settings)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+        return 0
+    console = make_console()
+    for line in _heading(found):
+        console.print(Text(safe(line)))
+    console.print(_table(found.writers))
+    console.print(Text("Left alone:"))
+    for name, reason in found.left_out:
+        console.print(Text(safe(f"  {name}: {reason}")), soft_wrap=True)
+    console.print(
+        Text(
+            "Norms after writers, and writers not known by name, show when the model is loaded; "
+            "then one forward pass checks that nothing is missing."
+        )
+    )
+    return 0
+
+
+def _heading(found: Description) -> list[str]:
+    layers = f"{found.n_layers} layers at {found.layers}"
+    memory = f"{found.weight_bytes / 1e9:.2f} GB of weights in half precision"
+    cache = f"{found.cache_bytes_per_token / 1024:.0f} KiB of cache for each token of each row"
+    return [
+        f"{found.model}: {found.class_name} ({found.model_type})",
+        f"{layers}, residual stream {found.hidden_size} wide, {found.parameters:,} weights",
+        f"Memory: {memory}, {cache}",
+    ]
+
+
+def _table(rows: Sequence[WriterRow]) -> Table:
+    """One row for each kind of writer; all cells are text, never markup."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from heretic.cli.text import safe
+
+    table = Table(box=box.SIMPLE)
+    for name in ("component", "writer", "layers", "weight [out, in]", "edited"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        shape = " x ".join(map(str, row.shape))
+        shape = f"{row.experts} x ({shape})" if row.experts else shape
+        shape += ", stored transposed" if row.transposed else ""
+        cells = (row.component, row.path, ranges(row.layers), shape, row.edit)
+        table.add_row(*(Text(safe(cell)) for cell in cells))
+    return table
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Sorted numbers as text: `0-3, 7`; evenly spaced ones as `3-27 by 4`."""
+    steps = {after - before for before, after in pairwise(numbers)}
+    if len(numbers) > 2 and len(steps) == 1 and steps != {1}:
+        return f"{numbers[0]}-{numbers[-1]} by {steps.pop()}"
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
