@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +216,7 @@ class TestSearches:
         found = [int(plan.direction_index or 0) for plan in method._halving(numbered)]
         assert sorted(found) == list(range(count))
         assert found[0] == count - 1
-        gaps = [abs(a - b) for a, b in zip([-1, *sorted(found[:3])], sorted(found[:3]), strict=False)]
+        gaps = [after - before for before, after in pairwise([-1, *sorted(found[:3])])]
         assert max(gaps) <= count // 2 + 1
 
     def test_auto_goes_on_around_it(self, make: MakeSettings, sweeps: list[int]):

@@ -1,0 +1,84 @@
+"""`heretic inspect`: what is edited, from the configuration alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from heretic.cli.inspect_command import ranges
+from heretic.cli.main import heretic
+from heretic.config import Settings
+from heretic.errors import ModelError, UnsupportedModelError
+from heretic.model.skeleton import describe
+from tests.zoo import tiny_config, tiny_model
+
+
+def configured(path: Path, model_type: str) -> Path:
+    """A folder with a configuration and nothing else."""
+    tiny_config(model_type).save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen3_moe", "gpt_oss", "jamba", "llava", "gpt2"])
+def test_writers_are_those_of_the_model(model_type: str, tmp_path: Path) -> None:
+    found = describe(Settings(model=str(configured(tmp_path, model_type))))
+    model = tiny_model(model_type)
+    assert found.class_name == type(model).__name__
+    assert found.parameters == sum(p.numel() for p in model.parameters())
+    state = model.state_dict()
+    for row in found.writers:
+        for layer in row.layers:
+            path = f"{found.layers}.{layer}.{row.path}"
+            weight = state[path] if row.experts else state[f"{path}.weight"]
+            shape = tuple(weight.shape[-2:])
+            assert row.shape == (shape[::-1] if row.transposed else shape)
+            assert row.shape[0] == found.hidden_size
+            assert row.experts == (len(weight) if weight.ndim == 3 else 0)
+    covered = {layer for row in found.writers for layer in row.layers}
+    assert covered == set(range(found.n_layers))
+
+
+def test_the_vision_tower_is_left_alone(tmp_path: Path) -> None:
+    found = describe(Settings(model=str(configured(tmp_path, "llava"))))
+    assert "model.vision_tower" in dict(found.left_out)
+    assert "model.language_model.embed_tokens" in dict(found.left_out)
+
+
+def test_programs_get_json(tmp_path: Path) -> None:
+    folder = configured(tmp_path, "mixtral")
+    result = CliRunner().invoke(heretic, ["inspect", str(folder), "--json"])
+    data = json.loads(result.output)
+    assert data["model_type"] == "mixtral"
+    assert {row["component"] for row in data["writers"]} == {"attn.o_proj", "mlp.down_proj"}
+    assert all(row["edit"] for row in data["writers"])
+
+
+def test_people_get_a_table(tmp_path: Path) -> None:
+    folder = configured(tmp_path, "mixtral")
+    text = CliRunner(env={"COLUMNS": "160"}).invoke(heretic, ["inspect", str(folder)]).output
+    assert "MixtralForCausalLM (mixtral)" in text
+    assert "4 x (32 x 48)" in text
+    assert "mlp.gate" in text
+
+
+def test_what_cannot_be_edited_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="hash at random"):
+        describe(Settings(model=str(configured(tmp_path / "r", "reformer"))))
+    with pytest.raises(ModelError, match="could not be loaded"):
+        describe(Settings(model=str(tmp_path / "nothing")))
+
+
+def test_writers_named_by_hand_show(tmp_path: Path) -> None:
+    path = configured(tmp_path, "llama")
+    found = describe(Settings(model=str(path), residual_writers=["mlp.up_proj"]))
+    assert "mlp.up_proj" in [row.path for row in found.writers]
+
+
+def test_layers_are_told_briefly() -> None:
+    assert ranges([0, 1, 2, 3]) == "0-3"
+    assert ranges([3, 7, 11]) == "3-11 by 4"
+    assert ranges([0, 1, 4]) == "0-1, 4"
+    assert ranges([5]) == "5"
