@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from heretic.architectures import resolve, resolver, table
-from heretic.errors import UnsupportedModelError
+from heretic.errors import ModelError, UnsupportedModelError
+from heretic.model.editing import EditFactory, RowEdits, WeightEditor
+from heretic.records import Plan, RowNormalization, Weights
 from tests.contract import PAGE, Case, result_of, row
 from tests.test_zoo import FAMILIES
 from tests.zoo import MODEL_TYPES, text_inputs, tiny_model
@@ -89,9 +94,6 @@ class TestResolver:
 
     def test_after_a_norm_the_direction_is_gone_from_the_stream(self) -> None:
         """Under `none` at weight 1, what enters the stream has nothing along the direction."""
-        from heretic.model.editing import EditFactory, RowEdits
-        from heretic.records import Plan, Weights
-
         case = Case.of("gemma2")
         layers = len(case.structure.layers)
         ones = Weights(tuple((1.0,) for _ in range(layers)))
@@ -110,3 +112,38 @@ class TestResolver:
             handle.remove()
         along = found[0] @ case.directions[1]
         assert float(along.abs().max()) < 1e-4 * float(found[0].norm(dim=-1).max())
+
+
+class TestPacked:
+    """Weights in a form that nobody here can read: a stand-in for FP8, GPTQ, AWQ and the like."""
+
+    @pytest.fixture
+    def case(self) -> Case:
+        case = Case.of("llama")
+        for writer in case.structure.writers:
+            module: Any = writer.module
+            packed = (module.weight * 16).round().to(torch.int8)
+            module.weight = torch.nn.Parameter(packed, requires_grad=False)
+            module.forward = partial(_unpacking, module)
+        return case
+
+    def test_they_are_searched_under_none(self, case: Case) -> None:
+        before = case.logits()
+        edits = EditFactory(case.structure.writers).edits(case.plan("none"), case.directions)
+        assert set(edits) == {writer.name for writer in case.structure.writers}
+        with RowEdits(case.structure.writers, [edits]).installed():
+            assert not torch.equal(case.logits(), before)
+
+    @pytest.mark.parametrize("variant", ["pre", "full"])
+    def test_other_variants_say_what_to_do(self, case: Case, variant: RowNormalization) -> None:
+        with pytest.raises(ModelError, match="row_normalization = 'none'"):
+            EditFactory(case.structure.writers).edits(case.plan(variant), case.directions)
+
+    def test_they_are_not_written_to(self, case: Case) -> None:
+        edits = EditFactory(case.structure.writers).edits(case.plan("none"), case.directions)
+        with pytest.raises(ModelError, match="quantised"):
+            WeightEditor(case.structure.writers).apply(edits)
+
+
+def _unpacking(module: Any, inputs: Tensor) -> Tensor:
+    return inputs @ (module.weight.float() / 16).T

@@ -67,8 +67,9 @@ class Writer:
             )
         if not weight.is_floating_point() or weight.element_size() < 2:
             raise ModelError(
-                f"{self.name} is quantised and cannot be edited in place.",
-                remedy="Load the model with quantization = 'none' to export it.",
+                f"The weight of {self.name} is quantised in a way that cannot be read.",
+                remedy="Search with row_normalization = 'none', which needs no weights, or load "
+                "the unquantised model.",
             )
         weight = weight.detach() if self.expert is None else weight.detach()[self.expert]
         return cast("Tensor", weight.mT if self.transposed else weight)
@@ -83,6 +84,14 @@ class Writer:
             return _dequantized(self.module).float()
         matrix = self.stored()
         return matrix.to(torch.promote_types(matrix.dtype, torch.float32))
+
+    def like(self, basis: Tensor) -> Tensor:
+        """A column of zeros [d_out, 1] that stands for the weight: its device, its precision."""
+        stored = getattr(self.module, self.parameter)
+        full = stored.is_floating_point() and stored.element_size() > 1
+        dtype = torch.promote_types(stored.dtype, torch.float32) if full else torch.float32
+        device = "cpu" if stored.is_meta else stored.device  # offloaded weights are on meta
+        return torch.zeros(basis.shape[-1], 1, dtype=dtype, device=device)
 
     def bias(self) -> Tensor | None:
         """The bias [d_out], a view of what is stored, or None."""

@@ -67,7 +67,9 @@ class Model:
         self.renderer = ChatRenderer(self.tokenizer)
         self._layers = list(loaded.structure.layers)
         self.batch_size = settings.batch_size or self._automatic_batch_size()
-        self.model.get_output_embeddings().register_forward_pre_hook(_contiguous)
+        head = self.model.get_output_embeddings()
+        if head is not None:  # a few models have it elsewhere
+            head.register_forward_pre_hook(_contiguous)
         self._factory = EditFactory(self.writers)
         self._weights = WeightEditor(self.writers)
         self._hooked: list[RowEdits] = []  # of the contexts of `edited`: the plan, and nothing

@@ -65,9 +65,9 @@ class EditFactory:
         if known is not None and torch.equal(known[0], basis):
             return known[1]
         norms = None if known is None else known[1].row_norms
-        made = make_ablation(
-            writer.weight(), basis, row_normalization, norms=norms, gains=writer.gains
-        )
+        # `none` is the same whatever the weight, so that packed ones need not be unpacked.
+        weight = writer.like(basis) if row_normalization == "none" else writer.weight()
+        made = make_ablation(weight, basis, row_normalization, norms=norms, gains=writer.gains)
         made = replace(made, moves_bias=shared)
         self._ablations[key] = basis.clone(), made
         return made
