@@ -146,4 +146,5 @@ class TestPacked:
 
 
 def _unpacking(module: Any, inputs: Tensor) -> Tensor:
-    return inputs @ (module.weight.float() / 16).T
+    output: Tensor = inputs @ (module.weight.float() / 16).T
+    return output
