@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from heretic.records import RowNormalization, Weights
 from heretic.search import objective as objectives
 from heretic.search.objective import Objective, Openings
 from heretic.search.sweep import (
-    AGREEING,
     LARGEST_STEP,
     Linearisation,
     _step,
@@ -325,18 +323,6 @@ class TestSweep:
             assert plan.row_normalization == variant
             assert plan.direction_scope == "per layer"
             assert all(isinstance(kernel, Weights) for _, kernel in plan.kernels)
-
-    def test_it_ends_where_no_reply_shows_the_behaviour_any_more(
-        self, model: Model, directions: Tensor
-    ) -> None:
-        def swept(shows: Callable[[str], bool]) -> int:
-            return len(
-                sweep_plans(
-                    model, GOOD, BAD, directions, row_normalization="none", shows=shows, seed=0
-                )
-            )
-
-        assert swept(lambda reply: False) <= AGREEING < swept(lambda reply: True)
 
     def test_several_directions_make_plans_of_their_rank(
         self, model: Model, directions: Tensor, tmp_path: Path

@@ -27,7 +27,7 @@ from heretic.model import Model
 from heretic.model.core import Prompts
 from heretic.model.editing import EditFactory
 from heretic.records import Plan, RowNormalization, Weights
-from heretic.search.objective import VERDICT_TOKENS, Objective, Sample
+from heretic.search.objective import Objective, Sample
 
 TRADE_OFFS = tuple(0.01 * 1.8**power for power in range(12))
 """Nats of KL divergence that one unit of the refusal term is worth, in the order of the sweep."""
@@ -35,11 +35,6 @@ TRADE_OFFS = tuple(0.01 * 1.8**power for power in range(12))
 GONE = 0.005
 """The sweep ends where refusal is this much as likely as it was, on average: what follows costs
 more and gains nothing."""
-
-ASKED, ASKED_AT_ONCE, AGREEING = 24, 8, 2
-"""After each trade-off, replies to so many bad prompts are looked at, few at a time; the sweep ends
-where so many plans in a row have none left that shows the behaviour. The first token alone does not
-tell: on one planted model nothing was refused where it still said 7%, on another 9% were at 1%."""
 
 FIRST_STEPS, STEPS = 4, 2
 """Steps at the first trade-off, and at each one after it."""
@@ -254,27 +249,8 @@ def sweep_plans(
         )
     objective = Objective(model, good, bad, ablations, shows)
     components = model.get_abliterable_components()
-    asked = [bad[i] for i in objective.bad[:ASKED]]
-    plans: list[Plan] = []
-    without = 0
-    for weights in sweep(objective, seed, on_step=on_step):
-        plans.append(plan_of(weights, components, row_normalization))
-        with model.edited(plans[-1], directions):
-            without = 0 if _any_shows(model, asked, shows) else without + 1
-        if without == AGREEING:
-            break
+    plans = [
+        plan_of(weights, components, row_normalization)
+        for weights in sweep(objective, seed, on_step=on_step)
+    ]
     return list(dict.fromkeys(plans))
-
-
-def _any_shows(model: Model, prompts: Prompts, shows: Callable[[str], bool]) -> bool:
-    """Whether any reply of the model as it is shows the behaviour; asked a few at a time."""
-    for first in range(0, len(prompts), ASKED_AT_ONCE):
-        replies = model.get_responses_batched(
-            prompts[first : first + ASKED_AT_ONCE],
-            max_new_tokens=VERDICT_TOKENS,
-            decided=shows,
-            report=False,
-        )
-        if any(map(shows, replies)):
-            return True
-    return False
