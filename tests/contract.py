@@ -142,8 +142,6 @@ def rows_have_their_own_plans(case: Case, variant: RowNormalization) -> None:
 
 def residuals_are_layer_outputs(case: Case) -> None:
     """What is captured is what the model itself calls its hidden states, but for the last."""
-    if set(case.inputs) != {"input_ids"}:
-        return  # the capture is given text alone
     ids = case.inputs["input_ids"]
     layers = case.structure.layers
     found = last_residuals(case.model, layers, ids, torch.ones_like(ids))
@@ -165,8 +163,6 @@ def residuals_are_layer_outputs(case: Case) -> None:
 
 def replies_are_the_edited_models(case: Case) -> None:
     """Greedy replies while hooked = those of the edited weights."""
-    if set(case.inputs) != {"input_ids"}:
-        return
     writers = case.structure.writers
     edits = EditFactory(writers).edits(case.plan("none"), case.directions)
 
@@ -264,6 +260,9 @@ def result_of(model_type: str) -> Result:
         case = Case.of(model_type)
     except UnsupportedModelError as error:
         return Result(model_type, reason=error.message)
+    if set(case.inputs) != {"input_ids"}:
+        others = ", ".join(sorted(set(case.inputs) - {"input_ids"})) or "no token ids"
+        return Result(model_type, reason=f"does not run on text alone: it takes {others}")
     failures = {}
     for name, check in CHECKS.items():
         try:
@@ -315,9 +314,8 @@ A type passes if, in float32 on a CPU:
 - saved and read again, the edited model is still the edited model: written from memory, and by
   streaming the base's files where that is possible.
 
-Residuals and replies are asked of the types that take text alone. Nothing here says how well a
-*real* model of that type takes the edit; it says that the edit which was searched is the edit that
-is saved.
+Nothing here says how well a *real* model of that type takes the edit; it says that the edit which
+was searched is the edit that is saved.
 
 ## How writers are found
 
@@ -342,8 +340,9 @@ setting `residual_writers` names them by hand.
 - **Post-norm models** (BERT and its kin): the stream itself is normed after each sum; the edit
   acts on what is added.
 
-Plans of models with recurrent states, and of others whose forward does not take ready-made masks,
-are evaluated one by one, which is slower; Heretic says so when it starts.
+Where padding changes what a model puts out, which is tried when it is loaded, prompts are run one
+at a time. Plans of models with recurrent states, and of others whose forward does not take
+ready-made masks, are evaluated one by one, which is slower; Heretic says so when it starts.
 """
 
 

@@ -33,9 +33,12 @@ def test_every_type_does_what_the_page_says(model_type: str) -> None:
         assert result.passes, row(result)
 
 
-def test_nine_of_ten_types_pass() -> None:
-    passing = sum(line.count(" | ") >= 5 for line in LINES if line.startswith("| `"))
-    assert passing >= 0.9 * len(MODEL_TYPES)
+def test_the_page_counts_what_it_lists() -> None:
+    """A type is lost, or a reason forgotten, only where somebody sees it."""
+    rows = [line for line in LINES if line.startswith("| `")]
+    passing = [line for line in rows if line.count(" | ") >= 5]
+    assert len(rows) == len(MODEL_TYPES)
+    assert f"**{len(passing)} of {len(rows)} pass**" in PAGE.read_text(encoding="utf-8")
 
 
 def _names_without(monkeypatch: pytest.MonkeyPatch, *paths: str) -> None:

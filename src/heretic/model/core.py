@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -70,6 +69,9 @@ class Model:
         head = self.model.get_output_embeddings()
         if head is not None:  # a few models have it elsewhere
             head.register_forward_pre_hook(_contiguous)
+        if self.batch_size > 1 and self._padding_matters():
+            self.batch_size = 1
+            self.say("Prompts are run one at a time: padding changes what this model puts out")
         self._factory = EditFactory(self.writers)
         self._weights = WeightEditor(self.writers)
         self._hooked: list[RowEdits] = []  # of the contexts of `edited`: the plan, and nothing
@@ -93,13 +95,17 @@ class Model:
 
     def _automatic_batch_size(self) -> int:
         """From the machine's total memory, never from timing, so that equal runs stay equal."""
-        if "attention_mask" not in inspect.signature(self.model.forward).parameters:
-            return 1  # padding could not be told from text (RWKV)
         tokens = ASSUMED_PROMPT_TOKENS + self.settings.max_response_length
         cache = self.cache_bytes_per_token() * tokens
         row = cache + 8 * text_config(self.model).vocab_size + 16 * tokens * self.hidden_size
         fitting = max(1, machine.total_memory(self.device) // 4 // row)
         return int(min(self.settings.max_batch_size, 2 ** (fitting.bit_length() - 1)))
+
+    def _padding_matters(self) -> bool:
+        """Whether a padded row gives other logits than the same row alone (as RWKV does)."""
+        short, long = self.encode_rows(["Hi", loading.CHECKED_TEXT])
+        alone, padded = self.logits_after([short]), self.logits_after([short, long])[:1]
+        return machine.divergence(alone, padded) > machine.TOLERANCES[self.dtype.itemsize]
 
     # --- structure -------------------------------------------------------------------------
 

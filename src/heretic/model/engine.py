@@ -22,10 +22,10 @@ from torch import Tensor
 from heretic.architectures.resolver import text_config
 from heretic.edits import OutputEdit
 from heretic.errors import HereticError
-from heretic.model import loading
+from heretic.model import loading, machine
 from heretic.model.batch import Batch, Request
 from heretic.model.editing import RowEdits
-from heretic.model.generation import most_likely
+from heretic.model.generation import has_plain_cache, most_likely
 from heretic.model.plain import PlainEngine
 from heretic.model.prefill import KEPT_SHARE, Prefill, Techniques
 from heretic.model.slots import SlotCache
@@ -50,10 +50,6 @@ SPARE_COLUMNS = 16
 CHECKED_PROMPTS = 2
 """Prompts of each set on which the engine is checked: the longest and the shortest."""
 
-TOLERANCES = {2: 0.05, 4: 1e-5, 8: 1e-8}
-"""Largest KL divergence in nats from the plain forward, by bytes of the dtype: rounding is far
-below, a wrong mask or position far above."""
-
 
 def open_engine(
     model: Model,
@@ -69,6 +65,12 @@ def open_engine(
     fails or does not give what the plain one does, the plain way is taken and the reason said.
     """
     if techniques is not None and not techniques.share_batches:
+        return PlainEngine(model, prompts, max_new_tokens=max_new_tokens)
+    if not has_plain_cache(model.model):
+        model.say(
+            "Plans are evaluated one by one, the slower way: the model carries other states along "
+            "than keys and values"
+        )
         return PlainEngine(model, prompts, max_new_tokens=max_new_tokens)
     reason = ""
     try:
@@ -89,7 +91,7 @@ def open_engine(
                 kept_share=math.inf,  # so that starting at later layers is tried too
             )
             deviation = max(tried.deviation(name) for name in few)
-            if deviation > TOLERANCES[model.dtype.itemsize]:
+            if deviation > machine.TOLERANCES[model.dtype.itemsize]:
                 reason = f"shared batches change its output (KL {deviation:.1e})"
     except HereticError:
         raise
@@ -113,13 +115,6 @@ def _ends(model: Model, prompts: Prompts) -> Prompts:
     """The longest and the shortest prompts."""
     ordered = sorted(prompts, key=lambda prompt: len(model.prompt_text(prompt)))
     return [*ordered[: CHECKED_PROMPTS // 2], *ordered[-(CHECKED_PROMPTS // 2) :]]
-
-
-def _divergence(original: Tensor, other: Tensor) -> float:
-    """The largest KL divergence of any row of logits, in nats; NaN counts as infinite."""
-    left, right = (x.double().log_softmax(dim=-1).cpu() for x in (original, other))
-    found = (left.exp() * (left - right)).sum(dim=-1).max()
-    return float(found) if found.isfinite() else math.inf
 
 
 class Engine:
@@ -233,11 +228,11 @@ class Engine:
                 made = most_likely(first).tolist()
                 whole = [[*rows.head, *rows.tails[i]] for i in chunk]
                 plain = self._model.logits_after(whole)
-                largest = max(largest, _divergence(plain, first))
+                largest = max(largest, machine.divergence(plain, first))
                 plain = self._model.logits_after(
                     [[*r, t] for r, t in zip(whole, made, strict=True)]
                 )
-                largest = max(largest, _divergence(plain, batch.logits_after(made)))
+                largest = max(largest, machine.divergence(plain, batch.logits_after(made)))
             return largest
 
         return self._fitting(name, 1, work)

@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 KEPT_BYTES = 1 << 30
 MAPPED_FROM = KEPT_BYTES, 32 << 20
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 """Quota and period in microseconds, of a container's version 2 control group."""
+
+TOLERANCES = {2: 0.05, 4: 1e-5, 8: 1e-8}
+"""Largest KL divergence in nats from a plain forward, by bytes of the dtype: rounding is far
+below, a wrong mask or position far above."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's mallopt
 
@@ -86,15 +91,27 @@ def cache_bytes_per_token(config: Any, layers: int, hidden: int, itemsize: int) 
         hidden: Width of the residual stream.
         itemsize: Bytes of a number.
     """
+    per_layer = getattr(config, "per_layer_config", None)  # where layers differ (Gemma 4)
+    each = [per_layer[i] for i in range(layers)] if per_layer else [config] * layers
+    return int(sum(2 * _width_of_keys(one, hidden) * itemsize for one in each))
+
+
+def _width_of_keys(config: Any, hidden: int) -> int:
+    """Numbers in all keys of a token in one layer; 0 where a state of no length is kept instead."""
     queries = _largest(getattr(config, "num_attention_heads", None))
     heads = _largest(getattr(config, "num_key_value_heads", None)) or queries
-    if not heads:  # no attention: one state, whatever the length
-        return 0
-    size = _largest(getattr(config, "head_dim", None)) or hidden // (queries or heads)
-    return int(2 * layers * heads * size * itemsize)
+    size = _largest(getattr(config, "head_dim", None)) or hidden // (queries or 1)
+    return heads * size
 
 
 def _largest(value: Any) -> int:
     """A number of heads: some configurations have one for every layer."""
     numbers = value if isinstance(value, list | tuple) else [value]
     return max((number for number in numbers if isinstance(number, int)), default=0)
+
+
+def divergence(original: Tensor, other: Tensor) -> float:
+    """The largest KL divergence of any row of logits, in nats; NaN counts as infinite."""
+    left, right = (x.double().log_softmax(dim=-1).cpu() for x in (original, other))
+    found = (left.exp() * (left - right)).sum(dim=-1).max()
+    return float(found) if found.isfinite() else math.inf
