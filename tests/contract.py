@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,12 +44,17 @@ ROWS, NEW_TOKENS = 3, 3
 
 @dataclass
 class Case:
-    """A tiny model with what every check needs."""
+    """A tiny model with what every check needs.
+
+    Attributes:
+        inputs: Arguments of a forward call, `ROWS` rows of different text.
+    """
 
     model_type: str
     model: Any
     structure: Structure
     directions: Tensor
+    inputs: Mapping[str, Any]
 
     @classmethod
     def of(cls, model_type: str) -> Case:
@@ -64,12 +69,8 @@ class Case:
         hidden = structure.writers[0].weight().shape[0]
         generator = torch.Generator().manual_seed(3)
         directions = torch.randn(len(structure.layers) + 1, hidden, generator=generator)
-        return cls(model_type, model, structure, torch.nn.functional.normalize(directions, dim=-1))
-
-    @cached_property
-    def inputs(self) -> Mapping[str, Any]:
-        """Arguments of a forward call, `ROWS` rows of different text."""
-        return text_inputs(self.model_type, self.model.config, batch=ROWS)
+        directions = torch.nn.functional.normalize(directions, dim=-1)
+        return cls(model_type, model, structure, directions, inputs)
 
     def logits(self) -> Tensor:
         """After the last position, [rows, vocabulary]."""
@@ -220,8 +221,8 @@ def _streamed(case: Case, plan: Plan, base: Path, folder: Path) -> bool:
 
 CHECKS: dict[str, Callable[[Case], None]] = {
     **{f"edit {name}": partial(hooked_is_edited, variant=name) for name in VARIANTS},
-    "plans by row": lambda case: rows_have_their_own_plans(case, "none"),
-    "plans by row, full": lambda case: rows_have_their_own_plans(case, "full"),
+    "plans by row": partial(rows_have_their_own_plans, variant="none"),
+    "plans by row, full": partial(rows_have_their_own_plans, variant="full"),
     "residuals": residuals_are_layer_outputs,
     "replies": replies_are_the_edited_models,
     "save": partial(saved_is_edited, variant="none"),

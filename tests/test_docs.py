@@ -26,16 +26,6 @@ def code(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-def rows(page: str) -> list[list[str]]:
-    """The cells of all table rows of a page."""
-    text = (DOCS / page).read_text(encoding="utf-8")
-    return [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
-
-
-def names(cell: str) -> list[str]:
-    return re.findall(r"`([^`]+)`", cell)
-
-
 def test_every_document_the_program_names_exists():
     sources = [
         path.read_text(encoding="utf-8") for path in Path(heretic.__file__).parent.rglob("*.py")

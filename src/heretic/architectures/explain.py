@@ -131,11 +131,11 @@ def passes_on(module: nn.Module) -> bool:
 
 def candidates(layer: nn.Module) -> list[str]:
     """Paths of all modules in a layer that might write to the stream, and of its norms."""
-    found = []
-    for path, module in layer.named_modules():
-        if path and (passes_on(module) or is_writer(module) or gated_writer(path, module)):
-            found.append(path)
-    return found
+    return [
+        path
+        for path, module in layer.named_modules()
+        if path and (passes_on(module) or is_writer(module) or gated_writer(path, module))
+    ]
 
 
 def explain(run: LayerRun, among: Collection[str]) -> Gains | None:
@@ -144,16 +144,16 @@ def explain(run: LayerRun, among: Collection[str]) -> Gains | None:
     Args:
         among: Paths of modules that may be writers.
     """
-    if run.before is None or run.after is None or run.before.shape != run.after.shape:
+    if run.before is None or run.after is None:
         return None
     # The first position often carries activations so large that rounding hides the rest.
     first = slice(1, None) if len(run.after) > 1 else slice(None)
     search = _Search(run, set(among), first)
     gains = search.of(run.after)
-    if gains is None or not gains.keys() - {STREAM}:
+    if gains is None:
         return None
     gains.pop(STREAM, None)
-    return gains
+    return gains or None
 
 
 class _Search:
@@ -250,10 +250,14 @@ def _fit(
         parts = left * factors.mT
         # The stream may be far larger than all that a layer adds to it.
         added = float((right.squeeze(-1) - parts[..., names.index(STREAM)]).norm())
+        least = dict.fromkeys(names, USED * added)
+        least[STREAM] = USED * min(added, float(right.norm()))
         norms = parts.flatten(0, 1).norm(dim=0)
-        used = [i for i in range(len(names)) if names[i] == STREAM or norms[i] > USED * added]
-        used = [i for i in used if norms[i] > USED * min(added, float(right.norm()))]
-        return {names[i]: None if left is stacked else _uneven(factors[:, i, 0]) for i in used}
+        return {
+            name: None if left is stacked else _uneven(factors[:, i, 0])
+            for i, name in enumerate(names)
+            if norms[i] > least[name]
+        }
     return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, cast
@@ -126,15 +126,6 @@ def hidden_size(model: nn.Module) -> int:
     return int(size or cast("Any", model).get_input_embeddings().weight.shape[1])
 
 
-def find_layers(model: nn.Module) -> list[nn.Module]:
-    """The decoder layers in order.
-
-    Raises:
-        UnsupportedModelError: There is no list of layers.
-    """
-    return list(layer_list(model)[1])
-
-
 def layer_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """The decoder layers and the path of their list.
 
@@ -182,13 +173,19 @@ def guessed_component(path: str) -> str:
     )
 
 
-def known_paths(layer: nn.Module) -> list[str]:
-    """Paths of the modules in a layer that the table takes for writers."""
-    return [
+def known_paths(layer: nn.Module, by_hand: Collection[str] = ()) -> list[str]:
+    """Paths of the modules in a layer that the table takes for writers, then those named by hand.
+
+    Args:
+        by_hand: As in the setting `residual_writers`; those that a layer lacks are left out.
+    """
+    modules = dict(layer.named_modules())
+    known = [
         path
-        for path, module in layer.named_modules()
+        for path, module in modules.items()
         if (component_of(path) and is_writer(module)) or gated_writer(path, module)
     ]
+    return list(dict.fromkeys([*known, *(path for path in by_hand if path in modules)]))
 
 
 def gated_writer(path: str, module: nn.Module) -> str | None:
@@ -260,26 +257,19 @@ def _is_transposed(module: nn.Module, parameter: Tensor) -> bool:
     return parameter.shape[1] != getattr(module, "hidden_size", parameter.shape[1])
 
 
-def find_writers(model: nn.Module, paths: Iterable[str] = ()) -> tuple[Writer, ...]:
-    """Every residual writer that the table names, by layer; unverified and without gains.
+def find_writers(model: nn.Module, by_hand: Collection[str] = ()) -> tuple[Writer, ...]:
+    """Every residual writer that is known by name, by layer; unverified and without gains.
 
     Args:
-        paths: Further paths within a layer, as in the setting `residual_writers`.
+        by_hand: Further paths within a layer, as in the setting `residual_writers`.
     """
     prefix, layers = layer_list(model)
-    further = list(paths)
     return tuple(
         writer
         for index, layer in enumerate(layers)
-        for path in _present(layer, [*known_paths(layer), *further])
+        for path in known_paths(layer, by_hand)
         for writer in writers_at(index, layer, f"{prefix}.{index}", path)
     )
-
-
-def _present(layer: nn.Module, paths: Sequence[str]) -> list[str]:
-    """The paths, each once, that lead to a module of the layer."""
-    have = {path for path, _ in layer.named_modules()}
-    return [path for path in dict.fromkeys(paths) if path in have]
 
 
 def first_tensor(output: Any) -> Tensor:

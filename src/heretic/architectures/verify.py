@@ -63,13 +63,9 @@ def resolve(
     """
     prefix, layers = layer_list(model)
 
-    def named(layer: nn.Module) -> list[str]:
-        have = {path for path, _ in layer.named_modules()}
-        return [*known_paths(layer), *(path for path in by_hand if path in have)]
-
     def watch(layer: nn.Module) -> list[str]:
         norms = [path for path, module in layer.named_modules() if passes_on(module)]
-        return [*named(layer), *norms]
+        return [*known_paths(layer, by_hand), *norms]
 
     calls: dict[int, tuple[Any, Any]] = {}
     with ExitStack() as stack, torch.inference_mode():
@@ -81,20 +77,15 @@ def resolve(
     discovered: set[str] = set()
     for index, (layer, run) in enumerate(zip(layers, runs, strict=True)):
         _check_run(index, run)
-        found = explain(run, named(layer))
+        found = explain(run, known_paths(layer, by_hand))
         if found is None and not by_hand:
             found = _discovered(layer, calls[index], hidden_size(model))
             discovered |= set(found) - set(known_paths(layer)) if found else set()
         if found is None:
             raise _unexplained(index, layer, run)
-        for path in sorted(found, key=_position(layer)):
+        for path in (path for path, _ in layer.named_modules() if path in found):
             writers += writers_at(index, layer, f"{prefix}.{index}", path, found[path])
     return Structure(prefix, tuple(layers), tuple(writers), tuple(sorted(discovered)))
-
-
-def _position(layer: nn.Module) -> Callable[[str], int]:
-    order = {path: number for number, (path, _) in enumerate(layer.named_modules())}
-    return lambda path: order[path]
 
 
 def _keep_call(layer: nn.Module, index: int, calls: dict[int, tuple[Any, Any]]) -> Any:
@@ -139,9 +130,8 @@ def _as_float(value: Any) -> Any:
 
 
 def _unexplained(index: int, layer: nn.Module, run: LayerRun) -> UnsupportedModelError:
-    assert run.before is not None
     assert run.after is not None
-    if run.before.shape != run.after.shape or not run.ran:
+    if not run.ran:
         return UnsupportedModelError(
             f"Layers of type {type(layer).__name__} cannot be edited: {SEVERAL_STREAMS}."
         )

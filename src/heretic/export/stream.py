@@ -146,17 +146,15 @@ def parameter_edits(model: Model, plan: Plan, directions: Tensor) -> list[Parame
     """
     from heretic.model.editing import planned
 
-    state = model.model.state_dict().keys()
     found: dict[str, ParameterEdit] = {}
     for writer, amounts, basis in planned(model.writers, plan, directions):
         name = writer.parameter_name  # the same for all experts of a block
-        bias = f"{name}_bias"
-        moves = writer.edited_in_sum(plan.row_normalization) and bias in state
+        moves = writer.edited_in_sum(plan.row_normalization) and writer.bias() is not None
         found[name] = ParameterEdit(
             name,
             Edit(basis, amounts, plan.row_normalization, writer.gains),
             transposed=writer.transposed,
-            bias=bias if moves else None,
+            bias=f"{name}_bias" if moves else None,
         )
     return list(found.values())
 

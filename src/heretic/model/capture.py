@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -12,6 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from heretic.architectures.resolver import first_tensor, layer_input
+
+TOLERANCES = {2: 0.05, 4: 1e-5, 8: 1e-8}
+"""Largest KL divergence in nats from a plain forward, by bytes of the dtype: rounding is far
+below, a wrong mask or position far above."""
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
@@ -81,3 +86,10 @@ def last_residuals(
     if len(captured) != len(rows):
         raise RuntimeError(f"{len(rows) - len(captured)} layers did not run in the forward pass")
     return torch.stack(captured, dim=1)
+
+
+def divergence(original: Tensor, other: Tensor) -> float:
+    """The largest KL divergence of any row of logits, in nats; NaN counts as infinite."""
+    left, right = (x.double().log_softmax(dim=-1).cpu() for x in (original, other))
+    found = (left.exp() * (left - right)).sum(dim=-1).max()
+    return float(found) if found.isfinite() else math.inf

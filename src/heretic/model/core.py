@@ -56,7 +56,7 @@ class Model:
         loaded = loading.load(settings, self._reporter)
         self.model = loaded.model
         self.tokenizer = loaded.tokenizer
-        self.processor: Any = loading.load_processor(settings)
+        self.processor: Any = loading.load_processor(settings, self.model.config)
         self.dtype = loaded.dtype
         self.structure = loaded.structure
         self.writers: tuple[Writer, ...] = loaded.structure.writers
@@ -105,7 +105,7 @@ class Model:
         """Whether a padded row gives other logits than the same row alone (as RWKV does)."""
         short, long = self.encode_rows(["Hi", loading.CHECKED_TEXT])
         alone, padded = self.logits_after([short]), self.logits_after([short, long])[:1]
-        return machine.divergence(alone, padded) > machine.TOLERANCES[self.dtype.itemsize]
+        return capture.divergence(alone, padded) > capture.TOLERANCES[self.dtype.itemsize]
 
     # --- structure -------------------------------------------------------------------------
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from heretic.architectures import Writer
 from heretic.directions import layer_basis
@@ -20,6 +21,7 @@ from heretic.model.experts import (
     experts_arguments,
     puts_out_each,
 )
+from heretic.model.forward import replaced
 from heretic.records import Plan, RowNormalization
 
 Stored = tuple[Tensor, Tensor | None]
@@ -102,23 +104,24 @@ def _nonzero(amounts: Sequence[float]) -> list[bool]:
     return [amount != 0.0 for amount in amounts]
 
 
+@contextmanager
 def install(
     sites: Iterable[Sequence[Writer]], edit_of: Callable[[Writer], OutputEdit | None]
-) -> ExitStack:
-    """Edit the outputs of modules from now on, until the stack that is returned is closed.
+) -> Iterator[None]:
+    """Edit the outputs of modules while the context lasts.
 
     Args:
         sites: The writers of each module, as of `sites_of`.
         edit_of: Asked at every run for the edit of a writer: of all rows, or stacked ones, one for
             each row of the batch.
     """
-    stack_ = ExitStack()
-    for site in sites:
-        if site[0].expert is None:
-            stack_.callback(_hooked(site[0], edit_of))
-        else:
-            stack_.callback(_rerouted(site, edit_of))
-    return stack_
+    with ExitStack() as stack_:
+        for site in sites:
+            if site[0].expert is None:
+                stack_.callback(_hooked(site[0], edit_of).remove)
+            else:
+                stack_.enter_context(_rerouted(site, edit_of))
+        yield
 
 
 def sites_of(writers: Iterable[Writer]) -> list[list[Writer]]:
@@ -129,44 +132,35 @@ def sites_of(writers: Iterable[Writer]) -> list[list[Writer]]:
     return list(sites.values())
 
 
-def _hooked(writer: Writer, edit_of: Callable[[Writer], OutputEdit | None]) -> Callable[[], None]:
+def _hooked(writer: Writer, edit_of: Callable[[Writer], OutputEdit | None]) -> RemovableHandle:
     bias = writer.bias()
 
     def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         edit = edit_of(writer)
         return output if edit is None else edit.apply(output, bias)
 
-    return writer.module.register_forward_hook(hook).remove
+    return writer.module.register_forward_hook(hook)
 
 
 def _rerouted(
     site: Sequence[Writer], edit_of: Callable[[Writer], OutputEdit | None]
-) -> Callable[[], None]:
+) -> AbstractContextManager[None]:
     """Edit a block of experts: its output where all share one edit, else each expert's."""
     module = site[0].module
     forward = module.forward
-    own = vars(module).get("forward")  # Accelerate's, where layers lie on several devices
 
     def edited(*args: Any, **kwargs: Any) -> Tensor:
         first = edit_of(site[0])
-        if first is None or first.moves_bias or puts_out_each(module):
-            output: Tensor = forward(*args, **kwargs)
-            if first is None:
-                return output
-            if puts_out_each(module):
-                return apply_to_each(site, output, edit_of)
-            return apply_to_rows(first, output)
-        given = experts_arguments(module, site[0].name, *args, **kwargs)
-        return edited_experts(site, *given, edit_of)
+        each = puts_out_each(module)
+        if first is not None and not first.moves_bias and not each:
+            given = experts_arguments(module, site[0].name, *args, **kwargs)
+            return edited_experts(site, *given, edit_of)
+        output: Tensor = forward(*args, **kwargs)
+        if first is None:
+            return output
+        return apply_to_each(site, output, edit_of) if each else apply_to_rows(first, output)
 
-    module.forward = edited
-
-    def undo() -> None:
-        del module.forward
-        if own is not None:
-            module.forward = own
-
-    return undo
+    return replaced(module, edited)
 
 
 class RowEdits:

@@ -22,7 +22,7 @@ from torch import Tensor
 from heretic.architectures.resolver import text_config
 from heretic.edits import OutputEdit
 from heretic.errors import HereticError
-from heretic.model import loading, machine
+from heretic.model import capture, loading
 from heretic.model.batch import Batch, Request
 from heretic.model.editing import RowEdits
 from heretic.model.generation import has_plain_cache, most_likely
@@ -91,7 +91,7 @@ def open_engine(
                 kept_share=math.inf,  # so that starting at later layers is tried too
             )
             deviation = max(tried.deviation(name) for name in few)
-            if deviation > machine.TOLERANCES[model.dtype.itemsize]:
+            if deviation > capture.TOLERANCES[model.dtype.itemsize]:
                 reason = f"shared batches change its output (KL {deviation:.1e})"
     except HereticError:
         raise
@@ -228,11 +228,11 @@ class Engine:
                 made = most_likely(first).tolist()
                 whole = [[*rows.head, *rows.tails[i]] for i in chunk]
                 plain = self._model.logits_after(whole)
-                largest = max(largest, machine.divergence(plain, first))
+                largest = max(largest, capture.divergence(plain, first))
                 plain = self._model.logits_after(
                     [[*r, t] for r, t in zip(whole, made, strict=True)]
                 )
-                largest = max(largest, machine.divergence(plain, batch.logits_after(made)))
+                largest = max(largest, capture.divergence(plain, batch.logits_after(made)))
             return largest
 
         return self._fitting(name, 1, work)

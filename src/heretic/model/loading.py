@@ -157,16 +157,16 @@ def _load_weights(settings: Settings, dtype_name: str) -> Any:
             arguments["max_memory"] = settings.max_memory
     if settings.quantization != "none":
         arguments["quantization_config"] = _quantization(settings.quantization)
-    model = _auto_class(settings).from_pretrained(str(settings.model), **arguments)
+    auto = _auto_class(_configuration(settings))
+    model = auto.from_pretrained(str(settings.model), **arguments)
     return model.eval().requires_grad_(False)
 
 
-def _auto_class(settings: Settings) -> Any:
+def _auto_class(config: Any) -> Any:
     """The class to load a model with: whole, where it takes images too.
 
     A checkpoint says by `architectures` what it is; one of a text model alone stays one.
     """
-    config = _configuration(settings)
     multimodal = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(config.model_type)
     causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
     named = (config.architectures or [None])[0]
@@ -184,7 +184,7 @@ def skeleton(settings: Settings) -> Any:
     with quiet(), _model_errors(settings), torch.device("meta"):
         config = _configuration(settings)
         consent = settings.trust_remote_code
-        return _auto_class(settings).from_config(config, trust_remote_code=consent).eval()
+        return _auto_class(config).from_config(config, trust_remote_code=consent).eval()
 
 
 def _configuration(settings: Settings) -> Any:
@@ -195,9 +195,9 @@ def _configuration(settings: Settings) -> Any:
     )
 
 
-def load_processor(settings: Settings) -> Any:
-    """The processor of a model that takes images too; None for any other."""
-    if _auto_class(settings) is not AutoModelForImageTextToText:
+def load_processor(settings: Settings, config: Any) -> Any:
+    """The processor of a model that takes images too, by its configuration; None for any other."""
+    if _auto_class(config) is not AutoModelForImageTextToText:
         return None
     with quiet():
         try:

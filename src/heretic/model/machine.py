@@ -11,16 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 KEPT_BYTES = 1 << 30
 MAPPED_FROM = KEPT_BYTES, 32 << 20
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 """Quota and period in microseconds, of a container's version 2 control group."""
-
-TOLERANCES = {2: 0.05, 4: 1e-5, 8: 1e-8}
-"""Largest KL divergence in nats from a plain forward, by bytes of the dtype: rounding is far
-below, a wrong mask or position far above."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's mallopt
 
@@ -108,10 +103,3 @@ def _largest(value: Any) -> int:
     """A number of heads: some configurations have one for every layer."""
     numbers = value if isinstance(value, list | tuple) else [value]
     return max((number for number in numbers if isinstance(number, int)), default=0)
-
-
-def divergence(original: Tensor, other: Tensor) -> float:
-    """The largest KL divergence of any row of logits, in nats; NaN counts as infinite."""
-    left, right = (x.double().log_softmax(dim=-1).cpu() for x in (original, other))
-    found = (left.exp() * (left - right)).sum(dim=-1).max()
-    return float(found) if found.isfinite() else math.inf

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from heretic.architectures.resolver import first_tensor, layer_input
+from heretic.model.forward import replaced
 from heretic.model.slots import States
 
 
@@ -176,15 +177,7 @@ def starting_at(
         parts = lengths[index]
         return lambda *args, **kwargs: (hidden, *[None] * (parts - 1)) if parts else hidden
 
-    def undo(layer: nn.Module, before: Any) -> None:
-        if before is None:
-            del layer.forward
-        else:  # Accelerate puts its own in the same place
-            layer.forward = before
-
     with ExitStack() as stack:
         for index in range(start):
-            layer = layers[index]
-            stack.callback(undo, layer, layer.__dict__.get("forward"))
-            layer.forward = stand_in(index)
+            stack.enter_context(replaced(layers[index], stand_in(index)))
         yield

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from heretic.model import Model, loading
 from heretic.model.capture import forward_arguments
 from heretic.model.core import Prompts
 from heretic.model.editing import install, sites_of
+from heretic.model.forward import replaced
 from heretic.model.machine import total_memory
 
 SMALLEST_SHARE = 0.1
@@ -243,22 +244,14 @@ class Objective:
             yield
 
 
-@contextmanager
-def _recomputed(layer: nn.Module) -> Iterator[None]:
+def _recomputed(layer: nn.Module) -> AbstractContextManager[None]:
     """Keep only a layer's input for the backward pass (Chen et al. 2016, arXiv 1604.06174)."""
     forward = layer.forward
-    own = vars(layer).get("forward")  # Accelerate's, where layers lie on several devices
 
     def again(*args: Any, **kwargs: Any) -> Any:
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
-    layer.forward = again
-    try:
-        yield
-    finally:
-        del layer.forward
-        if own is not None:
-            layer.forward = own
+    return replaced(layer, again)
 
 
 def _probe(logprobs: Tensor, generator: torch.Generator) -> Tensor:
