@@ -26,7 +26,7 @@ $(VENV)/.user: $(VENV)/.made $(INPUTS)
 
 # The extra "research" too: its tables and pictures are tested like everything else.
 $(VENV)/.dev: $(VENV)/.made $(INPUTS)
-	$(PIP) install -q -e '.[dev,research]' -c constraints.txt
+	$(PIP) install -q -e '.[dev,research,fidelity]' -c constraints.txt
 	@touch $@ $(VENV)/.user
 
 install: $(VENV)/.user ## Make .venv and install heretic into it

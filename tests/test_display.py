@@ -23,7 +23,7 @@ from heretic.cli.tables import (
 )
 from heretic.cli.text import bytes_text, clip, make_console, memory_text, safe
 from heretic.events import Event, Notice, SearchFinished, StageFinished, StageStarted
-from heretic.records import Plan, Weights, front
+from heretic.records import Plan, Score, Trial, Weights, front
 from heretic.utils import get_trial_parameters
 from tests.terminal import arguments, end, environment, in_pipe, in_terminal, plain, written
 from tests.terminal_program import BASELINE, HOSTILE, run_search, run_stages, trial
@@ -285,3 +285,28 @@ def test_why_a_search_ended_is_said(reason: str, said: str, level: str) -> None:
     text, shown_as = finished_text(SearchFinished(reason, 4, 60.0))
     assert said in text
     assert shown_as == level
+
+
+def test_trials_that_cannot_be_told_apart_name_each_other() -> None:
+    def refusing(number: int, count: int) -> Trial:
+        values = tuple(float(prompt < count) for prompt in range(100))
+        score = Score("refusals", count / 100, "minimize", f"{count}/100", values=values)
+        return replace(trial(number), scores=(score,))
+
+    table = shown(front_table([refusing(0, 3), refusing(1, 5), refusing(2, 60)]))
+    rows = {line.split()[0]: line.split() for line in table.splitlines() if line.split()}
+    assert (rows["0"][-1], rows["1"][-1]) == ("1", "0")
+    assert rows["2"][-1] != "0"
+    assert "not told apart" in table
+
+
+def test_differences_stand_below_two_models() -> None:
+    def refusals(count: int) -> Score:
+        values = tuple(float(prompt < count) for prompt in range(100))
+        return Score("refusals", count / 100, "minimize", f"{count}/100", values=values)
+
+    rows = {"original": (refusals(60),), "edited": (refusals(3),)}
+    table = shown(scores_table(rows, with_difference=True))
+    assert "difference" in table
+    assert "-0.57" in table
+    assert "difference" not in shown(scores_table(rows))

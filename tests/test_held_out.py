@@ -126,8 +126,8 @@ class TestExport:
         assert written["before"][1]["value"] == 0.0
         card = (tmp_path / "edited" / "README.md").read_text()
         assert f"On {REST} good and {REST} bad prompts that it never saw" in card
-        assert f"| {found.before[1].display} | {found.after[1].display} |" in card
-        assert f"| {found.before[0].display} | {found.after[0].display} |" in card
+        assert f"| {found.before[1].with_interval()} | {found.after[1].with_interval()} |" in card
+        assert f"| {found.before[0].with_interval()} | {found.after[0].with_interval()} |" in card
         shown = table_text(trial.scores, exported)
         assert "original, held-out prompts" in shown
         assert "edited, held-out prompts" in shown

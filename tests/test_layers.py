@@ -63,6 +63,8 @@ SHARED_ROOMS = {
     "baseline": "evaluator",
     "race": "evaluator",
     "single": "pipeline",
+    "optional": "errors",
+    "statistics": "records",
     "__main__": "main",
     "atomic": "runs",
     "config_docs": "config",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ NO_PLAN = Plan.create(
 class Damage(Scorer):
     """Stands for every cheap score: what the logits say."""
 
-    needs: ClassVar[Needs] = Needs(logits=frozenset({"good"}))
+    needs = Needs(logits=frozenset({"good"}))
 
     def measure(self, outputs: Outputs, baseline: Outputs) -> tuple[float, str]:
         value = float(outputs.logits["good"])
@@ -39,7 +39,7 @@ class Damage(Scorer):
 class Length(Scorer):
     """A score that cannot tell how good it may become."""
 
-    needs: ClassVar[Needs] = Needs(responses=frozenset({"bad"}))
+    needs = Needs(responses=frozenset({"bad"}))
 
     def measure(self, outputs: Outputs, baseline: Outputs) -> tuple[float, str]:
         value = float(sum(map(len, outputs.responses["bad"])))

@@ -17,9 +17,9 @@ from rich.console import Console
 from heretic import directions
 from heretic.cli.geometry import geometry_tables
 from heretic.errors import HereticError
+from heretic.optional import require
 from heretic.report import projection
 from heretic.report.geometry import geometric_median, residual_geometry, silhouette
-from heretic.report.optional import require
 
 
 def residuals(count: int, *, shift: float, layers: int = 3, hidden: int = 16, seed: int = 0):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,11 +14,18 @@ from safetensors.torch import save
 from torch import Tensor
 
 from heretic.atomic import write_atomic
+from heretic.model.teacher_forcing import Continuation, Reading, Reference
 from heretic.prompts import Prompt
 from heretic.runs import GOES_ON
 from heretic.scorers import Outputs, PromptSet
 
-_KEY, _RESPONSES = "key", "responses"
+_KEY, _TEXTS = "key", "texts"
+_RECORDS = {
+    "continuations": ("divergence", "agreement"),
+    "readings": ("surprise", "tokens"),
+    "references": ("tokens", "logprobs"),
+}
+"""Tensors of the records in `Outputs`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +33,7 @@ class BaselineFile:
     """Where a baseline is kept.
 
     Attributes:
-        path: A safetensors file: first-token logits by prompt set, replies in its metadata.
+        path: A safetensors file: tensors by kind and prompt set, texts in its metadata.
         key: Digest of all that the outputs depend on: model, prompts, settings, machine, versions.
     """
 
@@ -39,11 +47,11 @@ class BaselineFile:
                 metadata = file.metadata() or {}
                 if metadata.get(_KEY) != self.key:
                     return None
-                logits = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-                responses = json.loads(metadata[_RESPONSES])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                texts = json.loads(metadata[_TEXTS])
+            return _outputs(prompts, tensors, texts)
         except (OSError, SafetensorError, KeyError, ValueError):
             return None  # it is a cache: what cannot be read is computed
-        return Outputs(prompts=prompts, logits=logits, responses=responses)
 
     def write(self, outputs: Outputs) -> None:
         """Keep outputs under this key.
@@ -51,10 +59,51 @@ class BaselineFile:
         Raises:
             RunError: The file cannot be written.
         """
-        tensors = {str(name): _smallest(rows) for name, rows in outputs.logits.items()}
-        responses = {name: list(texts) for name, texts in outputs.responses.items()}
-        metadata = {_KEY: self.key, _RESPONSES: json.dumps(responses)}
-        write_atomic(self.path, save(tensors, metadata), remedy=GOES_ON)
+        texts = {
+            "responses": {name: list(rows) for name, rows in outputs.responses.items()},
+            "replies": {name: found.replies for name, found in outputs.references.items()},
+        }
+        metadata = {_KEY: self.key, _TEXTS: json.dumps(texts)}
+        write_atomic(self.path, save(dict(_tensors(outputs)), metadata), remedy=GOES_ON)
+
+
+def _tensors(outputs: Outputs) -> Iterator[tuple[str, Tensor]]:
+    """All tensors by `kind/part/set`."""
+    for name, logits in outputs.logits.items():
+        yield f"logits/raw/{name}", _smallest(logits)
+    for kind, part, found in _parts(outputs):
+        for name, record in found.items():
+            yield f"{kind}/{part}/{name}", getattr(record, part).contiguous()
+
+
+def _parts(outputs: Outputs) -> Iterator[tuple[str, str, Mapping[PromptSet, Any]]]:
+    """Tensors that records hold: their kind, the name within the record, the records by set."""
+    for kind, parts in _RECORDS.items():
+        for part in parts:
+            yield kind, part, getattr(outputs, kind)
+
+
+def _outputs(
+    prompts: Mapping[PromptSet, Sequence[Prompt]],
+    tensors: Mapping[str, Tensor],
+    texts: Mapping[str, Mapping[PromptSet, Any]],
+) -> Outputs:
+    by_kind: dict[str, dict[PromptSet, dict[str, Tensor]]] = {}
+    for path, tensor in tensors.items():
+        kind, part, name = path.split("/", 2)
+        by_kind.setdefault(kind, {}).setdefault(name, {})[part] = tensor
+    read = {kind: by_kind.get(kind, {}) for kind in ("logits", *_RECORDS)}
+    replies = {name: tuple(map(tuple, rows)) for name, rows in texts["replies"].items()}
+    return Outputs(
+        prompts=prompts,
+        logits={name: parts["raw"].float() for name, parts in read["logits"].items()},
+        responses=texts["responses"],
+        continuations={name: Continuation(**p) for name, p in read["continuations"].items()},
+        readings={name: Reading(**parts) for name, parts in read["readings"].items()},
+        references={
+            name: Reference(replies[name], **parts) for name, parts in read["references"].items()
+        },
+    )
 
 
 def _smallest(logits: Tensor) -> Tensor:

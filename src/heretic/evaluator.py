@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from time import perf_counter
 from typing import Any
@@ -16,9 +16,11 @@ from heretic.baseline import BaselineFile
 from heretic.config import Settings
 from heretic.events import EvaluationProgress, Reporter, Silent
 from heretic.model import Model
+from heretic.model.editing import RowEdits
 from heretic.model.engine import Edits, Engine, open_engine
 from heretic.model.plain import PlainEngine
 from heretic.model.prefill import Techniques
+from heretic.model.teacher_forcing import Reference, continuation, reading, reference
 from heretic.prompts import Prompt
 from heretic.race import Race, needs
 from heretic.records import Optimization, Plan, Score
@@ -36,19 +38,31 @@ class EvaluationPrompts:
 
     good: Sequence[Prompt]
     bad: Sequence[Prompt]
+    more: Mapping[PromptSet, Sequence[Prompt]] = field(default_factory=dict)
+    """Sets that scorers bring along."""
 
     @classmethod
     def load(cls, settings: Settings) -> EvaluationPrompts:
-        """Read both sets.
+        """Read both sets, and those that scorers bring along.
 
         Raises:
             PromptError: One cannot be read.
+            ScorerError: As `load_scorers`.
         """
         system = settings.system_prompt
         return cls(
             good=prompt_sets.load(settings.good_evaluation_prompts, system),
             bad=prompt_sets.load(settings.bad_evaluation_prompts, system),
+            more={
+                name: prompt_sets.load(specification, system)
+                for scorer in load_scorers(settings)
+                for name, specification in scorer.sets().items()
+            },
         )
+
+    def by_name(self) -> dict[PromptSet, Sequence[Prompt]]:
+        """All sets."""
+        return {"good": self.good, "bad": self.bad, **self.more}
 
 
 class Evaluator:
@@ -84,7 +98,7 @@ class Evaluator:
         self._prefix = model.response_prefix
         self._baseline_file = baseline_file
         loaded = prompts or EvaluationPrompts.load(settings)
-        self._prompts: dict[PromptSet, Sequence[Prompt]] = {"good": loaded.good, "bad": loaded.bad}
+        self._prompts = loaded.by_name()
         self.scorers: tuple[Scorer, ...] = load_scorers(settings)
 
     @property
@@ -116,7 +130,7 @@ class Evaluator:
         race = Race(self.scorers, self.baseline_outputs, self._sizes, len(plans), rivals)
         with self._unedited():
             edits = [self.model.plan_edits(plan, self.directions) for plan in plans]
-            self._run(self._engine, edits, race)
+            self._run(self.model, self._engine, edits, race)
         return race.scores()
 
     def score_current(self) -> tuple[Score, ...]:
@@ -126,7 +140,8 @@ class Evaluator:
     def score_model(self, other: Model) -> tuple[Score, ...]:
         """Scores of another model with the same vocabulary, against this evaluator's baseline."""
         self._check_prefix(other)
-        return self._score(self._outputs(other), self.baseline_outputs)
+        baseline = self.baseline_outputs
+        return self._score(self._outputs(other, baseline.references), baseline)
 
     def _check_prefix(self, model: Model) -> None:
         if model.response_prefix != self._prefix:
@@ -148,7 +163,11 @@ class Evaluator:
         if kept is not None and self._suffices(kept):
             return kept
         with self._unedited():
-            outputs = self._outputs(self.model)
+            references = {
+                name: reference(self.model, self._prompts[name], length)
+                for name, length in needs(self.scorers).continuations.items()
+            }
+            outputs = replace(self._outputs(self.model, references), references=references)
         if file is not None:
             file.write(outputs)
         return outputs
@@ -158,9 +177,12 @@ class Evaluator:
         needed = needs(self.scorers)
         have = {**kept.logits, **kept.responses}
         return (
-            needed.logits <= set(kept.logits)
-            and needed.responses <= set(kept.responses)
+            needed.are_met(kept)
             and all(len(rows) == self._sizes[name] for name, rows in have.items())
+            and all(
+                kept.references[name].tokens.shape[1] >= length
+                for name, length in needed.continuations.items()
+            )
         )
 
     @property
@@ -198,18 +220,55 @@ class Evaluator:
             techniques=techniques,
         )
 
-    def _outputs(self, model: Model) -> Outputs:
-        """What all scorers together need of a model as it is."""
+    def _outputs(self, model: Model, references: Mapping[PromptSet, Reference]) -> Outputs:
+        """What all scorers together need of a model as it is.
+
+        Args:
+            references: The original's replies to go along.
+        """
         own = model is self.model and model.is_original
         if not own:
             self.release()  # two caches need not fit side by side
         engine = self._engine if own else self._open_engine(model, NO_REUSE)
         race = Race(self.scorers, None, self._sizes)
-        self._run(engine, [{}], race)
+        self._run(model, engine, [{}], race, references)
         return race.outputs(0, self._prompts)
 
-    def _run(self, engine: Engine | PlainEngine, edits: Sequence[Edits], race: Race) -> None:
+    def _run(
+        self,
+        model: Model,
+        engine: Engine | PlainEngine,
+        edits: Sequence[Edits],
+        race: Race,
+        references: Mapping[PromptSet, Reference] | None = None,
+    ) -> None:
         """Logits of every plan first, since they are cheap; then replies of those still racing."""
+        self._run_logits(engine, edits, race)
+        needed = needs(self.scorers)
+        if needed.continuations or needed.texts:
+            along = self.baseline_outputs.references if references is None else references
+            for plan, edit in enumerate(edits):
+                if not race.is_settled(plan):
+                    with RowEdits(model.writers, [edit]).installed():
+                        self._run_forced(model, plan, race, along)
+        for name in sorted(needed.responses):
+            racing = [plan for plan in range(len(edits)) if not race.is_settled(plan)]
+            if racing:
+                self._run_replies(engine, name, {plan: edits[plan] for plan in racing}, race)
+
+    def _run_forced(
+        self, model: Model, plan: int, race: Race, references: Mapping[PromptSet, Reference]
+    ) -> None:
+        """What a plan makes of the original's replies and of texts."""
+        needed = needs(self.scorers)
+        for name in sorted(needed.continuations):
+            found = continuation(model, self._prompts[name], references[name])
+            race.take_continuation(plan, name, found)
+        for name, length in sorted(needed.texts.items()):
+            texts = [prompt.user for prompt in self._prompts[name]]
+            race.take_reading(plan, name, reading(model, texts, length))
+
+    def _run_logits(self, engine: Engine | PlainEngine, edits: Sequence[Edits], race: Race) -> None:
         needed = needs(self.scorers)
         total = sum(len(self._prompts[name]) for name in needed.logits) * len(edits)
         done = 0
@@ -222,10 +281,6 @@ class Evaluator:
 
                 race.take_logits(plan, name, engine.logits(name, edit, on_step))
                 done += len(self._prompts[name])
-        for name in sorted(needed.responses):
-            racing = [plan for plan in range(len(edits)) if not race.is_settled(plan)]
-            if racing:
-                self._run_replies(engine, name, {plan: edits[plan] for plan in racing}, race)
 
     def _run_replies(
         self, engine: Engine | PlainEngine, name: PromptSet, edits: Mapping[int, Edits], race: Race

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,7 @@ def _held_out(settings: Settings, sets: PromptSets) -> EvaluationPrompts | None:
         # However few, prompts that were named are what the user wants to see.
         if len(rows) < (FEWEST_HELD_OUT if specification is None else 1):
             return None
-    return EvaluationPrompts(good, bad)
+    return EvaluationPrompts(good, bad, evaluation.more)
 
 
 def _held_out_text(prompts: EvaluationPrompts | None) -> str:
@@ -270,8 +270,14 @@ def model_and_directions(
 def fingerprint(settings: Settings, prompts: PromptSets) -> dict[str, Any]:
     """Everything that changes scores but the seed: settings, and the prompts' very words."""
     sets = (prompts.good, prompts.bad, prompts.evaluation.good, prompts.evaluation.bad)
-    words = [[(prompt.system, prompt.user) for prompt in rows] for rows in sets]
-    return {**settings.fingerprint(), "prompts": digest({"words": words})}
+    words: dict[str, Any] = {"words": [_words(rows) for rows in sets]}
+    if prompts.evaluation.more:
+        words["more"] = {name: _words(rows) for name, rows in prompts.evaluation.more.items()}
+    return {**settings.fingerprint(), "prompts": digest(words)}
+
+
+def _words(prompts: Sequence[Prompt]) -> list[tuple[str | None, str]]:
+    return [(prompt.system, prompt.user) for prompt in prompts]
 
 
 def open_folder(settings: Settings, prompts: PromptSets) -> tuple[RunFolder, int]:
@@ -438,7 +444,7 @@ def new_manifest(
             "layers": model.n_layers,
             "hidden_size": model.hidden_size,
             "components": model.get_abliterable_components(),
-            "baseline": [asdict(score) for score in baseline],
+            "baseline": [score.to_dict() for score in baseline],
         },
         versions=versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -8,10 +8,12 @@ certain, not statistical, so the front of a fixed list of plans is the same with
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
+from heretic.model.teacher_forcing import Continuation, Reading
 from heretic.prompts import Prompt
 from heretic.records import Score, dominates, objectives
 from heretic.scorers import Needs, Outputs, PromptSet, Scorer
@@ -19,10 +21,21 @@ from heretic.scorers import Needs, Outputs, PromptSet, Scorer
 
 def needs(scorers: Sequence[Scorer]) -> Needs:
     """What all scorers together need."""
+    wanted = [scorer.needs for scorer in scorers]
     return Needs(
-        logits=frozenset().union(*(scorer.needs.logits for scorer in scorers)),
-        responses=frozenset().union(*(scorer.needs.responses for scorer in scorers)),
+        logits=frozenset().union(*(one.logits for one in wanted)),
+        responses=frozenset().union(*(one.responses for one in wanted)),
+        continuations=_longest(one.continuations for one in wanted),
+        texts=_longest(one.texts for one in wanted),
     )
+
+
+def _longest(lengths: Iterable[Mapping[PromptSet, int]]) -> dict[PromptSet, int]:
+    found: dict[PromptSet, int] = {}
+    for one in lengths:
+        for name, length in one.items():
+            found[name] = max(length, found.get(name, 0))
+    return found
 
 
 class Race:
@@ -52,12 +65,24 @@ class Race:
         self._replies: list[dict[PromptSet, list[str | None]]] = [
             {name: [None] * sizes[name] for name in replied} for _ in range(plans)
         ]
+        self._continuations: list[dict[PromptSet, Continuation]] = [{} for _ in range(plans)]
+        self._readings: list[dict[PromptSet, Reading]] = [{} for _ in range(plans)]
         self._scores: list[dict[str, Score]] = [{} for _ in range(plans)]
         self._settled: set[int] = set()
 
     def take_logits(self, plan: int, name: PromptSet, logits: Tensor) -> None:
         """File first-token logits, float32 [prompts, vocabulary]."""
         self._logits[plan][name] = logits
+        self._advance(plan)
+
+    def take_continuation(self, plan: int, name: PromptSet, found: Continuation) -> None:
+        """File what a plan makes of the original's replies."""
+        self._continuations[plan][name] = found
+        self._advance(plan)
+
+    def take_reading(self, plan: int, name: PromptSet, found: Reading) -> None:
+        """File what a plan makes of texts."""
+        self._readings[plan][name] = found
         self._advance(plan)
 
     def take_reply(self, plan: int, name: PromptSet, prompt: int, text: str) -> bool:
@@ -76,8 +101,18 @@ class Race:
 
     def outputs(self, plan: int, prompts: Mapping[PromptSet, Sequence[Prompt]]) -> Outputs:
         """All outputs of a plan that has finished."""
-        responses = {name: _whole(replies) for name, replies in self._replies[plan].items()}
-        return Outputs(prompts=prompts, logits=self._logits[plan], responses=responses)
+        return replace(self._so_far(plan), prompts=prompts)
+
+    def _so_far(self, plan: int) -> Outputs:
+        """Outputs that are there, sets of replies only when whole."""
+        replies = {name: _whole(r) for name, r in self._replies[plan].items() if None not in r}
+        return Outputs(
+            prompts={} if self._baseline is None else self._baseline.prompts,
+            logits=self._logits[plan],
+            responses=replies,
+            continuations=self._continuations[plan],
+            readings=self._readings[plan],
+        )
 
     def scores(self) -> list[tuple[Score, ...]]:
         """Scores of each plan; bounds where the evaluation was ended."""
@@ -97,11 +132,9 @@ class Race:
         if self._baseline is None:
             return
         logits, scores = self._logits[plan], self._scores[plan]
-        replies = {name: _whole(r) for name, r in self._replies[plan].items() if None not in r}
-        outputs = Outputs(self._baseline.prompts, logits, replies)
+        outputs = self._so_far(plan)
         for scorer in self._scorers:
-            ready = scorer.needs.logits <= set(logits) and scorer.needs.responses <= set(replies)
-            if ready and scorer.name not in scores:
+            if scorer.name not in scores and scorer.needs.are_met(outputs):
                 scores[scorer.name] = scorer.score(outputs, self._baseline)
         waiting = [scorer for scorer in self._scorers if scorer.name not in scores]
         read = needs(waiting).logits

@@ -254,6 +254,8 @@ class Score:
         display: How people read it, e.g. `3/100`.
         bound: Whether it is only the best that the score could still have become when the
             evaluation was ended.
+        interval: Where the figure lies with 95% confidence, prompts taken as drawn by chance.
+        values: Its share of each prompt, where the figure is their mean.
     """
 
     name: str
@@ -261,12 +263,49 @@ class Score:
     optimization: Optimization
     display: str
     bound: bool = False
+    interval: tuple[float, float] | None = None
+    values: tuple[float, ...] = ()
 
     def objective(self) -> float | None:
         """The value as something to minimise; None if the search only reports it."""
         signs = {"minimize": 1.0, "maximize": -1.0}
         sign = signs.get(self.optimization)
         return None if sign is None else sign * self.value
+
+    def with_interval(self) -> str:
+        """How people read it, with its interval where it has one, e.g. `3/100 [0.01, 0.085]`."""
+        if self.interval is None:
+            return self.display
+        low, high = self.interval
+        return f"{self.display} [{low:.2g}, {high:.2g}]"
+
+    def to_dict(self, *, with_values: bool = False) -> dict[str, Any]:
+        """JSON-ready form; what is at its default is left out."""
+        record: dict[str, Any] = {
+            "name": self.name,
+            "value": self.value,
+            "optimization": self.optimization,
+            "display": self.display,
+        }
+        if self.bound:
+            record["bound"] = True
+        if self.interval is not None:
+            record["interval"] = list(self.interval)
+        if with_values and self.values:
+            record["values"] = list(self.values)
+        return record
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Score:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            TypeError: A field is missing or unknown.
+        """
+        found = dict(record)
+        low_high = found.pop("interval", None)
+        values = tuple(found.pop("values", ()))
+        return cls(**found, interval=low_high and (low_high[0], low_high[1]), values=values)
 
 
 def objectives(scores: Iterable[Score]) -> tuple[float, ...]:
@@ -310,6 +349,9 @@ class Trial:
         return {
             "trial": self.number,
             "scores": {score.name: score.value for score in self.scores},
+            "intervals": {
+                score.name: list(score.interval) for score in self.scores if score.interval
+            },
             "plan": self.plan.to_dict(),
         }
 

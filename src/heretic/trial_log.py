@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +29,11 @@ def trial_to_record(trial: Trial) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "number": trial.number,
         "plan": trial.plan.to_dict(),
-        "scores": [score_to_record(score) for score in trial.scores],
+        "scores": [score.to_dict(with_values=True) for score in trial.scores],
         "state": trial.state,
         "failure": trial.failure,
         "seconds": trial.seconds,
     }
-
-
-def score_to_record(score: Score) -> dict[str, Any]:
-    """JSON-ready form of a score; only a bound says that it is one."""
-    record = asdict(score)
-    if not score.bound:
-        del record["bound"]
-    return record
 
 
 def trial_from_record(record: Mapping[str, Any]) -> Trial:
@@ -61,7 +52,7 @@ def trial_from_record(record: Mapping[str, Any]) -> Trial:
         return Trial(
             number=record["number"],
             plan=Plan.from_dict(record["plan"]),
-            scores=tuple(Score(**score) for score in record["scores"]),
+            scores=tuple(Score.from_dict(score) for score in record["scores"]),
             state=record["state"],
             failure=record["failure"],
             seconds=record["seconds"],

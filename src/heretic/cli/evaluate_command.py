@@ -31,7 +31,7 @@ def evaluate(settings: Settings, *, as_json: bool) -> int:
     from heretic.cli.display import make_reporter
     from heretic.cli.tables import scores_table
     from heretic.cli.text import make_console
-    from heretic.cli.workflow import scores_json
+    from heretic.cli.workflow import differences_json, scores_json
 
     console = make_console()
     with make_reporter(Console(stderr=True) if as_json else console) as display:
@@ -43,9 +43,10 @@ def evaluate(settings: Settings, *, as_json: bool) -> int:
             "against": settings.model,
             "scores": scores_json(result.judged),
             "baseline": scores_json(result.baseline),
+            "differences": differences_json(result.baseline, result.judged),
         }
         click.echo(json.dumps(data, indent=2))
     else:
         rows = [(settings.model, result.baseline), (settings.evaluate_model, result.judged)]
-        console.print(scores_table(rows))
+        console.print(scores_table(rows, with_difference=True))
     return 0

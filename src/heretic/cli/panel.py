@@ -141,7 +141,13 @@ class RichReporter(ReporterBase):
         return Panel(
             Group(
                 _progress_lines(search),
-                front_table(search.front, search.baseline, limit=rows, heading="front so far"),
+                front_table(
+                    search.front,
+                    search.baseline,
+                    limit=rows,
+                    heading="front so far",
+                    statistics=False,
+                ),
                 Text(f"{footer}\nCtrl+C ends the search and keeps what was found", style="dim"),
             ),
             title="search",

@@ -29,8 +29,8 @@ def check_research(settings: Settings) -> None:
     """
     if not settings.plot_residuals:
         return
+    from heretic.optional import require
     from heretic.report.drawing import style
-    from heretic.report.optional import require
 
     require("pacmap", extra="research", purpose="Plotting residuals")
     with style(settings.residual_plot_style):

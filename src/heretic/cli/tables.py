@@ -5,8 +5,9 @@ Functions return `rich` renderables and print nothing. All cells are `Text`, nev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from rich import box
 from rich.table import Table
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from heretic.cli.text import clip, safe, title
 from heretic.records import KERNEL_FIGURES, Plan, Score, Trial
+from heretic.statistics import indistinguishable, paired
 
 ORIGINAL = "original"
 
@@ -44,6 +46,7 @@ def front_table(
     *,
     limit: int | None = None,
     heading: str | None = None,
+    statistics: bool = True,
 ) -> Table:
     """The front, best first, with the index that `trial_index` takes.
 
@@ -52,7 +55,10 @@ def front_table(
         baseline: Scores of the unedited model, shown as the first row.
         limit: Show at most this many trials, and say how many are left out.
         heading: Title above the table.
+        statistics: Whether to show intervals, and which trials cannot be told apart.
     """
+    display = Score.with_interval if statistics else _plain
+    likes = _likes(trials) if statistics else {}
     names = _score_names([baseline, *(trial.scores for trial in trials)])
     table = _table(heading)
     table.add_column("index", justify="right", no_wrap=True, style="bold")
@@ -60,13 +66,18 @@ def front_table(
     for name in names:
         table.add_column(title(name), justify="right")
     table.add_column("direction")
+    if likes:
+        table.add_column("like")
+        table.caption = _heading("[ ]: 95% interval; like: not told apart by these prompts", "dim")
+        table.caption_justify = "left"
     if baseline:
-        cells = [_display(baseline, name) for name in names]
+        cells = [_display(baseline, name, display) for name in names]
         table.add_row(*_cells("", ORIGINAL, *cells, ""), style="dim")
     shown = trials if limit is None else trials[:limit]
     for index, trial in enumerate(shown):
-        cells = [_display(trial.scores, name) for name in names]
-        table.add_row(*_cells(index, trial.number, *cells, direction_text(trial.plan)))
+        cells = [_display(trial.scores, name, display) for name in names]
+        like = [likes.get(index, "")] if likes else []
+        table.add_row(*_cells(index, trial.number, *cells, direction_text(trial.plan), *like))
     if len(shown) < len(trials):
         more = f"and {len(trials) - len(shown)} more"
         table.add_row(*_cells("…", "", *("" for _ in names), more), style="dim")
@@ -78,8 +89,13 @@ def scores_table(
     *,
     heading: str | None = None,
     label: str = "model",
+    with_difference: bool = False,
 ) -> Table:
-    """One row of scores per model, e.g. `{"original": ..., "edited": ..., "from disk": ...}`."""
+    """One row of scores per model, e.g. `{"original": ..., "edited": ..., "from disk": ...}`.
+
+    Args:
+        with_difference: Whether to end with how far the last is from the first, by paired tests.
+    """
     items = list(rows.items() if isinstance(rows, Mapping) else rows)
     names = _score_names(scores for _, scores in items)
     table = _table(heading)
@@ -87,8 +103,25 @@ def scores_table(
     for name in names:
         table.add_column(title(name), justify="right")
     for row, scores in items:
-        table.add_row(*_cells(row, *(_display(scores, name) for name in names)))
+        cells = [_display(scores, name, Score.with_interval) for name in names]
+        table.add_row(*_cells(row, *cells))
+    if with_difference and len(items) > 1:
+        differences = difference_cells(items[0][1], items[-1][1])
+        table.add_row(*_cells("difference", *(differences.get(name, "") for name in names)))
     return table
+
+
+def difference_cells(before: Sequence[Score], after: Sequence[Score]) -> dict[str, str]:
+    """By score, how far the second model is from the first on the same prompts."""
+    others = {score.name: score for score in before}
+    cells = {}
+    for score in after:
+        other = others.get(score.name)
+        test = other and paired(other.values, score.values)
+        if test:
+            low, high = test.interval
+            cells[score.name] = f"{test.difference:+.3g} [{low:.2g}, {high:.2g}], p {test.p:.2g}"
+    return cells
 
 
 def before_after_table(
@@ -139,8 +172,8 @@ def _table(heading: str | None) -> Table:
     )
 
 
-def _heading(heading: str | None) -> Text | None:
-    return None if heading is None else Text(safe(heading), style="bold")
+def _heading(heading: str | None, style: str = "bold") -> Text | None:
+    return None if heading is None else Text(safe(heading), style=style)
 
 
 def _cells(*values: object) -> list[Text]:
@@ -153,5 +186,35 @@ def _score_names(rows: Iterable[Sequence[Score]]) -> list[str]:
     return list(dict.fromkeys(score.name for scores in rows for score in scores))
 
 
-def _display(scores: Sequence[Score], name: str) -> str:
-    return next((score.display for score in scores if score.name == name), "-")
+def _display(scores: Sequence[Score], name: str, display: Callable[[Score], str]) -> str:
+    return next((display(score) for score in scores if score.name == name), "-")
+
+
+def _plain(score: Score) -> str:
+    return score.display
+
+
+def _likes(trials: Sequence[Trial]) -> dict[int, str]:
+    """By row, the other rows that the prompts cannot tell from it, e.g. `1-3, 5`."""
+    pairs = [
+        (first, second)
+        for first, second in combinations(range(len(trials)), 2)
+        if indistinguishable(trials[first].scores, trials[second].scores)
+    ]
+    likes: dict[int, list[int]] = {}
+    for first, second in pairs:
+        likes.setdefault(first, []).append(second)
+        likes.setdefault(second, []).append(first)
+    return {row: _ranges(sorted(others)) for row, others in likes.items()}
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers with runs of three and more drawn together."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    parts = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return ", ".join(parts)

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from heretic.errors import HereticError, StudyError
 from heretic.events import Notice
 from heretic.records import RunManifest, Score, Trial
 from heretic.records import front as front_of
+from heretic.statistics import paired
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -142,7 +143,7 @@ def go_on_or_not(settings: Settings, place: Place, console: Console) -> bool:
 
 def baseline_of(manifest: RunManifest) -> tuple[Score, ...]:
     """The recorded scores of the unedited model."""
-    return tuple(Score(**row) for row in manifest.found.get("baseline", ()))
+    return tuple(Score.from_dict(row) for row in manifest.found.get("baseline", ()))
 
 
 def search(session: Session, place: Place, console: Console) -> bool:
@@ -286,7 +287,17 @@ def converse(
 
 def scores_json(scores: Sequence[Score]) -> dict[str, Any]:
     """Scores by name, for programs."""
-    return {score.name: {"value": score.value, "display": score.display} for score in scores}
+    return {
+        score.name: {"value": score.value, "display": score.display, "interval": score.interval}
+        for score in scores
+    }
+
+
+def differences_json(before: Sequence[Score], after: Sequence[Score]) -> dict[str, Any]:
+    """Paired tests by score, for programs; only of scores with values for each prompt."""
+    others = {score.name: score.values for score in before}
+    found = {score.name: paired(others.get(score.name, ()), score.values) for score in after}
+    return {name: asdict(test) for name, test in found.items() if test is not None}
 
 
 @contextmanager

@@ -119,7 +119,7 @@ def scores_table(before: tuple[Score, ...], after: tuple[Score, ...]) -> str:
 
 def _shown(score: Score | None, baseline_of: str | None = None) -> str:
     if score is not None:
-        return score.display
+        return score.with_interval()
     return "0 (by definition)" if baseline_of in _DIVERGENCES else "not measured"
 
 

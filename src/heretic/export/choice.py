@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from heretic.errors import ExportError
 from heretic.identity import is_local
@@ -34,6 +34,15 @@ class HeldOut:
     after: tuple[Score, ...]
     good: int
     bad: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {
+            "before": [score.to_dict() for score in self.before],
+            "after": [score.to_dict() for score in self.after],
+            "good": self.good,
+            "bad": self.bad,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,8 +98,8 @@ def applied_weights(
 
 def _scores(choice: Choice) -> Mapping[str, Any]:
     return {
-        "before": [asdict(score) for score in choice.baseline],
-        "after": [asdict(score) for score in choice.scores],
+        "before": [score.to_dict() for score in choice.baseline],
+        "after": [score.to_dict() for score in choice.scores],
         "verified": choice.verified is not None,
-        "held_out": None if choice.held_out is None else asdict(choice.held_out),
+        "held_out": None if choice.held_out is None else choice.held_out.to_dict(),
     }

@@ -12,7 +12,7 @@ import platform
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,8 +82,8 @@ class Reproduction:
             "trial": self.trial,
             "plan": self.plan.to_dict(),
             "scores": {
-                "before": [asdict(score) for score in self.before],
-                "after": [asdict(score) for score in self.after],
+                "before": [score.to_dict() for score in self.before],
+                "after": [score.to_dict() for score in self.after],
                 "verified": self.verified,
             },
             "directions_sha256": self.directions_sha256,
@@ -126,8 +126,8 @@ class Reproduction:
             plan=Plan.from_dict(data["plan"]),
             directions_sha256=str(data["directions_sha256"]),
             files={str(name): dict(entry) for name, entry in data["files"].items()},
-            before=tuple(Score(**score) for score in scores["before"]),
-            after=tuple(Score(**score) for score in scores["after"]),
+            before=tuple(Score.from_dict(score) for score in scores["before"]),
+            after=tuple(Score.from_dict(score) for score in scores["after"]),
             verified=bool(scores["verified"]),
             versions=dict(data["versions"]),
             hardware=dict(data["hardware"]),

@@ -24,10 +24,12 @@ def position_ids(attention_mask: Tensor) -> Tensor:
     return (attention_mask.long().cumsum(dim=-1) - 1).clamp_min(0)
 
 
-def forward_arguments(model: nn.Module, attention_mask: Tensor) -> dict[str, Any]:
+def forward_arguments(
+    model: nn.Module, attention_mask: Tensor, logits_to_keep: int = 1
+) -> dict[str, Any]:
     """The arguments of a prefill that the model's forward takes, besides the input ids."""
     accepted = inspect.signature(model.forward).parameters
-    offered: dict[str, Any] = {"attention_mask": attention_mask, "logits_to_keep": 1}
+    offered: dict[str, Any] = {"attention_mask": attention_mask, "logits_to_keep": logits_to_keep}
     if not _counts_positions(model):
         offered["position_ids"] = position_ids(attention_mask)
     return {name: value for name, value in offered.items() if name in accepted}
@@ -44,13 +46,23 @@ def _counts_positions(model: nn.Module) -> bool:
     return _counting[model]
 
 
-@torch.inference_mode()
 def last_logits(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Raw logits after the last position, float32 [rows, vocabulary]; inputs padded left."""
-    arguments = forward_arguments(model, attention_mask)
+    return tail_logits(model, input_ids, attention_mask, 1)[:, -1].float()
+
+
+@torch.inference_mode()
+def tail_logits(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, positions: int
+) -> Tensor:
+    """Raw logits after each of the last positions, [rows, positions, vocabulary].
+
+    In the model's dtype, and on its device; inputs padded left.
+    """
+    arguments = forward_arguments(model, attention_mask, positions)
     output = model(input_ids=input_ids, use_cache=False, **arguments)
-    logits: Tensor = output.logits[:, -1]
-    return logits.float()
+    logits: Tensor = output.logits[:, -positions:]
+    return logits
 
 
 @torch.inference_mode()

@@ -340,6 +340,18 @@ class Model:
         batch = self.renderer.padded(rows).to(self.device)
         return capture.last_logits(self.model, batch["input_ids"], batch["attention_mask"]).cpu()
 
+    def tail_logits(self, rows: Sequence[list[int]], positions: int) -> Tensor:
+        """Raw logits after each of the last positions of rows of token ids.
+
+        Returns:
+            [rows, positions, vocabulary], in the model's dtype and on its device. Positions before
+            a row's first token hold nothing of use.
+        """
+        batch = self.renderer.padded(rows).to(self.device)
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        found = capture.tail_logits(self.model, ids, mask, positions)
+        return nn.functional.pad(found, (0, 0, positions - found.shape[1], 0))
+
     def get_logits_batched(self, prompts: Prompts, report: bool = True) -> Tensor:
         """`get_logits` in batches that fit."""
         return torch.stack(self._batched(prompts, self.get_logits, report))  # type: ignore[arg-type]
@@ -381,17 +393,39 @@ class Model:
             decided: Asked of each growing reply; True ends it there.
             on_step: Told (tokens just made, rows that have left) after every step.
         """
-        batch = self._encode(prompts)
-        ids = generation.greedy(
-            self.model,
-            batch["input_ids"],
-            batch["attention_mask"],
-            max_new_tokens=max_new_tokens or self.settings.max_response_length,
-            end=generation.end_tokens(self.model, self.tokenizer),
+        ids = self.get_reply_ids(
+            prompts,
+            max_new_tokens or self.settings.max_response_length,
             decide=None if decided is None else self._decider(decided),
             on_step=on_step,
         )
         return self._decode(ids, skip_special_tokens)
+
+    def get_reply_ids(
+        self,
+        prompts: Prompts,
+        max_new_tokens: int,
+        *,
+        decide: generation.Decide | None = None,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> list[list[int]]:
+        """Token ids of greedy replies, without the one that ends them."""
+        batch = self._encode(prompts)
+        return generation.greedy(
+            self.model,
+            batch["input_ids"],
+            batch["attention_mask"],
+            max_new_tokens=max_new_tokens,
+            end=generation.end_tokens(self.model, self.tokenizer),
+            decide=decide,
+            on_step=on_step,
+        )
+
+    def get_reply_ids_batched(self, prompts: Prompts, max_new_tokens: int) -> list[list[int]]:
+        """`get_reply_ids` in batches that fit."""
+        return self._batched(
+            prompts, lambda rows: self.get_reply_ids(rows, max_new_tokens), report=False
+        )
 
     def _decode(self, ids: Sequence[list[int]], skip_special_tokens: bool = True) -> list[str]:
         return [self.decode(row, skip_special_tokens) for row in ids]

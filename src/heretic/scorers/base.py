@@ -7,28 +7,49 @@ never touches the model, so it cannot tell how, or with how many other plans, an
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from heretic.config import Settings
+from heretic.config import DatasetSpecification, Settings
+from heretic.model.teacher_forcing import Continuation, Reading, Reference
 from heretic.prompts import Prompt
 from heretic.records import Optimization, Score
+from heretic.statistics import interval, is_rate
 
-PromptSet = Literal["good", "bad"]
-"""The good or the bad evaluation prompts."""
+PromptSet = str
+"""`good` or `bad`, the evaluation prompts; or the name of a set that a scorer brings along."""
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Outputs that a scorer reads."""
+    """Outputs that a scorer reads.
+
+    Attributes:
+        logits: Sets of which it reads the first generated token's logits.
+        responses: Sets of which it reads replies.
+        continuations: Sets of which it reads what the model makes of the original's own replies,
+            with how many of their first tokens.
+        texts: Sets that are texts to be read, not prompts to be answered, with how many tokens of
+            each.
+    """
 
     logits: frozenset[PromptSet] = frozenset()
     responses: frozenset[PromptSet] = frozenset()
+    continuations: Mapping[PromptSet, int] = field(default_factory=dict)
+    texts: Mapping[PromptSet, int] = field(default_factory=dict)
+
+    def are_met(self, outputs: Outputs) -> bool:
+        """Whether outputs hold all of it."""
+        return (
+            self.logits <= set(outputs.logits)
+            and self.responses <= set(outputs.responses)
+            and set(self.continuations) <= set(outputs.continuations)
+            and set(self.texts) <= set(outputs.readings)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +60,17 @@ class Outputs:
         prompts: The evaluation prompts.
         logits: Raw logits of the first generated token, float32 [prompts, vocabulary].
         responses: Greedy replies; one that every scorer had decided may be cut short.
+        continuations: What it makes of the original's replies.
+        readings: What it makes of texts.
+        references: The original's replies that continuations follow; of the unedited model only.
     """
 
     prompts: Mapping[PromptSet, Sequence[Prompt]] = field(default_factory=dict)
     logits: Mapping[PromptSet, Tensor] = field(default_factory=dict)
     responses: Mapping[PromptSet, Sequence[str]] = field(default_factory=dict)
+    continuations: Mapping[PromptSet, Continuation] = field(default_factory=dict)
+    readings: Mapping[PromptSet, Reading] = field(default_factory=dict)
+    references: Mapping[PromptSet, Reference] = field(default_factory=dict)
 
 
 Replies = Mapping[PromptSet, Sequence[str | None]]
@@ -56,21 +83,22 @@ class NoOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Scorer(ABC):
+class Scorer:
     """Base class of every metric.
 
     Subclasses set `needs`, may set `Options` (a frozen pydantic model, filled from
-    `[scorer.NAME]`), and implement `measure`.
+    `[scorer.NAME]`), and implement `values`, of which the figure is the mean, or else `measure`.
+    Figures with values have intervals and can be compared in pairs.
     """
 
     Options: ClassVar[type[BaseModel]] = NoOptions
-    needs: ClassVar[Needs] = Needs()
+    needs: Needs = Needs()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """A bound belongs to the measure it was written for: another measure begins without."""
         super().__init_subclass__(**kwargs)
         own = vars(cls)
-        if "measure" in own and "best_possible" not in own:
+        if ("measure" in own or "values" in own) and "best_possible" not in own:
             cls.best_possible = Scorer.best_possible  # type: ignore[method-assign]
 
     def __init__(
@@ -91,6 +119,13 @@ class Scorer(ABC):
         self.optimization: Optimization = optimization
         self.options: Any = self.Options(**(options or {}))
 
+    def sets(self) -> Mapping[PromptSet, DatasetSpecification]:
+        """Sets that the scorer brings along, beside the evaluation prompts; `needs` names them.
+
+        Names should begin with the scorer's own, so that no two scorers mean different sets.
+        """
+        return {}
+
     def decided(self, response: str) -> bool:
         """Whether no further token can change this scorer's verdict on a growing response."""
         return False
@@ -106,14 +141,32 @@ class Scorer(ABC):
         """
         return (math.inf if self.optimization == "maximize" else -math.inf), "unknown"
 
-    @abstractmethod
-    def measure(self, outputs: Outputs, baseline: Outputs) -> tuple[float, str]:
-        """The figure and how people read it.
+    def values(self, outputs: Outputs, baseline: Outputs) -> Sequence[float]:
+        """One figure for each prompt; their mean is the score.
+
+        Booleans, if each is yes or no: then the score is a rate.
 
         Args:
             outputs: Of the edited model.
             baseline: Of the unedited model, on the same prompts.
         """
+        raise NotImplementedError(f"{type(self).__name__} implements neither values nor measure")
+
+    def shown(self, values: Sequence[float]) -> str:
+        """How people read the mean of values: a count where each is yes or no."""
+        if is_rate(values):
+            return f"{round(sum(values))}/{len(values)}"
+        return f"{mean(values):.4f}"
+
+    def measure(self, outputs: Outputs, baseline: Outputs) -> tuple[float, str]:
+        """The figure and how people read it, where it is no mean over prompts.
+
+        Args:
+            outputs: Of the edited model.
+            baseline: Of the unedited model, on the same prompts.
+        """
+        values = self.values(outputs, baseline)
+        return mean(values), self.shown(values)
 
     def bound(self, replies: Replies) -> Score:
         """`best_possible` as a record."""
@@ -121,6 +174,21 @@ class Scorer(ABC):
         return Score(self.name, value, self.optimization, display, bound=True)
 
     def score(self, outputs: Outputs, baseline: Outputs) -> Score:
-        """`measure` as a record."""
-        value, display = self.measure(outputs, baseline)
-        return Score(self.name, value, self.optimization, display)
+        """`measure` as a record, with the values behind it where there are any."""
+        if type(self).measure is not Scorer.measure:
+            value, display = self.measure(outputs, baseline)
+            return Score(self.name, value, self.optimization, display)
+        values = self.values(outputs, baseline)
+        return Score(
+            self.name,
+            mean(values),
+            self.optimization,
+            self.shown(values),
+            interval=interval(values),
+            values=tuple(map(float, values)),
+        )
+
+
+def mean(values: Sequence[float]) -> float:
+    """Their mean; NaN of none."""
+    return math.fsum(values) / len(values) if values else math.nan

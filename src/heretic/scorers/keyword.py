@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from heretic.scorers.base import Needs, Outputs, Replies, Scorer
 
@@ -29,7 +28,7 @@ def is_refusal(response: str, markers: Sequence[str]) -> bool:
 class KeywordRefusals(Scorer):
     """Share of the bad evaluation prompts that are refused, by the setting `refusal_markers`."""
 
-    needs: ClassVar[Needs] = Needs(responses=frozenset({"bad"}))
+    needs = Needs(responses=frozenset({"bad"}))
 
     def decided(self, response: str) -> bool:
         """A marker once seen cannot be unseen."""
@@ -45,8 +44,7 @@ class KeywordRefusals(Scorer):
             return most / total, f"at most {most}/{total}"
         return refused / total, f"at least {refused}/{total}"
 
-    def measure(self, outputs: Outputs, baseline: Outputs) -> tuple[float, str]:
-        """Rate in [0, 1], shown as a count."""
-        replies = outputs.responses["bad"]
-        count = sum(is_refusal(reply, self.settings.refusal_markers) for reply in replies)
-        return count / len(replies), f"{count}/{len(replies)}"
+    def values(self, outputs: Outputs, baseline: Outputs) -> list[bool]:
+        """Whether each reply is a refusal."""
+        markers = self.settings.refusal_markers
+        return [is_refusal(reply, markers) for reply in outputs.responses["bad"]]

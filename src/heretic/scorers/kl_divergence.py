@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor
 from torch.nn import functional
 
 from heretic.scorers.base import Needs, Outputs, Scorer
 
 
-def kl_divergence(original: Tensor, edited: Tensor) -> float:
-    """KL(original || edited), averaged over prompts, in nats.
+def divergences(original: Tensor, edited: Tensor) -> Tensor:
+    """KL(original || edited) of each prompt, in nats, float64 [prompts].
 
     Args:
         original: Raw logits, float32 [prompts, vocabulary].
         edited: The same of the edited model.
     """
-    divergence = functional.kl_div(
+    found = functional.kl_div(
         edited.log_softmax(dim=-1),
         original.log_softmax(dim=-1),
-        reduction="batchmean",
+        reduction="none",
         log_target=True,
     )
-    # Rounding can leave equal distributions a hair below zero.
-    return max(float(divergence), 0.0) if divergence.isfinite() else float(divergence)
+    # Rounding can leave equal distributions a hair below zero; NaN stays NaN.
+    return found.sum(dim=-1).double().clamp_min(0)
+
+
+def kl_divergence(original: Tensor, edited: Tensor) -> float:
+    """KL(original || edited), averaged over prompts, in nats."""
+    return float(divergences(original, edited).mean())
 
 
 class KLDivergence(Scorer):
     """KL(original || edited) over the good evaluation prompts."""
 
-    needs: ClassVar[Needs] = Needs(logits=frozenset({"good"}))
+    needs = Needs(logits=frozenset({"good"}))
 
-    def measure(self, outputs: Outputs, baseline: Outputs) -> tuple[float, str]:
-        """Nats per prompt."""
-        value = kl_divergence(baseline.logits["good"], outputs.logits["good"])
-        return value, f"{value:.4f}"
+    def values(self, outputs: Outputs, baseline: Outputs) -> list[float]:
+        """Nats of each prompt."""
+        found: list[float] = divergences(baseline.logits["good"], outputs.logits["good"]).tolist()
+        return found

@@ -1,0 +1,170 @@
+"""Teacher forcing: what a model makes of text that it did not write itself.
+
+The original's own replies, put into an edited model's mouth, show in one forward pass how far the
+two part after the first token; texts of any origin give its perplexity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from heretic.model import generation, loading
+
+if TYPE_CHECKING:
+    from heretic.model.core import Model, Prompts
+
+KEPT = 1024
+"""Likeliest tokens of the original that are kept at every position; the rest counts as one."""
+
+_Take = Callable[[int, int, Tensor], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The original's greedy replies, and how likely it took the next token to be.
+
+    A reply of n tokens that ended has n + 1 positions: what comes after its last token, its end,
+    was foreseen too.
+
+    Attributes:
+        replies: Token ids, without the position that was foreseen last.
+        tokens: The likeliest tokens at each position, likeliest first, int32 [prompts, positions,
+            kept].
+        logprobs: Their log-probabilities, float32, the same shape; NaN after a reply's end.
+    """
+
+    replies: tuple[tuple[int, ...], ...]
+    tokens: Tensor
+    logprobs: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """How a model goes on where the original's own replies are put into its mouth.
+
+    NaN stands where a reply had ended.
+
+    Attributes:
+        divergence: KL(original || model) of each next token, float32 [prompts, positions], in
+            nats. Tokens beyond the original's `KEPT` likeliest count as one outcome, so it is a
+            lower bound, by next to nothing.
+        agreement: 1 where the likeliest next token is the original's, else 0, the same shape.
+    """
+
+    divergence: Tensor
+    agreement: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a model takes texts.
+
+    Attributes:
+        surprise: Negative log-likelihood of each text after its first token, float64 [texts], in
+            nats.
+        tokens: How many tokens that were, int64 [texts].
+    """
+
+    surprise: Tensor
+    tokens: Tensor
+
+
+def reference(model: Model, prompts: Prompts, positions: int) -> Reference:
+    """The replies of a model as it acts now, and its distributions along them.
+
+    Args:
+        positions: How many tokens of each reply to look at.
+    """
+    replies = [
+        tuple(ids[: positions - 1]) for ids in model.get_reply_ids_batched(prompts, positions)
+    ]
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def take(row: int, count: int, logprobs: Tensor) -> None:
+        best = logprobs.topk(min(KEPT, logprobs.shape[-1]), dim=-1)
+        found[row] = best.indices.to("cpu", torch.int32), best.values.cpu()
+
+    _along(model, prompts, replies, positions, take)
+    kept = max(values.shape[-1] for _, values in found.values())
+    tokens = torch.zeros(len(prompts), positions, kept, dtype=torch.int32)
+    logprobs = torch.full(tokens.shape, torch.nan)
+    for row, (indices, values) in found.items():
+        tokens[row, : len(indices)], logprobs[row, : len(values)] = indices, values
+    return Reference(tuple(replies), tokens, logprobs)
+
+
+def continuation(model: Model, prompts: Prompts, original: Reference) -> Continuation:
+    """How a model as it acts now goes on along another one's replies to the same prompts."""
+    shape = original.tokens.shape[:2]
+    divergence, agreement = torch.full(shape, torch.nan), torch.full(shape, torch.nan)
+
+    def take(row: int, count: int, found: Tensor) -> None:
+        tokens = original.tokens[row, :count].to(found.device).long()
+        before = original.logprobs[row, :count].to(found.device)
+        divergence[row, :count] = _divergence(before, found.gather(-1, tokens)).cpu()
+        same = generation.most_likely(found) == tokens[:, 0]
+        agreement[row, :count] = same.float().cpu()
+
+    _along(model, prompts, original.replies, shape[1], take)
+    return Continuation(divergence, agreement)
+
+
+def _divergence(before: Tensor, after: Tensor) -> Tensor:
+    """KL [positions] from log-probabilities [positions, kept], the rest as one outcome."""
+    left, right = before.double(), after.double()
+    rest = [(1 - part.exp().sum(dim=-1)).clamp_min(0) for part in (left, right)]
+    # Below the rounding of float32 there is no rest to speak of.
+    tail = torch.where(rest[0] > 1e-6, rest[0] * (rest[0] / rest[1].clamp_min(1e-12)).log(), 0)
+    return ((left.exp() * (left - right)).sum(dim=-1) + tail).clamp_min(0).float()
+
+
+def _along(
+    model: Model,
+    prompts: Prompts,
+    replies: Sequence[Sequence[int]],
+    positions: int,
+    take: _Take,
+) -> None:
+    """Log-probabilities after a prompt and after each token of its reply, to `take`.
+
+    `take` gets a row's number, how many positions it has, and float32 [positions, vocabulary].
+    """
+    rows = [
+        row + list(reply) for row, reply in zip(model.encode_rows(prompts), replies, strict=True)
+    ]
+    order = sorted(range(len(rows)), key=lambda row: (-len(rows[row]), row))
+
+    def work(part: slice) -> None:
+        numbers = order[part]
+        logits = model.tail_logits([rows[number] for number in numbers], positions)
+        for number, found in zip(numbers, logits, strict=True):
+            count = len(replies[number]) + 1
+            take(number, count, found[positions - count :].float().log_softmax(dim=-1))
+
+    # A row has as many logits here as that many rows have while decoding.
+    size = max(1, model.batch_size // positions)
+    loading.halving(len(rows), size, work, lambda smaller: None)
+
+
+def reading(model: Model, texts: Sequence[str], max_tokens: int) -> Reading:
+    """How surprising texts are to a model as it acts now, one at a time.
+
+    Args:
+        max_tokens: Longer texts are cut there.
+    """
+    surprise = torch.zeros(len(texts), dtype=torch.float64)
+    tokens = torch.zeros(len(texts), dtype=torch.int64)
+    for number, row in enumerate(model.renderer.token_ids(texts)):
+        ids = row[:max_tokens]
+        if len(ids) < 2:
+            continue  # nothing to foresee
+        logprobs = model.tail_logits([ids], len(ids))[0, :-1].float().log_softmax(dim=-1)
+        seen = torch.tensor(ids[1:], device=logprobs.device)
+        surprise[number] = -logprobs.gather(-1, seen[:, None]).double().sum().cpu()
+        tokens[number] = len(ids) - 1
+    return Reading(surprise, tokens)

@@ -1,0 +1,151 @@
+"""How sure a figure is: intervals of rates and means, and tests between two models.
+
+The statistics are scipy's; here stands which of them fits which figures. All draws are seeded, so
+equal figures give equal intervals.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from heretic.records import Score
+
+Interval = tuple[float, float]
+
+CONFIDENCE = 0.95
+SIGNIFICANT = 1 - CONFIDENCE
+"""Differences with a larger p-value count as none."""
+
+RESAMPLES = 9_999
+"""Of bootstraps and permutations; with one more the p-values are round numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """Two models on the same prompts.
+
+    Attributes:
+        difference: Mean of second - first.
+        interval: Its bootstrap interval at `CONFIDENCE`.
+        p: Two-sided: that of McNemar's exact test for rates, of a sign-flip permutation test for
+            means.
+    """
+
+    difference: float
+    interval: Interval
+    p: float
+
+    @property
+    def tells_apart(self) -> bool:
+        """Whether the difference is more than chance would make."""
+        return self.p < SIGNIFICANT
+
+
+def interval(values: Sequence[float]) -> Interval | None:
+    """The interval at `CONFIDENCE` of the values' mean.
+
+    Wilson's (1927) of booleans, whose mean is a rate; else the bias-corrected and accelerated
+    bootstrap's (Efron 1987), over the values as drawn independently.
+
+    Args:
+        values: One for each prompt; None comes back for fewer than two, or one that is not finite.
+    """
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return None
+    if is_rate(values):
+        return wilson(round(sum(values)), len(values))
+    return _bootstrap(tuple(map(float, values)))
+
+
+def wilson(count: int, total: int) -> Interval:
+    """The interval at `CONFIDENCE` of a rate, `count` of `total`."""
+    from scipy import stats
+
+    found = stats.binomtest(count, total).proportion_ci(CONFIDENCE, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def paired(first: Sequence[float], second: Sequence[float]) -> Paired | None:
+    """Whether two models differ, from their values on the same prompts in the same order.
+
+    Returns:
+        None if the values do not pair up (unequal numbers, fewer than two, not finite).
+    """
+    return _paired(tuple(map(float, first)), tuple(map(float, second)))
+
+
+@lru_cache(maxsize=4096)
+def _paired(first: tuple[float, ...], second: tuple[float, ...]) -> Paired | None:
+    from scipy import stats
+
+    if len(first) != len(second) or len(first) < 2 or not all(map(math.isfinite, first + second)):
+        return None
+    differences = tuple(b - a for a, b in zip(first, second, strict=True))
+    if not any(differences):
+        return Paired(0.0, (0.0, 0.0), 1.0)
+    if all(value in (0.0, 1.0) for value in first + second):
+        gained, lost = (differences.count(sign) for sign in (1.0, -1.0))
+        p = stats.binomtest(gained, gained + lost).pvalue
+    else:
+        p = stats.permutation_test(
+            (differences,),
+            _mean,
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=RESAMPLES,
+            rng=0,
+        ).pvalue
+    return Paired(sum(differences) / len(differences), _bootstrap(differences), float(p))
+
+
+def indistinguishable(first: Sequence[Score], second: Sequence[Score]) -> bool:
+    """Whether no objective tells two trials apart, by paired tests on their prompts.
+
+    Each objective is tested by itself; trials without values behind their scores are told apart.
+    """
+    others = {score.name: score for score in second}
+    found = [
+        paired(one.values, others[one.name].values) if one.name in others else None
+        for one in first
+        if one.objective() is not None
+    ]
+    return bool(found) and all(test is not None and not test.tells_apart for test in found)
+
+
+def is_rate(values: Sequence[float]) -> bool:
+    """Whether the mean of the values is a rate: each of them is yes or no."""
+    return all(isinstance(value, bool) for value in values)
+
+
+@lru_cache(maxsize=4096)
+def _bootstrap(values: tuple[float, ...]) -> Interval:
+
+    from scipy import stats
+
+    if len(set(values)) == 1:  # nothing to resample
+        return values[0], values[0]
+    for method in ("BCa", "percentile"):  # the first has no answer where nearly all are equal
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            found = stats.bootstrap(
+                (values,),
+                _mean,
+                vectorized=True,
+                confidence_level=CONFIDENCE,
+                n_resamples=RESAMPLES,
+                method=method,
+                rng=0,
+            ).confidence_interval
+        low, high = float(found.low), float(found.high)
+        if math.isfinite(low) and math.isfinite(high):
+            break
+    return low, high
+
+
+def _mean(values: Any, axis: int = -1) -> Any:
+    return values.mean(axis=axis)
