@@ -434,3 +434,15 @@ def test_settings_need_no_heavy_library():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == ""
+
+
+def test_default_scorers_follow_the_goal() -> None:
+    kinds = [scorer.optimization for scorer in Settings(model="x", goal="induce").scorers]
+    assert kinds == ["maximize", "minimize"]
+    assert Settings(model="x").scorers[0].optimization == "minimize"
+
+
+def test_inducing_needs_something_to_maximize() -> None:
+    chosen = [{"plugin": "heretic.scorers.kl_divergence:KLDivergence"}]
+    with pytest.raises(SettingsError, match="no scorer is maximized"):
+        Settings(model="x", goal="induce", scorers=chosen)

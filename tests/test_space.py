@@ -218,3 +218,30 @@ def test_free_form_kernels_are_outside(max_rank):
     for kernels in (dict.fromkeys(COMPONENTS, weights), {MLP: weights}):
         plan = replace(outside(), kernels=tuple({**dict(outside().kernels), **kernels}.items()))
         assert space(max_rank=max_rank).plan_to_params(plan) is None
+
+
+@given(st.floats(0, 1), st.integers(0, 1))
+def test_inducing_mirrors_the_weights(place: float, choice: int) -> None:
+    removing, inducing = (space(induce=induce).suggest(Drawing(place, choice)) for induce in (0, 1))
+    for (name, kernel), (_, mirrored) in zip(removing.kernels, inducing.kernels, strict=True):
+        assert isinstance(kernel, Kernel)
+        assert isinstance(mirrored, Kernel)
+        assert mirrored == replace(
+            kernel, max_weight=-kernel.max_weight, min_weight=-kernel.min_weight
+        ), name
+
+
+@given(st.floats(0, 1), st.integers(0, 1))
+def test_plans_that_induce_go_there_and_back(place: float, choice: int) -> None:
+    there = space(induce=True)
+    plan = there.suggest(Drawing(place, choice))
+    params = there.plan_to_params(plan)
+    assert params is not None
+    again = there.plan(params)
+    for (_, kernel), (_, other) in zip(plan.kernels, again.kernels, strict=True):
+        assert isinstance(kernel, Kernel)
+        assert isinstance(other, Kernel)
+        assert other.max_weight == pytest.approx(kernel.max_weight)
+        assert other.min_weight == pytest.approx(kernel.min_weight)
+    removing = space().plan_to_params(plan)
+    assert removing is None or all(kernel.figures()[0] == 0 for _, kernel in plan.kernels)

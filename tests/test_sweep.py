@@ -19,7 +19,7 @@ from heretic.errors import StudyError
 from heretic.evaluator import EvaluationPrompts, Evaluator
 from heretic.model import Model
 from heretic.prompts import Prompt
-from heretic.records import RowNormalization, Weights
+from heretic.records import Plan, RowNormalization, Weights
 from heretic.search import objective as objectives
 from heretic.search.objective import Objective, Openings
 from heretic.search.sweep import (
@@ -343,3 +343,44 @@ class TestSweep:
         assert isinstance(kernel, Weights)
         assert all(len(row) == 2 for row in kernel.layers)
         assert any(row[1] != 0 for row in kernel.layers)
+
+
+class TestInducing:
+    """The other way: what is wanted becomes likelier, what makes it so has other signs."""
+
+    def test_a_sweep_makes_the_behaviour_likelier(self, model: Model, directions: Tensor) -> None:
+        plans = {
+            induce: sweep_plans(
+                model,
+                GOOD,
+                BAD,
+                directions,
+                row_normalization="full",
+                shows=is_shown,
+                seed=0,
+                induce=induce,
+            )[-1]
+            for induce in (False, True)
+        }
+        objective = make_objective(model, directions)
+
+        def likely(plan: Plan) -> float:
+            with model.edited(plan, directions):
+                rows = model.get_logits_batched(BAD, report=False).log_softmax(dim=-1)
+            return float(objective.openings.log_odds(rows).sigmoid().mean())
+
+        original = likely(plan_of(torch.zeros(2, 3, 1), ["attn.o_proj", "mlp.down_proj"], "full"))
+        assert likely(plans[False]) < original < likely(plans[True])
+
+    def test_what_never_shows_cannot_be_induced(self, model: Model, directions: Tensor) -> None:
+        with pytest.raises(StudyError, match="shows what is to be induced"):
+            sweep_plans(
+                model,
+                GOOD,
+                BAD,
+                directions,
+                row_normalization="full",
+                shows=lambda reply: False,
+                seed=0,
+                induce=True,
+            )

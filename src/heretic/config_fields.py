@@ -325,6 +325,12 @@ class SettingsFields(BaseModel):
         ge=0,
         scores=False,
     )
+    goal: Literal["remove", "induce"] = setting(
+        "remove",
+        "Search",
+        "remove the behaviour of the bad prompts, or induce it: harden it by negative weights. "
+        "With induce, the default scorers maximize refusals.",
+    )
     search: Literal["auto", "gradient", "tpe", "gp"] = setting(
         "auto",
         "Search",
@@ -503,6 +509,26 @@ class SettingsFields(BaseModel):
     residual_plot_style: str = setting(
         "dark_background", "Research", "Matplotlib style of residual plots.", scores=False
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_scorers_follow_the_goal(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("goal") == "induce" and "scorers" not in data:
+            refusals, *others = cls.model_fields["scorers"].get_default()
+            return {
+                **data,
+                "scorers": (refusals.model_copy(update={"optimization": "maximize"}), *others),
+            }
+        return data
+
+    @model_validator(mode="after")
+    def _something_is_induced(self) -> Self:
+        if self.goal == "induce" and all(s.optimization != "maximize" for s in self.scorers):
+            raise ValueError(
+                "goal is induce, but no scorer is maximized: set its `optimization`, or leave "
+                "`scorers` at the default"
+            )
+        return self
 
     @model_validator(mode="after")
     def _scorers_fit_together(self) -> Self:

@@ -72,6 +72,7 @@ def choose_method(settings: Settings, model: Model, sweep: Sequence[Plan]) -> Me
         settings.search_space,
         settings.row_normalization,
         settings.max_rank,
+        induce=settings.goal == "induce",
     )
     sampler: SamplerKind = "gp" if settings.search == "gp" else "tpe"
     return Method(kernels, (), sampler, settings.n_startup_trials, at_once)
@@ -158,6 +159,7 @@ def _swept(
             row_normalization=settings.row_normalization,
             shows=lambda reply: is_refusal(reply, settings.refusal_markers),
             seed=seed,
+            induce=settings.goal == "induce",
             on_step=lambda done, total: reporter.emit(StageProgress(done, total, "steps")),
         )
     except Exception as error:  # kernels without a backward pass fail in any way

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from heretic.architectures import Writer
 from heretic.edits import Ablation, OutputEdit
+from heretic.errors import StudyError
 from heretic.model import Model, loading
 from heretic.model.capture import forward_arguments
 from heretic.model.core import Prompts
@@ -84,7 +85,8 @@ class Sample:
         divergence_gradients: [good, weights].
         probes: Vectors p whose outer products p p^T have the divergences' Gauss-Newton matrices as
             expectation, [good, weights].
-        log_odds: Of refusal, for each bad prompt, [bad].
+        log_odds: Of refusal, for each bad prompt, [bad]; of its opposite, where it is to be
+            induced.
         log_odds_gradients: [bad, weights].
     """
 
@@ -104,11 +106,16 @@ class Objective:
         bad: Prompts that trigger the behaviour.
         ablations: By writer name; all along the same number k of directions.
         shows: Whether a reply shows the behaviour.
+        induce: Whether that is wanted.
+
+    Raises:
+        StudyError: What is to be induced shows nowhere, so that how it begins is not known.
 
     Attributes:
         shape: Of the weights: components (sorted), layers, k.
         good: How many good prompts there are.
-        bad: Indices of the bad prompts whose replies show the behaviour.
+        bad: Indices of the bad prompts that count: those whose replies show the behaviour, or all
+            where it is to be induced.
         openings: How those replies begin.
     """
 
@@ -119,8 +126,11 @@ class Objective:
         bad: Prompts,
         ablations: Mapping[str, Ablation],
         shows: Callable[[str], bool],
+        *,
+        induce: bool = False,
     ) -> None:
         self._model = model
+        self._sign = -1 if induce else 1
         self._ablations = ablations
         self._components = model.get_abliterable_components()
         rank = max(len(ablation.directions) for ablation in ablations.values())
@@ -128,7 +138,7 @@ class Objective:
         self._good, self._bad = model.encode_rows(good), model.encode_rows(bad)
         self._original = model.get_logits_batched(good, report=False).log_softmax(dim=-1)
         self.good = len(good)
-        self.bad, self.openings = _openings(model, bad, self._original, shows)
+        self.bad, self.openings = _openings(model, bad, self._original, shows, induce=induce)
         self._rows_at_once = max(len(good), len(bad))
 
     @torch.enable_grad()
@@ -155,7 +165,7 @@ class Objective:
             return divergence, (logprobs * _probe(logprobs.detach(), generator)).sum(dim=-1)
 
         def refusal(logprobs: Tensor, part: slice) -> tuple[Tensor]:
-            return (self.openings.log_odds(logprobs),)
+            return (self._sign * self.openings.log_odds(logprobs),)
 
         (divergence, gradients), (_, probes) = self._derived(
             weights, [self._good[i] for i in good], damage
@@ -267,20 +277,31 @@ def _probe(logprobs: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _openings(
-    model: Model, bad: Prompts, original: Tensor, shows: Callable[[str], bool]
+    model: Model,
+    bad: Prompts,
+    original: Tensor,
+    shows: Callable[[str], bool],
+    *,
+    induce: bool,
 ) -> tuple[list[int], Openings]:
-    """Which bad prompts' replies show the behaviour, and how such replies begin.
+    """Which bad prompts count, and how replies begin that show the behaviour.
 
     Args:
         original: Log-probabilities of the first token on the good prompts.
     """
+    everyone = list(range(len(bad)))
     replies = model.get_responses_batched(
         bad, max_new_tokens=VERDICT_TOKENS, decided=shows, report=False
     )
     showing = [i for i, reply in enumerate(replies) if shows(reply)]
-    if len(showing) < SMALLEST_SHARE * len(bad):
-        showing = list(range(len(bad)))
+    if induce and not showing:
+        raise StudyError(
+            "No reply to the bad prompts shows what is to be induced.", remedy="Set search to tpe."
+        )
+    if not induce and len(showing) < SMALLEST_SHARE * len(bad):
+        showing = everyone
     first = model.get_logits_batched(bad, report=False).argmax(dim=-1).tolist()
-    others = [first[i] for i in sorted(set(range(len(bad))) - set(showing))]
+    others = [first[i] for i in sorted(set(everyone) - set(showing))]
     others += original.argmax(dim=-1).tolist()
-    return showing, Openings.count([first[i] for i in showing], others)
+    openings = Openings.count([first[i] for i in showing], others)
+    return (everyone if induce else showing), openings

@@ -73,6 +73,7 @@ class SearchSpace:
         kind: `default`, or `wide` with larger weights, all positions and the scope `mean`.
         row_normalization: The edit variant of all plans.
         max_rank: Largest number of directions that a plan may remove; searched if above 1.
+        induce: Whether weights are negative, to strengthen the behaviour.
 
     Attributes:
         ranges: Parameter name to range, in the order in which they are suggested.
@@ -86,8 +87,10 @@ class SearchSpace:
         kind: SpaceKind = "default",
         row_normalization: RowNormalization = "full",
         max_rank: int = 1,
+        induce: bool = False,
     ) -> None:
         self.n_layers = n_layers
+        self._sign = -1.0 if induce else 1.0
         self.components = tuple(sorted(set(components)))
         self.kind: SpaceKind = kind
         self.row_normalization: RowNormalization = row_normalization
@@ -125,7 +128,7 @@ class SearchSpace:
         return Plan.create(
             direction_scope=params[SCOPE],  # type: ignore[arg-type]  # checked by Plan
             direction_index=float(params[INDEX]),
-            kernels={component: _kernel(component, params) for component in self.components},
+            kernels={name: self._kernel(name, params) for name in self.components},
             row_normalization=self.row_normalization,
             rank=int(params.get(RANK, 1)),
         )
@@ -158,9 +161,9 @@ class SearchSpace:
         return params
 
     def _kernel_params(self, component: str, kernel: Kernel) -> dict[str, float]:
-        weight, fraction = kernel.max_weight, 0.5
+        weight, fraction = self._sign * kernel.max_weight, 0.5
         if weight > 0:
-            fraction = kernel.min_weight / weight
+            fraction = self._sign * kernel.min_weight / weight
         elif weight < 0 or kernel.min_weight != 0:
             weight = float("inf")  # nothing in the space is clamped to that
         else:
@@ -172,12 +175,11 @@ class SearchSpace:
             f"{component}.min_weight_distance": kernel.min_weight_distance,
         }
 
-
-def _kernel(component: str, params: Mapping[str, str | float]) -> Kernel:
-    max_weight = max(0.0, float(params[f"{component}.max_weight"]))
-    return Kernel(
-        max_weight=max_weight,
-        max_weight_position=float(params[f"{component}.max_weight_position"]),
-        min_weight=max_weight * float(params[f"{component}.min_weight"]),
-        min_weight_distance=float(params[f"{component}.min_weight_distance"]),
-    )
+    def _kernel(self, component: str, params: Mapping[str, str | float]) -> Kernel:
+        max_weight = self._sign * max(0.0, float(params[f"{component}.max_weight"]))
+        return Kernel(
+            max_weight=max_weight,
+            max_weight_position=float(params[f"{component}.max_weight_position"]),
+            min_weight=max_weight * float(params[f"{component}.min_weight"]),
+            min_weight_distance=float(params[f"{component}.min_weight_distance"]),
+        )

@@ -33,8 +33,8 @@ TRADE_OFFS = tuple(0.01 * 1.8**power for power in range(12))
 """Nats of KL divergence that one unit of the refusal term is worth, in the order of the sweep."""
 
 GONE = 0.005
-"""The sweep ends where refusal is this much as likely as it was, on average: what follows costs
-more and gains nothing."""
+"""The sweep ends where what is to go, refusal or its opposite, is this much as likely as it was, on
+average: what follows costs more and gains nothing."""
 
 FIRST_STEPS, STEPS = 4, 2
 """Steps at the first trade-off, and at each one after it."""
@@ -223,6 +223,7 @@ def sweep_plans(
     row_normalization: RowNormalization,
     shows: Callable[[str], bool],
     seed: int,
+    induce: bool = False,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Plan]:
     """The plans of a sweep over a model's own directions.
@@ -231,6 +232,7 @@ def sweep_plans(
         good, bad: The direction splits.
         directions: float32 [layers + 1, hidden] or [layers + 1, k, hidden].
         shows: Whether a reply shows the behaviour.
+        induce: Whether that is wanted.
         seed, on_step: As for `sweep`.
 
     Raises:
@@ -247,7 +249,7 @@ def sweep_plans(
         raise StudyError(
             "No layer that the sweep edits has a direction.", remedy="Set search to tpe."
         )
-    objective = Objective(model, good, bad, ablations, shows)
+    objective = Objective(model, good, bad, ablations, shows, induce=induce)
     components = model.get_abliterable_components()
     plans = [
         plan_of(weights, components, row_normalization)
