@@ -70,6 +70,7 @@ SHARED_ROOMS = {
     "config_docs": "config",
     "config_fields": "config",
     "config_sources": "config",
+    "config_tables": "config",
     "trial_log": "runs",
 }
 

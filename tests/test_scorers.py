@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from heretic.config import Settings
-from heretic.errors import ScorerError
+from heretic.config_tables import SCORERS
+from heretic.errors import ScorerError, SettingsError
 from heretic.prompts import Prompt
 from heretic.records import Score
 from heretic.scorers import Outputs, Scorer, load_scorers
@@ -212,3 +213,29 @@ class TestPlugins:
         )
         with pytest.raises(ScorerError, match=r"wrod.*word"):
             load_scorers(settings)
+
+
+class TestNames:
+    def test_every_short_name_is_a_scorer(self) -> None:
+        for name, plugin in SCORERS.items():
+            assert issubclass(plugin_class(plugin), Scorer), name
+
+    def test_short_names_are_spelled_out(self) -> None:
+        chosen = Settings(model="x", scorers=[{"plugin": "keyword"}]).scorers[0]
+        assert chosen.plugin == SCORERS["keyword"]
+        assert chosen.name == "keyword"
+
+    def test_unknown_names_list_the_known(self) -> None:
+        with pytest.raises(SettingsError, match="keyword, kl_divergence"):
+            Settings(model="x", scorers=[{"plugin": "keywords"}])
+
+
+class TestOwnPrompts:
+    def test_a_scorer_may_bring_its_own_prompts(self, tmp_path: Path) -> None:
+        (tmp_path / "own.txt").write_text("one\ntwo\n")
+        options = {"prompts": {"dataset": str(tmp_path / "own.txt")}}
+        scorer = KeywordRefusals(SETTINGS, name="mine", options=options)
+        assert scorer.needs.responses == {"mine.prompts"}
+        assert set(scorer.sets()) == {"mine.prompts"}
+        replies = Outputs(responses={"mine.prompts": ["Sorry.", "Yes."], "bad": ["Sorry."]})
+        assert scorer.score(replies, replies).display == "1/2"

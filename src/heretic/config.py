@@ -20,7 +20,7 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as SourceError
 
-from heretic.config_fields import DatasetSpecification, ScorerSpecification, SettingsFields
+from heretic.config_fields import SettingsFields
 from heretic.config_sources import (
     ARGUMENTS,
     COMMAND_LINE,
@@ -37,6 +37,7 @@ from heretic.config_sources import (
     check_keys,
     toml_source,
 )
+from heretic.config_tables import DatasetSpecification, ScorerSpecification
 from heretic.errors import SettingsError
 from heretic.identity import model_identity, plugin_identity
 

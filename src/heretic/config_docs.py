@@ -17,12 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from heretic.config_fields import (
-    GROUPS,
-    DatasetSpecification,
-    ScorerSpecification,
-    SettingsFields,
-)
+from heretic.config_fields import GROUPS, SettingsFields
+from heretic.config_tables import DatasetSpecification, ScorerSpecification
 
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument

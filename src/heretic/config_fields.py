@@ -7,13 +7,13 @@ and the reference page can all be generated from it quickly.
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
-from heretic.records import Optimization, RowNormalization
+from heretic.config_tables import DatasetSpecification, Optionally, ScorerSpecification
+from heretic.records import RowNormalization
 
 # fmt: off
 DEFAULT_REFUSAL_MARKERS = (
@@ -68,13 +68,7 @@ def _device_numbers(value: Any) -> Any:
     return {int(key) if str(key).isdigit() else key: limit for key, limit in value.items()}
 
 
-def _empty_is_unset(value: Any) -> Any:
-    """TOML and the environment have no null: there, empty text means unset."""
-    return None if value == "" else value
-
-
 Texts = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
-Optionally = BeforeValidator(_empty_is_unset)
 MemoryLimits = Annotated[
     dict[int | str, int | str] | None,
     BeforeValidator(_device_numbers),
@@ -100,66 +94,6 @@ def setting(default: Any, group: str, description: str, **options: Any) -> Any:
         "example": options.pop("example", None),
     }
     return Field(default, description=description, json_schema_extra=extra, **options)
-
-
-class DatasetSpecification(BaseModel):
-    """Where a set of prompts comes from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    dataset: str = Field(
-        description="Hub id, folder written by save_to_disk, or csv, jsonl, json, parquet or txt "
-        "file (txt: one prompt a line)."
-    )
-    commit: Annotated[str | None, Optionally] = Field(
-        default=None, description="Revision of a Hub data set: branch, tag or commit."
-    )
-    split: str = Field(
-        default="train",
-        description="Split, with an optional slice: train[:400], [10%:]. Single files take a "
-        "slice with or without a split name.",
-    )
-    column: str = Field(default="text", description="Column that holds the prompts.")
-    prefix: str = Field(default="", description="Text put before every prompt.")
-    suffix: str = Field(default="", description="Text put after every prompt.")
-    system_prompt: Annotated[str | None, Optionally] = Field(
-        default=None, description="System prompt for this set, in place of the general one."
-    )
-    residual_plot_label: Annotated[str | None, Optionally] = Field(
-        default=None, description="Label of this set in residual plots."
-    )
-    residual_plot_color: Annotated[str | None, Optionally] = Field(
-        default=None, description="Colour of this set in residual plots (a matplotlib colour)."
-    )
-
-
-class ScorerSpecification(BaseModel):
-    """A metric that judges every trial."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    plugin: str = Field(description="module:Class or file.py:Class.")
-    optimization: Optimization = Field(
-        default="minimize", description="minimize, maximize, or none (reported only)."
-    )
-    name: str = Field(
-        default="", description="Name of the score; by default made from the name of the class."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_after_class(cls, data: Any) -> Any:
-        if isinstance(data, dict) and not data.get("name") and isinstance(data.get("plugin"), str):
-            class_name = data["plugin"].rpartition(":")[2]
-            return {**data, "name": re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", class_name).lower()}
-        return data
-
-    @field_validator("plugin")
-    @classmethod
-    def _names_a_class(cls, plugin: str) -> str:
-        if not all(plugin.rpartition(":")[::2]):
-            raise ValueError("should be module:Class or file.py:Class")
-        return plugin
 
 
 def _prompts(dataset: str, split: str, label: str, color: str) -> DatasetSpecification:

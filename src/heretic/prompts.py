@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heretic.config_fields import DatasetSpecification
+from heretic.config_tables import DatasetSpecification
 from heretic.errors import PromptError
 from heretic.identity import is_local
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from heretic.config_fields import DatasetSpecification
+from heretic.config_tables import DatasetSpecification
 from heretic.records import Trial, Weights
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from heretic.config_fields import GROUPS, DatasetSpecification, SettingsFields
+from heretic.config_fields import GROUPS, SettingsFields
+from heretic.config_tables import DatasetSpecification
 from heretic.errors import SettingsError
 
 if TYPE_CHECKING:

@@ -1,0 +1,38 @@
+"""What scorers have in common that judge each reply by itself, on the bad prompts or on others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from heretic.config import DatasetSpecification
+from heretic.scorers.base import Needs, PromptSet, Scorer
+
+
+class OnPrompts(BaseModel):
+    """Which prompts are answered."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    prompts: DatasetSpecification | None = Field(
+        None, description="Prompts to score on, in place of the bad evaluation prompts."
+    )
+
+
+class ReplyScorer(Scorer):
+    """Reads the replies to one set of prompts, `self.set`."""
+
+    Options: ClassVar[type[BaseModel]] = OnPrompts
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Read the options."""
+        super().__init__(*args, **kwargs)
+        own = self.options.prompts is not None
+        self.set: PromptSet = f"{self.name}.prompts" if own else "bad"
+        self.needs = Needs(responses=frozenset({self.set}))
+
+    def sets(self) -> Mapping[PromptSet, DatasetSpecification]:
+        """Prompts of its own, if it has any."""
+        prompts = self.options.prompts
+        return {} if prompts is None else {self.set: prompts}
