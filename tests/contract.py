@@ -187,15 +187,15 @@ def saved_is_edited(case: Case, variant: RowNormalization) -> None:
     writers, before, plan = case.structure.writers, case.logits(), case.plan(variant)
     editor = WeightEditor(writers)
     with tempfile.TemporaryDirectory() as name:
-        base, merged, streamed = (Path(name) / part for part in ("base", "merged", "streamed"))
+        base, merged, other = (Path(name) / part for part in ("base", "merged", "streamed"))
         case.model.save_pretrained(base)
         editor.apply(EditFactory(writers).edits(plan, case.directions))
         wanted = case.logits()
         case.model.save_pretrained(merged)
         editor.restore()
         same_logits(_read(case, merged), wanted, before)
-        if _streamed(case, plan, base, streamed):
-            same_logits(_read(case, streamed), wanted, before)
+        if streamed(case, plan, base, other):
+            same_logits(_read(case, other), wanted, before)
 
 
 def _read(case: Case, folder: Path) -> Tensor:
@@ -203,7 +203,7 @@ def _read(case: Case, folder: Path) -> Tensor:
     return _run(type(case.model).from_pretrained(folder).eval(), case.inputs)
 
 
-def _streamed(case: Case, plan: Plan, base: Path, folder: Path) -> bool:
+def streamed(case: Case, plan: Plan, base: Path, folder: Path) -> bool:
     """Stream the base's files; False where it would be saved from memory instead."""
     source = read_checkpoint(base)
     assert source is not None
@@ -261,7 +261,8 @@ def result_of(model_type: str) -> Result:
         case = Case.of(model_type)
     except UnsupportedModelError as error:
         return Result(model_type, reason=error.message)
-    if set(case.inputs) != {"input_ids"}:
+    # Whether there is a cache says how a text is read, and is no input beside it.
+    if set(case.inputs) - {"use_cache"} != {"input_ids"}:
         others = ", ".join(sorted(set(case.inputs) - {"input_ids"})) or "no token ids"
         return Result(model_type, reason=f"does not run on text alone: it takes {others}")
     failures = {}
@@ -337,6 +338,7 @@ setting `residual_writers` names them by hand.
 - **State space, linear attention and convolution mixers** write by an output projection of their
   own, `mixer.out_proj`. RWKV's channel mix has a gate after its writer, Inkling a convolution
   over time: the edit acts before them.
+- **Experts that hand on their input** (LongCat) are left alone: only the others are edited.
 - **Multimodal models**: the text decoder is edited, the vision tower is not.
 - **Post-norm models** (BERT and its kin): the stream itself is normed after each sum; the edit
   acts on what is added.

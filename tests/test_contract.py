@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +15,10 @@ from torch import Tensor
 from heretic.architectures import resolve, resolver, table
 from heretic.errors import ModelError, UnsupportedModelError
 from heretic.model.editing import EditFactory, RowEdits, WeightEditor
+from heretic.model.experts import check_variant
+from heretic.model.generation import greedy
 from heretic.records import Plan, RowNormalization, Weights
-from tests.contract import PAGE, Case, result_of, row
+from tests.contract import NEW_TOKENS, PAGE, Case, result_of, row, streamed
 from tests.test_zoo import FAMILIES
 from tests.zoo import MODEL_TYPES, text_inputs, tiny_model
 
@@ -116,6 +120,85 @@ class TestResolver:
         along = found[0] @ case.directions[1]
         assert float(along.abs().max()) < 1e-4 * float(found[0].norm(dim=-1).max())
 
+    def test_a_layer_that_does_not_run_by_itself_is_told_of(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        model = tiny_model("llama")
+        inputs = text_inputs("llama", model.config)
+        _names_without(monkeypatch, "mlp.down_proj")
+        # As with a cache that was used up: the second run of a layer fails.
+        layer = type(model.model.layers[0])
+        own, ran = layer.forward, set[int]()
+
+        def once(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if self.self_attn.layer_idx in ran:
+                raise IndexError("the cache is used up")
+            ran.add(self.self_attn.layer_idx)
+            return own(self, *args, **kwargs)
+
+        monkeypatch.setattr(layer, "forward", once)
+        with (
+            caplog.at_level(logging.WARNING),
+            pytest.raises(UnsupportedModelError, match="residual_writers"),
+        ):
+            resolve(model, lambda: model(**inputs, use_cache=False))
+        assert "the cache is used up" in caplog.text
+
+
+class TestExperts:
+    def test_those_stacked_by_rows_are_streamed(self, tmp_path: Path) -> None:
+        case = Case.of("dbrx")
+        case.model.save_pretrained(tmp_path / "base")
+        assert streamed(case, case.plan("full"), tmp_path / "base", tmp_path / "edited")
+
+    def test_those_that_hand_their_input_on_are_left_alone(self) -> None:
+        """Also under `none`, where the sum of all others is edited as one."""
+        case = Case.of("longcat_flash")
+        edits = EditFactory(case.structure.writers).edits(case.plan("none"), case.directions)
+        block = case.structure.layers[0].mlp.experts
+        written = len(block.down_proj)
+        assert block.total_experts > written
+        hidden = torch.randn(5, block.hidden_size, generator=torch.Generator().manual_seed(0))
+        weights = torch.full((5, 2), 0.5)
+
+        def ran(expert: int) -> Tensor:
+            output: Tensor = block(hidden, torch.full((5, 2), expert), weights)
+            return output
+
+        with torch.inference_mode():
+            before = [ran(0), ran(written)]
+            with RowEdits(case.structure.writers, [edits]).installed():
+                after = [ran(0), ran(written)]
+        assert not torch.allclose(after[0], before[0], atol=1e-3)
+        assert torch.equal(after[1], before[1])
+
+    @pytest.mark.parametrize("variant", ["pre", "full"])
+    def test_what_cannot_be_edited_by_a_variant_is_refused_beforehand(
+        self, variant: RowNormalization
+    ) -> None:
+        case = Case.of("mixtral")
+        check_variant(case.structure.writers, variant)
+        for layer in case.structure.layers:
+            layer.mlp.experts.has_post_expert_norm = True
+        check_variant(case.structure.writers, "none")
+        with pytest.raises(UnsupportedModelError, match="row_normalization to none"):
+            check_variant(case.structure.writers, variant)
+
+
+@pytest.mark.parametrize("model_type", ["blt", "cpmant", "llama"])
+def test_replies_are_what_whole_texts_are_followed_by(model_type: str) -> None:
+    """Whatever a model keeps from step to step."""
+    case = Case.of(model_type)
+    ids = case.inputs["input_ids"]
+    found = greedy(
+        case.model, ids, torch.ones_like(ids), max_new_tokens=NEW_TOKENS, end=frozenset()
+    )
+    with torch.inference_mode():
+        for _ in range(NEW_TOKENS):
+            following = case.model(input_ids=ids, use_cache=False).logits[:, -1].argmax(dim=-1)
+            ids = torch.cat([ids, following.unsqueeze(1)], dim=1)
+    assert found == ids[:, -NEW_TOKENS:].tolist()
+
 
 class TestPacked:
     """Weights in a form that nobody here can read: a stand-in for FP8, GPTQ, AWQ and the like."""
@@ -141,6 +224,8 @@ class TestPacked:
     def test_other_variants_say_what_to_do(self, case: Case, variant: RowNormalization) -> None:
         with pytest.raises(ModelError, match="row_normalization = 'none'"):
             EditFactory(case.structure.writers).edits(case.plan(variant), case.directions)
+        with pytest.raises(ModelError, match="row_normalization = 'none'"):
+            check_variant(case.structure.writers, variant)
 
     def test_they_are_not_written_to(self, case: Case) -> None:
         edits = EditFactory(case.structure.writers).edits(case.plan("none"), case.directions)

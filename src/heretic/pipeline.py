@@ -34,6 +34,7 @@ from heretic.evaluator import EvaluationPrompts, Evaluator
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
 from heretic.export.provenance import hardware, versions
 from heretic.model import Model
+from heretic.model.experts import check_variant
 from heretic.model.machine import accelerator
 from heretic.model.prefix import find_response_prefix
 from heretic.prompts import Prompt
@@ -260,6 +261,7 @@ def model_and_directions(
 ) -> tuple[Model, Tensor]:
     """The model with its response prefix, and directions from the prompts."""
     model = load_model(settings, reporter)
+    check_variant(model.writers, settings.row_normalization)
     choose_prefix(settings, model, prompts, reporter)
     return model, compute_directions(settings, model, prompts, reporter)
 

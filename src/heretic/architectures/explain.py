@@ -70,6 +70,9 @@ def watched(
 ) -> Iterator[list[LayerRun]]:
     """Record layers while the context lasts; of modules that run twice, the last time.
 
+    Of norms every time is kept, earlier ones under names of their own.
+
+
     Args:
         watch: Paths of the modules to record within a layer.
         hidden: Width of the stream.
@@ -109,6 +112,8 @@ def _module_watcher(run: LayerRun, path: str, hidden: int) -> Callable[..., None
             own = args[0] if args else None
             same = isinstance(own, Tensor) and own.shape == tensor.shape
             before = _flat(own) if same and own is not None else None
+            if passes_on(module) and path in run.ran:
+                run.ran[f"{path} before {len(run.ran)}"] = run.ran[path]
             run.ran[path] = Ran(module, before, _flat(tensor))
 
     return hook

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
+from operator import attrgetter
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from heretic.architectures.table import EXPERT_WEIGHTS, HINTS, LAYERS, REFUSED, THROUGH, WRITERS
+from heretic.architectures.table import (
+    EXPERT_WEIGHTS,
+    HINTS,
+    LAYERS,
+    REFUSED,
+    ROUTERS,
+    THROUGH,
+    WRITERS,
+)
 from heretic.errors import ModelError, UnsupportedModelError
 from heretic.records import MLP, RowNormalization
 
@@ -20,7 +29,7 @@ from heretic.records import MLP, RowNormalization
 class Writer:
     """A linear map whose output is added to the residual stream.
 
-    Experts that are stacked in one 3-D parameter are one writer each, all of one module.
+    Experts that are stacked in one parameter are one writer each, all of one module.
 
     Attributes:
         layer: 0-based index of the decoder layer.
@@ -29,10 +38,12 @@ class Writer:
             number.
         module: The module itself.
         transposed: Whether [d_in, d_out] is stored (GPT-2's Conv1D; gpt-oss' experts).
-        parameter: Name of the weight in the module.
+        parameter: Name of the weight in the module, dotted if it is a submodule's.
         expert: Which expert of the module; None for a module that is one linear map.
         gains: What each channel of the output is multiplied with on its way into the stream by a
             norm that follows, float32 [d_out]; None where there is none.
+        router: The module whose output says which tokens an expert's output belongs to, where the
+            block puts them out sorted by expert; see `table.ROUTERS`.
     """
 
     layer: int
@@ -43,6 +54,7 @@ class Writer:
     parameter: str = "weight"
     expert: int | None = None
     gains: Tensor | None = field(default=None, compare=False)
+    router: nn.Module | None = field(default=None, compare=False)
 
     def edited_in_sum(self, row_normalization: RowNormalization) -> bool:
         """Whether the edit is one of all experts' sum, biases included, since they share it."""
@@ -53,13 +65,48 @@ class Writer:
         """The weight's name in the model's state dict; experts of a block share one."""
         return f"{self.name}.weight" if self.expert is None else self.name.rpartition(".")[0]
 
+    @property
+    def experts(self) -> int:
+        """How many are stacked in the parameter; 0 for a module that is one linear map."""
+        return 0 if self.expert is None else len(self.whole())
+
+    @property
+    def stacked_by_rows(self) -> bool:
+        """Whether the parameter is 2-D, one expert's rows below another's."""
+        return self.expert is not None and attrgetter(self.parameter)(self.module).ndim == 2
+
+    def whole(self) -> Tensor:
+        """The parameter as stored, with a first dimension for its experts if it has any."""
+        weight = cast("Tensor", attrgetter(self.parameter)(self.module))
+        if not self.stacked_by_rows:
+            return weight
+        return weight.unflatten(0, (cast("int", self.module.num_experts), -1))
+
     def stored(self) -> Tensor:
         """The weight as [d_out, d_in], a view of what is stored, in its dtype.
 
         Raises:
             ModelError: The weight is not in memory, or is packed.
         """
-        weight = getattr(self.module, self.parameter)
+        self._check_stored()
+        weight = self.whole().detach()
+        matrix = weight if self.expert is None else weight[self.expert]
+        return matrix.mT if self.transposed else matrix
+
+    def check_readable(self) -> None:
+        """Whether `weight` can be had.
+
+        Raises:
+            ModelError: The weight is not in memory, or is packed.
+        """
+        if not self._is_packed_by_bitsandbytes():
+            self._check_stored()
+
+    def _is_packed_by_bitsandbytes(self) -> bool:
+        return type(self.module).__module__.startswith("bitsandbytes")
+
+    def _check_stored(self) -> None:
+        weight = cast("Tensor", attrgetter(self.parameter)(self.module))
         if weight.is_meta:
             raise ModelError(
                 f"The weight of {self.name} is offloaded to disk.",
@@ -71,8 +118,6 @@ class Writer:
                 remedy="Search with row_normalization = 'none', which needs no weights, or load "
                 "the unquantised model.",
             )
-        weight = weight.detach() if self.expert is None else weight.detach()[self.expert]
-        return cast("Tensor", weight.mT if self.transposed else weight)
 
     def weight(self) -> Tensor:
         """The weight as [d_out, d_in], float32 (or float64 as stored), dequantised.
@@ -80,14 +125,14 @@ class Writer:
         Raises:
             ModelError: The weight is not in memory (offloaded to disk).
         """
-        if type(self.module).__module__.startswith("bitsandbytes"):
+        if self._is_packed_by_bitsandbytes():
             return _dequantized(self.module).float()
         matrix = self.stored()
         return matrix.to(torch.promote_types(matrix.dtype, torch.float32))
 
     def like(self, basis: Tensor) -> Tensor:
         """A column of zeros [d_out, 1] that stands for the weight: its device, its precision."""
-        stored = getattr(self.module, self.parameter)
+        stored = self.whole()
         full = stored.is_floating_point() and stored.element_size() > 1
         dtype = torch.promote_types(stored.dtype, torch.float32) if full else torch.float32
         device = "cpu" if stored.is_meta else stored.device  # offloaded weights are on meta
@@ -96,10 +141,18 @@ class Writer:
     def bias(self) -> Tensor | None:
         """The bias [d_out], a view of what is stored, or None."""
         name = "bias" if self.parameter == "weight" else f"{self.parameter}_bias"
-        bias = getattr(self.module, name, None)
+        bias = _attribute(self.module, name)
         if not isinstance(bias, Tensor):
             return None
         return bias.detach() if self.expert is None else bias.detach()[self.expert]
+
+
+def _attribute(module: nn.Module, path: str) -> object:
+    """What a dotted path within a module leads to; None if it leads nowhere."""
+    try:
+        return attrgetter(path)(module)
+    except AttributeError:
+        return None
 
 
 def _dequantized(module: nn.Module) -> Tensor:
@@ -190,8 +243,9 @@ def known_paths(layer: nn.Module, by_hand: Collection[str] = ()) -> list[str]:
 
 def gated_writer(path: str, module: nn.Module) -> str | None:
     """The path of the writer within a module that gates it, if it is one of those in the table."""
-    inner = THROUGH.get(path, "")
-    return inner if hasattr(module, inner.rpartition(".")[2]) and inner else None
+    inner = THROUGH.get(path)
+    within = _attribute(module, inner.removeprefix(f"{path}.")) if inner else None
+    return inner if isinstance(within, nn.Module) and is_writer(within) else None
 
 
 def is_writer(module: nn.Module) -> bool:
@@ -226,30 +280,42 @@ def writers_at(
         transposed = type(module).__name__ == "Conv1D"
         yield Writer(index, component, name, module, transposed, gains=gains)
         return
-    parameter: Tensor = getattr(module, stacked)
-    for expert in range(len(parameter)):
-        yield Writer(
-            index,
-            component,
-            f"{name}.{stacked}.{expert}",
-            module,
-            _is_transposed(module, parameter),
-            parameter=stacked,
-            expert=expert,
-            gains=gains,
-        )
+    parent, _, own = path.rpartition(".")
+    router = getattr(layer.get_submodule(parent), ROUTERS.get(own, ""), None)
+    first = Writer(
+        index,
+        component,
+        f"{name}.{stacked}.0",
+        module,
+        _is_transposed(module, cast("Tensor", _attribute(module, stacked))),
+        parameter=stacked,
+        expert=0,
+        gains=gains,
+        router=router,
+    )
+    for expert in range(first.experts):
+        yield replace(first, name=f"{name}.{stacked}.{expert}", expert=expert)
 
 
 def _expert_parameter(module: nn.Module) -> str | None:
-    """The 3-D parameter that holds the experts' down projections, if there is one."""
-    return next(
-        (name for name in EXPERT_WEIGHTS if getattr(getattr(module, name, None), "ndim", 0) == 3),
-        None,
-    )
+    """The parameter that holds the experts' down projections, if there is one."""
+    return next((name for name in EXPERT_WEIGHTS if _holds_experts(module, name)), None)
+
+
+def _holds_experts(module: nn.Module, name: str) -> bool:
+    parameter, count = _attribute(module, name), getattr(module, "num_experts", None)
+    if not isinstance(parameter, Tensor):
+        return False
+    if "." in name:
+        return parameter.ndim == 2 and isinstance(count, int) and len(parameter) % count == 0
+    # The weight of a convolution has three dimensions too.
+    return parameter.ndim == 3 and (name != "weight" or count == len(parameter))
 
 
 def _is_transposed(module: nn.Module, parameter: Tensor) -> bool:
     """Whether experts are stored as [experts, d_in, d_out]."""
+    if parameter.ndim == 2:
+        return True
     known = getattr(module, "is_transposed", None)
     if isinstance(known, bool):
         return known

@@ -58,6 +58,7 @@ WRITERS: dict[str, tuple[str, ...]] = {
         "feed_forward.value",
         "feed_forward.w2",
         "ffn.2",
+        "ffn.experts",
         "ffn.down_proj",
         "ffn.fc2",
         "ffn.ffn.w_out",
@@ -82,6 +83,7 @@ WRITERS: dict[str, tuple[str, ...]] = {
         "mlp_block.down_proj",
         "mlps.*.down_proj",
         "moe.experts",
+        "output.adapter_modules.*.dense2",
         "output.dense",
         "per_layer_projection",
         "shared_mlp.output_linear",
@@ -95,14 +97,30 @@ HINTS: dict[str, tuple[str, ...]] = {
 }
 """Component to what the path of an unknown writer tells; any other belongs to the MLP."""
 
-THROUGH = {"feed_forward": "feed_forward.value"}
+THROUGH = {
+    "feed_forward": "feed_forward.value",
+    "mlp": "mlp.output_linear",
+    "self_attention": "self_attention.experts.output_linear",
+}
 """Module whose output enters the stream to the writer within it, where a gate lies between the two.
 
 RWKV multiplies each channel by a gate of the token's own. The edit acts before the gate, so of such
-a writer it takes the direction out only as far as the gate is even."""
+a writer it takes the direction out only as far as the gate is even. JetMoe weights its experts by
+one number per token, which changes no direction."""
 
-EXPERT_WEIGHTS = ("down_proj", "w2", "output_linear")
-"""Names of 3-D parameters that hold the down projections of all experts of a block."""
+EXPERT_WEIGHTS = ("down_proj", "w2", "output_linear", "weight", "mlp.w2")
+"""Names of parameters that hold the down projections of all experts of a block: 3-D, or 2-D with
+one expert's [d_in, d_out] below the other's (DBRX), where the block says how many there are."""
+
+ROUTERS = {"output_linear": "router"}
+"""Name of a module of experts that puts out tokens sorted by expert to that of the module beside it
+whose output holds, second, which tokens these are and, last, a row for each token (JetMoe)."""
+
+EXPERT_ROUTING = (("top_k_index", "top_k_weights"), ("router_indices", "routing_weights"))
+"""Arguments of a block of experts that hold each token's experts and their weights, [tokens, k]."""
+
+EXPERT_GATES = "gammas"
+"""Argument of a block of experts that holds every expert's factor for a token, [..., experts]."""
 
 LAYERS: dict[str, str] = {
     "blt": "model.global_transformer.layers",
@@ -117,9 +135,14 @@ REFUSED: dict[str, str] = {
     "diffusion_gemma": "it denoises whole blocks of text, and its replies are not made token by "
     "token",
     "hrm_text": "two lists of layers run in turns, and only one of them would be edited",
-    "longcat_flash": "some of its experts hand their input on, and what those add cannot be told "
-    "from the others' sum",
+    "prophetnet": "its decoder carries one stream for each of the next tokens that it predicts, "
+    "and they are told apart by their place in the sequence",
     "reformer": "its layers carry two streams and hash at random, so that no two runs agree",
+    "shieldgemma2": "it classifies images by a policy: it puts out a yes and a no, and no text",
+    "xlm": "its attention and its feed-forward modules lie in lists of their own, so that no "
+    "module is a decoder layer whose output could be read",
+    "xlnet": "its stream holds the text before the batch, so that a row's own edit would act on a "
+    "position of all rows",
 }
 """Model type to the reason why it is not edited, where a look at one layer would not show it."""
 
@@ -127,3 +150,7 @@ SEVERAL_STREAMS = (
     "its layers carry several residual streams at once (hyper-connections or AltUp), so there is "
     "no one stream whose directions could be found"
 )
+
+UNCACHED = ("blt", "cpmant")
+"""Model types that read the whole text at every step: their forward is not given new tokens alone
+(CPM-Ant), or finds patches of text whose beginning it would no longer see (BLT)."""

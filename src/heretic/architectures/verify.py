@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from heretic.architectures.resolver import (
 )
 from heretic.architectures.table import SEVERAL_STREAMS
 from heretic.errors import UnsupportedModelError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +109,16 @@ def _check_run(index: int, run: LayerRun) -> None:
 def _discovered(layer: nn.Module, call: tuple[Any, Any], hidden: int) -> Gains | None:
     """The writers of a layer that the table does not know, by running a copy in float32.
 
-    Half precision would hide which of many modules takes part.
+    Half precision would hide which of many modules takes part. None also where that fails: packed
+    weights, or caches that were used up.
     """
     args, kwargs = call
     try:
         single = copy.deepcopy(layer).float()
         with watched([single], candidates, hidden) as runs, torch.inference_mode():
             single(*_as_float(args), **_as_float(kwargs))
-    except Exception:  # packed weights, caches that were used up: there is no second way
+    except Exception:  # a forward may fail in any way, and the caller's error names the setting
+        _log.warning("%s could not be run by itself", type(layer).__name__, exc_info=True)
         return None
     return explain(runs[0], candidates(single))
 

@@ -62,12 +62,15 @@ class ParameterEdit:
         name: In the model's state dict, e.g. `model.layers.0.mlp.down_proj.weight`.
         transposed: Whether it is stored as [..., d_in, d_out].
         bias: Name of the experts' biases [experts, d_out], where they are edited too.
+        stacked: Of how many experts the rows lie below one another, [experts * d_in, d_out]; 0
+            where each matrix is by itself.
     """
 
     name: str
     edit: Edit
     transposed: bool = False
     bias: str | None = None
+    stacked: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +81,14 @@ class TensorEdit:
         key: Its name there. It is [d_out, d_in], or [experts, d_out, d_in].
         transposed: Whether the last two are the other way round.
         is_bias: Whether it is a bias instead, [d_out] or [experts, d_out].
+        stacked: As of the parameter.
     """
 
     key: str
     edit: Edit
     transposed: bool = False
     is_bias: bool = False
+    stacked: int = 0
 
     def apply(self, stored: Tensor, scratch: Scratch) -> None:
         """Edit one matrix, or the biases, in place.
@@ -155,6 +160,7 @@ def parameter_edits(model: Model, plan: Plan, directions: Tensor) -> list[Parame
             Edit(basis, amounts, plan.row_normalization, writer.gains),
             transposed=writer.transposed,
             bias=f"{name}_bias" if moves else None,
+            stacked=writer.experts if writer.stacked_by_rows else 0,
         )
     return list(found.values())
 
@@ -174,7 +180,12 @@ def tensor_edits(
     biases = [edit.bias for edit in edits if edit.bias is not None]
     sources = find_sources(model, checkpoint, [*(edit.name for edit in edits), *biases])
     found = [
-        TensorEdit(source.key, edit.edit, transposed=edit.transposed != source.transposed)
+        TensorEdit(
+            source.key,
+            edit.edit,
+            transposed=edit.transposed != source.transposed,
+            stacked=edit.stacked,
+        )
         for edit in edits
         for source in sources[edit.name]
     ]
@@ -238,6 +249,9 @@ def _by_file(
     by_file: dict[Path, dict[Entry, Callable[[Tensor], None]]] = {}
     for edit in edits:
         entry = checkpoint.tensors[edit.key]
+        if edit.stacked:
+            rows, width = entry.shape
+            entry = replace(entry, shape=(edit.stacked, rows // edit.stacked, width))
         by_file.setdefault(entry.file, {})[entry] = partial(edit.apply, scratch=scratch)
     return by_file
 

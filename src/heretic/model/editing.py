@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -14,14 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from heretic.architectures import Writer
 from heretic.directions import layer_basis
 from heretic.edits import Ablation, OutputEdit, make_ablation, stack
-from heretic.model.experts import (
-    apply_to_each,
-    apply_to_rows,
-    edited_experts,
-    experts_arguments,
-    puts_out_each,
-)
-from heretic.model.forward import replaced
+from heretic.model.experts import edited
 from heretic.records import Plan, RowNormalization
 
 Stored = tuple[Tensor, Tensor | None]
@@ -120,7 +113,7 @@ def install(
             if site[0].expert is None:
                 stack_.callback(_hooked(site[0], edit_of).remove)
             else:
-                stack_.enter_context(_rerouted(site, edit_of))
+                stack_.enter_context(edited(site, edit_of))
         yield
 
 
@@ -140,27 +133,6 @@ def _hooked(writer: Writer, edit_of: Callable[[Writer], OutputEdit | None]) -> R
         return output if edit is None else edit.apply(output, bias)
 
     return writer.module.register_forward_hook(hook)
-
-
-def _rerouted(
-    site: Sequence[Writer], edit_of: Callable[[Writer], OutputEdit | None]
-) -> AbstractContextManager[None]:
-    """Edit a block of experts: its output where all share one edit, else each expert's."""
-    module = site[0].module
-    forward = module.forward
-
-    def edited(*args: Any, **kwargs: Any) -> Tensor:
-        first = edit_of(site[0])
-        each = puts_out_each(module)
-        if first is not None and not first.moves_bias and not each:
-            given = experts_arguments(module, site[0].name, *args, **kwargs)
-            return edited_experts(site, *given, edit_of)
-        output: Tensor = forward(*args, **kwargs)
-        if first is None:
-            return output
-        return apply_to_each(site, output, edit_of) if each else apply_to_rows(first, output)
-
-    return replaced(module, edited)
 
 
 class RowEdits:

@@ -69,7 +69,7 @@ def open_engine(
     if not has_plain_cache(model.model):
         model.say(
             "Plans are evaluated one by one, the slower way: the model carries other states along "
-            "than keys and values"
+            "than keys and values, or reads the whole text at every step"
         )
         return PlainEngine(model, prompts, max_new_tokens=max_new_tokens)
     reason = ""

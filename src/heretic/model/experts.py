@@ -2,60 +2,157 @@
 
 A block of experts puts out the routed sum. Under `none` its edit is one projection of that sum; the
 norm-preserving variants have other row norms for every expert, so their outputs are edited before
-they are weighted and summed.
+they are weighted and summed. How a block is asked for them depends on what its forward takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from heretic.architectures import Writer
+from heretic.architectures.table import EXPERT_GATES, EXPERT_ROUTING
 from heretic.edits import OutputEdit
 from heretic.errors import UnsupportedModelError
+from heretic.model.forward import replaced
+from heretic.records import RowNormalization
+
+EditOf = Callable[[Writer], OutputEdit | None]
+"""The edit of a writer: of all rows, or stacked ones, one for each row of the batch."""
+
+Kind = Literal["routed", "gated", "listed", "sorted"]
+"""What a block of experts is given: chosen experts of each token with their weights; a factor of
+every expert; nothing, all outputs being handed on (Llama 4); tokens sorted by expert (JetMoe)."""
 
 
-def experts_arguments(
-    module: nn.Module,
-    name: str,
-    hidden_states: Tensor,
-    top_k_index: Tensor | None = None,
-    top_k_weights: Tensor | None = None,
-    **others: object,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The arguments of a block of experts, as transformers names them.
+def check_variant(writers: Sequence[Writer], row_normalization: RowNormalization) -> None:
+    """Whether all writers can be edited by a variant, before anything is spent on finding out.
 
     Raises:
-        UnsupportedModelError: It takes more, or its experts cannot be run one by one.
+        ModelError: A weight cannot be read.
+        UnsupportedModelError: Experts cannot be edited one by one.
     """
-    gated = hasattr(module, "gate_up_proj") and hasattr(module, "_apply_gate")
-    known = gated or (hasattr(module, "up_proj") and hasattr(module, "act_fn"))
-    known = known and top_k_index is not None and top_k_weights is not None
-    if others or not known or getattr(module, "has_post_expert_norm", False):
+    if row_normalization == "none":
+        return
+    for writer in writers:
+        writer.check_readable()
+        if writer.expert is not None:
+            kind_of(writer)
+
+
+def kind_of(writer: Writer) -> Kind:
+    """How the block that an expert is in is asked for its experts' outputs.
+
+    Raises:
+        UnsupportedModelError: That is not known.
+    """
+    module = writer.module
+    kind = "sorted" if writer.router is not None else _kind(type(module))
+    if kind is None or getattr(module, "has_post_expert_norm", False):
         raise UnsupportedModelError(
-            f"The experts at {name} ({type(module).__name__}) cannot be edited one by one.",
+            f"The experts at {writer.name} ({type(module).__name__}) cannot be edited one by one.",
             remedy="Set row_normalization to none, for which their sum is edited.",
         )
-    assert top_k_index is not None
-    assert top_k_weights is not None
-    return hidden_states, top_k_index, top_k_weights
+    return kind
 
 
-def puts_out_each(module: nn.Module) -> bool:
-    """Whether a block puts out all tokens for each expert, one expert after the other.
+@cache
+def _kind(block: type[nn.Module]) -> Kind | None:
+    _, *others = [*inspect.signature(block.forward).parameters][1:]
+    if tuple(others) in EXPERT_ROUTING:
+        return "routed"
+    if others == [EXPERT_GATES]:
+        return "gated"
+    return None if others else "listed"
 
-    [experts * tokens, hidden], to be summed later: the older kind (Llama 4).
+
+@contextmanager
+def edited(site: Sequence[Writer], edit_of: EditOf) -> Iterator[None]:
+    """Edit a block of experts while the context lasts.
+
+    Args:
+        site: All experts of the block.
+        edit_of: Asked at every run.
     """
-    return not hasattr(module, "_apply_gate") and not hasattr(module, "up_proj")
+    module, router = site[0].module, site[0].router
+    forward = module.forward
+    routing: list[Any] = []  # of the router's latest run
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        routing[:] = [output]
+
+    def run(*args: Any, **kwargs: Any) -> Tensor:
+        if edit_of(site[0]) is None:
+            output: Tensor = forward(*args, **kwargs)
+            return output
+        return _edited(site, forward, edit_of, routing, args, kwargs)
+
+    with ExitStack() as stack:
+        if router is not None:
+            stack.callback(router.register_forward_hook(keep).remove)
+        stack.enter_context(replaced(module, run))
+        yield
 
 
-def apply_to_each(
-    site: Sequence[Writer], output: Tensor, edit_of: Callable[[Writer], OutputEdit | None]
+def _edited(
+    site: Sequence[Writer],
+    forward: Callable[..., Tensor],
+    edit_of: EditOf,
+    routing: Sequence[Any],
+    args: Any,
+    kwargs: Any,
 ) -> Tensor:
-    """Edit what such a block puts out."""
+    first = edit_of(site[0])
+    assert first is not None
+    if site[0].router is not None:
+        return _sorted(site, forward(*args, **kwargs), edit_of, routing[0])
+    block = type(site[0].module)
+    given = inspect.signature(block.forward).bind(None, *args, **kwargs).args[1:]
+    if first.moves_bias and _kind(block) != "listed":
+        return _summed(site, forward, first, *given)
+    kind = kind_of(site[0])
+    if kind == "listed":
+        return _listed(site, forward(*args, **kwargs), edit_of)
+    return (_gated if kind == "gated" else _routed)(site, forward, edit_of, *given)
+
+
+def _summed(
+    site: Sequence[Writer], forward: Callable[..., Tensor], edit: OutputEdit, *given: Any
+) -> Tensor:
+    """The edited sum of experts that all have one edit."""
+    if not _hands_on(site):
+        return apply_to_rows(edit, forward(*given))
+    hidden, index, weights = given
+    written = forward(hidden, index, weights.masked_fill(index >= len(site), 0))
+    return apply_to_rows(edit, written) + _handed_on(site, forward, *given)
+
+
+def _hands_on(site: Sequence[Writer]) -> bool:
+    """Whether more experts can be chosen than write: the others hand their input on (LongCat)."""
+    own = site[0].module.parameters(recurse=False)
+    return any(parameter.ndim == 3 and len(parameter) > len(site) for parameter in own)
+
+
+def _handed_on(
+    site: Sequence[Writer],
+    forward: Callable[..., Tensor],
+    hidden: Tensor,
+    index: Tensor,
+    weights: Tensor,
+) -> Tensor:
+    """The part of the routed sum that is the input, handed on."""
+    weights = weights.masked_fill(index < len(site), 0)
+    return forward(hidden, index.clamp_min(len(site)), weights)
+
+
+def _listed(site: Sequence[Writer], output: Tensor, edit_of: EditOf) -> Tensor:
+    """Edit [experts * tokens, hidden]: all tokens for each expert, one expert after the other."""
     parts = output.reshape(len(site), -1, output.shape[-1])
     edits = [edit_of(writer) for writer in site]
     edited = [
@@ -65,6 +162,21 @@ def apply_to_each(
     return torch.stack(edited).reshape(output.shape)
 
 
+def _sorted(site: Sequence[Writer], output: Tensor, edit_of: EditOf, routing: Any) -> Tensor:
+    """Edit [tokens * k, hidden], sorted by expert.
+
+    Args:
+        routing: Of `table.ROUTERS`; fourth, how many rows of each expert there are.
+    """
+    token, counts, count = routing[1], routing[3], len(routing[-1])
+    parts, tokens = output.split(counts), token.split(counts)
+    edited = [
+        _apply_to_tokens(edit_of(writer), part, own, count)
+        for writer, part, own in zip(site, parts, tokens, strict=True)
+    ]
+    return torch.cat(edited)
+
+
 def apply_to_rows(edit: OutputEdit, output: Tensor) -> Tensor:
     """Edit [tokens, hidden], row after row."""
     if edit.read.dim() == 2:
@@ -72,43 +184,90 @@ def apply_to_rows(edit: OutputEdit, output: Tensor) -> Tensor:
     return edit.apply(output.reshape(len(edit.read), -1, output.shape[-1])).reshape(output.shape)
 
 
-def edited_experts(
+def _apply_to_tokens(edit: OutputEdit | None, output: Tensor, tokens: Tensor, count: int) -> Tensor:
+    """Edit [tokens, hidden] of some of all `count` tokens, which are of all rows in turn."""
+    if edit is None or not len(output):
+        return output
+    if edit.read.dim() == 2:
+        return edit.apply(output)
+    rows = tokens // (count // len(edit.read))
+    return edit.rows(rows).apply(output.unsqueeze(1)).squeeze(1)
+
+
+def _gated(
     site: Sequence[Writer],
-    hidden: Tensor,
-    index: Tensor,
-    weights: Tensor,
-    edit_of: Callable[[Writer], OutputEdit | None],
+    forward: Callable[..., Tensor],
+    edit_of: EditOf,
+    hidden_states: Tensor,
+    gates: Tensor,
+) -> Tensor:
+    """The sum of edited experts, each asked for by closing the others' gates.
+
+    Args:
+        hidden_states: [..., hidden].
+        gates: [..., experts].
+    """
+    total = torch.zeros_like(
+        hidden_states, dtype=torch.promote_types(hidden_states.dtype, torch.float32)
+    )
+    for number, writer in enumerate(site):
+        alone = torch.zeros_like(gates)
+        alone[..., number] = gates[..., number]
+        out, edit = forward(hidden_states, alone), edit_of(writer)
+        total += out if edit is None else apply_to_rows(edit, out)
+    return total.to(hidden_states.dtype)
+
+
+def _routed(
+    site: Sequence[Writer],
+    forward: Callable[..., Tensor],
+    edit_of: EditOf,
+    hidden_states: Tensor,
+    top_k_index: Tensor,
+    top_k_weights: Tensor,
 ) -> Tensor:
     """The routed sum of edited experts (`transformers.integrations.moe`, without its kernels).
 
     Args:
-        site: All experts of the block.
-        hidden: [tokens, hidden], row after row.
-        index: Experts of each token, int64 [tokens, k].
-        weights: Of those experts, [tokens, k].
-        edit_of: The edit of an expert: of all rows, or stacked ones, one for each row.
+        forward: The block's own.
+        hidden_states: [..., hidden], row after row.
+        top_k_index: Experts of each token, int64 [tokens, k].
+        top_k_weights: Of those experts, [tokens, k].
 
     Returns:
-        [tokens, hidden], in the dtype of `hidden`.
+        In the shape and dtype of the hidden states.
     """
+    hidden = hidden_states.reshape(-1, hidden_states.shape[-1])
     total = torch.zeros_like(hidden, dtype=torch.promote_types(hidden.dtype, torch.float32))
     for writer in site:
-        tokens, place = index.eq(writer.expert or 0).nonzero(as_tuple=True)
+        tokens, place = top_k_index.eq(writer.expert or 0).nonzero(as_tuple=True)
         if not len(tokens):
             continue
-        weight = writer.stored()
-        out = _inner(writer, hidden[tokens]) @ weight.mT
-        edit = edit_of(writer)
-        if edit is not None and edit.read.dim() == 2:
-            out = edit.apply(out)
-        elif edit is not None:
-            row = tokens // (len(hidden) // len(edit.read))
-            out = edit.rows(row).apply(out.unsqueeze(1)).squeeze(1)
-        bias = writer.bias()
+        out, edit, bias = _alone(writer, forward, hidden[tokens]), edit_of(writer), writer.bias()
+        out = _apply_to_tokens(edit, out, tokens, len(hidden))
         if bias is not None:
             out = out + bias
-        total = total.index_add(0, tokens, out.to(total) * weights[tokens, place, None].to(total))
-    return total.to(hidden.dtype)
+        weights = top_k_weights[tokens, place, None].to(total)
+        total = total.index_add(0, tokens, out.to(total) * weights)
+    if _hands_on(site):
+        total = total + _handed_on(site, forward, hidden, top_k_index, top_k_weights).to(total)
+    return total.to(hidden.dtype).reshape(hidden_states.shape)
+
+
+def _alone(writer: Writer, forward: Callable[..., Tensor], hidden: Tensor) -> Tensor:
+    """What one expert puts out for [tokens, hidden], unweighted and without its bias."""
+    module = cast("Any", writer.module)
+    gated = hasattr(module, "gate_up_proj") and hasattr(module, "_apply_gate")
+    if gated or (hasattr(module, "up_proj") and hasattr(module, "act_fn")):
+        return _inner(writer, hidden) @ writer.stored().mT
+    # The block is asked as if every token had chosen this expert, and no other. LongCat's does not
+    # run on one choice, so that there is a second, of no weight.
+    chosen = torch.full((len(hidden), 2), writer.expert or 0, device=hidden.device)
+    weights = torch.zeros_like(chosen, dtype=hidden.dtype)
+    weights[:, 0] = 1
+    out = forward(hidden, chosen, weights)
+    out, bias = out.reshape(hidden.shape), writer.bias()
+    return out if bias is None else out - bias
 
 
 def _inner(writer: Writer, hidden: Tensor) -> Tensor:

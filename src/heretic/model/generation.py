@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, StoppingCriteriaList
 
+from heretic.architectures.table import UNCACHED
 from heretic.model.capture import forward_arguments
 
 Decide = Callable[[Sequence[list[int]]], Sequence[bool]]
@@ -85,11 +86,17 @@ def greedy(
 
 def has_plain_cache(model: Any) -> bool:
     """Whether a model decodes over keys and values alone, from which rows can be taken out."""
+    if _is_uncached(model):
+        return False
     stateful = getattr(model, "_is_stateful", False) or model.config.is_encoder_decoder
     default = getattr(model, "_supports_default_dynamic_cache", lambda: False)
     if stateful or not default():
         return False
     return "past_key_values" in inspect.signature(model.forward).parameters
+
+
+def _is_uncached(model: Any) -> bool:
+    return getattr(model.config, "model_type", None) in UNCACHED
 
 
 def _by_generate(
@@ -101,7 +108,7 @@ def _by_generate(
     decide: Decide | None,
     on_step: Callable[[int, int], None] | None,
 ) -> list[list[int]]:
-    """Like `greedy`, by transformers' own loop, for models that carry other states along.
+    """Like `greedy`, by transformers' own loop, for models whose cache is not all they go on from.
 
     Rows that are decided stay in the batch until all are.
     """
@@ -122,9 +129,12 @@ def _by_generate(
         return torch.tensor(done, device=ids.device)
 
     masked = "attention_mask" in inspect.signature(model.forward).parameters
+    arguments: dict[str, Any] = {"attention_mask": attention_mask} if masked else {}
+    if _is_uncached(model):
+        arguments["use_cache"] = False
     found = model.generate(
         input_ids=input_ids,
-        **({"attention_mask": attention_mask} if masked else {}),
+        **arguments,
         do_sample=False,
         max_new_tokens=max_new_tokens,
         pad_token_id=next(iter(end), 0),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from heretic.architectures import Writer, find_writers
 from heretic.architectures.resolver import hidden_size, layer_list, text_config
@@ -119,8 +119,7 @@ def _rows(prefix: str, writers: Sequence[Writer]) -> Iterator[WriterRow]:
     groups: dict[tuple[str, str, tuple[int, ...]], list[Writer]] = {}
     for writer in writers:
         path = writer.parameter_name.removeprefix(f"{prefix}.{writer.layer}.")
-        stored: Tensor = getattr(writer.module, writer.parameter)
-        shape = tuple(stored.shape[-2:])
+        shape = tuple(writer.whole().shape[-2:])
         shape = shape[::-1] if writer.transposed else shape
         key = writer.component, path.removesuffix(".weight"), shape
         groups.setdefault(key, []).append(writer)
