@@ -113,24 +113,29 @@ def _edited(
     if site[0].router is not None:
         return _sorted(site, forward(*args, **kwargs), edit_of, routing[0])
     block = type(site[0].module)
-    given = inspect.signature(block.forward).bind(None, *args, **kwargs).args[1:]
-    if first.moves_bias and _kind(block) != "listed":
-        return _summed(site, forward, first, *given)
+    in_sum = first.moves_bias and _kind(block) != "listed"
+    if in_sum and not _hands_on(site):
+        return apply_to_rows(first, forward(*args, **kwargs))
     kind = kind_of(site[0])
     if kind == "listed":
         return _listed(site, forward(*args, **kwargs), edit_of)
+    given = inspect.signature(block.forward).bind(None, *args, **kwargs).args[1:]
+    if in_sum:
+        return _summed(site, forward, first, *given)
     return (_gated if kind == "gated" else _routed)(site, forward, edit_of, *given)
 
 
 def _summed(
-    site: Sequence[Writer], forward: Callable[..., Tensor], edit: OutputEdit, *given: Any
+    site: Sequence[Writer],
+    forward: Callable[..., Tensor],
+    edit: OutputEdit,
+    hidden: Tensor,
+    index: Tensor,
+    weights: Tensor,
 ) -> Tensor:
-    """The edited sum of experts that all have one edit."""
-    if not _hands_on(site):
-        return apply_to_rows(edit, forward(*given))
-    hidden, index, weights = given
+    """The routed sum with what was written edited, by an edit that all experts share."""
     written = forward(hidden, index, weights.masked_fill(index >= len(site), 0))
-    return apply_to_rows(edit, written) + _handed_on(site, forward, *given)
+    return apply_to_rows(edit, written) + _handed_on(site, forward, hidden, index, weights)
 
 
 def _hands_on(site: Sequence[Writer]) -> bool:
