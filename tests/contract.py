@@ -96,11 +96,14 @@ class Case:
 
 
 def _run(model: Any, inputs: Mapping[str, Any]) -> Tensor:
-    accepted = inspect.signature(model.forward).parameters
-    cache = {"use_cache": False} if "use_cache" in accepted else {}
     with torch.inference_mode():
-        logits: Tensor = model(**{**inputs, **cache}).logits[:, -1]
+        logits: Tensor = model(**{**inputs, **_no_cache(model)}).logits[:, -1]
     return logits
+
+
+def _no_cache(model: Any) -> dict[str, bool]:
+    accepted = inspect.signature(model.forward).parameters
+    return {"use_cache": False} if "use_cache" in accepted else {}
 
 
 def same_logits(found: Tensor, wanted: Tensor, before: Tensor) -> None:
@@ -149,7 +152,7 @@ def residuals_are_layer_outputs(case: Case) -> None:
     assert found.shape[:2] == (len(ids), len(layers) + 1)
     assert found.isfinite().all()
     with torch.inference_mode():
-        arguments = forward_arguments(case.model, torch.ones_like(ids))
+        arguments = forward_arguments(case.model, torch.ones_like(ids)) | _no_cache(case.model)
         output = case.model(input_ids=ids, output_hidden_states=True, **arguments)
     states = getattr(output, "hidden_states", None)
     if states is not None and len(states) == len(layers) + 1:

@@ -38,7 +38,7 @@ from heretic.model.experts import check_variant
 from heretic.model.machine import accelerator
 from heretic.model.prefix import find_response_prefix
 from heretic.prompts import Prompt
-from heretic.records import Plan, RunManifest, Score, Trial
+from heretic.records import Plan, RowNormalization, RunManifest, Score, Trial
 from heretic.runs import RunFolder, digest, find_run
 from heretic.search.method import choose_method, sweep_of_run
 from heretic.search.study import Study
@@ -257,11 +257,22 @@ def prepare_directions(settings: Settings, seed: int, reporter: Reporter) -> tup
 
 
 def model_and_directions(
-    settings: Settings, prompts: PromptSets, reporter: Reporter
+    settings: Settings,
+    prompts: PromptSets,
+    reporter: Reporter,
+    *,
+    variant: RowNormalization | None = None,
 ) -> tuple[Model, Tensor]:
-    """The model with its response prefix, and directions from the prompts."""
+    """The model with its response prefix, and directions from the prompts.
+
+    Args:
+        variant: By which it will be edited; that of the settings if None.
+
+    Raises:
+        ModelError: It cannot be edited that way.
+    """
     model = load_model(settings, reporter)
-    check_variant(model.writers, settings.row_normalization)
+    check_variant(model.writers, variant or settings.row_normalization)
     choose_prefix(settings, model, prompts, reporter)
     return model, compute_directions(settings, model, prompts, reporter)
 

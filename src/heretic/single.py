@@ -48,7 +48,9 @@ def apply_plan(
     if run is not None and known is not None:
         model, directions = pipeline.load_run(settings, run, known, reporter)
     else:
-        model, directions = pipeline.model_and_directions(settings, prompts, reporter)
+        model, directions = pipeline.model_and_directions(
+            settings, prompts, reporter, variant=plan.row_normalization
+        )
     unknown = {name for name, _ in plan.kernels} - set(model.get_abliterable_components())
     if unknown:
         raise RunError(
