@@ -25,6 +25,7 @@ from heretic.cli.options import SettingsOptions
 from heretic.errors import StudyError
 from heretic.evaluator import Evaluator
 from heretic.main import main
+from heretic.model import experts
 from heretic.records import Trial
 from heretic.runs import RunFolder, list_runs
 from tests import tiny
@@ -247,6 +248,15 @@ class TestRun:
         plugin = json.dumps([{"plugin": "broken.py:Broken", "name": "kl_divergence"}])
         assert main(["--scorers", plugin]) == 2
         assert "on purpose" in capsys.readouterr().err
+
+    def test_a_variant_that_experts_do_not_take_is_refused_before_any_work(
+        self, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        tiny.folder(place / "experts", "mixtral", num_local_experts=4)
+        monkeypatch.setattr(experts, "EXPERT_ROUTING", ())  # a block that nobody here knows
+        monkeypatch.setattr(pipeline, "choose_prefix", never)
+        assert main(["--model", "experts", "--row-normalization", "full"]) == 2
+        assert "row_normalization to none" in capsys.readouterr().err
 
     def test_the_front_is_shown_before_the_search_gives_up(
         self, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -80,7 +80,7 @@ class Writer:
         weight = cast("Tensor", attrgetter(self.parameter)(self.module))
         if not self.stacked_by_rows:
             return weight
-        return weight.unflatten(0, (cast("int", self.module.num_experts), -1))
+        return weight.view(cast("int", self.module.num_experts), -1, weight.shape[1])
 
     def stored(self) -> Tensor:
         """The weight as [d_out, d_in], a view of what is stored, in its dtype.

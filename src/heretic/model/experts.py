@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache
 from typing import Any, Literal, cast
 
 import torch
@@ -62,7 +61,6 @@ def kind_of(writer: Writer) -> Kind:
     return kind
 
 
-@cache
 def _kind(block: type[nn.Module]) -> Kind | None:
     _, *others = [*inspect.signature(block.forward).parameters][1:]
     if tuple(others) in EXPERT_ROUTING:
@@ -174,7 +172,7 @@ def _sorted(site: Sequence[Writer], output: Tensor, edit_of: EditOf, routing: An
         routing: Of `table.ROUTERS`; fourth, how many rows of each expert there are.
     """
     token, counts, count = routing[1], routing[3], len(routing[-1])
-    parts, tokens = output.split(counts), token.split(counts)
+    parts, tokens = torch.split(output, counts), torch.split(token, counts)
     edited = [
         _apply_to_tokens(edit_of(writer), part, own, count)
         for writer, part, own in zip(site, parts, tokens, strict=True)
