@@ -155,7 +155,7 @@ class TestExperts:
         """Also under `none`, where the sum of all others is edited as one."""
         case = Case.of("longcat_flash")
         edits = EditFactory(case.structure.writers).edits(case.plan("none"), case.directions)
-        block = case.structure.layers[0].mlp.experts
+        block = case.model.model.layers[0].mlp.experts
         written = len(block.down_proj)
         assert block.total_experts > written
         hidden = torch.randn(5, block.hidden_size, generator=torch.Generator().manual_seed(0))
@@ -178,7 +178,7 @@ class TestExperts:
     ) -> None:
         case = Case.of("mixtral")
         check_variant(case.structure.writers, variant)
-        for layer in case.structure.layers:
+        for layer in case.model.model.layers:
             layer.mlp.experts.has_post_expert_norm = True
         check_variant(case.structure.writers, "none")
         with pytest.raises(UnsupportedModelError, match="row_normalization to none"):
