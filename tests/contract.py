@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 
 from heretic.architectures import Structure, resolve
+from heretic.architectures.resolver import hidden_size
+from heretic.architectures.streams import reduced, side_by_side
 from heretic.architectures.table import WRITERS
 from heretic.errors import UnsupportedModelError
 from heretic.events import Silent
@@ -157,7 +159,9 @@ def residuals_are_layer_outputs(case: Case) -> None:
     states = getattr(output, "hidden_states", None)
     if states is not None and len(states) == len(layers) + 1:
         # Most begin with the embeddings; some (Mamba) with the first layer's output.
-        kept = torch.stack([state[:, -1].float() for state in states[:-1]], dim=1)
+        width = hidden_size(case.model)
+        streams = [side_by_side(layers[0], state, width)[:, -1].float() for state in states[:-1]]
+        kept = torch.stack([reduced(layers[0], each) for each in streams], dim=1)
         close = [
             torch.allclose(found[:, shift : len(layers) + shift], kept, rtol=1e-4, atol=1e-4)
             for shift in (0, 1)
@@ -339,9 +343,14 @@ setting `residual_writers` names them by hand.
   routed sum is the edit of each, biases included; under `pre` and `full` each expert is edited by
   its own row norms before the sum. An export writes every expert. Routers are left alone.
 - **State space, linear attention and convolution mixers** write by an output projection of their
-  own, `mixer.out_proj`. RWKV's channel mix has a gate after its writer, Inkling a convolution
-  over time: the edit acts before them.
+  own, `mixer.out_proj`. RWKV's channel mix has a gate after its writer, Inkling and Qwen 4's n-gram
+  embeddings a convolution over time: the edit acts before them.
 - **Experts that hand on their input** (LongCat) are left alone: only the others are edited.
+- **Several streams** (hyper-connections: DeepSeek V4, Hy 4, GLM 5 Next, Qwen 4; AltUp: Gemma 3n):
+  each stream that a layer puts out must be the sum of all that came in and of the writers, by
+  numbers that may differ by token and stream; a direction taken out of a writer then enters none of
+  them. Directions are those of the streams' mean, or of AltUp's active stream
+  ([why](how-it-works.md#directions)).
 - **Multimodal models**: the text decoder is edited, the vision tower is not.
 - **Post-norm models** (BERT and its kin): the stream itself is normed after each sum; the edit
   acts on what is added.

@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 
 from heretic.architectures import resolve, resolver, table
+from heretic.architectures.resolver import first_tensor
 from heretic.errors import ModelError, UnsupportedModelError
+from heretic.model.capture import last_residuals
 from heretic.model.editing import EditFactory, RowEdits, WeightEditor
 from heretic.model.experts import check_variant
 from heretic.model.generation import greedy
+from heretic.model.originals import output_lengths, recorded, starting_at
 from heretic.records import Plan, RowNormalization, Weights
 from tests.contract import NEW_TOKENS, PAGE, Case, result_of, row, streamed
 from tests.test_zoo import FAMILIES
@@ -24,16 +27,12 @@ from tests.zoo import MODEL_TYPES, text_inputs, tiny_model
 
 LINES = PAGE.read_text(encoding="utf-8").splitlines()
 
-SEVERAL = {"deepseek_v4", "gemma3n", "gemma3n_text"}
-ONE_STREAM = tuple(name for name in FAMILIES if name not in SEVERAL)
-"""The specification's families, but for those with several residual streams."""
-
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_every_type_does_what_the_page_says(model_type: str) -> None:
     result = result_of(model_type)
     assert row(result) in LINES, f"run `make models`: {row(result)}"
-    if model_type in ONE_STREAM:
+    if model_type in FAMILIES:
         assert result.passes, row(result)
 
 
@@ -198,6 +197,103 @@ def test_replies_are_what_whole_texts_are_followed_by(model_type: str) -> None:
             following = case.model(input_ids=ids, use_cache=False).logits[:, -1].argmax(dim=-1)
             ids = torch.cat([ids, following.unsqueeze(1)], dim=1)
     assert found == ids[:, -NEW_TOKENS:].tolist()
+
+
+class TestSeveralStreams:
+    """Hyper-connections and AltUp: what stands for the streams, and that no writer is missed."""
+
+    @pytest.fixture(autouse=True)
+    def _names_again(self) -> Iterator[None]:
+        yield
+        resolver._patterns.cache_clear()
+
+    @pytest.mark.parametrize("model_type", ["deepseek_v4", "glm5_next", "hy_v4"])
+    def test_the_mean_of_streams_gets_what_is_written_and_nothing_else(
+        self, model_type: str
+    ) -> None:
+        """Under `none` at weight 1, it keeps along the direction what the embedding had."""
+        case = Case.of(model_type)
+        layers = case.structure.layers
+        ids = case.inputs["input_ids"]
+        direction = case.directions[0]
+        plan = Plan.create(
+            direction_scope="per layer",
+            direction_index=None,
+            kernels={
+                name: Weights(tuple((1.0,) for _ in layers))
+                for name in {writer.component for writer in case.structure.writers}
+            },
+            row_normalization="none",
+        )
+        everywhere = direction.expand_as(case.directions)
+        edits = EditFactory(case.structure.writers).edits(plan, everywhere)
+
+        def gained() -> Tensor:
+            along = last_residuals(case.model, layers, ids, torch.ones_like(ids)) @ direction
+            return (along[:, 1:] - along[:, :1]).abs()
+
+        before = gained()
+        with RowEdits(case.structure.writers, [edits]).installed():
+            assert float(gained().max()) < 1e-3 * float(before.max())
+
+    def test_of_altup_the_active_stream_counts(self) -> None:
+        case = Case.of("gemma3n_text")
+        ids = case.inputs["input_ids"]
+        layers = case.structure.layers
+        outputs: list[Tensor] = []
+        handle = layers[1].register_forward_hook(lambda module, args, out: outputs.append(out))
+        found = last_residuals(case.model, layers, ids, torch.ones_like(ids))
+        handle.remove()
+        active = case.model.config.altup_active_idx
+        torch.testing.assert_close(found[:, 2], outputs[0][active, :, -1])
+
+    @pytest.mark.parametrize(
+        ("model_type", "path"),
+        [
+            ("deepseek_v4", "self_attn.o_b_proj"),
+            ("gemma3n_text", "laurel.linear_right"),
+            ("hy_v4", "mlp.experts"),
+            ("qwen4_exp_text", "mlp.shared_expert.down_proj"),
+        ],
+    )
+    def test_a_missed_writer_is_found_or_an_error(
+        self, monkeypatch: pytest.MonkeyPatch, model_type: str, path: str
+    ) -> None:
+        case = Case.of(model_type)
+        _names_without(monkeypatch, path)
+        found = resolve(case.model, case.logits)
+        assert found.discovered == (path,)
+        assert [w.name for w in found.writers] == [w.name for w in case.structure.writers]
+        with pytest.raises(UnsupportedModelError, match="residual_writers"):
+            resolve(case.model, case.logits, by_hand=["none beyond the table"])
+
+    def test_streams_in_an_unknown_layout_are_refused(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = tiny_model("hy_v4")
+        inputs = text_inputs("hy_v4", model.config)
+        monkeypatch.delitem(table.STREAMS, "HYV4DecoderLayer")
+        with pytest.raises(UnsupportedModelError, match="several residual streams"):
+            resolve(model, lambda: model(**inputs))
+
+    @pytest.mark.parametrize("model_type", ["gemma3n_text", "hy_v4"])
+    def test_a_layer_can_be_given_what_was_recorded(self, model_type: str) -> None:
+        """Recorded with rows first, it is what the layer would have had from the one before."""
+        case = Case.of(model_type)
+        layers = case.structure.layers
+        wanted: list[Tensor] = []
+        handle = layers[0].register_forward_hook(
+            lambda module, args, out: wanted.append(first_tensor(out))
+        )
+        with output_lengths(layers) as lengths, recorded(layers, [1]) as inputs:
+            case.logits()
+        handle.remove()
+        given = inputs[1]
+        assert given.shape[:2] == case.inputs["input_ids"].shape
+        with starting_at(layers, 1, given, lengths):
+            before = first_tensor(layers[0](None))
+        assert before.shape == wanted[0].shape
+        assert torch.equal(before, wanted[0])
 
 
 class TestPacked:

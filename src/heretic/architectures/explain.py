@@ -6,6 +6,9 @@ to channel (layer scales). So it is fitted by least squares, from the outputs se
 pass. A norm's output is explained by its input in turn: what a norm between a writer and the stream
 does to each channel is a gain of that writer; a norm of the stream itself is none. A short
 convolution over time between the two (Inkling) is gone through likewise; the edit acts before it.
+
+Where a layer carries several streams, each that it puts out is such a sum: of all that came in, and
+of the writers, by numbers that also differ from stream to stream.
 """
 
 from __future__ import annotations
@@ -19,8 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from heretic.architectures.resolver import first_tensor, gated_writer, is_writer, layer_input
-from heretic.architectures.table import SEVERAL_STREAMS
-from heretic.errors import UnsupportedModelError
+from heretic.architectures.streams import carries_several, side_by_side
 
 UNEXPLAINED = 0.02
 """Largest part of a layer's contribution that may stay unexplained, beside what rounding of the
@@ -32,8 +34,8 @@ ROUNDINGS = 2
 USED = 1e-3
 """Share of what is explained below which a module counts as not taking part."""
 
-STREAM = ""
-"""Stands for the stream that came in, among names of modules."""
+STREAM = ":"
+"""Begins what stands for a stream that came in, among names of modules, which have no colon."""
 
 Gains = dict[str, Tensor | None]
 """Path of a module to what its channels are multiplied with, float32 [hidden]; None for nothing."""
@@ -41,7 +43,10 @@ Gains = dict[str, Tensor | None]
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """One module's run. Attributes: its input and output, float64 [tokens, hidden], on the CPU."""
+    """One module's run. Attributes: its input and output, float64, on the CPU.
+
+    [tokens, hidden], or [tokens, streams * hidden] of what is put out for each stream.
+    """
 
     module: nn.Module
     before: Tensor | None
@@ -53,7 +58,7 @@ class LayerRun:
     """What was seen of one layer in a forward pass.
 
     Attributes:
-        before, after: The stream, float64 [tokens, hidden].
+        before, after: The streams, mostly one, float64 [tokens, streams, hidden].
         epsilon: Of the model's dtype.
         ran: Modules that put out a hidden state for every token, by path within the layer.
     """
@@ -86,29 +91,29 @@ def watched(
 
         for layer, run in zip(layers, runs, strict=True):
             hook(layer, _layer_watcher(run, hidden))
+            several = carries_several(layer)
             for path in watch(layer):
-                hook(layer.get_submodule(path), _module_watcher(run, path, hidden))
+                hook(layer.get_submodule(path), _module_watcher(run, path, hidden, several))
         yield runs
 
 
 def _layer_watcher(run: LayerRun, hidden: int) -> Callable[..., None]:
     def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         before, after = layer_input(args, kwargs), first_tensor(output)
-        if before.ndim != 3 or after.ndim != 3 or {before.shape[-1], after.shape[-1]} != {hidden}:
-            raise UnsupportedModelError(
-                f"Layers of type {type(module).__name__} cannot be edited: {SEVERAL_STREAMS}.",
-                remedy="docs/models.md lists what can be edited.",
-            )
-        run.before, run.after = _flat(before), _flat(after)
+        streams = [side_by_side(module, tensor, hidden) for tensor in (before, after)]
+        run.before, run.after = (_copied(each.flatten(0, 1)) for each in streams)
         run.epsilon = torch.finfo(after.dtype).eps
 
     return hook
 
 
-def _module_watcher(run: LayerRun, path: str, hidden: int) -> Callable[..., None]:
+def _module_watcher(run: LayerRun, path: str, hidden: int, several: bool) -> Callable[..., None]:
     def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         tensor = output[0] if isinstance(output, tuple) else output
-        if isinstance(tensor, Tensor) and tensor.shape[-1] == hidden:
+        if not isinstance(tensor, Tensor):
+            return
+        width = tensor.shape[-1]
+        if width == hidden or (several and width % hidden == 0):
             own = args[0] if args else None
             same = isinstance(own, Tensor) and own.shape == tensor.shape
             before = _flat(own) if same and own is not None else None
@@ -120,8 +125,13 @@ def _module_watcher(run: LayerRun, path: str, hidden: int) -> Callable[..., None
 
 
 def _flat(tensor: Tensor) -> Tensor:
-    """[tokens, hidden], a copy: layers add in place."""
-    return tensor.detach().to("cpu", torch.float64, copy=True).reshape(-1, tensor.shape[-1])
+    """[tokens, width], a copy."""
+    return _copied(tensor).reshape(-1, tensor.shape[-1])
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """In double precision; a copy, since layers add in place."""
+    return tensor.detach().to("cpu", torch.float64, copy=True)
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -151,50 +161,76 @@ def explain(run: LayerRun, among: Collection[str]) -> Gains | None:
     """
     if run.before is None or run.after is None:
         return None
-    # The first position often carries activations so large that rounding hides the rest.
-    first = slice(1, None) if len(run.after) > 1 else slice(None)
-    search = _Search(run, set(among), first)
-    gains = search.of(run.after)
+    search = _Search(run.before, run.after, run.epsilon, run.ran, set(among))
+    gains = search.of(run.after.flatten(0, 1))
     if gains is None:
         return None
-    gains.pop(STREAM, None)
-    return gains or None
+    return {path: gain for path, gain in gains.items() if not _is_stream(path)} or None
+
+
+def _is_stream(name: str) -> bool:
+    return name.startswith(STREAM)
 
 
 class _Search:
-    """One layer's explanation in the making."""
+    """One layer's explanation in the making.
 
-    def __init__(self, run: LayerRun, among: set[str], part: slice) -> None:
-        self._run, self._part = run, part
-        tokens = len(run.after) if run.after is not None else 0
+    Every stream of every token is a line by itself: all that follows is [tokens * streams, hidden].
+    """
+
+    def __init__(
+        self,
+        before: Tensor,
+        after: Tensor,
+        epsilon: float,
+        ran: Mapping[str, Ran],
+        among: set[str],
+    ) -> None:
+        tokens, self._count, self._hidden = after.shape
+        self._epsilon = epsilon
+        # The first position often carries activations so large that rounding hides the rest.
+        self._part = slice(self._count, None) if tokens > 1 else slice(None)
+        self._before = before.flatten(0, 1)
+        self._streams = {f"{STREAM}{i}": self._lines(before[:, i]) for i in range(self._count)}
         self._columns: dict[str, Tensor] = {}
         self._norms = {
-            path: ran
-            for path, ran in run.ran.items()
-            if passes_on(ran.module) and ran.before is not None and len(ran.after) == tokens
+            path: Ran(one.module, self._lines(one.before), self._lines(one.after))
+            for path, one in ran.items()
+            if passes_on(one.module)
+            and one.before is not None
+            and one.after.shape == (tokens, self._hidden)
         }
-        for path in sorted(among & set(run.ran), key=lambda path: -path.count(".")):
-            column = run.ran[path].after
-            if path not in self._norms and len(column) % tokens == 0:
+        widths = {self._hidden, self._count * self._hidden}
+        for path in sorted(among & set(ran), key=lambda path: -path.count(".")):
+            column = ran[path].after
+            fits = len(column) % tokens == 0 and column.shape[-1] in widths
+            if path not in self._norms and fits:
                 # Experts that each put out all tokens come one after the other, to be summed.
-                summed = column.reshape(-1, tokens, column.shape[-1]).sum(dim=0)
+                summed = self._lines(column.reshape(-1, tokens, column.shape[-1]).sum(dim=0))
                 if not any(torch.equal(summed, other) for other in self._columns.values()):
                     self._columns[path] = summed
 
+    def _lines(self, tensor: Tensor) -> Tensor:
+        """A line for each stream of [tokens, hidden], the same, or [tokens, streams * hidden]."""
+        if tensor.shape[-1] == self._hidden:
+            return tensor.repeat_interleave(self._count, dim=0)
+        return tensor.reshape(-1, self._hidden)
+
     def of(self, target: Tensor, passed: frozenset[str] = frozenset()) -> Gains | None:
-        """What adds up to `target`: path to gains; the stream is in it under its own name.
+        """What adds up to `target`: path to gains; streams are in it under their own names.
 
         Args:
             passed: Norms that were gone through on the way here.
         """
-        assert self._run.before is not None
         norms = {path: ran for path, ran in self._norms.items() if path not in passed}
         for path, ran in norms.items():
             # A norm that ends the layer: the stream itself is normed, which is no gain.
             if torch.equal(ran.after, target):
                 assert ran.before is not None
                 return self.of(ran.before, passed | {path})
-        plain = {STREAM: self._run.before, **self._columns}
+        if passed and self._count > 1 and self._fitted(self._streams, target):
+            return dict.fromkeys(self._streams)  # else what rounding left would look like writers
+        plain = {**self._streams, **self._columns}
         scales = self._fitted(plain, target) or self._fitted(
             plain | {path: ran.after for path, ran in norms.items()}, target
         )
@@ -210,18 +246,26 @@ class _Search:
 
     def _fitted(self, columns: Mapping[str, Tensor], target: Tensor) -> Gains | None:
         """`_fit` with what may stay unexplained of this target."""
-        assert self._run.before is not None
-        wanted, before = target[self._part], self._run.before[self._part]
-        added = min(float(wanted.norm()), float((wanted - before).norm()))
-        rounding = ROUNDINGS * self._run.epsilon * float(wanted.norm())
+        wanted = target[self._part]
+        added = min(float(wanted.norm()), float(self._added(target).norm()))
+        rounding = ROUNDINGS * self._epsilon * float(wanted.norm())
         return _fit(columns, target, self._part, UNEXPLAINED * added + rounding)
+
+    def _added(self, target: Tensor) -> Tensor:
+        """What a target has beyond the stream that came in, or beyond any mixture of several."""
+        if self._count == 1:
+            return (target - self._before)[self._part]
+        streams = torch.stack([each[self._part] for each in self._streams.values()], dim=-1)
+        wanted = target[self._part].unsqueeze(-1)
+        factors = torch.linalg.lstsq(streams, wanted, driver="gelsd").solution
+        return (wanted - streams @ factors).squeeze(-1)
 
     def _before_norm(self, path: str, passed: frozenset[str]) -> Gains | None:
         """What a norm's output is made of."""
         ran = self._norms[path]
         assert ran.before is not None
         within = self.of(ran.before, passed | {path})
-        if within is None or STREAM in within:  # of the stream, normed, nothing is gained
+        if within is None or any(map(_is_stream, within)):  # of the stream, normed, nothing gains
             return within
         gains = norm_gains(ran.module, ran.after.shape[-1]) if is_norm(ran.module) else None
         return {name: _product(gains, inner) for name, inner in within.items()}
@@ -254,9 +298,11 @@ def _fit(
             continue
         parts = left * factors.mT
         # The stream may be far larger than all that a layer adds to it.
-        added = float((right.squeeze(-1) - parts[..., names.index(STREAM)]).norm())
+        carried = [i for i, name in enumerate(names) if _is_stream(name)]
+        added = float((right.squeeze(-1) - parts[..., carried].sum(dim=-1)).norm())
         least = dict.fromkeys(names, USED * added)
-        least[STREAM] = USED * min(added, float(right.norm()))
+        for i in carried:
+            least[names[i]] = USED * min(added, float(right.norm()))
         norms = parts.flatten(0, 1).norm(dim=0)
         return {
             name: None if left is stacked else _uneven(factors[:, i, 0])

@@ -6,6 +6,8 @@ that is checked on every model: see `heretic.architectures.explain`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from heretic.records import ATTENTION, MIXER, MLP
 
 WRITERS: dict[str, tuple[str, ...]] = {
@@ -28,6 +30,7 @@ WRITERS: dict[str, tuple[str, ...]] = {
         "self_attention.dense",
         "self_attn.*.o_proj",
         "self_attn.dense",
+        "self_attn.o_b_proj",
         "self_attn.o_proj",
         "self_attn.o_proj.linear",
         "self_attn.out_proj",
@@ -63,6 +66,7 @@ WRITERS: dict[str, tuple[str, ...]] = {
         "ffn.fc2",
         "ffn.ffn.w_out",
         "ffn.proj_down",
+        "laurel.linear_right",
         "layer.*.DenseReluDense.wo",
         "mixer.down_proj",
         "mixer.experts",
@@ -86,6 +90,7 @@ WRITERS: dict[str, tuple[str, ...]] = {
         "output.adapter_modules.*.dense2",
         "output.dense",
         "per_layer_projection",
+        "ple.value_proj",
         "shared_mlp.output_linear",
     ),
 }
@@ -100,13 +105,15 @@ HINTS: dict[str, tuple[str, ...]] = {
 THROUGH = {
     "feed_forward": "feed_forward.value",
     "mlp": "mlp.output_linear",
+    "ple": "ple.value_proj",
     "self_attention": "self_attention.experts.output_linear",
 }
 """Module whose output enters the stream to the writer within it, where a gate lies between the two.
 
-RWKV multiplies each channel by a gate of the token's own. The edit acts before the gate, so of such
-a writer it takes the direction out only as far as the gate is even. JetMoe weights its experts by
-one number per token, which changes no direction."""
+RWKV multiplies each channel by a gate of the token's own; Qwen 4's n-gram embeddings (`ple`) pass a
+convolution with an activation, per channel. The edit acts before that, so of such a writer it takes
+the direction out only as far as the gate is even. JetMoe weights its experts by one number per
+token, which changes no direction."""
 
 EXPERT_WEIGHTS = ("down_proj", "w2", "output_linear", "weight", "mlp.w2")
 """Names of parameters that hold the down projections of all experts of a block: 3-D, or 2-D with
@@ -146,10 +153,37 @@ REFUSED: dict[str, str] = {
 }
 """Model type to the reason why it is not edited, where a look at one layer would not show it."""
 
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """How the input and the output of a layer hold several residual streams.
+
+    Attributes:
+        axis: Of the streams, beside rows, tokens and hidden; None where they lie one after another
+            in the last axis, [rows, tokens, streams * hidden].
+        active: What the layer's configuration calls the number of the stream that stands for all;
+            empty where their mean does.
+    """
+
+    axis: int | None
+    active: str = ""
+
+
+STREAMS: dict[str, Streams] = {
+    "DeepseekV4DecoderLayer": Streams(axis=2),
+    "Gemma3nTextDecoderLayer": Streams(axis=0, active="altup_active_idx"),
+    "Glm5NextTextDecoderLayer": Streams(axis=2),
+    "HYV4DecoderLayer": Streams(axis=2),
+    "Qwen4ExpTextDecoderLayer": Streams(axis=None),
+}
+"""Class of the layers to the streams that they carry, for hyper-connections and AltUp: see
+`heretic.architectures.streams`."""
+
 SEVERAL_STREAMS = (
-    "its layers carry several residual streams at once (hyper-connections or AltUp), so there is "
-    "no one stream whose directions could be found"
+    "they carry several residual streams at once, and how is not known, so there is no one stream "
+    "whose directions could be found"
 )
+"""Why layers are refused whose input and output are not one hidden state per token."""
 
 UNCACHED = ("blt", "cpmant")
 """Model types that read the whole text at every step: their forward is not given new tokens alone

@@ -12,7 +12,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from heretic.architectures.resolver import first_tensor, layer_input
+from heretic.architectures.resolver import first_tensor, hidden_size, layer_input
+from heretic.architectures.streams import reduced, side_by_side
 
 TOLERANCES = {2: 0.05, 4: 1e-5, 8: 1e-8}
 """Largest KL divergence in nats from a plain forward, by bytes of the dtype: rounding is far
@@ -71,21 +72,24 @@ def last_residuals(
 ) -> Tensor:
     """True outputs of the embedding and of every layer at the last position.
 
-    The last layer's is taken before the final norm, which `output_hidden_states` does not give.
+    Of layers with several streams, the one that stands for them: `architectures.streams`. The last
+    layer's is taken before the final norm, which `output_hidden_states` does not give.
 
     Returns:
         float32 [rows, layers + 1, hidden], on the CPU.
     """
     rows: list[Tensor | None] = [None] * (len(layers) + 1)
+    width = hidden_size(model)
 
-    def keep(index: int, hidden: Tensor) -> None:
-        rows[index] = hidden[:, -1].to("cpu", torch.float32)
+    def keep(index: int, layer: nn.Module, tensor: Tensor) -> None:
+        last = side_by_side(layer, tensor, width)[:, -1]
+        rows[index] = reduced(layer, last.to("cpu", torch.float32))
 
     def before_first(module: nn.Module, args: Any, kwargs: Any) -> None:
-        keep(0, layer_input(args, kwargs))
+        keep(0, module, layer_input(args, kwargs))
 
     def after(index: int) -> Callable[..., None]:
-        return lambda module, args, output: keep(index, first_tensor(output))
+        return lambda module, args, output: keep(index, module, first_tensor(output))
 
     with ExitStack() as stack:
         handle = layers[0].register_forward_pre_hook(before_first, with_kwargs=True)

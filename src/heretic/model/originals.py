@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from heretic.architectures.resolver import first_tensor, layer_input
+from heretic.architectures.streams import as_layer_takes, rows_first
 from heretic.model.forward import replaced
 from heretic.model.slots import States
 
@@ -57,7 +58,8 @@ class Originals:
     """The unedited model's states on one prompt set.
 
     Attributes:
-        head_inputs: Layer index to the layer's input on the head, [1, tokens, hidden].
+        head_inputs: Layer index to the layer's input on the head, [1, tokens, hidden]; here and
+            below [.., streams, hidden] of layers that carry several streams (`rows_first`).
         tail_inputs: The same on the tails, [prompts, width, hidden], aligned on the right.
         head_states: Keys and values of the head, one row.
         tail_states: Those of the tails, in the layers below the highest of `tail_inputs`; empty
@@ -81,7 +83,7 @@ class Originals:
         """File layer inputs [rows, tokens, hidden] under these rows of [prompts, width, hidden]."""
         for layer, hidden in inputs.items():
             if layer not in self.tail_inputs:
-                self.tail_inputs[layer] = hidden.new_zeros(*shape, hidden.shape[2])
+                self.tail_inputs[layer] = hidden.new_zeros(*shape, *hidden.shape[2:])
             self.tail_inputs[layer][rows, shape[1] - hidden.shape[1] :] = hidden
 
     def keep_states(self, rows: Sequence[int], shape: tuple[int, int], states: States) -> None:
@@ -134,7 +136,7 @@ def recorded(layers: Sequence[nn.Module], wanted: Sequence[int]) -> Iterator[dic
 
     def keep(index: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            inputs[index] = layer_input(args, kwargs)
+            inputs[index] = rows_first(module, layer_input(args, kwargs))
 
         return hook
 
@@ -170,8 +172,10 @@ def starting_at(
     """Skip the layers before `start`: its input is `hidden`, whatever came before.
 
     Args:
+        hidden: As it was `recorded`.
         lengths: Of `output_lengths`: a skipped layer puts out what its caller expects.
     """
+    hidden = as_layer_takes(layers[start], hidden)
 
     def stand_in(index: int) -> Callable[..., Any]:
         parts = lengths[index]

@@ -1,0 +1,70 @@
+"""Layers that carry several residual streams at once, and the one residual that stands for them.
+
+What a writer puts out enters every stream, each times a number of its own, and between layers the
+streams are mixed by numbers, token by token. So a direction that no writer puts out enters none.
+Directions are found in one vector per token (`reduced`):
+
+- Hyper-connections: the mean. All streams begin as the embedding, all writers enter with positive
+  numbers, and where streams are mixed, it is by doubly stochastic matrices, which leave the mean as
+  it is. So the mean is a residual stream in the common sense: what came in, plus the writers.
+- AltUp: the active stream, from which layers read and for which they compute what they add; the
+  others follow it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from heretic.architectures.table import SEVERAL_STREAMS, STREAMS
+from heretic.errors import UnsupportedModelError
+
+
+def carries_several(layer: nn.Module) -> bool:
+    """Whether layers of this class are known to carry several streams."""
+    return type(layer).__name__ in STREAMS
+
+
+def rows_first(layer: nn.Module, tensor: Tensor) -> Tensor:
+    """A layer's input or output with rows and tokens as its first axes, a view."""
+    known = STREAMS.get(type(layer).__name__)
+    return tensor if known is None or known.axis is None else tensor.movedim(known.axis, 2)
+
+
+def as_layer_takes(layer: nn.Module, tensor: Tensor) -> Tensor:
+    """What `rows_first` made, as it was."""
+    known = STREAMS.get(type(layer).__name__)
+    return tensor if known is None or known.axis is None else tensor.movedim(2, known.axis)
+
+
+def side_by_side(layer: nn.Module, tensor: Tensor, hidden: int) -> Tensor:
+    """The streams in a layer's input or output, a view [rows, tokens, streams, hidden].
+
+    Args:
+        tensor: As the layer takes it or puts it out.
+        hidden: Width of one stream.
+
+    Raises:
+        UnsupportedModelError: It holds more than one stream in a way that is not known.
+    """
+    known = STREAMS.get(type(layer).__name__)
+    found = rows_first(layer, tensor)
+    if found.ndim == 3 and found.shape[-1] % hidden == 0 and (known is None or known.axis is None):
+        found = found.unflatten(-1, (-1, hidden))
+    if found.ndim != 4 or found.shape[-1] != hidden or (known is None and found.shape[-2] != 1):
+        raise UnsupportedModelError(
+            f"Layers of type {type(layer).__name__} cannot be edited: {SEVERAL_STREAMS}.",
+            remedy="docs/models.md lists what can be edited.",
+        )
+    return found
+
+
+def reduced(layer: nn.Module, streams: Tensor) -> Tensor:
+    """The residual that stands for streams [..., streams, hidden], [..., hidden]."""
+    known = STREAMS.get(type(layer).__name__)
+    if streams.shape[-2] == 1:
+        return streams.squeeze(-2)
+    if known is None or not known.active:
+        return streams.mean(dim=-2)
+    return streams.select(-2, int(getattr(cast("Any", layer).config, known.active)))
