@@ -42,12 +42,14 @@ class Structure:
         layers: The decoder layers in order.
         writers: Every residual writer, by layer.
         discovered: Paths within a layer that are not in the table and were found by their outputs.
+        streams: How many residual streams a layer carries.
     """
 
     path: str
     layers: tuple[nn.Module, ...]
     writers: tuple[Writer, ...]
     discovered: tuple[str, ...] = ()
+    streams: int = 1
 
 
 def resolve(
@@ -78,8 +80,9 @@ def resolve(
         forward()
     writers: list[Writer] = []
     discovered: set[str] = set()
+    streams = 1
     for index, (layer, run) in enumerate(zip(layers, runs, strict=True)):
-        _check_run(index, run)
+        streams = max(streams, _check_run(index, run))
         found = explain(run, known_paths(layer, by_hand))
         if found is None and not by_hand:
             found = _discovered(layer, calls[index], hidden_size(model))
@@ -88,7 +91,7 @@ def resolve(
             raise _unexplained(index, layer, run)
         for path in (path for path, _ in layer.named_modules() if path in found):
             writers += writers_at(index, layer, f"{prefix}.{index}", path, found[path])
-    return Structure(prefix, tuple(layers), tuple(writers), tuple(sorted(discovered)))
+    return Structure(prefix, tuple(layers), tuple(writers), tuple(sorted(discovered)), streams)
 
 
 def _keep_call(layer: nn.Module, index: int, calls: dict[int, tuple[Any, Any]]) -> Any:
@@ -98,12 +101,13 @@ def _keep_call(layer: nn.Module, index: int, calls: dict[int, tuple[Any, Any]]) 
     return layer.register_forward_pre_hook(hook, with_kwargs=True)
 
 
-def _check_run(index: int, run: LayerRun) -> None:
-    """Raise where a layer did not run as layers do."""
+def _check_run(index: int, run: LayerRun) -> int:
+    """How many streams a layer carried; raise where it did not run as layers do."""
     if run.before is None or run.after is None:
         raise UnsupportedModelError(f"Layer {index} did not run in a forward pass on text.")
     if not all(x.isfinite().all() for x in (run.after, *(ran.after for ran in run.ran.values()))):
         raise FloatingPointError(f"layer {index} put out values that are not finite")
+    return run.after.shape[1]
 
 
 def _discovered(layer: nn.Module, call: tuple[Any, Any], hidden: int) -> Gains | None:

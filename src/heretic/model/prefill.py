@@ -248,6 +248,6 @@ class Prefill:
         return checkpoint_layers(
             model.n_layers,
             budget / len(self.sets),
-            tokens * model.hidden_size * model.dtype.itemsize,
+            tokens * model.structure.streams * model.hidden_size * model.dtype.itemsize,
             tokens * per_layer if name in self._replied else 0,
         )
