@@ -252,6 +252,7 @@ class TestSeveralStreams:
         [
             ("deepseek_v4", "self_attn.o_b_proj"),
             ("gemma3n_text", "laurel.linear_right"),
+            ("gemma3n_text", "self_attn.o_proj"),
             ("hy_v4", "mlp.experts"),
             ("qwen4_exp_text", "mlp.shared_expert.down_proj"),
         ],
@@ -266,6 +267,16 @@ class TestSeveralStreams:
         assert [w.name for w in found.writers] == [w.name for w in case.structure.writers]
         with pytest.raises(UnsupportedModelError, match="residual_writers"):
             resolve(case.model, case.logits, by_hand=["none beyond the table"])
+
+    @pytest.mark.parametrize("model_type", ["deepseek_v4", "gemma3n_text", "qwen4_exp_text"])
+    def test_half_precision_tells_the_same(self, model_type: str) -> None:
+        """Rounding neither hides a writer nor looks like one."""
+        exact = Case.of(model_type).structure.writers
+        model = tiny_model(model_type, dtype=torch.bfloat16)
+        inputs = text_inputs(model_type, model.config, length=12)
+        rounded = resolve(model, lambda: model(**inputs, use_cache=False)).writers
+        assert [writer.name for writer in rounded] == [writer.name for writer in exact]
+        assert [w.gains is None for w in rounded] == [w.gains is None for w in exact]
 
     def test_streams_in_an_unknown_layout_are_refused(
         self, monkeypatch: pytest.MonkeyPatch
@@ -294,6 +305,12 @@ class TestSeveralStreams:
             before = first_tensor(layers[0](None))
         assert before.shape == wanted[0].shape
         assert torch.equal(before, wanted[0])
+
+
+@pytest.mark.parametrize("model_type", ["rwkv", "qwen4_exp_text"])
+def test_a_writer_behind_a_gate_is_named_once(model_type: str) -> None:
+    names = [writer.name for writer in resolver.find_writers(tiny_model(model_type))]
+    assert len(names) == len(set(names))
 
 
 class TestPacked:

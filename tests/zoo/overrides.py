@@ -201,6 +201,7 @@ NOT_BUILT: dict[str, str] = {
 # Towers that stand in for ones from another library, set after the config was made.
 TOWERS: dict[str, dict[str, dict[str, Any]]] = {
     "gemma3n": {
-        "vision_config": SIGLIP | {"vocab_offset": 200, "vocab_size": 8, "rms_norm_eps": 1e-6}
+        # Tokens from the offset on are embedded by the tower: the last ones of the vocabulary.
+        "vision_config": SIGLIP | {"vocab_offset": 251, "vocab_size": 8, "rms_norm_eps": 1e-6}
     },
 }

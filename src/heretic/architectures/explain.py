@@ -146,10 +146,14 @@ def passes_on(module: nn.Module) -> bool:
 
 def candidates(layer: nn.Module) -> list[str]:
     """Paths of all modules in a layer that might write to the stream, and of its norms."""
+    modules = dict(layer.named_modules())
+    gated = {path: gated_writer(path, module) for path, module in modules.items()}
     return [
         path
-        for path, module in layer.named_modules()
-        if path and (passes_on(module) or is_writer(module) or gated_writer(path, module))
+        for path, module in modules.items()
+        if path
+        and path not in gated.values()
+        and (passes_on(module) or is_writer(module) or gated[path])
     ]
 
 
@@ -200,10 +204,10 @@ class _Search:
             and one.before is not None
             and one.after.shape == (tokens, self._hidden)
         }
-        widths = {self._hidden, self._count * self._hidden}
         for path in sorted(among & set(ran), key=lambda path: -path.count(".")):
             column = ran[path].after
-            fits = len(column) % tokens == 0 and column.shape[-1] in widths
+            wide = self._count * self._hidden if not passes_on(ran[path].module) else self._hidden
+            fits = len(column) % tokens == 0 and column.shape[-1] in (self._hidden, wide)
             if path not in self._norms and fits:
                 # Experts that each put out all tokens come one after the other, to be summed.
                 summed = self._lines(column.reshape(-1, tokens, column.shape[-1]).sum(dim=0))
@@ -241,7 +245,9 @@ class _Search:
             within = self._before_norm(path, passed) if path in norms else {path: None}
             if within is None:
                 return None
-            found |= {name: _product(gain, scale) for name, gain in within.items()}
+            made = {name: _product(gain, scale) for name, gain in within.items()}
+            # What rounding leaves may look like a norm of the whole sum; a writer's own counts.
+            found = made | found if path in norms and any(map(_is_stream, made)) else found | made
         return found
 
     def _fitted(self, columns: Mapping[str, Tensor], target: Tensor) -> Gains | None:
@@ -249,7 +255,9 @@ class _Search:
         wanted = target[self._part]
         added = min(float(wanted.norm()), float(self._added(target).norm()))
         rounding = ROUNDINGS * self._epsilon * float(wanted.norm())
-        return _fit(columns, target, self._part, UNEXPLAINED * added + rounding)
+        # Lines of several streams may be the same, so that they prove nothing about channels.
+        allowed = UNEXPLAINED * added + rounding
+        return _fit(columns, target, self._part, allowed, channels=self._count == 1)
 
     def _added(self, target: Tensor) -> Tensor:
         """What a target has beyond the stream that came in, or beyond any mixture of several."""
@@ -276,19 +284,20 @@ def _product(first: Tensor | None, second: Tensor | None) -> Tensor | None:
 
 
 def _fit(
-    columns: Mapping[str, Tensor], target: Tensor, part: slice, allowed: float
+    columns: Mapping[str, Tensor], target: Tensor, part: slice, allowed: float, channels: bool
 ) -> Gains | None:
     """Which columns make up the target, but for what is allowed to be left.
 
     A column comes with what it is scaled with per channel; None: by numbers that may differ from
-    token to token, or by one. Scales per channel may come with a bias that no module puts out.
+    token to token, or by one. Scales per channel, tried where `channels` says so, may come with a
+    bias that no module puts out.
     """
     names = list(columns)
     stacked = torch.stack([columns[name][part] for name in names], dim=-1)  # [tokens, hidden, k]
     wanted = target[part].unsqueeze(-1)
     by_channel = stacked.transpose(0, 1), wanted.transpose(0, 1)
     biased = tuple(values - values.mean(dim=1, keepdim=True) for values in by_channel)
-    for left, right in ((stacked, wanted), by_channel, biased):
+    for left, right in ((stacked, wanted), *((by_channel, biased) if channels else ())):
         if left.shape[1] <= len(names) + 1:
             continue  # anything would fit
         # The minimum-norm solution, since a module may put out all zeros.

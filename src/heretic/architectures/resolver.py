@@ -233,10 +233,11 @@ def known_paths(layer: nn.Module, by_hand: Collection[str] = ()) -> list[str]:
         by_hand: As in the setting `residual_writers`; those that a layer lacks are left out.
     """
     modules = dict(layer.named_modules())
+    gated = {path: gated_writer(path, module) for path, module in modules.items()}
     known = [
         path
         for path, module in modules.items()
-        if (component_of(path) and is_writer(module)) or gated_writer(path, module)
+        if gated[path] or (component_of(path) and is_writer(module) and path not in gated.values())
     ]
     return list(dict.fromkeys([*known, *(path for path in by_hand if path in modules)]))
 
