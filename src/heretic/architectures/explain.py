@@ -265,7 +265,7 @@ class _Search:
             return (target - self._before)[self._part]
         streams = torch.stack([each[self._part] for each in self._streams.values()], dim=-1)
         wanted = target[self._part].unsqueeze(-1)
-        factors = torch.linalg.lstsq(streams, wanted, driver="gelsd").solution
+        factors: Tensor = torch.linalg.lstsq(streams, wanted, driver="gelsd").solution
         return (wanted - streams @ factors).squeeze(-1)
 
     def _before_norm(self, path: str, passed: frozenset[str]) -> Gains | None:

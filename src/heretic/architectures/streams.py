@@ -51,7 +51,7 @@ def side_by_side(layer: nn.Module, tensor: Tensor, hidden: int) -> Tensor:
     known = STREAMS.get(type(layer).__name__)
     found = rows_first(layer, tensor)
     if found.ndim == 3 and found.shape[-1] % hidden == 0 and (known is None or known.axis is None):
-        found = found.unflatten(-1, (-1, hidden))
+        found = found.reshape(*found.shape[:2], -1, hidden)
     if found.ndim != 4 or found.shape[-1] != hidden or (known is None and found.shape[-2] != 1):
         raise UnsupportedModelError(
             f"Layers of type {type(layer).__name__} cannot be edited: {SEVERAL_STREAMS}.",
