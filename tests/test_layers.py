@@ -71,6 +71,7 @@ SHARED_ROOMS = {
     "config_fields": "config",
     "config_sources": "config",
     "config_tables": "config",
+    "presets": "config",
     "trial_log": "runs",
 }
 

@@ -2,7 +2,7 @@
 
 Sources, highest first: arguments of the constructor, the command line (handed over by the command
 line interface; `sys.argv` is never read here), the environment (`HERETIC_*`), `.env`, the secrets
-folder, TOML.
+folder, TOML, and at last the preset that fits the model (`heretic.presets`).
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from heretic.config_sources import (
 from heretic.config_tables import DatasetSpecification, ScorerSpecification
 from heretic.errors import SettingsError
 from heretic.identity import model_identity, plugin_identity
+from heretic.presets import PresetSource
 
 __all__ = ["DatasetSpecification", "ScorerSpecification", "Settings", "load_settings"]
 
@@ -102,6 +103,7 @@ class Settings(SettingsFields, BaseSettings):
         secrets = SecretsSource(settings_cls)
         toml = toml_source(settings_cls, reading.config_file)
         command_line = GivenSource(settings_cls, COMMAND_LINE, reading.command_line)
+        presets = [PresetSource(settings_cls, reading)] if reading.with_preset else []
         return (
             init_settings,
             Recorded(command_line, COMMAND_LINE, reading),
@@ -109,6 +111,7 @@ class Settings(SettingsFields, BaseSettings):
             Recorded(DotenvSource(settings_cls), DOTENV, reading),
             Recorded(secrets, secrets.place, reading),
             Recorded(toml, toml.place, reading),
+            *presets,
         )
 
     @classmethod
@@ -163,12 +166,16 @@ def load_settings(
     Args:
         command_line: What the command line sets, nested as in TOML; above the environment.
         config_file: TOML file in place of `config.toml` in the working directory.
-        require_model: Whether the command cannot do without a model.
+        require_model: Whether the command cannot do without a model. Without one, what the user
+            says is wanted alone, and no preset is looked for.
 
     Raises:
         SettingsError: A key is unknown, a value malformed, a file unreadable, the model missing.
     """
-    token = READING.set(Reading(command_line=command_line or {}, config_file=config_file))
+    reading = Reading(
+        command_line=command_line or {}, config_file=config_file, with_preset=require_model
+    )
+    token = READING.set(reading)
     try:
         settings = Settings()
     finally:

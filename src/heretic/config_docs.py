@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from heretic.config_fields import GROUPS, SettingsFields
 from heretic.config_tables import DatasetSpecification, ScorerSpecification
+from heretic.presets import documented
 
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument
@@ -49,6 +50,7 @@ A setting has one name and can be given in several places. The highest wins:
 | `.env` in the working directory | the same line |
 | secrets folder | a file `heretic_good_prompts__split` in the folder `HERETIC_SECRETS_DIR` |
 | `config.toml`, or `--config FILE` in its place | `split = "train[:50]"` under `[good_prompts]` |
+| the preset that fits the model | `good_prompts = { split = "train[:50]" }` in its table |
 
 A key that is no setting is an error that names the nearest one, in every place; of variables that
 counts for those which start with `HERETIC_`, others are not looked at. Tables can be given in part:
@@ -58,6 +60,23 @@ setting that may be unset. `heretic config` prints everything below as a TOML fi
 
 Settings that say "Unset: ask" are questions: with a terminal they are asked, without one the front
 is printed with the command that goes on from there.
+"""
+
+_PRESETS_HEAD = """
+## Presets
+
+`preset = "auto"` looks for the first of these that fits `config.json` and the model's name. Loading
+and `heretic inspect` say which one it is and what it sets. Everything you set yourself, in whatever
+place, stands above it; tables such as `chat_template_kwargs` are merged key by key. What a preset
+has set is recorded with a run like any other setting, so that a run goes on as it began.
+
+A file of your own, `preset = "mine.toml"`, has one table for each preset, with conditions
+(`model_types`, `names`, `stored_dtypes`: lists of globs, each of which may be left out), `why`, and
+settings. Its presets are tried first, in order, then those below; one applies. It cannot set
+`model`, `model_commit`, `evaluate_model`, `trust_remote_code` and `preset`.
+
+| preset | for | sets | why |
+| --- | --- | --- | --- |
 """
 
 
@@ -103,6 +122,10 @@ def settings_page() -> str:
                 "\nOptions of a scorer stand under `[scorer.NAME]`; on the command line, "
                 "`--scorer.NAME.OPTION VALUE`.\n"
             )
+    parts.append(_PRESETS_HEAD)
+    for name, models, settings, why in documented():
+        cells = (f"`{name}`", models.replace("*", "\\*"), f"`{settings}`", why)
+        parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
     return "".join(parts)
 
 
@@ -161,7 +184,8 @@ def _is_tables(info: FieldInfo) -> bool:
     """Whether TOML writes it as tables of its own."""
     default = info.get_default()
     return (
-        isinstance(default, BaseModel | dict)
+        isinstance(default, BaseModel)
+        or (isinstance(default, dict) and _extra(info, "example") is None)
         or DatasetSpecification in get_args(info.annotation)  # a table that may be unset
         or (isinstance(default, tuple) and any(isinstance(e, BaseModel) for e in default))
     )

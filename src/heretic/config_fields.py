@@ -77,6 +77,13 @@ MemoryLimits = Annotated[
 ]
 
 
+NOT_FOR_TEMPLATES = frozenset(
+    {"conversation", "chat_template", "tokenize", "add_generation_prompt", "return_dict"}
+    | {"continue_final_message", "return_tensors", "tokenizer_kwargs"}
+)
+"""Arguments of `apply_chat_template` that are no variables of the template and fixed here."""
+
+
 def setting(default: Any, group: str, description: str, **options: Any) -> Any:
     """A field of `Settings`.
 
@@ -163,6 +170,14 @@ class SettingsFields(BaseModel):
         "Modules that write the residual stream, beside those Heretic knows: paths within a layer, "
         "such as mlp.down_proj. Only for models it does not know.",
     )
+    preset: str = setting(
+        "auto",
+        "Model",
+        "Settings that the model's family needs, below everything you set yourself: auto (the "
+        "preset that fits the model), none, the name of a preset, or a TOML file with your own, "
+        "which come before the built-in ones.",
+        scores=False,  # what it sets does
+    )
 
     batch_size: int = setting(
         0, "Generation", "Prompts processed at once; 0 finds a size.", ge=0, scores=False
@@ -192,6 +207,13 @@ class SettingsFields(BaseModel):
         "Generation",
         "System prompt put before every prompt; empty text puts none. Left out for templates "
         "that refuse a system role.",
+    )
+    chat_template_kwargs: Annotated[dict[str, Any], BeforeValidator(_as_table)] = setting(
+        {},
+        "Generation",
+        "Variables given to the chat template, such as its switches. enable_thinking is off where "
+        "a template has it, unless it is named here.",
+        example={"reasoning_effort": "low"},
     )
 
     good_prompts: DatasetSpecification = setting(
@@ -463,6 +485,14 @@ class SettingsFields(BaseModel):
                 "`scorers` at the default"
             )
         return self
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _are_variables(cls, table: dict[str, Any]) -> dict[str, Any]:
+        wrong = sorted(NOT_FOR_TEMPLATES & set(table))
+        if wrong:
+            raise ValueError(f"{wrong[0]} is no variable of a chat template")
+        return table
 
     @model_validator(mode="after")
     def _scorers_fit_together(self) -> Self:

@@ -31,6 +31,9 @@ DEFAULT_CONFIG_FILE = "config.toml"
 RESERVED_VARIABLES = frozenset({"HERETIC_SECRETS_DIR"})
 """Variables with the prefix that are no settings."""
 
+FREE_TABLES = ("scorer", "chat_template_kwargs")
+"""Settings that are tables of anything."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -62,12 +65,14 @@ class Reading:
         command_line: Settings from the command line, nested.
         config_file: TOML file in place of `config.toml` in the working directory.
         isolated: Whether nothing but the constructor's arguments counts.
+        with_preset: Whether the preset that fits the model is looked for.
         layers: (place, values) pairs, so that an error can say where a value stood.
     """
 
     command_line: Mapping[str, Any] = field(default_factory=dict)
     config_file: Path | None = None
     isolated: bool = False
+    with_preset: bool = True
     layers: list[tuple[Place, Mapping[str, Any]]] = field(default_factory=list)
 
     def where(self, path: tuple[str, ...]) -> tuple[Place, tuple[str, ...]] | None:
@@ -187,13 +192,14 @@ class _LenientDecoding(EnvSettingsSource):
     def __call__(self) -> dict[str, Any]:
         """Values by setting."""
         values = super().__call__()
-        if isinstance(values.get("scorer"), dict):
-            values["scorer"] = decoded(values["scorer"])
+        for name in FREE_TABLES:
+            if isinstance(values.get(name), dict):
+                values[name] = decoded(values[name])
         return values
 
 
 def decoded(values: Any) -> Any:
-    """Text of single scorers' settings as JSON where it is JSON: their types are not known here."""
+    """Text in tables of anything as JSON where it is JSON: its types are not known here."""
     if isinstance(values, Mapping):
         return {key: decoded(value) for key, value in values.items()}
     if not isinstance(values, str):

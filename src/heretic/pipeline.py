@@ -37,6 +37,7 @@ from heretic.model import Model
 from heretic.model.experts import check_variant
 from heretic.model.machine import accelerator
 from heretic.model.prefix import find_response_prefix
+from heretic.presets import applied
 from heretic.prompts import Prompt
 from heretic.records import Plan, RowNormalization, RunManifest, Score, Trial
 from heretic.runs import RunFolder, digest, find_run
@@ -94,14 +95,23 @@ class Session:
 # --- single stages -------------------------------------------------------------------------
 
 
-def load_model(settings: Settings, reporter: Reporter) -> Model:
-    """Load the model and say what was found."""
+def load_model(
+    settings: Settings, reporter: Reporter, dtypes: Sequence[str] | None = None
+) -> Model:
+    """Load the model and say what was found.
+
+    Args:
+        dtypes: In place of those in the settings, where it is known which one works.
+    """
     device = accelerator()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     reporter.emit(Notice(f"Device: {name}{threads}"))
+    preset = applied(settings)
+    if preset is not None:
+        reporter.emit(Notice(preset.line()))
     reporter.emit(StageStarted(f"Loading {settings.model}"))
-    model = Model(settings, reporter)
+    model = Model(settings if dtypes is None else settings.replaced(dtypes=dtypes), reporter)
     gigabytes = sum(p.numel() * p.element_size() for p in model.model.parameters()) / 1e9
     reporter.emit(
         StageFinished(
@@ -406,7 +416,7 @@ def load_run(
         RunError: The directions are damaged or of another model.
     """
     found = manifest.found
-    model = load_model(settings.replaced(dtypes=[found["dtype"]]), reporter)
+    model = load_model(settings, reporter, dtypes=[found["dtype"]])
     model.response_prefix = str(found["response_prefix"])
     model.batch_size = int(found["batch_size"])
     directions = torch.from_numpy(folder.load_directions())

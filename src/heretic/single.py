@@ -96,7 +96,10 @@ def compare(settings: Settings, reporter: Reporter) -> Comparison:
     """
     if not settings.evaluate_model:
         raise HereticError("No model to evaluate.", remedy="Set evaluate_model.")
-    judged_settings = settings.replaced(model=settings.evaluate_model, model_commit=None)
+    # The judged model runs as its original does: the original's preset is in the settings already.
+    judged_settings = settings.replaced(
+        model=settings.evaluate_model, model_commit=None, preset="none"
+    )
     if load_tokenizer(settings).get_vocab() != load_tokenizer(judged_settings).get_vocab():
         raise _different_vocabularies(settings)
     prompts = pipeline.load_prompts(settings, reporter, with_held_out=False)

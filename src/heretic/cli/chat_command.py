@@ -36,10 +36,11 @@ def command(model: str, options: SettingsOptions) -> int:
             searched, directions = pipeline.load_run(settings, folder, manifest, display)
         converse(searched, directions, trial, settings, console)
         return 0
-    settings = options.load(model=model)
     base = adapter_base(path)
-    if base is not None:
-        settings = settings.replaced(model=base[0], model_commit=base[1])
+    if base is None:
+        settings = options.load(model=model)
+    else:
+        settings = options.load(model=base[0]).replaced(model_commit=base[1])
     with make_reporter(console) as display:
         loaded = pipeline.load_model(settings, display)
     if base is not None:

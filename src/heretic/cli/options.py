@@ -235,16 +235,17 @@ def _join_scorer_options(args: list[str]) -> Iterator[str]:
 
 def _with_scorers(overrides: dict[str, Any]) -> dict[str, Any]:
     """Lists given as repeated options or JSON, and options of scorers, in their final form."""
+    from heretic.config_sources import decoded
+
     for name, value in overrides.items():
         if isinstance(value, tuple) and name != "scorer_options":
             elements = [part for text in value for part in _elements(text)]
             overrides[name] = elements
+        elif name == "chat_template_kwargs":  # merged key by key with what lies below
+            overrides[name] = decoded(value)
     pairs = overrides.pop("scorer_options", ())
     if not pairs and "scorer" not in overrides:
         return overrides
-
-    from heretic.config_sources import decoded
-
     tables = _json_table(overrides.get("scorer", "{}"))
     for pair in pairs:
         path, _, value = pair.partition("=")

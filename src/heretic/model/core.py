@@ -63,7 +63,7 @@ class Model:
         self.response_prefix = (
             "" if settings.response_prefix == "auto" else settings.response_prefix
         )
-        self.renderer = ChatRenderer(self.tokenizer)
+        self.renderer = ChatRenderer(self.tokenizer, settings.chat_template_kwargs)
         self._layers = list(loaded.structure.layers)
         self.batch_size = settings.batch_size or self._automatic_batch_size()
         head = self.model.get_output_embeddings()

@@ -14,6 +14,7 @@ from heretic.config import Settings
 from heretic.errors import UnsupportedModelError
 from heretic.model import loading
 from heretic.model.machine import cache_bytes_per_token
+from heretic.presets import Preset, applied
 
 BYTES = 2
 """Of a weight in half precision, in which models are usually run."""
@@ -58,6 +59,7 @@ class Description:
         parameters: Number of weights.
         weight_bytes: What they take in half precision.
         cache_bytes_per_token: Keys and values of one token of one row, in half precision.
+        preset: What the model's family needs, as far as it holds in the settings.
     """
 
     model: str
@@ -71,10 +73,11 @@ class Description:
     parameters: int
     weight_bytes: int
     cache_bytes_per_token: int
+    preset: Preset | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
-        data = asdict(self)
+        data = {**asdict(self), "preset": None if self.preset is None else self.preset.to_dict()}
         for row, own in zip(data["writers"], self.writers, strict=True):
             row["edit"] = own.edit
         return data
@@ -112,6 +115,7 @@ def describe(settings: Settings) -> Description:
         cache_bytes_per_token=cache_bytes_per_token(
             text_config(model), len(layers), hidden_size(model), BYTES
         ),
+        preset=applied(settings),
     )
 
 

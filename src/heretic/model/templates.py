@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2.exceptions import TemplateError
@@ -25,13 +25,17 @@ class ChatRenderer:
 
     A template that refuses a system role gets none. Templates with an `enable_thinking` switch have
     it turned off, so that evaluation reads the answer and not the reasoning.
+
+    Args:
+        variables: Of the template, as in the setting `chat_template_kwargs`; above that switch.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, variables: Mapping[str, Any] | None = None) -> None:
         self._tokenizer = tokenizer
         template = tokenizer.chat_template
         self.has_template = bool(template)
-        self._switches = {"enable_thinking": False} if "enable_thinking" in str(template) else {}
+        switch = {"enable_thinking": False} if "enable_thinking" in str(template) else {}
+        self._switches = {**switch, **(variables or {})}
         # Asked once, not for every row of every batch.
         self._adds_bos = tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]
         self.takes_system = self.has_template and self._accepts_system_role()
