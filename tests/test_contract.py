@@ -69,10 +69,15 @@ class TestResolver:
             return model(**inputs, use_cache=False)
 
         known = resolve(model, forward)
-        assert known.discovered == ()
+        assert known.discovered == known.discoveries() == ()
         _names_without(monkeypatch, "mlp.experts", "self_attn.o_proj")
         found = resolve(model, forward)
         assert found.discovered == ("mlp.experts", "self_attn.o_proj")
+        layers = len(found.layers)
+        assert found.discoveries() == (
+            f"mlp.experts (taken for mlp.down_proj, in {layers} layers)",
+            f"self_attn.o_proj (taken for attn.o_proj, in {layers} layers)",
+        )
         assert [w.name for w in found.writers] == [w.name for w in known.writers]
         assert [w.component for w in found.writers] == [w.component for w in known.writers]
 

@@ -120,6 +120,9 @@ def load_model(
             f"batch size {model.batch_size}"
         )
     )
+    if model.structure.discovered:
+        found = ", ".join(model.structure.discoveries())
+        reporter.emit(Notice(f"Writers not known by name, found by what they put out: {found}"))
     return model
 
 

@@ -51,6 +51,17 @@ class Structure:
     discovered: tuple[str, ...] = ()
     streams: int = 1
 
+    def discoveries(self) -> tuple[str, ...]:
+        """What is in `discovered`, with what it is taken for, in words."""
+        return tuple(map(self._discovery, self.discovered))
+
+    def _discovery(self, path: str) -> str:
+        beginnings = {w: f"{self.path}.{w.layer}.{path}." for w in self.writers}
+        own = [w for w, start in beginnings.items() if f"{w.name}.".startswith(start)]
+        layers = len({writer.layer for writer in own})
+        plural = "" if layers == 1 else "s"
+        return f"{path} (taken for {own[0].component}, in {layers} layer{plural})"
+
 
 def resolve(
     model: nn.Module, forward: Callable[[], object], by_hand: Sequence[str] = ()
