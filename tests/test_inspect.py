@@ -6,14 +6,18 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
+from heretic.architectures import find_writers, resolve, resolver
 from heretic.cli.inspect_command import ranges
 from heretic.cli.main import heretic
 from heretic.config import Settings
 from heretic.errors import ModelError, UnsupportedModelError
-from heretic.model.skeleton import describe
-from tests.zoo import tiny_config, tiny_model
+from heretic.model import loading
+from heretic.model.skeleton import describe, norms_after
+from tests import tiny
+from tests.zoo import text_inputs, tiny_config, tiny_model
 
 
 def configured(path: Path, model_type: str) -> Path:
@@ -75,6 +79,72 @@ def test_writers_named_by_hand_show(tmp_path: Path) -> None:
     path = configured(tmp_path, "llama")
     found = describe(Settings(model=str(path), residual_writers=["mlp.up_proj"]))
     assert "mlp.up_proj" in [row.path for row in found.writers]
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma2", "gemma3", "olmo2", "glm4", "qwen3_moe"])
+def test_norms_that_follow_writers_show_without_weights(model_type: str, tmp_path: Path) -> None:
+    found = describe(Settings(model=str(configured(tmp_path, model_type))))
+    model = tiny_model(model_type)
+    inputs = text_inputs(model_type, model.config)
+    structure = resolve(model, lambda: model(**inputs, use_cache=False))
+    prefix = structure.path
+    measured = {
+        (w.layer, w.parameter_name.removeprefix(f"{prefix}.{w.layer}.").removesuffix(".weight"))
+        for w in structure.writers
+        if w.gains is not None
+    }
+    assert {(i, row.path) for row in found.writers if row.norm for i in row.layers} == measured
+    assert all(row.norm is not None for row in found.writers)
+    modules = dict(model.named_modules())
+    for row in found.writers:
+        for layer in row.layers:
+            assert not row.norm or f"{prefix}.{layer}.{row.norm}" in modules
+
+
+def test_what_needs_numbers_is_not_claimed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class LooksAtNumbers(type(tiny_model("llama"))):  # type: ignore[misc]
+        def forward(self, *args: object, **kwargs: object) -> object:
+            if self.lm_head.weight.sum().item() > 0:
+                raise AssertionError
+            return super().forward(*args, **kwargs)
+
+    folder = configured(tmp_path, "llama")
+    with torch.device("meta"):
+        model = LooksAtNumbers(tiny_config("llama")).eval()
+    assert norms_after(model, find_writers(model)) is None
+    monkeypatch.setattr(loading, "skeleton", lambda settings: model)
+    text = invoked(folder)
+    assert "cannot be told without weights" in text
+    assert "The rest shows when the model is loaded" in text
+
+
+def invoked(folder: Path, *options: str) -> str:
+    result = CliRunner(env={"COLUMNS": "180"}).invoke(heretic, ["inspect", str(folder), *options])
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result.stdout
+
+
+def test_weights_show_the_rest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tiny.folder(tmp_path, "gemma2", head_dim=8)
+    without = invoked(folder)
+    assert "--weights loads them" in without
+    assert "post_attention_layernorm" in without
+    kept = {
+        name: tuple(path for path in paths if path != "mlp.down_proj")
+        for name, paths in resolver.WRITERS.items()
+    }
+    monkeypatch.setattr(resolver, "WRITERS", kept)
+    resolver._patterns.cache_clear()
+    try:
+        data = json.loads(invoked(folder, "--weights", "--json", "--dtypes", "float32"))
+        text = invoked(folder, "--weights", "--dtypes", "float32")
+    finally:
+        resolver._patterns.cache_clear()
+    assert data["verified"] is True
+    assert data["discovered"] == ["mlp.down_proj (taken for mlp.down_proj, in 3 layers)"]
+    assert {row["norm"] for row in data["writers"]} == {"gains measured"}
+    assert "mlp.down_proj (taken for mlp.down_proj, in 3 layers)" in text
+    assert "nothing is missing" in text
 
 
 def test_layers_are_told_briefly() -> None:

@@ -21,20 +21,40 @@ if TYPE_CHECKING:
 @click.command("inspect", cls=SettingsCommand)
 @click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@click.option(
+    "--weights",
+    is_flag=True,
+    help="Load the weights and run the model once: shows writers not known by name, and every norm "
+    "after a writer.",
+)
 @settings_options
-def command(model: str, as_json: bool, options: SettingsOptions) -> int:
-    """Show what would be edited in MODEL: its configuration is read, its weights are not."""
-    return inspect(options.load(model=model), as_json=as_json)
+def command(model: str, as_json: bool, weights: bool, options: SettingsOptions) -> int:
+    """Show what would be edited in MODEL: its configuration is read, its weights are not.
+
+    With --weights they are, as for a search.
+    """
+    return inspect(options.load(model=model), as_json=as_json, weights=weights)
 
 
-def inspect(settings: Settings, *, as_json: bool) -> int:
-    """Describe `model` and print the result."""
+def inspect(settings: Settings, *, as_json: bool, weights: bool = False) -> int:
+    """Describe `model` and print the result.
+
+    Args:
+        weights: Whether to load it.
+    """
+    from rich.console import Console
     from rich.text import Text
 
+    from heretic.cli.display import make_reporter
     from heretic.cli.text import make_console, safe
+    from heretic.model.loading import load
     from heretic.model.skeleton import describe
 
-    found = describe(settings)
+    loaded = None
+    if weights:
+        with make_reporter(Console(stderr=True)) as display:
+            loaded = load(settings, display)
+    found = describe(settings, loaded)
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
         return 0
@@ -45,12 +65,8 @@ def inspect(settings: Settings, *, as_json: bool) -> int:
     console.print(Text("Left alone:"))
     for name, reason in found.left_out:
         console.print(Text(safe(f"  {name}: {reason}")), soft_wrap=True)
-    console.print(
-        Text(
-            "Norms after writers, and writers not known by name, show when the model is loaded; "
-            "then one forward pass checks that nothing is missing."
-        )
-    )
+    for line in _limits(found):
+        console.print(Text(safe(line)), soft_wrap=True)
     return 0
 
 
@@ -66,6 +82,31 @@ def _heading(found: Description) -> list[str]:
     ]
 
 
+def _limits(found: Description) -> list[str]:
+    """What the table cannot tell, or how it was made certain."""
+    if found.verified:
+        lines = [
+            "A forward pass has shown that nothing is missing: what each layer adds is the sum."
+        ]
+        if found.discovered:
+            lines += [
+                f"Not known by name, found by what they put out: {', '.join(found.discovered)}"
+            ]
+        return lines
+    if any(row.norm is None for row in found.writers):
+        known = "Which norms follow the writers cannot be told without weights."
+    else:
+        known = "Norms after writers are those that a writer's output goes straight into."
+    if found.weights_here:
+        rest = "The weights are here: --weights loads them and shows the rest."
+    else:
+        rest = "The rest shows when the model is loaded."
+    return [
+        f"{known} Writers not known by name do not show. {rest}",
+        "Loading ends with a forward pass that checks that nothing is missing.",
+    ]
+
+
 def _table(rows: Sequence[WriterRow]) -> Table:
     """One row for each kind of writer; all cells are text, never markup."""
     from rich import box
@@ -75,13 +116,14 @@ def _table(rows: Sequence[WriterRow]) -> Table:
     from heretic.cli.text import safe
 
     table = Table(box=box.SIMPLE)
-    for name in ("component", "writer", "layers", "weight [out, in]", "edited"):
+    for name in ("component", "writer", "layers", "weight [out, in]", "norm after", "edited"):
         table.add_column(name, overflow="fold")
     for row in rows:
         shape = " x ".join(map(str, row.shape))
         shape = f"{row.experts} x ({shape})" if row.experts else shape
         shape += ", stored transposed" if row.transposed else ""
-        cells = (row.component, row.path, ranges(row.layers), shape, row.edit)
+        norm = "?" if row.norm is None else row.norm or "-"
+        cells = (row.component, row.path, ranges(row.layers), shape, norm, row.edit)
         table.add_row(*(Text(safe(cell)) for cell in cells))
     return table
 

@@ -1,23 +1,38 @@
-"""What is known of a model from its configuration alone: no weight is loaded."""
+"""What is known of a model from its configuration alone, or from its weights where wanted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from heretic.architectures import Writer, find_writers
+from heretic.architectures.explain import is_norm
 from heretic.architectures.resolver import hidden_size, layer_list, text_config
 from heretic.config import Settings
 from heretic.errors import UnsupportedModelError
+from heretic.identity import is_local
 from heretic.model import loading
+from heretic.model.loading import Loaded
 from heretic.model.machine import cache_bytes_per_token
 from heretic.presets import Preset, applied
 
 BYTES = 2
 """Of a weight in half precision, in which models are usually run."""
+
+WEIGHT_FILES = (".safetensors", ".bin", ".gguf")
+
+Norms = dict[str, str]
+"""Name of a writer to what lies between it and the stream; empty for nothing."""
+
+_log = logging.getLogger(__name__)
+_log.addHandler(logging.NullHandler())  # a library prints nothing unless asked to
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +46,8 @@ class WriterRow:
         shape: Of its weight as [d_out, d_in].
         experts: How many are stacked in it; 0 for a single map.
         transposed: Whether the weight is stored the other way round.
+        norm: What lies between it and the stream: the path of a norm, "gains measured" where the
+            weights have shown one, empty for nothing; None where that is not known.
     """
 
     component: str
@@ -39,6 +56,7 @@ class WriterRow:
     shape: tuple[int, ...]
     experts: int
     transposed: bool
+    norm: str | None = None
 
     @property
     def edit(self) -> str:
@@ -60,6 +78,9 @@ class Description:
         weight_bytes: What they take in half precision.
         cache_bytes_per_token: Keys and values of one token of one row, in half precision.
         preset: What the model's family needs, as far as it holds in the settings.
+        verified: Whether the model was run, and its writers are all there are.
+        discovered: Writers that are not known by name, with what they are taken for, in words.
+        weights_here: Whether the weights are in the folder that was named.
     """
 
     model: str
@@ -74,6 +95,9 @@ class Description:
     weight_bytes: int
     cache_bytes_per_token: int
     preset: Preset | None = None
+    verified: bool = False
+    discovered: tuple[str, ...] = ()
+    weights_here: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -83,23 +107,30 @@ class Description:
         return data
 
 
-def describe(settings: Settings) -> Description:
+def describe(settings: Settings, loaded: Loaded | None = None) -> Description:
     """What is edited in a model, by the names of its modules.
 
-    Norms after writers, and writers that the table does not name, show only when the model runs.
+    Args:
+        loaded: The model with its weights. Without it, writers that the table does not name do not
+            show, and norms after writers only as far as a run without numbers tells.
 
     Raises:
         ModelError: There is no configuration to read.
         UnsupportedModelError: The type is not known, or is one that cannot be edited.
     """
-    model = loading.skeleton(settings)
+    model = loading.skeleton(settings) if loaded is None else loaded.model
     path, layers = layer_list(model)
-    writers = find_writers(model, settings.residual_writers)
+    if loaded is None:
+        writers = find_writers(model, settings.residual_writers)
+    else:
+        writers = loaded.structure.writers
     if not writers:
         raise UnsupportedModelError(
             f"No residual writer of {type(model).__name__} is known by name.",
-            remedy="Those that are not show when the model is loaded; see docs/models.md.",
+            remedy="Those that are not show when the model is loaded (`heretic inspect --weights`);"
+            " see docs/models.md.",
         )
+    norms = norms_after(model, writers) if loaded is None else _verified_norms(writers)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Description(
         model=str(settings.model),
@@ -108,7 +139,7 @@ def describe(settings: Settings) -> Description:
         layers=path,
         n_layers=len(layers),
         hidden_size=hidden_size(model),
-        writers=tuple(_rows(path, writers)),
+        writers=tuple(_rows(path, writers, norms)),
         left_out=tuple(_left_out(model, path, writers)),
         parameters=parameters,
         weight_bytes=parameters * BYTES,
@@ -116,21 +147,91 @@ def describe(settings: Settings) -> Description:
             text_config(model), len(layers), hidden_size(model), BYTES
         ),
         preset=applied(settings),
+        verified=loaded is not None,
+        discovered=() if loaded is None else loaded.structure.discoveries(),
+        weights_here=has_weights(settings.model),
     )
 
 
-def _rows(prefix: str, writers: Sequence[Writer]) -> Iterator[WriterRow]:
-    groups: dict[tuple[str, str, tuple[int, ...]], list[Writer]] = {}
+def has_weights(model: str) -> bool:
+    """Whether a local model is there with its weights."""
+    folder = Path(model).expanduser()
+    return is_local(model) and any(
+        path.suffix in WEIGHT_FILES and path.is_file() for path in folder.glob("*")
+    )
+
+
+def _verified_norms(writers: Sequence[Writer]) -> Norms:
+    """By writer, whether a norm follows, as the run with weights has shown."""
+    return {w.name: "" if w.gains is None else "gains measured" for w in writers}
+
+
+def norms_after(model: nn.Module, writers: Sequence[Writer]) -> Norms | None:
+    """The norms that a writer's output goes straight into, by a run without numbers.
+
+    The layers are run on the meta device, where a tensor has a shape and nothing else. A norm
+    follows a writer if it is handed the very tensor that the writer, or the block around it, put
+    out. One that is reached on any other way does not show.
+
+    Returns:
+        By writer's name, the norm's path within the layer, empty without one; None where such a run
+        cannot be made.
+    """
+    prefix, layers = layer_list(model)
+    sources: dict[int, tuple[Tensor, list[str]]] = {}
+    found = {writer.name: "" for writer in writers}
+
+    def put_out(names: list[str]) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            tensor = output[0] if isinstance(output, tuple) else output
+            if isinstance(tensor, Tensor):  # kept, so that its identity stays its own
+                sources[id(tensor)] = (tensor, names)
+
+        return hook
+
+    def taken_in(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any) -> None:
+            _, names = sources.get(id(args[0]) if args else 0, (None, []))
+            found.update(dict.fromkeys(names, path))
+
+        return hook
+
+    with ExitStack() as stack, torch.inference_mode():
+        for index, layer in enumerate(layers):
+            own = [w for w in writers if w.layer == index]
+            for path, module in layer.named_modules():
+                start = f"{prefix}.{index}.{path}."
+                inside = [w for w in own if f"{w.name}.".startswith(start)]
+                if path and is_norm(module):
+                    handle = module.register_forward_pre_hook(taken_in(path))
+                elif path and len({w.component for w in inside}) == 1:
+                    names = [w.name for w in inside]
+                    handle = module.register_forward_hook(put_out(names))
+                else:  # the layer itself, and blocks with a stream of their own
+                    continue
+                stack.callback(handle.remove)
+        try:
+            ids = torch.zeros(1, 4, dtype=torch.long, device="meta")
+            model(input_ids=ids, **loading.without_cache(model))
+        except Exception as error:  # what looks at numbers cannot run; any kind of error says so
+            _log.info("No run without numbers: %s", error)
+            return None
+    return found
+
+
+def _rows(prefix: str, writers: Sequence[Writer], norms: Norms | None) -> Iterator[WriterRow]:
+    groups: dict[tuple[str, str, tuple[int, ...], str | None], list[Writer]] = {}
     for writer in writers:
         path = writer.parameter_name.removeprefix(f"{prefix}.{writer.layer}.")
         shape = tuple(writer.whole().shape[-2:])
         shape = shape[::-1] if writer.transposed else shape
-        key = writer.component, path.removesuffix(".weight"), shape
+        norm = None if norms is None else norms[writer.name]
+        key = writer.component, path.removesuffix(".weight"), shape, norm
         groups.setdefault(key, []).append(writer)
-    for (component, path, shape), group in groups.items():
+    for (component, path, shape, norm), group in groups.items():
         layers = tuple(dict.fromkeys(writer.layer for writer in group))
         experts = 0 if group[0].expert is None else len(group) // len(layers)
-        yield WriterRow(component, path, layers, shape, experts, group[0].transposed)
+        yield WriterRow(component, path, layers, shape, experts, group[0].transposed, norm)
 
 
 def _left_out(
