@@ -123,7 +123,8 @@ class SettingsFields(BaseModel):
     model: str = setting(
         "",
         "Model",
-        "Hub id or folder of the model to edit.",
+        "Hub id, folder or GGUF file (path, or org/model/file.gguf on the Hub) of the model to "
+        "edit.",
         example="org/model",
     )
     model_commit: Annotated[str | None, Optionally] = setting(

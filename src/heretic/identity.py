@@ -21,6 +21,8 @@ CHUNKS = 16
 HUB_TIMEOUT = 5.0
 """Seconds to wait for the Hub to name a commit, before the local cache is asked."""
 
+GGUF = ".gguf"
+
 _MODEL_FILES = {".safetensors", ".bin", ".gguf", ".json", ".jinja", ".model", ".tiktoken", ".py"}
 _VOCABULARIES = {"merges.txt", "vocab.txt"}
 _DOCUMENTS = {"abliteration_params.json", "reproduce.json", "trainer_state.json"}
@@ -33,28 +35,52 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 def is_local(name: str) -> bool:
     """Whether the name of a model or data set means a place on this machine, not a Hub id."""
+    in_repository = name.lower().endswith(GGUF) and name.count("/") > 1
     return bool(name) and (
         name.startswith((".", "~", "/", "\\"))
-        or name.count("/") > 1
+        or (name.count("/") > 1 and not in_repository)
         or "\\" in name
+        or (name.lower().endswith(GGUF) and not in_repository)
         or Path(name).expanduser().exists()
     )
+
+
+def gguf_parts(name: str) -> tuple[str, str] | None:
+    """Folder or Hub id, and file in it, of a model that is a GGUF file; None of any other.
+
+    `folder/file.gguf` is a path, `org/name/file.gguf` on the Hub unless there is such a path.
+    """
+    if not name.lower().endswith(GGUF) or Path(name).expanduser().is_dir():
+        return None
+    if is_local(name):
+        path = Path(name)
+        return str(path.parent), path.name
+    organisation, repository, file = name.split("/", 2)
+    return f"{organisation}/{repository}", file
+
+
+def repository_of(name: str) -> str:
+    """The Hub id in the name of a model on the Hub."""
+    parts = gguf_parts(name)
+    return name if parts is None or is_local(name) else parts[0]
 
 
 def model_identity(name: str, revision: str | None = None) -> str:
     """What a model is: a hash of a folder's content, or a Hub id with its commit.
 
     Args:
-        name: Hub id or folder.
+        name: Hub id, folder, or GGUF file.
         revision: Branch, tag or commit on the Hub; folders have none.
 
     Returns:
-        `sha256:...` for a folder; `org/name@commit` for a Hub id, with the revision as given where
-        neither the Hub nor the local cache knows its commit.
+        `sha256:...` for a folder or a file; `org/name@commit` for a Hub id, with the revision as
+        given where neither the Hub nor the local cache knows its commit.
     """
     folder = Path(name).expanduser()
     if name and folder.is_dir():
         return f"sha256:{folder_hash(folder)}"
+    if name.lower().endswith(GGUF) and folder.is_file():
+        return f"sha256:{_sampled_hash(folder).hex()}"
     if not name or is_local(name):  # not there: loading it says so
         return name
     if revision is not None and _COMMIT.fullmatch(revision):
@@ -111,11 +137,13 @@ def _hub_commit(name: str, revision: str | None) -> str | None:
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
+    repository, file = gguf_parts(name) or (name, "config.json")
     try:
-        return HfApi().model_info(name, revision=revision, timeout=HUB_TIMEOUT).sha
+        return HfApi().model_info(repository, revision=revision, timeout=HUB_TIMEOUT).sha
     except HFValidationError:  # no name that the Hub could have
         return None
     except Exception as error:  # offline, gated, missing: loading it gives the error and the remedy
         _log.info("The Hub does not name the commit of %s: %s", name, error)
-    cached = try_to_load_from_cache(name, "config.json", revision=revision)
-    return Path(cached).parent.name if isinstance(cached, str) else None
+    cached = try_to_load_from_cache(repository, file, revision=revision)
+    depth = file.count("/")
+    return Path(cached).parents[depth].name if isinstance(cached, str) else None

@@ -21,7 +21,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from heretic.config_sources import Place, Reading, check_keys, read_toml
 from heretic.errors import SettingsError
-from heretic.identity import HUB_TIMEOUT, is_local
+from heretic.identity import HUB_TIMEOUT, gguf_parts, is_local
 
 if TYPE_CHECKING:
     from heretic.config import Settings
@@ -33,6 +33,10 @@ WHY = "why"
 
 FORBIDDEN = ("model", "model_commit", "evaluate_model", "trust_remote_code", "preset")
 """Settings that choose the preset, or that only the user decides on."""
+
+GGUF_MAGIC, GGUF_TEXT = b"GGUF", 8
+LONGEST_TEXT = 256
+"""Bytes of a key or value that is looked at."""
 
 _log = logging.getLogger(__name__)
 _log.addHandler(logging.NullHandler())  # a library prints nothing unless asked to
@@ -201,7 +205,14 @@ def _name(model: str) -> str:
 
 
 def _configuration(model: str, revision: str | None) -> dict[str, Any]:
-    """The model's config.json; empty if there is none to be had."""
+    """The model's config.json; empty if there is none to be had.
+
+    Of a GGUF file the architecture alone, which is called as the model type of most families is; of
+    one on the Hub nothing: it would have to be fetched whole.
+    """
+    if gguf_parts(model) is not None:
+        kind = _gguf_architecture(Path(model).expanduser()) if is_local(model) else None
+        return {} if kind is None else {"model_type": kind}
     if is_local(model):
         path: Path | None = Path(model).expanduser() / "config.json"
     else:
@@ -211,6 +222,25 @@ def _configuration(model: str, revision: str | None) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}
+
+
+def _gguf_architecture(file: Path) -> str | None:
+    """The first entry of a GGUF file, if it is the architecture, as in all files seen.
+
+    Format: github.com/ggml-org/ggml, docs/gguf.md.
+    """
+    try:
+        with file.open("rb") as reader:
+            magic, _counts, length = reader.read(4), reader.read(20), reader.read(8)
+            key = reader.read(min(int.from_bytes(length, "little"), LONGEST_TEXT))
+            kind = int.from_bytes(reader.read(4), "little")
+            length = reader.read(8)
+            value = reader.read(min(int.from_bytes(length, "little"), LONGEST_TEXT))
+    except OSError:
+        return None
+    if (magic, key, kind) != (GGUF_MAGIC, b"general.architecture", GGUF_TEXT):
+        return None
+    return value.decode(errors="replace")
 
 
 @cache  # asked once in a process, however often settings are made

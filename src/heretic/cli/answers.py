@@ -58,7 +58,8 @@ class Answers:
 
 def default_directory(model: str) -> Path:
     """Where the edited model goes unless the user says otherwise: `MODEL-heretic` beside here."""
-    return Path(f"{Path(model).name or 'model'}-heretic")
+    name = Path(model).name or "model"
+    return Path(f"{name.removesuffix('.gguf')}-heretic")
 
 
 def way_on(argv: Sequence[str], answers: Answers, model: str) -> str:

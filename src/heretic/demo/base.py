@@ -214,6 +214,8 @@ def _convert(gguf: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
+    from heretic.model.source import forget_quantisation
+
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32
@@ -222,18 +224,9 @@ def _convert(gguf: Path, target: Path) -> None:
         raise HereticError(
             "Reading the demo's model needs the package gguf.", remedy="pip install gguf"
         ) from error
-    config = loaded.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    # GGUF stores it in float32: 9.999999747378752e-06.
-    config.rms_norm_eps = 1e-5
-    config.__dict__.pop("_model_name_or_path", None)  # the GGUF's title, no repository
-    # A fresh model: the loaded one remembers that it came quantised and refuses to be saved.
-    model = type(loaded)(config)
-    model.load_state_dict(loaded.state_dict())
-    model.tie_weights()
-    model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
-    model.to(torch.bfloat16).save_pretrained(str(target))
+    forget_quantisation(loaded)
+    loaded.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=2)
+    loaded.to(torch.bfloat16).save_pretrained(str(target))
     _tokenizer(gguf).save_pretrained(str(target))
 
 

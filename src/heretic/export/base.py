@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from heretic.identity import is_local
+from heretic.identity import gguf_parts, is_local, repository_of
 
 CARRIED_OVER = ("license", "license_name", "license_link", "language", "library_name")
 """Metadata of the base's card that hold for the edited model too."""
@@ -16,7 +16,12 @@ CARD_TIMEOUT = 10.0
 
 
 def base_folder(model: str, revision: str | None = None) -> Path | None:
-    """The folder with the base model's files: its own, or its snapshot in the Hub cache."""
+    """The folder with the base model's files: its own, or its snapshot in the Hub cache.
+
+    None for a GGUF file: what lies beside it may belong to other models.
+    """
+    if gguf_parts(model) is not None:
+        return None
     if is_local(model):
         folder = Path(model).expanduser()
         return folder if folder.is_dir() else None
@@ -65,7 +70,8 @@ def carried_over(metadata: Mapping[str, Any], model: str) -> dict[str, Any]:
     kept = {name: metadata[name] for name in CARRIED_OVER if metadata.get(name)}
     link = kept.get("license_link")
     if isinstance(link, str) and "://" not in link and not is_local(model):
-        kept["license_link"] = f"https://huggingface.co/{model}/blob/main/{link.lstrip('./')}"
+        page = f"https://huggingface.co/{repository_of(model)}"
+        kept["license_link"] = f"{page}/blob/main/{link.lstrip('./')}"
     return kept
 
 
@@ -88,7 +94,7 @@ def _download_card(model: str, revision: str | None) -> str | None:
     failures: tuple[type[Any], ...] = (OSError, ValueError, *HfHubHTTPError.__bases__)
     try:
         response = get_session().get(
-            hf_hub_url(model, "README.md", revision=revision),
+            hf_hub_url(repository_of(model), "README.md", revision=revision),
             headers=build_hf_headers(),
             timeout=CARD_TIMEOUT,
             follow_redirects=True,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import heretic
 from heretic.export.choice import Choice, HeldOut, Strategy, display_name, score_rows
-from heretic.identity import is_local
+from heretic.identity import is_local, repository_of
 from heretic.records import KERNEL_FIGURES, Plan, Score, Trial
 
 if TYPE_CHECKING:
@@ -70,7 +70,11 @@ def card_metadata(model: str, strategy: Strategy, base_metadata: dict[str, Any])
     library = "peft" if strategy == "adapter" else base_metadata.get("library_name", "transformers")
     relation = "adapter" if strategy == "adapter" else "finetune"
     # The Hub takes `base_model` for a repository there, which a folder of this machine is not.
-    base = {} if is_local(model) else {"base_model": model, "base_model_relation": relation}
+    base = (
+        {}
+        if is_local(model)
+        else {"base_model": repository_of(model), "base_model_relation": relation}
+    )
     data = {
         **base,
         **{name: value for name, value in base_metadata.items() if name != "library_name"},
@@ -96,7 +100,11 @@ def get_readme_intro(base_model: str, trial: Trial, evaluator: HasBaseline) -> s
 def model_link(model: str) -> str:
     """A link to a Hub model; the name alone of a local one."""
     name = display_name(model)
-    return f"`{name}`" if is_local(model) else f"[{name}](https://huggingface.co/{name})"
+    return (
+        f"`{name}`"
+        if is_local(model)
+        else f"[{name}](https://huggingface.co/{repository_of(name)})"
+    )
 
 
 def plan_table(plan: Plan) -> str:

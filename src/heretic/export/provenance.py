@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 REPRODUCTION_SCHEMA = 2
 PACKAGES = (
-    "accelerate", "bitsandbytes", "datasets", "huggingface-hub", "numpy", "optuna", "peft",
+    "accelerate", "bitsandbytes", "datasets", "gguf", "huggingface-hub", "numpy", "optuna", "peft",
     "safetensors", "scipy", "tokenizers", "torch", "transformers",
 )  # fmt: skip
 _SECRET = re.compile(

@@ -123,13 +123,11 @@ def write_tokenizer(model: Model, folder: Path) -> None:
     """
     from transformers import AutoTokenizer
 
-    settings = model.settings
+    from heretic.model.source import origin
+
+    place, arguments = origin(model.settings)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(settings.model),
-            revision=settings.model_commit,
-            trust_remote_code=settings.trust_remote_code,
-        )
+        tokenizer = AutoTokenizer.from_pretrained(place, **arguments)
     except (OSError, ValueError):  # gone from the disk or the Hub meanwhile
         tokenizer = model.tokenizer
     tokenizer.save_pretrained(folder)

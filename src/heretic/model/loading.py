@@ -35,12 +35,17 @@ from heretic.config import Settings
 from heretic.errors import HereticError, ModelError, SettingsError, UnsupportedModelError
 from heretic.events import Notice, Reporter
 from heretic.model import machine
+from heretic.model.source import dequantising, forget_quantisation, is_gguf, origin
 
 CHECKED_TEXT = (
     "Hello, how are you? The weather is fine today, so we went for a walk along the river and "
     "counted the boats: seven of them were blue, and one had a dog on board."
 )
 """What the first forward pass is made on: more tokens than a layer has modules."""
+
+
+UNKNOWN_GGUF = "GGUF model with architecture"
+"""How transformers begins to say that it cannot read a GGUF file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +126,12 @@ def load_tokenizer(settings: Settings) -> Any:
     Raises:
         ModelError: There is none that can be used.
     """
+    place, arguments = origin(settings)
     with quiet(), _model_errors(settings):
         try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                str(settings.model),
-                revision=settings.model_commit,
-                trust_remote_code=settings.trust_remote_code,
-            )
+            tokenizer = AutoTokenizer.from_pretrained(place, **arguments)
         except (ValueError, KeyError, TypeError) as error:
-            if "trust_remote_code" in str(error):
+            if "trust_remote_code" in str(error) or UNKNOWN_GGUF in str(error):
                 raise
             raise ModelError(
                 f"{settings.model} has no tokenizer that can be used: {_first_line(error)}",
@@ -146,11 +148,12 @@ def load_tokenizer(settings: Settings) -> Any:
 
 def _load_weights(settings: Settings, dtype_name: str) -> Any:
     device = machine.accelerator()
-    arguments: dict[str, Any] = {
-        "revision": settings.model_commit,
-        "trust_remote_code": settings.trust_remote_code,
-        "dtype": resolve_dtype(dtype_name, device),
-    }
+    place, arguments = origin(settings)
+    arguments["dtype"] = resolve_dtype(dtype_name, device)
+    if is_gguf(settings):
+        arguments |= dequantising(settings)
+        if arguments["dtype"] == "auto":  # float32 otherwise, for numbers of a few bits
+            arguments["dtype"] = torch.bfloat16
     if device.type != "cpu":
         arguments["device_map"] = settings.device_map
         if settings.max_memory is not None:
@@ -158,7 +161,9 @@ def _load_weights(settings: Settings, dtype_name: str) -> Any:
     if settings.quantization != "none":
         arguments["quantization_config"] = _quantization(settings.quantization)
     auto = _auto_class(_configuration(settings))
-    model = auto.from_pretrained(str(settings.model), **arguments)
+    model = auto.from_pretrained(place, **arguments)
+    if is_gguf(settings):
+        forget_quantisation(model)
     return model.eval().requires_grad_(False)
 
 
@@ -188,24 +193,18 @@ def skeleton(settings: Settings) -> Any:
 
 
 def _configuration(settings: Settings) -> Any:
-    return AutoConfig.from_pretrained(
-        str(settings.model),
-        revision=settings.model_commit,
-        trust_remote_code=settings.trust_remote_code,
-    )
+    place, arguments = origin(settings)
+    return AutoConfig.from_pretrained(place, **arguments)
 
 
 def load_processor(settings: Settings, config: Any) -> Any:
     """The processor of a model that takes images too, by its configuration; None for any other."""
     if _auto_class(config) is not AutoModelForImageTextToText:
         return None
+    place, arguments = origin(settings)
     with quiet():
         try:
-            return AutoProcessor.from_pretrained(
-                str(settings.model),
-                revision=settings.model_commit,
-                trust_remote_code=settings.trust_remote_code,
-            )
+            return AutoProcessor.from_pretrained(place, **arguments)
         except (OSError, ValueError, KeyError, ImportError, TypeError):
             return None  # text is all that is edited; files of the processor are copied on export
 
@@ -291,13 +290,19 @@ def _model_errors(settings: Settings) -> Iterator[None]:
     except OSError as error:
         raise ModelError(
             f"{name} could not be loaded: {_first_line(error)}",
-            remedy="Give a Hub id or a folder that holds config.json, weights and a tokenizer.",
+            remedy="Give a Hub id, a GGUF file, or a folder that holds config.json, weights and a "
+            "tokenizer.",
         ) from error
     except ValueError as error:
         if "trust_remote_code" in str(error):
             raise ModelError(
                 f"{name} brings its own code, which runs only with your consent.",
                 remedy="Read that code, then pass --trust-remote-code.",
+            ) from error
+        if UNKNOWN_GGUF in str(error):
+            raise UnsupportedModelError(
+                f"transformers cannot load {name}: {_first_line(error)}",
+                remedy="Give the model the file was made from, as a Hub id or a folder.",
             ) from error
         if "Unrecognized" in str(error) or "does not recognize" in str(error):
             raise UnsupportedModelError(

@@ -155,10 +155,9 @@ def describe(settings: Settings, loaded: Loaded | None = None) -> Description:
 
 def has_weights(model: str) -> bool:
     """Whether a local model is there with its weights."""
-    folder = Path(model).expanduser()
-    return is_local(model) and any(
-        path.suffix in WEIGHT_FILES and path.is_file() for path in folder.glob("*")
-    )
+    place = Path(model).expanduser()
+    inside = [place] if place.is_file() else place.glob("*")
+    return is_local(model) and any(path.suffix in WEIGHT_FILES for path in inside)
 
 
 def _verified_norms(writers: Sequence[Writer]) -> Norms:
