@@ -162,6 +162,22 @@ def test_a_streamed_model_gives_the_edited_logits(model: Model, tmp_path: Path) 
     assert torch.equal(got, expected)
 
 
+def test_each_shard_is_looked_into_once(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    real = format_.read_header
+
+    def counted(file: Path) -> list[format_.Entry]:
+        read.append(file)
+        return real(file)
+
+    monkeypatch.setattr(format_, "read_header", counted)
+    save(model, export_case.choice(model.settings), tmp_path / "m", strategy="merge")
+    assert sorted(read) == sorted(folder_of(model).glob("*.safetensors"))
+    assert len(read) > 1
+
+
 def test_everything_else_is_copied_byte_for_byte(model: Model, tmp_path: Path) -> None:
     source, recorder = folder_of(model), Recorder()
     choice = export_case.choice(model.settings)

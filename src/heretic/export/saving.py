@@ -50,10 +50,20 @@ def check_export(model: Model, destination: Path, strategy: str) -> None:
         ExportError: The destination is taken or the disk too small.
     """
     kind = check_strategy(strategy)
+    _check_room(model, destination, kind, _source(model, kind))
+
+
+def _source(model: Model, strategy: Strategy) -> Checkpoint | None:
+    """The base's files, with their headers read, where they are what is written from."""
+    return stream.source_of(model) if strategy == "merge" else None
+
+
+def _check_room(
+    model: Model, destination: Path, strategy: Strategy, source: Checkpoint | None
+) -> None:
     check_destination(destination, str(model.settings.model))
     needed = ADAPTER_BYTES * model.settings.max_rank
-    if kind == "merge":
-        source = stream.source_of(model)
+    if strategy == "merge":
         needed = weights.estimated_bytes(model) if source is None else source.size
     check_disk(destination, needed)
 
@@ -90,11 +100,20 @@ def save(
         raise ExportError(
             "The model in memory is edited already.", remedy="Call restore() before saving a plan."
         )
-    check_export(model, destination, kind)
+    source = _source(model, kind)
+    _check_room(model, destination, kind, source)
     reporter.emit(StageStarted(f"Saving to {destination}"))
     with staged(destination) as folder:
         shard = max_shard_size or choice.settings.max_shard_size
-        _write_model(model, choice, folder, strategy=kind, max_shard_size=shard, reporter=reporter)
+        _write_model(
+            model,
+            choice,
+            folder,
+            strategy=kind,
+            source=source,
+            max_shard_size=shard,
+            reporter=reporter,
+        )
         base = base_folder(str(choice.settings.model), base_revision(model))
         weights.copy_licence(base, folder)
         write_documents(folder, choice, kind, model)
@@ -109,6 +128,7 @@ def _write_model(
     folder: Path,
     *,
     strategy: Strategy,
+    source: Checkpoint | None,
     max_shard_size: str | int,
     reporter: Reporter,
 ) -> None:
@@ -120,10 +140,10 @@ def _write_model(
         return
     if not model.plan_edits(plan, directions):
         reporter.emit(Notice("The plan edits nothing: the saved model is the base.", "warning"))
-    found = _streamable(model, plan, directions, reporter)
-    if found is not None:
+    edits = None if source is None else _streamable(model, source, plan, directions, reporter)
+    if source is not None and edits is not None:
         weights.write_processor(model, folder)  # the base's files go over it, where there are any
-        stream.write_streamed(*found, folder, reporter)
+        stream.write_streamed(source, edits, folder, reporter)
         return
     check_disk(folder, weights.estimated_bytes(model))
     with weights.unquantised(model, reporter) as full:
@@ -132,19 +152,16 @@ def _write_model(
 
 
 def _streamable(
-    model: Model, plan: Plan, directions: Tensor, reporter: Reporter
-) -> tuple[Checkpoint, list[stream.TensorEdit]] | None:
-    """The base's files and the edits of their tensors; None if the weights must come from memory.
+    model: Model, source: Checkpoint, plan: Plan, directions: Tensor, reporter: Reporter
+) -> list[stream.TensorEdit] | None:
+    """The edits of the base's own tensors; None if the weights must come from memory.
 
     Raises:
         QuantisedSourceError: The base is quantised, in memory as on the disk.
     """
-    source = stream.source_of(model)
-    if source is None:
-        return None
     edits = stream.parameter_edits(model, plan, directions)
     try:
-        return source, stream.tensor_edits(model.model, source, edits)
+        return stream.tensor_edits(model.model, source, edits)
     except StreamError as error:
         quantised = isinstance(error, QuantisedSourceError)
         if quantised and not weights.is_full_precision(model, [edit.name for edit in edits]):
