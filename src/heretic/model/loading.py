@@ -231,7 +231,8 @@ def _check(model: nn.Module, tokenizer: Any, by_hand: Sequence[str]) -> Structur
     """
     device = next(model.parameters()).device
     ids = tokenizer(CHECKED_TEXT, return_tensors="pt").input_ids.to(device)
-    no_cache = without_cache(model)
+    accepted = inspect.signature(model.forward).parameters
+    no_cache = {"use_cache": False} if "use_cache" in accepted else {}
     logits = []
 
     def forward() -> None:
@@ -241,12 +242,6 @@ def _check(model: nn.Module, tokenizer: Any, by_hand: Sequence[str]) -> Structur
     if not logits[0].isfinite().all():
         raise FloatingPointError("the test generation gave logits that are not finite")
     return structure
-
-
-def without_cache(model: nn.Module) -> dict[str, bool]:
-    """Arguments of a forward call that needs no cache."""
-    accepted = inspect.signature(model.forward).parameters
-    return {"use_cache": False} if "use_cache" in accepted else {}
 
 
 @contextmanager

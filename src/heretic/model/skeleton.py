@@ -19,6 +19,7 @@ from heretic.config import Settings
 from heretic.errors import UnsupportedModelError
 from heretic.identity import is_local
 from heretic.model import loading
+from heretic.model.forward import replaced
 from heretic.model.loading import Loaded
 from heretic.model.machine import cache_bytes_per_token
 from heretic.presets import Preset, applied
@@ -168,9 +169,10 @@ def _verified_norms(writers: Sequence[Writer]) -> Norms:
 def norms_after(model: nn.Module, writers: Sequence[Writer]) -> Norms | None:
     """The norms that a writer's output goes straight into, by a run without numbers.
 
-    The layers are run on the meta device, where a tensor has a shape and nothing else. A norm
-    follows a writer if it is handed the very tensor that the writer, or the block around it, put
-    out. One that is reached on any other way does not show.
+    The model runs on the meta device, where a tensor has a shape and nothing else; blocks of
+    experts, which choose by numbers, only hand on a tensor of that shape. A norm follows a writer
+    if it is handed the very tensor that the writer, or the block around it, put out. One that is
+    reached on any other way does not show.
 
     Returns:
         By writer's name, the norm's path within the layer, empty without one; None where such a run
@@ -209,13 +211,18 @@ def norms_after(model: nn.Module, writers: Sequence[Writer]) -> Norms | None:
                 else:  # the layer itself, and blocks with a stream of their own
                     continue
                 stack.callback(handle.remove)
+        for block in {id(w.module): w.module for w in writers if w.expert is not None}.values():
+            stack.enter_context(replaced(block, _same_shape))
         try:
-            ids = torch.zeros(1, 4, dtype=torch.long, device="meta")
-            model(input_ids=ids, **loading.without_cache(model))
+            model(input_ids=torch.zeros(1, 4, dtype=torch.long, device="meta"))
         except Exception as error:  # what looks at numbers cannot run; any kind of error says so
             _log.info("No run without numbers: %s", error)
             return None
     return found
+
+
+def _same_shape(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
+    return torch.empty_like(hidden_states)
 
 
 def _rows(prefix: str, writers: Sequence[Writer], norms: Norms | None) -> Iterator[WriterRow]:
