@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import io
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,9 +162,12 @@ def _load_weights(settings: Settings, dtype_name: str) -> Any:
     if settings.quantization != "none":
         arguments["quantization_config"] = _quantization(settings.quantization)
     auto = _auto_class(_configuration(settings))
-    model = auto.from_pretrained(place, **arguments)
     if is_gguf(settings):
+        with redirect_stderr(io.StringIO()):  # the bar of its reader knows no switch
+            model = auto.from_pretrained(place, **arguments)
         forget_quantisation(model)
+    else:
+        model = auto.from_pretrained(place, **arguments)
     return model.eval().requires_grad_(False)
 
 
