@@ -73,10 +73,10 @@ class TestResolver:
         _names_without(monkeypatch, "mlp.experts", "self_attn.o_proj")
         found = resolve(model, forward)
         assert found.discovered == ("mlp.experts", "self_attn.o_proj")
-        layers = len(found.layers)
+        with_experts = {w.layer for w in known.writers if w.expert is not None}
         assert found.discoveries() == (
-            f"mlp.experts (taken for mlp.down_proj, in {layers} layers)",
-            f"self_attn.o_proj (taken for attn.o_proj, in {layers} layers)",
+            f"mlp.experts (taken for mlp.down_proj, in {len(with_experts)} layers)",
+            f"self_attn.o_proj (taken for attn.o_proj, in {len(found.layers)} layers)",
         )
         assert [w.name for w in found.writers] == [w.name for w in known.writers]
         assert [w.component for w in found.writers] == [w.component for w in known.writers]

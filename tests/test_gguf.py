@@ -28,7 +28,7 @@ PROMPTS = ["Name two things.", "Why is the moon so bright?"]
 
 @pytest.fixture(scope="module")
 def original() -> Any:
-    return tiny_gguf.model()
+    return tiny_gguf.model().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_a_file_is_the_model_it_was_made_from(original: Any, plain: Path, packed
     assert model.renderer.has_template
     near = export_case.load(packed).model(input_ids=ids).logits
     assert not torch.equal(near, expected)
-    assert torch.allclose(near, expected, atol=0.05 * float(expected.abs().max()))
+    assert torch.cosine_similarity(near, expected, dim=-1).min() > 0.99
 
 
 def test_it_is_saved_as_an_ordinary_folder(packed: Path, tmp_path: Path):

@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from heretic.architectures import find_writers, resolve, resolver
+from heretic.architectures.table import WRITERS
 from heretic.cli.inspect_command import ranges
 from heretic.cli.main import heretic
 from heretic.config import Settings
@@ -125,13 +126,15 @@ def invoked(folder: Path, *options: str) -> str:
 
 
 def test_weights_show_the_rest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    folder = tiny.folder(tmp_path, "gemma2", head_dim=8)
+    tiny_model("gemma2").save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    folder = tmp_path
     without = invoked(folder)
     assert "--weights loads them" in without
     assert "post_attention_layernorm" in without
     kept = {
         name: tuple(path for path in paths if path != "mlp.down_proj")
-        for name, paths in resolver.WRITERS.items()
+        for name, paths in WRITERS.items()
     }
     monkeypatch.setattr(resolver, "WRITERS", kept)
     resolver._patterns.cache_clear()

@@ -19,7 +19,6 @@ from pydantic.fields import FieldInfo
 
 from heretic.config_fields import GROUPS, SettingsFields
 from heretic.config_tables import DatasetSpecification, ScorerSpecification
-from heretic.presets import documented
 
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument
@@ -104,6 +103,8 @@ def default_toml() -> str:
 
 def settings_page() -> str:
     """The reference page, in Markdown."""
+    from heretic.presets import documented
+
     parts = [_PAGE_HEAD]
     for group in GROUPS:
         parts.append(

@@ -227,7 +227,7 @@ def _configuration(model: str, revision: str | None) -> dict[str, Any]:
 def _gguf_architecture(file: Path) -> str | None:
     """The first entry of a GGUF file, if it is the architecture, as in all files seen.
 
-    Format: github.com/ggml-org/ggml, docs/gguf.md.
+    Format: the page on GGUF among the documents of ggml (github.com/ggml-org/ggml).
     """
     try:
         with file.open("rb") as reader:

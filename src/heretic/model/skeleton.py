@@ -47,8 +47,9 @@ class WriterRow:
         shape: Of its weight as [d_out, d_in].
         experts: How many are stacked in it; 0 for a single map.
         transposed: Whether the weight is stored the other way round.
-        norm: What lies between it and the stream: the path of a norm, "gains measured" where the
-            weights have shown one, empty for nothing; None where that is not known.
+        norm: What lies between it and the stream: the path of a norm, or "gains measured" where the
+            weights have shown one; empty for none, or one that treats all channels alike; None
+            where that is not known.
     """
 
     component: str
