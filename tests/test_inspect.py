@@ -18,7 +18,7 @@ from heretic.errors import ModelError, UnsupportedModelError
 from heretic.model import loading
 from heretic.model.skeleton import describe, norms_after
 from tests import tiny
-from tests.zoo import text_inputs, tiny_config, tiny_model
+from tests.zoo import randomise, text_inputs, tiny_config, tiny_model
 
 
 def configured(path: Path, model_type: str) -> Path:
@@ -126,9 +126,10 @@ def invoked(folder: Path, *options: str) -> str:
 
 
 def test_weights_show_the_rest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    tiny_model("gemma2").save_pretrained(tmp_path)
-    tiny.tokenizer().save_pretrained(tmp_path)
-    folder = tmp_path
+    folder = tiny.folder(tmp_path, "gemma2", head_dim=8)
+    model = tiny.model("gemma2", head_dim=8)
+    randomise(model, 0)  # norms too, which begin as all alike
+    model.save_pretrained(folder)
     without = invoked(folder)
     assert "--weights loads them" in without
     assert "post_attention_layernorm" in without
