@@ -117,7 +117,7 @@ def _table(rows: Sequence[WriterRow]) -> Table:
 
     table = Table(box=box.SIMPLE)
     for name in ("component", "writer", "layers", "weight [out, in]", "norm after", "edited"):
-        table.add_column(name, overflow="fold")
+        table.add_column(Text(name), overflow="fold")  # brackets are no markup
     for row in rows:
         shape = " x ".join(map(str, row.shape))
         shape = f"{row.experts} x ({shape})" if row.experts else shape
