@@ -61,6 +61,7 @@ NARROW = {
 # Files beside the one that names their room.
 SHARED_ROOMS = {
     "baseline": "evaluator",
+    "behaviors": "config",
     "race": "evaluator",
     "single": "pipeline",
     "optional": "errors",

@@ -2,7 +2,8 @@
 
 Sources, highest first: arguments of the constructor, the command line (handed over by the command
 line interface; `sys.argv` is never read here), the environment (`HERETIC_*`), `.env`, the secrets
-folder, TOML, and at last the preset that fits the model (`heretic.presets`).
+folder, TOML, the ready configuration of a behaviour (`heretic.behaviors`), and at last the preset
+that fits the model (`heretic.presets`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as SourceError
 
+from heretic.behaviors import BehaviorSource
 from heretic.config_fields import SettingsFields
 from heretic.config_sources import (
     ARGUMENTS,
@@ -103,6 +105,7 @@ class Settings(SettingsFields, BaseSettings):
         secrets = SecretsSource(settings_cls)
         toml = toml_source(settings_cls, reading.config_file)
         command_line = GivenSource(settings_cls, COMMAND_LINE, reading.command_line)
+        behavior = [BehaviorSource(settings_cls, reading)] if reading.with_preset else []
         presets = [PresetSource(settings_cls, reading)] if reading.with_preset else []
         return (
             init_settings,
@@ -111,6 +114,7 @@ class Settings(SettingsFields, BaseSettings):
             Recorded(DotenvSource(settings_cls), DOTENV, reading),
             Recorded(secrets, secrets.place, reading),
             Recorded(toml, toml.place, reading),
+            *behavior,
             *presets,
         )
 

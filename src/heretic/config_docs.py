@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from heretic import behaviors, presets
 from heretic.config_fields import GROUPS, SettingsFields
 from heretic.config_tables import DatasetSpecification, ScorerSpecification
 
@@ -49,6 +50,7 @@ A setting has one name and can be given in several places. The highest wins:
 | `.env` in the working directory | the same line |
 | secrets folder | a file `heretic_good_prompts__split` in the folder `HERETIC_SECRETS_DIR` |
 | `config.toml`, or `--config FILE` in its place | `split = "train[:50]"` under `[good_prompts]` |
+| the ready configuration that `behavior` names | the same |
 | the preset that fits the model | `good_prompts = { split = "train[:50]" }` in its table |
 
 A key that is no setting is an error that names the nearest one, in every place; of variables that
@@ -76,6 +78,16 @@ settings. Its presets are tried first, in order, then those below; one applies. 
 
 | preset | for | sets | why |
 | --- | --- | --- | --- |
+"""
+
+
+_BEHAVIORS_HEAD = """
+## Behaviors
+
+`behavior` names one of these, or a folder or TOML file of your own ([how](behaviors.md)).
+
+| behavior | what it is |
+| --- | --- |
 """
 
 
@@ -123,8 +135,10 @@ def settings_page() -> str:
                 "\nOptions of a scorer stand under `[scorer.NAME]`; on the command line, "
                 "`--scorer.NAME.OPTION VALUE`.\n"
             )
+    parts.append(_BEHAVIORS_HEAD)
+    parts.extend(f"| `{name}` | {about} |\n" for name, about in behaviors.documented())
     parts.append(_PRESETS_HEAD)
-    for name, models, settings, why in documented():
+    for name, models, settings, why in presets.documented():
         cells = (f"`{name}`", models.replace("*", "\\*"), f"`{settings}`", why)
         parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
     return "".join(parts)

@@ -246,6 +246,15 @@ class SettingsFields(BaseModel):
         scores=False,
     )
 
+    behavior: str = setting(
+        "",
+        "Method",
+        "Ready configuration of a behaviour other than refusal, below everything you set yourself: "
+        "the name of one that comes with Heretic, or a folder or TOML file of your own "
+        "(docs/behaviors.md).",
+        example="slop",
+        scores=False,  # what it sets does
+    )
     direction_method: Literal["mean", "median"] = setting(
         "mean", "Method", "Centre of a set of residuals: mean, or (geometric) median."
     )

@@ -17,6 +17,10 @@ SCORERS = {
     "perplexity": "heretic.scorers.fidelity:Perplexity",
     "reply_similarity": "heretic.scorers.fidelity:ReplySimilarity",
     "reply_length": "heretic.scorers.fidelity:ReplyLength",
+    "stock_phrases": "heretic.scorers.style:StockPhrases",
+    "jokes": "heretic.scorers.style:Jokes",
+    "agreement": "heretic.scorers.style:Agreement",
+    "words": "heretic.scorers.style:ReplyWords",
 }
 """Scorers that come with Heretic, by the names that settings may call them by."""
 

@@ -150,6 +150,10 @@ def write_settings(formatter: click.HelpFormatter) -> None:
                 formatter.write_dl(rows)
         else:
             _write_prompt_settings(formatter)
+    from heretic.behaviors import documented
+
+    with formatter.section("Behaviors, for --behavior"):
+        formatter.write_dl(list(documented()))
 
 
 def nearest_option(name: str, command: click.Command, ctx: click.Context) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
@@ -75,6 +75,18 @@ class Outputs:
 
 Replies = Mapping[PromptSet, Sequence[str | None]]
 """Replies of an evaluation that is under way, None where there is none yet."""
+
+
+@runtime_checkable
+class Shows(Protocol):
+    """A scorer that can tell of a single reply whether it shows the behaviour.
+
+    The gradient sweep learns from such replies how the behaviour begins. A reply that shows it must
+    not cease to as it grows: it may be cut off there.
+    """
+
+    def shows(self, reply: str) -> bool:
+        """Whether it does."""
 
 
 class NoOptions(BaseModel):

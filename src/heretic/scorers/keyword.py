@@ -33,6 +33,10 @@ class KeywordRefusals(ReplyScorer):
         """A marker once seen cannot be unseen."""
         return has_marker(response, self.settings.refusal_markers)
 
+    def shows(self, reply: str) -> bool:
+        """Whether a reply is a refusal."""
+        return is_refusal(reply, self.settings.refusal_markers)
+
     def best_possible(self, replies: Replies) -> tuple[float, str]:
         """As if all replies still to come were answers, or refusals where those are wanted."""
         known = [reply for reply in replies[self.set] if reply is not None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -12,7 +13,8 @@ from pydantic import ValidationError
 
 from heretic.config import ScorerSpecification, Settings
 from heretic.errors import ScorerError
-from heretic.scorers.base import Scorer
+from heretic.scorers.base import Scorer, Shows
+from heretic.scorers.keyword import is_refusal
 
 
 def load_scorers(settings: Settings) -> tuple[Scorer, ...]:
@@ -22,6 +24,22 @@ def load_scorers(settings: Settings) -> tuple[Scorer, ...]:
         ScorerError: A plugin cannot be imported, is not a scorer, or its options are wrong.
     """
     return tuple(_load(specification, settings) for specification in settings.scorers)
+
+
+def behavior_shown(settings: Settings) -> Callable[[str], bool]:
+    """Whether a reply to a bad prompt shows the behaviour.
+
+    The first objective says so that reads such replies and can judge one by itself; without one,
+    refusal markers do.
+
+    Raises:
+        ScorerError: As `load_scorers`.
+    """
+    for scorer in load_scorers(settings):
+        searched = scorer.optimization != "none"
+        if searched and "bad" in scorer.needs.responses and isinstance(scorer, Shows):
+            return scorer.shows
+    return lambda reply: is_refusal(reply, settings.refusal_markers)
 
 
 def _load(specification: ScorerSpecification, settings: Settings) -> Scorer:

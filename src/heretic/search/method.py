@@ -17,7 +17,7 @@ from heretic.model import Model
 from heretic.prompts import Prompt
 from heretic.records import Plan
 from heretic.runs import RunFolder
-from heretic.scorers.keyword import is_refusal
+from heretic.scorers.registry import behavior_shown
 from heretic.search.path import PathSpace
 from heretic.search.space import SearchSpace, Space
 from heretic.search.sweep import sweep_plans
@@ -157,7 +157,7 @@ def _swept(
             bad[:SWEEP_PROMPTS],
             directions,
             row_normalization=settings.row_normalization,
-            shows=lambda reply: is_refusal(reply, settings.refusal_markers),
+            shows=behavior_shown(settings),
             seed=seed,
             induce=settings.goal == "induce",
             on_step=lambda done, total: reporter.emit(StageProgress(done, total, "steps")),

@@ -30,8 +30,8 @@ from heretic.model.forward import replaced
 from heretic.model.machine import total_memory
 
 SMALLEST_SHARE = 0.1
-"""Where fewer of the replies hold a refusal marker, the behaviour is another one than refusing, and
-all replies to bad prompts show it."""
+"""Where fewer of the replies show the behaviour, by what the scorer can tell of their first words,
+all replies to bad prompts count as showing it."""
 
 ACTIVATION_FACTOR = 34
 """Bytes that a layer keeps for its backward pass, per token and unit of the hidden size, in half
