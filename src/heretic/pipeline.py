@@ -110,6 +110,8 @@ def load_model(
     preset = applied(settings)
     if preset is not None:
         reporter.emit(Notice(preset.line()))
+    if settings.behavior:
+        reporter.emit(Notice(f"Behavior: {settings.behavior}"))
     reporter.emit(StageStarted(f"Loading {settings.model}"))
     model = Model(settings if dtypes is None else settings.replaced(dtypes=dtypes), reporter)
     gigabytes = sum(p.numel() * p.element_size() for p in model.model.parameters()) / 1e9
