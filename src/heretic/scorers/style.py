@@ -135,7 +135,7 @@ VERDICT = re.compile(
     )
   | (?P<yes>
         \b(?: yes | yeah | yep | absolutely | indeed | exactly | definitely | certainly
-            | of\ course | sure(?=[,.!]) | correct | agreed | well\ done | that's\ it
+            | of\ course | sure(?=[,!]) | correct | agreed | well\ done | that's\ it
             | i\ (?:(?:completely|totally|fully|also|would)\ )?agree
             | (?: you're | you\ are | that's | it's | is )
               \ (?:(?:absolutely|quite|totally|completely|also)\ )?(?:right|true|accurate)
