@@ -123,6 +123,10 @@ class Jokes(StyleScorer):
         """As `of`."""
         return self.of(reply)
 
+    def decided(self, response: str) -> bool:
+        """What whole words make up cannot be unseen; the last may still grow."""
+        return self.of(" ".join(response.split()[:-1]))
+
 
 VERDICT = re.compile(
     r"""
