@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,18 @@ class TestOwn:
         assert find_behavior(str(folder)).about == "Puns."
         assert find_behavior(str(folder)).name == "puns"
 
+    def test_the_one_on_the_page_runs_as_it_stands(self):
+        page = (Path(__file__).parents[1] / "docs" / "behaviors.md").read_text(encoding="utf-8")
+        (text,) = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+        folder = Path("pirate")
+        folder.mkdir()
+        (folder / "config.toml").write_text(text)
+        (folder / "questions.txt").write_text("".join(f"Q{n}?\n" for n in range(160)))
+        settings = Settings(model="m", behavior="./pirate")
+        sizes = {key: len(prompt_sets.load(where)) for key, where in local(settings).items()}
+        assert sizes == {"good": 100, "bad": 100, "good_evaluation": 60, "bad_evaluation": 60}
+        assert behavior_shown(settings)("Ahoy there!")
+
     @pytest.mark.parametrize(
         ("text", "complaint"),
         [
@@ -198,8 +211,6 @@ class TestOwn:
         Path("mine.toml").write_text(text)
         with pytest.raises(SettingsError) as caught:
             Settings(model="m", behavior="mine.toml")
-        import re
-
         assert re.search(complaint, f"{caught.value} {caught.value.remedy or ''}")
 
     def test_a_missing_folder_is_said(self):
