@@ -103,7 +103,7 @@ def load(settings: Settings, reporter: Reporter) -> Loaded:
     failures = []
     for name in settings.dtypes:
         try:
-            with quiet(), _model_errors(settings):
+            with quiet(), model_errors(settings):
                 model = _load_weights(settings, name)
                 structure = _check(model, tokenizer, settings.residual_writers)
         except HereticError:
@@ -128,7 +128,7 @@ def load_tokenizer(settings: Settings) -> Any:
         ModelError: There is none that can be used.
     """
     place, arguments = origin(settings)
-    with quiet(), _model_errors(settings):
+    with quiet(), model_errors(settings):
         try:
             tokenizer = AutoTokenizer.from_pretrained(place, **arguments)
         except (ValueError, KeyError, TypeError) as error:
@@ -161,7 +161,7 @@ def _load_weights(settings: Settings, dtype_name: str) -> Any:
             arguments["max_memory"] = settings.max_memory
     if settings.quantization != "none":
         arguments["quantization_config"] = _quantization(settings.quantization)
-    auto = _auto_class(_configuration(settings))
+    auto = auto_class(configuration(settings))
     if is_gguf(settings):
         with redirect_stderr(io.StringIO()):  # the bar of its reader knows no switch
             model = auto.from_pretrained(place, **arguments)
@@ -171,7 +171,7 @@ def _load_weights(settings: Settings, dtype_name: str) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def _auto_class(config: Any) -> Any:
+def auto_class(config: Any) -> Any:
     """The class to load a model with: whole, where it takes images too.
 
     A checkpoint says by `architectures` what it is; one of a text model alone stays one.
@@ -190,20 +190,21 @@ def skeleton(settings: Settings) -> Any:
     Raises:
         ModelError: There is no configuration to read.
     """
-    with quiet(), _model_errors(settings), torch.device("meta"):
-        config = _configuration(settings)
+    with quiet(), model_errors(settings), torch.device("meta"):
+        config = configuration(settings)
         consent = settings.trust_remote_code
-        return _auto_class(config).from_config(config, trust_remote_code=consent).eval()
+        return auto_class(config).from_config(config, trust_remote_code=consent).eval()
 
 
-def _configuration(settings: Settings) -> Any:
+def configuration(settings: Settings) -> Any:
+    """The model's configuration."""
     place, arguments = origin(settings)
     return AutoConfig.from_pretrained(place, **arguments)
 
 
 def load_processor(settings: Settings, config: Any) -> Any:
     """The processor of a model that takes images too, by its configuration; None for any other."""
-    if _auto_class(config) is not AutoModelForImageTextToText:
+    if auto_class(config) is not AutoModelForImageTextToText:
         return None
     place, arguments = origin(settings)
     with quiet():
@@ -261,7 +262,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _model_errors(settings: Settings) -> Iterator[None]:
+def model_errors(settings: Settings) -> Iterator[None]:
     """Turn the Hub's and transformers' errors about a model into one line with a remedy."""
     name = settings.model
     try:

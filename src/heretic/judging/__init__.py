@@ -1,0 +1,1 @@
+"""Verdicts on replies by a language model behind an API. No torch; nothing here knows of models."""
