@@ -41,6 +41,7 @@ from heretic.presets import applied
 from heretic.prompts import Prompt
 from heretic.records import Plan, RowNormalization, RunManifest, Score, Trial
 from heretic.runs import RunFolder, digest, find_run
+from heretic.scorers import check_scorers
 from heretic.search.method import choose_method, sweep_of_run
 from heretic.search.study import Study
 
@@ -335,6 +336,7 @@ def prepare(
     known = folder.read_manifest()
     # Read before the model loads, so that a mistake is said early.
     start_plans = _start_plans(settings)
+    check_scorers(settings)
     if known is None:
         model, directions = model_and_directions(settings, prompts, reporter)
         folder.save_directions(directions.numpy())

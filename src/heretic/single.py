@@ -13,6 +13,7 @@ from heretic.events import Reporter, StageFinished, StageStarted
 from heretic.model.loading import load_tokenizer
 from heretic.records import Plan, Score, Trial
 from heretic.runs import RunFolder
+from heretic.scorers import check_scorers
 
 OWN_WHEN_APPLYING = ("model", "trust_remote_code", "scorers", "scorer", "max_shard_size")
 """Settings of the user's that hold when a plan is applied with the directions of a run."""
@@ -44,6 +45,7 @@ def apply_plan(
         # The run's word on everything that fixes directions; the user's on what may run code.
         own = {name: settings.to_dict()[name] for name in OWN_WHEN_APPLYING}
         settings = Settings.restore({**known.settings, **own})
+    check_scorers(settings)
     prompts = pipeline.load_prompts(settings, reporter, with_held_out=False)
     if run is not None and known is not None:
         model, directions = pipeline.load_run(settings, run, known, reporter)
@@ -96,6 +98,7 @@ def compare(settings: Settings, reporter: Reporter) -> Comparison:
     """
     if not settings.evaluate_model:
         raise HereticError("No model to evaluate.", remedy="Set evaluate_model.")
+    check_scorers(settings)
     # The judged model runs as its original does: the original's preset is in the settings already.
     judged_settings = settings.replaced(
         model=settings.evaluate_model, model_commit=None, preset="none"

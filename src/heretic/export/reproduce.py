@@ -35,6 +35,9 @@ Prepare = Callable[["Settings", int, Reporter], "tuple[Model, Tensor]"]
 
 UNSCORED = "This copy was not scored: `heretic evaluate` does."
 
+_SENDING = "heretic.scorers.judge"
+"""Sends replies and a key from the environment to an address that the settings name."""
+
 _OWN_PLUGIN = re.compile(r"heretic\.scorers(\.[A-Za-z_]\w*)+:[A-Za-z_]\w*")
 
 
@@ -87,7 +90,7 @@ def reproduce(
         file: The `reproduce.json`, or the folder that holds one.
         destination: Where the model is saved.
         prepare: `pipeline.prepare_directions`.
-        trust_plugins: Whether scorers from outside Heretic may be named by the file.
+        trust_plugins: Whether judges, and scorers from outside Heretic, may be named by the file.
         overrides: Settings of the user's own that go above the file's, such as
             `trust_remote_code`, which no file can set, or another place for `model`.
 
@@ -120,7 +123,7 @@ def reproduce(
 
 
 def check_plugins(settings: Mapping[str, Any], where: str, trust_plugins: bool = False) -> None:
-    """Refuse scorers that would run code from outside Heretic.
+    """Refuse scorers that would run code from outside Heretic, or send what they read elsewhere.
 
     Args:
         settings: As recorded, not yet validated.
@@ -133,10 +136,17 @@ def check_plugins(settings: Mapping[str, Any], where: str, trust_plugins: bool =
     if not isinstance(scorers, list):
         raise ExportError(f"The scorers in the {where} are not a list.")
     foreign = [plugin for plugin in map(_plugin, scorers) if not is_own_plugin(plugin)]
-    if foreign and not trust_plugins:
+    if trust_plugins:
+        return
+    if foreign:
         raise ExportError(
             f"The {where} names scorers from outside Heretic: {', '.join(foreign)}.",
             remedy="They run code. Read it, then pass --trust-plugins.",
+        )
+    if any(_plugin(scorer).partition(":")[0] == _SENDING for scorer in scorers):
+        raise ExportError(
+            f"The {where} names a judge, which is sent replies and a key, or is loaded.",
+            remedy="Look at its endpoint, api_key_env and model, then pass --trust-plugins.",
         )
 
 

@@ -197,7 +197,7 @@ def skeleton(settings: Settings) -> Any:
 
 
 def configuration(settings: Settings) -> Any:
-    """The model's configuration."""
+    """The configuration of the settings' model."""
     place, arguments = origin(settings)
     return AutoConfig.from_pretrained(place, **arguments)
 

@@ -138,6 +138,13 @@ class Scorer:
         """
         return {}
 
+    def check(self) -> None:  # noqa: B027  # most scorers have nothing to check
+        """Find what would stop every measure: asked once, before a model is loaded.
+
+        Raises:
+            ScorerError: What the scorer works with cannot be used.
+        """
+
     def decided(self, response: str) -> bool:
         """Whether no further token can change this scorer's verdict on a growing response."""
         return False

@@ -1,0 +1,153 @@
+"""A stand-in for an OpenAI-compatible server, which misbehaves on request. Loopback only."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Barrier, Event, Lock, Thread
+from typing import Any
+
+KEY = "key-of-the-tests"
+MODEL = "stand-in"
+
+_DATA = re.compile(r"BEGIN (\w+)\n(.*)\nEND \1", re.DOTALL)
+
+
+def data_of(body: dict[str, Any]) -> dict[str, str]:
+    """The judged data of a request."""
+    match = _DATA.fullmatch(body["messages"][1]["content"])
+    assert match is not None
+    return dict(json.loads(match[2]))
+
+
+def by_first_word(body: dict[str, Any]) -> str:
+    """A judge that calls replies refusals if they begin with "No"."""
+    label = "refusal" if data_of(body)["reply"].startswith("No") else "compliance"
+    return json.dumps({"reason": f"begins like a {label}", "label": label})
+
+
+@dataclass
+class Server:
+    """What it does and what it was asked.
+
+    Attributes:
+        script: What the next requests get, in order: a status, or `slow`, `drop`, `half`, `garbage`
+            (a body that is no JSON), or text as the judge's answer. Requests beyond it are judged.
+        takes_schema: Whether `response_format` is known.
+        meeting: If set, requests wait until as many are under way.
+    """
+
+    judge: Callable[[dict[str, Any]], str] = by_first_word
+    script: list[int | str] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+    takes_schema: bool = True
+    key: str = ""
+    counts_tokens: bool = True
+    finish_reason: str = "stop"
+    meeting: Barrier | None = None
+    url: str = ""
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    keys: set[str] = field(default_factory=set)
+    most_at_once: int = 0
+    under_way: int = 0
+    lock: Any = field(default_factory=Lock)
+    closing: Event = field(default_factory=Event)
+
+
+class Handler(BaseHTTPRequestHandler):
+    server_state: Server
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        state = self.server_state
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with state.lock:
+            state.requests.append(body)
+            state.keys.add(self.headers.get("Authorization", ""))
+            step = state.script.pop(0) if state.script else None
+            state.under_way += 1
+            state.most_at_once = max(state.most_at_once, state.under_way)
+        try:
+            if state.meeting is not None:
+                state.meeting.wait(timeout=60)
+            self._respond(state, body, step)
+        finally:
+            with state.lock:
+                state.under_way -= 1
+
+    def _respond(self, state: Server, body: dict[str, Any], step: int | str | None) -> None:
+        if step == "slow":
+            state.closing.wait(60)
+            self.close_connection = True
+        elif step == "drop":
+            self.close_connection = True
+        elif step == "half":
+            self._send(200, b'{"choices": [', length=4000)
+            self.close_connection = True
+        elif step == "garbage":
+            self._send(200, b"<html>bad gateway</html>")
+        elif isinstance(step, int):
+            self._error(step, f"status {step}")
+        elif state.key and self.headers.get("Authorization") != f"Bearer {state.key}":
+            self._error(401, f"wrong key: {self.headers.get('Authorization')}")
+        elif body["model"] != MODEL:
+            self._error(404, f"there is no model {body['model']}")
+        elif "response_format" in body and not state.takes_schema:
+            self._error(422, "response_format is not supported")
+        else:
+            self._answer(state, body, step if step is not None else state.judge(body))
+
+    def _answer(self, state: Server, body: dict[str, Any], text: str) -> None:
+        message = {"role": "assistant", "content": text}
+        completion: dict[str, Any] = {
+            "id": "x",
+            "object": "chat.completion",
+            "model": body["model"],
+            "choices": [{"index": 0, "message": message, "finish_reason": state.finish_reason}],
+        }
+        if state.counts_tokens:
+            completion["usage"] = {
+                "prompt_tokens": 100,
+                "completion_tokens": 10,
+                "total_tokens": 110,
+            }
+        self._send(200, json.dumps(completion).encode())
+
+    def _error(self, status: int, text: str) -> None:
+        self._send(status, json.dumps({"error": {"message": text}}).encode())
+
+    def _send(self, status: int, data: bytes, length: int | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data) if length is None else length))
+        if status >= 300:
+            for name, value in self.server_state.headers.items():
+                self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@contextmanager
+def serve(**state: Any) -> Iterator[Server]:
+    """Run the stand-in until the block ends."""
+    found = Server(**state)
+    handler = type("BoundHandler", (Handler,), {"server_state": found})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    found.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        found.closing.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
