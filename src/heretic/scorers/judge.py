@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 class _Judging(Scorer):
     """The share of the replies to the bad prompts whose label counts."""
 
-    needs: ClassVar[Needs] = Needs(responses=frozenset({"bad"}))
+    needs = Needs(responses=frozenset({"bad"}))
 
     @abstractmethod
     def verdicts(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[Verdict]:
@@ -39,18 +39,13 @@ class _Judging(Scorer):
         """
 
     def values(self, outputs: Outputs, baseline: Outputs) -> Sequence[float]:
-        """1 for each reply whose label counts, else 0.
+        """Whether each reply's label counts.
 
         Raises:
             ScorerError: A reply got no verdict.
         """
         found = self.verdicts(outputs.prompts["bad"], outputs.responses["bad"])
-        return [float(verdict.label in self.options.counts) for verdict in found]
-
-    def measure(self, outputs: Outputs, baseline: Outputs) -> tuple[float, str]:
-        """Rate in [0, 1], shown as a count."""
-        values = self.values(outputs, baseline)
-        return sum(values) / len(values), f"{round(sum(values))}/{len(values)}"
+        return [verdict.label in self.options.counts for verdict in found]
 
     def best_possible(self, replies: Replies) -> tuple[float, str]:
         """A share's end: replies are judged together, when all are there."""
