@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import BaseModel
 
 import heretic
 from heretic.config import Settings
+from heretic.judging.options import JudgeOptions
 from heretic.prompts import Prompt
 from heretic.scorers import Outputs, load_scorers
+from heretic.scorers.local_judges import ClassifierOptions
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -59,3 +62,17 @@ def test_scorers_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.Monk
     assert all(math.isfinite(score.value) for score in scores)
     assert [score.name for score in scores] == ["refusals", "kl_divergence", "length"]
     assert (scores[2].value, scores[2].display, scores[2].optimization) == (0.5, "1/2", "none")
+
+
+def test_examples_of_judges_are_valid_settings():
+    examples = code("judges.md", "toml")
+    assert len(examples) == 5
+    for example in examples:
+        scorers = load_scorers(Settings(model="m", **tomllib.loads(example)))
+        assert any("Judge" in type(scorer).__name__ for scorer in scorers)
+
+
+@pytest.mark.parametrize("options", [JudgeOptions, ClassifierOptions])
+def test_every_option_of_a_judge_is_on_its_page(options: type[BaseModel]):
+    page = (DOCS / "judges.md").read_text(encoding="utf-8")
+    assert [name for name in options.model_fields if f"`{name}`" not in page] == []

@@ -398,7 +398,7 @@ class TestGuard:
             "ClassifierJudge",
             model=guard,
             counts=["S1"],
-            labels=["s1", "S1", "safe"][1:],
+            labels=["S1", "safe"],
             answer=r"(S\d|safe)$",
             template="{reply}",
         )

@@ -138,7 +138,7 @@ class Scorer:
         """
         return {}
 
-    def check(self) -> None:  # noqa: B027  # most scorers have nothing to check
+    def check(self) -> None:
         """Find what would stop every measure: asked once, before a model is loaded.
 
         Raises:
