@@ -13,10 +13,9 @@ from pydantic import BaseModel
 
 import heretic
 from heretic.config import Settings
-from heretic.judging.options import JudgeOptions
 from heretic.prompts import Prompt
 from heretic.scorers import Outputs, load_scorers
-from heretic.scorers.local_judges import ClassifierOptions
+from heretic.scorers.judge import ClassifierJudgeOptions, LLMJudgeOptions
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -72,7 +71,7 @@ def test_examples_of_judges_are_valid_settings():
         assert any("Judge" in type(scorer).__name__ for scorer in scorers)
 
 
-@pytest.mark.parametrize("options", [JudgeOptions, ClassifierOptions])
+@pytest.mark.parametrize("options", [LLMJudgeOptions, ClassifierJudgeOptions])
 def test_every_option_of_a_judge_is_on_its_page(options: type[BaseModel]):
     page = (DOCS / "judges.md").read_text(encoding="utf-8")
     assert [name for name in options.model_fields if f"`{name}`" not in page] == []

@@ -23,8 +23,7 @@ from heretic.events import Silent
 from heretic.export.reproduce import check_plugins
 from heretic.judging.records import Item, Usage, Verdict
 from heretic.prompts import Prompt
-from heretic.scorers import Outputs, Scorer, check_scorers, load_scorers
-from heretic.scorers.judge import ClassifierJudge, LLMJudge
+from heretic.scorers import Outputs, check_scorers, load_scorers
 from heretic.single import compare
 from tests import tiny
 from tests.judge_server import MODEL, serve
@@ -455,6 +454,18 @@ class TestGuard:
         assert scorer.verdicts(self.PROMPTS[:1], ["Yes!"])[0].label == "unsafe"
 
 
-@pytest.mark.parametrize("scorer", [LLMJudge, ClassifierJudge])
-def test_are_scorers(scorer: type[Scorer]) -> None:
-    assert scorer.needs.responses == {"bad"}
+@pytest.mark.parametrize("prompts", [None, {"dataset": "mine.txt"}])
+def test_prompts_may_be_others(prompts: dict[str, str] | None, tmp_path: Path) -> None:
+    with serve() as server:
+        scorer = load(
+            "LLMJudge",
+            endpoint=server.url,
+            model=MODEL,
+            cache_folder=str(tmp_path),
+            **({} if prompts is None else {"prompts": prompts}),
+        )
+        name = "bad" if prompts is None else "judge.prompts"
+        assert scorer.needs.responses == {name}
+        assert set(scorer.sets()) == {name} - {"bad"}
+        outputs = Outputs(prompts={name: PROMPTS}, responses={name: REPLIES})
+        assert scorer.score(outputs, outputs).value == 0.5

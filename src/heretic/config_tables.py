@@ -21,6 +21,8 @@ SCORERS = {
     "jokes": "heretic.scorers.style:Jokes",
     "agreement": "heretic.scorers.style:Agreement",
     "words": "heretic.scorers.style:ReplyWords",
+    "llm_judge": "heretic.scorers.judge:LLMJudge",
+    "classifier_judge": "heretic.scorers.judge:ClassifierJudge",
 }
 """Scorers that come with Heretic, by the names that settings may call them by."""
 

@@ -8,27 +8,32 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-from heretic.config import Settings
 from heretic.judging.client import Judge
 from heretic.judging.options import JudgeOptions
 from heretic.judging.records import Item, Usage, Verdict
 from heretic.prompts import Prompt
-from heretic.records import Optimization
-from heretic.scorers.base import Needs, Outputs, Replies, Scorer
-from heretic.scorers.local_judges import ClassifierOptions, open_local_judge
+from heretic.scorers.base import Outputs, Replies
+from heretic.scorers.local_judges import ClassifierOptions, LocalJudge
+from heretic.scorers.replies import OnPrompts, ReplyScorer
 
 _log = logging.getLogger(__name__)
 
 
-class _Judging(Scorer):
-    """The share of the replies to the bad prompts whose label counts."""
+class LLMJudgeOptions(JudgeOptions, OnPrompts):
+    """Options of `LLMJudge`."""
 
-    needs = Needs(responses=frozenset({"bad"}))
+
+class ClassifierJudgeOptions(ClassifierOptions, OnPrompts):
+    """Options of `ClassifierJudge`."""
+
+
+class _Judging(ReplyScorer):
+    """The share of replies whose label counts."""
 
     @abstractmethod
     def verdicts(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[Verdict]:
@@ -38,18 +43,18 @@ class _Judging(Scorer):
             ScorerError: A reply got no verdict.
         """
 
-    def values(self, outputs: Outputs, baseline: Outputs) -> Sequence[float]:
+    def values(self, outputs: Outputs, baseline: Outputs) -> list[bool]:
         """Whether each reply's label counts.
 
         Raises:
             ScorerError: A reply got no verdict.
         """
-        found = self.verdicts(outputs.prompts["bad"], outputs.responses["bad"])
+        found = self.verdicts(outputs.prompts[self.set], outputs.responses[self.set])
         return [verdict.label in self.options.counts for verdict in found]
 
     def best_possible(self, replies: Replies) -> tuple[float, str]:
         """A share's end: replies are judged together, when all are there."""
-        total = len(replies["bad"])
+        total = len(replies[self.set])
         if self.optimization == "maximize":
             return 1.0, f"at most {total}/{total}"
         return 0.0, f"at least 0/{total}"
@@ -63,18 +68,11 @@ def _items(prompts: Sequence[Prompt], replies: Sequence[str]) -> list[Item]:
 class LLMJudge(_Judging):
     """A language model behind an OpenAI-compatible endpoint; see `judging.options`."""
 
-    Options: ClassVar[type[BaseModel]] = JudgeOptions
+    Options: ClassVar[type[BaseModel]] = LLMJudgeOptions
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        name: str,
-        optimization: Optimization = "minimize",
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Read the options; nothing is asked yet."""
-        super().__init__(settings, name=name, optimization=optimization, options=options)
+        super().__init__(*args, **kwargs)
         self._judge = Judge(self.options)
 
     @property
@@ -108,19 +106,12 @@ class LLMJudge(_Judging):
 class ClassifierJudge(_Judging):
     """A classifier or a guard model from the Hub or a folder; see `local_judges`."""
 
-    Options: ClassVar[type[BaseModel]] = ClassifierOptions
+    Options: ClassVar[type[BaseModel]] = ClassifierJudgeOptions
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        name: str,
-        optimization: Optimization = "minimize",
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Read the options; nothing is loaded yet."""
-        super().__init__(settings, name=name, optimization=optimization, options=options)
-        self._judge = open_local_judge(settings, self.options, name)
+        super().__init__(*args, **kwargs)
+        self._judge = LocalJudge(self.settings, self.options, self.name)
 
     def check(self) -> None:
         """Read the judge's configuration and tokenizer, not its weights.
