@@ -74,13 +74,12 @@ class Handler(BaseHTTPRequestHandler):
             step = state.script.pop(0) if state.script else None
             state.under_way += 1
             state.most_at_once = max(state.most_at_once, state.under_way)
-        try:
-            if state.meeting is not None:
-                state.meeting.wait(timeout=60)
-            self._respond(state, body, step)
-        finally:
-            with state.lock:
-                state.under_way -= 1
+        if state.meeting is not None:
+            state.meeting.wait(timeout=60)
+        # Before the answer: whoever has it may send the next request at once.
+        with state.lock:
+            state.under_way -= 1
+        self._respond(state, body, step)
 
     def _respond(self, state: Server, body: dict[str, Any], step: int | str | None) -> None:
         if step == "slow":

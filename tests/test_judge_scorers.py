@@ -166,7 +166,7 @@ def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str,
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [Path(sys.executable).parent / "transformers", "serve", folder, "--device", "cpu"]
+    command = [Path(sys.executable).parent / "transformers", "serve", "--device", "cpu"]
     log = folder / "log"
     with log.open("wb") as output:
         server = subprocess.Popen(
@@ -314,8 +314,9 @@ class TestClassifier:
     def test_long_replies_are_cut(self, tmp_path: Path) -> None:
         folder = str(classifier(tmp_path / "judge", "bert", list(self.LABELS)))
         scorer = load("ClassifierJudge", model=folder, counts=["sad"], max_length=40)
-        long, cut = scorer.verdicts(PROMPTS[:2], ["x" * 5000, "x" * 40])
-        assert long == cut
+        assert scorer.verdicts(PROMPTS[:1], ["x" * 5000]) == scorer.verdicts(
+            PROMPTS[:1], ["x" * 40]
+        )
 
     @pytest.mark.parametrize(
         ("changes", "problem"),

@@ -349,6 +349,11 @@ class TestOptions:
             JudgeOptions(**{"endpoint": "http://localhost/v1", "model": "m", **change})
 
 
+def paired(text: str) -> str:
+    """Surrogates that stand together make one character, as in JSON."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+
+
 class TestSeparation:
     """No reply can leave the JSON string of the data message, whatever is in it."""
 
@@ -372,7 +377,8 @@ class TestSeparation:
         assert re.fullmatch("[0-9a-f]{16}", nonce)
         assert nonce not in data
         # It is one JSON string, which decodes to the reply.
-        assert json.loads(data) == {"prompt": item.prompt, "reply": item.reply}
+        expected = {"prompt": item.prompt, "reply": item.reply}
+        assert json.loads(data) == {name: paired(text) for name, text in expected.items()}
         # Nothing that is text of a control token, or moves text about, is left.
         assert not set("<>[]\u2028\u202e\ud800") & set(data)
         # The instructions know nothing of the reply but the nonce.

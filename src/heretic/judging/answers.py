@@ -14,7 +14,7 @@ from heretic.judging.records import Usage, Verdict
 LONGEST_REASON = 500
 """Characters of a reason that are kept."""
 
-_REASONING = re.compile(r"^\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
+_REASONED = re.compile(r"</think(?:ing)?>")
 
 
 class UnreadableAnswerError(ValueError):
@@ -73,14 +73,16 @@ def content(body: str) -> str:
 def verdict(text: str, labels: Collection[str]) -> Verdict:
     """The one verdict in a judge's answer, whatever stands around it.
 
-    A reasoning block at the beginning, a code fence and words around the object are passed over;
+    What stands before the end of a reasoning block, a code fence and words around the object are passed over;
     a label alone will do. Two objects with different labels are no verdict: one of them may be
     quoted from the reply.
 
     Raises:
         UnreadableAnswerError: There is none, or there are several that differ.
     """
-    text = _REASONING.sub("", text, count=1).strip()
+    text = _REASONED.split(text)[-1].strip()
+    if text.startswith("<think"):
+        raise UnreadableAnswerError("the answer ends before its reasoning does")
     known = {label.strip().casefold(): label for label in labels}
     alone = known.get(text.strip("`'\"*. \n").casefold())
     if alone is not None:

@@ -211,7 +211,7 @@ class Judge:
         status, after = error.status_code, error.response.headers.get("retry-after")
         wait = f" (Retry-After: {after})" if after else ""
         return self._failure(
-            f"HTTP {status}{wait}{self._tries(error)}: {self._said(error.message)}",
+            f"HTTP {status}{wait}{self._tries(error)}: {self._said(_words(error))}",
             _REMEDIES.get(status, _LATER),
         )
 
@@ -232,6 +232,14 @@ class Judge:
         key = self.options.api_key()
         text = text.replace(key, "***") if key else text
         return text[:_SAID_AT_MOST].rstrip(".")
+
+
+def _words(error: APIStatusError) -> object:
+    """What a server says of an error, where it says it: OpenAI's form, FastAPI's, or as it is."""
+    body = error.body
+    if isinstance(body, Mapping):
+        return body.get("message") or body.get("detail") or body
+    return body or error.response.text or error.response.reason_phrase
 
 
 def _run(work: Coroutine[Any, Any, _T]) -> _T:

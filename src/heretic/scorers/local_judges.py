@@ -134,7 +134,7 @@ class LocalJudge:
         """
         if not items:
             return []
-        with self._errors(), torch.inference_mode(), self._placed() as model:
+        with self._errors(), self._placed() as model, torch.inference_mode():
             rows = [self._reader.encode(item) for item in items]
             # Rows of like length together need little padding.
             order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
@@ -179,7 +179,7 @@ class LocalJudge:
     @cached_property
     def _model(self) -> Any:
         # Drawing weights that a checkpoint lacks must not change what is drawn in the search.
-        with torch.random.fork_rng(), quiet(), model_errors(self._settings):
+        with torch.random.fork_rng(devices=[]), quiet(), model_errors(self._settings):
             model = self._reader.load(
                 pretrained_model_name_or_path=self._options.model,
                 revision=self._options.commit,
@@ -191,13 +191,15 @@ class LocalJudge:
     @contextmanager
     def _placed(self) -> Iterator[Any]:
         """The model on its device, for as long as it judges."""
-        away = torch.device(self._options.device).type != "cpu"
+        model = self._model
+        if torch.device(self._options.device).type == "cpu":
+            yield model
+            return
         try:
-            yield self._model.to(self._options.device) if away else self._model
+            yield model.to(self._options.device)
         finally:
-            if away:
-                self._model.to("cpu")
-                machine.free_memory()
+            model.to("cpu")
+            machine.free_memory()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -224,7 +226,7 @@ class _Classifier:
         tokenizer.padding_side = "right"  # absolute positions count from the left
         self._labels = [config.id2label[index] for index in range(config.num_labels)]
         self._exclusive = config.num_labels > 1 and (
-            config.problem_type != "multi_label_classification"
+            getattr(config, "problem_type", None) != "multi_label_classification"
         )
         unknown = sorted(set(options.counts) - set(self._labels))
         if unknown:
@@ -349,15 +351,16 @@ class _Guard:
                 f"{self._options.model} has no chat template.",
                 remedy="Set template: the text it reads, with {prompt} and {reply}.",
             )
-        for wrap in (str, lambda text: [{"type": "text", "text": text}]):
+        turns = {"user": _MARKS["prompt"], "assistant": _MARKS["reply"]}
+        plain: list[dict[str, Any]] = [{"role": r, "content": text} for r, text in turns.items()]
+        listed: list[dict[str, Any]] = [
+            {"role": role, "content": [{"type": "text", "text": text}]}
+            for role, text in turns.items()
+        ]
+        for messages in (plain, listed):
             try:
                 text = self._tokenizer.apply_chat_template(
-                    [
-                        {"role": "user", "content": wrap(_MARKS["prompt"])},
-                        {"role": "assistant", "content": wrap(_MARKS["reply"])},
-                    ],
-                    tokenize=False,
-                    add_generation_prompt=True,
+                    messages, tokenize=False, add_generation_prompt=True
                 )
             except (TemplateError, TypeError, ValueError):
                 continue

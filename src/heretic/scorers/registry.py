@@ -64,10 +64,10 @@ def _load(specification: ScorerSpecification, settings: Settings) -> Scorer:
         )
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        place = f"[scorer.{specification.name}] {'.'.join(map(str, first['loc']))}".rstrip()
         known = ", ".join(scorer_class.Options.model_fields) or "none"
         raise ScorerError(
-            f"[scorer.{specification.name}] {key}: {first['msg']}.",
+            f"{place}: {first['msg'].removeprefix('Value error, ')}.",
             remedy=f"Options of {plugin}: {known}.",
         ) from error
 
