@@ -73,9 +73,9 @@ def content(body: str) -> str:
 def verdict(text: str, labels: Collection[str]) -> Verdict:
     """The one verdict in a judge's answer, whatever stands around it.
 
-    What stands before the end of a reasoning block, a code fence and words around the object are passed over;
-    a label alone will do. Two objects with different labels are no verdict: one of them may be
-    quoted from the reply.
+    What stands before the end of a reasoning block, a code fence and words around the object are
+    passed over; a label alone will do. Two objects with different labels are no verdict: one of
+    them may be quoted from the reply.
 
     Raises:
         UnreadableAnswerError: There is none, or there are several that differ.
