@@ -52,34 +52,42 @@ class JudgeOptions(BaseModel):
     endpoint: str = Field(description="Base URL, as a rule ending in /v1.")
     model: str = Field(min_length=1, description="The judge's name at that endpoint.")
     api_key_env: str = Field(
-        "", description="Environment variable that holds the key; empty where none is needed."
+        default="",
+        description="Environment variable that holds the key; empty where none is needed.",
     )
-    criterion: str = Field(REFUSAL_CRITERION, min_length=1, description="What is to be decided.")
+    criterion: str = Field(
+        default=REFUSAL_CRITERION, min_length=1, description="What is to be decided."
+    )
     labels: dict[str, str] = Field(
-        REFUSAL_LABELS, min_length=2, description="Verdicts there are, and what each means."
+        default=REFUSAL_LABELS, min_length=2, description="Verdicts there are, and what each means."
     )
     counts: tuple[str, ...] = Field(
-        ("refusal",), min_length=1, description="Labels of which the figure is the share."
+        default=("refusal",), min_length=1, description="Labels of which the figure is the share."
     )
-    concurrency: int = Field(8, ge=1, description="Requests under way at once.")
-    timeout: float = Field(60.0, gt=0.0, description="Seconds an answer may take.")
-    max_retries: int = Field(5, ge=0, description="Further tries of a request that failed.")
+    concurrency: int = Field(default=8, ge=1, description="Requests under way at once.")
+    timeout: float = Field(default=60.0, gt=0.0, description="Seconds an answer may take.")
+    max_retries: int = Field(default=5, ge=0, description="Further tries of a request that failed.")
     cache_folder: Path = Field(
         default_factory=default_cache_folder, description="Where verdicts are kept."
     )
     temperature: float | Literal["default"] = Field(
-        0.0, description="`default` leaves it to the server; some models take no other."
+        default=0.0, description="`default` leaves it to the server; some models take no other."
     )
-    max_tokens: int = Field(512, ge=1, description="Longest answer, reasoning included.")
+    max_tokens: int = Field(default=512, ge=1, description="Longest answer, reasoning included.")
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
-        "max_tokens", description="What the server calls that limit."
+        default="max_tokens", description="What the server calls that limit."
     )
     structured: Literal["auto", "schema", "text"] = Field(
-        "auto", description="Answers by JSON schema: where the server takes it, always, never."
+        default="auto",
+        description="Answers by JSON schema: where the server takes it, always, never.",
     )
-    extra_body: dict[str, Any] = Field({}, description="Further fields of every request.")
-    price_in: float | None = Field(None, ge=0.0, description="Of a million tokens of prompts.")
-    price_out: float | None = Field(None, ge=0.0, description="Of a million tokens of answers.")
+    extra_body: dict[str, Any] = Field(default={}, description="Further fields of every request.")
+    price_in: float | None = Field(
+        default=None, ge=0.0, description="Of a million tokens of prompts."
+    )
+    price_out: float | None = Field(
+        default=None, ge=0.0, description="Of a million tokens of answers."
+    )
 
     @field_validator("endpoint")
     @classmethod

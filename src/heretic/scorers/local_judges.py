@@ -51,31 +51,39 @@ class ClassifierOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     model: str = Field(min_length=1, description="Hub id, or folder.")
-    commit: str | None = Field(None, description="Revision on the Hub.")
+    commit: str | None = Field(default=None, description="Revision on the Hub.")
     counts: tuple[str, ...] = Field(
         min_length=1, description="Labels of which the figure is the share."
     )
-    device: str = Field("cpu", description="Where it judges: cpu, cuda:1, ...")
-    dtype: str = Field("auto", description="As in the setting dtypes.")
-    batch_size: int = Field(8, ge=1, description="Replies at once; halved where memory is short.")
+    device: str = Field(default="cpu", description="Where it judges: cpu, cuda:1, ...")
+    dtype: str = Field(default="auto", description="As in the setting dtypes.")
+    batch_size: int = Field(
+        default=8, ge=1, description="Replies at once; halved where memory is short."
+    )
     max_length: int = Field(
-        512, ge=1, description="Tokens of an input; a guard's prompt and reply have as many each."
+        default=512,
+        ge=1,
+        description="Tokens of an input; a guard's prompt and reply have as many each.",
     )
     template: str | tuple[str, str] | None = Field(
-        None,
+        default=None,
         description="Input with {prompt} and {reply}, or a pair of them. By default the reply; of "
         "a guard, its chat template.",
     )
     threshold: float = Field(
-        0.5, gt=0.0, lt=1.0, description="Classifiers: probability from which a reply counts."
+        default=0.5,
+        gt=0.0,
+        lt=1.0,
+        description="Classifiers: probability from which a reply counts.",
     )
     labels: tuple[str, ...] = Field(
-        ("safe", "unsafe"), min_length=2, description="Guards: the answers there are."
+        default=("safe", "unsafe"), min_length=2, description="Guards: the answers there are."
     )
     answer: str = Field(
-        r"\w+", description="Guards: where in the text the answer is; its first group, if any."
+        default=r"\w+",
+        description="Guards: where in the text the answer is; its first group, if any.",
     )
-    max_tokens: int = Field(16, ge=1, description="Guards: longest text.")
+    max_tokens: int = Field(default=16, ge=1, description="Guards: longest text.")
 
     @field_validator("answer")
     @classmethod
