@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,16 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from heretic.config import Settings
 from heretic.errors import ExportError, HereticError, ScorerError
+from heretic.evaluator import EvaluationPrompts
 from heretic.events import Silent
 from heretic.export.reproduce import check_plugins
 from heretic.judging.records import Item, Usage, Verdict
+from heretic.pipeline import PromptSets, prepare
 from heretic.prompts import Prompt
+from heretic.records import Plan
+from heretic.runs import RunFolder
 from heretic.scorers import Outputs, check_scorers, load_scorers
-from heretic.single import compare
+from heretic.single import apply_plan, compare
 from tests import tiny
 from tests.judge_server import MODEL, serve
 
@@ -133,16 +137,28 @@ class TestLLMJudge:
         bound = scorer.bound({"bad": [None, "x"]})
         assert bound.value == {"minimize": 0.0, "maximize": 1.0}[optimization]
 
+    @pytest.mark.parametrize("work", ["search", "apply", "compare"])
     def test_mistakes_are_found_before_a_model_is_loaded(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str
     ) -> None:
         monkeypatch.delenv("JUDGE_KEY", raising=False)
         chosen = settings(
             "LLMJudge", endpoint="http://localhost/v1", model="m", api_key_env="JUDGE_KEY"
         )
         nowhere = {"model": str(tmp_path / "nowhere"), "evaluate_model": str(tmp_path / "neither")}
+        chosen = chosen.replaced(**nowhere)
+        plan = Plan.create(
+            direction_scope="per layer", direction_index=None, kernels={}, row_normalization="none"
+        )
+        prompts = PromptSets([], [], EvaluationPrompts([], []))
+        folder = RunFolder.open(tmp_path, "model", "digest")
+        ways: dict[str, Callable[[], object]] = {
+            "search": lambda: prepare(chosen, prompts, folder, 0, Silent()),
+            "apply": lambda: apply_plan(chosen, plan, tmp_path / "saved", "merge", Silent()),
+            "compare": lambda: compare(chosen, Silent()),
+        }
         with pytest.raises(ScorerError, match="JUDGE_KEY"):
-            compare(chosen.replaced(**nowhere), Silent())
+            ways[work]()
 
     def test_a_key_in_the_settings_is_refused_and_not_repeated(self) -> None:
         chosen = settings(
