@@ -35,6 +35,7 @@ ROOMS = (
     "search",
     "export",
     "report",
+    "benchmarks",
     "utils",
     "pipeline",
     "demo",

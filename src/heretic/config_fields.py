@@ -456,6 +456,31 @@ class SettingsFields(BaseModel):
         example=["mmlu"],
         scores=False,
     )
+    benchmark_original: Annotated[bool | None, Optionally] = setting(
+        None,
+        "Export",
+        "Whether benchmarks run on the original model too, for the differences. Unset: ask; without "
+        "a terminal they do.",
+        example=True,
+        scores=False,
+    )
+    benchmark_limit: Annotated[int | None, Optionally] = setting(
+        None,
+        "Export",
+        "Documents of each benchmark task, from its beginning; for trying out, as figures do not "
+        "compare with anybody's. Unset: all.",
+        example=100,
+        ge=1,
+        scores=False,
+    )
+    benchmark_path: Annotated[Path | None, Optionally] = setting(
+        None,
+        "Export",
+        "Folder with benchmark tasks of your own (YAML files of the lm-evaluation-harness). Python "
+        "that they name is run.",
+        example="my-tasks",
+        scores=False,
+    )
 
     print_residual_geometry: bool = setting(
         False, "Research", "Print a table of the residuals' geometry, layer by layer.", scores=False

@@ -38,6 +38,7 @@ class Answers:
     upload_repo_private: bool | None = None
     n_additional_trials: int | None = None
     benchmarks: tuple[str, ...] | None = None
+    benchmark_original: bool | None = None
     checkpoint_action: str | None = None
 
     @classmethod

@@ -10,18 +10,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from heretic.benchmarks.tasks import OFFERED
 from heretic.cli.answers import Answers, default_directory
 from heretic.cli.questions import Option, Prompter
 from heretic.errors import ExportError, SettingsError
 from heretic.export.files import is_ours
 
-BENCHMARKS = (
-    Option("mmlu", "MMLU: knowledge, 57 subjects"),
-    Option("gsm8k", "GSM8K: school mathematics"),
-    Option("hellaswag", "HellaSwag: common sense"),
-    Option("arc_challenge", "ARC Challenge: science questions"),
-    Option("truthfulqa_mc2", "TruthfulQA: common misconceptions"),
-)
+BENCHMARKS = tuple(Option(task, label) for task, label in OFFERED.items())
 """What the menu offers; the setting `benchmarks` takes any task of the harness."""
 
 _REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
@@ -120,12 +115,13 @@ class Details:
         return repo_id, private
 
     def benchmarks(self) -> tuple[tuple[str, ...], bool]:
-        """Tasks to run, and whether on the original model too (never without a terminal)."""
+        """Tasks to run, and whether on the original model too (unset, without a terminal: yes)."""
         tasks = self.answers.benchmarks or tuple(
             self._asker().checkbox("Which benchmarks?", BENCHMARKS)
         )
-        if not self.interactive:
-            return tasks, False
+        original = self.answers.benchmark_original
+        if original is not None or not self.interactive:
+            return tasks, original is not False
         options = [
             Option(False, "The edited model alone"),
             Option(True, "The edited and the original model (twice the time)"),

@@ -26,6 +26,9 @@ COMMANDS = {
     "evaluate": CommandEntry("heretic.cli.evaluate_command", "Score a model against its original."),
     "apply": CommandEntry("heretic.cli.apply_command", "Edit a model by a plan, without a search."),
     "chat": CommandEntry("heretic.cli.chat_command", "Chat with a trial's edited model."),
+    "benchmark": CommandEntry(
+        "heretic.cli.benchmark_command", "Run benchmarks on a trial and on its original."
+    ),
     "export": CommandEntry("heretic.cli.export_command", "Save or upload a trial of a run."),
     "reproduce": CommandEntry(
         "heretic.cli.reproduce_command", "Make a model again from its reproduce.json."

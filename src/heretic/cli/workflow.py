@@ -16,6 +16,7 @@ from rich.text import Text
 
 from heretic.cli import INTERRUPTED
 from heretic.cli.answers import without_options
+from heretic.cli.benchmarks import check_benchmarks, show_benchmarks
 from heretic.cli.chat import chat
 from heretic.cli.checkpoint import choose_checkpoint
 from heretic.cli.display import Display, Tee, make_reporter
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
 _SAVING = (None, "save")
 """Values of `model_action` with which `save_directory` may be written to."""
+
+_CONSENT = {"trust_remote_code", "benchmark_path"}
+"""Settings by which code of others runs."""
 
 _PLACES = {"model", "model_commit"} | {
     f"{kind}{split}_prompts" for kind in ("good", "bad") for split in ("", "_evaluation")
@@ -98,20 +102,15 @@ def check_before_work(settings: Settings) -> None:
     """Say before any work what would stop the run at its end.
 
     Raises:
-        SettingsError: The action is not there yet.
+        SettingsError: A benchmark does not exist.
         ExportError: The destination is taken, its disk too small, the repository's name malformed,
             or nobody is logged in.
         HereticError: A package that research output needs is missing.
     """
     from heretic import export
     from heretic.cli.research import check_research
-    from heretic.errors import SettingsError
 
-    if settings.model_action == "benchmark":
-        raise SettingsError(
-            "model_action is benchmark, which this release does not offer yet.",
-            remedy="Use save, upload, chat or none.",
-        )
+    check_benchmarks(settings)
     if settings.model_action in _SAVING and settings.save_directory is not None:
         strategy = settings.export_strategy or "merge"
         export.check_place(settings, settings.save_directory, strategy)
@@ -246,6 +245,9 @@ def actions_of(session: Session, console: Console, display: Display) -> Actions:
         display.close()
         converse(session.model, session.directions, trial, session.settings, console)
 
+    def benchmark(trial: Trial, tasks: Sequence[str], original: bool) -> RenderableType:
+        return show_benchmarks(session, trial, tasks, original, console, display)
+
     def more_trials(count: int) -> Sequence[Trial]:
         try:
             pipeline.search(session, session.study.completed + count)
@@ -256,7 +258,9 @@ def actions_of(session: Session, console: Console, display: Display) -> Actions:
             session.reporter.emit(Notice(str(error), level="warning"))
         return session.study.front
 
-    return Actions(save=save, upload=upload, chat=talk, more_trials=more_trials)
+    return Actions(
+        save=save, upload=upload, chat=talk, benchmark=benchmark, more_trials=more_trials
+    )
 
 
 def saved_table(
@@ -355,7 +359,7 @@ def run_settings(manifest: RunManifest, options: SettingsOptions) -> Settings:
 
     That is taken from the command line, the environment and TOML as ever. So is a new place of
     the model or of prompts, if they are the same. A run folder may come from anybody: whether the
-    model's own code runs is never taken from it.
+    model's own code runs is never taken from it, nor where benchmarks' code lies.
 
     Raises:
         SettingsError: An option or the file of `--config` would make it another run.
@@ -371,7 +375,7 @@ def run_settings(manifest: RunManifest, options: SettingsOptions) -> Settings:
     own = load_settings(options.overrides, options.config, require_model=False)
     names = own.model_fields_set - fixed
     recorded = {
-        **{name: value for name, value in manifest.settings.items() if name != "trust_remote_code"},
+        **{name: value for name, value in manifest.settings.items() if name not in _CONSENT},
         **{name: value for name, value in own.to_dict().items() if name in names},
     }
     file = {} if options.config is None else read_toml(options.config)

@@ -53,6 +53,9 @@ NOT_TAKEN = (
     "upload_repo_id",
     "upload_repo_private",
     "benchmarks",
+    "benchmark_original",
+    "benchmark_limit",
+    "benchmark_path",
 )
 """Settings of other commands: the demo has its own model and ends by saving."""
 
