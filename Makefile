@@ -24,9 +24,9 @@ $(VENV)/.user: $(VENV)/.made $(INPUTS)
 	$(PIP) install -q -e . -c constraints.txt
 	@touch $@
 
-# The extra "research" too: its tables and pictures are tested like everything else.
+# The optional extras too: they are tested like everything else.
 $(VENV)/.dev: $(VENV)/.made $(INPUTS)
-	$(PIP) install -q -e '.[dev,research,fidelity]' -c constraints.txt
+	$(PIP) install -q -e '.[dev,research,fidelity,benchmarks]' -c constraints.txt
 	@touch $@ $(VENV)/.user
 
 install: $(VENV)/.user ## Make .venv and install heretic into it

@@ -150,7 +150,9 @@ def test_settings_alone_upload_chat_and_benchmark() -> None:
     assert run(upload)[0] == [("upload", 3, "me/x", False, "merge")]
     assert run(Answers(trial_index=0, model_action="chat"))[0] == [("chat", 3)]
     benchmark = Answers(trial_index=0, model_action="benchmark", benchmarks=("mmlu", "own"))
-    assert run(benchmark)[0] == [("benchmark", 3, ("mmlu", "own"), False)]
+    assert run(benchmark)[0] == [("benchmark", 3, ("mmlu", "own"), True)]
+    edited_alone = replace(benchmark, benchmark_original=False)
+    assert run(edited_alone)[0] == [("benchmark", 3, ("mmlu", "own"), False)]
 
 
 def test_model_action_none_shows_the_front_and_asks_nothing() -> None:

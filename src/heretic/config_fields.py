@@ -459,8 +459,8 @@ class SettingsFields(BaseModel):
     benchmark_original: Annotated[bool | None, Optionally] = setting(
         None,
         "Export",
-        "Whether benchmarks run on the original model too, for the differences. Unset: ask; without "
-        "a terminal they do.",
+        "Whether benchmarks run on the original model too, for the differences. Unset: ask; "
+        "without a terminal they do.",
         example=True,
         scores=False,
     )

@@ -181,7 +181,9 @@ def paired_interval(
     if not shape or shape != [(stratum.weight, len(stratum.values)) for stratum in edited]:
         return None
     pairs = list(zip(original, edited, strict=True))
-    if len(pairs) == 1 and all(value in {0, 1} for pair in pairs for s in pair for value in s.values):
+    if len(pairs) == 1 and all(
+        value in {0, 1} for pair in pairs for s in pair for value in s.values
+    ):
         return _proportions(pairs[0][0].values, pairs[0][1].values)
     centre = variance = 0.0
     for before, after in pairs:

@@ -84,7 +84,9 @@ def run_benchmarks(
         trial_key = digest({"key": key, "plan": trial.plan.to_dict()})
         try:
             if wanted.original:
-                _known_or_run(original, key, task, "original", model, model.unedited, wanted, reporter)
+                _known_or_run(
+                    original, key, task, "original", model, model.unedited, wanted, reporter
+                )
             _known_or_run(
                 edited,
                 trial_key,

@@ -67,9 +67,7 @@ class ResultFile:
         try:
             data = json.loads(self.path.read_text(encoding="utf-8"))
             if isinstance(data, Mapping) and data["schema"] > SCHEMA:
-                raise RunError(
-                    f"{self.path} is of a newer release.", remedy="Update heretic-llm."
-                )
+                raise RunError(f"{self.path} is of a newer release.", remedy="Update heretic-llm.")
             found = [Measurement.from_dict(row) for row in data["measurements"]]
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise RunError(

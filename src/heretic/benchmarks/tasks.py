@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from heretic.errors import HereticError, SettingsError
-from heretic.report.optional import require
+from heretic.optional import require
 
 OFFERED = {
     "mmlu": "MMLU: knowledge, 57 subjects",

@@ -41,9 +41,7 @@ def command(run: Path, options: SettingsOptions) -> int:
         reporter = Tee(display, log)
         model, directions = pipeline.load_run(settings, folder, manifest, reporter)
         try:
-            benchmarked(
-                model, directions, trial, wanted, folder.path, reporter, console, display
-            )
+            benchmarked(model, directions, trial, wanted, folder.path, reporter, console, display)
         except KeyboardInterrupt:
             display.close()
             console.print("Stopped. Finished tasks are kept: the same command runs the rest.")

@@ -87,9 +87,7 @@ def benchmarked(
             heading = f"Benchmarks, kept in {folder / 'benchmarks'}"
             if wanted.limit is not None:
                 heading += f"; {wanted.limit} documents a task at most: compare with nothing else"
-            table = benchmark_table(
-                outcome.rows, edited=f"trial {trial.number}", heading=heading
-            )
+            table = benchmark_table(outcome.rows, edited=f"trial {trial.number}", heading=heading)
             console.print()
             console.print(table)
     if outcome.failures:

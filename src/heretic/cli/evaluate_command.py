@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
+from heretic.records import Score
+from heretic.statistics import paired
 
 if TYPE_CHECKING:
     from heretic.config import Settings
@@ -31,7 +35,6 @@ def evaluate(settings: Settings, *, as_json: bool) -> int:
     from heretic.cli.display import make_reporter
     from heretic.cli.tables import scores_table
     from heretic.cli.text import make_console
-    from heretic.cli.workflow import differences_json, scores_json
 
     console = make_console()
     with make_reporter(Console(stderr=True) if as_json else console) as display:
@@ -50,3 +53,18 @@ def evaluate(settings: Settings, *, as_json: bool) -> int:
         rows = [(settings.model, result.baseline), (settings.evaluate_model, result.judged)]
         console.print(scores_table(rows, with_difference=True))
     return 0
+
+
+def scores_json(scores: Sequence[Score]) -> dict[str, Any]:
+    """Scores by name, for programs."""
+    return {
+        score.name: {"value": score.value, "display": score.display, "interval": score.interval}
+        for score in scores
+    }
+
+
+def differences_json(before: Sequence[Score], after: Sequence[Score]) -> dict[str, Any]:
+    """Paired tests by score, for programs; only of scores with values for each prompt."""
+    others = {score.name: score.values for score in before}
+    found = {score.name: paired(others.get(score.name, ()), score.values) for score in after}
+    return {name: asdict(test) for name, test in found.items() if test is not None}

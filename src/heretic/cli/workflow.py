@@ -7,9 +7,9 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
 from rich.text import Text
@@ -28,7 +28,6 @@ from heretic.errors import HereticError, StudyError
 from heretic.events import Notice
 from heretic.records import RunManifest, Score, Trial
 from heretic.records import front as front_of
-from heretic.statistics import paired
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -287,21 +286,6 @@ def converse(
             yield from model.stream_reply(messages)
 
     chat(edited, console=console, original=model.stream_reply, system=settings.system_prompt)
-
-
-def scores_json(scores: Sequence[Score]) -> dict[str, Any]:
-    """Scores by name, for programs."""
-    return {
-        score.name: {"value": score.value, "display": score.display, "interval": score.interval}
-        for score in scores
-    }
-
-
-def differences_json(before: Sequence[Score], after: Sequence[Score]) -> dict[str, Any]:
-    """Paired tests by score, for programs; only of scores with values for each prompt."""
-    others = {score.name: score.values for score in before}
-    found = {score.name: paired(others.get(score.name, ()), score.values) for score in after}
-    return {name: asdict(test) for name, test in found.items() if test is not None}
 
 
 @contextmanager
