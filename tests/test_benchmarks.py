@@ -1,4 +1,4 @@
-"""Benchmarks: both models answer the same questions, what is done is kept, differences are honest."""
+"""Benchmarks: both models answer the same questions; what is done is kept."""
 
 from __future__ import annotations
 
@@ -275,7 +275,7 @@ class TestARun:
     def test_unknown_names_are_said_before_any_work(
         self, model: Model, directions: torch.Tensor, tasks: Path, tmp_path: Path
     ) -> None:
-        with pytest.raises(SettingsError, match="'tiny_chioce'.*Nearest: tiny_choice"):
+        with pytest.raises(SettingsError, match=r"'tiny_chioce'.*Nearest: tiny_choice"):
             self.run(model, directions, tasks, tmp_path, "tiny_choice", "tiny_chioce")
         assert not (tmp_path / "benchmarks").exists()
 

@@ -28,7 +28,7 @@ from heretic.main import main
 from heretic.model import experts
 from heretic.records import Trial
 from heretic.runs import RunFolder, list_runs
-from tests import tiny
+from tests import benchmark_tasks, tiny
 
 CONFIG = """
 model = "model"
@@ -487,6 +487,34 @@ class TestOtherCommands:
         assert main(["export", str(folder.path)]) == 2
         assert "--trust-plugins" in capsys.readouterr().err
 
+    def test_benchmarks_of_a_trial_beside_the_original(
+        self, searched: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (searched / "tasks").mkdir()
+        task = benchmark_tasks.choice_task(searched / "tasks", "tiny_own")
+        run = the_run(searched)
+        chosen = ["--benchmarks", task, "--benchmark-path", "tasks"]
+        assert main(["benchmark", str(run.path), *chosen]) == 0
+        said = capsys.readouterr().out
+        assert "acc_norm" in said
+        assert "95% interval" in said
+        names = {path.name for path in (run.path / "benchmarks").iterdir()}
+        assert "original.json" in names
+        assert len(names) == 2
+
+    def test_a_run_does_not_say_where_benchmarks_code_lies(
+        self, searched: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (searched / "tasks").mkdir()
+        task = benchmark_tasks.choice_task(searched / "tasks", "tiny_own")
+        folder = the_run(searched)
+        manifest = folder.read_manifest()
+        assert manifest is not None
+        settings = {**manifest.settings, "benchmark_path": str(searched / "tasks")}
+        folder.write_manifest(replace(manifest, settings=settings))
+        assert main(["benchmark", str(folder.path), "--benchmarks", task]) == 2
+        assert "no task 'tiny_own'" in capsys.readouterr().err
+
     def test_residual_geometry_is_printed(
         self, place: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -518,11 +546,11 @@ class TestBeforeTheWork:
         assert main(["--save-directory", "new"]) == 2
         assert "are free there" in capsys.readouterr().err
 
-    def test_benchmarks_are_not_promised(
+    def test_a_benchmark_that_does_not_exist(
         self, place: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert main(["--model-action", "benchmark"]) == 2
-        assert "does not offer yet" in capsys.readouterr().err
+        assert main(["--model-action", "benchmark", "--benchmarks", "hellaswga"]) == 2
+        assert "Nearest: hellaswag" in capsys.readouterr().err
 
     def test_a_missing_package(
         self, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
