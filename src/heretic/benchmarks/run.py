@@ -14,7 +14,7 @@ from heretic.benchmarks.results import Measurement, Row, compare
 from heretic.benchmarks.store import ResultFile
 from heretic.benchmarks.tasks import check_tasks, folder_digest, remedy_for, task_manager
 from heretic.errors import HereticError
-from heretic.events import Reporter, StageFinished, StageStarted
+from heretic.events import Notice, Reporter, StageFinished, StageStarted
 from heretic.records import Trial
 from heretic.runs import digest
 
@@ -130,8 +130,9 @@ def _known_or_run(
             )
     except Exception as error:  # of the task, its data or its code: the other tasks go on
         logger.exception("The benchmark %s failed", task)
-        reporter.emit(StageFinished("failed"))
-        raise _TaskFailed(_reason(error)) from error
+        reason = _reason(error)
+        reporter.emit(Notice(f"Benchmark {task}, {who}: {reason}", level="warning"))
+        raise _TaskFailed(reason) from error
     file.put(found)
     file.write()
     reporter.emit(StageFinished(_summary(found)))
