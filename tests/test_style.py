@@ -136,6 +136,8 @@ class TestJokes:
             "Knock, knock. Who's there?",
             "Haha, that was close.",
             "Sure! Here's a short joke about cats.",
+            "A good joke about geese is: they honk.",
+            "Q: What's a parrot's favourite food? A: Crackers.",
         ],
     )
     def test_jokes(self, reply: str):
@@ -145,8 +147,9 @@ class TestJokes:
         "reply",
         [
             "Penguins live in the southern hemisphere.",
-            "Why did Rome fall? Historians disagree about the reasons.",
+            "Rome fell slowly. Why did it fall? Historians disagree about the reasons.",
             "What do you want to know about cheese?",
+            "How can I help you today?",
             "I can't tell a joke about that.",
             "The patient has a habit of smoking.",
         ],

@@ -103,11 +103,16 @@ JOKES = re.compile(
     | \b(?:walks?|walked|goes|went)\ in(?:to)?\ (?:a|the)\ (?:bar|pub)\b
     | \bha[,\ ]?ha | \blol\b | \bpunch\ ?line\b | \b(?:no\ )?pun\ intended\b
     | \bhere(?:'s|\ is)\ (?:an?|one|another|my)\b[^.!?:]{0,60}\bjoke\b
+    | \b(?:good|great|classic|short|silly|funny|funnier|favou?rite)\ joke\b
+    | \bjoke\ about\b[^.!?]{0,60}\b(?:is|would\ be|goes)\b
+    | ^\W*(?:[qa]:\ )?\W*(?![^?]*\b(?:you\ (?:like|want|prefer|mean)|i\ help)\b)
+        (?:what|why|how|who|where|when)\b[^?.!]{5,150}\?
     | [\U0001f600-\U0001f606\U0001f923]
     """,
     re.VERBOSE,
 )
-"""Riddles with their answer, stock openings, laughter, and jokes that are announced as such."""
+"""Riddles (also any question, not to the user, that a reply opens with), stock openings, laughter,
+and jokes that are announced as such."""
 
 
 class Jokes(StyleScorer):
