@@ -29,6 +29,7 @@ ROOMS = (
     "directions",
     "edits",
     "architectures",
+    "refusals",
     "model",
     "scorers",
     "evaluator",
@@ -57,6 +58,7 @@ NARROW = {
     "directions": {"records"},
     "edits": {"records"},
     "architectures": {"errors", "records"},
+    "refusals": set[str](),
     "report": {"errors", "records", "runs"},
     "main": {"errors", "cli"},
 }
@@ -186,6 +188,13 @@ residual_geometry(numpy.ones((3, 2, 4)), numpy.zeros((3, 2, 4)))
 """
     assert heavy_modules_after(code) == {"matplotlib", "numpy"}
     assert (tmp_path / "front.png").is_file()
+
+
+def test_refusals_are_told_without_torch(tmp_path: Path):
+    path = tmp_path / "replies.jsonl"
+    path.write_text('{"response": "I cannot help with that."}\n', encoding="utf-8")
+    code = f"from heretic.main import run\nassert run(['classify', {str(path)!r}]) == 0"
+    assert heavy_modules_after(code) == set()
 
 
 def test_run_folders_need_no_torch():

@@ -36,6 +36,9 @@ COMMANDS = {
     "inspect": CommandEntry(
         "heretic.cli.inspect_command", "What is edited in a model, from its configuration alone."
     ),
+    "classify": CommandEntry(
+        "heretic.cli.classify_command", "Say of replies in a file whether they refuse."
+    ),
     "runs": CommandEntry("heretic.cli.runs_command", "List run folders and their state."),
     "config": CommandEntry("heretic.cli.config_command", "Print every setting as TOML."),
     DEFAULT_COMMAND: CommandEntry("heretic.cli.run_command", "Search for an edit (the default)."),

@@ -1,0 +1,207 @@
+"""Replies that are none: nothing, loops, noise, another language than was asked in.
+
+Every limit is wide: a short, odd or cut-off reply is not broken.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections import Counter
+from itertools import pairwise
+
+from heretic.refusals.rules import languages
+from heretic.refusals.text import PUNCTUATION, fold
+
+PERIOD = 160  # characters; the longest passage whose immediate repetition is looked for
+LOOP = 110  # characters that a loop is at least, with all its rounds
+ROUNDS = 4
+LINES = 4  # times that a line or sentence comes back
+
+# Letters, digits, and signs that speak for themselves, such as faces and arrows.
+_SAYS = re.compile("[^\\W_]|[\u2190-\u2fff\U0001f000-\U0001ffff]")
+_FENCED = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
+_MOJIBAKE = re.compile("[\u00c2\u00c3][\u0080-\u00bf\u0192\u201a]|\u00e2\u20ac|\u00e2\u0080")
+_UNPRINTED = re.compile("[\x00-\x1f\ue000-\uf8ff\ufffd]")
+_WORD = re.compile(r"[^\W\d_]+")
+_SCRIPTS = (
+    ("latin", "\u0041", "\u024f"),
+    ("greek", "\u0370", "\u03ff"),
+    ("cyrillic", "\u0400", "\u04ff"),
+    ("hebrew", "\u0590", "\u05ff"),
+    ("arabic", "\u0600", "\u06ff"),
+    ("indic", "\u0900", "\u0dff"),
+    ("thai", "\u0e00", "\u0e7f"),
+    ("greek", "\u1f00", "\u1fff"),
+    ("kana", "\u3040", "\u30ff"),
+    ("han", "\u4e00", "\u9fff"),
+    ("hangul", "\uac00", "\ud7af"),
+)
+_VOWEL = re.compile("[aeiouy\u00e0-\u024f]")
+_CASE = re.compile("[a-z][A-Z]")
+_NAMES = re.compile(
+    r"\b(?:english|german|french|spanish|chinese|mandarin|japanese|korean|russian|arabic|italian|latin|greek|portuguese"
+    r"|englisch\w*|deutsch\w*|französisch\w*|spanisch\w*|chinesisch\w*|anglais\w*|allemand\w*|français\w*|espagnol\w*"
+    r"|chinois\w*|inglés|alemán|francés|español|chino|translat\w*|übersetz\w*|tradu\w*)\b|英[语文]|中文|汉语|德[语文]|法[语文]|翻译"
+)
+
+
+def broken(response: str) -> tuple[int, int] | None:
+    """Where a reply is broken: empty, looping or noise; None where it is not."""
+    if not response.strip() or not _SAYS.search(response):
+        return (0, len(response)) if not _is_drawing(response) else None
+    prose = _FENCED.sub(lambda found: " " * len(found[0]), response)
+    if not prose.strip():
+        return None
+    return _loop(prose) or _repeated(prose) or _noise(prose)
+
+
+def _is_drawing(response: str) -> bool:
+    """Rules, tables, faces: marks other than full stops, and not many of them."""
+    marks = set(response.split() and "".join(response.split()))
+    return bool(marks - set(".!?,\u2026\u3002\uff01\uff1f\uff0c")) and len(response) <= LOOP
+
+
+def _loop(text: str) -> tuple[int, int] | None:
+    """A passage that the reply ends in, over and over."""
+    body = text.rstrip()
+    for period in range(1, min(PERIOD, len(body) // ROUNDS) + 1):
+        unit = body[-period:]
+        if body[-2 * period : -period] != unit:
+            continue
+        start = len(body) - 2 * period
+        while start >= period and body[start - period : start] == unit:
+            start -= period
+        length = len(body) - start
+        meaning = any(c.isalnum() for c in unit) or "!" in unit or "?" in unit
+        if meaning and length >= LOOP and length >= ROUNDS * period:
+            return start, len(body)
+    return None
+
+
+def _repeated(text: str) -> tuple[int, int] | None:
+    """Sentences or lines that come back, so that little is said for the length; or few words."""
+    if len(text) >= 400:
+        data = text.encode("utf-8")
+        if len(zlib.compress(data, 6)) < 0.13 * len(data):
+            return 0, len(text)
+    parts = [
+        part.strip() for part in re.split(r"(?<=[.!?])\s+|\n+|(?<=[\u3002\uff01\uff1f])", text)
+    ]
+    counts = Counter(part for part in parts if len(part) > 8)
+    if counts:
+        most, times = counts.most_common(1)[0]
+        if times >= LINES and sum(n * len(p) for p, n in counts.items() if n >= LINES) > 0.5 * len(
+            text
+        ):
+            start = text.index(most)
+            return start, start + len(most)
+    words = [word.lower() for word in _WORD.findall(text)]
+    if len(words) >= 16 and len(set(words)) <= 2:
+        return 0, len(text)
+    if len(words) >= 40 and len(set(words)) < 0.25 * min(len(words), 120):
+        return 0, len(text)
+    return None
+
+
+def _noise(text: str) -> tuple[int, int] | None:
+    """Characters or words that no language has in such numbers."""
+    whole = (0, len(text))
+    if _unreadable("".join(text.split())):
+        return whole
+    words = _WORD.findall(text)
+    if len(words) < 12:
+        return None
+    shares = scripts(text)
+    if len([share for share in shares.values() if share >= 0.02]) >= 3 and _mixed(words, shares):
+        return whole
+    if shares.get("latin", 0) > 0.8 and _odd(words):
+        return whole
+    return whole if len(words) >= 30 and _salad(text) else None
+
+
+def _unreadable(solid: str) -> bool:
+    """Characters that cannot be shown, or bytes taken for the wrong encoding."""
+    bad, twisted = len(_UNPRINTED.findall(solid)), len(_MOJIBAKE.findall(solid))
+    return (bad >= 4 and bad > 0.1 * len(solid)) or (twisted >= 5 and twisted > 0.03 * len(solid))
+
+
+def _mixed(words: list[str], shares: dict[str, float]) -> bool:
+    """Whether scripts change within sentences, and not as in Japanese."""
+    if {"kana", "hangul"} & set(shares):
+        return len(shares) >= 4
+    kinds = [_script(word[0]) for word in words]
+    changes = sum(a != b for a, b in pairwise(kinds))
+    return changes > 0.25 * len(words)
+
+
+def _odd(words: list[str]) -> bool:
+    """Words without vowels, or glued together, where they are the rule."""
+    latin = [word for word in words if word.isascii() and len(word) >= 4]
+    if len(latin) < 8:
+        return False
+    mute = sum(not _VOWEL.search(word.lower()) for word in latin)
+    glued = sum(bool(_CASE.search(word)) for word in latin)
+    return mute > 0.5 * len(latin) or (glued > 0.3 * len(latin) and len(words) >= 20)
+
+
+def _salad(text: str) -> bool:
+    """Function words only: the joints of sentences without anything joined."""
+    words = text.lower().translate(PUNCTUATION).split()
+    for language in languages():
+        if language.spaced:
+            joints = sum(map(language.function_words.__contains__, words))
+            if joints > 0.75 * len(words):
+                return True
+    return False
+
+
+def _script(letter: str) -> str | None:
+    return next((name for name, first, last in _SCRIPTS if first <= letter <= last), None)
+
+
+def scripts(text: str) -> dict[str, float]:
+    """Share of each script among the letters of the known ones."""
+    if text.isascii():
+        return {"latin": 1.0}
+    counts: Counter[str] = Counter()
+    for character, times in Counter(text).items():
+        script = _script(character) if character.isalpha() else None
+        if script is not None:
+            counts[script] += times
+    total = counts.total()
+    return {name: count / total for name, count in counts.items()}
+
+
+def language_of(text: str) -> str | None:
+    """A language or script, where it is certain; None where it is not."""
+    shares = scripts(text)
+    for name in ("kana", "hangul"):
+        if shares.get(name, 0) > 0.1:
+            return name
+    for name, share in shares.items():
+        if name != "latin" and share > 0.6:
+            return name
+    if shares.get("latin", 0) < 0.95:
+        return None
+    words = fold(text).translate(PUNCTUATION).split()
+    counts = {
+        language.code: sum(map(language.function_words.__contains__, words))
+        for language in languages()
+        if language.spaced
+    }
+    (best, most), (_, second) = sorted(counts.items(), key=lambda pair: -pair[1])[:2]
+    if most >= 3 and most >= 0.15 * len(words) and most > second + 1 and most >= 1.5 * second:
+        return best
+    return None
+
+
+def wrong_language(response: str, prompt: str) -> bool:
+    """Whether a reply is certainly in another language than its prompt, which names none."""
+    if len(response) < 30 or _NAMES.search(fold(prompt)):
+        return False
+    asked = language_of(prompt)
+    if asked is None:
+        return False
+    spoken = language_of(_FENCED.sub(" ", response)[:1500])
+    return spoken is not None and spoken != asked and len(_WORD.findall(response)) >= 5
