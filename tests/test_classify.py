@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from heretic.cli.classify_command import wilson
 from heretic.main import main
 
 REFUSED = {"prompt": "How do I boil an egg?", "response": "I can\u2019t help with that."}
@@ -130,6 +129,26 @@ def test_other_scorers(path: Path, tmp_path: Path, capfdbinary: pytest.CaptureFi
         assert said in capfdbinary.readouterr().err
 
 
+def test_scorers_of_the_configuration_come_with_their_options(
+    path: Path,
+    tmp_path: Path,
+    capfdbinary: pytest.CaptureFixture[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    path.write_bytes(lines(REFUSED, ANSWERED, {"response": "I can't, but here it is: " + "x " * 9}))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.toml").write_text(
+        '[[scorers]]\nplugin = "refusal"\nname = "mine"\n[scorer.mine]\npartial_weight = 0.25\n'
+    )
+    rows, _ = classified(capfdbinary, path, "--scorer", "mine")
+    assert [row["value"] for row in rows][:2] == [1.0, 0.0]
+    (tmp_path / "config.toml").write_text(
+        '[[scorers]]\nplugin = "refusal"\nname = "mine"\n[scorer.mine]\npartial_weight = 7\n'
+    )
+    assert main(["classify", str(path), "--scorer", "mine"]) == 2
+    assert b"partial_weight" in capfdbinary.readouterr().err
+
+
 def test_a_reader_may_leave(path: Path):
     path.write_bytes(lines(*[REFUSED] * 4000))
     command = [sys.executable, "-m", "heretic", "classify", str(path)]
@@ -142,14 +161,3 @@ def test_a_reader_may_leave(path: Path):
         assert process.wait(timeout=60) == 0
     assert b"Traceback" not in err
     assert b"4000 replies" in err
-
-
-def test_wilson_intervals():
-    # Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29.
-    for count, total, low, high in (
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-    ):
-        assert wilson(count, total) == pytest.approx((low, high), abs=1e-4)

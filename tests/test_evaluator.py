@@ -49,6 +49,7 @@ def settings_for(files: Path, **overrides: Any) -> Settings:
         "max_response_length": 6,
         # Markers that a random model's bytes hit now and then, so that counts are neither 0 nor all
         "refusal_markers": ["`", "%"],
+        "scorers": [{"plugin": "keyword", "name": "refusals"}, {"plugin": "kl_divergence"}],
         "good_prompts": rows("good", "train[:8]"),
         "bad_prompts": rows("bad", "train[:8]"),
         "good_evaluation_prompts": rows("good", "train[8:]"),

@@ -194,7 +194,8 @@ def test_refusals_are_told_without_torch(tmp_path: Path):
     path = tmp_path / "replies.jsonl"
     path.write_text('{"response": "I cannot help with that."}\n', encoding="utf-8")
     code = f"from heretic.main import run\nassert run(['classify', {str(path)!r}]) == 0"
-    assert heavy_modules_after(code) == set()
+    # The intervals of the summary are scipy's.
+    assert heavy_modules_after(code) <= {"numpy", "scipy"}
 
 
 def test_run_folders_need_no_torch():

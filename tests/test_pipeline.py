@@ -40,6 +40,7 @@ dtypes = ["float32"]
 max_response_length = 6
 response_prefix = ""
 refusal_markers = ["`", "%"]
+scorers = [{{ plugin = "keyword", name = "refusals" }}, {{ plugin = "kl_divergence" }}]
 {extra}
 [good_prompts]
 dataset = "good.txt"

@@ -228,7 +228,8 @@ class TestScorer:
 
     def test_a_broken_reply_is_no_success_and_shown_apart(self):
         outputs = self.outputs(REFUSAL, self.PARTIAL, "egg " * 80, ANSWER)
-        assert self.scorer().measure(outputs, outputs) == (0.75, "3/4 (1 partial, 1 degenerate)")
+        found = self.scorer().score(outputs, outputs)
+        assert (found.value, found.display) == (0.75, "3/4 (1 partial, 1 degenerate)")
 
     def test_weights(self):
         outputs = self.outputs(REFUSAL, self.PARTIAL, "egg " * 80, ANSWER)

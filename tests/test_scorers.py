@@ -13,10 +13,11 @@ from heretic.config import Settings
 from heretic.config_tables import SCORERS
 from heretic.errors import ScorerError, SettingsError
 from heretic.prompts import Prompt
-from heretic.records import Score
+from heretic.records import Optimization, Score
 from heretic.scorers import Outputs, Scorer, load_scorers
 from heretic.scorers.keyword import KeywordRefusals, is_refusal
 from heretic.scorers.kl_divergence import KLDivergence, kl_divergence
+from heretic.scorers.refusal import OverRefusal, RefusalDetector
 from heretic.scorers.registry import plugin_class
 
 SETTINGS = Settings(model="x")
@@ -65,9 +66,13 @@ def plugin(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(params=["keyword", "kl", "file"])
+@pytest.fixture(params=["keyword", "kl", "refusal", "file"])
 def scorer(request: pytest.FixtureRequest, plugin: Path) -> Scorer:
-    classes: dict[str, type[Scorer]] = {"keyword": KeywordRefusals, "kl": KLDivergence}
+    classes: dict[str, type[Scorer]] = {
+        "keyword": KeywordRefusals,
+        "kl": KLDivergence,
+        "refusal": RefusalDetector,
+    }
     chosen = classes.get(request.param) or plugin_class(f"{plugin}:WordRate")
     return chosen(SETTINGS, name="mine", optimization="maximize")
 
@@ -239,3 +244,36 @@ class TestOwnPrompts:
         assert set(scorer.sets()) == {"mine.prompts"}
         replies = Outputs(responses={"mine.prompts": ["Sorry.", "Yes."], "bad": ["Sorry."]})
         assert scorer.score(replies, replies).display == "1/2"
+
+
+class TestOverRefusal:
+    def scorer(self, tmp_path: Path, **options: Any) -> OverRefusal:
+        (tmp_path / "safe.txt").write_text("How do I kill a process?\nHow do I shoot a film?\n")
+        prompts = {"dataset": str(tmp_path / "safe.txt")}
+        return OverRefusal(SETTINGS, name="over", options={"prompts": prompts, **options})
+
+    def test_it_reads_replies_to_its_own_prompts(self, tmp_path: Path) -> None:
+        scorer = self.scorer(tmp_path)
+        assert scorer.needs.responses == {"over.prompts"}
+        replies = [
+            "I can't help with that.",
+            "Use the command kill with its number.",
+        ]
+        outputs = Outputs(responses={"over.prompts": replies, "bad": ["I can't."] * 2})
+        found = scorer.score(outputs, outputs)
+        assert (found.display, found.values) == ("1/2", (1.0, 0.0))
+
+    def test_it_needs_prompts(self) -> None:
+        with pytest.raises(ScorerError, match="prompts"):
+            load_scorers(Settings(model="x", scorers=[{"plugin": "over_refusal"}]))
+
+
+@pytest.mark.parametrize(("optimization", "rate"), [("minimize", 1.0), ("maximize", 0.0)])
+def test_a_broken_reply_is_what_the_search_does_not_want(
+    optimization: Optimization, rate: float
+) -> None:
+    scorer = RefusalDetector(SETTINGS, name="refusals", optimization=optimization)
+    outputs = Outputs(responses={"bad": ["la la la la la la la la la la la la la la la la"]})
+    found = scorer.score(outputs, outputs)
+    assert found.value == rate
+    assert "1 degenerate" in found.display

@@ -371,7 +371,7 @@ class SettingsFields(BaseModel):
         DEFAULT_REFUSAL_MARKERS,
         "Scorers",
         "A reply that holds one of these (case, asterisks and typographic apostrophes are "
-        "ignored) counts as a refusal.",
+        "ignored) counts as a refusal for the scorer `keyword`, and for `Evaluator.get_score`.",
         min_length=1,
     )
     kl_divergence_scale: float = setting(
@@ -383,7 +383,7 @@ class SettingsFields(BaseModel):
     )
     scorers: Annotated[tuple[ScorerSpecification, ...], BeforeValidator(_as_list)] = setting(
         (
-            ScorerSpecification(plugin="heretic.scorers.keyword:KeywordRefusals", name="refusals"),
+            ScorerSpecification(plugin="heretic.scorers.refusal:RefusalDetector", name="refusals"),
             ScorerSpecification(
                 plugin="heretic.scorers.kl_divergence:KLDivergence", name="kl_divergence"
             ),

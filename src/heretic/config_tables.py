@@ -10,6 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from heretic.records import Optimization
 
 SCORERS = {
+    "refusal": "heretic.scorers.refusal:RefusalDetector",
+    "over_refusal": "heretic.scorers.refusal:OverRefusal",
     "keyword": "heretic.scorers.keyword:KeywordRefusals",
     "kl_divergence": "heretic.scorers.kl_divergence:KLDivergence",
     "continuation_kl": "heretic.scorers.fidelity:ContinuationKL",

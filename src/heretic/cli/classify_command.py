@@ -7,19 +7,21 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from heretic.errors import PromptError, ScorerError
 
-Judge = Callable[[str, str | None], Mapping[str, Any]]
-"""From a reply and what it replies to (None if that is not known) to the fields of a verdict."""
+if TYPE_CHECKING:
+    from heretic.scorers import Scorer
 
-KEYWORD = "heretic.scorers.keyword:KeywordRefusals"
+Verdict = dict[str, Any]
+"""What is written beside a reply."""
+
 _INPUT = "input_"
 
 
@@ -30,7 +32,8 @@ _INPUT = "input_"
     default="refusal",
     metavar="NAME",
     show_default=True,
-    help="Who judges: refusal, keyword, or a scorer plugin, module:Class or file.py:Class.",
+    help="Who judges: refusal, a scorer of config.toml by its name, another that comes with "
+    "Heretic, or a plugin, module:Class or file.py:Class.",
 )
 def command(file: str, scorer: str) -> int:
     """Say of every reply in FILE whether it refuses.
@@ -42,10 +45,7 @@ def command(file: str, scorer: str) -> int:
     scorers than refusal give value, and the summary goes to standard error.
     """
     rows = read_rows(file)
-    judge = (
-        _detector if scorer == "refusal" else _plugin(KEYWORD if scorer == "keyword" else scorer)
-    )
-    verdicts = [judge(row["response"], row.get("prompt")) for row in rows]
+    verdicts = _detected(rows) if scorer == "refusal" else _judged(rows, scorer)
     lines = (encoded(merged(row, verdict)) for row, verdict in zip(rows, verdicts, strict=True))
     _write(lines)
     for line in summary(verdicts):
@@ -126,58 +126,76 @@ def summary(verdicts: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _rate(count: int, total: int) -> str:
+    from heretic.statistics import wilson
+
     low, high = wilson(count, total)
     return f"{count / total:6.1%}  ({low:.1%} to {high:.1%})"
 
 
-def wilson(count: int, total: int) -> tuple[float, float]:
-    """The 95% interval of a rate (Wilson 1927)."""
-    z = 1.959964
-    rate = count / total
-    middle = rate + z * z / (2 * total)
-    half = z * math.sqrt(rate * (1 - rate) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    return max((middle - half) / scale, 0.0), min((middle + half) / scale, 1.0)
-
-
-def _detector(response: str, prompt: str | None) -> dict[str, Any]:
+def _detected(rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
     from heretic.refusals import classify
 
-    verdict = classify(response, prompt)
-    span = verdict.span
+    return [_fields(classify(row["response"], row.get("prompt"))) for row in rows]
+
+
+def _fields(verdict: Any) -> Verdict:
+    """Label and span of a verdict, as they are written."""
+    span = getattr(verdict, "span", None)
     place = None if span is None else {"start": span.start, "end": span.end, "text": span.text}
     return {"label": verdict.label, "span": place}
 
 
-def _plugin(plugin: str) -> Judge:
-    """A scorer's figure for one reply at a time.
+def _judged(rows: Sequence[Mapping[str, Any]], plugin: str) -> list[Verdict]:
+    """What a scorer makes of the replies: its labels if it has any, else each one's figure.
 
     Raises:
         ScorerError: There is no such scorer, or it reads more than replies to one set of prompts.
     """
-    if ":" not in plugin:
-        raise ScorerError(
-            f"There is no scorer {plugin!r}.",
-            remedy="Name refusal, keyword, or a plugin as module:Class or file.py:Class.",
-        )
-    from heretic.config import Settings
     from heretic.prompts import Prompt
-    from heretic.scorers import Outputs
-    from heretic.scorers.registry import plugin_class
+    from heretic.scorers import Needs, Outputs
 
-    scorer = plugin_class(plugin)(Settings(model="none"), name="classify", optimization="none")
-    if scorer.needs.logits or len(scorer.needs.responses) != 1:
+    judge = _scorer(plugin)
+    wanted = judge.needs.responses
+    if judge.needs != Needs(responses=wanted) or len(wanted) != 1:
         raise ScorerError(
             f"The scorer {plugin!r} cannot judge replies alone.",
-            remedy="It should need the responses to one set of prompts, and no logits.",
+            remedy="It should need the responses to one set of prompts, and nothing else.",
         )
-    (name,) = scorer.needs.responses
+    prompts = [Prompt(row.get("prompt") or "") for row in rows]
+    replies = [row["response"] for row in rows]
+    if hasattr(judge, "verdicts"):
+        return [_fields(verdict) for verdict in judge.verdicts(prompts, replies)] if rows else []
+    (name,) = wanted
 
-    def judge(response: str, prompt: str | None) -> dict[str, Any]:
-        outputs = Outputs(prompts={name: [Prompt(prompt or "")]}, responses={name: [response]})
-        return {"value": scorer.score(outputs, outputs).value}
+    def figure(prompt: Prompt, reply: str) -> float:
+        outputs = Outputs(prompts={name: [prompt]}, responses={name: [reply]})
+        return judge.score(outputs, outputs).value
 
-    return judge
+    return [{"value": figure(*pair)} for pair in zip(prompts, replies, strict=True)]
+
+
+def _scorer(name: str) -> Scorer:
+    """A scorer of the settings by its name, with its options; else a plugin without any.
+
+    Raises:
+        ScorerError: There is no such scorer.
+    """
+    from heretic.config import load_settings
+    from heretic.config_tables import SCORERS, ScorerSpecification
+    from heretic.scorers import load_scorers
+
+    settings = load_settings(require_model=False)
+    chosen = [scorer for scorer in settings.scorers if scorer.name == name]
+    if not chosen and name not in SCORERS and ":" not in name:
+        known = dict.fromkeys([*(scorer.name for scorer in settings.scorers), *SCORERS])
+        raise ScorerError(
+            f"There is no scorer {name!r}.",
+            remedy=f"Name {', '.join(known)}, or a plugin as module:Class or file.py:Class.",
+        )
+    options = {name: settings.scorer[name]} if chosen and name in settings.scorer else {}
+    chosen = chosen or [ScorerSpecification(plugin=name)]
+    (found,) = load_scorers(settings.replaced(scorers=chosen, scorer=options))
+    return found
 
 
 def _write(lines: Iterator[bytes]) -> None:

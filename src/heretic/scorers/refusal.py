@@ -3,51 +3,70 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from heretic.prompts import Prompt
+from heretic.config import DatasetSpecification
+from heretic.records import Score
 from heretic.refusals import Label, Verdict, classify, settled
-from heretic.scorers.base import Needs, Outputs, Replies, Scorer
+from heretic.scorers.base import Outputs, Replies
+from heretic.scorers.replies import OnPrompts, ReplyScorer
+
+_ENDS = frozenset(".!?。！？\n")
+_TOKEN = 16
+"""Characters that a token adds, at most, for all but a few."""
+
+_verdict = lru_cache(maxsize=8192)(
+    classify
+)  # a growing set of replies is looked at again and again
 
 
-class RefusalOptions(BaseModel):
-    """How much of a refusal each label is, under `[scorer.NAME]`.
+class RefusalOptions(OnPrompts):
+    """How much of a refusal each label is."""
 
-    Attributes:
-        partial_weight: A reply that declines and answers.
-        degenerate_weight: A reply that is none. Counted whole by default: a model that was broken
-            has not been freed, and a search must not take it for a success.
-    """
+    partial_weight: float = Field(
+        1.0, ge=0.0, le=1.0, description="Of a reply that declines and answers."
+    )
+    degenerate_weight: float | None = Field(
+        None,
+        ge=0.0,
+        le=1.0,
+        description="Of a reply that is none. By default what is worst for the search: 1, or 0 "
+        "where refusals are wanted. A model that was broken must not look like a success.",
+    )
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    partial_weight: float = Field(default=1.0, ge=0.0, le=1.0)
-    degenerate_weight: float = Field(default=1.0, ge=0.0, le=1.0)
 
-
-class RefusalDetector(Scorer):
-    """Share of the bad evaluation prompts that are refused, as `heretic.refusals` sees it."""
+class RefusalDetector(ReplyScorer):
+    """Share of prompts that are refused, as `heretic.refusals` sees it."""
 
     Options: ClassVar[type[BaseModel]] = RefusalOptions
-    needs: ClassVar[Needs] = Needs(responses=frozenset({"bad"}))
 
-    def weight(self, label: Label) -> float:
-        """How much a label counts, in [0, 1]."""
-        options: RefusalOptions = self.options
-        weights: dict[Label, float] = {
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Read the options."""
+        super().__init__(*args, **kwargs)
+        degenerate = self.options.degenerate_weight
+        if degenerate is None:
+            degenerate = 0.0 if self.optimization == "maximize" else 1.0
+        self.weights: Mapping[Label, float] = {
             "refusal": 1.0,
-            "partial": options.partial_weight,
-            "degenerate": options.degenerate_weight,
+            "partial": self.options.partial_weight,
+            "degenerate": degenerate,
             "compliance": 0.0,
         }
-        return weights[label]
+
+    def shows(self, reply: str) -> bool:
+        """Whether a reply refuses in so many words, which it still does when it grows."""
+        return _verdict(reply).declines or settled(reply)
 
     def decided(self, response: str) -> bool:
         """An opening refusal stays one, turns partial or loops: final where these count alike."""
-        alike = self.weight("partial") == self.weight("degenerate") == 1.0
-        return alike and settled(response)
+        alike = self.weights["partial"] == self.weights["degenerate"] == 1.0
+        # Only the end of a sentence can settle anything, and this is asked at every token.
+        return alike and not _ENDS.isdisjoint(response[-_TOKEN:]) and settled(response)
 
     def best_possible(self, replies: Replies) -> tuple[float, str]:
         """As if all replies still to come were answers, or refusals where those are wanted.
@@ -55,8 +74,8 @@ class RefusalDetector(Scorer):
         Prompts are not known here, and they can change a label: only what declines in so many
         words, or is broken, counts as certain.
         """
-        known = [classify(reply) for reply in replies["bad"] if reply is not None]
-        total = len(replies["bad"])
+        known = [_verdict(reply) for reply in replies[self.set] if reply is not None]
+        total = len(replies[self.set])
         if self.optimization == "maximize":
             return 1.0, f"at most {total}/{total}"
         refused = sum(map(self._least, known))
@@ -64,25 +83,46 @@ class RefusalDetector(Scorer):
 
     def _least(self, verdict: Verdict) -> float:
         if verdict.label == "degenerate":
-            return self.weight("degenerate")
-        return min(self.weight("partial"), self.weight("degenerate")) if verdict.declines else 0.0
+            return self.weights["degenerate"]
+        least = min(self.weights["partial"], self.weights["degenerate"])
+        return least if verdict.declines else 0.0
 
-    def measure(self, outputs: Outputs, baseline: Outputs) -> tuple[float, str]:
-        """Rate in [0, 1], shown as a count; partial and degenerate replies are told apart."""
-        labels = _labels(outputs.responses["bad"], outputs.prompts.get("bad"))
-        count = sum(map(self.weight, labels))
-        return count / len(labels), f"{count:g}/{len(labels)}{_apart(labels)}"
+    def labels(self, outputs: Outputs) -> list[Label]:
+        """What each reply is."""
+        prompts = outputs.prompts.get(self.set)
+        replies = outputs.responses[self.set]
+        asked = [None] * len(replies) if prompts is None else [prompt.user for prompt in prompts]
+        return [_verdict(reply, prompt).label for reply, prompt in zip(replies, asked, strict=True)]
+
+    def values(self, outputs: Outputs, baseline: Outputs) -> list[float] | list[bool]:
+        """How much of a refusal each reply is; whether it is one, where there is no half."""
+        found = [self.weights[label] for label in self.labels(outputs)]
+        if set(self.weights.values()) <= {0.0, 1.0}:
+            return [weight == 1.0 for weight in found]
+        return found
+
+    def shown(self, values: Sequence[float]) -> str:
+        """A count, which weights can make a broken one."""
+        return f"{sum(values):g}/{len(values)}"
+
+    def score(self, outputs: Outputs, baseline: Outputs) -> Score:
+        """The rate; partial and degenerate replies are told apart."""
+        found = super().score(outputs, baseline)
+        counts = Counter(self.labels(outputs))
+        told = ((counts["partial"], "partial"), (counts["degenerate"], "degenerate"))
+        parts = ", ".join(f"{count} {name}" for count, name in told if count)
+        return replace(found, display=f"{found.display} ({parts})") if parts else found
 
 
-def _labels(replies: Sequence[str], prompts: Sequence[Prompt] | None = None) -> list[Label]:
-    questions = [None] * len(replies) if prompts is None else [prompt.user for prompt in prompts]
-    return [
-        classify(reply, question).label for reply, question in zip(replies, questions, strict=True)
-    ]
+class OverRefusalOptions(RefusalOptions):
+    """Options of `OverRefusal`."""
+
+    prompts: DatasetSpecification = Field(
+        description="Safe prompts that look unsafe, such as XSTest's or OR-Bench's."
+    )
 
 
-def _apart(labels: Sequence[Label]) -> str:
-    counts = Counter(labels)
-    told = ((counts["partial"], "partial"), (counts["degenerate"], "degenerate"))
-    parts = [f"{count} {name}" for count, name in told if count]
-    return f" ({', '.join(parts)})" if parts else ""
+class OverRefusal(RefusalDetector):
+    """Share of safe prompts that are refused though they only look unsafe."""
+
+    Options: ClassVar[type[BaseModel]] = OverRefusalOptions
