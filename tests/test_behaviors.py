@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from heretic import prompts as prompt_sets
-from heretic.behaviors import OWN_FOLDER, documented, find_behavior, names
+from heretic.behaviors import OWN_FOLDER, documented, names
+from heretic.behaviors.source import find_behavior
 from heretic.cli.main import heretic
 from heretic.config import Settings, load_settings
 from heretic.config_tables import SCORERS, DatasetSpecification

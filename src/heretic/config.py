@@ -21,7 +21,7 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as SourceError
 
-from heretic.behaviors import BehaviorSource
+from heretic.behaviors.source import BehaviorSource
 from heretic.config_fields import SettingsFields
 from heretic.config_sources import (
     ARGUMENTS,

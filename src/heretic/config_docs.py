@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from heretic import behaviors, presets
+from heretic import behaviors
 from heretic.config_fields import GROUPS, SettingsFields
 from heretic.config_tables import DatasetSpecification, ScorerSpecification
 
@@ -133,10 +133,12 @@ def settings_page() -> str:
                 "\nOptions of a scorer stand under `[scorer.NAME]`; on the command line, "
                 "`--scorer.NAME.OPTION VALUE`.\n"
             )
+    from heretic.presets import documented
+
     parts.append(_BEHAVIORS_HEAD)
     parts.extend(f"| `{name}` | {about} |\n" for name, about in behaviors.documented())
     parts.append(_PRESETS_HEAD)
-    for name, models, settings, why in presets.documented():
+    for name, models, settings, why in documented():
         cells = (f"`{name}`", models.replace("*", "\\*"), f"`{settings}`", why)
         parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
     return "".join(parts)

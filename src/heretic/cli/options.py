@@ -16,6 +16,7 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from heretic.behaviors import documented
 from heretic.config_fields import GROUPS, SettingsFields
 from heretic.config_tables import DatasetSpecification
 from heretic.errors import SettingsError
@@ -150,8 +151,6 @@ def write_settings(formatter: click.HelpFormatter) -> None:
                 formatter.write_dl(rows)
         else:
             _write_prompt_settings(formatter)
-    from heretic.behaviors import documented
-
     with formatter.section("Behaviors, for --behavior"):
         formatter.write_dl(list(documented()))
 

@@ -1,0 +1,147 @@
+"""Ready configurations as a source of settings.
+
+It stands below everything the user says, and above what the model's family needs.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+from heretic.behaviors import ABOUT, FILE_NAME, OWN_FOLDER, names
+from heretic.config_sources import Place, Reading, check_keys, read_toml
+from heretic.errors import SettingsError
+
+FORBIDDEN = (
+    "model",
+    "model_commit",
+    "evaluate_model",
+    "trust_remote_code",
+    "preset",
+    "behavior",
+)
+"""Settings that only the user decides on, or that choose what is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Behavior:
+    """One ready configuration.
+
+    Attributes:
+        name: Of the folder, or of the user's file.
+        file: Where it stands.
+        settings: What it sets, as TOML has it, with the paths of files made absolute.
+        about: What it is, in one line.
+    """
+
+    name: str
+    file: Path
+    settings: Mapping[str, Any]
+    about: str = ""
+
+    @property
+    def place(self) -> Place:
+        """For errors about its settings."""
+        return Place(f"in {self.file}", "key")
+
+
+def find_behavior(choice: str) -> Behavior:
+    """A ready configuration.
+
+    Args:
+        choice: Name of one that comes with Heretic, or the path of a folder or TOML file.
+
+    Raises:
+        SettingsError: There is none, it is malformed, or it sets what it must not.
+    """
+    return read_behavior(_file_of(choice))
+
+
+def _file_of(choice: str) -> Path:
+    if choice.endswith(".toml"):
+        return Path(choice).expanduser()
+    if "/" in choice or "\\" in choice:
+        return Path(choice).expanduser() / FILE_NAME
+    known = names()
+    if choice in known:
+        return OWN_FOLDER / choice / FILE_NAME
+    close = difflib.get_close_matches(choice, known, n=1)
+    raise SettingsError(
+        f"There is no behavior {choice}.",
+        remedy=(f"Did you mean {close[0]}? " if close else "")
+        + f"There are {', '.join(known)}; a folder of your own is written ./{choice}.",
+    )
+
+
+def read_behavior(file: Path) -> Behavior:
+    """The configuration in a file.
+
+    Raises:
+        SettingsError: It cannot be read, a key is unknown, or it sets what it must not.
+    """
+    file = file.absolute()
+    values = read_toml(file)
+    about = str(values.pop(ABOUT, ""))
+    name = file.parent.name if file.name == FILE_NAME else file.stem
+    behavior = Behavior(name, file, _absolute(values, file.parent), about)
+    for key in FORBIDDEN:
+        if key in values:
+            raise SettingsError(f"Setting {key} {behavior.place.name}: behaviors cannot set it.")
+    check_keys(values, behavior.place)
+    return behavior
+
+
+def _absolute(value: Any, folder: Path, key: str = "") -> Any:
+    """The same with data sets and scorers that are files beside it by their whole paths."""
+    if isinstance(value, Mapping):
+        return {name: _absolute(inner, folder, name) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_absolute(inner, folder, key) for inner in value]
+    if not isinstance(value, str):
+        return value
+    if key == "dataset" and value and (value.startswith(".") or (folder / value).exists()):
+        return str((folder / value).resolve())
+    location, colon, name = value.rpartition(":")
+    if key == "plugin" and location.endswith(".py"):
+        return f"{(folder / location).resolve()}{colon}{name}"
+    return value
+
+
+class BehaviorSource(PydanticBaseSettingsSource):
+    """The ready configuration that the sources above name."""
+
+    def __init__(self, settings_cls: type[BaseSettings], reading: Reading) -> None:
+        super().__init__(settings_cls)
+        self.reading = reading
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Nothing: it is read whole."""
+        del field
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """Values by setting."""
+        above = self.current_state
+        choice = above.get("behavior")
+        if not choice:
+            return {}
+        behavior = find_behavior(str(choice))
+        self.reading.layers.append((behavior.place, behavior.settings))
+        return _fitted(behavior.settings, above)
+
+
+def _fitted(settings: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """What is left of a configuration under what the user says."""
+    values = dict(settings)
+    if "scorers" in above:  # a list replaces the other, and options belong to its scorers
+        values.pop("scorer", None)
+    elif above.get("goal") == "induce" != values.get("goal") and values.get("scorers"):
+        first, *others = values["scorers"]
+        values["scorers"] = [{**first, "optimization": "maximize"}, *others]
+    return values
