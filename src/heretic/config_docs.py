@@ -133,8 +133,6 @@ def settings_page() -> str:
                 "\nOptions of a scorer stand under `[scorer.NAME]`; on the command line, "
                 "`--scorer.NAME.OPTION VALUE`.\n"
             )
-    from heretic.presets import documented
-
     parts.append(_BEHAVIORS_HEAD)
     parts.extend(f"| `{name}` | {about} |\n" for name, about in behaviors.documented())
     parts.append(_PRESETS_HEAD)
