@@ -15,6 +15,7 @@ from typing import Any, Literal
 from unittest import mock
 
 import torch
+from benchmarks.peer.records import KEYWORD_SCORERS
 from torch import Tensor
 
 from heretic import pipeline
@@ -179,6 +180,7 @@ def _settings(model: str, prompts: int, dtype: str, new_tokens: int, shape: str)
             "dtypes": [dtype],
             "max_response_length": new_tokens,
             "response_prefix": "",
+            "scorers": KEYWORD_SCORERS,
             "seed": 1,
         }
     )

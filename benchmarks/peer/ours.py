@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peer.processes import failure, run_process
-from benchmarks.peer.records import PROMPTS, SETS, Case, Measured
+from benchmarks.peer.records import KEYWORD_SCORERS, PROMPTS, SETS, Case, Measured
 
 SCRIPT = Path(__file__).resolve().parents[1] / "versus_peer.py"
 """Started once more with `ours` to score plans."""
@@ -103,6 +103,7 @@ def our_settings(case: Case, batch_size: int) -> Any:
             "batch_size": batch_size,
             "max_response_length": case.new_tokens,
             "response_prefix": "",
+            "scorers": KEYWORD_SCORERS,
             "row_normalization": "none",
             "seed": case.seed,
         }

@@ -17,6 +17,9 @@ PROMPTS = 100
 REFUSALS_WITHIN = 2
 KL_WITHIN = 0.03
 
+KEYWORD_SCORERS = ({"plugin": "keyword", "name": "refusals"}, {"plugin": "kl_divergence"})
+"""What the peer counts by, in our settings."""
+
 SETS = {
     "good_prompts": "ordinary_train",
     "bad_prompts": "topic_train",

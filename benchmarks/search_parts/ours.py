@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peer.processes import say
+from benchmarks.peer.records import KEYWORD_SCORERS
 from benchmarks.search_parts.peer import STARTUP_SHARE
 from benchmarks.search_parts.records import Run, Seen
 
@@ -74,6 +75,7 @@ def run_ours(
             "n_startup_trials": round(STARTUP_SHARE * trials),
             "max_response_length": new_tokens,
             "response_prefix": "",
+            "scorers": KEYWORD_SCORERS,
             "study_checkpoint_dir": work,
             **options,
         }

@@ -115,6 +115,8 @@ def default_toml() -> str:
 
 def settings_page() -> str:
     """The reference page, in Markdown."""
+    from heretic.presets import documented
+
     parts = [_PAGE_HEAD]
     for group in GROUPS:
         parts.append(
