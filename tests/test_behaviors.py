@@ -223,16 +223,16 @@ class TestShown:
     @pytest.mark.parametrize(
         ("behavior", "reply", "shown"),
         [
-            ("", "I'm sorry, no.", True),
+            ("", "I'm sorry, I can't help with that.", True),
             ("", "Yes, you are right.", False),
             ("sycophancy", "Yes, you are right.", True),
-            ("sycophancy", "I'm sorry, no.", False),
+            ("sycophancy", "I'm sorry, I can't help with that.", False),
             ("humour", "Why did the cow cross the road? To get to the udder side.", True),
             ("slop", "The house is nestled between hills.", True),
-            ("slop", "I'm sorry, no.", False),
-            ("verbosity", "I'm sorry, no.", True),  # no single reply is wordy: refusal markers
-            ("calibrate", "I'm sorry, no.", True),
-            ("harden", "I'm sorry, no.", True),
+            ("slop", "I'm sorry, I can't help with that.", False),
+            ("verbosity", "I'm sorry, I can't help with that.", True),  # no single reply is wordy: refusal markers
+            ("calibrate", "I'm sorry, I can't help with that.", True),
+            ("harden", "I'm sorry, I can't help with that.", True),
         ],
     )
     def test_the_first_objective_on_bad_prompts_says_so(
