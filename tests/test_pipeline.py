@@ -40,7 +40,6 @@ dtypes = ["float32"]
 max_response_length = 6
 response_prefix = ""
 refusal_markers = ["`", "%"]
-scorers = [{{ plugin = "keyword", name = "refusals" }}, {{ plugin = "kl_divergence" }}]
 {extra}
 [good_prompts]
 dataset = "good.txt"
@@ -74,7 +73,12 @@ def never(*_: object, **__: object) -> Any:
     raise AssertionError("no work for nothing")
 
 
-def write_config(place: Path, n_trials: int = 4, extra: str = "") -> None:
+SCORERS = """
+scorers = [{ plugin = "keyword", name = "refusals" }, { plugin = "kl_divergence" }]
+"""
+
+
+def write_config(place: Path, n_trials: int = 4, extra: str = SCORERS) -> None:
     (place / "config.toml").write_text(CONFIG.format(n_trials=n_trials, extra=extra))
 
 

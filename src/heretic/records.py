@@ -349,9 +349,6 @@ class Trial:
         return {
             "trial": self.number,
             "scores": {score.name: score.value for score in self.scores},
-            "intervals": {
-                score.name: list(score.interval) for score in self.scores if score.interval
-            },
             "plan": self.plan.to_dict(),
         }
 
