@@ -230,7 +230,11 @@ class TestShown:
             ("humour", "Why did the cow cross the road? To get to the udder side.", True),
             ("slop", "The house is nestled between hills.", True),
             ("slop", "I'm sorry, I can't help with that.", False),
-            ("verbosity", "I'm sorry, I can't help with that.", True),  # no single reply is wordy: refusal markers
+            (
+                "verbosity",
+                "I'm sorry, I can't help with that.",
+                True,
+            ),  # no single reply is wordy: refusal markers
             ("calibrate", "I'm sorry, I can't help with that.", True),
             ("harden", "I'm sorry, I can't help with that.", True),
         ],

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from click.testing import CliRunner
@@ -282,3 +287,43 @@ def test_variables_reach_the_template():
     assert ChatRenderer(tokenizer).text(message) == "x||False"
     variables = {"effort": "low", "enable_thinking": True}
     assert ChatRenderer(tokenizer, variables).text(message) == "x|low|True"
+
+
+def test_a_model_of_the_hub_is_asked_for_its_configuration_once(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            known = self.path == "/org/known/resolve/main/config.json"
+            self.send_response(200 if known else 500)
+            self.end_headers()
+            self.wfile.write(b'{"model_type": "seed_oss"}')
+
+        def log_message(self, *_: object) -> None:
+            """No noise."""
+
+    program = """
+from heretic.config import Settings
+for name in ("org/known", "org/known", "org/broken"):
+    print(Settings(model=name).chat_template_kwargs)
+"""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        found = subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ
+            | {
+                "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+                "HF_HUB_OFFLINE": "0",
+                "HF_HOME": str(tmp_path),
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=tmp_path,
+        )
+        server.shutdown()
+    assert found.stdout.splitlines() == ["{'thinking_budget': 0}"] * 2 + ["{}"]
+    assert [path for path in asked if "known" in path] == ["/org/known/resolve/main/config.json"]
+    assert sum("broken" in path for path in asked) == 1

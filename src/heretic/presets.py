@@ -213,12 +213,13 @@ def _configuration(model: str, revision: str | None) -> dict[str, Any]:
     if gguf_parts(model) is not None:
         kind = _gguf_architecture(Path(model).expanduser()) if is_local(model) else None
         return {} if kind is None else {"model_type": kind}
-    if is_local(model):
-        path: Path | None = Path(model).expanduser() / "config.json"
-    else:
-        path = _from_hub(model, revision)
     try:
-        data = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
+        text = (
+            (Path(model).expanduser() / "config.json").read_text(encoding="utf-8")
+            if is_local(model)
+            else _from_hub(model, revision)
+        )
+        data = json.loads(text)
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}
@@ -244,20 +245,32 @@ def _gguf_architecture(file: Path) -> str | None:
 
 
 @cache  # asked once in a process, however often settings are made
-def _from_hub(model: str, revision: str | None) -> Path | None:
-    """The configuration in the Hub cache, else from the Hub; no type changes with a commit."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+def _from_hub(model: str, revision: str | None) -> str:
+    """The configuration in the Hub cache, else from the Hub; empty if there is none to be had.
+
+    Asked for once and briefly, where the library's own download would try for half a minute.
+    Without an answer no preset is chosen, and loading gives the error and the remedy.
+    """
+    from huggingface_hub import constants, get_session, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.utils._headers import build_hf_headers
 
     try:
         found = try_to_load_from_cache(model, "config.json", revision=revision)
-        if not isinstance(found, str):
-            found = hf_hub_download(
-                model, "config.json", revision=revision, etag_timeout=HUB_TIMEOUT
-            )
-    except Exception as error:  # offline, gated, missing: loading it gives the error and the remedy
+        if isinstance(found, str):
+            return Path(found).read_text(encoding="utf-8")
+        if constants.HF_HUB_OFFLINE:
+            return ""
+        reply = get_session().get(
+            hf_hub_url(model, "config.json", revision=revision),
+            headers=build_hf_headers(),
+            timeout=HUB_TIMEOUT,
+            follow_redirects=True,
+        )
+        reply.raise_for_status()
+        return str(reply.text)
+    except Exception as error:  # offline, gated, missing, no valid name
         _log.info("No configuration of %s to choose a preset by: %s", model, error)
-        return None
-    return Path(found)
+        return ""
 
 
 def applied(settings: Settings) -> Preset | None:
