@@ -306,6 +306,19 @@ def toml_source(settings_cls: type[BaseSettings], config_file: Path | None) -> G
     return GivenSource(settings_cls, Place(f"in {path}", "key"), values)
 
 
+class WholeSource(PydanticBaseSettingsSource):
+    """A source that is chosen by what those above it say, and read whole."""
+
+    def __init__(self, settings_cls: type[BaseSettings], reading: Reading) -> None:
+        super().__init__(settings_cls)
+        self.reading = reading
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Nothing: there is no single value to be had."""
+        del field
+        return None, field_name, False
+
+
 class Recorded(PydanticBaseSettingsSource):
     """A source that also notes what it gave, for error messages."""
 

@@ -16,10 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
-
-from heretic.config_sources import Place, Reading, check_keys, read_toml
+from heretic.config_sources import Place, WholeSource, check_keys, read_toml
 from heretic.errors import SettingsError
 from heretic.identity import HUB_TIMEOUT, gguf_parts, is_local
 
@@ -285,17 +282,8 @@ def applied(settings: Settings) -> Preset | None:
     return None if preset is None else preset.held(settings)
 
 
-class PresetSource(PydanticBaseSettingsSource):
+class PresetSource(WholeSource):
     """The preset that fits what the sources above say of the model."""
-
-    def __init__(self, settings_cls: type[BaseSettings], reading: Reading) -> None:
-        super().__init__(settings_cls)
-        self.reading = reading
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Nothing: a preset is read whole."""
-        del field
-        return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
         """Values by setting."""

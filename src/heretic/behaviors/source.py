@@ -11,11 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
-
 from heretic.behaviors import ABOUT, FILE_NAME, OWN_FOLDER, names
-from heretic.config_sources import Place, Reading, check_keys, read_toml
+from heretic.config_sources import Place, WholeSource, check_keys, read_toml
 from heretic.errors import SettingsError
 
 FORBIDDEN = (
@@ -113,17 +110,8 @@ def _absolute(value: Any, folder: Path, key: str = "") -> Any:
     return value
 
 
-class BehaviorSource(PydanticBaseSettingsSource):
+class BehaviorSource(WholeSource):
     """The ready configuration that the sources above name."""
-
-    def __init__(self, settings_cls: type[BaseSettings], reading: Reading) -> None:
-        super().__init__(settings_cls)
-        self.reading = reading
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Nothing: it is read whole."""
-        del field
-        return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
         """Values by setting."""
