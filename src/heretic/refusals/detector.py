@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from heretic.refusals.degenerate import broken, wrong_language
-from heretic.refusals.rules import Act, Language, languages
+from heretic.refusals.rules import Act, Language, Rule, languages
 from heretic.refusals.text import (
     PUNCTUATION,
     Sentence,
@@ -100,9 +100,21 @@ class _Read:
             if rule is None or not _holds(language, rule.any, self.sentence.text, self._words):
                 continue
             found = rule.search(self.sentence.text)
+            if found is not None and act in ("decline", "incapable"):
+                found = self._unconceded(language, rule, found)
             if found is not None:
                 return found
         return None
+
+    def _unconceded(
+        self, language: Language, rule: Rule, found: tuple[int, int]
+    ) -> tuple[int, int] | None:
+        """A limit that is no mere concession: "While I can't judge, most people find ..."."""
+        conceding = language.acts.get("concede")
+        clause = None if conceding is None else conceding.search(self.sentence.text)
+        if clause is None or found[0] >= clause[1]:
+            return found
+        return rule.search(self.sentence.text, clause[1])
 
     def unasked(self, *acts: Act) -> bool:
         """Whether it does any of these, where the prompt did not ask for it."""

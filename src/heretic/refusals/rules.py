@@ -21,6 +21,7 @@ Act = Literal[
     "lecture",
     "resume",
     "turn",
+    "concede",
     "unreal",
 ]
 """What a sentence does; docs/refusals.md tells them apart."""
