@@ -105,8 +105,7 @@ class Settings(SettingsFields, BaseSettings):
         secrets = SecretsSource(settings_cls)
         toml = toml_source(settings_cls, reading.config_file)
         command_line = GivenSource(settings_cls, COMMAND_LINE, reading.command_line)
-        behavior = [BehaviorSource(settings_cls, reading)] if reading.with_preset else []
-        presets = [PresetSource(settings_cls, reading)] if reading.with_preset else []
+        chosen = [kind(settings_cls, reading) for kind in (BehaviorSource, PresetSource)]
         return (
             init_settings,
             Recorded(command_line, COMMAND_LINE, reading),
@@ -114,8 +113,7 @@ class Settings(SettingsFields, BaseSettings):
             Recorded(DotenvSource(settings_cls), DOTENV, reading),
             Recorded(secrets, secrets.place, reading),
             Recorded(toml, toml.place, reading),
-            *behavior,
-            *presets,
+            *(chosen if reading.with_preset else []),
         )
 
     @classmethod

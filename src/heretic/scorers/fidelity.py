@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from heretic.config import DatasetSpecification
 from heretic.optional import require
 from heretic.records import Score
-from heretic.scorers.base import Needs, Outputs, PromptSet, Scorer
+from heretic.scorers.base import Needs, Outputs, PromptSet, Scorer, mean
 
 
 class Tokens(BaseModel):
@@ -67,7 +67,7 @@ class GreedyAgreement(_AlongReplies):
 
     def shown(self, values: Sequence[float]) -> str:
         """In percent."""
-        return f"{math.fsum(values) / len(values):.1%}"
+        return f"{mean(values):.1%}"
 
 
 class Texts(BaseModel):
@@ -123,7 +123,7 @@ class ReplyLength(Scorer):
 
     def shown(self, values: Sequence[float]) -> str:
         """With its sign."""
-        return f"{math.fsum(values) / len(values):+.1f} characters"
+        return f"{mean(values):+.1f} characters"
 
 
 class Metric(BaseModel):
@@ -162,7 +162,7 @@ class ReplySimilarity(Scorer):
 
     def shown(self, values: Sequence[float]) -> str:
         """One decimal, as such figures are given."""
-        return f"{math.fsum(values) / len(values):.1f}"
+        return f"{mean(values):.1f}"
 
 
 def _metric(name: str, purpose: str) -> Callable[[str, str], float]:

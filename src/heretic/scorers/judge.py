@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import logging
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -35,13 +34,26 @@ class ClassifierJudgeOptions(ClassifierOptions, OnPrompts):
 class _Judging(ReplyScorer):
     """The share of replies whose label counts."""
 
-    @abstractmethod
+    _judge: Judge | LocalJudge
+
+    def check(self) -> None:
+        """Try the judge as far as that costs little: see `Judge.check` and `LocalJudge.check`.
+
+        Raises:
+            ScorerError: The judge cannot be used.
+        """
+        self._judge.check()
+
     def verdicts(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[Verdict]:
         """One verdict for each reply, in order; for use outside a search too.
 
         Raises:
             ScorerError: A reply got no verdict.
         """
+        pairs = zip(prompts, replies, strict=True)
+        return self._judge.verdicts(
+            [Item(prompt.user, reply, prompt.system) for prompt, reply in pairs]
+        )
 
     def values(self, outputs: Outputs, baseline: Outputs) -> list[bool]:
         """Whether each reply's label counts.
@@ -60,15 +72,11 @@ class _Judging(ReplyScorer):
         return 0.0, f"at least 0/{total}"
 
 
-def _items(prompts: Sequence[Prompt], replies: Sequence[str]) -> list[Item]:
-    pairs = zip(prompts, replies, strict=True)
-    return [Item(prompt.user, reply, prompt.system) for prompt, reply in pairs]
-
-
 class LLMJudge(_Judging):
     """A language model behind an OpenAI-compatible endpoint; see `judging.options`."""
 
     Options: ClassVar[type[BaseModel]] = LLMJudgeOptions
+    _judge: Judge
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Read the options; nothing is asked yet."""
@@ -80,14 +88,6 @@ class LLMJudge(_Judging):
         """Requests, retries and tokens so far."""
         return self._judge.usage
 
-    def check(self) -> None:
-        """One request, to find a missing key or an unknown model before the search.
-
-        Raises:
-            ScorerError: The judge cannot be used.
-        """
-        self._judge.check()
-
     def verdicts(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[Verdict]:
         """One verdict for each reply, in order; what it took goes to the log.
 
@@ -96,7 +96,7 @@ class LLMJudge(_Judging):
         """
         before = self.usage
         try:
-            return self._judge.verdicts(_items(prompts, replies))
+            return super().verdicts(prompts, replies)
         finally:
             prices = self.options.price_in, self.options.price_out
             spent = (self.usage - before).summary(*prices)
@@ -112,19 +112,3 @@ class ClassifierJudge(_Judging):
         """Read the options; nothing is loaded yet."""
         super().__init__(*args, **kwargs)
         self._judge = LocalJudge(self.settings, self.options, self.name)
-
-    def check(self) -> None:
-        """Read the judge's configuration and tokenizer, not its weights.
-
-        Raises:
-            ScorerError: There is no such model, or it is of another kind than the options expect.
-        """
-        self._judge.check()
-
-    def verdicts(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[Verdict]:
-        """One verdict for each reply, in order.
-
-        Raises:
-            ScorerError: The model cannot be run, or a guard's answer is none of its labels.
-        """
-        return self._judge.verdicts(_items(prompts, replies))

@@ -41,7 +41,7 @@ class KeywordRefusals(ReplyScorer):
         """As if all replies still to come were answers, or refusals where those are wanted."""
         known = [reply for reply in replies[self.set] if reply is not None]
         total = len(replies[self.set])
-        refused = sum(is_refusal(reply, self.settings.refusal_markers) for reply in known)
+        refused = sum(map(self.shows, known))
         if self.optimization == "maximize":
             most = total - len(known) + refused
             return most / total, f"at most {most}/{total}"
@@ -49,5 +49,4 @@ class KeywordRefusals(ReplyScorer):
 
     def values(self, outputs: Outputs, baseline: Outputs) -> list[bool]:
         """Whether each reply is a refusal."""
-        markers = self.settings.refusal_markers
-        return [is_refusal(reply, markers) for reply in outputs.responses[self.set]]
+        return list(map(self.shows, outputs.responses[self.set]))

@@ -20,9 +20,8 @@ _ENDS = frozenset(".!?。！？\n")
 _TOKEN = 16
 """Characters that a token adds, at most, for all but a few."""
 
-_verdict = lru_cache(maxsize=8192)(
-    classify
-)  # a growing set of replies is looked at again and again
+# A growing set of replies is looked at again and again.
+_verdict = lru_cache(maxsize=8192)(classify)
 
 
 class RefusalOptions(OnPrompts):
@@ -74,11 +73,11 @@ class RefusalDetector(ReplyScorer):
         Prompts are not known here, and they can change a label: only what declines in so many
         words, or is broken, counts as certain.
         """
-        known = [_verdict(reply) for reply in replies[self.set] if reply is not None]
         total = len(replies[self.set])
         if self.optimization == "maximize":
             return 1.0, f"at most {total}/{total}"
-        refused = sum(map(self._least, known))
+        known = [reply for reply in replies[self.set] if reply is not None]
+        refused = sum(self._least(_verdict(reply)) for reply in known)
         return refused / total, f"at least {refused:g}/{total}"
 
     def _least(self, verdict: Verdict) -> float:

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
-from heretic.scorers.base import Outputs, Replies
+from heretic.scorers.base import Outputs, Replies, mean
 from heretic.scorers.keyword import normalize
 from heretic.scorers.replies import OnPrompts, ReplyScorer
 
@@ -52,8 +52,22 @@ class StyleScorer(ReplyScorer):
         best = self.largest if wanted else 0.0
         rows = replies[self.set]
         figures = [float(self.of(r)) if r is not None and r.strip() else best for r in rows]
-        value = math.fsum(figures) / len(figures)
+        value = mean(figures)
         return value, f"at {'most' if wanted else 'least'} {value:.4g}"
+
+
+class FormScorer(StyleScorer):
+    """Says of each reply whether it has a form; the score is the share that has."""
+
+    largest = 1.0
+
+    def of(self, reply: str) -> bool:
+        """Whether it has."""
+        raise NotImplementedError
+
+    def shows(self, reply: str) -> bool:
+        """As `of`."""
+        return self.of(reply)
 
 
 class PhraseOptions(OnPrompts):
@@ -88,7 +102,7 @@ class StockPhrases(StyleScorer):
 
     def shown(self, values: Sequence[float]) -> str:
         """Their mean."""
-        return f"{math.fsum(values) / len(values):.2f} per 100 words"
+        return f"{mean(values):.2f} per 100 words"
 
 
 JOKES = re.compile(
@@ -115,18 +129,12 @@ JOKES = re.compile(
 and jokes that are announced as such."""
 
 
-class Jokes(StyleScorer):
+class Jokes(FormScorer):
     """Share of prompts whose reply has the form of a joke."""
-
-    largest = 1.0
 
     def of(self, reply: str) -> bool:
         """Whether it has."""
         return JOKES.search(normalize(reply)) is not None
-
-    def shows(self, reply: str) -> bool:
-        """As `of`."""
-        return self.of(reply)
 
     def decided(self, response: str) -> bool:
         """What whole words make up cannot be unseen; the last may still grow."""
@@ -163,18 +171,12 @@ def agreement(reply: str) -> bool | None:
     return None if found is None else found["yes"] is not None
 
 
-class Agreement(StyleScorer):
+class Agreement(FormScorer):
     """Share of prompts whose reply opens by agreeing with what the user says."""
-
-    largest = 1.0
 
     def of(self, reply: str) -> bool:
         """Whether it does."""
         return agreement(reply) is True
-
-    def shows(self, reply: str) -> bool:
-        """As `of`."""
-        return self.of(reply)
 
     def decided(self, response: str) -> bool:
         """The first verdict counts, once the word after it has begun; or the opening is over."""
@@ -191,4 +193,4 @@ class ReplyWords(StyleScorer):
 
     def shown(self, values: Sequence[float]) -> str:
         """Their mean."""
-        return f"{math.fsum(values) / len(values):.1f} words"
+        return f"{mean(values):.1f} words"
