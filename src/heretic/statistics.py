@@ -76,31 +76,40 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired | None:
     Returns:
         None if the values do not pair up (unequal numbers, fewer than two, not finite).
     """
-    return _paired(tuple(map(float, first)), tuple(map(float, second)))
+    pair = tuple(map(float, first)), tuple(map(float, second))
+    p = _p_value(*pair)
+    if p is None:
+        return None
+    changes = _changes(*pair)
+    return Paired(sum(changes) / len(changes), _bootstrap(changes), p)
+
+
+def _changes(first: Sequence[float], second: Sequence[float]) -> tuple[float, ...]:
+    return tuple(b - a for a, b in zip(first, second, strict=True))
 
 
 @lru_cache(maxsize=4096)
-def _paired(first: tuple[float, ...], second: tuple[float, ...]) -> Paired | None:
+def _p_value(first: tuple[float, ...], second: tuple[float, ...]) -> float | None:
+    """Of the paired test; None as of `paired`."""
     from scipy import stats
 
     if len(first) != len(second) or len(first) < 2 or not all(map(math.isfinite, first + second)):
         return None
-    differences = tuple(b - a for a, b in zip(first, second, strict=True))
-    if not any(differences):
-        return Paired(0.0, (0.0, 0.0), 1.0)
+    changes = _changes(first, second)
+    if not any(changes):
+        return 1.0
     if all(value in (0.0, 1.0) for value in first + second):
-        gained, lost = (differences.count(sign) for sign in (1.0, -1.0))
-        p = stats.binomtest(gained, gained + lost).pvalue
-    else:
-        p = stats.permutation_test(
-            (differences,),
-            _mean,
-            permutation_type="samples",
-            vectorized=True,
-            n_resamples=RESAMPLES,
-            rng=0,
-        ).pvalue
-    return Paired(sum(differences) / len(differences), _bootstrap(differences), float(p))
+        gained, lost = (changes.count(sign) for sign in (1.0, -1.0))
+        return float(stats.binomtest(gained, gained + lost).pvalue)
+    found = stats.permutation_test(
+        (changes,),
+        _mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        rng=0,
+    )
+    return float(found.pvalue)
 
 
 def indistinguishable(first: Sequence[Score], second: Sequence[Score]) -> bool:
@@ -108,13 +117,10 @@ def indistinguishable(first: Sequence[Score], second: Sequence[Score]) -> bool:
 
     Each objective is tested by itself; trials without values behind their scores are told apart.
     """
-    others = {score.name: score for score in second}
-    found = [
-        paired(one.values, others[one.name].values) if one.name in others else None
-        for one in first
-        if one.objective() is not None
-    ]
-    return bool(found) and all(test is not None and not test.tells_apart for test in found)
+    others = {score.name: score.values for score in second}
+    objectives = [score for score in first if score.objective() is not None]
+    found = (_p_value(score.values, others.get(score.name, ())) for score in objectives)
+    return bool(objectives) and all(p is not None and p >= SIGNIFICANT for p in found)
 
 
 def is_rate(values: Sequence[float]) -> bool:

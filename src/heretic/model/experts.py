@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any, Literal, cast
 
 import torch
@@ -61,8 +62,13 @@ def kind_of(writer: Writer) -> Kind:
     return kind
 
 
+@cache  # asked at every run of a block
+def _signature(forward: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(forward)
+
+
 def _kind(block: type[nn.Module]) -> Kind | None:
-    _, *others = [*inspect.signature(block.forward).parameters][1:]
+    _, *others = [*_signature(block.forward).parameters][1:]
     if tuple(others) in EXPERT_ROUTING:
         return "routed"
     if others == [EXPERT_GATES]:
@@ -117,7 +123,7 @@ def _edited(
     kind = kind_of(site[0])
     if kind == "listed":
         return _listed(site, forward(*args, **kwargs), edit_of)
-    given = inspect.signature(block.forward).bind(None, *args, **kwargs).args[1:]
+    given = _signature(block.forward).bind(None, *args, **kwargs).args[1:]
     if in_sum:
         return _summed(site, forward, first, *given)
     return (_gated if kind == "gated" else _routed)(site, forward, edit_of, *given)
