@@ -10,7 +10,7 @@ import difflib
 import json
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,6 +152,40 @@ def check_keys(
         for element in value if isinstance(value, list | tuple) else [value]:
             if isinstance(element, Mapping):
                 check_keys(element, place, inner, path)
+
+
+def check_ready_made(
+    values: Mapping[str, Any], place: Place, forbidden: Collection[str], kind: str
+) -> None:
+    """Refuse what ready-made settings must not hold.
+
+    Args:
+        forbidden: Settings that are not theirs to set.
+        kind: What they are, in the plural.
+
+    Raises:
+        SettingsError: A key is forbidden; or as `check_keys`.
+    """
+    for key in forbidden:
+        if key in values:
+            raise SettingsError(f"Setting {key} {place.name}: {kind} cannot set it.")
+    check_keys(values, place)
+
+
+def no_such(kind: str, name: str, known: Collection[str], otherwise: str) -> SettingsError:
+    """The error that there is nothing ready-made of that name.
+
+    Args:
+        kind: What it should have been.
+        known: All there are.
+        otherwise: How to name one's own.
+    """
+    close = difflib.get_close_matches(name, known, n=1)
+    guess = f"Did you mean {close[0]}? " if close else ""
+    return SettingsError(
+        f"There is no {kind} {name}.",
+        remedy=f"{guess}There are {', '.join(known)}; {otherwise}.",
+    )
 
 
 def check_variables(names: Iterator[str], place: Place) -> None:

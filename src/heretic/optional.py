@@ -8,21 +8,24 @@ from types import ModuleType
 from heretic.errors import HereticError
 
 
-def require(module: str, *, extra: str, purpose: str) -> ModuleType:
+def require(
+    module: str, *, extra: str, purpose: str, kind: type[HereticError] = HereticError
+) -> ModuleType:
     """Import an optional module.
 
     Args:
         module: Import name, e.g. `pacmap`.
         extra: The extra of this distribution that brings it, e.g. `research`.
         purpose: What needs it, as the subject of a sentence, e.g. `Plotting residuals`.
+        kind: Of the error.
 
     Raises:
-        HereticError: The module, or something it needs, is not installed.
+        HereticError: Of that kind: the module, or something it needs, is not installed.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise HereticError(
+        raise kind(
             f"{purpose} needs the package {module}: {error}.",
             remedy=f"Install it with: pip install 'heretic-llm[{extra}]'",
         ) from error

@@ -6,7 +6,6 @@ then on, and in whatever is recorded of a run.
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heretic.config_sources import Place, WholeSource, check_keys, read_toml
+from heretic.config_sources import Place, WholeSource, check_ready_made, no_such, read_toml
 from heretic.errors import SettingsError
 from heretic.identity import HUB_TIMEOUT, gguf_parts, is_local
 
@@ -127,10 +126,7 @@ def _preset(name: str, table: Any, file: Path) -> Preset:
         )
     settings = {key: v for key, v in table.items() if key not in (*CONDITIONS, WHY)}
     preset = Preset(name, file, {}, settings, str(table.get(WHY, "")))
-    for key in FORBIDDEN:
-        if key in settings:
-            raise SettingsError(f"Setting {key} {preset.place.name}: presets cannot set it.")
-    check_keys(settings, preset.place)
+    check_ready_made(settings, preset.place, FORBIDDEN, "presets")
     conditions = {
         key: _globs(table[key], f"{key} {preset.place.name}") for key in CONDITIONS if key in table
     }
@@ -171,12 +167,7 @@ def _named(name: str) -> Preset:
     presets = {preset.name: preset for preset in read_presets()}
     if name in presets:
         return presets[name]
-    close = difflib.get_close_matches(name, presets, n=1)
-    raise SettingsError(
-        f"There is no preset {name}.",
-        remedy=(f"Did you mean {close[0]}? " if close else "")
-        + f"There are {', '.join(presets)}; a file of your own ends in .toml.",
-    )
+    raise no_such("preset", name, presets, "a file of your own ends in .toml")
 
 
 def model_facts(model: str, revision: str | None) -> Facts:

@@ -5,15 +5,13 @@ It stands below everything the user says, and above what the model's family need
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from heretic.behaviors import ABOUT, FILE_NAME, OWN_FOLDER, names
-from heretic.config_sources import Place, WholeSource, check_keys, read_toml
-from heretic.errors import SettingsError
+from heretic.config_sources import Place, WholeSource, check_ready_made, no_such, read_toml
 
 FORBIDDEN = (
     "model",
@@ -68,12 +66,7 @@ def _file_of(choice: str) -> Path:
     known = names()
     if choice in known:
         return OWN_FOLDER / choice / FILE_NAME
-    close = difflib.get_close_matches(choice, known, n=1)
-    raise SettingsError(
-        f"There is no behavior {choice}.",
-        remedy=(f"Did you mean {close[0]}? " if close else "")
-        + f"There are {', '.join(known)}; a folder of your own is written ./{choice}.",
-    )
+    raise no_such("behavior", choice, known, f"a folder of your own is written ./{choice}")
 
 
 def read_behavior(file: Path) -> Behavior:
@@ -87,10 +80,7 @@ def read_behavior(file: Path) -> Behavior:
     about = str(values.pop(ABOUT, ""))
     name = file.parent.name if file.name == FILE_NAME else file.stem
     behavior = Behavior(name, file, _absolute(values, file.parent), about)
-    for key in FORBIDDEN:
-        if key in values:
-            raise SettingsError(f"Setting {key} {behavior.place.name}: behaviors cannot set it.")
-    check_keys(values, behavior.place)
+    check_ready_made(values, behavior.place, FORBIDDEN, "behaviors")
     return behavior
 
 

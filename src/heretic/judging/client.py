@@ -19,6 +19,7 @@ from heretic.judging.asking import Request
 from heretic.judging.cache import VerdictCache
 from heretic.judging.options import JudgeOptions
 from heretic.judging.records import Item, Usage, Verdict
+from heretic.optional import require
 
 if TYPE_CHECKING:
     from openai import APIConnectionError, APIStatusError, AsyncOpenAI
@@ -189,14 +190,8 @@ class Judge:
         return text
 
     def _client(self) -> AsyncOpenAI:
-        try:
-            import openai
-        except ImportError as error:
-            raise ScorerError(
-                f"A judge behind an API needs the package openai: {error}.",
-                remedy="Install it with: pip install 'heretic-llm[judge]'",
-            ) from error
-        return openai.AsyncOpenAI(
+        openai = require("openai", extra="judge", purpose="A judge behind an API", kind=ScorerError)
+        client: AsyncOpenAI = openai.AsyncOpenAI(
             base_url=self.options.endpoint,
             api_key=self.options.api_key() or "none",  # the library insists on one
             timeout=self.options.timeout,
@@ -204,6 +199,7 @@ class Judge:
             # Replies go to the address that was named, and to no other.
             http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
         )
+        return client
 
     # --- failures --------------------------------------------------------------------------
 
