@@ -81,6 +81,7 @@ class Evaluator:
         prompts: EvaluationPrompts | None = None,
         techniques: Techniques | None = None,
         baseline_file: BaselineFile | None = None,
+        scorers: Sequence[Scorer] | None = None,
     ) -> None:
         """Load the scorers and the prompts; the baseline is measured when first needed.
 
@@ -89,6 +90,7 @@ class Evaluator:
             prompts: Loaded evaluation prompts; by default those of the settings.
             techniques: What saves work; all by default.
             baseline_file: Where the unedited model's outputs are kept, or to be kept.
+            scorers: Loaded ones; by default those of the settings.
         """
         self.settings = settings
         self.model = model
@@ -99,7 +101,7 @@ class Evaluator:
         self._baseline_file = baseline_file
         loaded = prompts or EvaluationPrompts.load(settings)
         self._prompts = loaded.by_name()
-        self.scorers: tuple[Scorer, ...] = load_scorers(settings)
+        self.scorers = tuple(scorers) if scorers is not None else load_scorers(settings)
 
     @property
     def _sizes(self) -> dict[PromptSet, int]:

@@ -336,7 +336,7 @@ def prepare(
     known = folder.read_manifest()
     # Read before the model loads, so that a mistake is said early.
     start_plans = _start_plans(settings)
-    check_scorers(settings)
+    scorers = check_scorers(settings)
     if known is None:
         model, directions = model_and_directions(settings, prompts, reporter)
         folder.save_directions(directions.numpy())
@@ -349,6 +349,7 @@ def prepare(
         reporter,
         prompts.evaluation,
         baseline_file=BaselineFile(folder.baseline_path, _baseline_key(settings, prompts, model)),
+        scorers=scorers,
     )
     reporter.emit(StageStarted("Scoring the original model"))
     baseline = evaluator.baseline
@@ -553,7 +554,12 @@ def held_out_scores(session: Session, trial: Trial) -> export.HeldOut | None:
     session.evaluator.release()  # two caches need not fit side by side
     session.reporter.emit(StageStarted("Scoring the chosen trial on held-out prompts"))
     evaluator = Evaluator(
-        session.settings, session.model, session.directions, session.reporter, prompts
+        session.settings,
+        session.model,
+        session.directions,
+        session.reporter,
+        prompts,
+        scorers=session.evaluator.scorers,  # a local judge need not be loaded twice
     )
     before, after = evaluator.baseline, evaluator.evaluate([trial.plan])[0]
     evaluator.release()

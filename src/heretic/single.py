@@ -45,7 +45,7 @@ def apply_plan(
         # The run's word on everything that fixes directions; the user's on what may run code.
         own = {name: settings.to_dict()[name] for name in OWN_WHEN_APPLYING}
         settings = Settings.restore({**known.settings, **own})
-    check_scorers(settings)
+    scorers = check_scorers(settings)
     prompts = pipeline.load_prompts(settings, reporter, with_held_out=False)
     if run is not None and known is not None:
         model, directions = pipeline.load_run(settings, run, known, reporter)
@@ -66,7 +66,9 @@ def apply_plan(
             remedy="Set max_rank, or apply it with the run it comes from.",
         )
     export.check_export(model, destination, strategy)
-    evaluator = Evaluator(settings, model, directions, reporter, prompts.evaluation)
+    evaluator = Evaluator(
+        settings, model, directions, reporter, prompts.evaluation, scorers=scorers
+    )
     reporter.emit(StageStarted("Scoring the plan"))
     scores = evaluator.evaluate([plan])[0]
     reporter.emit(StageFinished(pipeline.scores_line(scores)))
@@ -98,7 +100,7 @@ def compare(settings: Settings, reporter: Reporter) -> Comparison:
     """
     if not settings.evaluate_model:
         raise HereticError("No model to evaluate.", remedy="Set evaluate_model.")
-    check_scorers(settings)
+    scorers = check_scorers(settings)
     # The judged model runs as its original does: the original's preset is in the settings already.
     judged_settings = settings.replaced(
         model=settings.evaluate_model, model_commit=None, preset="none"
@@ -108,7 +110,7 @@ def compare(settings: Settings, reporter: Reporter) -> Comparison:
     prompts = pipeline.load_prompts(settings, reporter, with_held_out=False)
     original = pipeline.load_model(settings, reporter)
     pipeline.choose_prefix(settings, original, prompts, reporter)
-    evaluator = Evaluator(settings, original, None, reporter, prompts.evaluation)
+    evaluator = Evaluator(settings, original, None, reporter, prompts.evaluation, scorers=scorers)
     reporter.emit(StageStarted(f"Scoring {settings.model}"))
     baseline = evaluator.baseline
     reporter.emit(StageFinished(pipeline.scores_line(baseline)))

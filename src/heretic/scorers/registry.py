@@ -42,14 +42,16 @@ def behavior_shown(settings: Settings) -> Callable[[str], bool]:
     return lambda reply: is_refusal(reply, settings.refusal_markers)
 
 
-def check_scorers(settings: Settings) -> None:
+def check_scorers(settings: Settings) -> tuple[Scorer, ...]:
     """Load and check every configured scorer, so that mistakes are said before a model loads.
 
     Raises:
         ScorerError: One cannot be loaded, or what it works with cannot be used.
     """
-    for scorer in load_scorers(settings):
+    scorers = load_scorers(settings)
+    for scorer in scorers:
         scorer.check()
+    return scorers
 
 
 def _load(specification: ScorerSpecification, settings: Settings) -> Scorer:
