@@ -129,10 +129,11 @@ class Evaluator:
         """
         if self.directions is None:
             raise ValueError("an evaluator without directions cannot evaluate plans")
-        race = Race(self.scorers, self.baseline_outputs, self._sizes, len(plans), rivals)
+        baseline = self.baseline_outputs
+        race = Race(self.scorers, baseline, self._sizes, len(plans), rivals)
         with self._unedited():
             edits = [self.model.plan_edits(plan, self.directions) for plan in plans]
-            self._run(self.model, self._engine, edits, race)
+            self._run(self.model, self._engine, edits, race, baseline.references)
         return race.scores()
 
     def score_current(self) -> tuple[Score, ...]:
@@ -242,17 +243,16 @@ class Evaluator:
         engine: Engine | PlainEngine,
         edits: Sequence[Edits],
         race: Race,
-        references: Mapping[PromptSet, Reference] | None = None,
+        references: Mapping[PromptSet, Reference],
     ) -> None:
         """Logits of every plan first, since they are cheap; then replies of those still racing."""
         self._run_logits(engine, edits, race)
         needed = needs(self.scorers)
         if needed.continuations or needed.texts:
-            along = self.baseline_outputs.references if references is None else references
             for plan, edit in enumerate(edits):
                 if not race.is_settled(plan):
                     with RowEdits(model.writers, [edit]).installed():
-                        self._run_forced(model, plan, race, along)
+                        self._run_forced(model, plan, race, references)
         for name in sorted(needed.responses):
             racing = [plan for plan in range(len(edits)) if not race.is_settled(plan)]
             if racing:

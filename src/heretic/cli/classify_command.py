@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,14 +136,8 @@ def _rate(count: int, total: int) -> str:
 def _detected(rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
     from heretic.refusals import classify
 
-    return [_fields(classify(row["response"], row.get("prompt"))) for row in rows]
-
-
-def _fields(verdict: Any) -> Verdict:
-    """Label and span of a verdict, as they are written."""
-    span = getattr(verdict, "span", None)
-    place = None if span is None else {"start": span.start, "end": span.end, "text": span.text}
-    return {"label": verdict.label, "span": place}
+    found = (classify(row["response"], row.get("prompt")) for row in rows)
+    return [{"label": v.label, "span": None if v.span is None else asdict(v.span)} for v in found]
 
 
 def _judged(rows: Sequence[Mapping[str, Any]], plugin: str) -> list[Verdict]:
@@ -164,7 +159,8 @@ def _judged(rows: Sequence[Mapping[str, Any]], plugin: str) -> list[Verdict]:
     prompts = [Prompt(row.get("prompt") or "") for row in rows]
     replies = [row["response"] for row in rows]
     if hasattr(judge, "verdicts"):
-        return [_fields(verdict) for verdict in judge.verdicts(prompts, replies)] if rows else []
+        found = judge.verdicts(prompts, replies) if rows else []
+        return [{"label": verdict.label, "span": None} for verdict in found]  # judges name none
     (name,) = wanted
 
     def figure(prompt: Prompt, reply: str) -> float:

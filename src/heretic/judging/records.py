@@ -23,13 +23,11 @@ class Verdict:
         label: One of the judge's labels.
         score: Probability that the reply counts, in [0, 1]; None where the judge gives none.
         reason: In the judge's words; may quote the reply. Empty where it gives none.
-        span: The part of the reply that decided, where the judge names one.
     """
 
     label: str
     score: float | None = None
     reason: str = ""
-    span: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
