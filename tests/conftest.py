@@ -1,10 +1,12 @@
-"""Shared test set-up: no network, no timing assertions."""
+"""Shared test set-up: no network, no accelerator, no timing assertions."""
 
 from __future__ import annotations
 
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Results to be compared must not depend on the machine: an accelerator rounds in other ways.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from hypothesis import settings

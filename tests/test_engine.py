@@ -212,6 +212,21 @@ class TestSameAsPlain:
         engine = engine_of(llama, techniques=techniques, kept_share=math.inf)
         assert engine.replies("bad", plans) == [plain_replies(llama, plan) for plan in plans]
 
+    def test_plans_may_bring_a_batch_each(
+        self, llama: Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(llama, "batch_size", 5)
+        monkeypatch.setattr(llama, "_most_rows", 17)
+        assert [llama.rows_together(plans) for plans in (1, 2, 3, 4)] == [5, 10, 15, 17]
+        plans = edits_of(llama, 1.5, 0.8, 2.0)
+        engine = engine_of(llama)
+        assert engine.replies("bad", plans) == [plain_replies(llama, plan) for plan in plans]
+        assert engine._cache is not None
+        assert engine._cache.slots == 15
+        done: list[int] = []
+        engine.logits("good", plans[0], on_step=done.append)
+        assert done[0] == 5  # a pass still takes a batch, whatever room there is
+
     @pytest.mark.parametrize("slots", [2, 64])
     def test_one_plan_and_then_many(
         self, llama: Model, slots: int, monkeypatch: pytest.MonkeyPatch
@@ -478,6 +493,19 @@ class TestFaults:
         with edited(model, plans[0]):
             expected = model.get_logits(GOOD)
         torch.testing.assert_close(engine.logits("good", plans[0]), expected, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.usefixtures("short_of_memory")
+    def test_plans_share_fewer_rows_where_memory_ends(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        reporter = Collector()
+        model = load(tiny.folder(tmp_path), reporter, batch_size=3)
+        monkeypatch.setattr(model, "_most_rows", 6)
+        plans = edits_of(model, 1.5, 0.8)
+        replies = engine_of(model).replies("bad", plans)
+        assert replies == [plain_replies(model, plan) for plan in plans]
+        assert (model.batch_size, model.rows_together(2)) == (3, 3)
+        assert [text for text in reporter.warnings if "plans share 3 rows now" in text]
 
     def test_running_out_of_memory_amid_logits(
         self, llama: Model, monkeypatch: pytest.MonkeyPatch

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from heretic.config import Settings
 from heretic.errors import ModelError, SettingsError
-from heretic.model import AbliterationParameters, Model
+from heretic.model import AbliterationParameters, Model, machine
 from heretic.model.loading import halving, resolve_dtype
 from heretic.model.machine import usable_cores
 from heretic.model.prefix import close_reasoning, closing_of_template, common_prefix
@@ -366,6 +366,22 @@ class TestLoading:
         monkeypatch.setattr(loading, "cpu_has_bfloat16", lambda: False)
         assert resolve_dtype("auto", cpu) == torch.float32
         assert resolve_dtype("auto", torch.device("cuda")) == "auto"
+
+    def test_an_accelerator_takes_more_rows_for_more_plans(
+        self, llama: Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of its memory a quarter, however many plans there are; a CPU gains nothing by more."""
+        found = {}
+        for device in ("cpu", "cuda"):
+            monkeypatch.setattr(Model, "device", torch.device(device))
+            for memory in (10**6, 10**9):
+                monkeypatch.setattr(machine, "total_memory", {torch.device(device): memory}.get)
+                found[device, memory] = llama._automatic_batch_size()
+        assert found["cpu", 10**9] == (128, 0)
+        size, most = found["cuda", 10**9]
+        assert size == 128 < most
+        size, most = found["cuda", 10**6]
+        assert size <= most < 2 * size  # too little for one plan's batch: plans take turns
 
     def test_unknown_dtype(self, tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match="float99"):

@@ -133,7 +133,11 @@ def ratio_lines(rounds: Sequence[Round]) -> list[str]:
 
 
 def machine() -> str:
-    """The processor, and how many of its cores there are."""
+    """The accelerator if there is one, the processor, and how many of its cores there are."""
+    import torch
+
+    from heretic.model.machine import accelerator
+
     model, flags = platform.processor() or platform.machine(), ""
     information = Path("/proc/cpuinfo")
     if information.exists():
@@ -145,6 +149,8 @@ def machine() -> str:
                 flags = value
     native = sorted(flag for flag in flags.split() if flag.endswith("_bf16"))
     cores = f"{model}, {os.cpu_count()} cores"
+    if accelerator().type == "cuda":
+        cores = f"{torch.cuda.get_device_name()}, {cores}"
     return f"{cores}, {', '.join(native)}" if native else cores
 
 

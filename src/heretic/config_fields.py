@@ -181,7 +181,12 @@ class SettingsFields(BaseModel):
     )
 
     batch_size: int = setting(
-        0, "Generation", "Prompts processed at once; 0 finds a size.", ge=0, scores=False
+        0,
+        "Generation",
+        "Prompts processed at once; 0 finds a size. On an accelerator, where 0 found it, plans "
+        "that are evaluated together bring as many rows each, as far as memory goes.",
+        ge=0,
+        scores=False,
     )
     max_batch_size: int = setting(
         128, "Generation", "Largest batch size to try when finding one.", ge=1, scores=False

@@ -42,7 +42,7 @@ class Model:
         tokenizer: Its tokenizer, padding on the left.
         writers: Every residual writer, by layer.
         response_prefix: Text put at the start of every reply; found by the pipeline or set.
-        batch_size: Rows per forward pass; halved when memory runs out.
+        batch_size: Prompts per forward pass; halved when memory runs out.
     """
 
     def __init__(self, settings: Settings, reporter: Reporter | None = None) -> None:
@@ -65,12 +65,14 @@ class Model:
         )
         self.renderer = ChatRenderer(self.tokenizer, settings.chat_template_kwargs)
         self._layers = list(loaded.structure.layers)
-        self.batch_size = settings.batch_size or self._automatic_batch_size()
+        self.batch_size, self._most_rows = settings.batch_size, 0
+        if not settings.batch_size:
+            self.batch_size, self._most_rows = self._automatic_batch_size()
         head = self.model.get_output_embeddings()
         if head is not None:  # a few models have it elsewhere
             head.register_forward_pre_hook(_contiguous)
         if self.batch_size > 1 and self._padding_matters():
-            self.batch_size = 1
+            self.batch_size, self._most_rows = 1, 0
             self.say("Prompts are run one at a time: padding changes what this model puts out")
         self._factory = EditFactory(self.writers)
         self._weights = WeightEditor(self.writers)
@@ -93,13 +95,25 @@ class Model:
         """Width of the residual stream."""
         return hidden_size(self.model)
 
-    def _automatic_batch_size(self) -> int:
-        """From the machine's total memory, never from timing, so that equal runs stay equal."""
+    def rows_together(self, plans: int) -> int:
+        """Rows that so many plans may decode together.
+
+        On an accelerator a step takes as long with many rows as with few, so that each plan brings
+        a batch of its own as long as memory lasts; on a CPU more rows only take longer.
+        """
+        return max(self.batch_size, min(plans * self.batch_size, self._most_rows))
+
+    def _automatic_batch_size(self) -> tuple[int, int]:
+        """Prompts per pass, and rows that several plans may decode together at most (0: as many).
+
+        From the machine's total memory, never from timing, so that equal runs stay equal.
+        """
         tokens = ASSUMED_PROMPT_TOKENS + self.settings.max_response_length
         cache = self.cache_bytes_per_token() * tokens
         row = cache + 8 * text_config(self.model).vocab_size + 16 * tokens * self.hidden_size
         fitting = max(1, machine.total_memory(self.device) // 4 // row)
-        return int(min(self.settings.max_batch_size, 2 ** (fitting.bit_length() - 1)))
+        size = min(self.settings.max_batch_size, 2 ** (fitting.bit_length() - 1))
+        return size, 0 if self.device.type == "cpu" else fitting
 
     def _padding_matters(self) -> bool:
         """Whether a padded row gives other logits than the same row alone (as RWKV does)."""
@@ -267,9 +281,13 @@ class Model:
         return text
 
     def notify_halved(self, size: int) -> None:
-        """Take note of the batch size that is left after running out of memory."""
-        self.batch_size = size
-        self.say(f"Out of memory: batch size is now {size}")
+        """Take note of the rows per pass that are left after running out of memory."""
+        self._most_rows = min(self._most_rows, size)
+        if size < self.batch_size:
+            self.batch_size = size
+            self.say(f"Out of memory: batch size is now {size}")
+        else:
+            self.say(f"Out of memory: plans share {size} rows now")
 
     def say(self, text: str) -> None:
         """Tell the user what ought to be known about running this model."""

@@ -170,7 +170,8 @@ class RowEdits:
         if len(set(plans)) == 1:
             self.use(plans[0])
             return
-        index = torch.tensor(plans)
+        place = next(iter(self._stacked.values())).read.device if self._stacked else None
+        index = torch.tensor(plans, device=place)  # there once, not writer by writer
         self._current = {name: edit.rows(index) for name, edit in self._stacked.items()}
 
     @contextmanager

@@ -121,7 +121,7 @@ class Engine:
     """Evaluates prompt sets under edits of one model.
 
     Args:
-        model: Its `batch_size` is the number of slots; halved when memory runs out.
+        model: Its `rows_together` is the number of slots; halved when memory runs out.
         prompts: The sets, by name; none is empty.
         replied: Names of the sets that replies will be asked of.
         max_new_tokens: Length of replies.
@@ -239,29 +239,30 @@ class Engine:
 
     def _fitting(self, name: str, plans: int, work: Callable[[SlotCache], T]) -> T:
         """Do the work on that many plans, with ever fewer slots as long as memory runs out."""
-        rows = plans * len(self._prefill.sets[name].tails)
         while True:
+            slots = min(
+                self._model.rows_together(plans), plans * len(self._prefill.sets[name].tails)
+            )
             try:
-                return self._attempt(name, rows, work)
+                return self._attempt(name, slots, work)
             except RuntimeError as error:
                 failure = error
             finally:
                 self._prefill.forget_plans()
             # Outside the except block, whose traceback holds on to the tensors.
-            self._shrink(rows, failure)
+            self._shrink(slots, failure)
 
-    def _attempt(self, name: str, rows: int, work: Callable[[SlotCache], T]) -> T:
-        cache = self._allocated(min(self._model.batch_size, rows))
+    def _attempt(self, name: str, slots: int, work: Callable[[SlotCache], T]) -> T:
+        cache = self._allocated(slots)
         self._prefill.prepare(name, cache)
         return work(cache)
 
-    def _shrink(self, rows: int, failure: RuntimeError) -> None:
+    def _shrink(self, slots: int, failure: RuntimeError) -> None:
         """Drop everything, and halve the batch that did not fit; other errors are raised again."""
         traceback.clear_frames(failure.__traceback__)
         self._cache = None
         self._prefill.forget_originals()
-        size = min(self._model.batch_size, rows)
-        self._model.notify_halved(loading.halved(size, failure))
+        self._model.notify_halved(loading.halved(slots, failure))
 
     def _allocated(self, slots: int) -> SlotCache:
         """The cache, replaced by a larger one where it has fewer slots."""

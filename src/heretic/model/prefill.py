@@ -111,7 +111,8 @@ class Prefill:
     def fitting(self, name: str, ordered: Sequence[int], slots: int) -> list[int]:
         """The first of these prompts, as many as one forward pass and the slots take."""
         longest = len(self.sets[name].tails[ordered[0]])
-        return list(ordered[: min(max(1, self._tokens // longest), slots)])
+        most = min(self._model.batch_size, max(1, self._tokens // longest))
+        return list(ordered[: min(most, slots)])
 
     def chunks(self, name: str, prompts: Iterable[int], slots: int) -> Iterator[list[int]]:
         """All of these prompts, `fitting` ones at a time."""

@@ -146,10 +146,10 @@ class SlotCache(Cache):
         self, sources: Sequence[int], targets: Sequence[int], begin: int, end: int
     ) -> None:
         """Copy columns begin..end of slots `sources` to slots `targets`; the two do not overlap."""
-        pair = torch.tensor(list(sources)), torch.tensor(list(targets))
+        # On the device once: every copy there would be waited for, layer by layer.
+        source, target = torch.tensor([list(sources), list(targets)], device=self.mask.device)
         for layer in self._layers:
-            layer.move_rows(*pair, begin, end)
-        source, target = (index.to(self.mask.device) for index in pair)
+            layer.move_rows(source, target, begin, end)
         self.mask[target] = self.mask[source]
 
     def move_columns(self, rows: int, begin: int, end: int, to: int) -> None:
