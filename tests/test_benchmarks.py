@@ -283,7 +283,7 @@ class TestARun:
         (tmp_path / "benchmarks").mkdir()
         (tmp_path / "benchmarks" / "original.json").write_text("{")
         with pytest.raises(RunError, match="Delete the file"):
-            ResultFile(tmp_path, "original")
+            ResultFile(tmp_path)
 
 
 def test_all_that_the_menu_offers_exists() -> None:
@@ -370,7 +370,7 @@ def test_verdicts(interval: tuple[float, float] | None, higher: bool | None, ver
 
 
 def test_measurements_survive_the_disk(tmp_path: Path) -> None:
-    file = ResultFile(tmp_path, "original")
+    file = ResultFile(tmp_path)
     file.put(figure(0.5, 1.0, value=None, stderr=None))
     file.write()
-    assert ResultFile(tmp_path, "original").get("k") == figure(0.5, 1.0, value=None, stderr=None)
+    assert ResultFile(tmp_path).measurements["k"] == figure(0.5, 1.0, value=None, stderr=None)

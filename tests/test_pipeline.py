@@ -19,6 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from heretic import pipeline
+from heretic.benchmarks.store import figures_of
 from heretic.cli import chat as chat_module
 from heretic.cli import workflow
 from heretic.cli.options import SettingsOptions
@@ -26,7 +27,7 @@ from heretic.errors import StudyError
 from heretic.evaluator import Evaluator
 from heretic.main import main
 from heretic.model import experts
-from heretic.records import Trial
+from heretic.records import Trial, front
 from heretic.runs import RunFolder, list_runs
 from tests import benchmark_tasks, tiny
 
@@ -506,6 +507,30 @@ class TestOtherCommands:
         names = {path.name for path in (run.path / "benchmarks").iterdir()}
         assert "original.json" in names
         assert len(names) == 2
+        save = ["--model-action", "save", "--save-directory", "out", "--export-strategy", "merge"]
+        assert main(["export", str(run.path), "--trial-index", "0", *save]) == 0
+        card = (searched / "out" / "README.md").read_text(encoding="utf-8")
+        assert "| tiny_own | acc_norm | " in card
+        assert "lm-evaluation-harness" in card
+
+    def test_a_card_has_no_figures_of_parts_of_tasks_or_of_other_trials(
+        self, searched: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (searched / "tasks").mkdir()
+        task = benchmark_tasks.choice_task(searched / "tasks", "tiny_own")
+        run = the_run(searched)
+        trial = front(run.read_trials())[0]
+        own = ["--benchmarks", task, "--benchmark-path", "tasks"]
+        assert main(["benchmark", str(run.path), *own, "--benchmark-limit", "2"]) == 0
+        assert figures_of(run.path, trial) == ()
+        assert main(["benchmark", str(run.path), *own, "--no-benchmark-original"]) == 0
+        rows = figures_of(run.path, trial)
+        assert {row.task for row in rows} == {task}
+        assert all(row.original is None and row.edited is not None for row in rows)
+        assert main(["benchmark", str(run.path), *own]) == 0
+        assert all(row.difference is not None for row in figures_of(run.path, trial))
+        other = replace(trial, number=trial.number + 1)
+        assert figures_of(run.path, other) == ()
 
     def test_a_run_does_not_say_where_benchmarks_code_lies(
         self, searched: Path, capsys: pytest.CaptureFixture[str]

@@ -22,6 +22,7 @@ from torch import Tensor
 from heretic import export
 from heretic import prompts as prompt_sets
 from heretic.baseline import BaselineFile
+from heretic.benchmarks.store import figures_of
 from heretic.config import Settings
 from heretic.directions import (
     cluster_basis,
@@ -540,7 +541,12 @@ def export_trial(session: Session, trial: Trial, destination: Path, strategy: st
         ExportError: It cannot be saved, or does not score as in the search.
     """
     export.check_export(session.model, destination, strategy)  # before minutes of scoring
-    choice = replace(session.choice(trial), held_out=held_out_scores(session, trial))
+    benchmarks = figures_of(session.folder.path, trial)
+    choice = replace(
+        session.choice(trial),
+        held_out=held_out_scores(session, trial),
+        benchmarks=benchmarks,
+    )
     export.save(session.model, choice, destination, strategy=strategy, reporter=session.reporter)
     scores = export.verify(destination, choice, session.evaluator, session.reporter)
     return Exported(scores, choice.held_out)

@@ -154,6 +154,7 @@ def measure(
         batch_size=model.batch_size,
         seconds=round(time.monotonic() - began, 1),
         versions=dict(results["versions"]),
+        limit=limit,
     )
 
 

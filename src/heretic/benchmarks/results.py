@@ -76,6 +76,7 @@ class Measurement:
         batch_size: Rows per forward pass.
         seconds: How long it took.
         versions: Of the tasks, as the harness states them.
+        limit: Documents of each task that were taken at most; None for all.
     """
 
     task: str
@@ -84,6 +85,7 @@ class Measurement:
     batch_size: int
     seconds: float
     versions: Mapping[str, Any]
+    limit: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -131,6 +133,34 @@ class Row:
         if low <= 0 <= high:
             return ""
         return "better" if (low > 0) == self.higher_is_better else "worse"
+
+    def texts(self) -> tuple[str, ...]:
+        """Task, metric, documents, both figures, difference and its interval, to be read."""
+        interval = ""
+        if self.interval is not None:
+            low, high = self.interval
+            interval = f"{low:+.4f} to {high:+.4f}" + ("" if self.paired else "*")
+        return (
+            *(self.task, self.metric, str(self.n)),
+            _figure(self.original, self.original_stderr),
+            _figure(self.edited, self.edited_stderr),
+            "" if self.difference is None else f"{self.difference:+.4f}",
+            interval,
+        )
+
+
+def _figure(value: float | None, stderr: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" + ("" if stderr is None else f" ± {stderr:.4f}")
+
+
+def how_compared(rows: Sequence[Row]) -> str:
+    """What the figures of `Row.texts` mean."""
+    apart = any(row.interval and not row.paired for row in rows)
+    return "± is the standard error. The interval is of the difference, document by document" + (
+        " (* models apart)." if apart else "."
+    )
 
 
 def compare(original: Measurement | None, edited: Measurement | None) -> list[Row]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heretic.benchmarks.results import Measurement, Row, compare
-from heretic.benchmarks.store import ResultFile
+from heretic.benchmarks.store import ResultFile, key_of_edited
 from heretic.benchmarks.tasks import check_tasks, folder_digest, remedy_for, task_manager
 from heretic.errors import HereticError
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
@@ -77,11 +77,10 @@ def run_benchmarks(
         KeyboardInterrupt: As it comes; what is done is kept.
     """
     check_tasks(wanted.tasks, wanted.path)
-    original = ResultFile(folder, "original")
-    edited = ResultFile(folder, f"trial-{trial.number}")
+    original, edited = ResultFile(folder), ResultFile(folder, trial)
     for task in dict.fromkeys(wanted.tasks):
         key = result_key(model, task, wanted)
-        trial_key = digest({"key": key, "plan": trial.plan.to_dict()})
+        trial_key = key_of_edited(key, trial.plan)
         try:
             if wanted.original:
                 _known_or_run(
@@ -99,7 +98,7 @@ def run_benchmarks(
             )
         except _TaskFailed as failure:
             outcome.failures[task] = str(failure)
-        outcome.rows += compare(original.get(key), edited.get(trial_key))
+        outcome.rows += compare(original.measurements.get(key), edited.measurements.get(trial_key))
         edited.write(outcome.rows)
 
 
@@ -118,7 +117,7 @@ def _known_or_run(
     reporter: Reporter,
 ) -> None:
     """See to it that the file has the task's figures."""
-    if file.get(key) is not None:
+    if key in file.measurements:
         return
     reporter.emit(StageStarted(f"Benchmark {task}, {who}"))
     from heretic.benchmarks.harness import measure

@@ -11,11 +11,38 @@ from dataclasses import asdict
 from pathlib import Path
 
 from heretic.atomic import cannot_write, write_atomic
-from heretic.benchmarks.results import Measurement, Row
+from heretic.benchmarks.results import Measurement, Row, compare
 from heretic.errors import RunError
+from heretic.records import Plan, Trial
+from heretic.runs import digest
 
 SCHEMA = 1
 FOLDER = "benchmarks"
+
+
+def key_of_edited(key: str, plan: Plan) -> str:
+    """The key of the edited model's measurement, from that of the original's beside it."""
+    return digest({"key": key, "plan": plan.to_dict()})
+
+
+def figures_of(run: Path, trial: Trial) -> tuple[Row, ...]:
+    """Kept figures of a trial on whole tasks, beside the original's where these are kept too.
+
+    Of a task that was run in several ways, the newest.
+
+    Args:
+        run: The run folder.
+
+    Raises:
+        RunError: A file is damaged, or written by a newer release.
+    """
+    edited = ResultFile(run, trial)
+    if not edited.measurements:
+        return ()
+    originals = ResultFile(run).measurements
+    before = {key_of_edited(key, trial.plan): found for key, found in originals.items()}
+    newest = {found.task: found for found in edited.measurements.values() if found.limit is None}
+    return tuple(row for found in newest.values() for row in compare(before.get(found.key), found))
 
 
 class ResultFile:
@@ -23,23 +50,24 @@ class ResultFile:
 
     Args:
         run: The run folder.
-        name: `original`, or `trial-N`.
+        trial: Of the edited model; None for the original.
+
+    Attributes:
+        path: The file.
+        measurements: By key, the newest last.
 
     Raises:
         RunError: The file is damaged, or written by a newer release.
     """
 
-    def __init__(self, run: Path, name: str) -> None:
+    def __init__(self, run: Path, trial: Trial | None = None) -> None:
+        name = "original" if trial is None else f"trial-{trial.number}"
         self.path = run / FOLDER / f"{name}.json"
-        self._measurements = self._read()
-
-    def get(self, key: str) -> Measurement | None:
-        """What was measured under this key, if anything."""
-        return self._measurements.get(key)
+        self.measurements = self._read()
 
     def put(self, measurement: Measurement) -> None:
         """Keep a measurement; `write` puts it on disk."""
-        self._measurements[measurement.key] = measurement
+        self.measurements[measurement.key] = measurement
 
     def write(self, rows: Sequence[Row] = ()) -> None:
         """Replace the file.
@@ -53,7 +81,7 @@ class ResultFile:
         data = {
             "schema": SCHEMA,
             "rows": [asdict(row) for row in rows],
-            "measurements": [row.to_dict() for row in self._measurements.values()],
+            "measurements": [row.to_dict() for row in self.measurements.values()],
         }
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)

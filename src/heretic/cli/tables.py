@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from heretic.benchmarks.results import Row
+from heretic.benchmarks.results import Row, how_compared
 from heretic.cli.text import clip, safe, title
 from heretic.records import KERNEL_FIGURES, Plan, Score, Trial
 from heretic.statistics import indistinguishable, paired
@@ -160,33 +160,12 @@ def benchmark_table(rows: Sequence[Row], *, edited: str, heading: str | None = N
         table.add_column(name, justify="right")
     table.add_column("")
     for row in rows:
-        interval = "" if row.interval is None else _interval(row)
-        difference = "" if row.difference is None else f"{row.difference:+.4f}"
-        cells = _cells(
-            *(row.task, row.metric, row.n),
-            *(_figure(row.original, row.original_stderr), _figure(row.edited, row.edited_stderr)),
-            *(difference, interval, row.verdict),
-        )
+        cells = _cells(*row.texts(), row.verdict)
         table.add_row(*cells, style="bold" if row.verdict else "")
     if rows:
-        table.caption = _heading(
-            "± is the standard error. The interval is of the difference, document by document"
-            + (" (* models apart)." if any(r.interval and not r.paired for r in rows) else ".")
-        )
+        table.caption = _heading(how_compared(rows))
         table.caption_justify = "left"
     return table
-
-
-def _figure(value: float | None, stderr: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4f}" + ("" if stderr is None else f" ± {stderr:.4f}")
-
-
-def _interval(row: Row) -> str:
-    assert row.interval is not None
-    low, high = row.interval
-    return f"{low:+.4f} to {high:+.4f}" + ("" if row.paired else "*")
 
 
 def plan_table(plan: Plan, *, heading: str | None = None) -> Table:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Protocol
 
 import heretic
+from heretic.benchmarks.results import Row, how_compared
 from heretic.export.choice import Choice, HeldOut, Strategy, display_name, score_rows
 from heretic.identity import is_local, repository_of
 from heretic.records import KERNEL_FIGURES, Plan, Score, Trial
@@ -51,7 +53,7 @@ def model_card(
             plan,
             choice.baseline,
             choice.scores,
-            _origin(choice) + _held_out_text(choice.held_out),
+            _origin(choice) + _held_out_text(choice.held_out) + _benchmarks_text(choice.benchmarks),
         ),
         base_link=model_link(model),
         base_literal=json.dumps(display_name(model)),
@@ -173,6 +175,18 @@ def _held_out_text(held_out: HeldOut | None) -> str:
         f"\nThe search chose the edit by those prompts. On {held_out.good} good and {held_out.bad} "
         "bad prompts that it never saw, edited while running:\n\n"
         f"{scores_table(held_out.before, held_out.after)}"
+    )
+
+
+def _benchmarks_text(rows: Sequence[Row]) -> str:
+    if not rows:
+        return ""
+    heading = ["task", "metric", "documents", "base model", "this model", "difference", "95%"]
+    return (
+        "\nBenchmarks of the [lm-evaluation-harness]"
+        "(https://github.com/EleutherAI/lm-evaluation-harness), with the model's chat template, "
+        f"edited while running. {how_compared(rows)}\n\n"
+        f"{_table(heading, [list(row.texts()) for row in rows])}"
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from heretic.benchmarks.results import Row
 from heretic.errors import ExportError
 from heretic.identity import is_local
 from heretic.records import RunManifest, Score, Trial
@@ -57,6 +58,7 @@ class Choice:
         settings: The settings of that run.
         verified: Scores of the files once reloaded from disk; None before `verify`.
         held_out: Scores on held-out prompts, where there are any.
+        benchmarks: Figures of the trial and of the original on whole benchmark tasks.
         as_recorded: Whether all figures come from a reproduction file, for files with the hashes
             it records; nothing was measured on this copy.
     """
@@ -68,6 +70,7 @@ class Choice:
     settings: Settings
     verified: tuple[Score, ...] | None = None
     held_out: HeldOut | None = None
+    benchmarks: tuple[Row, ...] = ()
     as_recorded: bool = False
 
     @property
