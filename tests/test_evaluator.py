@@ -325,6 +325,37 @@ def test_another_response_prefix_needs_another_evaluator(
     assert [ask() for ask in questions[:4]] == before
 
 
+SLOW = """
+from heretic.scorers import Needs, Scorer
+
+class Slow(Scorer):
+    needs = Needs(logits=frozenset({"good"}))
+
+    def values(self, outputs, baseline):
+        outputs.tell("slow work", 1, 2)
+        return [0.0]
+"""
+
+
+def test_what_a_slow_scorer_tells_reaches_the_reporter(
+    model: Model, directions: torch.Tensor, tmp_path: Path
+) -> None:
+    seen: list[Event] = []
+
+    class Collector:
+        def emit(self, event: Event) -> None:
+            seen.append(event)
+
+    (tmp_path / "slow.py").write_text(SLOW)
+    settings = model.settings.replaced(scorers=[{"plugin": f"{tmp_path / 'slow.py'}:Slow"}])
+    evaluator = Evaluator(settings, model, directions, Collector())
+    told = EvaluationProgress("slow work", 1, 2)
+    assert evaluator.baseline
+    assert seen.count(told) == 1
+    evaluator.evaluate([plan(), plan()])
+    assert seen.count(told) == 3
+
+
 def test_progress_inside_an_evaluation_reaches_the_reporter(
     model: Model, directions: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

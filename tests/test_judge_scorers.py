@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,9 @@ class TestLLMJudge:
                 price_in=2.0,
                 price_out=10.0,
             )
-            score = scorer.score(OUTPUTS, OUTPUTS)
+            told: list[tuple[str, int, int]] = []
+            score = scorer.score(replace(OUTPUTS, tell=lambda *step: told.append(step)), OUTPUTS)
+            assert told == [("judge, judged", done, 4) for done in (1, 2, 3, 4)]
             assert (score.value, score.display) == (0.5, "2/4")
             assert score.values == (1.0, 0.0, 1.0, 0.0)
             assert scorer.score(OUTPUTS, OUTPUTS) == score
@@ -406,8 +409,14 @@ class TestGuard:
         found = scorer.verdicts(self.PROMPTS, self.REPLIES)
         assert [verdict.label for verdict in found] == ["unsafe", "safe", "safe", "unsafe"]
         assert found[0].reason == "unsafe\nS1"
-        outputs = Outputs(prompts={"bad": self.PROMPTS}, responses={"bad": self.REPLIES})
+        told: list[int] = []
+        outputs = Outputs(
+            prompts={"bad": self.PROMPTS},
+            responses={"bad": self.REPLIES},
+            tell=lambda what, done, total: told.append(done),
+        )
         assert scorer.score(outputs, outputs).display == "2/4"
+        assert told == [*range(batch_size, 4, batch_size), 4]
 
     def test_the_answer_may_stand_elsewhere(self, guard: str) -> None:
         scorer = load(

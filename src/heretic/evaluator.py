@@ -130,7 +130,7 @@ class Evaluator:
         if self.directions is None:
             raise ValueError("an evaluator without directions cannot evaluate plans")
         baseline = self.baseline_outputs
-        race = Race(self.scorers, baseline, self._sizes, len(plans), rivals)
+        race = Race(self.scorers, baseline, self._sizes, len(plans), rivals, self._tell)
         with self._unedited():
             edits = [self.model.plan_edits(plan, self.directions) for plan in plans]
             self._run(self.model, self._engine, edits, race, baseline.references)
@@ -202,7 +202,11 @@ class Evaluator:
         return nullcontext() if self.model.is_original else self.model.unedited()
 
     def _score(self, outputs: Outputs, baseline: Outputs) -> tuple[Score, ...]:
-        return tuple(scorer.score(outputs, baseline) for scorer in self.scorers)
+        told = replace(outputs, tell=self._tell)
+        return tuple(scorer.score(told, baseline) for scorer in self.scorers)
+
+    def _tell(self, what: str, done: int, total: int) -> None:
+        self._reporter.emit(EvaluationProgress(what, done, total))
 
     @cached_property
     def _engine(self) -> Engine | PlainEngine:

@@ -17,6 +17,7 @@ from heretic.model.teacher_forcing import Continuation, Reading
 from heretic.prompts import Prompt
 from heretic.records import Score, dominates, objectives
 from heretic.scorers import Needs, Outputs, PromptSet, Scorer
+from heretic.scorers.base import Tell, tell_nobody
 
 
 def needs(scorers: Sequence[Scorer]) -> Needs:
@@ -47,6 +48,7 @@ class Race:
         sizes: Prompts in each set.
         plans: How many plans there are.
         rivals: Objectives that others have reached; None lets every plan finish.
+        tell: See `Outputs.tell`.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Race:
         sizes: Mapping[PromptSet, int],
         plans: int = 1,
         rivals: Collection[tuple[float, ...]] | None = None,
+        tell: Tell = tell_nobody,
     ) -> None:
         self._scorers = scorers
         self._baseline = baseline
@@ -69,6 +72,7 @@ class Race:
         self._readings: list[dict[PromptSet, Reading]] = [{} for _ in range(plans)]
         self._scores: list[dict[str, Score]] = [{} for _ in range(plans)]
         self._settled: set[int] = set()
+        self._tell = tell
 
     def take_logits(self, plan: int, name: PromptSet, logits: Tensor) -> None:
         """File first-token logits, float32 [prompts, vocabulary]."""
@@ -112,6 +116,7 @@ class Race:
             responses=replies,
             continuations=self._continuations[plan],
             readings=self._readings[plan],
+            tell=self._tell,
         )
 
     def scores(self) -> list[tuple[Score, ...]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -63,11 +63,18 @@ class Judge:
         self._cache = VerdictCache(options.cache_folder)
         self._schema_taken = options.structured != "text"
 
-    def verdicts(self, items: Sequence[Item]) -> list[Verdict]:
+    def verdicts(
+        self,
+        items: Sequence[Item],
+        on_step: Callable[[int, int], None] = lambda done, total: None,
+    ) -> list[Verdict]:
         """One for each item, in order; equal items are judged once.
 
         Each is kept on disk as soon as it is known. After a failure nothing new is begun, but what
         is under way is waited for, since it is paid for.
+
+        Args:
+            on_step: Told (items judged, items to be judged), where any are left to ask about.
 
         Raises:
             ScorerError: An item got no verdict; the key is missing; the server cannot be used.
@@ -83,7 +90,7 @@ class Judge:
         missing = {key: body for key, body in wanted.items() if key not in known}
         self.usage += Usage(cached=len(known))
         if missing:
-            known |= _run(self._judge(missing))
+            known |= _run(self._judge(missing, on_step))
         return [known[key] for key in keys]
 
     def check(self) -> None:
@@ -106,7 +113,9 @@ class Judge:
         async with self._client() as client:
             await self._ask(client, asking.request(SAMPLE, self.options))
 
-    async def _judge(self, requests: Mapping[str, Request]) -> dict[str, Verdict]:
+    async def _judge(
+        self, requests: Mapping[str, Request], on_step: Callable[[int, int], None]
+    ) -> dict[str, Verdict]:
         """Verdicts by key: as many workers as there may be requests at once share one list."""
         found: dict[str, Verdict] = {}
         failures: list[Exception] = []
@@ -119,6 +128,7 @@ class Judge:
                 try:
                     found[key] = await self._ask(client, body)
                     self._cache.put(key, answers.storable(found[key]))
+                    on_step(len(found), len(requests))
                 except Exception as error:  # raised below, when the others have finished
                     failures.append(error)
 

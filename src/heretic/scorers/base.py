@@ -7,7 +7,7 @@ never touches the model, so it cannot tell how, or with how many other plans, an
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -52,6 +52,14 @@ class Needs:
         )
 
 
+Tell = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is, and of how much."""
+
+
+def tell_nobody(what: str, done: int, total: int) -> None:
+    """Nobody is there to be told."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outputs:
     """What a model put out on the evaluation prompts.
@@ -63,6 +71,7 @@ class Outputs:
         continuations: What it makes of the original's replies.
         readings: What it makes of texts.
         references: The original's replies that continuations follow; of the unedited model only.
+        tell: For scorers that take long.
     """
 
     prompts: Mapping[PromptSet, Sequence[Prompt]] = field(default_factory=dict)
@@ -71,6 +80,7 @@ class Outputs:
     continuations: Mapping[PromptSet, Continuation] = field(default_factory=dict)
     readings: Mapping[PromptSet, Reading] = field(default_factory=dict)
     references: Mapping[PromptSet, Reference] = field(default_factory=dict)
+    tell: Tell = tell_nobody
 
 
 Replies = Mapping[PromptSet, Sequence[str | None]]

@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from pydantic import BaseModel
@@ -44,15 +45,23 @@ class _Judging(ReplyScorer):
         """
         self._judge.check()
 
-    def verdicts(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[Verdict]:
+    def verdicts(
+        self,
+        prompts: Sequence[Prompt],
+        replies: Sequence[str],
+        on_step: Callable[[int, int], None] = lambda done, total: None,
+    ) -> list[Verdict]:
         """One verdict for each reply, in order; for use outside a search too.
+
+        Args:
+            on_step: Told (replies judged, replies to be judged).
 
         Raises:
             ScorerError: A reply got no verdict.
         """
         pairs = zip(prompts, replies, strict=True)
         return self._judge.verdicts(
-            [Item(prompt.user, reply, prompt.system) for prompt, reply in pairs]
+            [Item(prompt.user, reply, prompt.system) for prompt, reply in pairs], on_step
         )
 
     def values(self, outputs: Outputs, baseline: Outputs) -> list[bool]:
@@ -61,7 +70,11 @@ class _Judging(ReplyScorer):
         Raises:
             ScorerError: A reply got no verdict.
         """
-        found = self.verdicts(outputs.prompts[self.set], outputs.responses[self.set])
+        found = self.verdicts(
+            outputs.prompts[self.set],
+            outputs.responses[self.set],
+            partial(outputs.tell, f"{self.name}, judged"),
+        )
         return [verdict.label in self.options.counts for verdict in found]
 
     def best_possible(self, replies: Replies) -> tuple[float, str]:
@@ -88,7 +101,12 @@ class LLMJudge(_Judging):
         """Requests, retries and tokens so far."""
         return self._judge.usage
 
-    def verdicts(self, prompts: Sequence[Prompt], replies: Sequence[str]) -> list[Verdict]:
+    def verdicts(
+        self,
+        prompts: Sequence[Prompt],
+        replies: Sequence[str],
+        on_step: Callable[[int, int], None] = lambda done, total: None,
+    ) -> list[Verdict]:
         """One verdict for each reply, in order; what it took goes to the log.
 
         Raises:
@@ -96,7 +114,7 @@ class LLMJudge(_Judging):
         """
         before = self.usage
         try:
-            return super().verdicts(prompts, replies)
+            return super().verdicts(prompts, replies, on_step)
         finally:
             prices = self.options.price_in, self.options.price_out
             spent = (self.usage - before).summary(*prices)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Protocol, Self
@@ -134,8 +134,15 @@ class LocalJudge:
             self._dtype()
             torch.empty(1, device=self._options.device)
 
-    def verdicts(self, items: Sequence[Item]) -> list[Verdict]:
+    def verdicts(
+        self,
+        items: Sequence[Item],
+        on_step: Callable[[int, int], None] = lambda done, total: None,
+    ) -> list[Verdict]:
         """One for each item, in order.
+
+        Args:
+            on_step: Told (items judged, items to be judged).
 
         Raises:
             ScorerError: The model cannot be loaded or run, or an answer is none of its labels.
@@ -152,6 +159,7 @@ class LocalJudge:
                 batch = order[part]
                 verdicts = self._reader.judge(model, [rows[index] for index in batch])
                 found.update(zip(batch, verdicts, strict=True))
+                on_step(len(found), len(rows))
 
             halving(len(rows), self._options.batch_size, work, self._tell_batch_size)
         return [found[index] for index in range(len(rows))]
