@@ -265,8 +265,12 @@ def test_a_search_by_each(name: str, tmp_path: Path):
         f"{kind}-evaluation-prompts": getattr(settings, f"{kind}_evaluation_prompts")
         for kind in ("good", "bad")
     }
+    if settings.protected_prompts is not None:
+        sets["protected-prompts"] = settings.protected_prompts
     for key, where in sets.items():
         split = "train[50:60]" if "evaluation" in key else "train[:8]"
+        if key.startswith("protected"):
+            split = "train[8:16]"  # here perhaps of the same file as the bad ones
         options += [f"--{key}.split", split]
         if where.dataset in HUB:
             options += [f"--{key}.dataset", str(HUB[where.dataset])]

@@ -16,6 +16,7 @@ from heretic.directions import (
     geometric_median,
     layer_basis,
     orthonormal,
+    sparing_directions,
     winsorize,
 )
 from heretic.records import DirectionScope, Plan
@@ -250,6 +251,25 @@ class TestOrthonormal:
         torch.testing.assert_close(orthonormal(rows), rows)
 
 
+class TestSparing:
+    def test_a_direction_loses_what_it_shares_with_a_protected_one(self) -> None:
+        generator = torch.Generator().manual_seed(4)
+        bad, protected = functional.normalize(torch.randn(2, 5, 7, generator=generator), dim=-1)
+        bad[0] = protected[0] = 0.0  # the embeddings
+        bad[1] = protected[1]  # nothing of its own
+        protected[2] = 0.0  # nothing to spare
+        found = sparing_directions(bad, protected)
+        assert found.dtype == torch.float32
+        assert not found[0].any()
+        assert not found[1, 0].any()
+        torch.testing.assert_close(found[2], torch.stack([bad[2], torch.zeros(7)]))
+        torch.testing.assert_close(found[1:, 1], protected[1:])
+        assert_orthonormal(found[3:])
+        for own, first, spared in zip(found[3:, 0], bad[3:], protected[3:], strict=True):
+            rest = first - (first @ spared) * spared
+            torch.testing.assert_close(own, functional.normalize(rest, dim=0))
+
+
 class TestClusterBasis:
     """Bad prompts differ from good ones by a direction, and from each other along planted axes."""
 
@@ -284,6 +304,17 @@ class TestClusterBasis:
         torch.testing.assert_close(basis[:, 0], directions)
         assert_orthonormal(basis[1:])
         assert (basis[0] == 0).all()
+
+    def test_what_is_known_besides_is_kept(self) -> None:
+        directions, good, bad = self.planted({1: 2.0, 2: 1.0}, {1: -2.0, 2: -1.0})
+        protected = torch.zeros_like(directions)
+        for layer in range(1, self.layers + 1):
+            protected[layer, layer + 1] = 1.0
+        known = sparing_directions(directions, protected)
+        basis = cluster_basis(known, good, bad, rank=3, orthogonalize=False, seed=1)
+        torch.testing.assert_close(basis[:, :2], known)
+        for layer in range(1, self.layers + 1):
+            assert abs(basis[layer, 2, layer + 2]) > 0.99
 
     def test_groups_are_found(self) -> None:
         directions, good, bad = self.planted({1: 2.0}, {1: -2.0})

@@ -219,6 +219,32 @@ class TestObjective:
         objective = Objective(model, GOOD, BAD, ablations, lambda reply: False)
         assert objective.bad == list(range(len(BAD)))
 
+    def test_protected_prompts_are_to_stay_and_tell_how_the_behaviour_begins(
+        self, model: Model, directions: Tensor
+    ) -> None:
+        """What they reply shows the behaviour too: it is no sign of the opposite."""
+        ablations = make_objective(model, directions)._ablations
+        bad, protected = BAD[:4], BAD[4:]
+        replies = dict(zip(BAD, model.get_responses_batched(BAD, max_new_tokens=32), strict=True))
+        told = {replies[prompt] for prompt in [bad[0], *protected]}
+        objective = Objective(
+            model, GOOD, bad, ablations, lambda reply: reply in told, protected=protected
+        )
+        assert objective.good == len(GOOD) + len(protected)
+        assert objective.bad == [i for i in range(4) if replies[bad[i]] in told]
+        first = model.get_logits_batched([bad[0], *protected]).argmax(dim=-1).tolist()
+        assert objective.openings.tokens.tolist() == sorted(set(first))
+
+    def test_what_shows_on_protected_prompts_alone_gives_nothing_to_search_by(
+        self, model: Model, directions: Tensor
+    ) -> None:
+        ablations = make_objective(model, directions)._ablations
+        bad, protected = BAD[:2], BAD[2:]
+        replies = model.get_responses_batched(BAD, max_new_tokens=32)
+        told = set(replies[2:]) - set(replies[:2])
+        with pytest.raises(StudyError, match="protected"):
+            Objective(model, GOOD, bad, ablations, told.__contains__, protected=protected)
+
     def test_a_forward_that_a_layer_was_given_stays(
         self, model: Model, directions: Tensor, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -235,6 +235,16 @@ class SettingsFields(BaseModel):
         _bad("test[:100]"), "Prompts", "Prompts on which the behaviour is counted."
     )
 
+    protected_prompts: Annotated[DatasetSpecification | None, Optionally] = setting(
+        None,
+        "Prompts",
+        "Prompts that are like the bad ones, on which the model should stay as it was all the "
+        "same: what they have in common with the bad ones is left out of the directions, and the "
+        "gradient sweep counts their divergence with that of the good ones. With max_rank = 2 what "
+        "sets them apart is a second direction.",
+        example={"dataset": "mlabonne/harmful_behaviors", "split": "train[:100]"},
+    )
+
     good_held_out_prompts: Annotated[DatasetSpecification | None, Optionally] = setting(
         None,
         "Prompts",

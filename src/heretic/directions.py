@@ -1,7 +1,8 @@
 """Residuals to directions: pure tensor functions.
 
 Method: difference of means, Arditi et al. 2024 (arXiv 2406.11717), section 2.3; the orthogonalised
-("projected") variant after Jim Lai (2025), "Projected Abliteration".
+("projected") variant after Jim Lai (2025), "Projected Abliteration"; directions that spare prompts
+alike, Wang et al. 2024 (arXiv 2410.03415), section 3.
 """
 
 from __future__ import annotations
@@ -107,6 +108,21 @@ def difference_directions(
     return directions.to(torch.float32)
 
 
+def sparing_directions(directions: Tensor, protected: Tensor) -> Tensor:
+    """Directions without what they share with those of prompts to be spared, then the latter.
+
+    Args:
+        directions: Unit or zero, [layers + 1, hidden].
+        protected: The same of the protected prompts.
+
+    Returns:
+        float32 [layers + 1, 2, hidden], orthonormal but for rows of zeros: a direction that is
+        nothing but a protected one becomes zero.
+    """
+    pairs = torch.stack([protected, directions], dim=1).to(torch.float64)
+    return torch.stack([orthonormal(pair) for pair in pairs]).flip(1).to(torch.float32)
+
+
 def layer_basis(directions: Tensor, layer: int, plan: Plan) -> Tensor:
     """The orthonormal directions that a layer is edited along (SPEC section 2).
 
@@ -175,7 +191,8 @@ def cluster_basis(
     the sign that agrees with the layer before, so that layers can be mixed.
 
     Args:
-        directions: [layers + 1, hidden].
+        directions: What comes first: [layers + 1, hidden], or several orthonormal ones per layer,
+            [layers + 1, known, hidden].
         good_centers: Means or medians of the good residuals, [layers + 1, hidden].
         bad: Residuals of the bad prompts, [prompts, layers + 1, hidden].
         rank: Directions per layer, at most the number of prompts.
@@ -195,14 +212,18 @@ def cluster_basis(
     groups = [difference[torch.from_numpy(labels == group)] for group in sorted(set(labels))]
     means = torch.stack([group.mean(dim=0) for group in groups])
     axes = functional.normalize(good_centers.to(torch.float64), dim=-1) * orthogonalize
+    known_ones = directions.to(torch.float64)
+    if known_ones.dim() == 2:
+        known_ones = known_ones.unsqueeze(1)
+    missing = rank - known_ones.shape[1]
     rows = []
-    before = means.new_zeros(rank - 1, means.shape[-1])
-    for layer, first in enumerate(directions.to(torch.float64)):
-        known = orthonormal(torch.stack([first, axes[layer]]))
-        further = _further(means[:, layer], known, rank - 1)
+    before = means.new_zeros(missing, means.shape[-1])
+    for layer, first in enumerate(known_ones):
+        known = orthonormal(torch.cat([first, axes[layer].unsqueeze(0)]))
+        further = _further(means[:, layer], known, missing)
         further = torch.where((further * before).sum(dim=-1, keepdim=True) < 0, -further, further)
         before = torch.where(further.any(dim=-1, keepdim=True), further, before)
-        rows.append(orthonormal(torch.cat([first.unsqueeze(0), further])))
+        rows.append(orthonormal(torch.cat([first, further])))
     return torch.stack(rows).to(torch.float32)
 
 

@@ -28,6 +28,7 @@ from heretic.directions import (
     cluster_basis,
     difference_directions,
     geometric_median,
+    sparing_directions,
     winsorize,
 )
 from heretic.errors import RunError, StudyError
@@ -59,6 +60,7 @@ class PromptSets:
 
     Attributes:
         good, bad: What directions are found on.
+        protected: What is like the bad ones, and to be spared.
         evaluation: What trials are scored on.
         held_out: What neither has seen; the chosen trial is scored on it.
     """
@@ -67,6 +69,7 @@ class PromptSets:
     bad: Sequence[Prompt]
     evaluation: EvaluationPrompts
     held_out: EvaluationPrompts | None = None
+    protected: Sequence[Prompt] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +151,15 @@ def load_prompts(
         bad=prompt_sets.load(settings.bad_prompts, system),
         evaluation=EvaluationPrompts.load(settings),
     )
+    if settings.protected_prompts is not None:
+        sets = replace(sets, protected=prompt_sets.load(settings.protected_prompts, system))
     if with_held_out:
         sets = replace(sets, held_out=_held_out(settings, sets))
     evaluation = sets.evaluation
     for name, first, second in (
         ("good", sets.good, evaluation.good),
         ("bad", sets.bad, evaluation.bad),
+        *(("protected", sets.protected, scored) for scored in evaluation.more.values()),
     ):
         shared = prompt_sets.shared_prompts(first, second)
         if shared:
@@ -167,7 +173,8 @@ def load_prompts(
     reporter.emit(
         StageFinished(
             f"{len(sets.good)} good and {len(sets.bad)} bad for directions, "
-            f"{len(evaluation.good)} and {len(evaluation.bad)} for evaluation"
+            + (f"{len(sets.protected)} protected, " if sets.protected else "")
+            + f"{len(evaluation.good)} and {len(evaluation.bad)} for evaluation"
             + (f", {_held_out_text(sets.held_out)}" if with_held_out else "")
         )
     )
@@ -222,29 +229,42 @@ def compute_directions(
 ) -> Tensor:
     """Directions of the direction splits, float32 [layers + 1, hidden].
 
-    [layers + 1, max_rank, hidden] where plans may remove several from a layer.
+    [layers + 1, max_rank, hidden] where plans may remove several from a layer: that of the bad
+    prompts, that of the protected ones if there are any, those of groups of bad prompts.
 
     Raises:
         StudyError: The two sets cannot be told apart in any layer.
     """
-    centers = []
-    for name, rows in (("good", prompts.good), ("bad", prompts.bad)):
-        reporter.emit(StageStarted(f"Residuals of the {name} prompts", total=len(rows)))
-        centers.append(_center(settings, model, rows))
-        reporter.emit(StageFinished())
-    directions = difference_directions(*centers, orthogonalize=settings.orthogonalize_direction)
-    if not directions.any():
+    sets = {"good": prompts.good, "bad": prompts.bad, "protected": prompts.protected}
+    centers = {}
+    for name, rows in sets.items():
+        if rows:
+            reporter.emit(StageStarted(f"Residuals of the {name} prompts", total=len(rows)))
+            centers[name] = _center(settings, model, rows)
+            reporter.emit(StageFinished())
+    good = centers.pop("good")
+    found = {
+        name: difference_directions(good, center, orthogonalize=settings.orthogonalize_direction)
+        for name, center in centers.items()
+    }
+    directions = found["bad"].unsqueeze(1)
+    if prompts.protected:
+        directions = sparing_directions(found["bad"], found["protected"])
+    if not directions[:, 0].any():
+        others = "protected" if found["bad"].any() else "good"
         raise StudyError(
-            "The good and the bad prompts leave the same residuals in every layer.",
+            f"The {others} and the bad prompts leave the same residuals in every layer.",
             remedy="Check that the two prompt sets differ in what triggers the behaviour.",
         )
     if settings.max_rank == 1:
+        return directions[:, 0]
+    if settings.max_rank <= directions.shape[1]:
         return directions
     reporter.emit(StageStarted("Groups of the bad prompts", total=len(prompts.bad)))
     bad = winsorize(model.get_residuals_batched(prompts.bad), settings.winsorization_quantile)
     basis = cluster_basis(
         directions,
-        centers[0],
+        good,
         bad,
         rank=settings.max_rank,
         orthogonalize=settings.orthogonalize_direction,
@@ -301,6 +321,8 @@ def fingerprint(settings: Settings, prompts: PromptSets) -> dict[str, Any]:
     """Everything that changes scores but the seed: settings, and the prompts' very words."""
     sets = (prompts.good, prompts.bad, prompts.evaluation.good, prompts.evaluation.bad)
     words: dict[str, Any] = {"words": [_words(rows) for rows in sets]}
+    if prompts.protected:
+        words["protected"] = _words(prompts.protected)
     if prompts.evaluation.more:
         words["more"] = {name: _words(rows) for name, rows in prompts.evaluation.more.items()}
     return {**settings.fingerprint(), "prompts": digest(words)}
@@ -366,6 +388,7 @@ def prepare(
         prompts.good,
         prompts.bad,
         directions,
+        protected=prompts.protected,
         folder=folder,
         seed=seed,
         reporter=reporter,

@@ -99,6 +99,7 @@ def sweep_of_run(
     bad: Sequence[Prompt],
     directions: Tensor,
     *,
+    protected: Sequence[Prompt],
     folder: RunFolder,
     seed: int,
     reporter: Reporter,
@@ -110,6 +111,7 @@ def sweep_of_run(
     Args:
         good, bad: The direction splits.
         directions: The run's.
+        protected: Prompts on which the model is to stay as it is, like the good ones.
 
     Raises:
         StudyError: With `search = "gradient"`, there is no gradient.
@@ -117,13 +119,22 @@ def sweep_of_run(
     """
     if settings.search not in {"auto", "gradient"}:
         return ()
-    kept = _read(folder) if folder.sweep_path.is_file() else ()
-    if kept:
-        return kept
+    known = _read(folder) if folder.sweep_path.is_file() else ()
+    if known:
+        return known
     if folder.read_trials():
         reporter.emit(Notice("The gradient sweep failed when this run began: it goes on by TPE"))
         return ()
-    plans = _swept(settings, model, good, bad, directions, seed, reporter)
+    plans = _swept(
+        settings,
+        model,
+        good[:SWEEP_PROMPTS],
+        bad[:SWEEP_PROMPTS],
+        protected[:SWEEP_PROMPTS],
+        directions,
+        seed,
+        reporter,
+    )
     folder.write_sweep(plans)
     return plans
 
@@ -144,6 +155,7 @@ def _swept(
     model: Model,
     good: Sequence[Prompt],
     bad: Sequence[Prompt],
+    protected: Sequence[Prompt],
     directions: Tensor,
     seed: int,
     reporter: Reporter,
@@ -153,9 +165,10 @@ def _swept(
     try:
         plans = sweep_plans(
             model,
-            good[:SWEEP_PROMPTS],
-            bad[:SWEEP_PROMPTS],
+            good,
+            bad,
             directions,
+            protected=protected,
             row_normalization=settings.row_normalization,
             shows=behavior_shown(settings),
             seed=seed,

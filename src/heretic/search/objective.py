@@ -104,16 +104,18 @@ class Objective:
         model: Unedited.
         good: Prompts on which the model is to stay as it was.
         bad: Prompts that trigger the behaviour.
+        protected: Prompts that trigger it too, on which the model is to stay as it was even so.
         ablations: By writer name; all along the same number k of directions.
         shows: Whether a reply shows the behaviour.
         induce: Whether that is wanted.
 
     Raises:
-        StudyError: What is to be induced shows nowhere, so that how it begins is not known.
+        StudyError: What is to be induced shows nowhere, so that how it begins is not known; or what
+            is to go does not show, but where it is to stay.
 
     Attributes:
         shape: Of the weights: components (sorted), layers, k.
-        good: How many good prompts there are.
+        good: How many prompts there are on which the model is to stay as it was.
         bad: Indices of the bad prompts that count: those whose replies show the behaviour, or all
             where it is to be induced.
         openings: How those replies begin.
@@ -127,6 +129,7 @@ class Objective:
         ablations: Mapping[str, Ablation],
         shows: Callable[[str], bool],
         *,
+        protected: Prompts = (),
         induce: bool = False,
     ) -> None:
         self._model = model
@@ -135,11 +138,15 @@ class Objective:
         self._components = model.get_abliterable_components()
         rank = max(len(ablation.directions) for ablation in ablations.values())
         self.shape = (len(self._components), model.n_layers, rank)
-        self._good, self._bad = model.encode_rows(good), model.encode_rows(bad)
-        self._original = model.get_logits_batched(good, report=False).log_softmax(dim=-1)
-        self.good = len(good)
-        self.bad, self.openings = _openings(model, bad, self._original, shows, induce=induce)
-        self._rows_at_once = max(len(good), len(bad))
+        kept = [*good, *protected]
+        self._good, self._bad = model.encode_rows(kept), model.encode_rows(bad)
+        self._original = model.get_logits_batched(kept, report=False).log_softmax(dim=-1)
+        self.good = len(kept)
+        first = self._original.argmax(dim=-1).tolist()
+        self.bad, self.openings = _openings(
+            model, bad, protected, first[: len(good)], shows, induce=induce
+        )
+        self._rows_at_once = max(len(kept), len(bad))
 
     @torch.enable_grad()
     def sample(
@@ -279,7 +286,8 @@ def _probe(logprobs: Tensor, generator: torch.Generator) -> Tensor:
 def _openings(
     model: Model,
     bad: Prompts,
-    original: Tensor,
+    protected: Prompts,
+    others: Sequence[int],
     shows: Callable[[str], bool],
     *,
     induce: bool,
@@ -287,21 +295,27 @@ def _openings(
     """Which bad prompts count, and how replies begin that show the behaviour.
 
     Args:
-        original: Log-probabilities of the first token on the good prompts.
+        others: First tokens of the replies to good prompts.
     """
-    everyone = list(range(len(bad)))
+    asked = [*bad, *protected]
     replies = model.get_responses_batched(
-        bad, max_new_tokens=VERDICT_TOKENS, decided=shows, report=False
+        asked, max_new_tokens=VERDICT_TOKENS, decided=shows, report=False
     )
-    showing = [i for i, reply in enumerate(replies) if shows(reply)]
+    showing = {i for i, reply in enumerate(replies) if shows(reply)}
+    everyone = list(range(len(bad)))
     if induce and not showing:
         raise StudyError(
             "No reply to the bad prompts shows what is to be induced.", remedy="Set search to tpe."
         )
-    if not induce and len(showing) < SMALLEST_SHARE * len(bad):
-        showing = everyone
-    first = model.get_logits_batched(bad, report=False).argmax(dim=-1).tolist()
-    others = [first[i] for i in sorted(set(everyone) - set(showing))]
-    others += original.argmax(dim=-1).tolist()
-    openings = Openings.count([first[i] for i in showing], others)
-    return (everyone if induce else showing), openings
+    if not induce and len(showing) < SMALLEST_SHARE * len(asked):
+        showing = set(everyone)
+    counting = everyone if induce else [i for i in everyone if i in showing]
+    if not counting:
+        raise StudyError(
+            "Replies to the protected prompts show what is to go, none to the bad prompts does.",
+            remedy="Give bad_prompts that trigger it.",
+        )
+    first = model.get_logits_batched(asked, report=False).argmax(dim=-1).tolist()
+    without = [token for i, token in enumerate(first) if i not in showing]
+    openings = Openings.count([first[i] for i in sorted(showing)], [*without, *others])
+    return counting, openings

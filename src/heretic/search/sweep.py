@@ -220,6 +220,7 @@ def sweep_plans(
     bad: Prompts,
     directions: Tensor,
     *,
+    protected: Prompts = (),
     row_normalization: RowNormalization,
     shows: Callable[[str], bool],
     seed: int,
@@ -231,6 +232,7 @@ def sweep_plans(
     Args:
         good, bad: The direction splits.
         directions: float32 [layers + 1, hidden] or [layers + 1, k, hidden].
+        protected: Prompts like the bad ones on which the model is to stay as it is.
         shows: Whether a reply shows the behaviour.
         induce: Whether that is wanted.
         seed, on_step: As for `sweep`.
@@ -249,7 +251,7 @@ def sweep_plans(
         raise StudyError(
             "No layer that the sweep edits has a direction.", remedy="Set search to tpe."
         )
-    objective = Objective(model, good, bad, ablations, shows, induce=induce)
+    objective = Objective(model, good, bad, ablations, shows, protected=protected, induce=induce)
     components = model.get_abliterable_components()
     plans = [
         plan_of(weights, components, row_normalization)
