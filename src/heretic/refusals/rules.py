@@ -21,6 +21,7 @@ Act = Literal[
     "lecture",
     "resume",
     "turn",
+    "answered",
     "concede",
     "unreal",
 ]
