@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
@@ -57,12 +58,16 @@ class _Judging(ReplyScorer):
             on_step: Told (replies judged, replies to be judged).
 
         Raises:
-            ScorerError: A reply got no verdict.
+            ScorerError: A reply got no verdict. What was judged by an endpoint is kept on disk.
         """
         pairs = zip(prompts, replies, strict=True)
-        return self._judge.verdicts(
-            [Item(prompt.user, reply, prompt.system) for prompt, reply in pairs], on_step
-        )
+        items = [Item(prompt.user, reply, prompt.system) for prompt, reply in pairs]
+        with self._accounted():
+            return self._judge.verdicts(items, on_step)
+
+    def _accounted(self) -> AbstractContextManager[None]:
+        """Logs what the verdicts made in it took, where they cost something."""
+        return nullcontext()
 
     def values(self, outputs: Outputs, baseline: Outputs) -> list[bool]:
         """Whether each reply's label counts.
@@ -101,20 +106,11 @@ class LLMJudge(_Judging):
         """Requests, retries and tokens so far."""
         return self._judge.usage
 
-    def verdicts(
-        self,
-        prompts: Sequence[Prompt],
-        replies: Sequence[str],
-        on_step: Callable[[int, int], None] = lambda done, total: None,
-    ) -> list[Verdict]:
-        """One verdict for each reply, in order; what it took goes to the log.
-
-        Raises:
-            ScorerError: A reply got no verdict; what was judged is kept on disk.
-        """
+    @contextmanager
+    def _accounted(self) -> Iterator[None]:
         before = self.usage
         try:
-            return super().verdicts(prompts, replies, on_step)
+            yield
         finally:
             prices = self.options.price_in, self.options.price_out
             spent = (self.usage - before).summary(*prices)
