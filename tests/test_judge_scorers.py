@@ -24,11 +24,12 @@ from heretic.evaluator import EvaluationPrompts
 from heretic.events import Silent
 from heretic.export.reproduce import check_plugins
 from heretic.judging.records import Item, Usage, Verdict
-from heretic.pipeline import PromptSets, prepare
+from heretic.pipeline import PromptSets, fingerprint, prepare
 from heretic.prompts import Prompt
 from heretic.records import Plan
 from heretic.runs import RunFolder
 from heretic.scorers import Outputs, check_scorers, load_scorers
+from heretic.scorers.judge import LLMJudge
 from heretic.single import apply_plan, compare
 from tests import tiny
 from tests.judge_server import MODEL, serve
@@ -139,6 +140,20 @@ class TestLLMJudge:
         (scorer,) = load_scorers(settings("LLMJudge", optimization, **options))
         bound = scorer.bound({"bad": [None, "x"]})
         assert bound.value == {"minimize": 0.0, "maximize": 1.0}[optimization]
+
+    def test_a_run_goes_on_where_nothing_changes_its_figures(self, tmp_path: Path) -> None:
+        prompts = PromptSets([], [], EvaluationPrompts([], []))
+        model = tiny.folder(tmp_path / "model")
+
+        def identity(**options: Any) -> dict[str, Any]:
+            given = {"endpoint": "http://localhost/v1", "model": "m", **options}
+            return fingerprint(settings("LLMJudge", **given).replaced(model=str(model)), prompts)
+
+        plain = identity()
+        same = {"concurrency": 3, "timeout": 9.0, "price_in": 1.0, "price_out": 2.0}
+        assert identity(**same, cache_folder=str(tmp_path)) == plain
+        assert identity(counts=["compliance"]) != plain
+        assert LLMJudge.incidental < set(LLMJudge.Options.model_fields)
 
     @pytest.mark.parametrize("work", ["search", "apply", "compare"])
     def test_mistakes_are_found_before_a_model_is_loaded(

@@ -44,6 +44,7 @@ from heretic.prompts import Prompt
 from heretic.records import Plan, RowNormalization, RunManifest, Score, Trial
 from heretic.runs import RunFolder, digest, find_run
 from heretic.scorers import check_scorers
+from heretic.scorers.registry import deciding_options
 from heretic.search.method import choose_method, sweep_of_run
 from heretic.search.study import Study
 
@@ -325,7 +326,8 @@ def fingerprint(settings: Settings, prompts: PromptSets) -> dict[str, Any]:
         words["protected"] = _words(prompts.protected)
     if prompts.evaluation.more:
         words["more"] = {name: _words(rows) for name, rows in prompts.evaluation.more.items()}
-    return {**settings.fingerprint(), "prompts": digest(words)}
+    scorer = deciding_options(settings)
+    return {**settings.fingerprint(), "scorer": scorer, "prompts": digest(words)}
 
 
 def _words(prompts: Sequence[Prompt]) -> list[tuple[str | None, str]]:

@@ -109,11 +109,13 @@ class Scorer:
     """Base class of every metric.
 
     Subclasses set `needs`, may set `Options` (a frozen pydantic model, filled from
-    `[scorer.NAME]`), and implement `values`, of which the figure is the mean, or else `measure`.
-    Figures with values have intervals and can be compared in pairs.
+    `[scorer.NAME]`; those named in `incidental` change no figure, such as a time limit, so that a
+    run goes on with other ones), and implement `values`, of which the figure is the mean, or else
+    `measure`. Figures with values have intervals and can be compared in pairs.
     """
 
     Options: ClassVar[type[BaseModel]] = NoOptions
+    incidental: ClassVar[frozenset[str]] = frozenset()
     needs: Needs = Needs()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -94,6 +94,17 @@ class LLMJudge(_Judging):
     """A language model behind an OpenAI-compatible endpoint; see `judging.options`."""
 
     Options: ClassVar[type[BaseModel]] = LLMJudgeOptions
+    incidental: ClassVar[frozenset[str]] = frozenset(
+        (
+            "api_key_env",
+            "cache_folder",
+            "concurrency",
+            "max_retries",
+            "price_in",
+            "price_out",
+            "timeout",
+        )
+    )
     _judge: Judge
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -24,6 +25,20 @@ def load_scorers(settings: Settings) -> tuple[Scorer, ...]:
         ScorerError: A plugin cannot be imported, is not a scorer, or its options are wrong.
     """
     return tuple(_load(specification, settings) for specification in settings.scorers)
+
+
+def deciding_options(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Options of the settings' scorers that change figures, by scorer; others are left out.
+
+    Raises:
+        ScorerError: A plugin cannot be imported, or is not a scorer.
+    """
+    found = {name: dict(options) for name, options in settings.scorer.items()}
+    for specification in settings.scorers:
+        if specification.name in found:
+            for option in plugin_class(specification.plugin).incidental:
+                found[specification.name].pop(option, None)
+    return found
 
 
 def behavior_shown(settings: Settings) -> Callable[[str], bool]:
