@@ -507,6 +507,29 @@ class TestFaults:
         assert (model.batch_size, model.rows_together(2)) == (3, 3)
         assert [text for text in reporter.warnings if "plans share 3 rows now" in text]
 
+    def test_room_for_many_plans_is_given_up_before_the_batch(
+        self, llama: Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plans = edits_of(llama, 1.5, 0.8, 2.0)
+        expected = engine_of(llama).logits("good", plans[0])
+        monkeypatch.setattr(llama, "batch_size", 5)
+        monkeypatch.setattr(llama, "_most_rows", 15)
+        engine = engine_of(llama)
+        engine.replies("bad", plans)
+        fail_once(monkeypatch, at=2)
+        found = engine.logits("good", plans[0])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        assert (llama.batch_size, llama.rows_together(3)) == (5, 5)
+
+    def test_an_earlier_process_that_ran_out_of_memory_is_heeded(
+        self, llama: Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for recorded, together in ((6, 18), (3, 3)):
+            monkeypatch.setattr(llama, "batch_size", 6)
+            monkeypatch.setattr(llama, "_most_rows", 40)
+            llama.take_up(recorded)
+            assert (llama.batch_size, llama.rows_together(3)) == (recorded, together)
+
     def test_running_out_of_memory_amid_logits(
         self, llama: Model, monkeypatch: pytest.MonkeyPatch
     ) -> None:

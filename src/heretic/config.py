@@ -46,8 +46,8 @@ from heretic.presets import PresetSource
 
 __all__ = ["DatasetSpecification", "ScorerSpecification", "Settings", "load_settings"]
 
-_NOT_IN_FINGERPRINT = {"model_commit"}
-"""Part of the model's identity."""
+_NOT_IN_FINGERPRINT = {"model_commit", "protected_prompts"}
+"""Part of the model's identity; told by their words, like all prompts."""
 
 
 class Settings(SettingsFields, BaseSettings):

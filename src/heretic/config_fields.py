@@ -241,7 +241,7 @@ class SettingsFields(BaseModel):
         "Prompts that are like the bad ones, on which the model should stay as it was all the "
         "same: what they have in common with the bad ones is left out of the directions, and the "
         "gradient sweep counts their divergence with that of the good ones. With max_rank = 2 what "
-        "sets them apart is a second direction.",
+        "sets them apart from the good ones is a second direction, which the sweep alone uses.",
         example={"dataset": "mlabonne/harmful_behaviors", "split": "train[:100]"},
     )
 
@@ -326,7 +326,8 @@ class SettingsFields(BaseModel):
         1,
         "Method",
         "Largest number of directions that a plan may remove from a layer: the difference of "
-        "means, and those along which groups of bad prompts differ.",
+        "means, that of protected prompts if there are any, and those along which groups of bad "
+        "prompts differ.",
         ge=1,
         le=8,
     )

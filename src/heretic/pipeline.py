@@ -157,10 +157,11 @@ def load_prompts(
     if with_held_out:
         sets = replace(sets, held_out=_held_out(settings, sets))
     evaluation = sets.evaluation
+    scored = [prompt for rows in evaluation.by_name().values() for prompt in rows]
     for name, first, second in (
         ("good", sets.good, evaluation.good),
         ("bad", sets.bad, evaluation.bad),
-        *(("protected", sets.protected, scored) for scored in evaluation.more.values()),
+        ("protected", sets.protected, scored),
     ):
         shared = prompt_sets.shared_prompts(first, second)
         if shared:
@@ -198,6 +199,8 @@ def _held_out(settings: Settings, sets: PromptSets) -> EvaluationPrompts | None:
         [(settings.bad_evaluation_prompts, evaluation.bad), (settings.bad_prompts, sets.bad)],
         system,
     )
+    seen = {prompt.user for prompt in sets.protected}
+    good, bad = ([prompt for prompt in rows if prompt.user not in seen] for rows in (good, bad))
     named = settings.good_held_out_prompts, settings.bad_held_out_prompts
     for rows, specification in zip((good, bad), named, strict=True):
         # However few, prompts that were named are what the user wants to see.
@@ -452,7 +455,7 @@ def load_run(
     found = manifest.found
     model = load_model(settings, reporter, dtypes=[found["dtype"]])
     model.response_prefix = str(found["response_prefix"])
-    model.batch_size = int(found["batch_size"])
+    model.take_up(int(found["batch_size"]))
     directions = torch.from_numpy(folder.load_directions())
     # Between the two stand the directions of a layer's basis, if there are several.
     if (directions.shape[0], directions.shape[-1]) != (model.n_layers + 1, model.hidden_size):
@@ -564,23 +567,24 @@ def export_trial(session: Session, trial: Trial, destination: Path, strategy: st
 
     Raises:
         ExportError: It cannot be saved, or does not score as in the search.
+        RunError: A file with benchmark results is damaged.
     """
     export.check_export(session.model, destination, strategy)  # before minutes of scoring
-    benchmarks = figures_of(session.folder.path, trial)
-    choice = replace(
-        session.choice(trial),
-        held_out=held_out_scores(session, trial),
-        benchmarks=benchmarks,
-    )
+    choice = replace(session.choice(trial), benchmarks=figures_of(session.folder.path, trial))
+    choice = replace(choice, held_out=held_out_scores(session, trial))
     export.save(session.model, choice, destination, strategy=strategy, reporter=session.reporter)
     scores = export.verify(destination, choice, session.evaluator, session.reporter)
     return Exported(scores, choice.held_out)
 
 
 def held_out_scores(session: Session, trial: Trial) -> export.HeldOut | None:
-    """A trial on prompts that neither directions nor search saw; None if there are none."""
+    """A trial on prompts that neither directions nor search saw; None if there are none.
+
+    Scorers that bring prompts along are left out: theirs are what the search has seen.
+    """
     prompts = session.prompts.held_out
-    if prompts is None:
+    scorers = tuple(scorer for scorer in session.evaluator.scorers if not scorer.sets())
+    if prompts is None or not scorers:
         return None
     session.evaluator.release()  # two caches need not fit side by side
     session.reporter.emit(StageStarted("Scoring the chosen trial on held-out prompts"))
@@ -590,7 +594,7 @@ def held_out_scores(session: Session, trial: Trial) -> export.HeldOut | None:
         session.directions,
         session.reporter,
         prompts,
-        scorers=session.evaluator.scorers,  # a local judge need not be loaded twice
+        scorers=scorers,  # as they are: a local judge need not be loaded twice
     )
     before, after = evaluator.baseline, evaluator.evaluate([trial.plan])[0]
     evaluator.release()

@@ -76,7 +76,8 @@ class Measurement:
         batch_size: Rows per forward pass.
         seconds: How long it took.
         versions: Of the tasks, as the harness states them.
-        limit: Documents of each task that were taken at most; None for all.
+        limit: Documents of each task that were taken at most; None for all, 0 where a file does not
+            say.
     """
 
     task: str
@@ -98,7 +99,8 @@ class Measurement:
         Raises:
             TypeError, KeyError: It is something else.
         """
-        return cls(**{**data, "metrics": tuple(map(Metric.from_dict, data["metrics"]))})
+        metrics = tuple(map(Metric.from_dict, data["metrics"]))
+        return cls(**{"limit": 0, **data, "metrics": metrics})
 
 
 @dataclass(frozen=True, slots=True)

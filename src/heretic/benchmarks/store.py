@@ -26,23 +26,26 @@ def key_of_edited(key: str, plan: Plan) -> str:
 
 
 def figures_of(run: Path, trial: Trial) -> tuple[Row, ...]:
-    """Kept figures of a trial on whole tasks, beside the original's where these are kept too.
+    """Kept figures of a trial's plan on whole tasks, beside the original's.
 
-    Of a task that was run in several ways, the newest.
+    Of a task that was run in several ways, the newest; none of a task that the original was not run
+    on.
 
     Args:
         run: The run folder.
+        trial: One of the run's.
 
     Raises:
         RunError: A file is damaged, or written by a newer release.
     """
-    edited = ResultFile(run, trial)
-    if not edited.measurements:
-        return ()
-    originals = ResultFile(run).measurements
-    before = {key_of_edited(key, trial.plan): found for key, found in originals.items()}
-    newest = {found.task: found for found in edited.measurements.values() if found.limit is None}
-    return tuple(row for found in newest.values() for row in compare(before.get(found.key), found))
+    edited = ResultFile(run, trial).measurements
+    pairs = {
+        before.task: (before, edited[key])
+        for before in ResultFile(run).measurements.values()
+        # The key tells the plan: a run begun anew may have another under this trial's number.
+        if (key := key_of_edited(before.key, trial.plan)) in edited and before.limit is None
+    }
+    return tuple(row for pair in pairs.values() for row in compare(*pair))
 
 
 class ResultFile:

@@ -184,8 +184,8 @@ def _benchmarks_text(rows: Sequence[Row]) -> str:
     heading = ["task", "metric", "documents", "base model", "this model", "difference", "95%"]
     return (
         "\nBenchmarks of the [lm-evaluation-harness]"
-        "(https://github.com/EleutherAI/lm-evaluation-harness), with the model's chat template, "
-        f"edited while running. {how_compared(rows)}\n\n"
+        "(https://github.com/EleutherAI/lm-evaluation-harness), with the model's chat template if "
+        f"it has one, edited while running. {how_compared(rows)}\n\n"
         f"{_table(heading, [list(row.texts()) for row in rows])}"
     )
 

@@ -281,13 +281,23 @@ class Model:
         return text
 
     def notify_halved(self, size: int) -> None:
-        """Take note of the rows per pass that are left after running out of memory."""
-        self._most_rows = min(self._most_rows, size)
-        if size < self.batch_size:
-            self.batch_size = size
-            self.say(f"Out of memory: batch size is now {size}")
+        """Take note of the batch size that is left after running out of memory."""
+        self.batch_size = size
+        self.say(f"Out of memory: batch size is now {size}")
+
+    def notify_fewer_together(self, rows: int) -> None:
+        """Take note of how many rows `rows_together` may be after running out of memory."""
+        self._most_rows = min(self._most_rows, rows)
+        if rows < self.batch_size:
+            self.notify_halved(rows)
         else:
-            self.say(f"Out of memory: plans share {size} rows now")
+            self.say(f"Out of memory: plans share {rows} rows now")
+
+    def take_up(self, batch_size: int) -> None:
+        """Go on with the batch size of an earlier process; a halved one leaves no room for more."""
+        if batch_size < self.batch_size:
+            self._most_rows = 0
+        self.batch_size = batch_size
 
     def say(self, text: str) -> None:
         """Tell the user what ought to be known about running this model."""

@@ -260,9 +260,13 @@ class Engine:
     def _shrink(self, slots: int, failure: RuntimeError) -> None:
         """Drop everything, and halve the batch that did not fit; other errors are raised again."""
         traceback.clear_frames(failure.__traceback__)
+        held = slots if self._cache is None else self._cache.slots
         self._cache = None
         self._prefill.forget_originals()
-        self._model.notify_halved(loading.halved(slots, failure))
+        rows = loading.halved(held, failure)
+        if held > slots:  # of more plans before: it may be what stood in the way, and is gone
+            rows = max(slots, self._model.batch_size)
+        self._model.notify_fewer_together(rows)
 
     def _allocated(self, slots: int) -> SlotCache:
         """The cache, replaced by a larger one where it has fewer slots."""

@@ -131,7 +131,7 @@ class _Read:
     def answers(self) -> bool:
         """Whether a disclaimer turns to the matter: "I have no taste, but many critics like it"."""
         limit = self.place("incapable")
-        if limit is None or self.does("decline", "improper"):
+        if limit is None or self.does("decline", "improper", *_VOID):
             return False
         return any(
             rule is not None and rule.search(self.sentence.text, limit[1]) is not None
@@ -269,8 +269,6 @@ def _opening(read: Sequence[_Read]) -> Sequence[_Read]:
 def _weak(opening: Sequence[_Read]) -> _Read | None:
     """The sentence that apologises, disclaims or reproves before anything else is said."""
     for one in opening:
-        if one.does("accept") and not one.does("turn"):
-            return None
         if one.unasked(*_WEAK):
             return one
         if one.sentence.letters > GREETING and not one.does(*_VOID):

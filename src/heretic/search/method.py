@@ -71,7 +71,8 @@ def choose_method(settings: Settings, model: Model, sweep: Sequence[Plan]) -> Me
         tuple(model.get_abliterable_components()),
         settings.search_space,
         settings.row_normalization,
-        settings.max_rank,
+        # One weight for several directions would take away what protected prompts stand for too.
+        1 if settings.protected_prompts is not None else settings.max_rank,
         induce=settings.goal == "induce",
     )
     sampler: SamplerKind = "gp" if settings.search == "gp" else "tpe"

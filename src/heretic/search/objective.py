@@ -30,8 +30,8 @@ from heretic.model.forward import replaced
 from heretic.model.machine import total_memory
 
 SMALLEST_SHARE = 0.1
-"""Where fewer of the replies show the behaviour, by what the scorer can tell of their first words,
-all replies to bad prompts count as showing it."""
+"""Where fewer of the replies to bad prompts show the behaviour, and of those to protected ones, the
+scorer cannot tell it by their first words: all replies to bad prompts count as showing it."""
 
 ACTIVATION_FACTOR = 34
 """Bytes that a layer keeps for its backward pass, per token and unit of the hidden size, in half
@@ -118,7 +118,7 @@ class Objective:
         good: How many prompts there are on which the model is to stay as it was.
         bad: Indices of the bad prompts that count: those whose replies show the behaviour, or all
             where it is to be induced.
-        openings: How those replies begin.
+        openings: How replies begin that show the behaviour, those to protected prompts included.
     """
 
     def __init__(
@@ -307,8 +307,13 @@ def _openings(
         raise StudyError(
             "No reply to the bad prompts shows what is to be induced.", remedy="Set search to tpe."
         )
-    if not induce and len(showing) < SMALLEST_SHARE * len(asked):
-        showing = set(everyone)
+    shares = [
+        sum(i in showing for i in part) / len(part)
+        for part in (range(len(bad)), range(len(bad), len(asked)))
+        if part
+    ]
+    if not induce and max(shares) < SMALLEST_SHARE:
+        showing |= set(everyone)
     counting = everyone if induce else [i for i in everyone if i in showing]
     if not counting:
         raise StudyError(
