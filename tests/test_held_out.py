@@ -133,6 +133,24 @@ class TestExport:
         assert "edited, held-out prompts" in shown
         assert found.after[1].display in shown
 
+    def test_scorers_with_prompts_of_their_own_have_no_figure(
+        self, make: MakeSettings, tmp_path: Path
+    ):
+        """Theirs are the search's own prompts."""
+        own = {"prompts": {"dataset": str(tmp_path / "good.txt"), "split": "train[:4]"}}
+        scorers = [
+            {"plugin": "refusal", "name": "refusals"},
+            {"plugin": "over_refusal"},
+            {"plugin": "kl_divergence"},
+        ]
+        session = open_session(make(scorers=scorers, scorer={"over_refusal": own}))
+        (trial,) = pipeline.search(session)
+        found = pipeline.held_out_scores(session, trial)
+        assert found is not None
+        names = ["refusals", "kl_divergence"]
+        assert [score.name for score in found.before] == names
+        assert [score.name for score in found.after] == names
+
     def test_without_held_out_prompts_nothing_is_said(self, make: MakeSettings, tmp_path: Path):
         session = open_session(make(0, 0))
         (trial,) = pipeline.search(session)
