@@ -28,7 +28,11 @@ def report(runs: Sequence[Run], command: str) -> str:
             header = ["", "seeds", "trials", "hypervolume", "seconds", "to the peer's hypervolume"]
             header += [f"KL at <= {limit}" for limit in LIMITS]
             parts += [f"## Model: {model}", table(header, rows), _held_out(runs, model)]
-    notes = sorted({f"- {run.name}: {run.note}" for run in runs if run.note})
+    noted: dict[str, list[str]] = {}
+    for run in runs:
+        if run.note:
+            noted.setdefault(run.note, []).append(run.name)
+    notes = [f"- {', '.join(names)}: {note}" for note, names in noted.items()]
     return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])]) + "\n"
 
 
