@@ -12,6 +12,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 import heretic
+from heretic.config import Settings
 from heretic.export.base import base_folder, base_metadata, carried_over, front_matter
 from heretic.export.card import get_readme_intro, model_card, scores_table
 from heretic.export.choice import Choice, Strategy
@@ -102,6 +103,27 @@ def test_verified_figures_replace_those_of_the_search(choice: Choice) -> None:
     after = model_card(replace(choice, verified=measured), "merge")
     assert "| refusals | 18/20 | 3/20 |" in after
     assert "reloaded from disk after saving" in after
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"behavior": "humour"}, "edited so that it shows less of a behaviour: humour."),
+        ({"behavior": "calibrate"}, "declines less of what it need not decline."),
+        ({"behavior": "harden"}, "declines more of what it should decline."),
+        ({"goal": "induce"}, "shows more of a behaviour: what its bad prompts trigger."),
+    ],
+)
+def test_other_aims_are_not_called_decensoring(values: dict[str, str], said: str) -> None:
+    settings = Settings.restore({"model": MODEL, **values})
+    text = model_card(export_case.choice(settings), "merge", {"license": "mit"})
+    words = " ".join(text.replace("\n> ", " ").split())
+    assert said.removeprefix("edited so that ") in words
+    assert f"# {MODEL}, edited" in text
+    assert "may answer requests that the original declines" in words
+    assert "habit of declining" not in words
+    assert "decensored" not in text
+    assert {"heretic", "abliterated"} == set(front_matter(text)["tags"])
 
 
 def test_a_local_base_is_named_without_its_place(tmp_path: Path) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import heretic
+from heretic.behaviors import FILE_NAME
 from heretic.benchmarks.results import Row, how_compared
 from heretic.export.choice import Choice, HeldOut, Strategy, display_name, score_rows
 from heretic.identity import is_local, repository_of
@@ -17,7 +20,9 @@ from heretic.records import KERNEL_FIGURES, Plan, Score, Trial
 if TYPE_CHECKING:
     import jinja2
 
-TAGS = ("heretic", "abliterated", "uncensored", "decensored")
+    from heretic.config import Settings
+
+TAGS = ("heretic", "abliterated")
 PROJECT = "Heretic"
 _DIVERGENCES = ("kl_divergence",)
 _WARNING = """> [!WARNING]
@@ -25,6 +30,53 @@ _WARNING = """> [!WARNING]
 > original declines, and it will not reliably warn, refuse or redirect. No other safeguard was added
 > in place of what was removed. What is done with it is its user's responsibility.
 """
+_WARNING_OF_OTHERS = """> [!WARNING]
+> **The behaviour of this model was changed on purpose, and its safety behaviour may have changed
+> with it.** It may answer requests that the original declines, or decline others; only what the
+> scores below name was measured. What is done with it is its user's responsibility.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What an edit was for, in the words of its card.
+
+    Attributes:
+        title: What the model is now.
+        purpose: After "edited so that".
+        warning: In Markdown.
+        tags: Beside `TAGS`.
+        declining: Whether that it declines less is the whole aim.
+    """
+
+    title: str
+    purpose: str
+    warning: str
+    tags: tuple[str, ...] = ()
+    declining: bool = False
+
+
+LESS_DECLINING = Aim(
+    "decensored", "it declines less", _WARNING, ("uncensored", "decensored"), declining=True
+)
+
+
+def aim_of(settings: Settings) -> Aim:
+    """What the settings were for: declining less, unless they say otherwise."""
+    if not settings.behavior and settings.goal == "remove":
+        return LESS_DECLINING
+    behavior = "what its bad prompts trigger"
+    if settings.behavior:
+        place = Path(settings.behavior)
+        behavior = place.parent.name if place.name == FILE_NAME else place.stem
+    purpose = {
+        "calibrate": "it declines less of what it need not decline",
+        "harden": "it declines more of what it should decline",
+    }.get(
+        settings.behavior,
+        f"it shows {'more' if settings.goal == 'induce' else 'less'} of a behaviour: {behavior}",
+    )
+    return Aim("edited", purpose, _WARNING_OF_OTHERS)
 
 
 class HasBaseline(Protocol):
@@ -45,15 +97,17 @@ def model_card(
     """
     model = str(choice.settings.model)
     base = base_metadata or {}
-    plan = choice.trial.plan
+    plan, aim = choice.trial.plan, aim_of(choice.settings)
     return _template().render(
-        metadata=card_metadata(model, strategy, base),
+        aim=aim,
+        metadata=card_metadata(model, strategy, base, aim),
         intro=_intro(
             model,
             plan,
             choice.baseline,
             choice.scores,
             _origin(choice) + _held_out_text(choice.held_out) + _benchmarks_text(choice.benchmarks),
+            aim,
         ),
         base_link=model_link(model),
         base_literal=json.dumps(display_name(model)),
@@ -65,7 +119,12 @@ def model_card(
     )
 
 
-def card_metadata(model: str, strategy: Strategy, base_metadata: dict[str, Any]) -> str:
+def card_metadata(
+    model: str,
+    strategy: Strategy,
+    base_metadata: dict[str, Any],
+    aim: Aim = LESS_DECLINING,
+) -> str:
     """The YAML head: base model, the base's licence, tags; no licence if the base names none."""
     import yaml  # type: ignore[import-untyped]
 
@@ -82,7 +141,7 @@ def card_metadata(model: str, strategy: Strategy, base_metadata: dict[str, Any])
         **{name: value for name, value in base_metadata.items() if name != "library_name"},
         "library_name": library,
         "pipeline_tag": "text-generation",
-        "tags": [*TAGS, *(["lora"] if strategy == "adapter" else [])],
+        "tags": [*TAGS, *aim.tags, *(["lora"] if strategy == "adapter" else [])],
     }
     text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     return text
@@ -134,7 +193,12 @@ def _shown(score: Score | None, baseline_of: str | None = None) -> str:
 
 
 def _intro(
-    model: str, plan: Plan, before: tuple[Score, ...], after: tuple[Score, ...], origin: str
+    model: str,
+    plan: Plan,
+    before: tuple[Score, ...],
+    after: tuple[Score, ...],
+    origin: str,
+    aim: Aim = LESS_DECLINING,
 ) -> str:
     scope = plan.direction_scope
     index = plan.direction_index
@@ -147,10 +211,10 @@ def _intro(
         else "No scores were measured for this copy.\n"
     )
     return (
-        f"# {display_name(model)}, decensored\n\n"
-        f"This is {model_link(model)}, edited with {PROJECT} {heretic.__version__} so that it "
-        "declines less.\n\n"
-        f"{_WARNING}\n"
+        f"# {display_name(model)}, {aim.title}\n\n"
+        f"This is {model_link(model)}, edited with {PROJECT} {heretic.__version__} so that "
+        f"{aim.purpose}.\n\n"
+        f"{aim.warning}\n"
         f"## Scores\n\n{measured}\n"
         f"## Plan\n\nDirection: {direction}. Row normalization: {plan.row_normalization}.\n\n"
         f"{plan_table(plan)}"
@@ -181,7 +245,8 @@ def _held_out_text(held_out: HeldOut | None) -> str:
 def _benchmarks_text(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
-    heading = ["task", "metric", "documents", "base model", "this model", "difference", "95%"]
+    heading = ["task", "metric", "documents", "base model", "this model", "difference"]
+    heading.append("95% interval")
     return (
         "\nBenchmarks of the [lm-evaluation-harness]"
         "(https://github.com/EleutherAI/lm-evaluation-harness), with the model's chat template if "
