@@ -203,7 +203,9 @@ class Evaluator:
 
     def _score(self, outputs: Outputs, baseline: Outputs) -> tuple[Score, ...]:
         told = replace(outputs, tell=self._tell)
-        return tuple(scorer.score(told, baseline) for scorer in self.scorers)
+        # A scorer may ask whether it is the original that it scores.
+        against = told if outputs is baseline else baseline
+        return tuple(scorer.score(told, against) for scorer in self.scorers)
 
     def _tell(self, what: str, done: int, total: int) -> None:
         self._reporter.emit(EvaluationProgress(what, done, total))
