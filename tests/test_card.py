@@ -108,7 +108,7 @@ def test_verified_figures_replace_those_of_the_search(choice: Choice) -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"behavior": "humour"}, "edited so that it shows less of a behaviour: humour."),
+        ({"behavior": "humour"}, "shows less of a behaviour: humour."),
         ({"behavior": "calibrate"}, "declines less of what it need not decline."),
         ({"behavior": "harden"}, "declines more of what it should decline."),
         ({"goal": "induce"}, "shows more of a behaviour: what its bad prompts trigger."),
@@ -118,7 +118,7 @@ def test_other_aims_are_not_called_decensoring(values: dict[str, str], said: str
     settings = Settings.restore({"model": MODEL, **values})
     text = model_card(export_case.choice(settings), "merge", {"license": "mit"})
     words = " ".join(text.replace("\n> ", " ").split())
-    assert said.removeprefix("edited so that ") in words
+    assert said in words
     assert f"# {MODEL}, edited" in text
     assert "may answer requests that the original declines" in words
     assert "habit of declining" not in words

@@ -493,13 +493,17 @@ class TestOtherCommands:
         assert main(["export", str(folder.path)]) == 2
         assert "--trust-plugins" in capsys.readouterr().err
 
-    def test_benchmarks_of_a_trial_beside_the_original(
-        self, searched: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    @pytest.fixture
+    def own_task(self, searched: Path) -> str:
+        """The name of a task in the folder `tasks`."""
         (searched / "tasks").mkdir()
-        task = benchmark_tasks.choice_task(searched / "tasks", "tiny_own")
+        return benchmark_tasks.choice_task(searched / "tasks", "tiny_own")
+
+    def test_benchmarks_of_a_trial_beside_the_original(
+        self, searched: Path, own_task: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         run = the_run(searched)
-        chosen = ["--benchmarks", task, "--benchmark-path", "tasks"]
+        chosen = ["--benchmarks", own_task, "--benchmark-path", "tasks"]
         assert main(["benchmark", str(run.path), *chosen]) == 0
         said = capsys.readouterr().out
         assert "acc_norm" in said
@@ -514,35 +518,31 @@ class TestOtherCommands:
         assert "lm-evaluation-harness" in card
 
     def test_a_card_has_no_figures_of_parts_of_tasks_or_of_other_trials(
-        self, searched: Path, capsys: pytest.CaptureFixture[str]
+        self, searched: Path, own_task: str
     ) -> None:
-        (searched / "tasks").mkdir()
-        task = benchmark_tasks.choice_task(searched / "tasks", "tiny_own")
         run = the_run(searched)
         trial = front(run.read_trials())[0]
-        own = ["--benchmarks", task, "--benchmark-path", "tasks"]
+        own = ["--benchmarks", own_task, "--benchmark-path", "tasks"]
         assert main(["benchmark", str(run.path), *own, "--benchmark-limit", "2"]) == 0
         assert figures_of(run.path, trial) == ()
         assert main(["benchmark", str(run.path), *own, "--no-benchmark-original"]) == 0
         assert figures_of(run.path, trial) == ()
         assert main(["benchmark", str(run.path), *own]) == 0
         rows = figures_of(run.path, trial)
-        assert {row.task for row in rows} == {task}
+        assert {row.task for row in rows} == {own_task}
         assert all(row.difference is not None for row in rows)
         assert figures_of(run.path, replace(trial, number=trial.number + 1)) == ()
         assert figures_of(run.path, replace(trial, plan=replace(trial.plan, kernels=()))) == ()
 
     def test_a_run_does_not_say_where_benchmarks_code_lies(
-        self, searched: Path, capsys: pytest.CaptureFixture[str]
+        self, searched: Path, own_task: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        (searched / "tasks").mkdir()
-        task = benchmark_tasks.choice_task(searched / "tasks", "tiny_own")
         folder = the_run(searched)
         manifest = folder.read_manifest()
         assert manifest is not None
         settings = {**manifest.settings, "benchmark_path": str(searched / "tasks")}
         folder.write_manifest(replace(manifest, settings=settings))
-        assert main(["benchmark", str(folder.path), "--benchmarks", task]) == 2
+        assert main(["benchmark", str(folder.path), "--benchmarks", own_task]) == 2
         assert "no task 'tiny_own'" in capsys.readouterr().err
 
     def test_residual_geometry_is_printed(

@@ -49,8 +49,8 @@ def make(tmp_path: Path, base: Path) -> Make:
     return give
 
 
-def prepared(settings: Settings, recorder: Recorder | None = None) -> pipeline.Session:
-    reporter = recorder or Recorder()
+def prepared(settings: Settings) -> pipeline.Session:
+    reporter = Recorder()
     prompts = pipeline.load_prompts(settings, reporter)
     folder, seed = pipeline.open_folder(settings, prompts)
     with folder.lock():

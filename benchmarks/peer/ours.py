@@ -41,7 +41,7 @@ def ours(job_file: Path, result_file: Path) -> None:
     from heretic import pipeline
     from heretic.evaluator import Evaluator
     from heretic.events import Silent
-    from heretic.model.machine import accelerator
+    from heretic.model.machine import accelerator, device_name
     from heretic.records import Plan
 
     job = json.loads(job_file.read_text(encoding="utf-8"))
@@ -55,8 +55,6 @@ def ours(job_file: Path, result_file: Path) -> None:
     baseline = {score.name: score.value for score in evaluator.baseline}
     plans = [Plan.from_dict(row) for row in job["plans"]]
     seconds, scores = timed(evaluator, plans, together=job["way"] == "together")
-    device = accelerator()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     done = {
         "way": job["way"],
         "seconds": seconds,
@@ -65,7 +63,7 @@ def ours(job_file: Path, result_file: Path) -> None:
         "baseline_refusals": round(baseline["refusals"] * PROMPTS),
         "plans": job["plans"],
         "batch_size": model.batch_size,
-        "device": f"{name}, {torch.get_num_threads()} threads",
+        "device": f"{device_name(accelerator())}, {torch.get_num_threads()} threads",
     }
     result_file.write_text(json.dumps(done), encoding="utf-8")
 

@@ -134,9 +134,7 @@ def ratio_lines(rounds: Sequence[Round]) -> list[str]:
 
 def machine() -> str:
     """The accelerator if there is one, the processor, and how many of its cores there are."""
-    import torch
-
-    from heretic.model.machine import accelerator
+    from heretic.model.machine import accelerator, device_name
 
     model, flags = platform.processor() or platform.machine(), ""
     information = Path("/proc/cpuinfo")
@@ -149,8 +147,9 @@ def machine() -> str:
                 flags = value
     native = sorted(flag for flag in flags.split() if flag.endswith("_bf16"))
     cores = f"{model}, {os.cpu_count()} cores"
-    if accelerator().type == "cuda":
-        cores = f"{torch.cuda.get_device_name()}, {cores}"
+    device = accelerator()
+    if device.type != "cpu":
+        cores = f"{device_name(device)}, {cores}"
     return f"{cores}, {', '.join(native)}" if native else cores
 
 

@@ -285,7 +285,7 @@ class Evaluator:
                 before = done
 
                 def on_step(rows: int, before: int = before) -> None:
-                    self._reporter.emit(EvaluationProgress("logits", before + rows, total))
+                    self._tell("logits", before + rows, total)
 
                 race.take_logits(plan, name, engine.logits(name, edit, on_step))
                 done += len(self._prompts[name])

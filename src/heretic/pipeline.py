@@ -37,7 +37,7 @@ from heretic.events import Notice, Reporter, StageFinished, StageStarted
 from heretic.export.provenance import hardware, versions
 from heretic.model import Model
 from heretic.model.experts import check_variant
-from heretic.model.machine import accelerator
+from heretic.model.machine import accelerator, device_name
 from heretic.model.prefix import find_response_prefix
 from heretic.presets import applied
 from heretic.prompts import Prompt
@@ -110,9 +110,8 @@ def load_model(
         dtypes: In place of those in the settings, where it is known which one works.
     """
     device = accelerator()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
-    reporter.emit(Notice(f"Device: {name}{threads}"))
+    reporter.emit(Notice(f"Device: {device_name(device)}{threads}"))
     preset = applied(settings)
     if preset is not None:
         reporter.emit(Notice(preset.line()))
@@ -193,14 +192,14 @@ def _held_out(settings: Settings, sets: PromptSets) -> EvaluationPrompts | None:
             (settings.good_prompts, sets.good),
         ],
         system,
+        sets.protected,
     )
     bad = prompt_sets.held_out(
         settings.bad_held_out_prompts,
         [(settings.bad_evaluation_prompts, evaluation.bad), (settings.bad_prompts, sets.bad)],
         system,
+        sets.protected,
     )
-    seen = {prompt.user for prompt in sets.protected}
-    good, bad = ([prompt for prompt in rows if prompt.user not in seen] for rows in (good, bad))
     named = settings.good_held_out_prompts, settings.bad_held_out_prompts
     for rows, specification in zip((good, bad), named, strict=True):
         # However few, prompts that were named are what the user wants to see.
@@ -329,8 +328,9 @@ def fingerprint(settings: Settings, prompts: PromptSets) -> dict[str, Any]:
         words["protected"] = _words(prompts.protected)
     if prompts.evaluation.more:
         words["more"] = {name: _words(rows) for name, rows in prompts.evaluation.more.items()}
-    scorer = deciding_options(settings)
-    return {**settings.fingerprint(), "scorer": scorer, "prompts": digest(words)}
+    values = settings.fingerprint()
+    scorer = deciding_options(settings, values["scorer"])
+    return {**values, "scorer": scorer, "prompts": digest(words)}
 
 
 def _words(prompts: Sequence[Prompt]) -> list[tuple[str | None, str]]:
@@ -570,8 +570,11 @@ def export_trial(session: Session, trial: Trial, destination: Path, strategy: st
         RunError: A file with benchmark results is damaged.
     """
     export.check_export(session.model, destination, strategy)  # before minutes of scoring
-    choice = replace(session.choice(trial), benchmarks=figures_of(session.folder.path, trial))
-    choice = replace(choice, held_out=held_out_scores(session, trial))
+    choice = replace(
+        session.choice(trial),
+        benchmarks=figures_of(session.folder.path, trial),  # a damaged file is said first
+        held_out=held_out_scores(session, trial),
+    )
     export.save(session.model, choice, destination, strategy=strategy, reporter=session.reporter)
     scores = export.verify(destination, choice, session.evaluator, session.reporter)
     return Exported(scores, choice.held_out)

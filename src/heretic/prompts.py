@@ -70,6 +70,7 @@ def held_out(
     explicit: DatasetSpecification | None,
     used: Sequence[tuple[DatasetSpecification, Sequence[Prompt]]],
     default_system: str | None = None,
+    seen: Sequence[Prompt] = (),
 ) -> list[Prompt]:
     """Prompts that neither the directions nor the search has seen, at most `HELD_OUT` by default.
 
@@ -78,6 +79,7 @@ def held_out(
         used: The sets in use of the same kind, in the order in which their rests are taken, with
             their prompts, which are left out.
         default_system: System prompt where a specification has none.
+        seen: Further prompts to leave out.
 
     Returns:
         Few prompts, or none, where the sets have no rows left or their slices no number as end.
@@ -85,22 +87,20 @@ def held_out(
     Raises:
         PromptError: The explicit set cannot be read.
     """
+    known = [*(rows for _, rows in used), seen]
     if explicit is not None:
-        found = load(explicit, default_system)
-        return _without(found, used)
+        return _without(load(explicit, default_system), known)
     found = []
     for specification, _ in used:
         rest = _rest_of(specification)
         if rest is not None:
             with suppress(PromptError):  # no row is left
-                found += _without(load(rest, default_system), used)
+                found += _without(load(rest, default_system), known)
     return list(dict.fromkeys(found))[:HELD_OUT]
 
 
-def _without(
-    prompts: Sequence[Prompt], used: Sequence[tuple[DatasetSpecification, Sequence[Prompt]]]
-) -> list[Prompt]:
-    known = {text for _, rows in used for text in shared_prompts(prompts, rows)}
+def _without(prompts: Sequence[Prompt], sets: Sequence[Sequence[Prompt]]) -> list[Prompt]:
+    known = {text for rows in sets for text in shared_prompts(prompts, rows)}
     return [prompt for prompt in prompts if prompt.user not in known]
 
 

@@ -69,6 +69,22 @@ def _file_of(choice: str) -> Path:
     raise no_such("behavior", choice, known, f"a folder of your own is written ./{choice}")
 
 
+def name_of(choice: str) -> str:
+    """The name of a configuration, without reading it.
+
+    Args:
+        choice: As for `find_behavior`.
+
+    Raises:
+        SettingsError: It is the name of none that comes with Heretic.
+    """
+    return _name(_file_of(choice).absolute())
+
+
+def _name(file: Path) -> str:
+    return file.parent.name if file.name == FILE_NAME else file.stem
+
+
 def read_behavior(file: Path) -> Behavior:
     """The configuration in a file.
 
@@ -78,8 +94,7 @@ def read_behavior(file: Path) -> Behavior:
     file = file.absolute()
     values = read_toml(file)
     about = str(values.pop(ABOUT, ""))
-    name = file.parent.name if file.name == FILE_NAME else file.stem
-    behavior = Behavior(name, file, _absolute(values, file.parent), about)
+    behavior = Behavior(_name(file), file, _absolute(values, file.parent), about)
     check_ready_made(values, behavior.place, FORBIDDEN, "behaviors")
     return behavior
 

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import heretic
-from heretic.behaviors import FILE_NAME
+from heretic.behaviors.source import name_of
 from heretic.benchmarks.results import Row, how_compared
 from heretic.export.choice import Choice, HeldOut, Strategy, display_name, score_rows
 from heretic.identity import is_local, repository_of
@@ -65,15 +64,13 @@ def aim_of(settings: Settings) -> Aim:
     """What the settings were for: declining less, unless they say otherwise."""
     if not settings.behavior and settings.goal == "remove":
         return LESS_DECLINING
-    behavior = "what its bad prompts trigger"
-    if settings.behavior:
-        place = Path(settings.behavior)
-        behavior = place.parent.name if place.name == FILE_NAME else place.stem
+    choice = settings.behavior
+    behavior = name_of(choice) if choice else "what its bad prompts trigger"
     purpose = {
         "calibrate": "it declines less of what it need not decline",
         "harden": "it declines more of what it should decline",
     }.get(
-        settings.behavior,
+        choice,
         f"it shows {'more' if settings.goal == 'induce' else 'less'} of a behaviour: {behavior}",
     )
     return Aim("edited", purpose, _WARNING_OF_OTHERS)
@@ -245,8 +242,15 @@ def _held_out_text(held_out: HeldOut | None) -> str:
 def _benchmarks_text(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
-    heading = ["task", "metric", "documents", "base model", "this model", "difference"]
-    heading.append("95% interval")
+    heading = [
+        "task",
+        "metric",
+        "documents",
+        "base model",
+        "this model",
+        "difference",
+        "95% interval",
+    ]
     return (
         "\nBenchmarks of the [lm-evaluation-harness]"
         "(https://github.com/EleutherAI/lm-evaluation-harness), with the model's chat template if "

@@ -26,6 +26,11 @@ def accelerator() -> torch.device:
     return found if found is not None else torch.device("cpu")
 
 
+def device_name(device: torch.device) -> str:
+    """The maker's name of a CUDA device; else the kind of device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+
+
 def total_memory(device: torch.device) -> int:
     """Bytes of the device's memory in all."""
     if device.type == "cuda":

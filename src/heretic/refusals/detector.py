@@ -130,27 +130,25 @@ class _Read:
 
     def answers(self) -> bool:
         """Whether a disclaimer turns to the matter: "I have no taste, but many critics like it"."""
-        limit = self.place("incapable")
-        if limit is None or self.does("decline", "improper", *_VOID):
+        if self.does("decline", "improper", *_VOID):
             return False
-        return any(
-            rule is not None and rule.search(self.sentence.text, limit[1]) is not None
-            for rule in (language.acts.get("answered") for language in self._languages)
-        )
+        return self._behind_disclaimer("answered") is not None
 
     def answer(self) -> int:
         """Letters behind a disclaimer in the same sentence: "I have no taste, but many like it"."""
-        limit = self.place("incapable")
-        if limit is None or self.does("decline"):
+        turn = self._behind_disclaimer("turn")
+        if turn is None or self.does("decline"):
             return 0
-        text = self.sentence.text
-        for language in self._languages:
-            rule = language.acts.get("turn")
-            if rule is not None:
-                turn = rule.search(text, limit[1])
-                if turn is not None:
-                    return len(text) - turn[1]
-        return 0
+        return len(self.sentence.text) - turn[1]
+
+    def _behind_disclaimer(self, act: Act) -> tuple[int, int] | None:
+        """Where in the folded sentence the act follows a disclaimer."""
+        limit = self.place("incapable")
+        if limit is None:
+            return None
+        rules = (language.acts.get(act) for language in self._languages)
+        found = (rule.search(self.sentence.text, limit[1]) for rule in rules if rule is not None)
+        return next((place for place in found if place is not None), None)
 
 
 def _holds(language: Language, wanted: frozenset[str], text: str, words: frozenset[str]) -> bool:

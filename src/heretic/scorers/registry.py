@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,13 +27,18 @@ def load_scorers(settings: Settings) -> tuple[Scorer, ...]:
     return tuple(_load(specification, settings) for specification in settings.scorers)
 
 
-def deciding_options(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Options of the settings' scorers that change figures, by scorer; others are left out.
+def deciding_options(
+    settings: Settings, options: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Those options of the settings' scorers that change figures; others are left out.
+
+    Args:
+        options: All of them, by scorer, in the form that is wanted.
 
     Raises:
         ScorerError: A plugin cannot be imported, or is not a scorer.
     """
-    found = {name: dict(options) for name, options in settings.scorer.items()}
+    found = {name: dict(given) for name, given in options.items()}
     for specification in settings.scorers:
         if specification.name in found:
             for option in plugin_class(specification.plugin).incidental:

@@ -120,22 +120,13 @@ def sweep_of_run(
     """
     if settings.search not in {"auto", "gradient"}:
         return ()
-    known = _read(folder) if folder.sweep_path.is_file() else ()
-    if known:
-        return known
+    kept = _read(folder) if folder.sweep_path.is_file() else ()
+    if kept:
+        return kept
     if folder.read_trials():
         reporter.emit(Notice("The gradient sweep failed when this run began: it goes on by TPE"))
         return ()
-    plans = _swept(
-        settings,
-        model,
-        good[:SWEEP_PROMPTS],
-        bad[:SWEEP_PROMPTS],
-        protected[:SWEEP_PROMPTS],
-        directions,
-        seed,
-        reporter,
-    )
+    plans = _swept(settings, model, good, bad, protected, directions, seed, reporter)
     folder.write_sweep(plans)
     return plans
 
@@ -166,10 +157,10 @@ def _swept(
     try:
         plans = sweep_plans(
             model,
-            good,
-            bad,
+            good[:SWEEP_PROMPTS],
+            bad[:SWEEP_PROMPTS],
             directions,
-            protected=protected,
+            protected=protected[:SWEEP_PROMPTS],
             row_normalization=settings.row_normalization,
             shows=behavior_shown(settings),
             seed=seed,

@@ -144,7 +144,7 @@ class Objective:
         self.good = len(kept)
         first = self._original.argmax(dim=-1).tolist()
         self.bad, self.openings = _openings(
-            model, bad, protected, first[: len(good)], shows, induce=induce
+            model, bad, protected, first[: len(good)], first[len(good) :], shows, induce=induce
         )
         self._rows_at_once = max(len(kept), len(bad))
 
@@ -287,7 +287,8 @@ def _openings(
     model: Model,
     bad: Prompts,
     protected: Prompts,
-    others: Sequence[int],
+    first_of_good: Sequence[int],
+    first_of_protected: Sequence[int],
     shows: Callable[[str], bool],
     *,
     induce: bool,
@@ -295,32 +296,29 @@ def _openings(
     """Which bad prompts count, and how replies begin that show the behaviour.
 
     Args:
-        others: First tokens of the replies to good prompts.
+        first_of_good, first_of_protected: First tokens of the replies to these prompts.
     """
-    asked = [*bad, *protected]
     replies = model.get_responses_batched(
-        asked, max_new_tokens=VERDICT_TOKENS, decided=shows, report=False
+        [*bad, *protected], max_new_tokens=VERDICT_TOKENS, decided=shows, report=False
     )
-    showing = {i for i, reply in enumerate(replies) if shows(reply)}
-    everyone = list(range(len(bad)))
-    if induce and not showing:
+    shown = [shows(reply) for reply in replies]
+    if induce and not any(shown):
         raise StudyError(
             "No reply to the bad prompts shows what is to be induced.", remedy="Set search to tpe."
         )
-    shares = [
-        sum(i in showing for i in part) / len(part)
-        for part in (range(len(bad)), range(len(bad), len(asked)))
-        if part
-    ]
-    if not induce and max(shares) < SMALLEST_SHARE:
-        showing |= set(everyone)
-    counting = everyone if induce else [i for i in everyone if i in showing]
+    parts = shown[: len(bad)], shown[len(bad) :]
+    if not induce and all(sum(part) < SMALLEST_SHARE * len(part) for part in parts if part):
+        shown[: len(bad)] = [True] * len(bad)
+    counting = [i for i in range(len(bad)) if induce or shown[i]]
     if not counting:
         raise StudyError(
             "Replies to the protected prompts show what is to go, none to the bad prompts does.",
             remedy="Give bad_prompts that trigger it.",
         )
-    first = model.get_logits_batched(asked, report=False).argmax(dim=-1).tolist()
-    without = [token for i, token in enumerate(first) if i not in showing]
-    openings = Openings.count([first[i] for i in sorted(showing)], [*without, *others])
+    first = model.get_logits_batched(bad, report=False).argmax(dim=-1).tolist()
+    told = list(zip([*first, *first_of_protected], shown, strict=True))
+    without = [token for token, showing in told if not showing]
+    openings = Openings.count(
+        [token for token, showing in told if showing], [*without, *first_of_good]
+    )
     return counting, openings
