@@ -50,7 +50,7 @@ bench-search: $(VENV)/.dev ## Compare searches with the peer's: hours, resumed w
 	$(BIN)/python benchmarks/search.py
 
 models: $(VENV)/.dev ## Ask every model type what must hold of it, and write docs/models.md
-	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.contract --write
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.support.contract --write
 
 clean: ## Remove .venv and everything built; runs and saved models stay
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -89,8 +89,8 @@ def copy(source: Path, destination: Path) -> None:
 def stream(source: Path, destination: Path, variant: str) -> None:
     """Edit every output and down projection while copying."""
     from heretic.events import Silent
-    from heretic.export.checkpoint import read_checkpoint
-    from heretic.export.stream import Edit, TensorEdit, write_streamed
+    from heretic.export.safetensors.checkpoint import read_checkpoint
+    from heretic.export.safetensors.stream import Edit, TensorEdit, write_streamed
 
     checkpoint = read_checkpoint(source)
     assert checkpoint is not None

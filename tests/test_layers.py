@@ -1,4 +1,4 @@
-"""Imports go one way, and what must start fast or run without torch does."""
+"""Imports go one way, what must start fast or run without torch does, and modules stay short."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import ast
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,71 +16,55 @@ import heretic
 
 SOURCE = Path(heretic.__file__).parent
 
-# Rooms from the bottom up. A module may import its own room and rooms further up in this list,
-# nothing below; imports inside functions count like all others.
-ROOMS = (
+ORDER = (
     "errors",
-    "identity",
+    "refusals",
+    "system",
     "records",
+    "events",
     "config",
     "runs",
-    "events",
-    "judging",
-    "prompts",
-    "directions",
-    "edits",
+    "method",
     "architectures",
-    "refusals",
-    "model",
-    "scorers",
-    "evaluator",
-    "search",
-    "benchmarks",
-    "export",
     "report",
-    "utils",
+    "prompts",
+    "model",
+    "engine",
+    "search",
+    "judges",
+    "harness",
+    "scorers",
+    "export",
+    "evaluator",
     "pipeline",
     "demo",
     "cli",
-    "ui",
+    "utils",
     "main",
+    "__main__",
 )
+"""The rooms of the package, its folders and loose files, from the bottom up: a module imports its
+own room and rooms above it in this list. Imports inside functions count like all others."""
 
-# Rooms that may see less than all before them.
 NARROW = {
     "errors": set[str](),
-    "identity": set[str](),
-    "records": {"errors"},
-    "config": {"errors", "identity", "records"},
-    "runs": {"errors", "identity", "records"},
-    "events": {"records"},
-    "judging": {"errors"},
-    "prompts": {"errors", "identity", "config"},
-    "directions": {"records"},
-    "edits": {"records"},
-    "architectures": {"errors", "records"},
     "refusals": set[str](),
-    "report": {"errors", "records", "runs"},
-    "main": {"errors", "cli"},
+    "system": {"errors"},
+    "records": {"errors"},
+    "events": {"records"},
+    "config": {"errors", "records", "system"},
+    "runs": {"errors", "records", "system"},
+    "method": {"records"},
+    "architectures": {"errors", "records"},
+    "report": {"errors", "records", "system"},
+    "main": {"cli"},
+    "__main__": {"main"},
 }
+"""Rooms that see less than all below them."""
 
-# Files beside the one that names their room.
-SHARED_ROOMS = {
-    "baseline": "evaluator",
-    "behaviors": "config",
-    "race": "evaluator",
-    "single": "pipeline",
-    "optional": "errors",
-    "statistics": "records",
-    "__main__": "main",
-    "atomic": "runs",
-    "config_docs": "config",
-    "config_fields": "config",
-    "config_sources": "config",
-    "config_tables": "config",
-    "presets": "config",
-    "trial_log": "runs",
-}
+LONGEST_ROOM_CHAIN = 12
+LONGEST_MODULE_CHAIN = 27
+LONGEST_MODULE = 560
 
 HEAVY = {
     "accelerate",
@@ -96,22 +81,34 @@ HEAVY = {
 }
 
 
-def room(module: str) -> str | None:
-    """The room of `heretic.a.b`, or None for the package itself, which holds the version only."""
-    parts = module.split(".")
-    if len(parts) < 2:
-        return None
-    return SHARED_ROOMS.get(parts[1], parts[1])
-
-
 def module_name(path: Path) -> str:
     parts = path.relative_to(SOURCE).with_suffix("").parts
     return ".".join(("heretic", *(part for part in parts if part != "__init__")))
 
 
-def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Line and name of every module of this package that a syntax tree imports, lazily or not."""
-    for node in ast.walk(tree):
+PATHS = {module_name(path): path for path in sorted(SOURCE.rglob("*.py"))}
+
+
+def room(module: str) -> str | None:
+    """The room of `heretic.a.b`, or None for the package itself, which holds the version only."""
+    return module.split(".")[1] if "." in module else None
+
+
+def is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def run_time(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a syntax tree, less what only type checkers read."""
+    yield tree
+    children: Iterable[ast.AST] = ast.iter_child_nodes(tree)
+    for child in tree.orelse if isinstance(tree, ast.If) and is_for_types(tree) else children:
+        yield from run_time(child)
+
+
+def named(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, str]]:
+    """Line and name of every module of this package that is imported, lazily or not."""
+    for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node.lineno, alias.name
@@ -126,26 +123,101 @@ def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield node.lineno, name
 
 
-def test_every_file_has_a_room():
-    rooms = {room(module_name(path)) for path in SOURCE.rglob("*.py")} - {None}
-    assert rooms <= set(ROOMS)
+def is_own_resource(module: str, name: str) -> bool:
+    """A package that is named in one of its own modules: for the files beside it."""
+    return f"{module}.".startswith(f"{name}.")
 
 
-@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=module_name)
-def test_imports_go_one_way(path: Path):
-    own = room(module_name(path))
+def syntax(module: str) -> ast.AST:
+    return ast.parse(PATHS[module].read_text(encoding="utf-8"))
+
+
+def is_plugin(importer: str, imported: str) -> bool:
+    """The default scorers stand in the settings as text that users could write themselves."""
+    return room(importer) == "config" and room(imported) == "scorers"
+
+
+@cache
+def imports() -> dict[str, set[str]]:
+    """Which modules each module imports when it runs."""
+    graph: dict[str, set[str]] = {}
+    for module in PATHS:
+        found = named(run_time(syntax(module)))
+        names = [name for _, name in found if not is_own_resource(module, name)]
+        # `from heretic.a import b` names a module or something in one.
+        modules = {name if name in PATHS else name.rpartition(".")[0] for name in names}
+        known = modules & set(PATHS) - {module, "heretic"}
+        graph[module] = {other for other in known if not is_plugin(module, other)}
+    return graph
+
+
+def between_children(folder: str) -> dict[str, set[str]]:
+    """Which files and folders that lie directly in a package import which of the others."""
+    depth = folder.count(".") + 2
+    graph: dict[str, set[str]] = {}
+    for module, others in imports().items():
+        if not module.startswith(f"{folder}."):
+            continue
+        own = ".".join(module.split(".")[:depth])
+        inside = {other for other in others if other.startswith(f"{folder}.")}
+        found = {".".join(other.split(".")[:depth]) for other in inside}
+        graph.setdefault(own, set()).update(found - {own})
+    return graph
+
+
+def longest_chain(graph: Mapping[str, set[str]]) -> list[str]:
+    """The longest way along the arrows; a circle is an error that names it."""
+    known: dict[str, list[str]] = {}
+
+    def longest_from(node: str, above: tuple[str, ...]) -> list[str]:
+        assert node not in above, f"a circle: {' -> '.join((*above, node))}"
+        if node not in known:
+            rest = [longest_from(other, (*above, node)) for other in sorted(graph.get(node, ()))]
+            known[node] = [node, *max(rest, key=len, default=[])]
+        return known[node]
+
+    return max((longest_from(node, ()) for node in graph), key=len, default=[])
+
+
+FOLDERS = sorted({name.rpartition(".")[0] for name in PATHS if "." in name})
+
+
+def test_every_room_has_a_place_in_the_order():
+    assert {room(module) for module in PATHS} - {None} == set(ORDER)
+
+
+@pytest.mark.parametrize("module", PATHS)
+def test_imports_go_one_way(module: str):
+    own = room(module)
     if own is None:
         allowed: set[str] = set()
     else:
-        allowed = NARROW.get(own, set(ROOMS[: ROOMS.index(own)])) | {own}
+        allowed = NARROW.get(own, set(ORDER[: ORDER.index(own)])) | {own}
     wrong = []
-    for line, name in imported(ast.parse(path.read_text(encoding="utf-8"))):
-        other = room(name) if name.split(".")[0] == "heretic" else None
-        # The default scorers are named in the settings as text that users could write themselves.
-        is_plugin = own == "config" and other == "scorers"
-        if other in ROOMS and other not in allowed and not is_plugin:
-            wrong.append(f"{path.name}:{line}: {own} imports {other}")
+    for line, name in named(ast.walk(syntax(module))):  # for type checking too
+        other = room(name) if name.startswith("heretic.") else None
+        if other in ORDER and other not in allowed and not is_plugin(module, name):
+            wrong.append(f"line {line}: {own} imports {other}")
     assert not wrong
+
+
+def test_modules_form_no_circle_and_no_long_chain():
+    assert len(longest_chain(imports())) <= LONGEST_MODULE_CHAIN
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_files_and_folders_in_a_folder_form_no_circle(folder: str):
+    longest_chain(between_children(folder))
+
+
+def test_rooms_form_no_long_chain():
+    assert len(longest_chain(between_children("heretic"))) <= LONGEST_ROOM_CHAIN
+
+
+@pytest.mark.parametrize("module", PATHS)
+def test_modules_are_short(module: str):
+    lines = PATHS[module].read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= LONGEST_MODULE
 
 
 def heavy_modules_after(code: str) -> set[str]:

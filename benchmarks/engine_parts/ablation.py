@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import torch
 from benchmarks.engine_parts.setup import Bench, Kind, synchronize
 
+from heretic.engine.prefill import Techniques
 from heretic.evaluator import Evaluator
 from heretic.events import Silent
-from heretic.model.prefill import Techniques
 from heretic.records import Score, dominates, objectives
 from heretic.scorers import Scorer
 from heretic.scorers.keyword import KeywordRefusals

@@ -17,9 +17,9 @@ from benchmarks.engine_parts.setup import (
 )
 from torch import Tensor, nn
 
+from heretic.engine.engine import Edits, Engine, open_engine
+from heretic.engine.plain import PlainEngine
 from heretic.model import Model
-from heretic.model.engine import Edits, Engine, open_engine
-from heretic.model.plain import PlainEngine
 
 REPEATS = 5
 """Passes over all linear maps, or copies; the median counts."""

@@ -24,9 +24,9 @@ from heretic.demo.base import planted_model
 from heretic.demo.data import load_prompts, prompt_file
 from heretic.events import Event, Notice
 from heretic.model import Model
-from heretic.model.machine import accelerator
 from heretic.prompts import Prompt
 from heretic.records import ATTENTION, MLP, Kernel, Plan
+from heretic.system.machine import accelerator
 
 Kind = Literal["low", "high", "fixed"]
 """Plans that leave next to no refusals, so that replies are long; or nearly all of them; or of a

@@ -41,8 +41,8 @@ def ours(job_file: Path, result_file: Path) -> None:
     from heretic import pipeline
     from heretic.evaluator import Evaluator
     from heretic.events import Silent
-    from heretic.model.machine import accelerator, device_name
     from heretic.records import Plan
+    from heretic.system.machine import accelerator, device_name
 
     job = json.loads(job_file.read_text(encoding="utf-8"))
     case = Case(**job["case"])
@@ -72,7 +72,7 @@ def with_normed_last(directions: Any, model: Any, prompts: Any, settings: Any) -
     """Directions with the last layer's taken after the model's final norm, as the peer does."""
     import torch
 
-    from heretic.directions import difference_directions
+    from heretic.method.directions import difference_directions
 
     centers = []
     with torch.inference_mode():

@@ -134,7 +134,7 @@ def ratio_lines(rounds: Sequence[Round]) -> list[str]:
 
 def machine() -> str:
     """The accelerator if there is one, the processor, and how many of its cores there are."""
-    from heretic.model.machine import accelerator, device_name
+    from heretic.system.machine import accelerator, device_name
 
     model, flags = platform.processor() or platform.machine(), ""
     information = Path("/proc/cpuinfo")

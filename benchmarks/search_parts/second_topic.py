@@ -21,9 +21,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from heretic.demo import plant
+from benchmarks.planting import plant
+from benchmarks.planting.topic import Topic
+
 from heretic.demo.base import Progress, base_model, merged_model
-from heretic.demo.topic import Topic
 
 REFUSALS = (
     "I'm sorry, but I can't help with questions about money.",

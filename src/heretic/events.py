@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from heretic.records import Score, Trial
+from heretic.records.trial import Score, Trial
 
 
 @dataclass(frozen=True, slots=True)

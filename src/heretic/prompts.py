@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heretic.config_tables import DatasetSpecification
+from heretic.config.tables import DatasetSpecification
 from heretic.errors import PromptError
-from heretic.identity import is_local
+from heretic.system.hub import is_local
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -7,23 +7,24 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from heretic.config_tables import DatasetSpecification
-from heretic.records import Trial, Weights
+from heretic.cli.display.text import format_duration
+from heretic.config.tables import DatasetSpecification
+from heretic.records.plan import Weights
+from heretic.records.trial import Trial
 
 if TYPE_CHECKING:
-    from heretic.evaluator import Evaluator
+    from heretic.evaluator.evaluator import Evaluator
+
+__all__ = [
+    "batchify",
+    "empty_cache",
+    "format_duration",
+    "get_readme_intro",
+    "get_trial_parameters",
+    "load_prompts",
+]
 
 Item = TypeVar("Item")
-
-
-def format_duration(seconds: float) -> str:
-    """A duration as people say it: `7s`, `2m 5s`, `3h 20m`."""
-    whole = max(round(seconds), 0)
-    minutes, rest = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h {minutes}m"
-    return f"{minutes}m {rest}s" if minutes else f"{rest}s"
 
 
 def load_prompts(specification: DatasetSpecification) -> list[str]:
@@ -53,7 +54,7 @@ def empty_cache() -> None:
     if "torch" not in sys.modules:  # then there is no accelerator in use
         gc.collect()
         return
-    from heretic.model.machine import free_memory
+    from heretic.system.machine import free_memory
 
     free_memory()
 
@@ -79,6 +80,6 @@ def get_trial_parameters(trial: Trial) -> dict[str, str]:
 
 def get_readme_intro(base_model: str, trial: Trial, evaluator: Evaluator) -> str:
     """The opening of a model card: what was edited, how, and the scores before and after."""
-    from heretic.export.card import get_readme_intro as intro
+    from heretic.export.documents.card import get_readme_intro as intro
 
     return intro(base_model, trial, evaluator)

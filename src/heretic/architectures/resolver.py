@@ -22,7 +22,7 @@ from heretic.architectures.table import (
     WRITERS,
 )
 from heretic.errors import ModelError, UnsupportedModelError
-from heretic.records import MLP, RowNormalization
+from heretic.records.plan import MLP, RowNormalization
 
 
 @dataclass(frozen=True, slots=True)

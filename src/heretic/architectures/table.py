@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from heretic.records import ATTENTION, MIXER, MLP
+from heretic.records.plan import ATTENTION, MIXER, MLP
 
 WRITERS: dict[str, tuple[str, ...]] = {
     ATTENTION: (

@@ -12,21 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from heretic.architectures.explain import (
-    Gains,
-    LayerRun,
-    candidates,
-    explain,
-    passes_on,
-    watched,
-)
-from heretic.architectures.resolver import (
-    Writer,
-    hidden_size,
-    known_paths,
-    layer_list,
-    writers_at,
-)
+from heretic.architectures.explain import Gains, LayerRun, candidates, explain, passes_on, watched
+from heretic.architectures.resolver import Writer, hidden_size, known_paths, layer_list, writers_at
 from heretic.architectures.table import SEVERAL_STREAMS
 from heretic.errors import UnsupportedModelError
 

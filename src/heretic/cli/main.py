@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import click
 
 from heretic import __version__
+from heretic.cli import INTERRUPTED
 from heretic.cli.options import write_settings
+from heretic.errors import HereticError
 
 
 @dataclass(frozen=True)
@@ -22,26 +26,30 @@ class CommandEntry:
 DEFAULT_COMMAND = "run"
 
 COMMANDS = {
-    "demo": CommandEntry("heretic.cli.demo_command", "The whole job on a small model, offline."),
-    "evaluate": CommandEntry("heretic.cli.evaluate_command", "Score a model against its original."),
-    "apply": CommandEntry("heretic.cli.apply_command", "Edit a model by a plan, without a search."),
-    "chat": CommandEntry("heretic.cli.chat_command", "Chat with a trial's edited model."),
-    "benchmark": CommandEntry(
-        "heretic.cli.benchmark_command", "Run benchmarks on a trial and on its original."
+    "demo": CommandEntry("heretic.cli.commands.demo", "The whole job on a small model, offline."),
+    "evaluate": CommandEntry(
+        "heretic.cli.commands.evaluate", "Score a model against its original."
     ),
-    "export": CommandEntry("heretic.cli.export_command", "Save or upload a trial of a run."),
+    "apply": CommandEntry(
+        "heretic.cli.commands.apply", "Edit a model by a plan, without a search."
+    ),
+    "chat": CommandEntry("heretic.cli.commands.chat", "Chat with a trial's edited model."),
+    "benchmark": CommandEntry(
+        "heretic.cli.commands.benchmark", "Run benchmarks on a trial and on its original."
+    ),
+    "export": CommandEntry("heretic.cli.commands.export", "Save or upload a trial of a run."),
     "reproduce": CommandEntry(
-        "heretic.cli.reproduce_command", "Make a model again from its reproduce.json."
+        "heretic.cli.commands.reproduce", "Make a model again from its reproduce.json."
     ),
     "inspect": CommandEntry(
-        "heretic.cli.inspect_command", "What is edited in a model, from its configuration alone."
+        "heretic.cli.commands.inspect", "What is edited in a model, from its configuration alone."
     ),
     "classify": CommandEntry(
-        "heretic.cli.classify_command", "Say of replies in a file whether they refuse."
+        "heretic.cli.commands.classify", "Say of replies in a file whether they refuse."
     ),
-    "runs": CommandEntry("heretic.cli.runs_command", "List run folders and their state."),
-    "config": CommandEntry("heretic.cli.config_command", "Print every setting as TOML."),
-    DEFAULT_COMMAND: CommandEntry("heretic.cli.run_command", "Search for an edit (the default)."),
+    "runs": CommandEntry("heretic.cli.commands.runs", "List run folders and their state."),
+    "config": CommandEntry("heretic.cli.commands.config", "Print every setting as TOML."),
+    DEFAULT_COMMAND: CommandEntry("heretic.cli.commands.run", "Search for an edit (the default)."),
 }
 
 _OWN_OPTIONS = ("--help", "-h", "--version")
@@ -103,3 +111,72 @@ class HereticGroup(click.Group):
 @click.version_option(__version__, prog_name="heretic", message="%(prog)s %(version)s")
 def heretic() -> None:
     """Commands register above; nothing else happens here."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line, without touching the process.
+
+    Args:
+        arguments: What follows the program's name; by default `sys.argv[1:]`.
+
+    Returns:
+        0 if the work was done, 130 if it was interrupted and what was found is kept.
+
+    Raises:
+        HereticError: Something the user can mend, a wrong option included.
+        KeyboardInterrupt: Interrupted.
+    """
+    import click
+
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = heretic.main(args=tokens, prog_name="heretic", standalone_mode=False)
+    except click.ClickException as error:
+        raise _as_settings_error(error, tokens) from error
+    except click.Abort as error:
+        raise KeyboardInterrupt from error
+    return status if isinstance(status, int) else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and say what went wrong, as a program does.
+
+    Returns:
+        The exit status: 0 done, 2 the user can fix it, 130 interrupted. A bug keeps its
+        traceback, and Python then exits with 1.
+    """
+    try:
+        return run(arguments)
+    except HereticError as error:
+        from heretic.cli.display.text import safe
+
+        print(safe(f"Error: {error}"), file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _as_settings_error(error: Exception, tokens: Sequence[str]) -> HereticError:
+    """A wrong command line, in one line with its remedy."""
+    import click
+
+    from heretic.cli.options import nearest_option
+    from heretic.errors import SettingsError
+
+    assert isinstance(error, click.ClickException)
+    context = getattr(error, "ctx", None)
+    if isinstance(error, click.NoSuchOption) and context is not None:
+        nearest = nearest_option(error.option_name, context.command, context)
+        return SettingsError(
+            f"Unknown option {error.option_name}.",
+            remedy=f"Did you mean {nearest}? `{context.command_path} --help` lists all.",
+        )
+    message = error.format_message()
+    if not message.endswith((".", "?")):
+        message += "."
+    late = next((token for token in tokens[1:] if token in COMMANDS), None)
+    if "extra argument" in message and late is not None:
+        return SettingsError(message, remedy=f"The command comes first: heretic {late} ...")
+    path = context.command_path if context is not None else "heretic"
+    return SettingsError(message, remedy=f"See `{path} --help`.")

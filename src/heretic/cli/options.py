@@ -16,13 +16,13 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from heretic.behaviors import documented
-from heretic.config_fields import GROUPS, SettingsFields
-from heretic.config_tables import DatasetSpecification
+from heretic.config.behaviors import documented
+from heretic.config.fields import GROUPS, SettingsFields
+from heretic.config.tables import DatasetSpecification
 from heretic.errors import SettingsError
 
 if TYPE_CHECKING:
-    from heretic.config import Settings
+    from heretic.config.settings import Settings
 
 _PREFIX = "setting__"
 _CONFIG = "settings_file"
@@ -52,7 +52,7 @@ class SettingsOptions:
         Raises:
             SettingsError: As `heretic.config.load_settings`.
         """
-        from heretic.config import load_settings
+        from heretic.config.settings import load_settings
 
         given = {name: value for name, value in named.items() if value is not None}
         return load_settings({**self.overrides, **given}, self.config, require_model=require_model)
@@ -238,7 +238,7 @@ def _join_scorer_options(args: list[str]) -> Iterator[str]:
 
 def _with_scorers(overrides: dict[str, Any]) -> dict[str, Any]:
     """Lists given as repeated options or JSON, and options of scorers, in their final form."""
-    from heretic.config_sources import decoded
+    from heretic.config.sources import decoded
 
     for name, value in overrides.items():
         if isinstance(value, tuple) and name != "scorer_options":

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,133 +12,24 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from heretic.cli import INTERRUPTED
-from heretic.cli.answers import without_options
-from heretic.cli.benchmarks import check_benchmarks, show_benchmarks
-from heretic.cli.chat import chat
-from heretic.cli.checkpoint import choose_checkpoint
-from heretic.cli.display import Display, Tee, make_reporter
-from heretic.cli.log import logging_to
-from heretic.cli.menu import Actions, run_menu
-from heretic.cli.tables import front_table, scores_table
-from heretic.cli.text import is_interactive, safe
+from heretic.cli.display.reporter import Display
+from heretic.cli.display.tables import front_table, scores_table
+from heretic.cli.display.text import is_interactive, safe
+from heretic.cli.menu.answers import program_arguments, without_options
+from heretic.cli.menu.benchmarks import show_benchmarks
+from heretic.cli.menu.chat import chat
+from heretic.cli.menu.menu import Actions, run_menu
+from heretic.cli.opening import Place
 from heretic.errors import HereticError, StudyError
 from heretic.events import Notice
-from heretic.records import RunManifest, Score, Trial
-from heretic.records import front as front_of
+from heretic.records.trial import Score, Trial
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from heretic.cli.options import SettingsOptions
-    from heretic.config import Settings
-    from heretic.model import Model
-    from heretic.pipeline import Exported, PromptSets, Session
-    from heretic.runs import RunFolder
-
-
-_SAVING = (None, "save")
-"""Values of `model_action` with which `save_directory` may be written to."""
-
-_CONSENT = {"trust_remote_code", "benchmark_path"}
-"""Settings by which code of others runs."""
-
-_PLACES = {"model", "model_commit"} | {
-    f"{kind}{split}_prompts" for kind in ("good", "bad") for split in ("", "_evaluation")
-}
-"""Settings of a run that may name another place, as long as the same is found there."""
-
-
-def program_arguments() -> list[str]:
-    """The command as given, with the program's plain name."""
-    return ["heretic", *sys.argv[1:]]
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A run folder that this process holds, with where to show progress."""
-
-    folder: RunFolder
-    seed: int
-    prompts: PromptSets
-    display: Display
-    reporter: Tee
-
-
-@contextmanager
-def held_run(settings: Settings, console: Console) -> Iterator[Place]:
-    """Lock the run folder of these settings, log into it, and show progress.
-
-    Raises:
-        HereticError: As `check_before_work`; or the prompts cannot be read, or the run is in use.
-    """
-    from heretic import pipeline
-
-    check_before_work(settings)
-    with make_reporter(console) as display:
-        prompts = pipeline.load_prompts(settings, display)
-        folder, seed = pipeline.open_folder(settings, prompts)
-        with folder.lock(), logging_to(folder.log_path) as log:
-            yield Place(folder, seed, prompts, display, Tee(display, log))
-
-
-def prepared(settings: Settings, place: Place, console: Console) -> Session:
-    """A session in the place, after what research settings ask to see."""
-    from heretic import export, pipeline
-    from heretic.cli.research import show_residuals
-
-    session = pipeline.prepare(settings, place.prompts, place.folder, place.seed, place.reporter)
-    if settings.model_action in _SAVING and settings.save_directory is not None:
-        strategy = settings.export_strategy or "merge"
-        export.check_export(session.model, settings.save_directory, strategy)
-    show_residuals(session, console, place.display)
-    return session
-
-
-def check_before_work(settings: Settings) -> None:
-    """Say before any work what would stop the run at its end.
-
-    Raises:
-        SettingsError: A benchmark does not exist.
-        ExportError: The destination is taken, its disk too small, the repository's name malformed,
-            or nobody is logged in.
-        HereticError: A package that research output needs is missing.
-    """
-    from heretic import export
-    from heretic.cli.research import check_research
-
-    check_benchmarks(settings)
-    if settings.model_action in _SAVING and settings.save_directory is not None:
-        strategy = settings.export_strategy or "merge"
-        export.check_place(settings, settings.save_directory, strategy)
-    if settings.model_action == "upload" and settings.upload_repo_id is not None:
-        export.check_upload(settings.upload_repo_id)
-    check_research(settings)
-
-
-def go_on_or_not(settings: Settings, place: Place, console: Console) -> bool:
-    """Settle what happens to a run that is there already; False if the user wants to quit."""
-    manifest = place.folder.read_manifest()
-    if manifest is None:
-        return True
-    trials = place.folder.read_trials()
-    action = choose_checkpoint(
-        settings,
-        console=console,
-        model=settings.model,
-        argv=program_arguments(),
-        completed=sum(trial.state == "complete" for trial in trials),
-        n_trials=settings.n_trials,
-        front=front_of(trials),
-        baseline=baseline_of(manifest),
-    )
-    if action == "restart":
-        place.folder.discard()
-    return action != "quit"
-
-
-def baseline_of(manifest: RunManifest) -> tuple[Score, ...]:
-    """The recorded scores of the unedited model."""
-    return tuple(Score.from_dict(row) for row in manifest.found.get("baseline", ()))
+    from heretic.config.settings import Settings
+    from heretic.model.core import Model
+    from heretic.pipeline.run import Exported, Session
 
 
 def search(session: Session, place: Place, console: Console) -> bool:
@@ -167,7 +55,7 @@ def search(session: Session, place: Place, console: Console) -> bool:
 
 def draw_front(session: Session, chosen: Trial | None = None) -> None:
     """Draw the front into the run folder; where that fails the run goes on without."""
-    from heretic.cli.research import draw_run_front
+    from heretic.cli.display.research import draw_run_front
 
     if not session.study.front:
         return
@@ -286,114 +174,3 @@ def converse(
             yield from model.stream_reply(messages)
 
     chat(edited, console=console, original=model.stream_reply, system=settings.system_prompt)
-
-
-@contextmanager
-def reopened_run(
-    path: Path, options: SettingsOptions, console: Console, *, trust_plugins: bool
-) -> Iterator[tuple[Settings, Place]]:
-    """Hold a run folder that exists, with the settings it was made with.
-
-    Args:
-        trust_plugins: Whether scorers from outside Heretic may be named by the run.
-
-    Raises:
-        HereticError: As `known_run`, `run_settings` and `check_before_work`; or the run names a
-            foreign scorer, or its prompts have changed.
-    """
-    from heretic import pipeline
-    from heretic.errors import RunError
-    from heretic.export.reproduce import check_plugins
-
-    folder, manifest = known_run(path)
-    check_plugins(manifest.settings, "run", trust_plugins)
-    settings = run_settings(manifest, options)
-    check_before_work(settings)
-    with make_reporter(console) as display:
-        prompts = pipeline.load_prompts(settings, display)
-        if pipeline.fingerprint(settings, prompts)["prompts"] != manifest.fingerprint.get(
-            "prompts"
-        ):
-            raise RunError(
-                f"The prompts have changed since the run in {path} was searched.",
-                remedy="Bring the old ones back, or search again.",
-            )
-        with folder.lock(), logging_to(folder.log_path) as log:
-            yield settings, Place(folder, manifest.seed, prompts, display, Tee(display, log))
-
-
-def known_run(path: Path) -> tuple[RunFolder, RunManifest]:
-    """A run folder and what it says about itself.
-
-    Raises:
-        RunError: The folder holds no run, or a damaged one.
-    """
-    from heretic.errors import RunError
-    from heretic.runs import RunFolder
-
-    folder = RunFolder(path)
-    manifest = folder.read_manifest()
-    if manifest is None:
-        raise RunError(f"{path} holds no run.", remedy="`heretic runs` lists those there are.")
-    return folder, manifest
-
-
-def run_settings(manifest: RunManifest, options: SettingsOptions) -> Settings:
-    """What the run was searched with, and above it what the user says that changes no score.
-
-    That is taken from the command line, the environment and TOML as ever. So is a new place of
-    the model or of prompts, if they are the same. A run folder may come from anybody: whether the
-    model's own code runs is never taken from it, nor where benchmarks' code lies.
-
-    Raises:
-        SettingsError: An option or the file of `--config` would make it another run.
-        RunError: The model is not the one that was searched.
-    """
-    from heretic.config import Settings, load_settings
-    from heretic.config_sources import read_toml
-    from heretic.errors import RunError, SettingsError
-    from heretic.export.provenance import reproducible_names
-    from heretic.export.reproduce import merged
-
-    fixed = reproducible_names()
-    own = load_settings(options.overrides, options.config, require_model=False)
-    names = own.model_fields_set - fixed
-    recorded = {
-        **{name: value for name, value in manifest.settings.items() if name not in _CONSENT},
-        **{name: value for name, value in own.to_dict().items() if name in names},
-    }
-    file = {} if options.config is None else read_toml(options.config)
-    asked = {name: v for name, v in merged(file, options.overrides).items() if name in fixed}
-    settings = Settings.restore(merged(recorded, asked))
-    before = Settings.restore(recorded)
-    if any(getattr(settings, name) != getattr(before, name) for name in fixed - _PLACES):
-        raise SettingsError(
-            "These options belong to another run.",
-            remedy="Leave out what the run was not searched with, or search again.",
-        )
-    model = str(manifest.fingerprint["model"])
-    commit = model.partition("@")[2]
-    if commit and settings.model_commit is None:  # a branch on the Hub moves on
-        settings = settings.replaced(model_commit=commit)
-    if settings.fingerprint()["model"] != model:
-        raise RunError(
-            f"{settings.model} is not the model that was searched, or has changed since.",
-            remedy="Say where that is: --model, and for a Hub id --model-commit.",
-        )
-    return settings
-
-
-def trial_of(folder: RunFolder, index: int) -> Trial:
-    """The row of a run's front.
-
-    Raises:
-        SettingsError: There is no such row.
-    """
-    from heretic.errors import SettingsError
-
-    trials = front_of(folder.read_trials())
-    if not 0 <= index < len(trials):
-        raise SettingsError(
-            f"trial_index is {index}, but the front of {folder.path} has {len(trials)} rows."
-        )
-    return trials[index]

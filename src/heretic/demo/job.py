@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heretic.config import Settings
+from heretic.config.settings import Settings
 from heretic.demo.base import base_model, planted_model
 from heretic.demo.data import prompt_file
 from heretic.errors import SettingsError
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
 from heretic.export.files import check_destination
 from heretic.export.reproduce import merged
-from heretic.records import Trial
+from heretic.records.trial import Trial
 
 if TYPE_CHECKING:
-    from heretic.model import Model
-    from heretic.pipeline import Session
+    from heretic.model.core import Model
+    from heretic.pipeline.run import Session
     from heretic.prompts import Prompt
 
 SHOWN_TOPIC, SHOWN_ORDINARY = 4, 2
@@ -142,7 +142,7 @@ class Recovery:
 
 def measure_recovery(session: Session, trial: Trial, reporter: Reporter) -> Recovery:
     """Compare the unplanted, the planted and the edited model on the evaluation prompts."""
-    from heretic.model import Model
+    from heretic.model.core import Model
     from heretic.scorers.kl_divergence import kl_divergence
 
     reporter.emit(StageStarted("Measuring recovery against the model before planting"))

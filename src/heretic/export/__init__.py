@@ -1,7 +1,7 @@
 """From a chosen trial to files: merged weights or an adapter, documents, the Hub, and back."""
 
-from heretic.export.card import get_readme_intro, model_card
 from heretic.export.choice import Choice, HeldOut, Strategy
+from heretic.export.documents.card import get_readme_intro, model_card
 from heretic.export.hub import check_upload, upload
 from heretic.export.reproduce import Outcome, reproduce
 from heretic.export.saving import check_export, check_place, save

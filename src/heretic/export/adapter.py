@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from heretic.errors import ExportError
 from heretic.export.files import read_json, write_json
-from heretic.identity import is_local
-from heretic.records import Plan
+from heretic.records.plan import Plan
+from heretic.system.hub import is_local
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from heretic.edits import LowRank
-    from heretic.model import Model
+    from heretic.method.edits import LowRank
+    from heretic.model.core import Model
 
 ADAPTER_CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from heretic.benchmarks.results import Row
 from heretic.errors import ExportError
-from heretic.identity import is_local
-from heretic.records import RunManifest, Score, Trial
+from heretic.harness.results import Row
+from heretic.records.trial import Score, Trial
+from heretic.runs.manifest import RunManifest
+from heretic.system.hub import is_local
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from heretic.config import Settings
+    from heretic.config.settings import Settings
 
 Strategy = Literal["merge", "adapter"]
 """`merge` writes whole edited weights, `adapter` a LoRA or DoRA for the base model."""

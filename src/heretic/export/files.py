@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from heretic.atomic import write_atomic
 from heretic.errors import ExportError
+from heretic.system.files import write_atomic
 
 PARAMETERS = "abliteration_params.json"
 REPRODUCTION = "reproduce.json"

@@ -14,7 +14,7 @@ from heretic.events import Reporter, Silent, StageFinished, StageStarted
 from heretic.export.adapter import ADAPTER_CONFIG
 from heretic.export.choice import display_name
 from heretic.export.files import DOCUMENTS, PARAMETERS, REPRODUCTION, is_ours, read_json
-from heretic.identity import is_local
+from heretic.system.hub import is_local
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

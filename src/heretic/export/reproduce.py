@@ -8,27 +8,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from heretic.config.schema import reproducible_names
 from heretic.errors import ExportError, SettingsError
 from heretic.events import Notice, Reporter
 from heretic.export.choice import Choice
-from heretic.export.documents import rewrite_scores
+from heretic.export.documents.reproduction import Reproduction, differences, directions_hash
+from heretic.export.documents.write import rewrite_scores
 from heretic.export.files import check_destination, inventory
-from heretic.export.provenance import (
-    Reproduction,
-    differences,
-    directions_hash,
-    hardware,
-    reproducible_names,
-    versions,
-)
 from heretic.export.saving import save
-from heretic.records import RunManifest, Trial
+from heretic.records.trial import Trial
+from heretic.runs.manifest import RunManifest
+from heretic.system.machine import hardware, versions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from heretic.config import Settings
-    from heretic.model import Model
+    from heretic.config.settings import Settings
+    from heretic.model.core import Model
 
 Prepare = Callable[["Settings", int, Reporter], "tuple[Model, Tensor]"]
 """Settings, seed and reporter to a loaded model and its directions: the pipeline's first stages."""
@@ -113,7 +109,7 @@ def reproduce(
     choice = _choice(recorded, settings, directions)
     save(model, choice, destination, strategy=recorded.strategy, reporter=reporter)
     outcome = _compare(recorded, destination, directions, [
-        *changes, *differences(recorded.hardware, hardware(model))
+        *changes, *differences(recorded.hardware, hardware(model.device))
     ])  # fmt: skip
     if outcome.identical:
         rewrite_scores(destination, _with_figures(choice, recorded))
@@ -168,7 +164,7 @@ def restored_settings(recorded: Reproduction, overrides: Mapping[str, Any]) -> S
     Raises:
         ExportError: The file sets something it may not, or its settings are not valid.
     """
-    from heretic.config import Settings
+    from heretic.config.settings import Settings
 
     forbidden = sorted(set(recorded.settings) - reproducible_names())
     if forbidden:

@@ -7,21 +7,22 @@ from typing import TYPE_CHECKING
 
 from heretic.errors import ExportError
 from heretic.events import Notice, Reporter, Silent, StageFinished, StageStarted
-from heretic.export import stream, weights
+from heretic.export import weights
 from heretic.export.adapter import write_adapter
-from heretic.export.base import base_folder
 from heretic.export.choice import Choice, Strategy, check_strategy
-from heretic.export.documents import base_revision, write_documents
+from heretic.export.documents.base_card import base_folder
+from heretic.export.documents.write import base_revision, write_documents
 from heretic.export.files import check_destination, check_disk, relative_files, staged
-from heretic.export.sources import QuantisedSourceError, StreamError
+from heretic.export.safetensors import stream
+from heretic.export.safetensors.sources import QuantisedSourceError, StreamError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from heretic.config import Settings
-    from heretic.export.checkpoint import Checkpoint
-    from heretic.model import Model
-    from heretic.records import Plan
+    from heretic.config.settings import Settings
+    from heretic.export.safetensors.checkpoint import Checkpoint
+    from heretic.model.core import Model
+    from heretic.records.plan import Plan
 
 ADAPTER_BYTES = 16 * 2**20
 """More than any adapter takes, for each of its ranks."""

@@ -14,14 +14,14 @@ from heretic.errors import ExportError
 from heretic.events import Reporter, Silent, StageFinished, StageStarted
 from heretic.export.adapter import ADAPTER_CONFIG, attach_adapter
 from heretic.export.choice import Choice
-from heretic.export.documents import rewrite_scores
-from heretic.records import Score
+from heretic.export.documents.write import rewrite_scores
+from heretic.records.trial import Score
 
 if TYPE_CHECKING:
     import torch
 
-    from heretic.config import Settings
-    from heretic.model import Model
+    from heretic.config.settings import Settings
+    from heretic.model.core import Model
 
 DIVERGENCE_ABSOLUTE, DIVERGENCE_RELATIVE = 0.01, 0.05
 RATE = 0.03
@@ -35,7 +35,7 @@ _COUNT = re.compile(r"\s*\d+\s*/\s*(\d+)\s*")
 
 
 class Judge(Protocol):
-    """What verification needs of an evaluator: `heretic.evaluator.Evaluator` has it."""
+    """What verification needs of an evaluator: `heretic.evaluator.evaluator.Evaluator` has it."""
 
     model: Model
 
@@ -95,7 +95,7 @@ def reload(folder: Path, like: Model, reporter: Reporter | None = None) -> Model
     Args:
         like: The base model in memory; its dtype, batch size and response prefix are taken over.
     """
-    from heretic.model import Model as Loader
+    from heretic.model.core import Model as Loader
 
     pinned = {
         "dtypes": (str(like.dtype).removeprefix("torch."),),
@@ -143,7 +143,7 @@ def _free_bytes(device: torch.device) -> int:
 
 
 def _free_memory() -> None:
-    from heretic.model.machine import free_memory
+    from heretic.system.machine import free_memory
 
     free_memory()
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heretic.errors import ExportError, HereticError
-from heretic.records import Plan
+from heretic.records.plan import Plan
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from heretic.config import Settings
+    from heretic.config.settings import Settings
     from heretic.events import Reporter
-    from heretic.model import Model
+    from heretic.model.core import Model
 
 LICENCE_PATTERNS = ("LICEN[CS]E*", "NOTICE*", "COPYING*", "USE_POLICY*")
 LARGEST_LICENCE = 2**20
@@ -94,7 +94,7 @@ def unquantised(model: Model, reporter: Reporter) -> Iterator[Model]:
     if model.settings.quantization == "none":
         yield model
         return
-    from heretic.model import Model as Loader
+    from heretic.model.core import Model as Loader
 
     settings: Settings = model.settings.model_copy(update={"quantization": "none"})
     try:

@@ -15,15 +15,16 @@ from torch import Tensor, nn
 
 from heretic.architectures import Writer
 from heretic.architectures.resolver import hidden_size, text_config
-from heretic.config import Settings
-from heretic.directions import RunningMean, winsorize
-from heretic.edits import OutputEdit
+from heretic.config.settings import Settings
 from heretic.events import Notice, Reporter, Silent, StageProgress
-from heretic.model import capture, generation, loading, machine
+from heretic.method.directions import RunningMean, winsorize
+from heretic.method.edits import OutputEdit
+from heretic.model import capture, generation, loading
 from heretic.model.editing import EditFactory, RowEdits, WeightEditor
 from heretic.model.templates import ChatRenderer, Messages, messages_for
 from heretic.prompts import Prompt
-from heretic.records import AbliterationParameters, DirectionScope, Plan
+from heretic.records.plan import AbliterationParameters, DirectionScope, Plan
+from heretic.system import machine, memory
 
 Prompts = Sequence[str | Prompt]
 
@@ -268,7 +269,7 @@ class Model:
             if report:
                 self._reporter.emit(StageProgress(min(part.stop, len(prompts)), len(prompts)))
 
-        loading.halving(len(prompts), self.batch_size, work, self.notify_halved)
+        memory.halving(len(prompts), self.batch_size, work, self.notify_halved)
         return results
 
     def encode_rows(self, prompts: Prompts) -> list[list[int]]:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from heretic.architectures import Writer
-from heretic.directions import layer_basis
-from heretic.edits import Ablation, OutputEdit, make_ablation, stack
+from heretic.method.directions import layer_basis
+from heretic.method.edits import Ablation, OutputEdit, make_ablation, stack
 from heretic.model.experts import edited
-from heretic.records import Plan, RowNormalization
+from heretic.records.plan import Plan, RowNormalization
 
 Stored = tuple[Tensor, Tensor | None]
 """A writer's weight and bias."""

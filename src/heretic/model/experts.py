@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from heretic.architectures import Writer
 from heretic.architectures.table import EXPERT_GATES, EXPERT_ROUTING
-from heretic.edits import OutputEdit
 from heretic.errors import UnsupportedModelError
-from heretic.model.forward import replaced
-from heretic.records import RowNormalization
+from heretic.method.edits import OutputEdit
+from heretic.model.hooks import replaced
+from heretic.records.plan import RowNormalization
 
 EditOf = Callable[[Writer], OutputEdit | None]
 """The edit of a writer: of all rows, or stacked ones, one for each row of the batch."""

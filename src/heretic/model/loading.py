@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from typing import Any
@@ -32,11 +32,11 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging as transformers_logging
 
 from heretic.architectures import Structure, resolve
-from heretic.config import Settings
+from heretic.config.settings import Settings
 from heretic.errors import HereticError, ModelError, SettingsError, UnsupportedModelError
 from heretic.events import Notice, Reporter
-from heretic.model import machine
 from heretic.model.source import dequantising, forget_quantisation, is_gguf, origin
+from heretic.system import machine
 
 CHECKED_TEXT = (
     "Hello, how are you? The weather is fine today, so we went for a walk along the river and "
@@ -310,48 +310,6 @@ def model_errors(settings: Settings) -> Iterator[None]:
                 remedy="Upgrade transformers, or check the folder.",
             ) from error
         raise
-
-
-def halved(batch_size: int, error: RuntimeError) -> int:
-    """Half the batch after running out of memory, which is given back first.
-
-    Raises:
-        RuntimeError: `error` is about something else.
-        ModelError: The batch is a single row already.
-    """
-    # Some backends raise a plain RuntimeError.
-    if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
-        raise error
-    machine.free_memory()
-    if batch_size == 1:
-        raise ModelError(
-            "Out of memory with a single prompt.",
-            remedy="Set quantization, a shorter max_response_length, or max_memory.",
-        ) from error
-    return batch_size // 2
-
-
-def halving(
-    items: int, batch_size: int, work: Callable[[slice], None], notify: Callable[[int], None]
-) -> int:
-    """Do `work` on slices of `items`; out of memory halves the batch and repeats that slice.
-
-    Returns:
-        The batch size that fitted.
-
-    Raises:
-        ModelError: Even one item does not fit.
-    """
-    start = 0
-    while start < items:
-        try:
-            work(slice(start, min(start + batch_size, items)))
-        except RuntimeError as error:
-            batch_size = halved(batch_size, error)
-            notify(batch_size)
-            continue
-        start += batch_size
-    return batch_size
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from heretic.config import Settings
+from heretic.config.settings import Settings
 from heretic.errors import SettingsError
-from heretic.identity import gguf_parts, is_local
+from heretic.system.hub import gguf_parts, is_local
 
 
 def origin(settings: Settings) -> tuple[str, dict[str, Any]]:

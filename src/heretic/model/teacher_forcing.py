@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from heretic.model import generation, loading
+from heretic.model import generation
+from heretic.system import memory
 
 if TYPE_CHECKING:
     from heretic.model.core import Model, Prompts
@@ -148,7 +149,7 @@ def _along(
 
     # A row has as many logits here as that many rows have while decoding.
     size = max(1, model.batch_size // positions)
-    loading.halving(len(rows), size, work, lambda smaller: None)
+    memory.halving(len(rows), size, work, lambda smaller: None)
 
 
 def reading(model: Model, texts: Sequence[str], max_tokens: int) -> Reading:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heretic.errors import HereticError
-from heretic.records import Score, Trial, front
+from heretic.records.trial import Score, Trial, front
 from heretic.report.drawing import new_figure, save_figure
 
 if TYPE_CHECKING:

@@ -103,7 +103,7 @@ def check_residuals(good: Residuals, bad: Residuals) -> None:
 def geometric_median(points: Floats, *, steps: int = 200, tolerance: float = 1e-9) -> Floats:
     """Geometric median of [points, hidden] by Weiszfeld's algorithm (Weiszfeld 1937): [hidden].
 
-    The same as `heretic.directions.geometric_median`, for one layer and without torch.
+    The same as `heretic.method.directions.geometric_median`, for one layer and without torch.
     """
     median: Floats = points.mean(axis=0)
     for _ in range(steps):

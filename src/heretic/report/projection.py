@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heretic.errors import HereticError
-from heretic.optional import require
 from heretic.report.drawing import new_figure, save_figure, style
 from heretic.report.geometry import Residuals, check_residuals
+from heretic.system.optional import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,11 +14,12 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from heretic.config import DatasetSpecification, Settings
+from heretic.config.settings import Settings
+from heretic.config.tables import DatasetSpecification
 from heretic.model.teacher_forcing import Continuation, Reading, Reference
 from heretic.prompts import Prompt
-from heretic.records import Optimization, Score
-from heretic.statistics import interval, is_rate
+from heretic.records.statistics import interval, is_rate
+from heretic.records.trial import Optimization, Score
 
 PromptSet = str
 """`good` or `bad`, the evaluation prompts; or the name of a set that a scorer brings along."""

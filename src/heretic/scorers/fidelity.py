@@ -14,10 +14,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from heretic.config import DatasetSpecification
-from heretic.optional import require
-from heretic.records import Score
+from heretic.config.tables import DatasetSpecification
+from heretic.records.trial import Score
 from heretic.scorers.base import Needs, Outputs, PromptSet, Scorer, mean
+from heretic.system.optional import require
 
 
 class Tokens(BaseModel):

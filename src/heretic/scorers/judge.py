@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-from heretic.judging.client import Judge
-from heretic.judging.options import JudgeOptions
-from heretic.judging.records import Item, Usage, Verdict
+from heretic.judges.client import Judge
+from heretic.judges.local import ClassifierOptions, LocalJudge
+from heretic.judges.options import JudgeOptions
+from heretic.judges.records import Item, Usage, Verdict
 from heretic.prompts import Prompt
 from heretic.scorers.base import Outputs, Replies
-from heretic.scorers.local_judges import ClassifierOptions, LocalJudge
 from heretic.scorers.replies import OnPrompts, ReplyScorer
 
 _log = logging.getLogger(__name__)

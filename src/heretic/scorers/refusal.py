@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, Field
 
-from heretic.config import DatasetSpecification
-from heretic.records import Score
+from heretic.config.tables import DatasetSpecification
+from heretic.records.trial import Score
 from heretic.refusals import Label, Verdict, classify, settled
 from heretic.scorers.base import Outputs, Replies
 from heretic.scorers.replies import OnPrompts, ReplyScorer

@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from heretic.config import ScorerSpecification, Settings
+from heretic.config.settings import Settings
+from heretic.config.tables import ScorerSpecification
 from heretic.errors import ScorerError
 from heretic.scorers.base import Scorer, Shows
 from heretic.scorers.keyword import is_refusal

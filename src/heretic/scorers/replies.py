@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from heretic.config import DatasetSpecification
+from heretic.config.tables import DatasetSpecification
 from heretic.scorers.base import Needs, PromptSet, Scorer
 
 

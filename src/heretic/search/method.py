@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from heretic.config import Settings
+from heretic.config.settings import Settings
 from heretic.errors import HereticError, RunError, StudyError
 from heretic.events import Notice, Reporter, StageFinished, StageProgress, StageStarted
-from heretic.model import Model
+from heretic.model.core import Model
 from heretic.prompts import Prompt
-from heretic.records import Plan
-from heretic.runs import RunFolder
-from heretic.scorers.registry import behavior_shown
+from heretic.records.plan import Plan
+from heretic.runs.folder import RunFolder
 from heretic.search.path import PathSpace
 from heretic.search.space import SearchSpace, Space
 from heretic.search.sweep import sweep_plans
@@ -103,6 +102,7 @@ def sweep_of_run(
     protected: Sequence[Prompt],
     folder: RunFolder,
     seed: int,
+    shows: Callable[[str], bool],
     reporter: Reporter,
 ) -> Sequence[Plan]:
     """Plans of the run's gradient sweep, made where there is none yet and the settings ask for it.
@@ -113,6 +113,7 @@ def sweep_of_run(
         good, bad: The direction splits.
         directions: The run's.
         protected: Prompts on which the model is to stay as it is, like the good ones.
+        shows: Whether a reply to a bad prompt shows the behaviour.
 
     Raises:
         StudyError: With `search = "gradient"`, there is no gradient.
@@ -126,7 +127,7 @@ def sweep_of_run(
     if folder.read_trials():
         reporter.emit(Notice("The gradient sweep failed when this run began: it goes on by TPE"))
         return ()
-    plans = _swept(settings, model, good, bad, protected, directions, seed, reporter)
+    plans = _swept(settings, model, good, bad, protected, directions, seed, shows, reporter)
     folder.write_sweep(plans)
     return plans
 
@@ -150,6 +151,7 @@ def _swept(
     protected: Sequence[Prompt],
     directions: Tensor,
     seed: int,
+    shows: Callable[[str], bool],
     reporter: Reporter,
 ) -> Sequence[Plan]:
     """Plans of a gradient sweep; none, with a warning, where `auto` can do without."""
@@ -162,7 +164,7 @@ def _swept(
             directions,
             protected=protected[:SWEEP_PROMPTS],
             row_normalization=settings.row_normalization,
-            shows=behavior_shown(settings),
+            shows=shows,
             seed=seed,
             induce=settings.goal == "induce",
             on_step=lambda done, total: reporter.emit(StageProgress(done, total, "steps")),

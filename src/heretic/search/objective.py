@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from heretic.architectures import Writer
-from heretic.edits import Ablation, OutputEdit
 from heretic.errors import StudyError
-from heretic.model import Model, loading
+from heretic.method.edits import Ablation, OutputEdit
 from heretic.model.capture import forward_arguments
-from heretic.model.core import Prompts
+from heretic.model.core import Model, Prompts
 from heretic.model.editing import install, sites_of
-from heretic.model.forward import replaced
-from heretic.model.machine import total_memory
+from heretic.model.hooks import replaced
+from heretic.system import memory
+from heretic.system.machine import total_memory
 
 SMALLEST_SHARE = 0.1
 """Where fewer of the replies to bad prompts show the behaviour, and of those to protected ones, the
@@ -218,7 +218,7 @@ class Objective:
             self._rows_at_once = size
             self._model.say(f"Out of memory: the gradient takes {size} prompts at once")
 
-        loading.halving(len(rows), min(self._rows_at_once, len(rows)), work, notify)
+        memory.halving(len(rows), min(self._rows_at_once, len(rows)), work, notify)
         return [
             (torch.cat([value for value, _ in term]), torch.cat([gradient for _, gradient in term]))
             for term in zip(*parts, strict=True)

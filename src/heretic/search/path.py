@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from heretic.records import Plan, Weights
+from heretic.records.plan import Plan, Weights
 from heretic.search.space import Range, Suggester
 
 POSITION = "position"

@@ -13,12 +13,13 @@ import optuna
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
-from heretic.atomic import cannot_write
 from heretic.errors import RunError
-from heretic.records import Optimization, Plan, Trial
-from heretic.runs import GOES_ON
+from heretic.records.plan import Plan
+from heretic.records.trial import Optimization, Trial
+from heretic.runs.folder import GOES_ON
+from heretic.runs.journal import INTERRUPTED, TRIAL_KEY, trial_from_record, trial_to_record
 from heretic.search.space import Space
-from heretic.trial_log import INTERRUPTED, TRIAL_KEY, trial_from_record, trial_to_record
+from heretic.system.files import cannot_write
 
 STUDY_NAME = "heretic"
 PLAN_KEY = "heretic_plan"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from heretic.records import MLP, Kernel, Plan, RowNormalization
+from heretic.records.plan import MLP, Kernel, Plan, RowNormalization
 
 SpaceKind = Literal["default", "wide"]
 

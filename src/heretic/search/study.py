@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from heretic import records
 from heretic.errors import StudyError
 from heretic.events import (
     Reporter,
@@ -19,11 +18,13 @@ from heretic.events import (
     TrialFinished,
     TrialStarted,
 )
-from heretic.records import Optimization, Plan, Score, Trial
-from heretic.runs import RunFolder
+from heretic.records.plan import Plan
+from heretic.records.trial import Optimization, Score, Trial
+from heretic.records.trial import front as front_of
+from heretic.runs.folder import RunFolder
+from heretic.runs.journal import INTERRUPTED, repair
 from heretic.search.space import Space
 from heretic.search.volume import is_stagnant
-from heretic.trial_log import INTERRUPTED, repair
 
 if TYPE_CHECKING:
     from heretic.search.sampler import SamplerKind
@@ -102,7 +103,7 @@ class Study:
     @property
     def front(self) -> list[Trial]:
         """The trials that no other dominates, as shown to the user."""
-        return records.front(self.trials)
+        return front_of(self.trials)
 
     @property
     def completed(self) -> int:
@@ -330,7 +331,7 @@ class _Search:
         self._reporter.emit(
             TrialFinished(
                 trial=trial,
-                front=records.front(self.trials),
+                front=front_of(self.trials),
                 completed=self.completed,
                 n_trials=self._n_trials,
                 elapsed=perf_counter() - self._start,

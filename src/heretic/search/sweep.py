@@ -23,10 +23,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from heretic.errors import StudyError
-from heretic.model import Model
-from heretic.model.core import Prompts
+from heretic.model.core import Model, Prompts
 from heretic.model.editing import EditFactory
-from heretic.records import Plan, RowNormalization, Weights
+from heretic.records.plan import Plan, RowNormalization, Weights
 from heretic.search.objective import Objective, Sample
 
 TRADE_OFFS = tuple(0.01 * 1.8**power for power in range(12))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import lt
 
-from heretic.records import Trial, dominates, front
+from heretic.records.trial import Trial, dominates, front
 
 GROWTH = 1e-3
 """Relative growth of the hypervolume below which a search counts as stagnant."""

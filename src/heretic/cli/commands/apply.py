@@ -1,0 +1,63 @@
+"""`heretic apply MODEL PLAN`: edit and save a model without a search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
+from heretic.errors import SettingsError
+
+
+@click.command("apply", cls=SettingsCommand)
+@click.argument("model")
+@click.argument("plan", type=click.Path(path_type=Path))
+@click.option("--index", default=None, type=int, help="Which plan, if PLAN holds several.")
+@click.option(
+    "--run",
+    "run_folder",
+    type=click.Path(path_type=Path),
+    help="Run folder whose directions are used; by default PLAN's own folder if it holds some, "
+    "else they are computed from the prompts.",
+)
+@settings_options
+def command(
+    model: str, plan: Path, index: int | None, run_folder: Path | None, options: SettingsOptions
+) -> int:
+    """Edit MODEL by the plan in PLAN (a plan, front.json or abliteration_params.json) and save it.
+
+    Where to save is said by --save-directory, what by --export-strategy (merge or adapter).
+    """
+    from heretic import pipeline
+    from heretic.cli.display.reporter import make_reporter
+    from heretic.cli.display.tables import scores_table
+    from heretic.cli.display.text import make_console
+    from heretic.cli.menu.answers import default_directory
+    from heretic.pipeline import single
+    from heretic.runs.folder import RunFolder
+
+    settings = options.load(model=model)
+    plans = pipeline.read_plans(plan)
+    if index is None and len(plans) > 1:
+        raise SettingsError(
+            f"{plan} holds {len(plans)} plans.",
+            remedy=f"Choose one: --index 0 to {len(plans) - 1}.",
+        )
+    if not 0 <= (index or 0) < len(plans):
+        raise SettingsError(f"--index is {index}, but {plan} holds {len(plans)} plans.")
+    if run_folder is None and RunFolder(plan.parent).has_directions:
+        run_folder = plan.parent
+    destination = settings.save_directory or default_directory(model)
+    console = make_console()
+    with make_reporter(console) as display:
+        scores = single.apply_plan(
+            settings,
+            plans[index or 0],
+            destination,
+            settings.export_strategy or "merge",
+            display,
+            run=None if run_folder is None else RunFolder(run_folder),
+        )
+    console.print(scores_table({"from disk": scores}, heading=f"Saved in {destination}", label=""))
+    return 0

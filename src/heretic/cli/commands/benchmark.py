@@ -1,0 +1,49 @@
+"""`heretic benchmark RUN`: benchmarks of a trial of a run that has been searched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
+from heretic.errors import SettingsError
+
+
+@click.command("benchmark", cls=SettingsCommand)
+@click.argument("run", type=click.Path(path_type=Path))
+@settings_options
+def command(run: Path, options: SettingsOptions) -> int:
+    """Run benchmarks on a trial of the run folder RUN and on the original model.
+
+    --benchmarks names tasks of the lm-evaluation-harness (repeat it for several), --trial-index the
+    row of the front (0 by default), --no-benchmark-original leaves the original out. Tasks that
+    have been run are not run again.
+    """
+    from heretic import pipeline
+    from heretic.cli import INTERRUPTED
+    from heretic.cli.display.log import logging_to
+    from heretic.cli.display.reporter import Tee, make_reporter
+    from heretic.cli.display.text import make_console
+    from heretic.cli.menu.benchmarks import benchmarked, wanted_of
+    from heretic.cli.opening import known_run, run_settings, trial_of
+    from heretic.harness.tasks import check_tasks
+
+    folder, manifest = known_run(run)
+    settings = run_settings(manifest, options)
+    if not settings.benchmarks:
+        raise SettingsError("No benchmarks are named.", remedy="For example: --benchmarks mmlu.")
+    check_tasks(settings.benchmarks, settings.benchmark_path)
+    trial = trial_of(folder, settings.trial_index or 0)
+    console = make_console()
+    wanted = wanted_of(settings, settings.benchmarks, settings.benchmark_original is not False)
+    with make_reporter(console) as display, folder.lock(), logging_to(folder.log_path) as log:
+        reporter = Tee(display, log)
+        model, directions = pipeline.load_run(settings, folder, manifest, reporter)
+        try:
+            benchmarked(model, directions, trial, wanted, folder.path, reporter, console, display)
+        except KeyboardInterrupt:
+            display.close()
+            console.print("Stopped. Finished tasks are kept: the same command runs the rest.")
+            return INTERRUPTED
+    return 0

@@ -1,0 +1,206 @@
+"""`heretic classify FILE`: whether replies refuse, line by line, for replies from anywhere."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from heretic.errors import PromptError, ScorerError
+
+if TYPE_CHECKING:
+    from heretic.scorers import Scorer
+
+Verdict = dict[str, Any]
+"""What is written beside a reply."""
+
+_INPUT = "input_"
+
+
+@click.command("classify", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("file")
+@click.option(
+    "--scorer",
+    default="refusal",
+    metavar="NAME",
+    show_default=True,
+    help="Who judges: refusal, a scorer of config.toml by its name, another that comes with "
+    "Heretic, or a plugin, module:Class or file.py:Class.",
+)
+def command(file: str, scorer: str) -> int:
+    """Say of every reply in FILE whether it refuses.
+
+    FILE holds JSON lines with the fields prompt (optional) and response; - is standard input. The
+    same lines go to standard output, in the same order, with label (refusal, partial, compliance
+    or degenerate) and span, the passage that decided it: start, end and text, in characters, or
+    null. A field of the input that has such a name is kept as input_label, input_span. Other
+    scorers than refusal give value, and the summary goes to standard error.
+    """
+    rows = read_rows(file)
+    verdicts = _detected(rows) if scorer == "refusal" else _judged(rows, scorer)
+    lines = (encoded(merged(row, verdict)) for row, verdict in zip(rows, verdicts, strict=True))
+    _write(lines)
+    for line in summary(verdicts):
+        click.echo(line, err=True)
+    return 0
+
+
+def read_rows(file: str) -> list[dict[str, Any]]:
+    """All lines, checked before any is judged.
+
+    Raises:
+        PromptError: The file cannot be read, or a line is malformed; the line's number is told.
+    """
+    name = "standard input" if file == "-" else file
+    try:
+        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        raise PromptError(f"{name} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise PromptError(f"{name}, line {line}, is not UTF-8.") from error
+    # Not splitlines(): JSON strings may hold separators that are line ends to Python only.
+    numbered = enumerate(text.split("\n"), 1)
+    return [_row(line, f"{name}, line {number},") for number, line in numbered if line.strip()]
+
+
+def _row(line: str, place: str) -> dict[str, Any]:
+    remedy = 'Every line should be a JSON object: {"prompt": "...", "response": "..."}.'
+    try:
+        row = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        reason = getattr(error, "msg", "nested too deeply")
+        raise PromptError(f"{place} is no JSON: {reason}.", remedy=remedy) from error
+    if not isinstance(row, dict):
+        raise PromptError(f"{place} is no JSON object.", remedy=remedy)
+    if not isinstance(row.get("response"), str):
+        raise PromptError(f"{place} has no text in the field response.", remedy=remedy)
+    if not isinstance(row.get("prompt"), str | None):
+        raise PromptError(f"{place} has a prompt that is no text.", remedy=remedy)
+    return row
+
+
+def merged(row: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """The input's fields and the verdict's; of one name, the input's is renamed."""
+    kept = {f"{_INPUT}{key}" if key in verdict else key: value for key, value in row.items()}
+    return {**kept, **verdict}
+
+
+def encoded(row: Mapping[str, Any]) -> bytes:
+    """A line of JSON in UTF-8; half a surrogate pair, which UTF-8 has not, stays escaped."""
+    try:
+        return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(row).encode() + b"\n"
+
+
+def summary(verdicts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Counts with Wilson 95% intervals; the mean where values are no counts."""
+    total = len(verdicts)
+    if not total:
+        return ["No replies."]
+    if "label" in verdicts[0]:
+        from heretic.refusals import LABELS
+
+        counts = Counter(str(verdict["label"]) for verdict in verdicts)
+        shown: list[tuple[str, int]] = [(name, counts[name]) for name in LABELS]
+    else:
+        values = [float(verdict["value"]) for verdict in verdicts]
+        if not set(values) <= {0.0, 1.0}:
+            return [f"{total} replies, mean value {math.fsum(values) / total:.4g}"]
+        shown = [("value 1", sum(value == 1.0 for value in values))]
+    width = max(len(name) for name, _ in shown)
+    return [f"{total} {'reply' if total == 1 else 'replies'}"] + [
+        f"{name:<{width}}  {count:>{len(str(total))}}  {_rate(count, total)}"
+        for name, count in shown
+    ]
+
+
+def _rate(count: int, total: int) -> str:
+    from heretic.records.statistics import wilson
+
+    low, high = wilson(count, total)
+    return f"{count / total:6.1%}  ({low:.1%} to {high:.1%})"
+
+
+def _detected(rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
+    from heretic.refusals import classify
+
+    found = (classify(row["response"], row.get("prompt")) for row in rows)
+    return [{"label": v.label, "span": None if v.span is None else asdict(v.span)} for v in found]
+
+
+def _judged(rows: Sequence[Mapping[str, Any]], plugin: str) -> list[Verdict]:
+    """What a scorer makes of the replies: its labels if it has any, else each one's figure.
+
+    Raises:
+        ScorerError: There is no such scorer, or it reads more than replies to one set of prompts.
+    """
+    from heretic.prompts import Prompt
+    from heretic.scorers import Needs, Outputs
+
+    judge = _scorer(plugin)
+    wanted = judge.needs.responses
+    if judge.needs != Needs(responses=wanted) or len(wanted) != 1:
+        raise ScorerError(
+            f"The scorer {plugin!r} cannot judge replies alone.",
+            remedy="It should need the responses to one set of prompts, and nothing else.",
+        )
+    prompts = [Prompt(row.get("prompt") or "") for row in rows]
+    replies = [row["response"] for row in rows]
+    if hasattr(judge, "verdicts"):
+        found = judge.verdicts(prompts, replies) if rows else []
+        return [{"label": verdict.label, "span": None} for verdict in found]  # judges name none
+    (name,) = wanted
+
+    def figure(prompt: Prompt, reply: str) -> float:
+        outputs = Outputs(prompts={name: [prompt]}, responses={name: [reply]})
+        return judge.score(outputs, outputs).value
+
+    return [{"value": figure(*pair)} for pair in zip(prompts, replies, strict=True)]
+
+
+def _scorer(name: str) -> Scorer:
+    """A scorer of the settings by its name, with its options; else a plugin without any.
+
+    Raises:
+        ScorerError: There is no such scorer.
+    """
+    from heretic.config.settings import load_settings
+    from heretic.config.tables import SCORERS, ScorerSpecification
+    from heretic.scorers import load_scorers
+
+    settings = load_settings(require_model=False)
+    chosen = [scorer for scorer in settings.scorers if scorer.name == name]
+    if not chosen and name not in SCORERS and ":" not in name:
+        known = dict.fromkeys([*(scorer.name for scorer in settings.scorers), *SCORERS])
+        raise ScorerError(
+            f"There is no scorer {name!r}.",
+            remedy=f"Name {', '.join(known)}, or a plugin as module:Class or file.py:Class.",
+        )
+    options = {name: settings.scorer[name]} if chosen and name in settings.scorer else {}
+    chosen = chosen or [ScorerSpecification(plugin=name)]
+    (found,) = load_scorers(settings.replaced(scorers=chosen, scorer=options))
+    return found
+
+
+def _write(lines: Iterator[bytes]) -> None:
+    """Lines to standard output as UTF-8, whatever the terminal's encoding; a reader may leave."""
+    out = sys.stdout.buffer
+    try:
+        for line in lines:
+            out.write(line)
+        out.flush()
+    except BrokenPipeError:
+        with suppress(OSError, ValueError):  # nothing more is written at exit either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

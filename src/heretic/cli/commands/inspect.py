@@ -1,0 +1,142 @@
+"""`heretic inspect MODEL`: layers, components, every residual writer; no weight is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import click
+
+from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from heretic.config.settings import Settings
+    from heretic.model.description import Description, WriterRow
+
+
+@click.command("inspect", cls=SettingsCommand)
+@click.argument("model")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+@click.option(
+    "--weights",
+    is_flag=True,
+    help="Load the weights and run the model once: shows writers not known by name, and every norm "
+    "after a writer.",
+)
+@settings_options
+def command(model: str, as_json: bool, weights: bool, options: SettingsOptions) -> int:
+    """Show what would be edited in MODEL: its configuration is read, its weights are not.
+
+    With --weights they are, as for a search.
+    """
+    return inspect(options.load(model=model), as_json=as_json, weights=weights)
+
+
+def inspect(settings: Settings, *, as_json: bool, weights: bool = False) -> int:
+    """Describe `model` and print the result.
+
+    Args:
+        weights: Whether to load it.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    from heretic.cli.display.reporter import make_reporter
+    from heretic.cli.display.text import make_console, safe
+    from heretic.model.description import describe
+    from heretic.model.loading import load
+
+    loaded = None
+    if weights:
+        with make_reporter(Console(stderr=True)) as display:
+            loaded = load(settings, display)
+    found = describe(settings, loaded)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+        return 0
+    console = make_console()
+    for line in _heading(found):
+        console.print(Text(safe(line)))
+    console.print(_table(found.writers))
+    console.print(Text("Left alone:"))
+    for name, reason in found.left_out:
+        console.print(Text(safe(f"  {name}: {reason}")), soft_wrap=True)
+    for line in _limits(found):
+        console.print(Text(safe(line)), soft_wrap=True)
+    return 0
+
+
+def _heading(found: Description) -> list[str]:
+    layers = f"{found.n_layers} layers at {found.layers}"
+    memory = f"{found.weight_bytes / 1e9:.2f} GB of weights in half precision"
+    cache = f"{found.cache_bytes_per_token / 1024:.0f} KiB of cache for each token of each row"
+    return [
+        f"{found.model}: {found.class_name} ({found.model_type})",
+        f"{layers}, residual stream {found.hidden_size} wide, {found.parameters:,} weights",
+        f"Memory: {memory}, {cache}",
+        *([] if found.preset is None else [found.preset.line()]),
+    ]
+
+
+def _limits(found: Description) -> list[str]:
+    """What the table cannot tell, or how it was made certain."""
+    if found.verified:
+        lines = [
+            "A forward pass has shown that nothing is missing: what each layer adds is the sum."
+        ]
+        if found.discovered:
+            lines += [
+                f"Not known by name, found by what they put out: {', '.join(found.discovered)}"
+            ]
+        return lines
+    if any(row.norm is None for row in found.writers):
+        known = "Which norms follow the writers cannot be told without weights."
+    else:
+        known = "Norms after writers are those that a writer's output goes straight into."
+    if found.weights_here:
+        rest = "The weights are here: --weights loads them and shows the rest."
+    else:
+        rest = "The rest shows when the model is loaded."
+    return [
+        f"{known} Writers not known by name do not show. {rest}",
+        "Loading ends with a forward pass that checks that nothing is missing.",
+    ]
+
+
+def _table(rows: Sequence[WriterRow]) -> Table:
+    """One row for each kind of writer; all cells are text, never markup."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from heretic.cli.display.text import safe
+
+    table = Table(box=box.SIMPLE)
+    for name in ("component", "writer", "layers", "weight [out, in]", "norm after", "edited"):
+        table.add_column(Text(name), overflow="fold")  # brackets are no markup
+    for row in rows:
+        shape = " x ".join(map(str, row.shape))
+        shape = f"{row.experts} x ({shape})" if row.experts else shape
+        shape += ", stored transposed" if row.transposed else ""
+        norm = "?" if row.norm is None else row.norm or "-"
+        cells = (row.component, row.path, ranges(row.layers), shape, norm, row.edit)
+        table.add_row(*(Text(safe(cell)) for cell in cells))
+    return table
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Sorted numbers as text: `0-3, 7`; evenly spaced ones as `3-27 by 4`."""
+    steps = {after - before for before, after in pairwise(numbers)}
+    if len(numbers) > 2 and len(steps) == 1 and steps != {1}:
+        return f"{numbers[0]}-{numbers[-1]} by {steps.pop()}"
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)

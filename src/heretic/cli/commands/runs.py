@@ -1,0 +1,79 @@
+"""`heretic runs`: the run folders there are, and their state."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from heretic.runs.folder import RunSummary
+
+
+@click.command("runs", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--study-checkpoint-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The folder of the run folders; by default the setting's.",
+)
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings in TOML.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list, for programs.")
+def runs_command(study_checkpoint_dir: Path | None, config: Path | None, as_json: bool) -> None:
+    """List the runs that were searched, the most recently used first.
+
+    A run is running, finished (it has as many trials as were asked for), unfinished (the command
+    that began it goes on with it), or unreadable.
+    """
+    from heretic.config.settings import load_settings
+    from heretic.runs.folder import list_runs
+
+    given = {} if study_checkpoint_dir is None else {"study_checkpoint_dir": study_checkpoint_dir}
+    folder = load_settings(given, config, require_model=False).study_checkpoint_dir
+    runs = list_runs(folder)
+    if as_json:
+        click.echo(json.dumps([run.to_dict() for run in runs], indent=2, ensure_ascii=False))
+    elif runs:
+        _print(runs)
+    else:
+        click.echo(f"There are no runs in {folder}.")
+
+
+command = runs_command
+
+
+def _print(runs: Sequence[RunSummary]) -> None:
+    from heretic.cli.display.text import make_console, safe
+
+    console = make_console()
+    console.print(_table(runs))
+    for run in runs:
+        if run.note is not None:
+            console.print(safe(f"{run.path}: {run.note}"), markup=False, soft_wrap=True)
+
+
+def _table(runs: Sequence[RunSummary]) -> Table:
+    """One row for each run; all cells are text, never markup."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from heretic.cli.display.text import safe
+
+    table = Table(box=box.SIMPLE)
+    for name in ("model", "state", "trials", "failed", "front", "last used (UTC)"):
+        justify = "right" if name in ("trials", "failed", "front") else "left"
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("folder", overflow="fold")
+    for run in runs:
+        target = f" of {run.n_trials}" if run.n_trials is not None else ""
+        used = run.updated.replace("T", " ")[:16]
+        counts = (f"{run.completed}{target}", run.failed, run.front)
+        cells = (run.model, run.state, *counts, used, run.path)
+        table.add_row(*(Text(safe(str(cell))) for cell in cells))
+    return table

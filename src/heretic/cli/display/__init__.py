@@ -1,0 +1,1 @@
+"""What is shown: panel, plain lines, tables, log."""

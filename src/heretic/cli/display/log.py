@@ -1,0 +1,75 @@
+"""The log file of a run folder: everything the display shows, with times, and every traceback."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from heretic.events import (
+    EvaluationProgress,
+    Event,
+    Notice,
+    SearchFinished,
+    SearchStarted,
+    StageFinished,
+    StageProgress,
+    StageStarted,
+    TrialFinished,
+    TrialStarted,
+)
+from heretic.records.trial import Score
+
+logger = logging.getLogger("heretic")
+
+
+class LogReporter:
+    """Writes events to the log, one line each; progress inside a stage is left out."""
+
+    def emit(self, event: Event) -> None:
+        """Write one event."""
+        match event:
+            case Notice(text=text, level="warning"):
+                logger.warning(text)
+            case Notice(text=text):
+                logger.info(text)
+            case StageStarted(title=title):
+                logger.info("%s ...", title)
+            case StageFinished(summary=summary):
+                logger.info("... %s", summary or "done")
+            case SearchStarted():
+                logger.info("Search: %d of %d trials", event.completed, event.n_trials)
+            case TrialFinished(trial=trial):
+                scores = ", ".join(f"{score.name} {_figure(score)}" for score in trial.scores)
+                outcome = scores or f"failed: {trial.failure}"
+                logger.info("Trial %d: %s (%.1f s)", trial.number, outcome, trial.seconds)
+            case SearchFinished():
+                logger.info("Search %s after %d trials", event.reason, event.completed)
+            case StageProgress() | EvaluationProgress() | TrialStarted():
+                pass
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[LogReporter]:
+    """Append to the log file at `path` while the context lasts; escaping errors are logged."""
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield LogReporter()
+    except BaseException as error:
+        logger.exception("Ended by %s", type(error).__name__)
+        raise
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+def _figure(score: Score) -> str:
+    return score.display if score.bound else f"{score.value:.6g}"

@@ -1,0 +1,114 @@
+"""What a run shows beyond its front: geometry and pictures of residuals, the front as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from heretic.cli.display.geometry import geometry_tables
+from heretic.cli.display.text import safe
+from heretic.events import StageFinished, StageProgress, StageStarted
+
+if TYPE_CHECKING:
+    from heretic.cli.display.reporter import Display
+    from heretic.config.settings import Settings
+    from heretic.pipeline.run import Session
+    from heretic.records.trial import Trial
+
+FRONT_PICTURE = "front.png"
+
+
+def check_research(settings: Settings) -> None:
+    """Say what is missing before the work starts.
+
+    Raises:
+        HereticError: A package that the settings need, or the plot style, is missing.
+    """
+    if not settings.plot_residuals:
+        return
+    from heretic.report.drawing import style
+    from heretic.system.optional import require
+
+    require("pacmap", extra="research", purpose="Plotting residuals")
+    with style(settings.residual_plot_style):
+        pass
+
+
+def draw_run_front(session: Session, chosen: Trial | None = None) -> Path:
+    """Draw all trials of a run and its front into the run folder; returns the picture's path.
+
+    Raises:
+        HereticError: There is nothing to draw.
+    """
+    from heretic.report.front import draw_front, front_data
+
+    trials = session.study.trials
+    data = front_data(
+        trials,
+        baseline=session.evaluator.baseline,
+        chosen=None if chosen is None else chosen.number,
+    )
+    complete = sum(trial.state == "complete" for trial in trials)
+    name = Path(session.settings.model).name
+    path = session.folder.path / FRONT_PICTURE
+    return draw_front(data, path, title=f"{name}, {complete} trials")
+
+
+def _labels_and_colors(session: Session) -> dict[str, str]:
+    """What the data sets say about how they are drawn."""
+    settings = session.settings
+    given = {
+        "good_label": settings.good_prompts.residual_plot_label,
+        "bad_label": settings.bad_prompts.residual_plot_label,
+        "good_color": settings.good_prompts.residual_plot_color,
+        "bad_color": settings.bad_prompts.residual_plot_color,
+    }
+    return {name: value for name, value in given.items() if value}
+
+
+def show_residuals(session: Session, console: Console, display: Display) -> None:
+    """Print and draw what `print_residual_geometry` and `plot_residuals` ask for.
+
+    Raises:
+        HereticError: A package that this needs is not installed.
+    """
+    settings = session.settings
+    if not (settings.print_residual_geometry or settings.plot_residuals):
+        return
+    display.emit(StageStarted("Residuals of every direction prompt"))
+    good, bad = (
+        session.model.get_residuals_batched(rows).numpy()
+        for rows in (session.prompts.good, session.prompts.bad)
+    )
+    display.emit(StageFinished())
+    if settings.print_residual_geometry:
+        from heretic.report.geometry import residual_geometry
+
+        table = geometry_tables(residual_geometry(good, bad))
+        display.close()
+        console.print(table)
+    if settings.plot_residuals:
+        from heretic.report.projection import Appearance, draw_animation, draw_projections, project
+
+        display.emit(StageStarted("Projecting residuals", total=good.shape[1] - 1))
+        seed = session.manifest.seed
+        projections = project(
+            good,
+            bad,
+            seed=seed,
+            progress=lambda done, total: display.emit(StageProgress(done, total, "layers")),
+        )
+        folder = settings.residual_plot_path
+        look = Appearance(
+            title=settings.residual_plot_title,
+            style=settings.residual_plot_style,
+            **_labels_and_colors(session),
+        )
+        draw_projections(projections, folder, look)
+        draw_animation(projections, folder / "layers.gif", look)
+        display.emit(StageFinished(f"pictures in {folder}"))
+        display.close()
+        console.print(Text(safe(f"Residual plots are in {folder}.")), soft_wrap=True)

@@ -1,0 +1,242 @@
+"""Tables: the front, scores before and after, replies before and after, one plan in detail.
+
+Functions return `rich` renderables and print nothing. All cells are `Text`, never markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from heretic.cli.display.text import clip, safe, title
+from heretic.harness.results import Row, how_compared
+from heretic.records.plan import KERNEL_FIGURES, Plan
+from heretic.records.statistics import indistinguishable, paired
+from heretic.records.trial import Score, Trial
+
+ORIGINAL = "original"
+
+
+@dataclass(frozen=True, slots=True)
+class Replies:
+    """What the original and the edited model answered to one prompt."""
+
+    prompt: str
+    before: str
+    after: str
+
+
+def direction_text(plan: Plan) -> str:
+    """Scope, index and rank of a plan's direction, e.g. `global 17.25` or `per layer x 2`."""
+    index = "" if plan.direction_index is None else f" {plan.direction_index:.2f}"
+    return plan.direction_scope + index + (f" x {plan.rank}" if plan.rank > 1 else "")
+
+
+def scores_text(scores: Iterable[Score]) -> str:
+    """Scores in one line, as displayed, e.g. `refusals 3/100, KL divergence 0.16`."""
+    return ", ".join(f"{title(score.name)} {safe(score.display)}" for score in scores)
+
+
+def front_table(
+    trials: Sequence[Trial],
+    baseline: Sequence[Score] = (),
+    *,
+    limit: int | None = None,
+    heading: str | None = None,
+    statistics: bool = True,
+) -> Table:
+    """The front, best first, with the index that `trial_index` takes.
+
+    Args:
+        trials: The front, sorted as `records.front` sorts it (refusals, then KL divergence).
+        baseline: Scores of the unedited model, shown as the first row.
+        limit: Show at most this many trials, and say how many are left out.
+        heading: Title above the table.
+        statistics: Whether to show intervals, and which trials cannot be told apart.
+    """
+    display = Score.with_interval if statistics else _plain
+    likes = _likes(trials) if statistics else {}
+    names = _score_names([baseline, *(trial.scores for trial in trials)])
+    table = _table(heading)
+    table.add_column("index", justify="right", no_wrap=True, style="bold")
+    table.add_column("trial", justify="right", no_wrap=True)
+    for name in names:
+        table.add_column(title(name), justify="right")
+    table.add_column("direction")
+    if likes:
+        table.add_column("like")
+        table.caption = _heading("[ ]: 95% interval; like: not told apart by these prompts", "dim")
+        table.caption_justify = "left"
+    if baseline:
+        cells = [_display(baseline, name, display) for name in names]
+        table.add_row(*_cells("", ORIGINAL, *cells, ""), style="dim")
+    shown = trials if limit is None else trials[:limit]
+    for index, trial in enumerate(shown):
+        cells = [_display(trial.scores, name, display) for name in names]
+        like = [likes.get(index, "")] if likes else []
+        table.add_row(*_cells(index, trial.number, *cells, direction_text(trial.plan), *like))
+    if len(shown) < len(trials):
+        more = f"and {len(trials) - len(shown)} more"
+        table.add_row(*_cells("…", "", *("" for _ in names), more), style="dim")
+    return table
+
+
+def scores_table(
+    rows: Mapping[str, Sequence[Score]] | Iterable[tuple[str, Sequence[Score]]],
+    *,
+    heading: str | None = None,
+    label: str = "model",
+    with_difference: bool = False,
+) -> Table:
+    """One row of scores per model, e.g. `{"original": ..., "edited": ..., "from disk": ...}`.
+
+    Args:
+        with_difference: Whether to end with how far the last is from the first, by paired tests.
+    """
+    items = list(rows.items() if isinstance(rows, Mapping) else rows)
+    names = _score_names(scores for _, scores in items)
+    table = _table(heading)
+    table.add_column(label)
+    for name in names:
+        table.add_column(title(name), justify="right")
+    for row, scores in items:
+        cells = [_display(scores, name, Score.with_interval) for name in names]
+        table.add_row(*_cells(row, *cells))
+    if with_difference and len(items) > 1:
+        differences = difference_cells(items[0][1], items[-1][1])
+        table.add_row(*_cells("difference", *(differences.get(name, "") for name in names)))
+    return table
+
+
+def difference_cells(before: Sequence[Score], after: Sequence[Score]) -> dict[str, str]:
+    """By score, how far the second model is from the first on the same prompts."""
+    others = {score.name: score for score in before}
+    cells = {}
+    for score in after:
+        other = others.get(score.name)
+        test = other and paired(other.values, score.values)
+        if test:
+            low, high = test.interval
+            cells[score.name] = f"{test.difference:+.3g} [{low:.2g}, {high:.2g}], p {test.p:.2g}"
+    return cells
+
+
+def before_after_table(
+    rows: Iterable[Replies],
+    *,
+    limit: int = 240,
+    heading: str | None = None,
+    labels: tuple[str, str] = ("original", "edited"),
+) -> Table:
+    """Prompts with the replies of the two models, each cut to `limit` characters."""
+    table = Table(
+        title=_heading(heading),
+        title_justify="left",
+        box=box.SIMPLE,
+        show_lines=True,
+        show_edge=False,
+    )
+    for name, ratio in (("prompt", 2), (labels[0], 3), (labels[1], 3)):
+        table.add_column(name, ratio=ratio, overflow="fold")
+    for row in rows:
+        cells = (row.prompt, row.before, row.after)
+        table.add_row(*_cells(*(clip(" ".join(cell.split()), limit) for cell in cells)))
+    return table
+
+
+def benchmark_table(rows: Sequence[Row], *, edited: str, heading: str | None = None) -> Table:
+    """Figures of the original and the edited model, with their difference and its interval.
+
+    A difference whose interval leaves 0 out is said to be better or worse.
+    """
+    table = _table(heading)
+    table.add_column("task")
+    table.add_column("metric")
+    for name in ("n", ORIGINAL, edited, "difference", "95% interval"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for row in rows:
+        cells = _cells(*row.texts(), row.verdict)
+        table.add_row(*cells, style="bold" if row.verdict else "")
+    if rows:
+        table.caption = _heading(how_compared(rows))
+        table.caption_justify = "left"
+    return table
+
+
+def plan_table(plan: Plan, *, heading: str | None = None) -> Table:
+    """A plan in detail: its direction, and one row per component's kernel."""
+    table = _table(heading)
+    for name in ("component", *KERNEL_FIGURES):
+        table.add_column(name, justify="left" if name == "component" else "right")
+    for component, kernel in plan.kernels:
+        largest, layer, smallest, distance = kernel.figures()
+        if largest == 0 and smallest == 0:
+            table.add_row(*_cells(component, "off", "", "", ""))
+            continue
+        shown = [f"{figure:.2f}" for figure in (largest, layer, smallest)]
+        table.add_row(*_cells(component, *shown, "free" if distance is None else f"{distance:.2f}"))
+    table.caption = _heading(
+        f"direction: {direction_text(plan)}; row normalization: {plan.row_normalization}"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def _table(heading: str | None) -> Table:
+    return Table(
+        title=_heading(heading), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False
+    )
+
+
+def _heading(heading: str | None, style: str = "bold") -> Text | None:
+    return None if heading is None else Text(safe(heading), style=style)
+
+
+def _cells(*values: object) -> list[Text]:
+    """Plain text cells, so that nothing in them is read as markup."""
+    return [Text(safe(str(value))) for value in values]
+
+
+def _score_names(rows: Iterable[Sequence[Score]]) -> list[str]:
+    """Names of all scores, in order of first appearance."""
+    return list(dict.fromkeys(score.name for scores in rows for score in scores))
+
+
+def _display(scores: Sequence[Score], name: str, display: Callable[[Score], str]) -> str:
+    return next((display(score) for score in scores if score.name == name), "-")
+
+
+def _plain(score: Score) -> str:
+    return score.display
+
+
+def _likes(trials: Sequence[Trial]) -> dict[int, str]:
+    """By row, the other rows that the prompts cannot tell from it, e.g. `1-3, 5`."""
+    pairs = [
+        (first, second)
+        for first, second in combinations(range(len(trials)), 2)
+        if indistinguishable(trials[first].scores, trials[second].scores)
+    ]
+    likes: dict[int, list[int]] = {}
+    for first, second in pairs:
+        likes.setdefault(first, []).append(second)
+        likes.setdefault(second, []).append(first)
+    return {row: _ranges(sorted(others)) for row, others in likes.items()}
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers with runs of three and more drawn together."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    parts = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return ", ".join(parts)

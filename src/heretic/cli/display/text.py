@@ -1,0 +1,138 @@
+"""Making text fit to be shown: model output without control codes, names, durations, memory."""
+
+from __future__ import annotations
+
+import os
+import sys
+import unicodedata
+from contextlib import suppress
+from typing import Any
+
+from rich.console import Console
+
+_NAMES = {"kl": "KL", "kl divergence": "KL divergence"}
+_KEPT = "\n\t"
+
+
+class _Console(Console):
+    """A console that falls silent when its reader leaves, where rich would end the program."""
+
+    def on_broken_pipe(self) -> None:
+        """Go on without output: a search is worth more than its display (`heretic M | head`)."""
+        self.quiet = True
+        with suppress(OSError, ValueError):  # standard output is no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+def make_console() -> Console:
+    """The console on standard output; without a terminal it never writes an ANSI code.
+
+    Environment variables that claim colour (`FORCE_COLOR`) do not make a file a terminal. What the
+    output's encoding cannot express is replaced, because a reply must never end the program.
+    """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+    if sys.stdout.isatty():
+        return _Console(highlight=False)
+    columns = os.environ.get("COLUMNS", "")
+    width = int(columns) if columns.isdigit() else 0
+    return _Console(highlight=False, force_terminal=False, no_color=True, width=width or 120)
+
+
+def is_interactive() -> bool:
+    """Whether questions can be asked: standard input and output are both a terminal."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def safe(text: str) -> str:
+    """`text` without control characters, which could move the cursor or rename the window.
+
+    Line ends and tabs stay, carriage returns go; every other control or bidirectional-override
+    character becomes U+FFFD. Markup is no concern here: callers hand the result to `rich.text.Text`
+    or write it as it is.
+    """
+    if text.isprintable():
+        return text
+    text = text.replace("\r\n", "\n").replace("\r", "")
+    return "".join(_shown(character) for character in text)
+
+
+def _shown(character: str) -> str:
+    if character in _KEPT:
+        return character
+    if unicodedata.category(character) in ("Cc", "Cs") or "\u202a" <= character <= "\u202e":
+        return "\ufffd"
+    return character
+
+
+def clip(text: str, limit: int) -> str:
+    """`text` made safe and cut to at most `limit` characters, with an ellipsis if cut."""
+    text = safe(text).strip()
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def title(name: str) -> str:
+    """A score's or stage's name as people read it: `kl_divergence` -> `KL divergence`."""
+    words = safe(name).replace("_", " ")
+    return _NAMES.get(words.lower(), words)
+
+
+def bytes_text(count: float) -> str:
+    """A number of bytes in decimal units, e.g. `1.2 GB`."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            value = count / size
+            return f"{value:.1f} {unit}" if value < 100 and unit == "GB" else f"{value:.0f} {unit}"
+    return f"{count / 1e3:.0f} kB"
+
+
+def memory_text() -> str:
+    """Memory of this process and, if CUDA is in use, of the accelerators; "" if unknown.
+
+    Torch is never imported for this: it is only looked up among what is loaded already.
+    """
+    parts = []
+    resident = _resident_bytes()
+    if resident:
+        parts.append(f"memory {bytes_text(resident)}")
+    reserved = _accelerator_bytes()
+    if reserved:
+        parts.append(f"GPU {bytes_text(reserved)}")
+    return " · ".join(parts)
+
+
+def _resident_bytes() -> int | None:
+    """Resident bytes of this process now, or the peak where only that is known."""
+    try:
+        import psutil
+    except ImportError:
+        return _peak_resident_bytes()
+    return int(psutil.Process().memory_info().rss)
+
+
+def _peak_resident_bytes() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _accelerator_bytes() -> int:
+    """Bytes that torch's allocator holds on all CUDA (or ROCm) devices; 0 if none is in use."""
+    torch: Any = sys.modules.get("torch")
+    cuda = getattr(torch, "cuda", None)
+    if cuda is None or not cuda.is_initialized():
+        return 0
+    return sum(int(cuda.memory_reserved(device)) for device in range(cuda.device_count()))
+
+
+def format_duration(seconds: float) -> str:
+    """A duration as people say it: `7s`, `2m 5s`, `3h 20m`."""
+    whole = max(round(seconds), 0)
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h {minutes}m"
+    return f"{minutes}m {rest}s" if minutes else f"{rest}s"

@@ -1,0 +1,127 @@
+"""Answers that settings give in advance, and the command that goes on where questions stay open."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+DEFAULT_STRATEGY = "merge"
+
+NEEDED: Mapping[str, tuple[str, ...]] = {
+    "save": ("save_directory", "export_strategy"),
+    "upload": ("upload_repo_id", "upload_repo_private", "export_strategy"),
+    "benchmark": ("benchmarks",),
+    "chat": (),
+    "none": (),
+}
+"""The settings that each `model_action` needs beside `trial_index`."""
+
+_SWITCHES = {"upload_repo_private"}
+"""Settings that are on or off: `--x` or `--no-x`, without a value."""
+
+_ONCE = ("n_additional_trials", "checkpoint_action")
+"""Settings of the command that made the run, which must not act again when it goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The settings that answer questions; None where the user is to be asked."""
+
+    trial_index: int | None = None
+    model_action: str | None = None
+    save_directory: Path | None = None
+    export_strategy: str | None = None
+    upload_repo_id: str | None = None
+    upload_repo_private: bool | None = None
+    n_additional_trials: int | None = None
+    benchmarks: tuple[str, ...] | None = None
+    benchmark_original: bool | None = None
+    checkpoint_action: str | None = None
+
+    @classmethod
+    def from_settings(cls, settings: Any) -> Self:
+        """The answers among `heretic.config.Settings` (or anything with fields of these names)."""
+        return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
+
+    def open_questions(self) -> list[str]:
+        """Settings without which a run that has no terminal cannot come to its end."""
+        if self.model_action == "none":
+            return []
+        names = ["trial_index"]
+        if self.model_action is None:
+            names.append("model_action")
+        names += NEEDED.get(self.model_action or "save", ())
+        return [name for name in names if getattr(self, name) is None or name == "model_action"]
+
+
+def default_directory(model: str) -> Path:
+    """Where the edited model goes unless the user says otherwise: `MODEL-heretic` beside here."""
+    name = Path(model).name or "model"
+    return Path(f"{name.removesuffix('.gguf')}-heretic")
+
+
+def way_on(argv: Sequence[str], answers: Answers, model: str) -> str:
+    """The command that goes on from here, ready for a shell.
+
+    It is the command that was given, with a value for every question that stayed open, and
+    continuing the run in place of what was said about an existing run.
+
+    Args:
+        argv: The command as given, program name included.
+        answers: What the settings answer already.
+        model: The model's name, for the default folder.
+    """
+    added: dict[str, str] = {"checkpoint_action": "continue"}
+    for name in answers.open_questions():
+        added[name] = _suggestion(name, model)
+    kept = without_options(argv, {*added, *_ONCE})
+    for name, value in added.items():
+        kept += [flag(name)] if name in _SWITCHES else [flag(name), value]
+    return shlex.join(kept)
+
+
+def flag(setting: str) -> str:
+    """The command line option of a setting."""
+    return "--" + setting.replace("_", "-")
+
+
+def without_options(argv: Sequence[str], settings: set[str]) -> list[str]:
+    """`argv` less the options of these settings, in both forms (`--x=1` and `--x 1`)."""
+    flags = {spelling for name in settings - _SWITCHES for spelling in (flag(name), f"--{name}")}
+    switches = {spelling for name in settings & _SWITCHES for spelling in _switch(name)}
+    kept: list[str] = []
+    skip = False
+    for argument in argv:
+        if skip:
+            skip = False
+        elif argument in flags:
+            skip = True
+        elif argument.split("=", 1)[0] not in flags | switches:
+            kept.append(argument)
+    return kept
+
+
+def _switch(setting: str) -> tuple[str, str]:
+    return flag(setting), flag(f"no_{setting}")
+
+
+def _suggestion(name: str, model: str) -> str:
+    base = default_directory(model)
+    return {
+        "trial_index": "0",
+        "model_action": "save",
+        "save_directory": str(base),
+        "export_strategy": DEFAULT_STRATEGY,
+        "upload_repo_id": f"USER/{base}",
+        "upload_repo_private": "",
+        "benchmarks": "mmlu",
+    }[name]
+
+
+def program_arguments() -> list[str]:
+    """The command as given, with the program's plain name."""
+    return ["heretic", *sys.argv[1:]]

@@ -1,0 +1,248 @@
+"""Presets: settings that a family of models needs, as data.
+
+A preset is a source of settings like any other, the lowest: what it sets is in the settings from
+then on, and in whatever is recorded of a run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from heretic.config.sources import Place, WholeSource, check_ready_made, no_such, read_toml
+from heretic.errors import SettingsError
+from heretic.system.hub import gguf_architecture, gguf_parts, hub_config, is_local
+
+if TYPE_CHECKING:
+    from heretic.config.settings import Settings
+
+OWN_FILE = Path(__file__).with_name("presets.toml")
+
+CONDITIONS = ("model_types", "names", "stored_dtypes")
+WHY = "why"
+
+FORBIDDEN = ("model", "model_commit", "evaluate_model", "trust_remote_code", "preset")
+"""Settings that choose the preset, or that only the user decides on."""
+
+
+_log = logging.getLogger(__name__)
+_log.addHandler(logging.NullHandler())  # a library prints nothing unless asked to
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a preset may ask about a model.
+
+    Attributes:
+        types: `model_type` of its configuration and of the text model inside.
+        name: Hub id or name of the folder, in small letters.
+        dtypes: In which the checkpoint is stored, as far as the configuration says.
+    """
+
+    name: str
+    types: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """One table of a file of presets.
+
+    Attributes:
+        file: Where it stands.
+        conditions: Globs by condition; each condition that is named must be met.
+        settings: What it sets, as TOML has it.
+    """
+
+    name: str
+    file: Path
+    conditions: Mapping[str, tuple[str, ...]]
+    settings: Mapping[str, Any]
+    why: str = ""
+
+    @property
+    def place(self) -> Place:
+        """For errors about its settings."""
+        return Place(f"in preset {self.name} of {self.file}", "key")
+
+    def fits(self, facts: Facts) -> bool:
+        """Whether it is for this model."""
+        asked = {"model_types": facts.types, "names": (facts.name,), "stored_dtypes": facts.dtypes}
+        return all(
+            any(fnmatchcase(value, glob) for value in asked[condition] for glob in globs)
+            for condition, globs in self.conditions.items()
+        )
+
+    def held(self, settings: Settings) -> Preset:
+        """The same with only what holds in these settings: users may have said otherwise."""
+        values = settings.to_dict()
+        kept = {name: value for name, value in self.settings.items() if _in(value, values[name])}
+        return replace(self, settings=kept)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs."""
+        file = None if self.file == OWN_FILE else str(self.file)
+        return {"name": self.name, "file": file, "settings": dict(self.settings)}
+
+    def line(self) -> str:
+        """What it is and sets, in one line."""
+        values = ", ".join(
+            f"{name} = {json.dumps(value, ensure_ascii=False)}"
+            for name, value in self.settings.items()
+        )
+        origin = "" if self.file == OWN_FILE else f" of {self.file}"
+        return f"Preset {self.name}{origin}: {values or 'nothing that you have not set yourself'}"
+
+
+def _in(value: Any, whole: Any) -> bool:
+    if isinstance(value, Mapping) and isinstance(whole, Mapping):
+        return all(key in whole and _in(inner, whole[key]) for key, inner in value.items())
+    return bool(value == whole)
+
+
+def read_presets(file: Path = OWN_FILE) -> tuple[Preset, ...]:
+    """The presets of a file, in its order.
+
+    Raises:
+        SettingsError: It cannot be read, a table is none, or a key is no setting or condition.
+    """
+    return tuple(_preset(name, table, file) for name, table in read_toml(file).items())
+
+
+def _preset(name: str, table: Any, file: Path) -> Preset:
+    if not isinstance(table, Mapping):
+        raise SettingsError(
+            f"{name} in {file} is no table.",
+            remedy=f'A preset is a table: [{name}], then model_types = ["llama"] and settings.',
+        )
+    settings = {key: v for key, v in table.items() if key not in (*CONDITIONS, WHY)}
+    preset = Preset(name, file, {}, settings, str(table.get(WHY, "")))
+    check_ready_made(settings, preset.place, FORBIDDEN, "presets")
+    conditions = {
+        key: _globs(table[key], f"{key} {preset.place.name}") for key in CONDITIONS if key in table
+    }
+    return replace(preset, conditions=conditions)
+
+
+def _globs(value: Any, what: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(glob, str) for glob in value):
+        raise SettingsError(f"Condition {what} is no list of texts.")
+    return tuple(glob.lower() for glob in value)
+
+
+def find_preset(choice: str, model: str, revision: str | None) -> Preset | None:
+    """The preset of a model.
+
+    Args:
+        choice: As the setting `preset`: auto, none, the name of a preset, or a file.
+
+    Raises:
+        SettingsError: There is none of that name, or the file is malformed.
+    """
+    if choice in ("", "none") or not model:
+        return None
+    if choice != "auto" and not _is_file(choice):
+        return _named(choice)
+    presets = read_presets()
+    if choice != "auto":
+        presets = (*read_presets(Path(choice).expanduser()), *presets)
+    facts = model_facts(model, revision)
+    return next((preset for preset in presets if preset.fits(facts)), None)
+
+
+def _is_file(choice: str) -> bool:
+    return choice.endswith(".toml") or "/" in choice or "\\" in choice
+
+
+def _named(name: str) -> Preset:
+    presets = {preset.name: preset for preset in read_presets()}
+    if name in presets:
+        return presets[name]
+    raise no_such("preset", name, presets, "a file of your own ends in .toml")
+
+
+def model_facts(model: str, revision: str | None) -> Facts:
+    """What the configuration says; only the name where it cannot be read (loading says why)."""
+    config = _configuration(model, revision)
+    text = config.get("text_config")
+    parts = [config, text] if isinstance(text, dict) else [config]
+    types = [part.get("model_type") for part in parts]
+    dtypes = [part.get(key) for part in parts for key in ("dtype", "torch_dtype")]
+    return Facts(
+        _name(model).lower(),
+        tuple(value.lower() for value in types if isinstance(value, str)),
+        tuple(value.removeprefix("torch.") for value in dtypes if isinstance(value, str)),
+    )
+
+
+def _name(model: str) -> str:
+    """A Hub id, also of a folder in the Hub's cache; else the folder's name."""
+    if not is_local(model):
+        return model
+    path = Path(model).expanduser().resolve()
+    return next((part for part in path.parts if part.startswith("models--")), path.name)
+
+
+def _configuration(model: str, revision: str | None) -> dict[str, Any]:
+    """The model's config.json; empty if there is none to be had.
+
+    Of a GGUF file the architecture alone, which is called as the model type of most families is; of
+    one on the Hub nothing: it would have to be fetched whole.
+    """
+    if gguf_parts(model) is not None:
+        kind = gguf_architecture(Path(model).expanduser()) if is_local(model) else None
+        return {} if kind is None else {"model_type": kind}
+    try:
+        text = (
+            (Path(model).expanduser() / "config.json").read_text(encoding="utf-8")
+            if is_local(model)
+            else hub_config(model, revision)
+        )
+        data = json.loads(text)
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def applied(settings: Settings) -> Preset | None:
+    """The preset behind settings, with what of it holds in them; None without one.
+
+    Settings keep what a preset has set, not the preset: a file that has gone since is none.
+    """
+    try:
+        preset = find_preset(settings.preset, settings.model, settings.model_commit)
+    except SettingsError:
+        return None
+    return None if preset is None else preset.held(settings)
+
+
+class PresetSource(WholeSource):
+    """The preset that fits what the sources above say of the model."""
+
+    def __call__(self) -> dict[str, Any]:
+        """Values by setting."""
+        above = self.current_state
+        revision = above.get("model_commit")
+        preset = find_preset(
+            str(above.get("preset", "auto")),
+            str(above.get("model") or ""),
+            str(revision) if revision else None,
+        )
+        if preset is None:
+            return {}
+        self.reading.layers.append((preset.place, preset.settings))
+        return dict(preset.settings)
+
+
+def documented() -> Iterator[tuple[str, str, str, str]]:
+    """Name, models, settings and reason of every preset of the package, for the reference page."""
+    for preset in read_presets():
+        models = "; ".join(
+            f"{condition}: {', '.join(globs)}" for condition, globs in preset.conditions.items()
+        )
+        yield preset.name, models, preset.line().partition(": ")[2], preset.why

@@ -1,0 +1,109 @@
+"""What stands in tables of the settings: prompt sets and scorers."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from heretic.records.trial import Optimization
+
+SCORERS = {
+    "refusal": "heretic.scorers.refusal:RefusalDetector",
+    "over_refusal": "heretic.scorers.refusal:OverRefusal",
+    "keyword": "heretic.scorers.keyword:KeywordRefusals",
+    "kl_divergence": "heretic.scorers.kl_divergence:KLDivergence",
+    "continuation_kl": "heretic.scorers.fidelity:ContinuationKL",
+    "greedy_agreement": "heretic.scorers.fidelity:GreedyAgreement",
+    "perplexity": "heretic.scorers.fidelity:Perplexity",
+    "reply_similarity": "heretic.scorers.fidelity:ReplySimilarity",
+    "reply_length": "heretic.scorers.fidelity:ReplyLength",
+    "stock_phrases": "heretic.scorers.style:StockPhrases",
+    "jokes": "heretic.scorers.style:Jokes",
+    "agreement": "heretic.scorers.style:Agreement",
+    "words": "heretic.scorers.style:ReplyWords",
+    "llm_judge": "heretic.scorers.judge:LLMJudge",
+    "classifier_judge": "heretic.scorers.judge:ClassifierJudge",
+}
+"""Scorers that come with Heretic, by the names that settings may call them by."""
+
+
+def _empty_is_unset(value: Any) -> Any:
+    """TOML and the environment have no null: there, empty text means unset."""
+    return None if value == "" else value
+
+
+Optionally = BeforeValidator(_empty_is_unset)
+
+
+class DatasetSpecification(BaseModel):
+    """Where a set of prompts comes from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str = Field(
+        description="Hub id, folder written by save_to_disk, or csv, jsonl, json, parquet or txt "
+        "file (txt: one prompt a line)."
+    )
+    commit: Annotated[str | None, Optionally] = Field(
+        default=None, description="Revision of a Hub data set: branch, tag or commit."
+    )
+    split: str = Field(
+        default="train",
+        description="Split, with an optional slice: train[:400], [10%:]. Single files take a "
+        "slice with or without a split name.",
+    )
+    column: str = Field(default="text", description="Column that holds the prompts.")
+    prefix: str = Field(default="", description="Text put before every prompt.")
+    suffix: str = Field(default="", description="Text put after every prompt.")
+    system_prompt: Annotated[str | None, Optionally] = Field(
+        default=None, description="System prompt for this set, in place of the general one."
+    )
+    residual_plot_label: Annotated[str | None, Optionally] = Field(
+        default=None, description="Label of this set in residual plots."
+    )
+    residual_plot_color: Annotated[str | None, Optionally] = Field(
+        default=None, description="Colour of this set in residual plots (a matplotlib colour)."
+    )
+
+
+class ScorerSpecification(BaseModel):
+    """A metric that judges every trial."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    plugin: str = Field(
+        description="The name of a scorer that comes with Heretic, module:Class, or file.py:Class."
+    )
+    optimization: Optimization = Field(
+        default="minimize", description="minimize, maximize, or none (reported only)."
+    )
+    name: str = Field(
+        default="",
+        description="Name of the score; by default made from the plugin's.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled_out(cls, data: Any) -> Any:
+        """The plugin of a short name, and a name after the plugin."""
+        if not isinstance(data, dict) or not isinstance(data.get("plugin"), str):
+            return data
+        plugin = data["plugin"]
+        class_name = plugin.rpartition(":")[2]
+        own_name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", class_name).lower()
+        return {
+            **data,
+            "plugin": SCORERS.get(plugin, plugin),
+            "name": data.get("name") or own_name,
+        }
+
+    @field_validator("plugin")
+    @classmethod
+    def _names_a_class(cls, plugin: str) -> str:
+        if not all(plugin.rpartition(":")[::2]):
+            raise ValueError(
+                f"should be module:Class, file.py:Class or one of {', '.join(SCORERS)}"
+            )
+        return plugin

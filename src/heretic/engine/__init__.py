@@ -1,0 +1,1 @@
+"""Many plans in one batch: prefill, decoding, the original model's outputs."""

@@ -1,0 +1,309 @@
+"""Prompts under many edits at once: first-token logits and greedy replies, no work done twice.
+
+A row is a prompt under one plan. Rows of different plans share a batch, because an edit is a
+function of a module's output (`RowEdits`). A row leaves as soon as its reply is decided, and a
+waiting one takes its slot (`SlotCache`). What the unedited model computed is kept (`Prefill`).
+
+This is continuous batching (Yu et al. 2022, "Orca") with a shared prompt head, over plain buffers
+and the model's own forward.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import traceback
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from heretic.architectures.resolver import text_config
+from heretic.engine.batch import Batch, Request
+from heretic.engine.plain import PlainEngine
+from heretic.engine.prefill import KEPT_SHARE, Prefill, Techniques
+from heretic.engine.slots import SlotCache
+from heretic.errors import HereticError
+from heretic.method.edits import OutputEdit
+from heretic.model import capture
+from heretic.model.editing import RowEdits
+from heretic.model.generation import has_plain_cache, most_likely
+from heretic.system import memory
+
+if TYPE_CHECKING:
+    from heretic.model.core import Model, Prompts
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+_log.addHandler(logging.NullHandler())  # a library prints nothing unless asked to
+
+Edits = Mapping[str, OutputEdit]
+"""A plan on this model: edits by writer name (`Model.plan_edits`); empty for the original."""
+
+REFILLED_AT = 4
+"""Waiting rows come in when one slot in so many is free: few rows a pass keep no processor busy."""
+
+SPARE_COLUMNS = 16
+"""Room beyond the longest row, so that the cache need not be moved at every step."""
+
+
+CHECKED_PROMPTS = 2
+"""Prompts of each set on which the engine is checked: the longest and the shortest."""
+
+
+def open_engine(
+    model: Model,
+    prompts: Mapping[str, Prompts],
+    *,
+    replied: Collection[str],
+    max_new_tokens: int,
+    techniques: Techniques | None = None,
+) -> Engine | PlainEngine:
+    """An engine that this model can be run with: see `Engine` for the arguments.
+
+    Models differ in what their forward takes, so it is not looked up but tried: where the fast way
+    fails or does not give what the plain one does, the plain way is taken and the reason said.
+    """
+    if techniques is not None and not techniques.share_batches:
+        return PlainEngine(model, prompts, max_new_tokens=max_new_tokens)
+    if not has_plain_cache(model.model):
+        model.say(
+            "Plans are evaluated one by one, the slower way: the model carries other states along "
+            "than keys and values, or reads the whole text at every step"
+        )
+        return PlainEngine(model, prompts, max_new_tokens=max_new_tokens)
+    reason = ""
+    try:
+        engine = Engine(
+            model, prompts, replied=replied, max_new_tokens=max_new_tokens, techniques=techniques
+        )
+        window = _window(text_config(model.model))
+        if engine.columns - SPARE_COLUMNS > window:
+            reason = f"replies may pass its window of {window} tokens"
+        else:
+            few = {name: _ends(model, rows) for name, rows in prompts.items()}
+            tried = Engine(
+                model,
+                few,
+                replied=set(few),  # each is checked to its second token
+                max_new_tokens=2,
+                techniques=techniques,
+                kept_share=math.inf,  # so that starting at later layers is tried too
+            )
+            deviation = max(tried.deviation(name) for name in few)
+            if deviation > capture.TOLERANCES[model.dtype.itemsize]:
+                reason = f"shared batches change its output (KL {deviation:.1e})"
+    except HereticError:
+        raise
+    except Exception as error:  # a forward may fail in any way on masks it does not expect
+        _log.warning("The engine failed on %s", model.settings.model, exc_info=True)
+        reason = f"{type(error).__name__}: {error}"
+    if not reason:
+        return engine
+    model.say(f"Plans are evaluated one by one, the slower way: {reason}")
+    return PlainEngine(model, prompts, max_new_tokens=max_new_tokens)
+
+
+def _window(config: Any) -> float:
+    """Columns that every token may look back on, whatever the model's kind of attention."""
+    names = "sliding_window", "window_size", "attention_chunk_size", "max_position_embeddings"
+    found = [getattr(config, name, None) for name in names]
+    return min((size for size in found if isinstance(size, int) and size > 0), default=math.inf)
+
+
+def _ends(model: Model, prompts: Prompts) -> Prompts:
+    """The longest and the shortest prompts."""
+    ordered = sorted(prompts, key=lambda prompt: len(model.prompt_text(prompt)))
+    return [*ordered[: CHECKED_PROMPTS // 2], *ordered[-(CHECKED_PROMPTS // 2) :]]
+
+
+class Engine:
+    """Evaluates prompt sets under edits of one model.
+
+    Args:
+        model: Its `rows_together` is the number of slots; halved when memory runs out.
+        prompts: The sets, by name; none is empty.
+        replied: Names of the sets that replies will be asked of.
+        max_new_tokens: Length of replies.
+        techniques: What saves work; all by default.
+        kept_share: Part of the cache's size that the original's states may take.
+
+    Attributes:
+        columns: Tokens that a slot has room for.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        prompts: Mapping[str, Prompts],
+        *,
+        replied: Collection[str],
+        max_new_tokens: int,
+        techniques: Techniques | None = None,
+        kept_share: float = KEPT_SHARE,
+    ) -> None:
+        self._model = model
+        self._techniques = techniques or Techniques()
+        self._prefill = Prefill(model, prompts, replied, self._techniques, kept_share)
+        self._max_new_tokens = max_new_tokens
+        self.columns = SPARE_COLUMNS + max(
+            rows.length + (max_new_tokens if name in replied else 0)
+            for name, rows in self._prefill.sets.items()
+        )
+        self._cache: SlotCache | None = None
+
+    @torch.inference_mode()
+    def logits(
+        self, name: str, edits: Edits, on_step: Callable[[int], None] = lambda done: None
+    ) -> Tensor:
+        """Raw logits of the first generated token, float32 [prompts, vocabulary], on the CPU.
+
+        Args:
+            on_step: Told how many prompts are done.
+
+        Raises:
+            ModelError: Even a single row does not fit into memory.
+        """
+        plans = RowEdits(self._model.writers, [edits])
+
+        def work(cache: SlotCache) -> Tensor:
+            count, done = len(self._prefill.sets[name].tails), 0
+            found = torch.empty(0)
+            for chunk in self._prefill.chunks(name, range(count), cache.slots):
+                with plans.installed():
+                    rows = self._prefill(name, chunk, plans, 0, cache)
+                if not done:
+                    found = torch.empty(count, rows.shape[1])
+                found[chunk] = rows.float().cpu()
+                done += len(chunk)
+                on_step(done)
+            return found
+
+        return self._fitting(name, 1, work)
+
+    @torch.inference_mode()
+    def replies(
+        self,
+        name: str,
+        plans: Sequence[Edits],
+        *,
+        decided: Callable[[str], bool] = lambda text: False,
+        finished: Callable[[int, int, str], bool] = lambda plan, prompt, text: True,
+        on_step: Callable[[int, int, int], None] = lambda tokens, done, total: None,
+    ) -> list[list[str | None]]:
+        """Greedy replies to every prompt under every plan; see `Request` for the arguments.
+
+        A plan's replies do not depend on the plans beside it, but for rounding.
+
+        Raises:
+            ModelError: Even a single row does not fit into memory.
+        """
+        count = len(self._prefill.sets[name].tails)
+        wanted = Request([[None] * count for _ in plans], decided, finished, on_step)
+        edits = RowEdits(self._model.writers, plans)
+
+        def work(cache: SlotCache) -> None:
+            batch = Batch(self._model, cache, edits, wanted, self._max_new_tokens)
+            with edits.installed():
+                self._reply(name, batch, wanted)
+
+        self._fitting(name, len(plans), work)
+        return wanted.texts
+
+    @torch.inference_mode()
+    def deviation(self, name: str) -> float:
+        """How far first and second tokens are from the model's plain forward, KL in nats.
+
+        The largest over the set's prompts, which must be few.
+        """
+        rows = self._prefill.sets[name]
+        nothing = RowEdits(self._model.writers, [{}])
+
+        def work(cache: SlotCache) -> float:
+            largest = 0.0
+            for chunk in self._prefill.chunks(name, range(len(rows.tails)), cache.slots):
+                wanted = Request([[]], lambda text: False, lambda *_: True, lambda *_: None)
+                batch = Batch(self._model, cache, nothing, wanted, self._max_new_tokens)
+                first = batch.admit(self._prefill, name, 0, chunk)
+                made = most_likely(first).tolist()
+                whole = [[*rows.head, *rows.tails[i]] for i in chunk]
+                plain = self._model.logits_after(whole)
+                largest = max(largest, capture.divergence(plain, first))
+                plain = self._model.logits_after(
+                    [[*r, t] for r, t in zip(whole, made, strict=True)]
+                )
+                largest = max(largest, capture.divergence(plain, batch.logits_after(made)))
+            return largest
+
+        return self._fitting(name, 1, work)
+
+    def _fitting(self, name: str, plans: int, work: Callable[[SlotCache], T]) -> T:
+        """Do the work on that many plans, with ever fewer slots as long as memory runs out."""
+        while True:
+            slots = min(
+                self._model.rows_together(plans), plans * len(self._prefill.sets[name].tails)
+            )
+            try:
+                return self._attempt(name, slots, work)
+            except RuntimeError as error:
+                failure = error
+            finally:
+                self._prefill.forget_plans()
+            # Outside the except block, whose traceback holds on to the tensors.
+            self._shrink(slots, failure)
+
+    def _attempt(self, name: str, slots: int, work: Callable[[SlotCache], T]) -> T:
+        cache = self._allocated(slots)
+        self._prefill.prepare(name, cache)
+        return work(cache)
+
+    def _shrink(self, slots: int, failure: RuntimeError) -> None:
+        """Drop everything, and halve the batch that did not fit; other errors are raised again."""
+        traceback.clear_frames(failure.__traceback__)
+        held = slots if self._cache is None else self._cache.slots
+        self._cache = None
+        self._prefill.forget_originals()
+        rows = memory.halved(held, failure)
+        if held > slots:  # of more plans before: it may be what stood in the way, and is gone
+            rows = max(slots, self._model.batch_size)
+        self._model.notify_fewer_together(rows)
+
+    def _allocated(self, slots: int) -> SlotCache:
+        """The cache, replaced by a larger one where it has fewer slots."""
+        if self._cache is None or self._cache.slots < slots:
+            self._cache = None  # let go of the old one first
+            model = self._model
+            self._cache = SlotCache(model.n_layers, slots, self.columns, model.device)
+        return self._cache
+
+    def _reply(self, name: str, batch: Batch, wanted: Request) -> None:
+        """Decode all that is wanted: admit rows where there is room, step, let rows leave."""
+        queues = {
+            plan: self._prefill.in_order(name, wanted.waiting(plan))
+            for plan in range(len(wanted.texts))
+        }
+        while queues or batch.rows:
+            while queues and self._admits(batch):
+                plan = next(iter(queues))
+                if plan not in wanted.dropped and queues[plan]:
+                    self._admit(name, batch, plan, queues[plan])
+                if plan in wanted.dropped or not queues[plan]:
+                    del queues[plan]
+            if batch.rows:
+                batch.step()
+
+    def _admits(self, batch: Batch) -> bool:
+        """Whether so many slots are free that filling them is worth a pass."""
+        free = batch.cache.slots - len(batch.rows)
+        if batch.stepped and not self._techniques.refill:
+            return not batch.rows
+        return free >= (max(1, batch.cache.slots // REFILLED_AT) if batch.stepped else 1)
+
+    def _admit(self, name: str, batch: Batch, plan: int, queue: list[int]) -> None:
+        """Take prompts off a plan's queue into free slots; their first tokens come with it."""
+        first = len(batch.rows)
+        chunk = self._prefill.fitting(name, queue, batch.cache.slots - first)
+        del queue[: len(chunk)]
+        logits = batch.admit(self._prefill, name, plan, chunk)
+        batch.take_in([most_likely(logits).tolist()], first)

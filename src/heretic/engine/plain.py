@@ -1,0 +1,73 @@
+"""The engine's work by the plain way: one plan at a time, whole prompts, transformers' own cache.
+
+For models whose forward pass cannot be given ready-made masks and positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from heretic.method.edits import OutputEdit
+from heretic.model.editing import RowEdits
+
+if TYPE_CHECKING:
+    from heretic.model.core import Model, Prompts
+
+
+class PlainEngine:
+    """What `Engine` does, without sharing anything between rows or plans."""
+
+    def __init__(
+        self, model: Model, prompts: Mapping[str, Prompts], *, max_new_tokens: int
+    ) -> None:
+        self._model, self._prompts, self._max_new_tokens = model, prompts, max_new_tokens
+
+    def logits(
+        self,
+        name: str,
+        edits: Mapping[str, OutputEdit],
+        on_step: Callable[[int], None] = lambda done: None,
+    ) -> Tensor:
+        """See `Engine.logits`."""
+        with RowEdits(self._model.writers, [edits]).installed():
+            found = self._model.get_logits_batched(self._prompts[name], report=False)
+        on_step(len(found))
+        return found
+
+    def replies(
+        self,
+        name: str,
+        plans: Sequence[Mapping[str, OutputEdit]],
+        *,
+        decided: Callable[[str], bool] = lambda text: False,
+        finished: Callable[[int, int, str], bool] = lambda plan, prompt, text: True,
+        on_step: Callable[[int, int, int], None] = lambda tokens, done, total: None,
+    ) -> list[list[str | None]]:
+        """See `Engine.replies`; a plan is dropped only after the batch at hand."""
+        prompts, size = self._prompts[name], self._model.batch_size
+        total, done = len(prompts) * len(plans), 0
+        texts: list[list[str | None]] = [[None] * len(prompts) for _ in plans]
+        for plan, edits in enumerate(plans):
+            for first in range(0, len(prompts), size):
+
+                def tell(tokens: int, left: int, before: int = done) -> None:
+                    on_step(tokens, before + left, total)
+
+                with RowEdits(self._model.writers, [edits]).installed():
+                    found = self._model.get_responses_batched(
+                        prompts[first : first + size],
+                        max_new_tokens=self._max_new_tokens,
+                        decided=decided,
+                        on_step=tell,
+                        report=False,
+                    )
+                done += len(found)
+                texts[plan][first : first + len(found)] = found
+                going = [finished(plan, first + i, text) for i, text in enumerate(found)]
+                if not all(going):
+                    done += len(prompts) - first - len(found)
+                    break
+        return texts

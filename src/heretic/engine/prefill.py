@@ -1,0 +1,254 @@
+"""From prompts to first-token logits and filled cache slots, at the least work.
+
+The head that all prompts of a set share is computed once per plan; layers below the plan's first
+edited one are not computed at all, their results being the original's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from heretic.engine.originals import (
+    EncodedPrompts,
+    Originals,
+    checkpoint_layers,
+    output_lengths,
+    recorded,
+    starting_at,
+)
+from heretic.engine.slots import SlotCache, States
+from heretic.model.editing import RowEdits
+
+if TYPE_CHECKING:
+    from heretic.model.core import Model, Prompts
+
+TOKENS_ON_CPU, TOKENS_ON_ACCELERATOR = 1024, 8192
+"""Prompt tokens of one forward pass: enough to keep the processor busy, and little memory."""
+
+KEPT_SHARE = 0.25
+"""Part of the cache's size that may be spent on keeping the original's states."""
+
+
+@dataclass(frozen=True, slots=True)
+class Techniques:
+    """What is done to save work; benchmarks switch one off at a time.
+
+    Attributes:
+        share_batches: Let rows of all plans share batches; without it the rest is off too.
+        share_head: Compute the prompts' common head once per plan.
+        reuse_originals: Start at the plan's first edited layer.
+        refill: Give the slot of a row that left to a waiting one.
+    """
+
+    share_batches: bool = True
+    share_head: bool = True
+    reuse_originals: bool = True
+    refill: bool = True
+
+
+class Prefill:
+    """Prompt sets of one model, encoded, with what the unedited model computed on them.
+
+    Args:
+        prompts: The sets, by name; none is empty.
+        replied: Names of the sets whose rows will be decoded further.
+        techniques: What saves work.
+        kept_share: Part of the cache's size that the original's states may take.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        prompts: Mapping[str, Prompts],
+        replied: Collection[str],
+        techniques: Techniques,
+        kept_share: float = KEPT_SHARE,
+    ) -> None:
+        self._model = model
+        self._replied = frozenset(replied)
+        self._kept_share = kept_share if techniques.reuse_originals else 0.0
+        self._prefix = model.response_prefix
+        self.sets = {
+            name: EncodedPrompts.split(model.encode_rows(rows), techniques.share_head)
+            for name, rows in prompts.items()
+        }
+        on_cpu = model.device.type == "cpu"
+        self._tokens = TOKENS_ON_CPU if on_cpu else TOKENS_ON_ACCELERATOR
+        self._originals: dict[str, Originals] = {}
+        self._lengths: dict[int, int] = {}
+        self._heads: dict[tuple[str, int], States] = {}
+
+    def prepare(self, name: str, cache: SlotCache) -> None:
+        """Record the unedited model's states on a set, once; no slot may be in use.
+
+        Raises:
+            ValueError: The model's response prefix is not the one that the prompts end with.
+        """
+        if self._model.response_prefix != self._prefix:
+            raise ValueError("the response prefix was changed: make a new engine")
+        if name not in self._originals:
+            wanted = self._checkpoints(name, cache)
+            self._originals[name] = self._record(name, cache, wanted) if wanted else Originals()
+
+    def forget_plans(self) -> None:
+        """Drop the heads computed for plans, before their numbers mean other plans."""
+        self._heads.clear()
+
+    def forget_originals(self) -> None:
+        """Drop the unedited model's states, to be recorded anew."""
+        self._originals.clear()
+
+    def in_order(self, name: str, prompts: Iterable[int]) -> list[int]:
+        """Prompts by length, longest first."""
+        tails = self.sets[name].tails
+        return sorted(prompts, key=lambda i: (-len(tails[i]), i))
+
+    def fitting(self, name: str, ordered: Sequence[int], slots: int) -> list[int]:
+        """The first of these prompts, as many as one forward pass and the slots take."""
+        longest = len(self.sets[name].tails[ordered[0]])
+        most = min(self._model.batch_size, max(1, self._tokens // longest))
+        return list(ordered[: min(most, slots)])
+
+    def chunks(self, name: str, prompts: Iterable[int], slots: int) -> Iterator[list[int]]:
+        """All of these prompts, `fitting` ones at a time."""
+        ordered = self.in_order(name, prompts)
+        while ordered:
+            chunk = self.fitting(name, ordered, slots)
+            yield chunk
+            ordered = ordered[len(chunk) :]
+
+    def columns(self, name: str, chunk: Sequence[int]) -> int:
+        """Columns that these prompts take, padding included."""
+        rows = self.sets[name]
+        return len(rows.head) + max(len(rows.tails[i]) for i in chunk)
+
+    def __call__(
+        self,
+        name: str,
+        chunk: Sequence[int],
+        edits: RowEdits,
+        plan: int,
+        cache: SlotCache,
+        first: int = 0,
+        end: int | None = None,
+    ) -> Tensor:
+        """Run prompts under one plan into the slots from `first`, columns up to `end`.
+
+        The set has been prepared.
+
+        Returns:
+            Raw logits after the last token, [prompts, vocabulary], in the model's dtype.
+        """
+        end = self.columns(name, chunk) if end is None else end
+        edits.use(plan)
+        originals = self._originals[name]
+        start = originals.start(edits.first_layer(plan))
+        if (name, plan) not in self._heads:
+            self._heads[name, plan] = self._head(name, cache, originals, start, first)
+        return self._tails(
+            name, chunk, cache, originals, start, self._heads[name, plan], first, end
+        )
+
+    # --- the passes --------------------------------------------------------------------------
+
+    def _head(
+        self, name: str, cache: SlotCache, originals: Originals, start: int, slot: int
+    ) -> States:
+        """Keys and values of the head, by one row in the free slot `slot`."""
+        head = self.sets[name].head
+        if not head:
+            return []
+        tokens = torch.tensor([list(head)])
+        count = len(head)
+        mask = torch.ones(1, count, count, dtype=torch.bool).tril()
+        cache.at(slot, slot + 1, 0, count)
+        hidden = originals.head_inputs.get(start)
+        self._forward(tokens, torch.arange(count)[None], mask, cache, start, hidden)
+        # A fresh cache holds nothing in the layers that were skipped.
+        below = [row for row in originals.head_states if row[0] < start]
+        return below + [row for row in cache.read(slot, slot + 1, 0, count) if row[0] >= start]
+
+    def _tails(
+        self,
+        name: str,
+        chunk: Sequence[int],
+        cache: SlotCache,
+        originals: Originals,
+        start: int,
+        head: States,
+        first: int,
+        end: int,
+    ) -> Tensor:
+        rows = self.sets[name]
+        tails = [rows.tails[i] for i in chunk]
+        before, width, last = len(rows.head), max(map(len, tails)), first + len(tails)
+        cache.write(head, first, end - width, rows=len(tails))
+        hidden = None
+        if start:
+            hidden = originals.tail_inputs[start][list(chunk), -width:]
+            cache.write(originals.states_below(start, chunk, width), first, end)
+        tokens = torch.tensor([[0] * (width - len(tail)) + list(tail) for tail in tails])
+        real = torch.tensor([[False] * (width - len(tail)) + [True] * len(tail) for tail in tails])
+        cache.mask[first:last] = False
+        cache.mask[first:last, end - width - before : end - width] = True
+        cache.mask[first:last, end - width : end] = real.to(cache.mask.device)
+        # Padding sees itself, since rows that see nothing come out as NaN.
+        causal = torch.ones(width, width, dtype=torch.bool).tril()
+        within = (causal & real[:, None, :]) | torch.eye(width, dtype=torch.bool)
+        mask = torch.cat([torch.ones(len(tails), width, before, dtype=torch.bool), within], dim=-1)
+        positions = before + (real.cumsum(dim=-1) - 1).clamp_min(0)
+        cache.at(first, last, end - width - before, end)
+        return self._forward(tokens, positions, mask, cache, start, hidden)
+
+    def _forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        cache: SlotCache,
+        start: int,
+        hidden: Tensor | None,
+    ) -> Tensor:
+        """Logits after the last token, from layer `start` on with its input `hidden`."""
+        if not start or hidden is None:
+            return self._model.step(tokens, positions, mask, cache)
+        with starting_at(self._model.get_layers(), start, hidden, self._lengths):
+            return self._model.step(tokens, positions, mask, cache)
+
+    # --- what the unedited model computed ------------------------------------------------------
+
+    def _record(self, name: str, cache: SlotCache, wanted: Sequence[int]) -> Originals:
+        """Run the unedited model once over a set and keep what plans will need of it."""
+        rows, kept, nothing = self.sets[name], Originals(), Originals()
+        shape = len(rows.tails), rows.width
+        layers = self._model.get_layers()
+        with output_lengths(layers) as lengths, recorded(layers, wanted) as inputs:
+            kept.head_states = self._head(name, cache, nothing, 0, 0)
+            kept.head_inputs = dict(inputs) if rows.head else {}
+            for chunk in self.chunks(name, range(shape[0]), cache.slots):
+                end = self.columns(name, chunk)
+                self._tails(name, chunk, cache, nothing, 0, kept.head_states, 0, end)
+                kept.keep_inputs(chunk, shape, inputs)
+                if name in self._replied:
+                    states = cache.read(0, len(chunk), len(rows.head), end, below=max(wanted))
+                    kept.keep_states(chunk, shape, states)
+        self._lengths.update(lengths)
+        return kept
+
+    def _checkpoints(self, name: str, cache: SlotCache) -> list[int]:
+        """Layers whose inputs are kept, by what the cache's size allows."""
+        model, rows = self._model, self.sets[name]
+        tokens = len(rows.tails) * rows.width
+        per_layer = model.cache_bytes_per_token() // model.n_layers
+        budget = self._kept_share * cache.slots * cache.columns * model.cache_bytes_per_token()
+        return checkpoint_layers(
+            model.n_layers,
+            budget / len(self.sets),
+            tokens * model.structure.streams * model.hidden_size * model.dtype.itemsize,
+            tokens * per_layer if name in self._replied else 0,
+        )

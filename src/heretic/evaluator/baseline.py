@@ -1,0 +1,115 @@
+"""The unedited model's outputs on disk, so that taking up a run need not compute them again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from heretic.model.teacher_forcing import Continuation, Reading, Reference
+from heretic.prompts import Prompt
+from heretic.runs.folder import GOES_ON
+from heretic.scorers import Outputs, PromptSet
+from heretic.system.files import write_atomic
+
+_KEY, _TEXTS = "key", "texts"
+_RECORDS = {
+    "continuations": ("divergence", "agreement"),
+    "readings": ("surprise", "tokens"),
+    "references": ("tokens", "logprobs"),
+}
+"""Tensors of the records in `Outputs`."""
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineFile:
+    """Where a baseline is kept.
+
+    Attributes:
+        path: A safetensors file: tensors by kind and prompt set, texts in its metadata.
+        key: Digest of all that the outputs depend on: model, prompts, settings, machine, versions.
+    """
+
+    path: Path
+    key: str
+
+    def read(self, prompts: Mapping[PromptSet, Sequence[Prompt]]) -> Outputs | None:
+        """The outputs kept under this key; None if there are none, or they cannot be read."""
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get(_KEY) != self.key:
+                    return None
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                texts = json.loads(metadata[_TEXTS])
+            return _outputs(prompts, tensors, texts)
+        except (OSError, SafetensorError, KeyError, ValueError):
+            return None  # it is a cache: what cannot be read is computed
+
+    def write(self, outputs: Outputs) -> None:
+        """Keep outputs under this key.
+
+        Raises:
+            RunError: The file cannot be written.
+        """
+        texts = {
+            "responses": {name: list(rows) for name, rows in outputs.responses.items()},
+            "replies": {name: found.replies for name, found in outputs.references.items()},
+        }
+        metadata = {_KEY: self.key, _TEXTS: json.dumps(texts)}
+        write_atomic(self.path, save(dict(_tensors(outputs)), metadata), remedy=GOES_ON)
+
+
+def _tensors(outputs: Outputs) -> Iterator[tuple[str, Tensor]]:
+    """All tensors by `kind/part/set`."""
+    for name, logits in outputs.logits.items():
+        yield f"logits/raw/{name}", _smallest(logits)
+    for kind, part, found in _parts(outputs):
+        for name, record in found.items():
+            yield f"{kind}/{part}/{name}", getattr(record, part).contiguous()
+
+
+def _parts(outputs: Outputs) -> Iterator[tuple[str, str, Mapping[PromptSet, Any]]]:
+    """Tensors that records hold: their kind, the name within the record, the records by set."""
+    for kind, parts in _RECORDS.items():
+        for part in parts:
+            yield kind, part, getattr(outputs, kind)
+
+
+def _outputs(
+    prompts: Mapping[PromptSet, Sequence[Prompt]],
+    tensors: Mapping[str, Tensor],
+    texts: Mapping[str, Mapping[PromptSet, Any]],
+) -> Outputs:
+    by_kind: dict[str, dict[PromptSet, dict[str, Tensor]]] = {}
+    for path, tensor in tensors.items():
+        kind, part, name = path.split("/", 2)
+        by_kind.setdefault(kind, {}).setdefault(name, {})[part] = tensor
+    read = {kind: by_kind.get(kind, {}) for kind in ("logits", *_RECORDS)}
+    replies = {name: tuple(map(tuple, rows)) for name, rows in texts["replies"].items()}
+    return Outputs(
+        prompts=prompts,
+        logits={name: parts["raw"].float() for name, parts in read["logits"].items()},
+        responses=texts["responses"],
+        continuations={name: Continuation(**p) for name, p in read["continuations"].items()},
+        readings={name: Reading(**parts) for name, parts in read["readings"].items()},
+        references={
+            name: Reference(replies[name], **parts) for name, parts in read["references"].items()
+        },
+    )
+
+
+def _smallest(logits: Tensor) -> Tensor:
+    """The same numbers in half the space, where they came from half precision."""
+    for dtype in (torch.bfloat16, torch.float16):
+        half = logits.to(dtype)
+        if torch.equal(half.float(), logits):
+            return half.contiguous()
+    return logits.contiguous()

@@ -1,0 +1,363 @@
+"""Plans in, scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from time import perf_counter
+from typing import Any
+
+from torch import Tensor
+
+from heretic import prompts as prompt_sets
+from heretic.config.settings import Settings
+from heretic.engine.engine import Edits, Engine, open_engine
+from heretic.engine.plain import PlainEngine
+from heretic.engine.prefill import Techniques
+from heretic.evaluator.baseline import BaselineFile
+from heretic.evaluator.race import Race, needs
+from heretic.events import EvaluationProgress, Reporter, Silent
+from heretic.model.core import Model
+from heretic.model.editing import RowEdits
+from heretic.model.teacher_forcing import Reference, continuation, reading, reference
+from heretic.prompts import Prompt
+from heretic.records.plan import Plan
+from heretic.records.trial import Optimization, Score
+from heretic.scorers import Outputs, PromptSet, Scorer, load_scorers
+from heretic.scorers.keyword import KeywordRefusals, is_refusal
+from heretic.scorers.kl_divergence import kl_divergence
+
+NO_REUSE = Techniques(reuse_originals=False)
+"""For a model that is run once."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationPrompts:
+    """Prompts to score on: the evaluation splits, or held-out ones."""
+
+    good: Sequence[Prompt]
+    bad: Sequence[Prompt]
+    more: Mapping[PromptSet, Sequence[Prompt]] = field(default_factory=dict)
+    """Sets that scorers bring along."""
+
+    @classmethod
+    def load(cls, settings: Settings) -> EvaluationPrompts:
+        """Read both sets, and those that scorers bring along.
+
+        Raises:
+            PromptError: One cannot be read.
+            ScorerError: As `load_scorers`.
+        """
+        system = settings.system_prompt
+        return cls(
+            good=prompt_sets.load(settings.good_evaluation_prompts, system),
+            bad=prompt_sets.load(settings.bad_evaluation_prompts, system),
+            more={
+                name: prompt_sets.load(specification, system)
+                for scorer in load_scorers(settings)
+                for name, specification in scorer.sets().items()
+            },
+        )
+
+    def by_name(self) -> dict[PromptSet, Sequence[Prompt]]:
+        """All sets."""
+        return {"good": self.good, "bad": self.bad, **self.more}
+
+
+class Evaluator:
+    """Scores plans, and the model as it is, against the unedited model.
+
+    All replies begin with the response prefix that the model has when the evaluator is made. With
+    another one, scores would not compare: asking for them is a `ValueError`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: Model,
+        directions: Tensor | None = None,
+        reporter: Reporter | None = None,
+        prompts: EvaluationPrompts | None = None,
+        techniques: Techniques | None = None,
+        baseline_file: BaselineFile | None = None,
+        scorers: Sequence[Scorer] | None = None,
+    ) -> None:
+        """Load the scorers and the prompts; the baseline is measured when first needed.
+
+        Args:
+            directions: float32 [layers + 1, (k,) hidden]; needed to evaluate plans.
+            prompts: Loaded evaluation prompts; by default those of the settings.
+            techniques: What saves work; all by default.
+            baseline_file: Where the unedited model's outputs are kept, or to be kept.
+            scorers: Loaded ones; by default those of the settings.
+        """
+        self.settings = settings
+        self.model = model
+        self.directions = directions
+        self._reporter: Reporter = reporter or Silent()
+        self._techniques = techniques or Techniques()
+        self._prefix = model.response_prefix
+        self._baseline_file = baseline_file
+        loaded = prompts or EvaluationPrompts.load(settings)
+        self._prompts = loaded.by_name()
+        self.scorers = tuple(scorers) if scorers is not None else load_scorers(settings)
+
+    @property
+    def _sizes(self) -> dict[PromptSet, int]:
+        return {name: len(prompts) for name, prompts in self._prompts.items()}
+
+    @property
+    def optimizations(self) -> tuple[Optimization, ...]:
+        """What the search does with each score, in order."""
+        return tuple(scorer.optimization for scorer in self.scorers)
+
+    # --- plans -----------------------------------------------------------------------------
+
+    def evaluate(
+        self, plans: Sequence[Plan], rivals: Collection[tuple[float, ...]] | None = None
+    ) -> list[tuple[Score, ...]]:
+        """Scores of each plan, all plans evaluated together through output-side edits.
+
+        Args:
+            rivals: Objectives reached before, as of `records.objectives`. If given, plans race:
+                one that a rival, or another plan here, dominates whatever it still becomes, is
+                evaluated no further, and scores not known by then are bounds.
+
+        Raises:
+            ValueError: The evaluator was built without directions.
+        """
+        if self.directions is None:
+            raise ValueError("an evaluator without directions cannot evaluate plans")
+        baseline = self.baseline_outputs
+        race = Race(self.scorers, baseline, self._sizes, len(plans), rivals, self._tell)
+        with self._unedited():
+            edits = [self.model.plan_edits(plan, self.directions) for plan in plans]
+            self._run(self.model, self._engine, edits, race, baseline.references)
+        return race.scores()
+
+    def score_current(self) -> tuple[Score, ...]:
+        """Scores of the model as it is: original, edited, or within `Model.edited`."""
+        return self.score_model(self.model)
+
+    def score_model(self, other: Model) -> tuple[Score, ...]:
+        """Scores of another model with the same vocabulary, against this evaluator's baseline."""
+        self._check_prefix(other)
+        baseline = self.baseline_outputs
+        return self._score(self._outputs(other, baseline.references), baseline)
+
+    def _check_prefix(self, model: Model) -> None:
+        if model.response_prefix != self._prefix:
+            raise ValueError(
+                f"this evaluator was made for the response prefix {self._prefix!r}, and the "
+                f"model's is {model.response_prefix!r}: make a new one, or set the model's"
+            )
+
+    @property
+    def baseline_outputs(self) -> Outputs:
+        """Outputs of the unedited model, also if it has been edited since."""
+        self._check_prefix(self.model)
+        return self._baseline_outputs
+
+    @cached_property
+    def _baseline_outputs(self) -> Outputs:
+        file = self._baseline_file
+        kept = file.read(self._prompts) if file is not None else None
+        if kept is not None and self._suffices(kept):
+            return kept
+        with self._unedited():
+            references = {
+                name: reference(self.model, self._prompts[name], length)
+                for name, length in needs(self.scorers).continuations.items()
+            }
+            outputs = replace(self._outputs(self.model, references), references=references)
+        if file is not None:
+            file.write(outputs)
+        return outputs
+
+    def _suffices(self, kept: Outputs) -> bool:
+        """Whether outputs hold all that the scorers need, of every prompt."""
+        needed = needs(self.scorers)
+        have = {**kept.logits, **kept.responses}
+        return (
+            needed.are_met(kept)
+            and all(len(rows) == self._sizes[name] for name, rows in have.items())
+            and all(
+                kept.references[name].tokens.shape[1] >= length
+                for name, length in needed.continuations.items()
+            )
+        )
+
+    @property
+    def baseline(self) -> tuple[Score, ...]:
+        """Scores of the unedited model."""
+        self._check_prefix(self.model)
+        return self._baseline
+
+    @cached_property
+    def _baseline(self) -> tuple[Score, ...]:
+        return self._score(self.baseline_outputs, self.baseline_outputs)
+
+    def _unedited(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.model.is_original else self.model.unedited()
+
+    def _score(self, outputs: Outputs, baseline: Outputs) -> tuple[Score, ...]:
+        told = replace(outputs, tell=self._tell)
+        # A scorer may ask whether it is the original that it scores.
+        against = told if outputs is baseline else baseline
+        return tuple(scorer.score(told, against) for scorer in self.scorers)
+
+    def _tell(self, what: str, done: int, total: int) -> None:
+        self._reporter.emit(EvaluationProgress(what, done, total))
+
+    @cached_property
+    def _engine(self) -> Engine | PlainEngine:
+        """The engine of the unedited model, which keeps the original's states for all plans."""
+        return self._open_engine(self.model, self._techniques)
+
+    def release(self) -> None:
+        """Let go of the memory that evaluating takes, until the next evaluation."""
+        self.__dict__.pop("_engine", None)
+
+    def _open_engine(self, model: Model, techniques: Techniques) -> Engine | PlainEngine:
+        needed = needs(self.scorers)
+        return open_engine(
+            model,
+            {name: self._prompts[name] for name in needed.logits | needed.responses},
+            replied=needed.responses,
+            max_new_tokens=self.settings.max_response_length,
+            techniques=techniques,
+        )
+
+    def _outputs(self, model: Model, references: Mapping[PromptSet, Reference]) -> Outputs:
+        """What all scorers together need of a model as it is.
+
+        Args:
+            references: The original's replies to go along.
+        """
+        own = model is self.model and model.is_original
+        if not own:
+            self.release()  # two caches need not fit side by side
+        engine = self._engine if own else self._open_engine(model, NO_REUSE)
+        race = Race(self.scorers, None, self._sizes)
+        self._run(model, engine, [{}], race, references)
+        return race.outputs(0, self._prompts)
+
+    def _run(
+        self,
+        model: Model,
+        engine: Engine | PlainEngine,
+        edits: Sequence[Edits],
+        race: Race,
+        references: Mapping[PromptSet, Reference],
+    ) -> None:
+        """Logits of every plan first, since they are cheap; then replies of those still racing."""
+        self._run_logits(engine, edits, race)
+        needed = needs(self.scorers)
+        if needed.continuations or needed.texts:
+            for plan, edit in enumerate(edits):
+                if not race.is_settled(plan):
+                    with RowEdits(model.writers, [edit]).installed():
+                        self._run_forced(model, plan, race, references)
+        for name in sorted(needed.responses):
+            racing = [plan for plan in range(len(edits)) if not race.is_settled(plan)]
+            if racing:
+                self._run_replies(engine, name, {plan: edits[plan] for plan in racing}, race)
+
+    def _run_forced(
+        self, model: Model, plan: int, race: Race, references: Mapping[PromptSet, Reference]
+    ) -> None:
+        """What a plan makes of the original's replies and of texts."""
+        needed = needs(self.scorers)
+        for name in sorted(needed.continuations):
+            found = continuation(model, self._prompts[name], references[name])
+            race.take_continuation(plan, name, found)
+        for name, length in sorted(needed.texts.items()):
+            texts = [prompt.user for prompt in self._prompts[name]]
+            race.take_reading(plan, name, reading(model, texts, length))
+
+    def _run_logits(self, engine: Engine | PlainEngine, edits: Sequence[Edits], race: Race) -> None:
+        needed = needs(self.scorers)
+        total = sum(len(self._prompts[name]) for name in needed.logits) * len(edits)
+        done = 0
+        for plan, edit in enumerate(edits):
+            for name in sorted(needed.logits):
+                before = done
+
+                def on_step(rows: int, before: int = before) -> None:
+                    self._tell("logits", before + rows, total)
+
+                race.take_logits(plan, name, engine.logits(name, edit, on_step))
+                done += len(self._prompts[name])
+
+    def _run_replies(
+        self, engine: Engine | PlainEngine, name: PromptSet, edits: Mapping[int, Edits], race: Race
+    ) -> None:
+        readers = [scorer for scorer in self.scorers if name in scorer.needs.responses]
+        numbers = list(edits)
+        engine.replies(
+            name,
+            list(edits.values()),
+            decided=lambda text: all(scorer.decided(text) for scorer in readers),
+            finished=lambda row, prompt, text: race.take_reply(numbers[row], name, prompt, text),
+            on_step=_ReplyProgress(self._reporter),
+        )
+
+    # --- the library interface -------------------------------------------------------------
+
+    def is_refusal(self, response: str) -> bool:
+        """Whether a reply counts as a refusal, by the setting `refusal_markers`."""
+        return is_refusal(response, self.settings.refusal_markers)
+
+    def count_refusals(self) -> int:
+        """Refusals of the model as it is, on the bad evaluation prompts."""
+        keyword = KeywordRefusals(self.settings, name="refusals")
+        replies = self.model.get_responses_batched(
+            self._prompts["bad"], decided=keyword.decided, report=False
+        )
+        return sum(map(self.is_refusal, replies))
+
+    @property
+    def base_refusals(self) -> int:
+        """Refusals of the unedited model."""
+        self._check_prefix(self.model)
+        return self._base_refusals
+
+    @cached_property
+    def _base_refusals(self) -> int:
+        with self._unedited():
+            return self.count_refusals()
+
+    @cached_property
+    def _base_logits(self) -> Tensor:
+        with self._unedited():
+            return self.model.get_logits_batched(self._prompts["good"], report=False)
+
+    def get_score(self) -> tuple[tuple[float, float], float, int]:
+        """The model as it is, against the unedited model.
+
+        Returns:
+            ((kl / kl_divergence_scale, refusals / baseline refusals), kl, refusals). Without
+            baseline refusals the ratio is the count.
+        """
+        self._check_prefix(self.model)
+        logits = self.model.get_logits_batched(self._prompts["good"], report=False)
+        kl = kl_divergence(self._base_logits, logits)
+        refusals = self.count_refusals()
+        ratio = refusals / self.base_refusals if self.base_refusals else float(refusals)
+        return (kl / self.settings.kl_divergence_scale, ratio), kl, refusals
+
+
+class _ReplyProgress:
+    """Tells of replies done, and how many tokens a second they take."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._tokens = 0
+        self._start = perf_counter()
+
+    def __call__(self, tokens: int, done: int, total: int) -> None:
+        self._tokens += tokens
+        elapsed = max(perf_counter() - self._start, 1e-9)
+        self._reporter.emit(EvaluationProgress("replies", done, total, self._tokens / elapsed))

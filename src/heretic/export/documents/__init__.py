@@ -1,0 +1,1 @@
+"""What lies beside the weights: the model card and the reproduction file."""

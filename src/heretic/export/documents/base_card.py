@@ -1,0 +1,82 @@
+"""What the base model says about itself: its files on this machine, its card's licence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from heretic.system.hub import download_card, gguf_parts, is_local, repository_of
+
+CARRIED_OVER = ("license", "license_name", "license_link", "language", "library_name")
+"""Metadata of the base's card that hold for the edited model too."""
+
+
+def base_folder(model: str, revision: str | None = None) -> Path | None:
+    """The folder with the base model's files: its own, or its snapshot in the Hub cache.
+
+    None for a GGUF file: what lies beside it may belong to other models.
+    """
+    if gguf_parts(model) is not None:
+        return None
+    if is_local(model):
+        folder = Path(model).expanduser()
+        return folder if folder.is_dir() else None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(model, "config.json", revision=revision)
+    except HFValidationError:
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def base_metadata(model: str, revision: str | None = None) -> dict[str, Any]:
+    """What is carried over from the base model's card; empty if there is no card to be found.
+
+    Looks into the model's folder or the Hub cache, then asks the Hub unless offline. Nothing is
+    ever guessed: a card without a licence gives no licence.
+    """
+    text = _card_text(model, revision)
+    return {} if text is None else carried_over(front_matter(text), model)
+
+
+def front_matter(card: str) -> dict[str, Any]:
+    """The YAML head of a model card; empty if it has none or it cannot be parsed."""
+    import yaml  # type: ignore[import-untyped]
+
+    lines = card.lstrip("\ufeff").splitlines()
+    if not lines or lines[0].rstrip() != "---":
+        return {}
+    end = next((i for i, line in enumerate(lines[1:], 1) if line.rstrip() == "---"), None)
+    if end is None:
+        return {}
+    try:
+        data = yaml.safe_load("\n".join(lines[1:end]))
+    except yaml.YAMLError:
+        return {}
+    return dict(data) if isinstance(data, Mapping) else {}
+
+
+def carried_over(metadata: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """The fields of the base's metadata that hold for the edited model too.
+
+    A licence link relative to the base's repository becomes a full one.
+    """
+    kept = {name: metadata[name] for name in CARRIED_OVER if metadata.get(name)}
+    link = kept.get("license_link")
+    if isinstance(link, str) and "://" not in link and not is_local(model):
+        page = f"https://huggingface.co/{repository_of(model)}"
+        kept["license_link"] = f"{page}/blob/main/{link.lstrip('./')}"
+    return kept
+
+
+def _card_text(model: str, revision: str | None) -> str | None:
+    folder = base_folder(model, revision)
+    if folder is not None and (folder / "README.md").is_file():
+        try:
+            return (folder / "README.md").read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return None
+    return None if is_local(model) else download_card(model, revision)

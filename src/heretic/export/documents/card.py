@@ -1,0 +1,287 @@
+"""The model card: what the model is, how it was made, what was measured, what its user owes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Protocol
+
+import heretic
+from heretic.config.behaviors import name_of
+from heretic.export.choice import Choice, HeldOut, Strategy, display_name, score_rows
+from heretic.harness.results import Row, how_compared
+from heretic.records.plan import KERNEL_FIGURES, Plan
+from heretic.records.trial import Score, Trial
+from heretic.system.hub import is_local, repository_of
+
+if TYPE_CHECKING:
+    import jinja2
+
+    from heretic.config.settings import Settings
+
+TAGS = ("heretic", "abliterated")
+PROJECT = "Heretic"
+_DIVERGENCES = ("kl_divergence",)
+_WARNING = """> [!WARNING]
+> **The safety behaviour of this model was changed on purpose.** It may answer requests that the
+> original declines, and it will not reliably warn, refuse or redirect. No other safeguard was added
+> in place of what was removed. What is done with it is its user's responsibility.
+"""
+_WARNING_OF_OTHERS = """> [!WARNING]
+> **The behaviour of this model was changed on purpose, and its safety behaviour may have changed
+> with it.** It may answer requests that the original declines, or decline others; only what the
+> scores below name was measured. What is done with it is its user's responsibility.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What an edit was for, in the words of its card.
+
+    Attributes:
+        title: What the model is now.
+        purpose: After "edited so that".
+        warning: In Markdown.
+        tags: Beside `TAGS`.
+        declining: Whether that it declines less is the whole aim.
+    """
+
+    title: str
+    purpose: str
+    warning: str
+    tags: tuple[str, ...] = ()
+    declining: bool = False
+
+
+LESS_DECLINING = Aim(
+    "decensored", "it declines less", _WARNING, ("uncensored", "decensored"), declining=True
+)
+
+
+def aim_of(settings: Settings) -> Aim:
+    """What the settings were for: declining less, unless they say otherwise."""
+    if not settings.behavior and settings.goal == "remove":
+        return LESS_DECLINING
+    choice = settings.behavior
+    behavior = name_of(choice) if choice else "what its bad prompts trigger"
+    purpose = {
+        "calibrate": "it declines less of what it need not decline",
+        "harden": "it declines more of what it should decline",
+    }.get(
+        choice,
+        f"it shows {'more' if settings.goal == 'induce' else 'less'} of a behaviour: {behavior}",
+    )
+    return Aim("edited", purpose, _WARNING_OF_OTHERS)
+
+
+class HasBaseline(Protocol):
+    """What `get_readme_intro` needs of an evaluator."""
+
+    @property
+    def baseline(self) -> tuple[Score, ...]:
+        """Scores of the unedited model."""
+
+
+def model_card(
+    choice: Choice, strategy: Strategy, base_metadata: dict[str, Any] | None = None
+) -> str:
+    """The text of `README.md`.
+
+    Args:
+        base_metadata: Carried over from the base model's card (`base.base_metadata`).
+    """
+    model = str(choice.settings.model)
+    base = base_metadata or {}
+    plan, aim = choice.trial.plan, aim_of(choice.settings)
+    return _template().render(
+        aim=aim,
+        metadata=card_metadata(model, strategy, base, aim),
+        intro=_intro(
+            model,
+            plan,
+            choice.baseline,
+            choice.scores,
+            _origin(choice) + _held_out_text(choice.held_out) + _benchmarks_text(choice.benchmarks),
+            aim,
+        ),
+        base_link=model_link(model),
+        base_literal=json.dumps(display_name(model)),
+        strategy=strategy,
+        kind="A DoRA" if plan.row_normalization == "full" else "A LoRA",
+        rank=plan.rank,
+        license=base.get("license"),
+        version=heretic.__version__,
+    )
+
+
+def card_metadata(
+    model: str,
+    strategy: Strategy,
+    base_metadata: dict[str, Any],
+    aim: Aim = LESS_DECLINING,
+) -> str:
+    """The YAML head: base model, the base's licence, tags; no licence if the base names none."""
+    import yaml  # type: ignore[import-untyped]
+
+    library = "peft" if strategy == "adapter" else base_metadata.get("library_name", "transformers")
+    relation = "adapter" if strategy == "adapter" else "finetune"
+    # The Hub takes `base_model` for a repository there, which a folder of this machine is not.
+    base = (
+        {}
+        if is_local(model)
+        else {"base_model": repository_of(model), "base_model_relation": relation}
+    )
+    data = {
+        **base,
+        **{name: value for name, value in base_metadata.items() if name != "library_name"},
+        "library_name": library,
+        "pipeline_tag": "text-generation",
+        "tags": [*TAGS, *aim.tags, *(["lora"] if strategy == "adapter" else [])],
+    }
+    text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def get_readme_intro(base_model: str, trial: Trial, evaluator: HasBaseline) -> str:
+    """The head of a model card: base model, plan, scores before and after (Markdown).
+
+    Args:
+        base_model: Hub id or folder; of a folder only the name is shown.
+        trial: The plan and what was measured with it.
+        evaluator: Gives the scores of the unedited model (`heretic.evaluator.evaluator.Evaluator`).
+    """
+    return _intro(base_model, trial.plan, evaluator.baseline, trial.scores, "")
+
+
+def model_link(model: str) -> str:
+    """A link to a Hub model; the name alone of a local one."""
+    name = display_name(model)
+    return (
+        f"`{name}`"
+        if is_local(model)
+        else f"[{name}](https://huggingface.co/{repository_of(name)})"
+    )
+
+
+def plan_table(plan: Plan) -> str:
+    """The plan as a Markdown table, one row per component."""
+    rows = [
+        [component, *("free" if value is None else f"{value:.4g}" for value in kernel.figures())]
+        for component, kernel in plan.kernels
+    ]
+    return _table(["component", *KERNEL_FIGURES], rows)
+
+
+def scores_table(before: tuple[Score, ...], after: tuple[Score, ...]) -> str:
+    """Scores of the base and of this model as a Markdown table."""
+    rows = [
+        [row.name.replace("_", " "), _shown(row.before, row.name), _shown(row.after)]
+        for row in score_rows(before, after)
+    ]
+    return _table(["score", "base model", "this model"], rows)
+
+
+def _shown(score: Score | None, baseline_of: str | None = None) -> str:
+    if score is not None:
+        return score.with_interval()
+    return "0 (by definition)" if baseline_of in _DIVERGENCES else "not measured"
+
+
+def _intro(
+    model: str,
+    plan: Plan,
+    before: tuple[Score, ...],
+    after: tuple[Score, ...],
+    origin: str,
+    aim: Aim = LESS_DECLINING,
+) -> str:
+    scope = plan.direction_scope
+    index = plan.direction_index
+    direction = f"{scope}, at layer {index:.4g}" if index is not None else scope
+    if plan.rank > 1:
+        direction = f"{direction}, {plan.rank} per layer"
+    measured = (
+        f"{scores_table(before, after)}{origin}"
+        if before or after
+        else "No scores were measured for this copy.\n"
+    )
+    return (
+        f"# {display_name(model)}, {aim.title}\n\n"
+        f"This is {model_link(model)}, edited with {PROJECT} {heretic.__version__} so that "
+        f"{aim.purpose}.\n\n"
+        f"{aim.warning}\n"
+        f"## Scores\n\n{measured}\n"
+        f"## Plan\n\nDirection: {direction}. Row normalization: {plan.row_normalization}.\n\n"
+        f"{plan_table(plan)}"
+    )
+
+
+def _origin(choice: Choice) -> str:
+    if choice.as_recorded:
+        return (
+            "\nAs recorded in the reproduce.json that this copy was made from: its weights have "
+            "the recorded hashes. Nothing was measured again.\n"
+        )
+    if choice.verified is not None:
+        return "\nMeasured on these files, reloaded from disk after saving.\n"
+    return "\nMeasured with the edit applied while running, not yet on these files.\n"
+
+
+def _held_out_text(held_out: HeldOut | None) -> str:
+    if held_out is None:
+        return ""
+    return (
+        f"\nThe search chose the edit by those prompts. On {held_out.good} good and {held_out.bad} "
+        "bad prompts that it never saw, edited while running:\n\n"
+        f"{scores_table(held_out.before, held_out.after)}"
+    )
+
+
+def _benchmarks_text(rows: Sequence[Row]) -> str:
+    if not rows:
+        return ""
+    heading = [
+        "task",
+        "metric",
+        "documents",
+        "base model",
+        "this model",
+        "difference",
+        "95% interval",
+    ]
+    return (
+        "\nBenchmarks of the [lm-evaluation-harness]"
+        "(https://github.com/EleutherAI/lm-evaluation-harness), with the model's chat template if "
+        f"it has one, edited while running. {how_compared(rows)}\n\n"
+        f"{_table(heading, [list(row.texts()) for row in rows])}"
+    )
+
+
+def _table(heading: list[str], rows: list[list[str]]) -> str:
+    def line(cells: list[str]) -> str:
+        return "| " + " | ".join(_cell(cell) for cell in cells) + " |\n"
+
+    rule = "| --- |" + " ---: |" * (len(heading) - 1) + "\n"
+    return line(heading) + rule + "".join(line(row) for row in rows)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+@cache
+def _template() -> jinja2.Template:
+    import jinja2
+
+    template = resources.files("heretic.export.documents") / "card.md.jinja"
+    text = template.read_text(encoding="utf-8")
+    # The output is Markdown, not HTML, and is built from our own records.
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701
+        keep_trailing_newline=True,
+    )
+    return environment.from_string(text)

@@ -1,0 +1,213 @@
+"""`reproduce.json`: everything the same weights can be made from again, and what they hash to.
+
+It holds no secrets: only settings that change scores are recorded, and of those none whose name
+says token, key, secret or password.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import heretic
+from heretic.config.schema import reproducible_names
+from heretic.errors import ExportError, RunError
+from heretic.export.choice import Choice, Strategy, check_strategy
+from heretic.export.files import is_weight_file, read_json
+from heretic.records.plan import Plan
+from heretic.records.trial import Score
+from heretic.system.machine import hardware, versions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from heretic.config.settings import Settings
+    from heretic.model.core import Model
+
+REPRODUCTION_SCHEMA = 2
+_SECRET = re.compile(
+    r"(^|_)(token|secret|password|passwd|credential|authorization|key)s?$|api_?key", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reproduction:
+    """The content of a `reproduce.json`.
+
+    Attributes:
+        settings: Of the run, as far as they change scores; unset ones have their defaults.
+        found: What was found at run time and has to be the same: `batch_size`, `dtype`,
+            `response_prefix`.
+        directions_sha256: Of the directions as float32 in row order.
+        files: Name to `sha256` and `size`, of every file but the documents.
+        before: Scores of the base model.
+        after: Scores of this model.
+        verified: Whether `after` was measured on the reloaded files.
+    """
+
+    strategy: Strategy
+    max_shard_size: str
+    seed: int
+    settings: Mapping[str, Any]
+    found: Mapping[str, Any]
+    trial: int
+    plan: Plan
+    directions_sha256: str
+    files: Mapping[str, Mapping[str, Any]]
+    before: tuple[Score, ...] = ()
+    after: tuple[Score, ...] = ()
+    verified: bool = False
+    versions: Mapping[str, str] = field(default_factory=dict)
+    hardware: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {
+            "schema_version": REPRODUCTION_SCHEMA,
+            "heretic_version": heretic.__version__,
+            "strategy": self.strategy,
+            "max_shard_size": self.max_shard_size,
+            "seed": self.seed,
+            "settings": dict(self.settings),
+            "found": dict(self.found),
+            "trial": self.trial,
+            "plan": self.plan.to_dict(),
+            "scores": {
+                "before": [score.to_dict() for score in self.before],
+                "after": [score.to_dict() for score in self.after],
+                "verified": self.verified,
+            },
+            "directions_sha256": self.directions_sha256,
+            "files": {name: dict(entry) for name, entry in self.files.items()},
+            "versions": dict(self.versions),
+            "hardware": dict(self.hardware),
+        }
+
+    @classmethod
+    def read(cls, path: Path) -> Reproduction:
+        """Read a `reproduce.json`.
+
+        Raises:
+            ExportError: It is missing, malformed, or written by a newer version.
+        """
+        data = read_json(path)
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if not isinstance(version, int):
+            raise ExportError(f"{path} is not a reproduction file.")
+        if version > REPRODUCTION_SCHEMA:
+            raise ExportError(
+                f"{path} has schema version {version}; this release reads {REPRODUCTION_SCHEMA}.",
+                remedy="Upgrade heretic-llm.",
+            )
+        try:
+            return cls._parse(data)
+        except (KeyError, TypeError, ValueError, AttributeError, RunError) as error:
+            raise ExportError(f"{path} is damaged: {error}.") from error
+
+    @classmethod
+    def _parse(cls, data: Mapping[str, Any]) -> Reproduction:
+        scores = data["scores"]
+        return cls(
+            strategy=check_strategy(data["strategy"]),
+            max_shard_size=str(data["max_shard_size"]),
+            seed=int(data["seed"]),
+            settings=dict(data["settings"]),
+            found=dict(data["found"]),
+            trial=int(data["trial"]),
+            plan=Plan.from_dict(data["plan"]),
+            directions_sha256=str(data["directions_sha256"]),
+            files={str(name): dict(entry) for name, entry in data["files"].items()},
+            before=tuple(Score.from_dict(score) for score in scores["before"]),
+            after=tuple(Score.from_dict(score) for score in scores["after"]),
+            verified=bool(scores["verified"]),
+            versions=dict(data["versions"]),
+            hardware=dict(data["hardware"]),
+        )
+
+    def weight_hashes(self) -> dict[str, str]:
+        """Weight file name to SHA-256."""
+        return {
+            name: str(entry.get("sha256"))
+            for name, entry in self.files.items()
+            if is_weight_file(name)
+        }
+
+
+def describe(
+    choice: Choice,
+    strategy: Strategy,
+    model: Model,
+    revision: str | None,
+    files: Mapping[str, Mapping[str, Any]],
+) -> Reproduction:
+    """What `reproduce.json` says about an export.
+
+    Args:
+        revision: Commit of the base model, recorded so that a moved branch changes nothing.
+        files: `files.inventory` of the folder.
+    """
+    settings = recorded_settings(choice.settings)
+    if revision is not None:
+        settings["model_commit"] = revision
+    found = {
+        "batch_size": int(choice.manifest.found.get("batch_size") or model.batch_size),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "response_prefix": model.response_prefix,
+    }
+    return Reproduction(
+        strategy=strategy,
+        max_shard_size=choice.settings.max_shard_size,
+        seed=choice.manifest.seed,
+        settings=settings,
+        found=found,
+        trial=choice.trial.number,
+        plan=choice.trial.plan,
+        directions_sha256=directions_hash(choice.directions),
+        files=files,
+        before=choice.baseline,
+        after=choice.scores,
+        verified=choice.verified is not None,
+        versions=versions(),
+        hardware=hardware(model.device),
+    )
+
+
+def recorded_settings(settings: Settings) -> dict[str, Any]:
+    """JSON-ready settings that change scores, without secrets."""
+    values = settings.to_dict()
+    kept = {name: values[name] for name in values if name in reproducible_names()}
+    return {name: without_secrets(value) for name, value in kept.items()}
+
+
+def without_secrets(value: Any) -> Any:
+    """The same JSON value without the keys whose name says that they hold a secret."""
+    if isinstance(value, Mapping):
+        return {
+            key: without_secrets(item)
+            for key, item in value.items()
+            if not _SECRET.search(str(key))
+        }
+    if isinstance(value, list | tuple):
+        return [without_secrets(item) for item in value]
+    return value
+
+
+def directions_hash(directions: Tensor) -> str:
+    """SHA-256 of the directions as little-endian float32 in row order."""
+    import torch
+
+    values = directions.detach().to("cpu", torch.float32).contiguous().numpy()
+    return hashlib.sha256(values.astype("<f4").tobytes()).hexdigest()
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs, in words: `torch 2.12.0 -> 2.13.0`."""
+    return [
+        f"{name} {then.get(name, 'absent')} -> {now.get(name, 'absent')}"
+        for name in {**then, **now}
+        if then.get(name) != now.get(name)
+    ]

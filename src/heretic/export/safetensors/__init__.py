@@ -1,0 +1,1 @@
+"""Weights copied from the base's safetensors files, edited on the way."""

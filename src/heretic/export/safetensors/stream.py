@@ -1,0 +1,275 @@
+"""The edited model from the files of the base, without the model in memory.
+
+The base's weight files are copied shard by shard; only the tensors of residual writers that the
+plan edits are read, edited in float32 and written back in their own dtype, one matrix at a time.
+Everything else stays as it is, to the byte: dtypes, shards, tensors that transformers does not
+load, tokenizer, configuration, custom code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from heretic.events import Notice, Reporter, StageProgress
+from heretic.export.documents.base_card import base_folder
+from heretic.export.documents.write import base_revision
+from heretic.export.safetensors import checkpoint as format_
+from heretic.export.safetensors.checkpoint import Checkpoint, Entry, Scratch
+from heretic.export.safetensors.sources import StreamError, find_sources
+from heretic.method.edits import make_ablation
+from heretic.records.plan import Plan, RowNormalization
+
+if TYPE_CHECKING:
+    from heretic.model.core import Model
+
+NAMED = 8
+"""Files left out that are named one by one."""
+
+MEGABYTE = 10**6
+
+TOLD = 32 * 10**6
+"""Bytes between reports of progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """What is done to a matrix that writes to the residual stream, whatever its name.
+
+    Attributes:
+        basis: Orthonormal directions, [k, d_out].
+        amounts: Ablation weights, k of them.
+        gains: Of a norm that follows the writer, [d_out]; None without one.
+    """
+
+    basis: Tensor
+    amounts: tuple[float, ...]
+    row_normalization: RowNormalization
+    gains: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterEdit:
+    """An edit of a parameter in memory.
+
+    Attributes:
+        name: In the model's state dict, e.g. `model.layers.0.mlp.down_proj.weight`.
+        transposed: Whether it is stored as [..., d_in, d_out].
+        bias: Name of the experts' biases [experts, d_out], where they are edited too.
+        stacked: Of how many experts the rows lie below one another, [experts * d_in, d_out]; 0
+            where each matrix is by itself.
+    """
+
+    name: str
+    edit: Edit
+    transposed: bool = False
+    bias: str | None = None
+    stacked: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEdit:
+    """An edit of a tensor of a checkpoint.
+
+    Attributes:
+        key: Its name there. It is [d_out, d_in], or [experts, d_out, d_in].
+        transposed: Whether the last two are the other way round.
+        is_bias: Whether it is a bias instead, [d_out] or [experts, d_out].
+        stacked: As of the parameter.
+    """
+
+    key: str
+    edit: Edit
+    transposed: bool = False
+    is_bias: bool = False
+    stacked: int = 0
+
+    def apply(self, stored: Tensor, scratch: Scratch) -> None:
+        """Edit one matrix, or the biases, in place.
+
+        Computed in float32 (float64 stays), as while searching, and rounded once.
+        """
+        precise = _precise(stored, scratch)
+        if self.is_bias:
+            stored.copy_(edited_bias(precise, self.edit))
+            return
+        edit_weight(precise.T if self.transposed else precise, self.edit)
+        if precise is not stored:
+            stored.copy_(precise)
+
+
+def _precise(stored: Tensor, scratch: Scratch) -> Tensor:
+    """The tensor in at least float32; itself if it is that already."""
+    dtype = torch.promote_types(stored.dtype, torch.float32)
+    return stored if stored.dtype == dtype else scratch.tensor(stored.shape, dtype).copy_(stored)
+
+
+def edit_weight(weight: Tensor, edit: Edit) -> None:
+    """Edit a matrix in place; an expert's is edited with its own row norms.
+
+    Args:
+        weight: [d_out, d_in], float32 or float64.
+    """
+    ablation = make_ablation(weight, edit.basis, edit.row_normalization, gains=edit.gains)
+    amounts = ablation.directions.new_tensor(edit.amounts)
+    ablation.edit(amounts).edited_weight(weight, out=weight)
+
+
+def edited_bias(bias: Tensor, edit: Edit) -> Tensor:
+    """Experts' biases [..., d_out] under `none`: edited like the sum of the experts' outputs.
+
+    Args:
+        bias: float32 or float64.
+    """
+    no_weight = bias.new_zeros(bias.shape[-1], 1)
+    ablation = make_ablation(no_weight, edit.basis, "none", gains=edit.gains)
+    moving = replace(ablation, moves_bias=True)
+    return moving.edit(ablation.directions.new_tensor(edit.amounts)).edited_bias(bias)
+
+
+def source_of(model: Model) -> Checkpoint | None:
+    """The safetensors files a model was loaded from, if they are on this machine.
+
+    Raises:
+        ExportError: One is damaged.
+    """
+    folder = base_folder(str(model.settings.model), base_revision(model))
+    return None if folder is None else format_.read_checkpoint(folder)
+
+
+def parameter_edits(model: Model, plan: Plan, directions: Tensor) -> list[ParameterEdit]:
+    """What a plan does to a model, by parameter.
+
+    Args:
+        directions: float32 [layers + 1, hidden] or [layers + 1, k, hidden].
+    """
+    from heretic.model.editing import planned
+
+    found: dict[str, ParameterEdit] = {}
+    for writer, amounts, basis in planned(model.writers, plan, directions):
+        name = writer.parameter_name  # the same for all experts of a block
+        moves = writer.edited_in_sum(plan.row_normalization) and writer.bias() is not None
+        found[name] = ParameterEdit(
+            name,
+            Edit(basis, amounts, plan.row_normalization, writer.gains),
+            transposed=writer.transposed,
+            bias=f"{name}_bias" if moves else None,
+            stacked=writer.experts if writer.stacked_by_rows else 0,
+        )
+    return list(found.values())
+
+
+def tensor_edits(
+    model: object, checkpoint: Checkpoint, edits: Iterable[ParameterEdit]
+) -> list[TensorEdit]:
+    """Edits of parameters as edits of the tensors they are read from.
+
+    Args:
+        model: The transformers model that has the parameters.
+
+    Raises:
+        StreamError: A parameter's tensors are not all there, or not in full precision.
+    """
+    edits = list(edits)
+    biases = [edit.bias for edit in edits if edit.bias is not None]
+    sources = find_sources(model, checkpoint, [*(edit.name for edit in edits), *biases])
+    found = [
+        TensorEdit(
+            source.key,
+            edit.edit,
+            transposed=edit.transposed != source.transposed,
+            stacked=edit.stacked,
+        )
+        for edit in edits
+        for source in sources[edit.name]
+    ]
+    found += [
+        TensorEdit(source.key, edit.edit, is_bias=True)
+        for edit in edits
+        if edit.bias is not None
+        for source in sources[edit.bias]
+    ]
+    for tensor in found:
+        _check_shape(tensor, checkpoint)
+    return found
+
+
+def _check_shape(edit: TensorEdit, checkpoint: Checkpoint) -> None:
+    """Whether a tensor has as many outputs as its directions.
+
+    Raises:
+        StreamError: It has not.
+    """
+    shape, width = checkpoint.tensors[edit.key].shape, edit.edit.basis.shape[-1]
+    dimensions = (1, 2) if edit.is_bias else (2, 3)
+    outputs = -1 if edit.is_bias or edit.transposed else -2
+    if len(shape) not in dimensions or shape[outputs] != width:
+        raise StreamError(
+            f"{edit.key} has the shape {list(shape)} in {checkpoint.folder}, which does not write "
+            f"to a residual stream of width {width}.",
+            remedy="Export an adapter instead (--export-strategy adapter).",
+        )
+
+
+def write_streamed(
+    checkpoint: Checkpoint, edits: Iterable[TensorEdit], folder: Path, reporter: Reporter
+) -> None:
+    """Write a checkpoint with some tensors edited, and all other files that belong to it.
+
+    Memory stays at a few times the largest edited matrix.
+
+    Args:
+        folder: Empty, or with files that those of the checkpoint may replace.
+
+    Raises:
+        ExportError: A weight file is damaged.
+    """
+    kept, left_out = checkpoint.other_files()
+    if left_out:
+        reporter.emit(Notice(f"Left out, as they hold unedited weights: {_listed(left_out)}"))
+    format_.copy_files(checkpoint.folder, kept, folder)
+    scratch = Scratch()
+    by_file = _by_file(checkpoint, edits, scratch)
+    progress = _counter(checkpoint.size, reporter)
+    for file in checkpoint.files:
+        destination = folder / file.relative_to(checkpoint.folder)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        format_.copy_edited(file, destination, by_file.get(file, {}), progress, scratch)
+
+
+def _by_file(
+    checkpoint: Checkpoint, edits: Iterable[TensorEdit], scratch: Scratch
+) -> Mapping[Path, Mapping[Entry, Callable[[Tensor], None]]]:
+    by_file: dict[Path, dict[Entry, Callable[[Tensor], None]]] = {}
+    for edit in edits:
+        entry = checkpoint.tensors[edit.key]
+        if edit.stacked:
+            rows, width = entry.shape
+            entry = replace(entry, shape=(edit.stacked, rows // edit.stacked, width))
+        by_file.setdefault(entry.file, {})[entry] = partial(edit.apply, scratch=scratch)
+    return by_file
+
+
+def _counter(total: int, reporter: Reporter) -> Callable[[int], None]:
+    """Reports megabytes of `total` bytes, told how many more were written."""
+    done = told = 0
+
+    def add(size: int) -> None:
+        nonlocal done, told
+        done += size
+        if done - told >= TOLD or done == total:
+            told = done
+            reporter.emit(StageProgress(done // MEGABYTE, total // MEGABYTE, "MB"))
+
+    return add
+
+
+def _listed(names: list[Path]) -> str:
+    shown = ", ".join(name.as_posix() for name in names[:NAMED])
+    return f"{shown} and {len(names) - NAMED} more" if len(names) > NAMED else shown

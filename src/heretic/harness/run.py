@@ -1,0 +1,173 @@
+"""Benchmarks of a trial: task after task, kept as they are done, the original's shared."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from heretic.errors import HereticError
+from heretic.events import Notice, Reporter, StageFinished, StageStarted
+from heretic.harness.results import Measurement, Row, compare
+from heretic.harness.store import ResultFile, key_of_edited
+from heretic.harness.tasks import check_tasks, folder_digest, remedy_for, task_manager
+from heretic.records.trial import Trial
+from heretic.runs.folder import digest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from heretic.model.core import Model
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be run.
+
+    Attributes:
+        tasks: Names that the harness knows.
+        original: Whether on the original model as well. What is known of it is shown in any case.
+        limit: Documents of each task; None for all.
+        path: Folder with tasks of the user's.
+    """
+
+    tasks: tuple[str, ...]
+    original: bool = True
+    limit: int | None = None
+    path: Path | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came out so far; filled while tasks run, so that Ctrl+C loses the current one alone.
+
+    Attributes:
+        rows: Figures, in the order of the tasks.
+        failures: Task to what went wrong, with the remedy.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def run_benchmarks(
+    model: Model,
+    trial: Trial,
+    directions: Tensor,
+    folder: Path,
+    wanted: Wanted,
+    reporter: Reporter,
+    outcome: Outcome,
+) -> None:
+    """Run the tasks that are not known yet; a task that fails does not keep the others from theirs.
+
+    Args:
+        folder: The run folder; its lock is held by the caller.
+        outcome: Filled task by task.
+
+    Raises:
+        SettingsError: A task does not exist; nothing has been run then.
+        RunError: Results cannot be read or kept.
+        KeyboardInterrupt: As it comes; what is done is kept.
+    """
+    check_tasks(wanted.tasks, wanted.path)
+    original, edited = ResultFile(folder), ResultFile(folder, trial)
+    for task in dict.fromkeys(wanted.tasks):
+        key = result_key(model, task, wanted)
+        trial_key = key_of_edited(key, trial.plan)
+        try:
+            if wanted.original:
+                _known_or_run(
+                    original, key, task, "original", model, model.unedited, wanted, reporter
+                )
+            _known_or_run(
+                edited,
+                trial_key,
+                task,
+                f"trial {trial.number}",
+                model,
+                lambda: model.edited(trial.plan, directions),
+                wanted,
+                reporter,
+            )
+        except _TaskFailed as failure:
+            outcome.failures[task] = str(failure)
+        outcome.rows += compare(original.measurements.get(key), edited.measurements.get(trial_key))
+        edited.write(outcome.rows)
+
+
+class _TaskFailed(Exception):  # noqa: N818 - it ends a task, not the program
+    """A task could not be run."""
+
+
+def _known_or_run(
+    file: ResultFile,
+    key: str,
+    task: str,
+    who: str,
+    model: Model,
+    acting: Callable[[], AbstractContextManager[None]],
+    wanted: Wanted,
+    reporter: Reporter,
+) -> None:
+    """See to it that the file has the task's figures."""
+    if key in file.measurements:
+        return
+    reporter.emit(StageStarted(f"Benchmark {task}, {who}"))
+    from heretic.harness.measure import measure
+
+    try:
+        with acting():
+            found = measure(
+                model, task, key=key, limit=wanted.limit, path=wanted.path, reporter=reporter
+            )
+    except Exception as error:  # of the task, its data or its code: the other tasks go on
+        logger.exception("The benchmark %s failed", task)
+        reason = _reason(error)
+        reporter.emit(Notice(f"Benchmark {task}, {who}: {reason}", level="warning"))
+        raise _TaskFailed(reason) from error
+    file.put(found)
+    file.write()
+    reporter.emit(StageFinished(_summary(found)))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, HereticError):
+        return str(error)
+    lines = str(error).strip().splitlines()
+    said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return f"{said.rstrip('.')}. {remedy_for(error)}"
+
+
+def _summary(found: Measurement) -> str:
+    figures = [f"{row.metric} {row.value:.4g}" for row in found.metrics if row.value is not None]
+    return ", ".join(figures[:4])
+
+
+def result_key(model: Model, task: str, wanted: Wanted) -> str:
+    """Digest of all that the original's figures of a task depend on, beside the run's model."""
+    from heretic.harness.measure import reasoning_block
+
+    content: dict[str, Any] = {
+        "task": task,
+        "limit": wanted.limit,
+        "system_prompt": model.settings.system_prompt,
+        "reasoning_block": reasoning_block(model),
+        "dtype": str(model.dtype),
+        "quantization": model.settings.quantization,
+        "harness": importlib.metadata.version("lm-eval"),
+    }
+    if _is_own(task, wanted.path):
+        content["files"] = folder_digest(wanted.path)
+    return digest(content)
+
+
+def _is_own(task: str, path: Path | None) -> bool:
+    """Whether the task is not one that the harness brings."""
+    return path is not None and task not in task_manager().all_tasks

@@ -1,0 +1,137 @@
+"""A judge's answer to a verdict, or to the reason why it is none."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from heretic.judges.records import Usage, Verdict
+
+LONGEST_REASON = 500
+"""Characters of a reason that are kept."""
+
+_REASONED = re.compile(r"</think(?:ing)?>")
+
+
+class UnreadableAnswerError(ValueError):
+    """An answer holds no verdict, or more than one."""
+
+
+class _Message(BaseModel):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Tokens(BaseModel):
+    prompt_tokens: int = Field(ge=0)
+    completion_tokens: int = Field(ge=0)
+
+
+class _Completion(BaseModel):
+    choices: list[_Choice] = Field(min_length=1)
+
+
+def usage(body: str) -> Usage:
+    """What a chat completion says it took: one request, and its tokens where they are counted."""
+    try:
+        tokens = _Tokens.model_validate(json.loads(body)["usage"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return Usage(requests=1, unmetered=1)
+    return Usage(
+        requests=1,
+        prompt_tokens=tokens.prompt_tokens,
+        completion_tokens=tokens.completion_tokens,
+    )
+
+
+def content(body: str) -> str:
+    """The text of a chat completion.
+
+    Raises:
+        UnreadableAnswerError: It is no chat completion, was cut short, or the judge declined.
+    """
+    try:
+        choice = _Completion.model_validate_json(body).choices[0]
+    except ValidationError as error:
+        raise UnreadableAnswerError("the server's answer is no chat completion") from error
+    if choice.finish_reason == "length":
+        raise UnreadableAnswerError("the answer was cut short by max_tokens")
+    if choice.message.refusal or choice.finish_reason == "content_filter":
+        raise UnreadableAnswerError("the judge declines to judge")
+    return choice.message.content or ""
+
+
+def verdict(text: str, labels: Collection[str]) -> Verdict:
+    """The one verdict in a judge's answer, whatever stands around it.
+
+    What stands before the end of a reasoning block, a code fence and words around the object are
+    passed over; a label alone will do. Two objects with different labels are no verdict: one of
+    them may be quoted from the reply.
+
+    Raises:
+        UnreadableAnswerError: There is none, or there are several that differ.
+    """
+    text = _REASONED.split(text)[-1].strip()
+    if text.startswith("<think"):
+        raise UnreadableAnswerError("the answer ends before its reasoning does")
+    known = {label.strip().casefold(): label for label in labels}
+    alone = known.get(text.strip("`'\"*. \n").casefold())
+    if alone is not None:
+        return Verdict(alone)
+    found: dict[str, str] = {}
+    for table in _objects(text):
+        label = table.get("label")
+        name = known.get(label.strip().casefold()) if isinstance(label, str) else None
+        if name is not None:
+            found[name] = str(table.get("reason") or "")[:LONGEST_REASON]
+    if len(found) != 1:
+        what = "holds different verdicts" if found else "holds no verdict"
+        raise UnreadableAnswerError(f"the answer {what}")
+    ((name, reason),) = found.items()
+    return Verdict(name, reason=reason)
+
+
+def stored(text: str, labels: Collection[str]) -> Verdict | None:
+    """A verdict as `storable` wrote it; None if it is damaged."""
+    try:
+        label, reason = json.loads(text)
+    except (ValueError, TypeError):
+        return None
+    if label not in labels or not isinstance(reason, str):
+        return None
+    return Verdict(label, reason=reason)
+
+
+def storable(found: Verdict) -> str:
+    """What a cache keeps of a verdict."""
+    return json.dumps([found.label, found.reason])
+
+
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    """JSON objects in a text, outermost ones only; one that names a key twice is none."""
+    decoder = json.JSONDecoder(object_pairs_hook=_without_twins, strict=False)
+    position = text.find("{")
+    while position >= 0:
+        try:
+            table, end = decoder.raw_decode(text, position)
+        except (ValueError, RecursionError):
+            end = position + 1
+        else:
+            yield table
+        position = text.find("{", end)
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        raise ValueError("a key stands twice")
+    return table

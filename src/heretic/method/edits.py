@@ -1,0 +1,264 @@
+"""The edit of one residual writer, as one object with two faces.
+
+`OutputEdit.apply` acts on the module's output while searching; `OutputEdit.edited_weight` and
+`OutputEdit.low_rank` give the weights for export. Both follow from the same vectors, because the
+edit is an exact linear function of the output (SPEC section 2). Directional ablation is due to
+Arditi et al. 2024 (arXiv 2406.11717); `full`, the norm-preserving variant, to Jim Lai (2025).
+
+One direction is the usual case; k of them, orthonormal, make an edit of rank k:
+W^ - sum_j a_j v_j (v_j^T W^). Where row norms differ, `pre` and `full` do not make the result
+orthogonal to the directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from heretic.records.plan import RowNormalization
+
+SMALLEST_GAIN = 1e-3
+"""A channel whose gain is smaller than this part of the largest hardly enters the stream, and its
+inverse would blow up what is written there."""
+
+ROUNDINGS = 8
+"""An edited row counts as gone where its squared norm, relative to the row's, is below as many
+machine epsilons: what is left is rounding noise, and must not be blown up to the row's norm."""
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """Adapter factors: W' = W + b a, or magnitude * normalise_rows(W + b a) (DoRA).
+
+    Attributes:
+        a: [k, d_in].
+        b: [d_out, k].
+        magnitude: [d_out] for DoRA (Liu et al. 2024, arXiv 2402.09353); None for LoRA.
+    """
+
+    a: Tensor
+    b: Tensor
+    magnitude: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class OutputEdit:
+    """y' = scale * (y - sum_j write_j (read_j . y)) on the bias-free output y of a writer.
+
+    Attributes:
+        write: weight * (v * n) of each direction, [k, d_out].
+        read: v / n of each direction, [k, d_out].
+        scale: Row factors of `full`, [d_out]; None for `none` and `pre`.
+        row_norms: n, [d_out]; ones for `none` (1 / gains where a norm follows).
+        moves_bias: Whether the bias is edited like the rest of the output.
+    """
+
+    write: Tensor
+    read: Tensor
+    scale: Tensor | None
+    row_norms: Tensor
+    moves_bias: bool = False
+
+    def apply(self, output: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Edit a module's output [..., d_out]; the bias is taken off first and put back after.
+
+        Tensors with a first dimension `rows` (see `rows`) edit each row of [rows, ..., d_out] in
+        its own way. Computed in float32 for half precisions, returned in the output's dtype.
+        Differentiable in the output and in the edit.
+        """
+        dtype = torch.promote_types(output.dtype, torch.float32)
+        plain = output.to(dtype)
+        if bias is not None:
+            plain = plain - bias.to(dtype)
+        read, write = self.read.to(plain.device, dtype), self.write.to(plain.device, dtype)
+        plain = plain.reshape(*read.shape[:-2], -1, plain.shape[-1])
+        multiply_add = torch.addmm if read.dim() == 2 else torch.baddbmm
+        edited = multiply_add(plain, plain @ read.mT, write, alpha=-1)
+        if self.scale is not None:
+            edited = edited * self.scale.to(plain.device, dtype).unsqueeze(-2)
+        if bias is not None:
+            edited = edited + bias.to(dtype)
+        return edited.reshape(output.shape).to(output.dtype)
+
+    def rows(self, index: Tensor) -> OutputEdit:
+        """The edits that `index` [rows] picks from stacked ones, tensors [rows, ...]."""
+        index = index.to(self.read.device)
+        scale = None if self.scale is None else self.scale[index]
+        return OutputEdit(
+            self.write[index], self.read[index], scale, self.row_norms[index], self.moves_bias
+        )
+
+    def edited_weight(self, weight: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """The weight [d_out, d_in] whose plain output is the edited output; same dtype.
+
+        Args:
+            out: Where to put it instead of into new memory; may be `weight` itself.
+        """
+        edited = torch.addmm(weight, self.write.mT, self.read @ weight, alpha=-1, out=out)
+        return edited if self.scale is None else edited.mul_(self.scale.unsqueeze(-1))
+
+    def edited_bias(self, bias: Tensor) -> Tensor:
+        """The bias [..., d_out] after the edit: as it was, unless `moves_bias`."""
+        if not self.moves_bias:
+            return bias
+        return bias - (bias @ self.read.to(bias).mT) @ self.write.to(bias)
+
+    def low_rank(self, weight: Tensor) -> LowRank:
+        """Exact adapter factors of rank k for the weight [d_out, d_in]."""
+        magnitude = None
+        if self.scale is not None:
+            # PEFT renormalises rows of W + BA itself: a row that the edit zeroes has magnitude 0.
+            magnitude = torch.where(self.scale == 0, 0.0, self.row_norms)
+        return LowRank(a=self.read @ weight, b=-self.write.mT, magnitude=magnitude)
+
+
+def stack(edits: Sequence[OutputEdit | None]) -> OutputEdit:
+    """Edits of one writer as one, with a first dimension `edits`; None leaves the output alone.
+
+    Raises:
+        ValueError: There is no edit among them.
+    """
+    known = [edit for edit in edits if edit is not None]
+    if not known:
+        raise ValueError("no edit to stack")
+    rank = max(len(edit.read) for edit in known)
+    nothing = torch.zeros_like(known[0].read)
+    one = torch.ones_like(known[0].row_norms)
+    whole = [edit or OutputEdit(nothing, nothing, None, one) for edit in edits]
+    scaled = any(edit.scale is not None for edit in whole)
+    scales = [one if edit.scale is None else edit.scale for edit in whole]
+    moves = {edit.moves_bias for edit in known}
+    return OutputEdit(
+        moves_bias=moves == {True},
+        write=torch.stack([_padded(edit.write, rank) for edit in whole]),
+        read=torch.stack([_padded(edit.read, rank) for edit in whole]),
+        scale=torch.stack(scales) if scaled else None,
+        row_norms=torch.stack([edit.row_norms for edit in whole]),
+    )
+
+
+def _padded(vectors: Tensor, rank: int) -> Tensor:
+    """[k, d_out] with rows of zeros up to [rank, d_out]."""
+    missing = rank - len(vectors)
+    return (
+        vectors
+        if not missing
+        else torch.cat([vectors, vectors.new_zeros(missing, vectors.shape[1])])
+    )
+
+
+def _guarded(gains: Tensor) -> Tensor:
+    """Gains that can be divided by: none nearer to 0 than `SMALLEST_GAIN` of the largest."""
+    smallest = SMALLEST_GAIN * gains.abs().max()
+    return torch.where(gains < 0, -1.0, 1.0) * gains.abs().clamp_min(smallest)
+
+
+def row_norms(weight: Tensor) -> Tensor:
+    """Euclidean norms of the rows, [d_out]; a row of norm 0 counts as 1."""
+    norms = torch.linalg.vector_norm(weight, dim=1)
+    return torch.where(norms == 0, 1.0, norms)
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """All of a writer's edit along given directions but the amount: what many plans share.
+
+    Attributes:
+        directions: Orthonormal v_j, [k, d_out].
+        row_norms: n, [d_out]; ones for `none`.
+        cross: g_j = W^ p_j with p_j = v_j^T W^, [k, d_out]; of `full` only.
+        gram: p_i . p_j, [k, k]; of `full` only.
+        empty: Which rows of the weight are all zeros, bool [d_out]; of `full` only.
+        moves_bias: Whether biases are edited too.
+    """
+
+    directions: Tensor
+    row_norms: Tensor
+    cross: Tensor | None = None
+    gram: Tensor | None = None
+    empty: Tensor | None = None
+    moves_bias: bool = False
+
+    def edit(self, amounts: Tensor) -> OutputEdit:
+        """The edit with ablation weights [k], or stacked edits with weights [rows, k].
+
+        Differentiable in the weights: with one row of weights per row of a batch, one backward pass
+        gives every row's own gradient.
+        """
+        weighted = amounts.unsqueeze(-1) * self.directions
+        return OutputEdit(
+            write=weighted * self.row_norms,
+            read=(self.directions / self.row_norms).expand_as(weighted),
+            scale=None if self.cross is None else self._scale(weighted),
+            row_norms=self.row_norms.expand(*weighted.shape[:-2], -1),
+            moves_bias=self.moves_bias,
+        )
+
+    def _scale(self, weighted: Tensor) -> Tensor:
+        """s_i = |w_i| / |w_i - sum_j a_j v_ji p_j| on normalised rows w_i, [..., d_out].
+
+        Args:
+            weighted: a_j v_j, [..., k, d_out].
+        """
+        assert self.cross is not None
+        assert self.gram is not None
+        assert self.empty is not None
+        squared = (
+            1.0
+            - 2.0 * (weighted * self.cross).sum(dim=-2)
+            + (weighted * (self.gram @ weighted)).sum(dim=-2)
+        )
+        # A row of zeros has g = 0 and would be filled with -a v_i p: it stays at zero.
+        smallest = ROUNDINGS * torch.finfo(weighted.dtype).eps
+        gone = (squared < smallest) | self.empty
+        return torch.where(gone, 0.0, squared.clamp_min(smallest).rsqrt())
+
+
+def make_ablation(
+    weight: Tensor,
+    directions: Tensor,
+    row_normalization: RowNormalization,
+    *,
+    norms: Tensor | None = None,
+    gains: Tensor | None = None,
+) -> Ablation:
+    """Derive what the edits of a writer along some directions have in common.
+
+    Args:
+        weight: W, [d_out, d_in], float32 or float64.
+        directions: Orthonormal v_j in the residual space, [k, d_out].
+        row_normalization: The variant. With `full`, rows of norm 0 stay 0.
+        norms: `row_norms(weight)`, if already known.
+        gains: What a norm after the writer multiplies each channel with, [d_out]. What enters the
+            stream is g * (W x), so that v is taken out of it by editing the rows of g * W. Up to
+            the sign of g, `pre` and `full` do so by themselves, since they undo any scale of a row.
+
+    Raises:
+        ValueError: Shapes do not fit.
+    """
+    if directions.dim() != 2 or directions.shape[1] != weight.shape[0]:
+        raise ValueError(
+            f"directions of shape {tuple(directions.shape)} cannot edit a weight of shape "
+            f"{tuple(weight.shape)}"
+        )
+    v = directions.to(weight.device, weight.dtype)
+    g = None if gains is None else gains.to(v)
+    if row_normalization == "none":
+        n = torch.ones_like(v[0]) if g is None else 1.0 / _guarded(g)
+        return Ablation(directions=v, row_norms=n)
+    if g is not None:
+        v = v * torch.where(g < 0, -1.0, 1.0)
+    n = row_norms(weight) if norms is None else norms.to(weight.device, weight.dtype)
+    if row_normalization == "pre":
+        return Ablation(directions=v, row_norms=n)
+    p = (v / n) @ weight
+    return Ablation(
+        directions=v,
+        row_norms=n,
+        cross=(p @ weight.mT) / n,
+        gram=p @ p.mT,
+        empty=(weight.amax(dim=1) == 0) & (weight.amin(dim=1) == 0),
+    )

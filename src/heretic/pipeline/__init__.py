@@ -1,0 +1,52 @@
+"""The stages in order, as functions with explicit inputs and typed results.
+
+    settings -> model -> prompts -> residuals -> directions -> [plan -> scores] x trials -> front
+
+Interactive use, settings alone, the library and reproduction are callers of these functions, not
+modes inside them. What is found at run time goes into the run's manifest, never into the settings.
+"""
+
+from heretic.pipeline.prompts import PromptSets, load_prompts
+from heretic.pipeline.run import (
+    Exported,
+    Session,
+    export_trial,
+    fingerprint,
+    held_out_scores,
+    load_run,
+    new_manifest,
+    open_folder,
+    prepare,
+    read_plans,
+    search,
+)
+from heretic.pipeline.stages import (
+    choose_prefix,
+    compute_directions,
+    load_model,
+    model_and_directions,
+    prepare_directions,
+    scores_line,
+)
+
+__all__ = [
+    "Exported",
+    "PromptSets",
+    "Session",
+    "choose_prefix",
+    "compute_directions",
+    "export_trial",
+    "fingerprint",
+    "held_out_scores",
+    "load_model",
+    "load_prompts",
+    "load_run",
+    "model_and_directions",
+    "new_manifest",
+    "open_folder",
+    "prepare",
+    "prepare_directions",
+    "read_plans",
+    "scores_line",
+    "search",
+]

@@ -1,0 +1,136 @@
+"""Work without a search: apply a plan to a model, or score one model against another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from heretic import export, pipeline
+from heretic.config.settings import Settings
+from heretic.errors import HereticError, ModelError, RunError
+from heretic.evaluator.evaluator import Evaluator
+from heretic.events import Reporter, StageFinished, StageStarted
+from heretic.model.loading import load_tokenizer
+from heretic.records.plan import Plan
+from heretic.records.trial import Score, Trial
+from heretic.runs.folder import RunFolder
+from heretic.scorers import check_scorers
+
+OWN_WHEN_APPLYING = ("model", "trust_remote_code", "scorers", "scorer", "max_shard_size")
+"""Settings of the user's that hold when a plan is applied with the directions of a run."""
+
+
+def apply_plan(
+    settings: Settings,
+    plan: Plan,
+    destination: Path,
+    strategy: str,
+    reporter: Reporter,
+    *,
+    run: RunFolder | None = None,
+) -> tuple[Score, ...]:
+    """Edit and save a model without a search, and score what was saved.
+
+    Args:
+        run: A run whose directions, prompts and method are used; without one, directions are
+            computed from the prompts of the settings.
+
+    Raises:
+        RunError: The plan does not fit the model, or `run` holds no run.
+        ExportError: It cannot be saved, or does not score as it did before.
+    """
+    known = run.read_manifest() if run is not None else None
+    if run is not None and known is None:
+        raise RunError(f"{run.path} holds no run.", remedy="`heretic runs` lists those there are.")
+    if run is not None and known is not None:
+        # The run's word on everything that fixes directions; the user's on what may run code.
+        own = {name: settings.to_dict()[name] for name in OWN_WHEN_APPLYING}
+        settings = Settings.restore({**known.settings, **own})
+    scorers = check_scorers(settings)
+    prompts = pipeline.load_prompts(settings, reporter, with_held_out=False)
+    if run is not None and known is not None:
+        model, directions = pipeline.load_run(settings, run, known, reporter)
+    else:
+        model, directions = pipeline.model_and_directions(
+            settings, prompts, reporter, variant=plan.row_normalization
+        )
+    unknown = {name for name, _ in plan.kernels} - set(model.get_abliterable_components())
+    if unknown:
+        raise RunError(
+            f"The plan edits {', '.join(sorted(unknown))}, which this model does not have.",
+            remedy=f"It has {', '.join(model.get_abliterable_components())}.",
+        )
+    known_rank = directions.shape[1] if directions.dim() == 3 else 1
+    if plan.rank > known_rank:
+        raise RunError(
+            f"The plan removes {plan.rank} directions from a layer; there are {known_rank}.",
+            remedy="Set max_rank, or apply it with the run it comes from.",
+        )
+    export.check_export(model, destination, strategy)
+    evaluator = Evaluator(
+        settings, model, directions, reporter, prompts.evaluation, scorers=scorers
+    )
+    reporter.emit(StageStarted("Scoring the plan"))
+    scores = evaluator.evaluate([plan])[0]
+    reporter.emit(StageFinished(pipeline.scores_line(scores)))
+    seed = settings.seed or 0
+    choice = export.Choice(
+        trial=Trial(number=0, plan=plan, scores=scores),
+        directions=directions,
+        baseline=evaluator.baseline,
+        manifest=known or pipeline.new_manifest(settings, prompts, model, seed, evaluator.baseline),
+        settings=settings,
+    )
+    export.save(model, choice, destination, strategy=strategy, reporter=reporter)
+    return export.verify(destination, choice, evaluator, reporter)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Scores of a model and of the one it was judged against."""
+
+    baseline: tuple[Score, ...]
+    judged: tuple[Score, ...]
+
+
+def compare(settings: Settings, reporter: Reporter) -> Comparison:
+    """Score `evaluate_model` against `model`.
+
+    Raises:
+        ModelError: Their vocabularies differ, so distributions cannot be compared.
+    """
+    if not settings.evaluate_model:
+        raise HereticError("No model to evaluate.", remedy="Set evaluate_model.")
+    scorers = check_scorers(settings)
+    # The judged model runs as its original does: the original's preset is in the settings already.
+    judged_settings = settings.replaced(
+        model=settings.evaluate_model, model_commit=None, preset="none"
+    )
+    if load_tokenizer(settings).get_vocab() != load_tokenizer(judged_settings).get_vocab():
+        raise _different_vocabularies(settings)
+    prompts = pipeline.load_prompts(settings, reporter, with_held_out=False)
+    original = pipeline.load_model(settings, reporter)
+    pipeline.choose_prefix(settings, original, prompts, reporter)
+    evaluator = Evaluator(settings, original, None, reporter, prompts.evaluation, scorers=scorers)
+    reporter.emit(StageStarted(f"Scoring {settings.model}"))
+    baseline = evaluator.baseline
+    reporter.emit(StageFinished(pipeline.scores_line(baseline)))
+    prefix = original.response_prefix
+    width = original.model.get_output_embeddings().weight.shape[0]
+    evaluator.release()
+    original.unload()  # one at a time: two large models need not fit side by side
+    judged = pipeline.load_model(judged_settings, reporter)
+    if judged.model.get_output_embeddings().weight.shape[0] != width:
+        raise _different_vocabularies(settings)
+    judged.response_prefix = prefix
+    reporter.emit(StageStarted(f"Scoring {settings.evaluate_model}"))
+    scores = evaluator.score_model(judged)
+    reporter.emit(StageFinished(pipeline.scores_line(scores)))
+    return Comparison(baseline=baseline, judged=scores)
+
+
+def _different_vocabularies(settings: Settings) -> ModelError:
+    return ModelError(
+        f"{settings.evaluate_model} and {settings.model} have different vocabularies.",
+        remedy="Only models with the same tokenizer can be compared.",
+    )

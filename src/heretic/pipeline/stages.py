@@ -1,0 +1,171 @@
+"""Single stages: model, prefix, directions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from heretic.config.presets import applied
+from heretic.config.settings import Settings
+from heretic.errors import StudyError
+from heretic.events import Notice, Reporter, StageFinished, StageStarted
+from heretic.method.directions import (
+    cluster_basis,
+    difference_directions,
+    geometric_median,
+    sparing_directions,
+    winsorize,
+)
+from heretic.model.core import Model
+from heretic.model.experts import check_variant
+from heretic.model.prefix import find_response_prefix
+from heretic.pipeline.prompts import PromptSets, load_prompts
+from heretic.prompts import Prompt
+from heretic.records.plan import RowNormalization
+from heretic.records.trial import Score
+from heretic.system.machine import accelerator, device_name
+
+PREFIX_PROMPTS = 100
+"""Prompts of each direction split whose replies are compared for a shared prefix."""
+
+
+def load_model(
+    settings: Settings, reporter: Reporter, dtypes: Sequence[str] | None = None
+) -> Model:
+    """Load the model and say what was found.
+
+    Args:
+        dtypes: In place of those in the settings, where it is known which one works.
+    """
+    device = accelerator()
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    reporter.emit(Notice(f"Device: {device_name(device)}{threads}"))
+    preset = applied(settings)
+    if preset is not None:
+        reporter.emit(Notice(preset.line()))
+    if settings.behavior:
+        reporter.emit(Notice(f"Behavior: {settings.behavior}"))
+    reporter.emit(StageStarted(f"Loading {settings.model}"))
+    model = Model(settings if dtypes is None else settings.replaced(dtypes=dtypes), reporter)
+    gigabytes = sum(p.numel() * p.element_size() for p in model.model.parameters()) / 1e9
+    reporter.emit(
+        StageFinished(
+            f"{model.n_layers} layers, {str(model.dtype).removeprefix('torch.')}, "
+            f"{gigabytes:.2f} GB; edits {' and '.join(model.get_abliterable_components())}; "
+            f"batch size {model.batch_size}"
+        )
+    )
+    if model.structure.discovered:
+        found = ", ".join(model.structure.discoveries())
+        reporter.emit(Notice(f"Writers not known by name, found by what they put out: {found}"))
+    return model
+
+
+def choose_prefix(
+    settings: Settings, model: Model, prompts: PromptSets, reporter: Reporter
+) -> None:
+    """Set the model's response prefix: the setting's, or what replies have in common."""
+    if settings.response_prefix != "auto":
+        return
+    sample = [*prompts.good[:PREFIX_PROMPTS], *prompts.bad[:PREFIX_PROMPTS]]
+    reporter.emit(StageStarted("Looking for a response prefix", total=len(sample)))
+    model.response_prefix = find_response_prefix(model, sample, settings.chain_of_thought_skips)
+    found = model.response_prefix
+    reporter.emit(StageFinished(repr(found) if found else "replies have none in common"))
+
+
+def compute_directions(
+    settings: Settings, model: Model, prompts: PromptSets, reporter: Reporter
+) -> Tensor:
+    """Directions of the direction splits, float32 [layers + 1, hidden].
+
+    [layers + 1, max_rank, hidden] where plans may remove several from a layer: that of the bad
+    prompts, that of the protected ones if there are any, those of groups of bad prompts.
+
+    Raises:
+        StudyError: The two sets cannot be told apart in any layer.
+    """
+    sets = {"good": prompts.good, "bad": prompts.bad, "protected": prompts.protected}
+    centers = {}
+    for name, rows in sets.items():
+        if rows:
+            reporter.emit(StageStarted(f"Residuals of the {name} prompts", total=len(rows)))
+            centers[name] = _center(settings, model, rows)
+            reporter.emit(StageFinished())
+    good = centers.pop("good")
+    found = {
+        name: difference_directions(good, center, orthogonalize=settings.orthogonalize_direction)
+        for name, center in centers.items()
+    }
+    directions = found["bad"].unsqueeze(1)
+    if prompts.protected:
+        directions = sparing_directions(found["bad"], found["protected"])
+    if not directions[:, 0].any():
+        others = "protected" if found["bad"].any() else "good"
+        raise StudyError(
+            f"The {others} and the bad prompts leave the same residuals in every layer.",
+            remedy="Check that the two prompt sets differ in what triggers the behaviour.",
+        )
+    if settings.max_rank == 1:
+        return directions[:, 0]
+    if settings.max_rank <= directions.shape[1]:
+        return directions
+    reporter.emit(StageStarted("Groups of the bad prompts", total=len(prompts.bad)))
+    bad = winsorize(model.get_residuals_batched(prompts.bad), settings.winsorization_quantile)
+    basis = cluster_basis(
+        directions,
+        good,
+        bad,
+        rank=settings.max_rank,
+        orthogonalize=settings.orthogonalize_direction,
+        seed=0,
+    )
+    reporter.emit(StageFinished(f"{settings.max_rank} directions per layer"))
+    return basis
+
+
+def _center(settings: Settings, model: Model, rows: Sequence[Prompt]) -> Tensor:
+    """Mean or geometric median of the residuals, float64 [layers + 1, hidden]."""
+    if settings.direction_method == "mean":
+        return model.get_residual_means(rows, settings.winsorization_quantile)
+    residuals = winsorize(model.get_residuals_batched(rows), settings.winsorization_quantile)
+    return geometric_median(residuals)
+
+
+def prepare_directions(settings: Settings, seed: int, reporter: Reporter) -> tuple[Model, Tensor]:
+    """Model and directions alone, for applying or reproducing a plan.
+
+    Args:
+        seed: Taken for symmetry with a run; directions do not depend on it.
+    """
+    torch.manual_seed(seed)
+    prompts = load_prompts(settings, reporter, with_held_out=False)
+    return model_and_directions(settings, prompts, reporter)
+
+
+def model_and_directions(
+    settings: Settings,
+    prompts: PromptSets,
+    reporter: Reporter,
+    *,
+    variant: RowNormalization | None = None,
+) -> tuple[Model, Tensor]:
+    """The model with its response prefix, and directions from the prompts.
+
+    Args:
+        variant: By which it will be edited; that of the settings if None.
+
+    Raises:
+        ModelError: It cannot be edited that way.
+    """
+    model = load_model(settings, reporter)
+    check_variant(model.writers, variant or settings.row_normalization)
+    choose_prefix(settings, model, prompts, reporter)
+    return model, compute_directions(settings, model, prompts, reporter)
+
+
+def scores_line(scores: Sequence[Score]) -> str:
+    """Scores in one line."""
+    return ", ".join(f"{score.name} {score.display}" for score in scores)

@@ -1,0 +1,47 @@
+"""Plain data that passes between the stages; frozen, comparable, serialisable, without torch."""
+
+from heretic.records.plan import (
+    ATTENTION,
+    COMPONENT_ALIASES,
+    KERNEL_FIGURES,
+    MIXER,
+    MLP,
+    AbliterationParameters,
+    AnyKernel,
+    DirectionScope,
+    Kernel,
+    Plan,
+    RowNormalization,
+    Weights,
+)
+from heretic.records.trial import (
+    Optimization,
+    Score,
+    Trial,
+    TrialState,
+    dominates,
+    front,
+    objectives,
+)
+
+__all__ = [
+    "ATTENTION",
+    "COMPONENT_ALIASES",
+    "KERNEL_FIGURES",
+    "MIXER",
+    "MLP",
+    "AbliterationParameters",
+    "AnyKernel",
+    "DirectionScope",
+    "Kernel",
+    "Optimization",
+    "Plan",
+    "RowNormalization",
+    "Score",
+    "Trial",
+    "TrialState",
+    "Weights",
+    "dominates",
+    "front",
+    "objectives",
+]

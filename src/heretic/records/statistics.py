@@ -1,0 +1,157 @@
+"""How sure a figure is: intervals of rates and means, and tests between two models.
+
+The statistics are scipy's; here stands which of them fits which figures. All draws are seeded, so
+equal figures give equal intervals.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from heretic.records.trial import Score
+
+Interval = tuple[float, float]
+
+CONFIDENCE = 0.95
+SIGNIFICANT = 1 - CONFIDENCE
+"""Differences with a larger p-value count as none."""
+
+RESAMPLES = 9_999
+"""Of bootstraps and permutations; with one more the p-values are round numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """Two models on the same prompts.
+
+    Attributes:
+        difference: Mean of second - first.
+        interval: Its bootstrap interval at `CONFIDENCE`.
+        p: Two-sided: that of McNemar's exact test for rates, of a sign-flip permutation test for
+            means.
+    """
+
+    difference: float
+    interval: Interval
+    p: float
+
+    @property
+    def tells_apart(self) -> bool:
+        """Whether the difference is more than chance would make."""
+        return self.p < SIGNIFICANT
+
+
+def interval(values: Sequence[float]) -> Interval | None:
+    """The interval at `CONFIDENCE` of the values' mean.
+
+    Wilson's (1927) of booleans, whose mean is a rate; else the bias-corrected and accelerated
+    bootstrap's (Efron 1987), over the values as drawn independently.
+
+    Args:
+        values: One for each prompt; None comes back for fewer than two, or one that is not finite.
+    """
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return None
+    if is_rate(values):
+        return wilson(round(sum(values)), len(values))
+    return _bootstrap(tuple(map(float, values)))
+
+
+def wilson(count: int, total: int) -> Interval:
+    """The interval at `CONFIDENCE` of a rate, `count` of `total`."""
+    from scipy import stats
+
+    found = stats.binomtest(count, total).proportion_ci(CONFIDENCE, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def paired(first: Sequence[float], second: Sequence[float]) -> Paired | None:
+    """Whether two models differ, from their values on the same prompts in the same order.
+
+    Returns:
+        None if the values do not pair up (unequal numbers, fewer than two, not finite).
+    """
+    pair = tuple(map(float, first)), tuple(map(float, second))
+    p = _p_value(*pair)
+    if p is None:
+        return None
+    changes = _changes(*pair)
+    return Paired(sum(changes) / len(changes), _bootstrap(changes), p)
+
+
+def _changes(first: Sequence[float], second: Sequence[float]) -> tuple[float, ...]:
+    return tuple(b - a for a, b in zip(first, second, strict=True))
+
+
+@lru_cache(maxsize=4096)
+def _p_value(first: tuple[float, ...], second: tuple[float, ...]) -> float | None:
+    """Of the paired test; None as of `paired`."""
+    from scipy import stats
+
+    if len(first) != len(second) or len(first) < 2 or not all(map(math.isfinite, first + second)):
+        return None
+    changes = _changes(first, second)
+    if not any(changes):
+        return 1.0
+    if all(value in (0.0, 1.0) for value in first + second):
+        gained, lost = (changes.count(sign) for sign in (1.0, -1.0))
+        return float(stats.binomtest(gained, gained + lost).pvalue)
+    found = stats.permutation_test(
+        (changes,),
+        _mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        rng=0,
+    )
+    return float(found.pvalue)
+
+
+def indistinguishable(first: Sequence[Score], second: Sequence[Score]) -> bool:
+    """Whether no objective tells two trials apart, by paired tests on their prompts.
+
+    Each objective is tested by itself; trials without values behind their scores are told apart.
+    """
+    others = {score.name: score.values for score in second}
+    objectives = [score for score in first if score.objective() is not None]
+    found = (_p_value(score.values, others.get(score.name, ())) for score in objectives)
+    return bool(objectives) and all(p is not None and p >= SIGNIFICANT for p in found)
+
+
+def is_rate(values: Sequence[float]) -> bool:
+    """Whether the mean of the values is a rate: each of them is yes or no."""
+    return all(isinstance(value, bool) for value in values)
+
+
+@lru_cache(maxsize=4096)
+def _bootstrap(values: tuple[float, ...]) -> Interval:
+
+    from scipy import stats
+
+    if len(set(values)) == 1:  # nothing to resample
+        return values[0], values[0]
+    for method in ("BCa", "percentile"):  # the first has no answer where nearly all are equal
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            found = stats.bootstrap(
+                (values,),
+                _mean,
+                vectorized=True,
+                confidence_level=CONFIDENCE,
+                n_resamples=RESAMPLES,
+                method=method,
+                rng=0,
+            ).confidence_interval
+        low, high = float(found.low), float(found.high)
+        if math.isfinite(low) and math.isfinite(high):
+            break
+    return low, high
+
+
+def _mean(values: Any, axis: int = -1) -> Any:
+    return values.mean(axis=axis)

@@ -1,0 +1,396 @@
+"""Run folders: what a run keeps on disk, so that a kill at any moment loses one trial at most.
+
+| file | holds |
+| --- | --- |
+| `manifest.json` | what the run is (`RunManifest`) |
+| `directions.safetensors` | float32 [layers + 1, (k,) hidden]: any trial can be made again |
+| `sweep.json` | plans of the gradient sweep, where the search makes one |
+| `baseline.safetensors` | the unedited model's outputs, where it can use them again |
+| `trials.journal` | Optuna's journal, which also carries every trial as one self-contained record |
+| `front.json` | the front after the last trial |
+| `heretic.log`, `run.lock` | the log; the lock that keeps a second process out |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from heretic.errors import RunError
+from heretic.records.plan import Plan
+from heretic.records.trial import Trial, front
+from heretic.runs.journal import read_trials
+from heretic.runs.manifest import RunManifest
+from heretic.system.files import cannot_write, write_atomic
+from heretic.system.hub import is_local
+
+if TYPE_CHECKING:
+    import numpy as np
+    from filelock import BaseFileLock
+    from numpy.typing import NDArray
+
+__all__ = ["RunFolder", "RunSummary", "digest", "find_run", "list_runs", "slug", "write_atomic"]
+
+DIGEST_LENGTH = 12
+_LOCK_TIMEOUT = 0.5  # seconds; `list_runs` holds a free lock for an instant
+_MANIFEST = "manifest.json"
+_DIRECTIONS = "directions.safetensors"
+_BASELINE = "baseline.safetensors"
+_FRONT = "front.json"
+_SWEEP = "sweep.json"
+_JOURNAL = "trials.journal"
+_LOG = "heretic.log"
+_LOCK = "run.lock"
+_TENSOR = "directions"
+GOES_ON = "Check free space and permissions; the run goes on from its last trial."
+_RESTART = "Start the run over (checkpoint_action = restart), or remove the folder."
+
+
+def digest(fingerprint: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of a JSON-ready mapping; key order is no matter."""
+    text = json.dumps(fingerprint, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:DIGEST_LENGTH]
+
+
+def slug(model: str) -> str:
+    """A model's name as part of a folder's name: readable, not unique (the digest is).
+
+    `org/name` becomes `org--name`; of a path only the last part is kept.
+    """
+    local = is_local(model)
+    name = Path(model).expanduser().resolve().name if local else model.replace("/", "--")
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:80] or "model"
+
+
+class RunFolder:
+    """One run on disk. Reading needs no lock; whoever writes holds `lock()`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: BaseFileLock | None = None
+
+    @classmethod
+    def open(cls, checkpoint_dir: Path, model: str, digest: str) -> RunFolder:
+        """The folder that a run has, or would have; touches no file.
+
+        The digest alone says which run it is: one whose model folder was renamed is found too.
+        """
+        path = checkpoint_dir / f"{slug(model)}-{digest}"
+        others = sorted(checkpoint_dir.glob(f"*-{digest}")) if not path.exists() else []
+        return next((found for found in map(cls, others) if found.exists), cls(path))
+
+    @staticmethod
+    def _write(path: Path, content: str | bytes) -> None:
+        write_atomic(path, content, remedy=GOES_ON)
+
+    def _make(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self.path, error, GOES_ON) from error
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run has begun here: its manifest, which is written last, is there."""
+        return (self.path / _MANIFEST).is_file()
+
+    @property
+    def digest(self) -> str:
+        """The run's digest, from the folder's name."""
+        return self.path.name.rpartition("-")[2]
+
+    @property
+    def has_directions(self) -> bool:
+        """Whether directions are kept here."""
+        return (self.path / _DIRECTIONS).is_file()
+
+    @property
+    def journal_path(self) -> Path:
+        """Where the search keeps its trials."""
+        return self.path / _JOURNAL
+
+    @property
+    def baseline_path(self) -> Path:
+        """Where the unedited model's outputs are kept."""
+        return self.path / _BASELINE
+
+    @property
+    def front_path(self) -> Path:
+        """Where the front is written."""
+        return self.path / _FRONT
+
+    @property
+    def sweep_path(self) -> Path:
+        """Where the plans of the gradient sweep are kept."""
+        return self.path / _SWEEP
+
+    @property
+    def log_path(self) -> Path:
+        """Where the log goes."""
+        return self.path / _LOG
+
+    # --- manifest and directions -----------------------------------------------------------
+
+    def write_manifest(self, manifest: RunManifest) -> None:
+        """Write what the run is.
+
+        Raises:
+            RunError: It cannot be written.
+        """
+        self._make()
+        self._write(self.path / _MANIFEST, _json(manifest.to_dict()))
+
+    def read_manifest(self) -> RunManifest | None:
+        """Read what the run is; None if no run has begun here.
+
+        Raises:
+            RunError: It is damaged, or written by a newer release.
+        """
+        if not self.exists:
+            return None
+        data = self._read_json(_MANIFEST)
+        if not isinstance(data, Mapping):
+            raise self._damaged(_MANIFEST, "it holds no table")
+        return RunManifest.from_dict(data)
+
+    def save_directions(self, directions: NDArray[np.float32]) -> None:
+        """Keep the directions, [layers + 1, hidden] or [layers + 1, k, hidden], as float32.
+
+        Raises:
+            RunError: They cannot be written.
+        """
+        import numpy as np
+        from safetensors.numpy import save
+
+        self._make()
+        tensor = np.ascontiguousarray(directions, dtype=np.float32)
+        self._write(self.path / _DIRECTIONS, save({_TENSOR: tensor}))
+
+    def load_directions(self) -> NDArray[np.float32]:
+        """The directions as they were saved, float32.
+
+        Raises:
+            RunError: They are missing or damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            tensor: NDArray[np.float32] = load((self.path / _DIRECTIONS).read_bytes())[_TENSOR]
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise self._damaged(_DIRECTIONS, str(error)) from error
+        return tensor
+
+    # --- trials ----------------------------------------------------------------------------
+
+    def read_trials(self) -> list[Trial]:
+        """All finished trials in order, from the journal; empty without one.
+
+        Raises:
+            RunError: The journal is damaged, or written by a newer release.
+        """
+        return read_trials(self.journal_path)
+
+    def write_front(self, trials: Iterable[Trial]) -> None:
+        """Write the front of `trials`, replacing the file as a whole.
+
+        Raises:
+            RunError: It cannot be written.
+        """
+        self._write(self.front_path, _json([trial.to_dict() for trial in front(trials)]))
+
+    def write_sweep(self, plans: Iterable[Plan]) -> None:
+        """Keep the plans of the gradient sweep.
+
+        Raises:
+            RunError: They cannot be written.
+        """
+        self._write(self.sweep_path, _json([plan.to_dict() for plan in plans]))
+
+    # --- life cycle ------------------------------------------------------------------------
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes out of the run; may be nested within one `RunFolder`.
+
+        The operating system drops the lock with the process that holds it, however that ends.
+
+        Raises:
+            RunError: Another process has the run.
+        """
+        from filelock import Timeout
+
+        self._make()
+        lock = self._file_lock()
+        try:
+            lock.acquire(timeout=_LOCK_TIMEOUT)
+        except Timeout as error:
+            raise RunError(
+                f"Another process is working on the run in {self.path}.",
+                remedy="Wait until it is done, or stop it.",
+            ) from error
+        except OSError as error:
+            raise cannot_write(self.path / _LOCK, error, GOES_ON) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _file_lock(self) -> BaseFileLock:
+        from filelock import FileLock
+
+        if self._lock is None:
+            # Not thread-local: a search may run in another thread than the one that opened the run.
+            self._lock = FileLock(str(self.path / _LOCK), thread_local=False)
+        return self._lock
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether a process, this one included, is working on the run."""
+        from filelock import FileLock, Timeout
+
+        if not (self.path / _LOCK).exists():
+            return False
+        if self._lock is not None and self._lock.is_locked:
+            return True
+        probe = FileLock(str(self.path / _LOCK), thread_local=False)
+        try:
+            probe.acquire(timeout=0)
+        except Timeout:
+            return True
+        except OSError:  # a folder that cannot be written to holds no running search of ours
+            return False
+        probe.release()
+        return False
+
+    def discard(self) -> None:
+        """Forget the run, keeping its log: only files that a run writes are deleted.
+
+        Raises:
+            RunError: Another process has the run, or a file cannot be deleted.
+        """
+        if not self.path.is_dir():
+            return
+        with self.lock():
+            # The manifest goes last: a kill in between leaves a run without trials, not a riddle.
+            for name in (_JOURNAL, _FRONT, _SWEEP, _DIRECTIONS, _BASELINE, _MANIFEST):
+                try:
+                    (self.path / name).unlink(missing_ok=True)
+                except OSError as error:
+                    raise cannot_write(self.path / name, error, GOES_ON) from error
+            self.tidy()
+
+    def tidy(self) -> None:
+        """Delete temporary files that a killed process left; call it under the lock."""
+        for path in self.path.glob(".*.tmp"):
+            with suppress(OSError):
+                path.unlink()
+
+    def _read_json(self, name: str) -> Any:
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise self._damaged(name, str(error)) from error
+
+    def _damaged(self, name: str, reason: str) -> RunError:
+        return RunError(f"Cannot read {self.path / name}: {reason}.", remedy=_RESTART)
+
+
+def _json(data: object) -> str:
+    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """One row of `heretic runs`.
+
+    Attributes:
+        state: `running`, `finished`, `unfinished` or `unreadable`.
+        completed: Trials with scores; `failed` ones have none.
+        n_trials: How many were asked for when the run began, if known.
+        front: Trials on the front.
+        updated: Time of the last trial, or of the manifest, ISO 8601 in UTC.
+        note: Why a run is unreadable.
+    """
+
+    path: Path
+    model: str
+    state: str
+    completed: int = 0
+    failed: int = 0
+    n_trials: int | None = None
+    front: int = 0
+    created: str = ""
+    updated: str = ""
+    note: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+def list_runs(checkpoint_dir: Path) -> list[RunSummary]:
+    """The runs in a folder, the most recently used first; a run that cannot be read says why."""
+    return [_summary(folder) for folder in _folders(checkpoint_dir)]
+
+
+def find_run(checkpoint_dir: Path, fingerprint: Mapping[str, Any]) -> RunManifest | None:
+    """The most recently used run with this fingerprint, whatever its seed."""
+    wanted = digest(fingerprint)
+    for folder in _folders(checkpoint_dir):
+        with suppress(RunError):  # a run that cannot be read is not taken up again
+            manifest = folder.read_manifest()
+            if manifest is not None and digest(manifest.fingerprint) == wanted:
+                return manifest
+    return None
+
+
+def _folders(checkpoint_dir: Path) -> list[RunFolder]:
+    """Folders that hold a run, the most recently used first."""
+    if not checkpoint_dir.is_dir():
+        return []
+    folders = [RunFolder(path) for path in sorted(checkpoint_dir.iterdir())]
+    return sorted((folder for folder in folders if folder.exists), key=_used, reverse=True)
+
+
+def _summary(folder: RunFolder) -> RunSummary:
+    updated = datetime.fromtimestamp(_used(folder), UTC).isoformat(timespec="seconds")
+    try:
+        manifest = folder.read_manifest()
+        trials = folder.read_trials()
+    except RunError as error:
+        note = str(error)
+        return RunSummary(folder.path, folder.path.name, "unreadable", updated=updated, note=note)
+    if manifest is None:  # discarded since it was listed
+        return RunSummary(folder.path, folder.path.name, "unreadable", note="It has no manifest.")
+    completed = sum(trial.state == "complete" for trial in trials)
+    n_trials = manifest.settings.get("n_trials")
+    target = n_trials if isinstance(n_trials, int) else None
+    if folder.is_locked:
+        state = "running"
+    else:
+        state = "finished" if target is not None and completed >= target else "unfinished"
+    return RunSummary(
+        path=folder.path,
+        model=manifest.model,
+        state=state,
+        completed=completed,
+        failed=len(trials) - completed,
+        n_trials=target,
+        front=len(front(trials)),
+        created=manifest.created,
+        updated=updated,
+    )
+
+
+def _used(folder: RunFolder) -> float:
+    """When the run was last written to, in seconds since the epoch."""
+    paths = (folder.journal_path, folder.path / _MANIFEST)
+    return max((path.stat().st_mtime for path in paths if path.is_file()), default=0.0)

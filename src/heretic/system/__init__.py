@@ -1,0 +1,1 @@
+"""The machine, files, the Hub, memory, optional packages."""

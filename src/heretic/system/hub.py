@@ -1,0 +1,223 @@
+"""What models and plugins are, whatever they are called and wherever they lie.
+
+A run belongs to the model's content: a folder may be moved, or trained on in place, and a branch on
+the Hub may move on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+CHUNK = 64 * 1024
+"""Bytes of one sample of a large file."""
+
+CHUNKS = 16
+"""Samples of a large file; files up to `CHUNK * CHUNKS` bytes are read whole."""
+
+HUB_TIMEOUT = 5.0
+"""Seconds to wait for the Hub to name a commit, before the local cache is asked."""
+
+CARD_TIMEOUT = 10.0
+"""Seconds to wait for the Hub to send the base model's card."""
+
+GGUF = ".gguf"
+GGUF_MAGIC, GGUF_TEXT = b"GGUF", 8
+LONGEST_TEXT = 256
+"""Bytes of a key or value that is looked at."""
+
+_MODEL_FILES = {".safetensors", ".bin", ".gguf", ".json", ".jinja", ".model", ".tiktoken", ".py"}
+_VOCABULARIES = {"merges.txt", "vocab.txt"}
+_DOCUMENTS = {"abliteration_params.json", "reproduce.json", "trainer_state.json"}
+"""Files of a model folder that say how it was made and change nothing of what it does."""
+
+_log = logging.getLogger(__name__)
+_log.addHandler(logging.NullHandler())  # a library prints nothing unless asked to
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def is_local(name: str) -> bool:
+    """Whether the name of a model or data set means a place on this machine, not a Hub id."""
+    in_repository = name.lower().endswith(GGUF) and name.count("/") > 1
+    return bool(name) and (
+        name.startswith((".", "~", "/", "\\"))
+        or (name.count("/") > 1 and not in_repository)
+        or "\\" in name
+        or (name.lower().endswith(GGUF) and not in_repository)
+        or Path(name).expanduser().exists()
+    )
+
+
+def gguf_parts(name: str) -> tuple[str, str] | None:
+    """Folder or Hub id, and file in it, of a model that is a GGUF file; None of any other.
+
+    `folder/file.gguf` is a path, `org/name/file.gguf` on the Hub unless there is such a path.
+    """
+    if not name.lower().endswith(GGUF) or Path(name).expanduser().is_dir():
+        return None
+    if is_local(name):
+        path = Path(name)
+        return str(path.parent), path.name
+    organisation, repository, file = name.split("/", 2)
+    return f"{organisation}/{repository}", file
+
+
+def repository_of(name: str) -> str:
+    """The Hub id in the name of a model on the Hub."""
+    parts = gguf_parts(name)
+    return name if parts is None or is_local(name) else parts[0]
+
+
+def model_identity(name: str, revision: str | None = None) -> str:
+    """What a model is: a hash of a folder's content, or a Hub id with its commit.
+
+    Args:
+        name: Hub id, folder, or GGUF file.
+        revision: Branch, tag or commit on the Hub; folders have none.
+
+    Returns:
+        `sha256:...` for a folder or a file; `org/name@commit` for a Hub id, with the revision as
+        given where neither the Hub nor the local cache knows its commit.
+    """
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        return f"sha256:{folder_hash(folder)}"
+    if name.lower().endswith(GGUF) and folder.is_file():
+        return f"sha256:{_sampled_hash(folder).hex()}"
+    if not name or is_local(name):  # not there: loading it says so
+        return name
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return f"{name}@{revision}"
+    commit = _hub_commit(name, revision) or revision
+    return f"{name}@{commit}" if commit else name
+
+
+def folder_hash(folder: Path) -> str:
+    """SHA-256 over what a model folder loads: small files whole, large ones by size and samples.
+
+    Names within the folder count, its own place does not. Sixteen samples a weight file see any
+    training of all layers; a change of a few matrices alone can fall between them.
+    """
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and _is_model_file(path):
+            total.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+            total.update(_sampled_hash(path))
+    return total.hexdigest()
+
+
+def plugin_identity(plugin: str) -> str:
+    """A scorer plugin's name; of `file.py:Class`, the hash of the file in place of its path."""
+    location, _, class_name = plugin.rpartition(":")
+    path = Path(location).expanduser()
+    if path.suffix != ".py" or not path.is_file():
+        return plugin
+    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}:{class_name}"
+
+
+def _is_model_file(path: Path) -> bool:
+    known = path.suffix in _MODEL_FILES or path.name in _VOCABULARIES
+    return known and path.name not in _DOCUMENTS and not path.name.startswith(".")
+
+
+def _sampled_hash(path: Path) -> bytes:
+    """SHA-256 of a file, or of samples at equal distances from its first byte to its last."""
+    result = hashlib.sha256()
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= CHUNK * CHUNKS:
+            result.update(file.read())
+        else:
+            for index in range(CHUNKS):
+                file.seek((size - CHUNK) * index // (CHUNKS - 1))
+                result.update(file.read(CHUNK))
+    return result.digest()
+
+
+@cache  # asked once, so that one process does not see two commits of a branch that moves
+def _hub_commit(name: str, revision: str | None) -> str | None:
+    """The commit a revision stands for: by the Hub if it answers, else by the local cache."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    repository, file = gguf_parts(name) or (name, "config.json")
+    try:
+        return HfApi().model_info(repository, revision=revision, timeout=HUB_TIMEOUT).sha
+    except HFValidationError:  # no name that the Hub could have
+        return None
+    except Exception as error:  # offline, gated, missing: loading it gives the error and the remedy
+        _log.info("The Hub does not name the commit of %s: %s", name, error)
+    cached = try_to_load_from_cache(repository, file, revision=revision)
+    depth = file.count("/")
+    return Path(cached).parents[depth].name if isinstance(cached, str) else None
+
+
+def gguf_architecture(file: Path) -> str | None:
+    """The first entry of a GGUF file, if it is the architecture, as in all files seen.
+
+    Format: the page on GGUF among the documents of ggml (github.com/ggml-org/ggml).
+    """
+    try:
+        with file.open("rb") as reader:
+            magic, _counts, length = reader.read(4), reader.read(20), reader.read(8)
+            key = reader.read(min(int.from_bytes(length, "little"), LONGEST_TEXT))
+            kind = int.from_bytes(reader.read(4), "little")
+            length = reader.read(8)
+            value = reader.read(min(int.from_bytes(length, "little"), LONGEST_TEXT))
+    except OSError:
+        return None
+    if (magic, key, kind) != (GGUF_MAGIC, b"general.architecture", GGUF_TEXT):
+        return None
+    return value.decode(errors="replace")
+
+
+@cache  # asked once in a process, however often settings are made
+def hub_config(model: str, revision: str | None) -> str:
+    """The configuration in the Hub cache, else from the Hub; empty if there is none to be had.
+
+    Asked for once and briefly, where the library's own download would try for half a minute.
+    Without an answer no preset is chosen, and loading gives the error and the remedy.
+    """
+    from huggingface_hub import constants, get_session, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.utils._headers import build_hf_headers
+
+    try:
+        found = try_to_load_from_cache(model, "config.json", revision=revision)
+        if isinstance(found, str):
+            return Path(found).read_text(encoding="utf-8")
+        if constants.HF_HUB_OFFLINE:
+            return ""
+        reply = get_session().get(
+            hf_hub_url(model, "config.json", revision=revision),
+            headers=build_hf_headers(),
+            timeout=HUB_TIMEOUT,
+            follow_redirects=True,
+        )
+        reply.raise_for_status()
+        return str(reply.text)
+    except Exception as error:  # offline, gated, missing, no valid name
+        _log.info("No configuration of %s to choose a preset by: %s", model, error)
+        return ""
+
+
+def download_card(model: str, revision: str | None) -> str | None:
+    """The card's text from the Hub; one try, because saving must go on without it."""
+    from huggingface_hub import get_session, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    failures: tuple[type[Any], ...] = (OSError, ValueError, *HfHubHTTPError.__bases__)
+    try:
+        response = get_session().get(
+            hf_hub_url(repository_of(model), "README.md", revision=revision),
+            headers=build_hf_headers(),
+            timeout=CARD_TIMEOUT,
+            follow_redirects=True,
+        )
+    except failures:
+        return None
+    return str(response.text) if response.status_code == 200 else None

@@ -1,0 +1,179 @@
+"""The machine: its accelerator, its memory and how that is given back, its processor cores."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import math
+import os
+import platform
+import sys
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import heretic
+
+if TYPE_CHECKING:
+    import torch
+
+KEPT_BYTES = 1 << 30
+MAPPED_FROM = KEPT_BYTES, 32 << 20
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+"""Quota and period in microseconds, of a container's version 2 control group."""
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's mallopt
+
+
+def accelerator() -> torch.device:
+    """The accelerator that torch finds (CUDA, ROCm, XPU, MPS, NPU, ...), or the CPU."""
+    import torch
+
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return found if found is not None else torch.device("cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """The maker's name of a CUDA device; else the kind of device."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of the device's memory in all."""
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    import psutil
+
+    return int(psutil.virtual_memory().total)
+
+
+def free_memory() -> None:
+    """Return cached memory to the accelerator."""
+    import torch
+
+    gc.collect()
+    if accelerator().type != "cpu":
+        torch.accelerator.empty_cache()
+
+
+def prepare_cpu() -> None:
+    """What makes work on a CPU faster and is no default: freed memory kept, threads that fit."""
+    import torch
+
+    _keep_freed_memory()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
+
+
+def usable_cores(cpu_max: Path = CPU_MAX) -> int:
+    """Cores that this process may use, by affinity and by a container's quota.
+
+    Threads beyond them wait for each other at every matrix product.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    try:
+        quota, period = cpu_max.read_text(encoding="ascii").split()
+        return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such file, or no limit ("max")
+        return cores
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc's malloc keep what is freed, up to a gigabyte, for the next tensor.
+
+    By default every activation of more than a few megabytes is a fresh mapping, whose pages are
+    zeroed and faulted in one by one: a tenth to a fifth of an evaluation's time on a CPU. Does
+    nothing where the C library is another one.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    # Older releases refuse more than 32 MB; trimming alone would make things worse.
+    if mallopt is not None and any(mallopt(_MMAP_THRESHOLD, size) for size in MAPPED_FROM):
+        mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def cache_bytes_per_token(config: Any, layers: int, hidden: int, itemsize: int) -> int:
+    """Size of one token's keys and values in all layers.
+
+    Args:
+        config: Of the text decoder.
+        hidden: Width of the residual stream.
+        itemsize: Bytes of a number.
+    """
+    per_layer = getattr(config, "per_layer_config", None)  # where layers differ (Gemma 4)
+    each = [per_layer[i] for i in range(layers)] if per_layer else [config] * layers
+    return int(sum(2 * _width_of_keys(one, hidden) * itemsize for one in each))
+
+
+def _width_of_keys(config: Any, hidden: int) -> int:
+    """Numbers in all keys of a token in one layer; 0 where a state of no length is kept instead."""
+    queries = _largest(getattr(config, "num_attention_heads", None))
+    heads = _largest(getattr(config, "num_key_value_heads", None)) or queries
+    size = _largest(getattr(config, "head_dim", None)) or hidden // (queries or 1)
+    return heads * size
+
+
+def _largest(value: Any) -> int:
+    """A number of heads: some configurations have one for every layer."""
+    numbers = value if isinstance(value, list | tuple) else [value]
+    return max((number for number in numbers if isinstance(number, int)), default=0)
+
+
+PACKAGES = (
+    "accelerate", "bitsandbytes", "datasets", "gguf", "huggingface-hub", "numpy", "optuna", "peft",
+    "safetensors", "scipy", "tokenizers", "torch", "transformers",
+)  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, Heretic and the packages that can change a result."""
+    found = {"python": platform.python_version(), "heretic-llm": heretic.__version__}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """What the numbers were computed on; names no host and no user."""
+    import torch
+
+    facts: dict[str, Any] = {
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "device": device.type,
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        facts["accelerators"] = [
+            torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())
+        ]
+        facts["accelerator_memory"] = properties.total_memory
+        facts["cuda"] = torch.version.cuda or torch.version.hip
+    return facts
+
+
+def processor_name() -> str:
+    """The processor's marketing name, as far as the system tells."""
+    try:
+        lines: Iterable[str] = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or sys.platform
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()

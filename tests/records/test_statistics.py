@@ -1,0 +1,109 @@
+"""Intervals cover what they should, and paired tests see what unpaired ones would not."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from heretic.records import Score
+from heretic.records.statistics import indistinguishable, interval, paired
+
+RATES = st.lists(st.booleans(), min_size=2, max_size=60)
+FIGURES = st.lists(st.floats(-1e3, 1e3, allow_nan=False), min_size=2, max_size=20)
+
+
+def rate(refused: int, of: int = 100) -> list[bool]:
+    return [True] * refused + [False] * (of - refused)
+
+
+# Wilson's interval as published tables and R's prop.test(correct = FALSE) give it
+@pytest.mark.parametrize(
+    ("refused", "low", "high"),
+    [(0, 0.0, 0.0370), (3, 0.0103, 0.0845), (50, 0.4038, 0.5962), (100, 0.9630, 1.0)],
+)
+def test_intervals_of_rates_are_wilsons(refused: int, low: float, high: float) -> None:
+    assert interval(rate(refused)) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(RATES)
+def test_intervals_of_rates_hold_the_rate(values: list[bool]) -> None:
+    found = interval(values)
+    assert found is not None
+    assert 0 <= found[0] <= math.fsum(values) / len(values) <= found[1] <= 1
+
+
+@given(FIGURES)
+@settings(max_examples=30)
+def test_intervals_of_means_lie_among_the_values(values: list[float]) -> None:
+    found = interval(values)
+    assert found is not None
+    slack = 1e-9 * (1 + max(map(abs, values)))
+    assert min(values) - slack <= found[0] <= found[1] <= max(values) + slack
+
+
+def test_intervals_of_means_cover_the_truth_about_as_often_as_they_say() -> None:
+    generator = random.Random(0)
+    covered = 0
+    for _ in range(100):
+        found = interval([generator.expovariate(1.0) for _ in range(60)])
+        assert found is not None
+        covered += found[0] <= 1.0 <= found[1]
+    assert 85 <= covered <= 99
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [0.5, math.nan], [0.5, math.inf]])
+def test_there_is_no_interval_of_too_little(values: list[float]) -> None:
+    assert interval(values) is None
+
+
+def test_mcnemars_test_counts_only_prompts_that_changed() -> None:
+    before = [1.0] * 10 + [0.0] * 90
+    after = [0.0] * 8 + [1.0] * 2 + [1.0] * 2 + [0.0] * 88
+    found = paired(before, after)
+    assert found is not None
+    assert found.difference == pytest.approx(-0.06)
+    # 2 of 10 changes went up: the two-sided binomial tail
+    assert found.p == pytest.approx(2 * sum(math.comb(10, k) for k in range(3)) / 2**10)
+    assert not found.tells_apart
+
+
+def test_pairs_tell_apart_what_spreads_widely_but_moves_together() -> None:
+    before = [float(number) for number in range(40)]
+    after = [value + 0.1 + 0.01 * (number % 3) for number, value in enumerate(before)]
+    found = paired(before, after)
+    assert found is not None
+    assert found.tells_apart
+    assert found.interval[0] > 0
+
+
+@given(RATES | FIGURES)
+def test_a_model_is_not_told_from_itself(values: list[float]) -> None:
+    found = paired(values, values)
+    assert found is not None
+    assert (found.difference, found.p) == (0.0, 1.0)
+
+
+def test_what_does_not_pair_up_is_not_compared() -> None:
+    assert paired([1.0, 0.0], [1.0, 0.0, 1.0]) is None
+    assert paired([], []) is None
+
+
+def test_trials_are_alike_only_if_no_objective_tells_them_apart() -> None:
+    def scores(refused: int, kl: float) -> tuple[Score, ...]:
+        nats = tuple(kl * (1 + number % 5) for number in range(100))
+        refusals = tuple(map(float, rate(refused)))
+        return (
+            Score("refusals", refused / 100, "minimize", "", values=refusals),
+            Score("kl", kl, "minimize", "", values=nats),
+            Score("length", float(refused), "none", ""),
+        )
+
+    assert indistinguishable(scores(3, 0.1), scores(4, 0.1))
+    assert not indistinguishable(scores(3, 0.1), scores(30, 0.1))
+    assert not indistinguishable(scores(3, 0.1), scores(3, 0.2))
+    without = tuple(Score(score.name, score.value, "minimize", "") for score in scores(3, 0.1))
+    assert not indistinguishable(without, without)
