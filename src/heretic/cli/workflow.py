@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from heretic.config.settings import Settings
     from heretic.model.core import Model
-    from heretic.pipeline.run import Exported, Session
+    from heretic.pipeline.export import Exported
+    from heretic.pipeline.run import Session
 
 
 def search(session: Session, place: Place, console: Console) -> bool:

@@ -6,13 +6,11 @@ Interactive use, settings alone, the library and reproduction are callers of the
 modes inside them. What is found at run time goes into the run's manifest, never into the settings.
 """
 
+from heretic.pipeline.export import Exported, export_trial, held_out_scores
 from heretic.pipeline.prompts import PromptSets, load_prompts
 from heretic.pipeline.run import (
-    Exported,
     Session,
-    export_trial,
     fingerprint,
-    held_out_scores,
     load_run,
     new_manifest,
     open_folder,
