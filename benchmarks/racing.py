@@ -94,7 +94,7 @@ def search(seed: int, racing: bool, trials: int, new_tokens: int) -> Run:
             watch = Watch()
             session = pipeline.prepare(settings, prompts, run, drawn, watch)
             pipeline.search(session)
-            early = sum(trial.raced for trial in session.study.trials)
+            early = sum(trial.pruned for trial in session.study.trials)
     return Run(seed, racing, early, watch.seconds, watch.volumes)
 
 

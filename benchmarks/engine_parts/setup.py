@@ -21,7 +21,7 @@ from torch import Tensor
 from heretic import pipeline
 from heretic.config import Settings
 from heretic.demo.base import planted_model
-from heretic.demo.data import load_prompts, prompt_file
+from heretic.demo.data import demo_prompts, prompt_file
 from heretic.events import Event, Notice
 from heretic.model import Model
 from heretic.prompts import Prompt
@@ -236,7 +236,7 @@ def _tokenizer(size: int) -> Any:
         show_progress=False,
     )
     raw.train_from_iterator(
-        (line for name in SETS.values() for line in load_prompts(name)), trainer
+        (line for name in SETS.values() for line in demo_prompts(name)), trainer
     )
     whole = json.loads(raw.to_str())
     vocabulary = whole["model"]["vocab"]

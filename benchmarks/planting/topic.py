@@ -25,7 +25,7 @@ class Topic:
 
     def load_prompts(self, name: str) -> list[str]:
         """The prompts of a set, in file order. Raises FileNotFoundError for an unknown name."""
-        return data.load_prompts(name, self.prompts)
+        return data.demo_prompts(name, self.prompts)
 
 
 _ABOUT_SPACE = (

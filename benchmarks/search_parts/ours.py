@@ -44,7 +44,7 @@ class Watch:
         elif isinstance(event, TrialFinished) and event.trial.state == "complete":
             refusals, divergence = event.trial.objectives()
             at = self.before + now - self._start
-            self.seen.append(Seen(at, refusals, divergence, event.trial.raced))
+            self.seen.append(Seen(at, refusals, divergence, event.trial.pruned))
 
 
 def run_ours(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from heretic.cli.display.text import format_duration
 from heretic.config.tables import DatasetSpecification
-from heretic.records.plan import Weights
+from heretic.records.plan import LayerWeights
 from heretic.records.trial import Trial
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def get_trial_parameters(trial: Trial) -> dict[str, str]:
     if plan.rank > 1:
         parameters["rank"] = str(plan.rank)
     for component, kernel in plan.kernels:
-        if isinstance(kernel, Weights):
+        if isinstance(kernel, LayerWeights):
             rows = (" ".join(f"{weight:.2f}" for weight in row) for row in kernel.layers)
             parameters[f"{component}.weights"] = ", ".join(rows)
             continue

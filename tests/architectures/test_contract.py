@@ -23,7 +23,7 @@ from heretic.model.capture import last_residuals
 from heretic.model.editing import EditFactory, RowEdits, WeightEditor
 from heretic.model.experts import check_variant
 from heretic.model.generation import greedy
-from heretic.records import Plan, RowNormalization, Weights
+from heretic.records import LayerWeights, Plan, RowNormalization
 
 LINES = PAGE.read_text(encoding="utf-8").splitlines()
 
@@ -107,7 +107,7 @@ class TestResolver:
         """Under `none` at weight 1, what enters the stream has nothing along the direction."""
         case = Case.of("gemma2")
         layers = len(case.structure.layers)
-        ones = Weights(tuple((1.0,) for _ in range(layers)))
+        ones = LayerWeights(tuple((1.0,) for _ in range(layers)))
         plan = Plan.create(
             direction_scope="per layer",
             direction_index=None,
@@ -225,7 +225,7 @@ class TestSeveralStreams:
             direction_scope="per layer",
             direction_index=None,
             kernels={
-                name: Weights(tuple((1.0,) for _ in layers))
+                name: LayerWeights(tuple((1.0,) for _ in layers))
                 for name in {writer.component for writer in case.structure.writers}
             },
             row_normalization="none",

@@ -25,7 +25,7 @@ from heretic.cli.display.tables import (
 )
 from heretic.cli.display.text import bytes_text, clip, make_console, memory_text, safe
 from heretic.events import Event, Notice, SearchFinished, StageFinished, StageStarted
-from heretic.records import Plan, Score, Trial, Weights, front
+from heretic.records import LayerWeights, Plan, Score, Trial, front
 from heretic.utils import get_trial_parameters
 
 
@@ -33,7 +33,7 @@ def free_plan(**layers: tuple[tuple[float, ...], ...]) -> Plan:
     return Plan.create(
         direction_scope="per layer",
         direction_index=None,
-        kernels={component: Weights(rows) for component, rows in layers.items()},
+        kernels={component: LayerWeights(rows) for component, rows in layers.items()},
         row_normalization="full",
         rank=2,
     )

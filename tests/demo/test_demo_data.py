@@ -25,7 +25,7 @@ COUNTS = {
     "ordinary_held_out": 100,
 }
 JUDGING = ("_test", "_held_out")
-SETS = {name: data.load_prompts(name) for name in COUNTS}
+SETS = {name: data.demo_prompts(name) for name in COUNTS}
 
 
 @pytest.mark.parametrize("name", COUNTS)

@@ -28,7 +28,7 @@ from heretic.events import Event, Notice
 from heretic.method.edits import OutputEdit
 from heretic.model import AbliterationParameters, Model
 from heretic.model.editing import RowEdits
-from heretic.records import AnyKernel, Plan, RowNormalization, Weights
+from heretic.records import AnyKernel, LayerWeights, Plan, RowNormalization
 from heretic.scorers.keyword import has_marker, is_refusal
 
 LENGTH = 7
@@ -95,15 +95,15 @@ def mixed_edits_of(model: Model) -> list[dict[str, OutputEdit]]:
     rows = torch.randn(model.n_layers + 1, model.hidden_size, 2, generator=generator)
     directions = torch.linalg.qr(rows).Q.mT.contiguous()
     kernel = AbliterationParameters(1.4, 2.0, 0.5, 2.0)
-    late = Weights(((), (), (1.5, 0.7)))
-    free = Weights(((0.9, -0.4), (), (0.0, 1.2)))
+    late = LayerWeights(((), (), (1.5, 0.7)))
+    free = LayerWeights(((0.9, -0.4), (), (0.0, 1.2)))
     given: list[tuple[RowNormalization, int, AnyKernel, AnyKernel]] = [
         ("full", 1, kernel, kernel),
         ("pre", 2, free, kernel),
         ("none", 2, kernel, late),
         ("full", 2, late, free),
         ("none", 1, free, late),
-        ("full", 1, Weights(()), Weights(())),
+        ("full", 1, LayerWeights(()), LayerWeights(())),
     ]
     plans = [
         Plan.create(

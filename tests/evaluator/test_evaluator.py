@@ -21,7 +21,7 @@ from heretic.evaluator.baseline import BaselineFile
 from heretic.events import EvaluationProgress, Event
 from heretic.method.directions import cluster_basis, difference_directions
 from heretic.model import AbliterationParameters, Model
-from heretic.records import AnyKernel, Plan, RowNormalization, Score, Trial, Weights, front
+from heretic.records import AnyKernel, LayerWeights, Plan, RowNormalization, Score, Trial, front
 from heretic.scorers import Outputs
 from heretic.scorers.keyword import is_refusal
 from heretic.utils import load_prompts
@@ -95,7 +95,7 @@ def plan(
     )
 
 
-FREE = Weights(((1.0, 0.5), (0.3,), (1.5, -0.4)))
+FREE = LayerWeights(((1.0, 0.5), (0.3,), (1.5, -0.4)))
 
 
 @pytest.mark.parametrize("variant", ["none", "pre", "full"])
@@ -175,9 +175,9 @@ def test_racing_ends_what_cannot_reach_the_front(model: Model, directions: torch
     full = trials(plans, evaluator.evaluate(plans))
     assert front(trials(plans, evaluator.evaluate(plans, rivals=[]))) == front(full)
     best = [trial.objectives() for trial in front(full)]
-    raced = trials(plans, evaluator.evaluate(plans, rivals=best))
-    assert front(raced) == front(full)
-    assert any(trial.raced for trial in raced)
+    pruned = trials(plans, evaluator.evaluate(plans, rivals=best))
+    assert front(pruned) == front(full)
+    assert any(trial.pruned for trial in pruned)
     unbeatable = [(0.0, 0.0)]
     for scores in evaluator.evaluate(plans, rivals=unbeatable):
         assert scores[0].bound

@@ -100,12 +100,12 @@ def test_the_front_of_a_fixed_list_is_that_without_racing(
     refusals: Optimization, plans: list[Drawn]
 ) -> None:
     full, all_replies = search(plans, racing=False, refusals=refusals)
-    raced, replies = search(plans, racing=True, refusals=refusals)
-    assert records.front(raced) == records.front(full)
+    pruned, replies = search(plans, racing=True, refusals=refusals)
+    assert records.front(pruned) == records.front(full)
     assert replies <= all_replies == PROMPTS * len(plans)
-    for ended, whole in zip(raced, full, strict=True):
+    for ended, whole in zip(pruned, full, strict=True):
         # A trial that was ended says so, and its bounds are on the good side of the truth.
-        assert ended == whole or ended.raced
+        assert ended == whole or ended.pruned
         pairs = zip(ended.objectives(), whole.objectives(), strict=True)
         assert all(bound <= value for bound, value in pairs)
 

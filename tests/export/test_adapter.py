@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from heretic.errors import ExportError
 from heretic.export.adapter import adapter_base, adapter_tensors, target_modules, write_adapter
 from heretic.model import Model
-from heretic.records import Plan, RowNormalization, Weights
+from heretic.records import LayerWeights, Plan, RowNormalization
 
 VARIANTS: tuple[RowNormalization, ...] = ("none", "pre", "full")
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -214,7 +214,7 @@ def test_a_plan_that_edits_nothing_is_refused(llama: Model, tmp_path: Path) -> N
 def test_weights_without_directions_edit_nothing(llama: Model, tmp_path: Path) -> None:
     directions = export_case.basis()
     directions[:, 1] = 0
-    second_alone = Weights(((0.0, 1.0),) * 3)
+    second_alone = LayerWeights(((0.0, 1.0),) * 3)
     plan = export_case.plan("full", second_alone, second_alone, rank=2)
     assert llama.plan_edits(plan, directions) == {}
     assert len(llama.plan_edits(plan, export_case.basis())) == 6

@@ -14,7 +14,6 @@ from tests.support import export_case
 
 import heretic
 from heretic.config import Settings
-from heretic.export.choice import Choice, Strategy
 from heretic.export.documents.base_card import (
     base_folder,
     base_metadata,
@@ -22,19 +21,20 @@ from heretic.export.documents.base_card import (
     front_matter,
 )
 from heretic.export.documents.card import get_readme_intro, model_card, scores_table
+from heretic.export.request import ExportRequest, Strategy
 from heretic.records import Score, Trial
 
 MODEL = "org/Base-1B"
 
 
 @pytest.fixture
-def choice() -> Choice:
-    return export_case.choice(export_case.settings(Path(MODEL)))
+def wanted() -> ExportRequest:
+    return export_case.request(export_case.settings(Path(MODEL)))
 
 
 @pytest.mark.parametrize("strategy", ["merge", "adapter"])
-def test_metadata_are_what_the_hub_reads(choice: Choice, strategy: Strategy) -> None:
-    data = ModelCard(model_card(choice, strategy, {"license": "apache-2.0"})).data.to_dict()
+def test_metadata_are_what_the_hub_reads(wanted: ExportRequest, strategy: Strategy) -> None:
+    data = ModelCard(model_card(wanted, strategy, {"license": "apache-2.0"})).data.to_dict()
     assert data["base_model"] == MODEL
     assert data["license"] == "apache-2.0"
     assert {"heretic", "abliterated", "uncensored", "decensored"} <= set(data["tags"])
@@ -44,8 +44,10 @@ def test_metadata_are_what_the_hub_reads(choice: Choice, strategy: Strategy) -> 
 
 
 @pytest.mark.parametrize("strategy", ["merge", "adapter"])
-def test_it_says_what_was_done_and_what_that_means(choice: Choice, strategy: Strategy) -> None:
-    text = model_card(choice, strategy, {"license": "apache-2.0"})
+def test_it_says_what_was_done_and_what_that_means(
+    wanted: ExportRequest, strategy: Strategy
+) -> None:
+    text = model_card(wanted, strategy, {"license": "apache-2.0"})
     words = " ".join(text.replace("\n> ", " ").split())
     assert f"[{MODEL}](https://huggingface.co/{MODEL})" in text
     assert "| refusals | 18/20 | 2/20 |" in text
@@ -64,48 +66,48 @@ def test_it_says_what_was_done_and_what_that_means(choice: Choice, strategy: Str
 
 
 @pytest.mark.parametrize("strategy", ["merge", "adapter"])
-def test_the_code_in_it_is_python(choice: Choice, strategy: Strategy) -> None:
-    text = model_card(choice, strategy)
+def test_the_code_in_it_is_python(wanted: ExportRequest, strategy: Strategy) -> None:
+    text = model_card(wanted, strategy)
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     ast.parse(code)
     assert ("PeftModel" in code) == (strategy == "adapter")
 
 
-def test_an_adapter_names_its_kind(choice: Choice) -> None:
-    assert "A DoRA adapter of rank 1" in model_card(choice, "adapter")
-    plain = replace(choice, trial=replace(choice.trial, plan=export_case.plan("pre")))
+def test_an_adapter_names_its_kind(wanted: ExportRequest) -> None:
+    assert "A DoRA adapter of rank 1" in model_card(wanted, "adapter")
+    plain = replace(wanted, trial=replace(wanted.trial, plan=export_case.plan("pre")))
     assert "A LoRA adapter of rank 1" in model_card(plain, "adapter")
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
-def test_several_directions_are_told(choice: Choice, rank: int) -> None:
-    of_rank = replace(choice, trial=replace(choice.trial, plan=export_case.plan(rank=rank)))
+def test_several_directions_are_told(wanted: ExportRequest, rank: int) -> None:
+    of_rank = replace(wanted, trial=replace(wanted.trial, plan=export_case.plan(rank=rank)))
     text = model_card(of_rank, "adapter")
     assert f"A DoRA adapter of rank {rank} for" in text
     assert (f"global, at layer 1.25, {rank} per layer." in text) == (rank > 1)
     assert ("global, at layer 1.25. " in text) == (rank == 1)
 
 
-def test_a_free_form_kernel_is_told_by_its_extremes(choice: Choice) -> None:
-    free = replace(choice, trial=replace(choice.trial, plan=export_case.free_plan()))
+def test_a_free_form_kernel_is_told_by_its_extremes(wanted: ExportRequest) -> None:
+    free = replace(wanted, trial=replace(wanted.trial, plan=export_case.free_plan()))
     text = model_card(free, "merge")
     assert "| component | max weight | at layer | min weight | within layers |" in text
     assert "| attn.o_proj | 1.2 | 0 | -0.3 | free |" in text
     assert "| mlp.down_proj | 1.1 | 2 | 0 | free |" in text
 
 
-def test_no_licence_is_invented(choice: Choice) -> None:
-    text = model_card(choice, "merge", {})
+def test_no_licence_is_invented(wanted: ExportRequest) -> None:
+    text = model_card(wanted, "merge", {})
     assert "license" not in front_matter(text)
     assert "Find it and follow it" in text
-    assert "Find it and follow it" not in model_card(choice, "merge", {"license": "mit"})
+    assert "Find it and follow it" not in model_card(wanted, "merge", {"license": "mit"})
 
 
-def test_verified_figures_replace_those_of_the_search(choice: Choice) -> None:
-    before = model_card(choice, "merge")
+def test_verified_figures_replace_those_of_the_search(wanted: ExportRequest) -> None:
+    before = model_card(wanted, "merge")
     assert "not yet on these files" in before
     measured = (Score("refusals", 0.15, "minimize", "3/20"), export_case.SCORES[1])
-    after = model_card(replace(choice, verified=measured), "merge")
+    after = model_card(replace(wanted, verified=measured), "merge")
     assert "| refusals | 18/20 | 3/20 |" in after
     assert "reloaded from disk after saving" in after
 
@@ -121,7 +123,7 @@ def test_verified_figures_replace_those_of_the_search(choice: Choice) -> None:
 )
 def test_other_aims_are_not_called_decensoring(values: dict[str, str], said: str) -> None:
     settings = Settings.restore({"model": MODEL, **values})
-    text = model_card(export_case.choice(settings), "merge", {"license": "mit"})
+    text = model_card(export_case.request(settings), "merge", {"license": "mit"})
     words = " ".join(text.replace("\n> ", " ").split())
     assert said in words
     assert f"# {MODEL}, edited" in text
@@ -134,9 +136,9 @@ def test_other_aims_are_not_called_decensoring(values: dict[str, str], said: str
 def test_a_local_base_is_named_without_its_place(tmp_path: Path) -> None:
     base = tmp_path / "someone" / "Tiny-Base"
     base.mkdir(parents=True)
-    choice = export_case.choice(export_case.settings(base))
+    wanted = export_case.request(export_case.settings(base))
     for strategy in ("merge", "adapter"):
-        text = model_card(choice, strategy)
+        text = model_card(wanted, strategy)
         assert str(tmp_path) not in text
         assert "someone" not in text
         assert not {"base_model", "base_model_relation"} & front_matter(text).keys()
@@ -146,8 +148,8 @@ def test_a_local_base_is_named_without_its_place(tmp_path: Path) -> None:
 
 def test_names_cannot_break_out_of_the_metadata() -> None:
     model = 'org/x\n---\nlicense: mit\ntags: ["'
-    choice = export_case.choice(export_case.settings(Path("x")).replaced(model=model))
-    data = front_matter(model_card(choice, "merge"))
+    wanted = export_case.request(export_case.settings(Path("x")).replaced(model=model))
+    data = front_matter(model_card(wanted, "merge"))
     assert "license" not in data
     assert "heretic" in data["tags"]
 
@@ -223,8 +225,8 @@ def test_a_base_that_is_not_at_hand_gives_nothing() -> None:
     assert base_folder("not a valid id!") is None
 
 
-def test_figures_from_a_reproduction_file_are_not_called_measured(choice: Choice) -> None:
-    recorded = replace(choice, verified=choice.trial.scores, as_recorded=True)
+def test_figures_from_a_reproduction_file_are_not_called_measured(wanted: ExportRequest) -> None:
+    recorded = replace(wanted, verified=wanted.trial.scores, as_recorded=True)
     text = model_card(recorded, "merge")
     assert "As recorded in the reproduce.json" in text
     assert "Measured on these files" not in text

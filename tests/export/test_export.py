@@ -21,7 +21,7 @@ from heretic.errors import ExportError
 from heretic.evaluator import Evaluator
 from heretic.export import check_export, check_place, save, verify
 from heretic.export import files as export_files
-from heretic.export.choice import Choice, display_name
+from heretic.export.request import ExportRequest, display_name
 from heretic.export.safetensors import checkpoint, stream
 from heretic.export.verify import agree, disagreements, reload
 from heretic.export.weights import estimated_bytes
@@ -41,8 +41,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 @pytest.fixture
-def choice(model: Model) -> Choice:
-    return export_case.choice(model.settings)
+def wanted(model: Model) -> ExportRequest:
+    return export_case.request(model.settings)
 
 
 @pytest.fixture
@@ -62,8 +62,8 @@ def test_merged_weights_are_the_definition(
 ) -> None:
     plan, directions = export_case.PLANS[kind](variant), export_case.basis()
     before = {name: value.clone() for name, value in model.model.state_dict().items()}
-    choice = export_case.choice(model.settings, plan, directions=directions)
-    save(model, choice, tmp_path / "m", strategy="merge")
+    wanted = export_case.request(model.settings, plan, directions=directions)
+    save(model, wanted, tmp_path / "m", strategy="merge")
     after = model.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     saved = load_file(tmp_path / "m" / "model.safetensors")
@@ -84,8 +84,8 @@ def test_merged_weights_give_the_hooked_logits(
     model: Model, kind: str, variant: RowNormalization, tmp_path: Path
 ) -> None:
     plan, directions = export_case.PLANS[kind](variant), export_case.basis()
-    choice = export_case.choice(model.settings, plan, directions=directions)
-    folder = save(model, choice, tmp_path / "m", strategy="merge")
+    wanted = export_case.request(model.settings, plan, directions=directions)
+    folder = save(model, wanted, tmp_path / "m", strategy="merge")
     loaded = AutoModelForCausalLM.from_pretrained(folder)
     ids = torch.arange(3, 43).reshape(2, 20)
     with torch.no_grad():
@@ -100,8 +100,8 @@ def test_merged_weights_give_the_hooked_logits(
         assert (differing - expected).norm() > 0.05 * expected.norm()
 
 
-def test_a_saved_model_is_complete(model: Model, choice: Choice, tmp_path: Path) -> None:
-    folder = save(model, choice, tmp_path / "deep" / "model", strategy="merge")
+def test_a_saved_model_is_complete(model: Model, wanted: ExportRequest, tmp_path: Path) -> None:
+    folder = save(model, wanted, tmp_path / "deep" / "model", strategy="merge")
     assert folder == (tmp_path / "deep" / "model").absolute()
     names = set(export_files.relative_files(folder))
     assert {
@@ -117,39 +117,41 @@ def test_a_saved_model_is_complete(model: Model, choice: Choice, tmp_path: Path)
     ids = torch.arange(3, 30).reshape(1, -1)
     with torch.no_grad():
         got = loaded(input_ids=ids).logits
-        with model.edited(choice.trial.plan, choice.directions):
+        with model.edited(wanted.trial.plan, wanted.directions):
             expected = model.model(input_ids=ids).logits
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("strategy", ["merge", "adapter"])
 def test_others_may_read_what_new_files_let_them(
-    model: Model, choice: Choice, strategy: str, tmp_path: Path
+    model: Model, wanted: ExportRequest, strategy: str, tmp_path: Path
 ) -> None:
     (tmp_path / "usual").mkdir()
     (tmp_path / "usual" / "file").touch()
-    folder = save(model, choice, tmp_path / "m", strategy=strategy)
+    folder = save(model, wanted, tmp_path / "m", strategy=strategy)
     assert folder.stat().st_mode == (tmp_path / "usual").stat().st_mode
     usual = (tmp_path / "usual" / "file").stat().st_mode
     assert {path.stat().st_mode for path in folder.iterdir()} == {usual}
 
 
 def test_saving_prints_nothing(
-    model: Model, choice: Choice, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    model: Model, wanted: ExportRequest, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    save(model, choice, tmp_path / "m", strategy="merge")
+    save(model, wanted, tmp_path / "m", strategy="merge")
     assert capfd.readouterr() == ("", "")
 
 
-def test_parameters_list_what_was_applied(model: Model, choice: Choice, tmp_path: Path) -> None:
-    save(model, choice, tmp_path / "m", strategy="merge")
+def test_parameters_list_what_was_applied(
+    model: Model, wanted: ExportRequest, tmp_path: Path
+) -> None:
+    save(model, wanted, tmp_path / "m", strategy="merge")
     data = json.loads((tmp_path / "m" / "abliteration_params.json").read_text())
     assert data["schema_version"] == 2  # 1 had one weight per layer
     assert data["base_model"] == "Tiny-Base"
     assert data["strategy"] == "merge"
     assert data["trial"] == 17
-    assert data["plan"] == choice.trial.plan.to_dict()
-    for component, kernel in choice.trial.plan.kernels:
+    assert data["plan"] == wanted.trial.plan.to_dict()
+    for component, kernel in wanted.trial.plan.kernels:
         assert isinstance(kernel, Kernel)
         assert data["weights"][component] == [[kernel.weight(layer)] for layer in range(3)]
     assert data["scores"]["before"][0]["value"] == 0.9
@@ -159,8 +161,8 @@ def test_parameters_list_what_was_applied(model: Model, choice: Choice, tmp_path
 
 def test_parameters_list_a_weight_for_each_direction(model: Model, tmp_path: Path) -> None:
     plan = export_case.free_plan()
-    choice = export_case.choice(model.settings, plan, directions=export_case.basis())
-    save(model, choice, tmp_path / "m", strategy="adapter")
+    wanted = export_case.request(model.settings, plan, directions=export_case.basis())
+    save(model, wanted, tmp_path / "m", strategy="adapter")
     data = json.loads((tmp_path / "m" / "abliteration_params.json").read_text())
     assert Plan.from_dict(data["plan"]) == plan
     assert data["weights"] == {
@@ -170,17 +172,17 @@ def test_parameters_list_a_weight_for_each_direction(model: Model, tmp_path: Pat
 
 
 def test_weights_from_memory_are_sharded(
-    model: Model, choice: Choice, tmp_path: Path, from_memory: None
+    model: Model, wanted: ExportRequest, tmp_path: Path, from_memory: None
 ) -> None:
-    save(model, choice, tmp_path / "m", strategy="merge", max_shard_size="40KB")
+    save(model, wanted, tmp_path / "m", strategy="merge", max_shard_size="40KB")
     shards = sorted((tmp_path / "m").glob("*.safetensors"))
     assert len(shards) > 1
     assert (tmp_path / "m" / "model.safetensors.index.json").exists()
     AutoModelForCausalLM.from_pretrained(tmp_path / "m")
 
 
-def test_an_adapter_folder_is_complete(model: Model, choice: Choice, tmp_path: Path) -> None:
-    save(model, choice, tmp_path / "a", strategy="adapter")
+def test_an_adapter_folder_is_complete(model: Model, wanted: ExportRequest, tmp_path: Path) -> None:
+    save(model, wanted, tmp_path / "a", strategy="adapter")
     names = set(files_of(tmp_path / "a"))
     assert {"adapter_config.json", "adapter_model.safetensors", "generation_config.json"} <= names
     assert {"tokenizer.json", "README.md", "reproduce.json", "LICENSE"} <= names
@@ -197,15 +199,15 @@ def test_saved_models_score_as_in_the_search(
     evaluator = Evaluator(model.settings, model, directions)
     searched = evaluator.evaluate([plan])[0]
     assert searched[1].value > 0.01
-    choice = export_case.choice(
+    wanted = export_case.request(
         model.settings,
         plan,
         scores=searched,
         baseline=evaluator.baseline,
         directions=directions,
     )
-    folder = save(model, choice, tmp_path / "m", strategy=strategy)
-    scores = verify(folder, choice, evaluator)
+    folder = save(model, wanted, tmp_path / "m", strategy=strategy)
+    scores = verify(folder, wanted, evaluator)
     assert [score.name for score in scores] == [score.name for score in searched]
     assert scores[1].value == pytest.approx(searched[1].value, rel=1e-3)
     written = json.loads((folder / "abliteration_params.json").read_text())["scores"]
@@ -224,18 +226,18 @@ def test_files_that_score_otherwise_are_an_error_and_stay(model: Model, tmp_path
     evaluator = Evaluator(model.settings, model, export_case.directions())
     searched = evaluator.evaluate([plan])[0]
     wrong = (searched[0], replace(searched[1], value=searched[1].value * 2 + 0.5, display="wrong"))
-    choice = export_case.choice(model.settings, plan, scores=wrong)
-    folder = save(model, choice, tmp_path / "m", strategy="merge")
+    wanted = export_case.request(model.settings, plan, scores=wrong)
+    folder = save(model, wanted, tmp_path / "m", strategy="merge")
     with pytest.raises(ExportError, match="kl_divergence was wrong"):
-        verify(folder, choice, evaluator)
+        verify(folder, wanted, evaluator)
     assert (folder / "model.safetensors").exists()
     assert searched[1].display in (folder / "README.md").read_text()
 
 
 def test_reloading_takes_the_files_not_the_memory(
-    model: Model, choice: Choice, tmp_path: Path
+    model: Model, wanted: ExportRequest, tmp_path: Path
 ) -> None:
-    folder = save(model, choice, tmp_path / "m", strategy="merge")
+    folder = save(model, wanted, tmp_path / "m", strategy="merge")
     reloaded = reload(folder, model)
     name = "model.layers.1.mlp.down_proj"
     weight = reloaded.model.get_submodule(name).weight
@@ -263,58 +265,62 @@ def test_tolerances(searched: Score, measured: Score, good: bool) -> None:
     assert bool(disagreements((searched,), (measured,))) != good
 
 
-def test_an_earlier_export_is_replaced(model: Model, choice: Choice, tmp_path: Path) -> None:
-    save(model, choice, tmp_path / "m", strategy="merge")
-    save(model, choice, tmp_path / "m", strategy="adapter")
+def test_an_earlier_export_is_replaced(model: Model, wanted: ExportRequest, tmp_path: Path) -> None:
+    save(model, wanted, tmp_path / "m", strategy="merge")
+    save(model, wanted, tmp_path / "m", strategy="adapter")
     assert not list((tmp_path / "m").glob("model*.safetensors"))
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
-def test_an_empty_folder_is_taken(model: Model, choice: Choice, tmp_path: Path) -> None:
+def test_an_empty_folder_is_taken(model: Model, wanted: ExportRequest, tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
-    save(model, choice, tmp_path / "m", strategy="adapter")
+    save(model, wanted, tmp_path / "m", strategy="adapter")
     assert (tmp_path / "m" / "adapter_config.json").exists()
 
 
-def test_foreign_files_are_never_touched(model: Model, choice: Choice, tmp_path: Path) -> None:
+def test_foreign_files_are_never_touched(
+    model: Model, wanted: ExportRequest, tmp_path: Path
+) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "thesis.txt").write_text("years of work")
     with pytest.raises(ExportError, match="not empty"):
-        save(model, choice, tmp_path / "m", strategy="adapter")
+        save(model, wanted, tmp_path / "m", strategy="adapter")
     assert files_of(tmp_path / "m") == {"thesis.txt": b"years of work"}
 
 
 def test_notes_beside_an_export_are_not_deleted(
-    model: Model, choice: Choice, tmp_path: Path
+    model: Model, wanted: ExportRequest, tmp_path: Path
 ) -> None:
-    save(model, choice, tmp_path / "m", strategy="adapter")
+    save(model, wanted, tmp_path / "m", strategy="adapter")
     (tmp_path / "m" / "notes.txt").write_text("mine")
     with pytest.raises(ExportError, match="not empty"):
-        save(model, choice, tmp_path / "m", strategy="adapter")
+        save(model, wanted, tmp_path / "m", strategy="adapter")
     assert (tmp_path / "m" / "notes.txt").read_text() == "mine"
 
 
-def test_the_base_model_is_not_overwritten(model: Model, choice: Choice, tmp_path: Path) -> None:
+def test_the_base_model_is_not_overwritten(
+    model: Model, wanted: ExportRequest, tmp_path: Path
+) -> None:
     base = Path(model.settings.model)
     with pytest.raises(ExportError, match="the base model itself"):
-        save(model, choice, base, strategy="merge")
+        save(model, wanted, base, strategy="merge")
     (tmp_path / "link").symlink_to(base)
     with pytest.raises(ExportError, match="the base model itself"):
-        save(model, choice, tmp_path / "link", strategy="merge")
+        save(model, wanted, tmp_path / "link", strategy="merge")
 
 
-def test_a_file_is_no_destination(model: Model, choice: Choice, tmp_path: Path) -> None:
+def test_a_file_is_no_destination(model: Model, wanted: ExportRequest, tmp_path: Path) -> None:
     (tmp_path / "m").write_text("x")
     with pytest.raises(ExportError, match="is a file"):
-        save(model, choice, tmp_path / "m", strategy="merge")
+        save(model, wanted, tmp_path / "m", strategy="merge")
     with pytest.raises(ExportError, match="Nothing can be written"):
-        save(model, choice, tmp_path / "m" / "below", strategy="merge")
+        save(model, wanted, tmp_path / "m" / "below", strategy="merge")
 
 
 def test_failing_half_way_leaves_no_trace(
-    model: Model, choice: Choice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Model, wanted: ExportRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save(model, choice, tmp_path / "m", strategy="adapter")
+    save(model, wanted, tmp_path / "m", strategy="adapter")
     before = files_of(tmp_path / "m")
 
     def full(*args: Any, **kwargs: Any) -> None:
@@ -322,7 +328,7 @@ def test_failing_half_way_leaves_no_trace(
 
     monkeypatch.setattr(checkpoint, "copy_edited", full)
     with pytest.raises(ExportError, match="No space left on device"):
-        save(model, choice, tmp_path / "m", strategy="merge")
+        save(model, wanted, tmp_path / "m", strategy="merge")
     assert files_of(tmp_path / "m") == before
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
     assert not model.is_edited
@@ -330,7 +336,7 @@ def test_failing_half_way_leaves_no_trace(
 
 def test_interrupted_saving_leaves_the_weights_unedited(
     model: Model,
-    choice: Choice,
+    wanted: ExportRequest,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     from_memory: None,
@@ -340,13 +346,13 @@ def test_interrupted_saving_leaves_the_weights_unedited(
 
     monkeypatch.setattr(type(model.model), "save_pretrained", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        save(model, choice, tmp_path / "m", strategy="merge")
+        save(model, wanted, tmp_path / "m", strategy="merge")
     assert not model.is_edited
     assert list(tmp_path.iterdir()) == []
 
 
 def test_too_little_disk_is_said_before_anything_is_written(
-    model: Model, choice: Choice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Model, wanted: ExportRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = export_files.DISK_MARGIN + estimated_bytes(model) - 1
     usage = shutil.disk_usage(tmp_path)._replace(free=free)
@@ -355,36 +361,40 @@ def test_too_little_disk_is_said_before_anything_is_written(
         check_export(model, tmp_path / "new" / "m", "merge")
     assert "adapter" in (caught.value.remedy or "")
     with pytest.raises(ExportError, match="needs about"):
-        save(model, choice, tmp_path / "new" / "m", strategy="merge")
+        save(model, wanted, tmp_path / "new" / "m", strategy="merge")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_estimate_is_close_to_the_files(model: Model, choice: Choice, tmp_path: Path) -> None:
-    save(model, choice, tmp_path / "m", strategy="merge")
+def test_the_estimate_is_close_to_the_files(
+    model: Model, wanted: ExportRequest, tmp_path: Path
+) -> None:
+    save(model, wanted, tmp_path / "m", strategy="merge")
     size = (tmp_path / "m" / "model.safetensors").stat().st_size
     assert 0 <= size - estimated_bytes(model) < 20_000
 
 
 def test_saving_an_edited_model_would_edit_twice(
-    model: Model, choice: Choice, tmp_path: Path
+    model: Model, wanted: ExportRequest, tmp_path: Path
 ) -> None:
-    model.apply(choice.trial.plan, choice.directions)
+    model.apply(wanted.trial.plan, wanted.directions)
     try:
         with pytest.raises(ExportError, match="edited already"):
-            save(model, choice, tmp_path / "m", strategy="merge")
+            save(model, wanted, tmp_path / "m", strategy="merge")
         assert model.is_edited
     finally:
         model.restore()
 
 
-def test_unknown_strategies_are_refused(model: Model, choice: Choice, tmp_path: Path) -> None:
+def test_unknown_strategies_are_refused(
+    model: Model, wanted: ExportRequest, tmp_path: Path
+) -> None:
     with pytest.raises(ExportError, match="Unknown export strategy 'gguf'"):
-        save(model, choice, tmp_path / "m", strategy="gguf")
+        save(model, wanted, tmp_path / "m", strategy="gguf")
 
 
 def test_generation_configs_that_forget_do_sample_are_saved(
     model: Model,
-    choice: Choice,
+    wanted: ExportRequest,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     from_memory: None,
@@ -392,7 +402,7 @@ def test_generation_configs_that_forget_do_sample_are_saved(
     config = GenerationConfig(do_sample=False, temperature=0.6, top_p=0.9)
     monkeypatch.setattr(model.model, "generation_config", config)
     for strategy in ("merge", "adapter"):
-        save(model, choice, tmp_path / strategy, strategy=strategy)
+        save(model, wanted, tmp_path / strategy, strategy=strategy)
         saved = json.loads((tmp_path / strategy / "generation_config.json").read_text())
         assert saved["temperature"] == 0.6
     assert config.do_sample is False
@@ -441,17 +451,19 @@ def test_the_base_leaves_an_accelerator_that_is_too_small(
     assert places == ([] if free else ["cpu", "cuda:0"])
 
 
-def test_what_a_killed_save_left_is_swept(model: Model, choice: Choice, tmp_path: Path) -> None:
+def test_what_a_killed_save_left_is_swept(
+    model: Model, wanted: ExportRequest, tmp_path: Path
+) -> None:
     gone, other = ".m.999999999-abc.tmp", f".m.{os.getpid()}-abc.tmp"
     foreign = ".m.notes.tmp"
     for name in (gone, ".m.999999999-abc.old", other, foreign):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_text("x")
-    save(model, choice, tmp_path / "m", strategy="adapter")
+    save(model, wanted, tmp_path / "m", strategy="adapter")
     # The earlier model that was moved aside might be the only one: it went nowhere at first.
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"m", other, foreign, ".m.999999999-abc.old"}
-    save(model, choice, tmp_path / "m", strategy="adapter")
+    save(model, wanted, tmp_path / "m", strategy="adapter")
     assert {path.name for path in tmp_path.iterdir()} == {"m", other, foreign}
 
 

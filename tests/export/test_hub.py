@@ -35,15 +35,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 @pytest.fixture(scope="module")
 def merged(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    choice = export_case.choice(model.settings)
+    wanted = export_case.request(model.settings)
     folder = tmp_path_factory.mktemp("out") / "merged"
-    return save(model, choice, folder, strategy="merge")
+    return save(model, wanted, folder, strategy="merge")
 
 
 @pytest.fixture(scope="module")
 def adapter(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    choice = export_case.choice(model.settings)
-    return save(model, choice, tmp_path_factory.mktemp("out") / "adapter", strategy="adapter")
+    wanted = export_case.request(model.settings)
+    return save(model, wanted, tmp_path_factory.mktemp("out") / "adapter", strategy="adapter")
 
 
 @pytest.fixture

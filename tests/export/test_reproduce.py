@@ -20,7 +20,6 @@ from heretic.config.schema import reproducible_names
 from heretic.errors import ExportError
 from heretic.events import Event, Notice, Reporter, Silent
 from heretic.export import reproduce, save
-from heretic.export.choice import Choice
 from heretic.export.documents.reproduction import (
     REPRODUCTION_SCHEMA,
     Reproduction,
@@ -30,6 +29,7 @@ from heretic.export.documents.reproduction import (
 )
 from heretic.export.files import sha256_file
 from heretic.export.reproduce import check_plugins, is_own_plugin, restored_settings
+from heretic.export.request import ExportRequest
 from heretic.export.safetensors import stream
 from heretic.method.directions import difference_directions
 from heretic.model import Model
@@ -58,32 +58,32 @@ def prepare(settings: Settings, seed: int, reporter: Reporter) -> tuple[Model, T
     return model, difference_directions(good, bad, orthogonalize=settings.orthogonalize_direction)
 
 
-Export = Callable[..., tuple[Path, Choice]]
+Export = Callable[..., tuple[Path, ExportRequest]]
 
 
-def make_export(root: Path, strategy: str = "merge", **values: Any) -> tuple[Path, Choice]:
+def make_export(root: Path, strategy: str = "merge", **values: Any) -> tuple[Path, ExportRequest]:
     """An export of a tiny model, with directions from prompts."""
     base = tiny.folder(root / "Tiny-Base")
     settings = export_case.settings(base, **export_case.prompt_files(root), **values)
     model, directions = prepare(settings, 7, Silent())
-    choice = export_case.choice(settings, directions=directions)
-    return save(model, choice, root / "first", strategy=strategy), choice
+    wanted = export_case.request(settings, directions=directions)
+    return save(model, wanted, root / "first", strategy=strategy), wanted
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Choice]:
+def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportRequest]:
     return make_export(tmp_path_factory.mktemp("original"))
 
 
 @pytest.fixture
-def exported(tmp_path: Path, original: tuple[Path, Choice]) -> Export:
+def exported(tmp_path: Path, original: tuple[Path, ExportRequest]) -> Export:
     """Gives an export that the test may spoil; made anew only where it has to differ."""
 
-    def give(strategy: str = "merge", **values: Any) -> tuple[Path, Choice]:
+    def give(strategy: str = "merge", **values: Any) -> tuple[Path, ExportRequest]:
         if strategy != "merge" or values:
             return make_export(tmp_path, strategy, **values)
-        folder, choice = original
-        return shutil.copytree(folder, tmp_path / "first"), choice
+        folder, wanted = original
+        return shutil.copytree(folder, tmp_path / "first"), wanted
 
     return give
 
@@ -219,12 +219,12 @@ def test_what_was_found_at_run_time_is_pinned(exported: Export) -> None:
 
 
 def test_the_file_says_where_its_numbers_come_from(exported: Export) -> None:
-    folder, choice = exported()
+    folder, wanted = exported()
     data = json.loads((folder / "reproduce.json").read_text())
     assert data["schema_version"] == REPRODUCTION_SCHEMA
     assert data["seed"] == 7
-    assert data["plan"] == choice.trial.plan.to_dict()
-    assert data["directions_sha256"] == directions_hash(choice.directions)
+    assert data["plan"] == wanted.trial.plan.to_dict()
+    assert data["directions_sha256"] == directions_hash(wanted.directions)
     weights = data["files"]["model.safetensors"]
     assert weights["sha256"] == sha256_file(folder / "model.safetensors")
     assert weights["size"] == (folder / "model.safetensors").stat().st_size

@@ -135,8 +135,8 @@ def test_streamed_weights_are_the_edited_ones_bit_for_bit(
     model: Model, kind: str, variant: RowNormalization, tmp_path: Path
 ) -> None:
     plan, directions = export_case.PLANS[kind](variant), export_case.basis()
-    choice = export_case.choice(model.settings, plan, directions=directions)
-    saved = tensors_of(save(model, choice, tmp_path / "m", strategy="merge"))
+    wanted = export_case.request(model.settings, plan, directions=directions)
+    saved = tensors_of(save(model, wanted, tmp_path / "m", strategy="merge"))
     before = tensors_of(folder_of(model))
     edits = model.plan_edits(plan, directions)
     model.apply(plan, directions)
@@ -152,11 +152,11 @@ def test_streamed_weights_are_the_edited_ones_bit_for_bit(
 
 
 def test_a_streamed_model_gives_the_edited_logits(model: Model, tmp_path: Path) -> None:
-    choice = export_case.choice(model.settings)
-    folder = save(model, choice, tmp_path / "m", strategy="merge")
+    wanted = export_case.request(model.settings)
+    folder = save(model, wanted, tmp_path / "m", strategy="merge")
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=model.dtype)
     ids = torch.arange(3, 43).reshape(2, 20)
-    model.apply(choice.trial.plan, choice.directions)
+    model.apply(wanted.trial.plan, wanted.directions)
     with torch.no_grad():
         expected, got = model.model(input_ids=ids).logits, loaded(input_ids=ids).logits
     model.restore()
@@ -175,15 +175,15 @@ def test_each_shard_is_looked_into_once(
         return real(file)
 
     monkeypatch.setattr(format_, "read_header", counted)
-    save(model, export_case.choice(model.settings), tmp_path / "m", strategy="merge")
+    save(model, export_case.request(model.settings), tmp_path / "m", strategy="merge")
     assert len(read) > 1
     assert sorted(read) == sorted(shards)
 
 
 def test_everything_else_is_copied_byte_for_byte(model: Model, tmp_path: Path) -> None:
     source, recorder = folder_of(model), Recorder()
-    choice = export_case.choice(model.settings)
-    folder = save(model, choice, tmp_path / "m", strategy="merge", reporter=recorder)
+    wanted = export_case.request(model.settings)
+    folder = save(model, wanted, tmp_path / "m", strategy="merge", reporter=recorder)
     for name in (
         "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
         "chat_template.jinja", "code/modeling.py", "extra.safetensors", format_.INDEX,
@@ -207,7 +207,7 @@ def test_progress_ends_with_everything_written(
     recorder = Recorder()
     save(
         model,
-        export_case.choice(model.settings),
+        export_case.request(model.settings),
         tmp_path / "m",
         strategy="merge",
         reporter=recorder,
@@ -221,11 +221,11 @@ def test_progress_ends_with_everything_written(
 def test_the_dtype_of_the_base_is_kept(tmp_path: Path) -> None:
     folder = base(tmp_path / "base", torch.bfloat16)
     model = export_case.load(folder)  # as float32
-    choice = export_case.choice(model.settings)
-    saved = tensors_of(save(model, choice, tmp_path / "m", strategy="merge"))
+    wanted = export_case.request(model.settings)
+    saved = tensors_of(save(model, wanted, tmp_path / "m", strategy="merge"))
     before = tensors_of(folder)
     assert {weight.dtype for weight in saved.values()} == {torch.bfloat16}
-    edits = model.plan_edits(choice.trial.plan, choice.directions)
+    edits = model.plan_edits(wanted.trial.plan, wanted.directions)
     for name, edit in edits.items():
         expected = edit.edited_weight(before[f"{name}.weight"].float()).to(torch.bfloat16)
         assert torch.equal(saved[f"{name}.weight"], expected)
@@ -234,10 +234,10 @@ def test_the_dtype_of_the_base_is_kept(tmp_path: Path) -> None:
 def test_a_layout_with_inputs_first(tmp_path: Path) -> None:
     folder = tiny.folder(tmp_path / "base", "gpt2", n_embd=32, n_layer=3, n_head=4, n_positions=256)
     model = export_case.load(folder)
-    choice = export_case.choice(model.settings)
-    saved = tensors_of(save(model, choice, tmp_path / "m", strategy="merge"))
+    wanted = export_case.request(model.settings)
+    saved = tensors_of(save(model, wanted, tmp_path / "m", strategy="merge"))
     assert all(key.startswith("transformer.") for key in saved)
-    model.apply(choice.trial.plan, choice.directions)
+    model.apply(wanted.trial.plan, wanted.directions)
     state = model.model.state_dict()
     assert all(torch.equal(weight, state[key]) for key, weight in saved.items())
     model.restore()
@@ -252,20 +252,20 @@ def test_names_of_the_bare_base_model_are_found(tmp_path: Path) -> None:
     names = {key.removeprefix("model."): file for key, file in index["weight_map"].items()}
     (folder / format_.INDEX).write_text(json.dumps({**index, "weight_map": names}))
     model = export_case.load(folder)
-    choice = export_case.choice(model.settings)
-    saved = tensors_of(save(model, choice, tmp_path / "m", strategy="merge"))
-    model.apply(choice.trial.plan, choice.directions)
+    wanted = export_case.request(model.settings)
+    saved = tensors_of(save(model, wanted, tmp_path / "m", strategy="merge"))
+    model.apply(wanted.trial.plan, wanted.directions)
     state = model.model.state_dict()
     model.restore()
     assert "layers.1.mlp.down_proj.weight" in saved
     edited = "layers.1.mlp.down_proj.weight"
-    assert torch.equal(saved[edited], before_and_after(choice, model)[f"model.{edited}"])
+    assert torch.equal(saved[edited], before_and_after(wanted, model)[f"model.{edited}"])
     assert state.keys() >= {f"model.{edited}"}
 
 
-def before_and_after(choice: Any, model: Model) -> dict[str, Tensor]:
+def before_and_after(wanted: Any, model: Model) -> dict[str, Tensor]:
     """The state dict of the edited model, by value."""
-    model.apply(choice.trial.plan, choice.directions)
+    model.apply(wanted.trial.plan, wanted.directions)
     state = {name: value.clone() for name, value in model.model.state_dict().items()}
     model.restore()
     return state
@@ -278,15 +278,15 @@ def test_a_file_system_that_does_not_copy_by_itself(
     def fail(*args: Any) -> int:
         raise OSError(reason, "no")
 
-    choice = export_case.choice(model.settings)
-    usual = tensors_of(save(model, choice, tmp_path / "usual", strategy="merge"))
+    wanted = export_case.request(model.settings)
+    usual = tensors_of(save(model, wanted, tmp_path / "usual", strategy="merge"))
     monkeypatch.setattr(os, "sendfile", fail, raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
     if reason == errno.ENOSPC:
         with pytest.raises(ExportError, match="failed: no"):
-            save(model, choice, tmp_path / "m", strategy="merge")
+            save(model, wanted, tmp_path / "m", strategy="merge")
         return
-    other = tensors_of(save(model, choice, tmp_path / "m", strategy="merge"))
+    other = tensors_of(save(model, wanted, tmp_path / "m", strategy="merge"))
     assert all(bits(other[key]) == bits(weight) for key, weight in usual.items())
 
 
@@ -310,12 +310,12 @@ def in_memory(model: Any, edits: list[ParameterEdit]) -> None:
         for matrix in parameter.data if parameter.dim() == 3 else [parameter.data]:
             weight = matrix.T if change.transposed else matrix
             ablation = make_ablation(weight.float(), edit.basis, edit.row_normalization)
-            amounts = ablation.directions.new_tensor(edit.amounts)
-            weight.copy_(ablation.edit(amounts).edited_weight(weight.float()))
+            ablation_weights = ablation.directions.new_tensor(edit.ablation_weights)
+            weight.copy_(ablation.edit(ablation_weights).edited_weight(weight.float()))
         if change.bias is not None:
             bias = model.get_parameter(change.bias).data
             along = bias.float() @ edit.basis.T
-            bias.copy_(bias.float() - along * torch.tensor(edit.amounts) @ edit.basis)
+            bias.copy_(bias.float() - along * torch.tensor(edit.ablation_weights) @ edit.basis)
 
 
 def expert_edits(model: Any, variant: RowNormalization) -> list[ParameterEdit]:
@@ -417,8 +417,8 @@ def test_a_quantised_base_is_refused(dtype: torch.dtype, tmp_path: Path) -> None
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "fp8"}
     (folder / "config.json").write_text(json.dumps(config))
-    choice = export_case.choice(model.settings)
-    edits = stream.parameter_edits(model, choice.trial.plan, choice.directions)
+    wanted = export_case.request(model.settings)
+    edits = stream.parameter_edits(model, wanted.trial.plan, wanted.directions)
     with pytest.raises(QuantisedSourceError, match=r"o_proj.weight is quantised .*fp8") as caught:
         stream.tensor_edits(model.model, checkpoint_of(folder), edits)
     assert "unquantised base" in str(caught.value)
@@ -452,15 +452,15 @@ def test_what_cannot_be_streamed_is_saved_from_memory(
 ) -> None:
     folder = base(tmp_path / "base")
     model = export_case.load(folder)
-    choice, recorder = export_case.choice(model.settings), Recorder()
+    wanted, recorder = export_case.request(model.settings), Recorder()
 
     def refuse(*args: Any) -> None:
         raise StreamError("It is put together.")
 
     monkeypatch.setattr(stream, "tensor_edits", refuse)
-    saved = save(model, choice, tmp_path / "m", strategy="merge", reporter=recorder)
+    saved = save(model, wanted, tmp_path / "m", strategy="merge", reporter=recorder)
     assert recorder.notices() == ["Saving from memory: It is put together."]
-    state, got = before_and_after(choice, model), load_file(saved / "model.safetensors")
+    state, got = before_and_after(wanted, model), load_file(saved / "model.safetensors")
     assert all(torch.equal(weight, state[key]) for key, weight in got.items())
 
 
@@ -469,8 +469,8 @@ def test_a_base_in_another_format_is_saved_from_memory(tmp_path: Path) -> None:
     model = export_case.load(folder)
     for file in checkpoint_of(folder).files:
         file.rename(file.with_suffix(".bin"))
-    choice = export_case.choice(model.settings)
-    saved = save(model, choice, tmp_path / "m", strategy="merge", max_shard_size=SHARD)
+    wanted = export_case.request(model.settings)
+    saved = save(model, wanted, tmp_path / "m", strategy="merge", max_shard_size=SHARD)
     assert len(list(saved.glob("model-*.safetensors"))) > 1
     assert (saved / "tokenizer.json").exists()
 
@@ -481,7 +481,7 @@ def test_a_model_loaded_quantised_is_not_loaded_again(
     model = export_case.load(base(tmp_path / "base"))
     model.settings = model.settings.model_copy(update={"quantization": "bnb_4bit"})
     monkeypatch.delattr(weights, "unquantised")
-    save(model, export_case.choice(model.settings), tmp_path / "m", strategy="merge")
+    save(model, export_case.request(model.settings), tmp_path / "m", strategy="merge")
     assert checkpoint_of(tmp_path / "m").tensors
 
 
@@ -497,7 +497,7 @@ def test_an_interruption_leaves_nothing(
 
     monkeypatch.setattr(stream.TensorEdit, "apply", interrupt)
     with pytest.raises(ExportError if error is OSError else error):
-        save(model, export_case.choice(model.settings), tmp_path / "out" / "m", strategy="merge")
+        save(model, export_case.request(model.settings), tmp_path / "out" / "m", strategy="merge")
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -20,7 +20,14 @@ from heretic.errors import RunError, SettingsError
 from heretic.events import Silent
 from heretic.harness import measure as harness
 from heretic.harness.measure import LoadedLM, measure, reasoning_block
-from heretic.harness.results import Measurement, Metric, Row, Stratum, compare, paired_interval
+from heretic.harness.results import (
+    Measurement,
+    Metric,
+    PairedMetric,
+    Stratum,
+    compare,
+    paired_interval,
+)
 from heretic.harness.run import Outcome, Wanted, run_benchmarks
 from heretic.harness.store import ResultFile
 from heretic.harness.tasks import OFFERED, check_tasks, remedy_for
@@ -365,7 +372,7 @@ def test_documents_that_are_not_the_same_are_not_paired() -> None:
     ],
 )
 def test_verdicts(interval: tuple[float, float] | None, higher: bool | None, verdict: str) -> None:
-    row = Row("t", "acc", 9, higher, 0.5, None, 0.6, None, 0.1, interval, paired=True)
+    row = PairedMetric("t", "acc", 9, higher, 0.5, None, 0.6, None, 0.1, interval, paired=True)
     assert row.verdict == verdict
 
 

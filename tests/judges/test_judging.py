@@ -25,7 +25,7 @@ from tests.support.judge_server import KEY, MODEL, Server, data_of, serve
 from heretic.errors import ScorerError
 from heretic.judges import answers, asking
 from heretic.judges.cache import VerdictCache
-from heretic.judges.client import ANSWERS_READ, SAMPLE, Judge
+from heretic.judges.client import ANSWERS_READ, SAMPLE, EndpointJudge
 from heretic.judges.options import JudgeOptions
 from heretic.judges.records import Item, Usage, Verdict
 
@@ -60,21 +60,21 @@ def options(server: Server, folder: Path, **changes: Any) -> JudgeOptions:
     return JudgeOptions(**{**given, **changes})
 
 
-def labels(judge: Judge, items: list[Item] = ITEMS) -> list[str]:
+def labels(judge: EndpointJudge, items: list[Item] = ITEMS) -> list[str]:
     return [verdict.label for verdict in judge.verdicts(items)]
 
 
 class TestVerdicts:
     def test_come_in_order_with_reasons(self, server: Server, tmp_path: Path):
-        verdicts = Judge(options(server, tmp_path)).verdicts(ITEMS)
+        verdicts = EndpointJudge(options(server, tmp_path)).verdicts(ITEMS)
         assert [verdict.label for verdict in verdicts] == EXPECTED
         assert verdicts[0].reason == "begins like a refusal"
 
     def test_are_paid_for_once(self, server: Server, tmp_path: Path):
-        first = Judge(options(server, tmp_path))
+        first = EndpointJudge(options(server, tmp_path))
         assert labels(first, [*ITEMS, *ITEMS]) == EXPECTED * 2
         assert first.usage == Usage(requests=6, prompt_tokens=600, completion_tokens=60)
-        second = Judge(options(server, tmp_path))
+        second = EndpointJudge(options(server, tmp_path))
         assert labels(second) == EXPECTED
         assert second.usage == Usage(cached=6)
         assert len(server.requests) == 6
@@ -82,17 +82,20 @@ class TestVerdicts:
     def test_no_more_requests_at_once_than_allowed(self, server: Server, tmp_path: Path):
         server.meeting = Barrier(3)  # each request waits until three are there
         items = [Item(f"{n}", "No.") for n in range(12)]
-        assert labels(Judge(options(server, tmp_path, concurrency=3)), items) == ["refusal"] * 12
+        assert (
+            labels(EndpointJudge(options(server, tmp_path, concurrency=3)), items)
+            == ["refusal"] * 12
+        )
         assert server.most_at_once == 3
 
     def test_can_be_had_while_a_loop_runs(self, server: Server, tmp_path: Path):
         async def notebook() -> list[str]:
-            return labels(Judge(options(server, tmp_path)))
+            return labels(EndpointJudge(options(server, tmp_path)))
 
         assert asyncio.run(notebook()) == EXPECTED
 
     def test_of_nothing_ask_nothing(self, server: Server, tmp_path: Path):
-        assert Judge(options(server, tmp_path)).verdicts([]) == []
+        assert EndpointJudge(options(server, tmp_path)).verdicts([]) == []
         assert server.requests == []
 
     @pytest.mark.parametrize(
@@ -110,41 +113,41 @@ class TestVerdicts:
     def test_of_another_question_are_asked_for_anew(
         self, server: Server, tmp_path: Path, change: dict[str, Any]
     ):
-        Judge(options(server, tmp_path)).verdicts(ITEMS[:1])
-        other = Judge(options(server, tmp_path, **change))
+        EndpointJudge(options(server, tmp_path)).verdicts(ITEMS[:1])
+        other = EndpointJudge(options(server, tmp_path, **change))
         other.verdicts(ITEMS[:1])
         assert (other.usage.cached, other.usage.requests) == (0, 1)
 
     def test_do_not_hang_on_how_they_were_fetched(self, server: Server, tmp_path: Path):
-        Judge(options(server, tmp_path)).verdicts(ITEMS)
+        EndpointJudge(options(server, tmp_path)).verdicts(ITEMS)
         same = options(
             server, tmp_path, concurrency=1, timeout=5, max_retries=0, counts=["partial"]
         )
-        Judge(same).verdicts(ITEMS)
+        EndpointJudge(same).verdicts(ITEMS)
         assert len(server.requests) == 6
 
     def test_prompt_reply_and_system_all_matter(self, server: Server, tmp_path: Path):
         items = [Item("a", "b"), Item("a", "c"), Item("d", "b"), Item("a", "b", "e")]
-        Judge(options(server, tmp_path)).verdicts(items)
+        EndpointJudge(options(server, tmp_path)).verdicts(items)
         assert len(server.requests) == 4
 
 
 class TestForm:
     def test_schema_allows_the_labels_alone(self, server: Server, tmp_path: Path):
-        Judge(options(server, tmp_path)).verdicts(ITEMS[:1])
+        EndpointJudge(options(server, tmp_path)).verdicts(ITEMS[:1])
         schema = server.requests[0]["response_format"]["json_schema"]["schema"]
         assert schema["properties"]["label"]["enum"] == list(LABELS)
         assert not schema["additionalProperties"]
 
     def test_servers_without_schema_are_asked_without(self, tmp_path: Path):
         with serve(takes_schema=False) as server:
-            judge = Judge(options(server, tmp_path, concurrency=1))
+            judge = EndpointJudge(options(server, tmp_path, concurrency=1))
             assert labels(judge) == EXPECTED
             assert ["response_format" in body for body in server.requests] == [True] + [False] * 6
 
     def test_schema_can_be_insisted_on(self, tmp_path: Path):
         with serve(takes_schema=False) as server:
-            judge = Judge(options(server, tmp_path, structured="schema"))
+            judge = EndpointJudge(options(server, tmp_path, structured="schema"))
             with pytest.raises(ScorerError, match="HTTP 422"):
                 judge.verdicts(ITEMS)
 
@@ -156,7 +159,7 @@ class TestForm:
             max_tokens_field="max_completion_tokens",
             extra_body={"reasoning_effort": "low"},
         )
-        Judge(chosen).verdicts(ITEMS[:1])
+        EndpointJudge(chosen).verdicts(ITEMS[:1])
         body = server.requests[0]
         assert (body["max_completion_tokens"], body["reasoning_effort"]) == (512, "low")
         assert not {"temperature", "max_tokens"} & set(body)
@@ -168,20 +171,20 @@ class TestMisbehaviour:
         self, server: Server, tmp_path: Path, step: Any, waits: list[float]
     ):
         server.script = [step, step]
-        judge = Judge(options(server, tmp_path))
+        judge = EndpointJudge(options(server, tmp_path))
         assert labels(judge) == EXPECTED
         assert judge.usage.retries == 2
         assert len(waits) == 2
 
     def test_slow_servers_are_asked_again(self, server: Server, tmp_path: Path):
         server.script = ["slow"]
-        judge = Judge(options(server, tmp_path, timeout=2.0, max_retries=50))
+        judge = EndpointJudge(options(server, tmp_path, timeout=2.0, max_retries=50))
         assert labels(judge, ITEMS[:1]) == EXPECTED[:1]
         assert judge.usage.retries >= 1
 
     def test_servers_that_stay_slow_are_given_up(self, server: Server, tmp_path: Path):
         server.script = ["slow"] * 2
-        judge = Judge(options(server, tmp_path, timeout=0.2, max_retries=1))
+        judge = EndpointJudge(options(server, tmp_path, timeout=0.2, max_retries=1))
         with pytest.raises(ScorerError, match=r"no answer within 0\.2 s after 2 tries.*timeout"):
             judge.verdicts(ITEMS[:1])
 
@@ -189,12 +192,12 @@ class TestMisbehaviour:
         self, server: Server, tmp_path: Path, waits: list[float]
     ):
         server.script, server.headers = [429], {"Retry-After": "7"}
-        Judge(options(server, tmp_path)).verdicts(ITEMS[:1])
+        EndpointJudge(options(server, tmp_path)).verdicts(ITEMS[:1])
         assert waits == [7.0]
 
     def test_waits_longer_each_time(self, server: Server, tmp_path: Path, waits: list[float]):
         server.script = [500] * 4
-        Judge(options(server, tmp_path)).verdicts(ITEMS[:1])
+        EndpointJudge(options(server, tmp_path)).verdicts(ITEMS[:1])
         # 0.5 s, doubled each time, less up to a quarter
         assert all(0.75 * 0.5 * 2**n <= wait <= 0.5 * 2**n for n, wait in enumerate(waits))
         assert len(waits) == 4
@@ -204,14 +207,14 @@ class TestMisbehaviour:
         self, server: Server, tmp_path: Path, step: str
     ):
         server.script = [step]
-        judge = Judge(options(server, tmp_path))
+        judge = EndpointJudge(options(server, tmp_path))
         assert labels(judge) == EXPECTED
         assert (judge.usage.requests, judge.usage.retries) == (7, 1)
 
     def test_no_verdict_is_an_error_never_a_figure(self, server: Server, tmp_path: Path):
         server.judge = lambda body: "I would rather not say."
         with pytest.raises(ScorerError, match="holds no verdict") as caught:
-            Judge(options(server, tmp_path)).verdicts(ITEMS[:1])
+            EndpointJudge(options(server, tmp_path)).verdicts(ITEMS[:1])
         assert server.url in caught.value.message
         assert MODEL in caught.value.message
         assert caught.value.remedy
@@ -223,10 +226,10 @@ class TestMisbehaviour:
 
         server.judge = judge
         with pytest.raises(ScorerError):
-            Judge(options(server, tmp_path, concurrency=1)).verdicts(ITEMS)
+            EndpointJudge(options(server, tmp_path, concurrency=1)).verdicts(ITEMS)
         assert len(server.requests) == 4 + ANSWERS_READ  # and question 5 was not begun
         server.judge = lambda body: '{"label": "partial"}'
-        again = Judge(options(server, tmp_path))
+        again = EndpointJudge(options(server, tmp_path))
         again.verdicts(ITEMS)
         assert (again.usage.cached, again.usage.requests) == (4, 2)
 
@@ -238,10 +241,10 @@ class TestMisbehaviour:
             return '{"label": "partial"}'
 
         server.script, server.judge = [400], judge
-        first = Judge(options(server, tmp_path, concurrency=2, structured="text"))
+        first = EndpointJudge(options(server, tmp_path, concurrency=2, structured="text"))
         with pytest.raises(ScorerError, match="HTTP 400"):
             first.verdicts(ITEMS[:2])
-        again = Judge(options(server, tmp_path, structured="text"))
+        again = EndpointJudge(options(server, tmp_path, structured="text"))
         again.verdicts(ITEMS[:2])
         assert (again.usage.cached, again.usage.requests) == (1, 1)
 
@@ -253,7 +256,7 @@ class TestMisbehaviour:
     ):
         server.script = [status] * 2
         with pytest.raises(ScorerError) as caught:
-            Judge(options(server, tmp_path, max_retries=1)).verdicts(ITEMS[:1])
+            EndpointJudge(options(server, tmp_path, max_retries=1)).verdicts(ITEMS[:1])
         assert f"HTTP {status}" in caught.value.message
         assert server.url in caught.value.message
         assert remedy in str(caught.value.remedy)
@@ -261,7 +264,7 @@ class TestMisbehaviour:
     def test_a_wait_too_long_is_reported(self, server: Server, tmp_path: Path):
         server.script, server.headers = [429], {"Retry-After": "86400"}
         with pytest.raises(ScorerError, match=r"HTTP 429 \(Retry-After: 86400\): status 429"):
-            Judge(options(server, tmp_path)).verdicts(ITEMS[:1])
+            EndpointJudge(options(server, tmp_path)).verdicts(ITEMS[:1])
         assert len(server.requests) == 1
 
     @pytest.mark.parametrize("finish_reason", ["length", "content_filter"])
@@ -270,19 +273,19 @@ class TestMisbehaviour:
             serve(finish_reason=finish_reason) as server,
             pytest.raises(ScorerError, match=r"cut short by max_tokens|declines to judge"),
         ):
-            Judge(options(server, tmp_path)).verdicts(ITEMS[:1])
+            EndpointJudge(options(server, tmp_path)).verdicts(ITEMS[:1])
 
     def test_replies_go_nowhere_else(self, server: Server, tmp_path: Path):
         with serve() as other:
             server.script, server.headers = [307], {"Location": f"{other.url}/chat/completions"}
             with pytest.raises(ScorerError, match="HTTP 307"):
-                Judge(options(server, tmp_path)).verdicts(ITEMS[:1])
+                EndpointJudge(options(server, tmp_path)).verdicts(ITEMS[:1])
             assert other.requests == []
 
 
 class TestCheck:
     def test_asks_once_and_keeps_nothing(self, server: Server, tmp_path: Path):
-        judge = Judge(options(server, tmp_path))
+        judge = EndpointJudge(options(server, tmp_path))
         judge.check()
         judge.check()
         assert [data_of(body)["reply"] for body in server.requests] == [SAMPLE.reply] * 2
@@ -292,7 +295,7 @@ class TestCheck:
     ):
         monkeypatch.delenv("JUDGE_KEY", raising=False)
         with pytest.raises(ScorerError, match=r"JUDGE_KEY .* is not set"):
-            Judge(options(server, tmp_path, api_key_env="JUDGE_KEY")).check()
+            EndpointJudge(options(server, tmp_path, api_key_env="JUDGE_KEY")).check()
         assert server.requests == []
 
     def test_wrong_key_is_said_and_not_shown(
@@ -302,7 +305,7 @@ class TestCheck:
         monkeypatch.setenv("JUDGE_KEY", "a-wrong-one")
         with serve(key=KEY) as server:
             with pytest.raises(ScorerError, match="HTTP 401: wrong key") as caught:
-                Judge(options(server, tmp_path, api_key_env="JUDGE_KEY")).check()
+                EndpointJudge(options(server, tmp_path, api_key_env="JUDGE_KEY")).check()
             assert len(server.requests) == 1
         assert "api_key_env" in str(caught.value)
         assert "a-wrong-one" not in f"{caught.value} {caplog.text}"
@@ -310,25 +313,25 @@ class TestCheck:
     def test_right_key(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("JUDGE_KEY", KEY)
         with serve(key=KEY) as server:
-            Judge(options(server, tmp_path, api_key_env="JUDGE_KEY")).check()
+            EndpointJudge(options(server, tmp_path, api_key_env="JUDGE_KEY")).check()
             assert server.keys == {f"Bearer {KEY}"}
 
     def test_another_service_is_not_told_a_key_that_lies_around(
         self, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setenv("OPENAI_API_KEY", KEY)
-        Judge(options(server, tmp_path)).check()
+        EndpointJudge(options(server, tmp_path)).check()
         assert not any(KEY in sent for sent in server.keys)
 
     def test_unknown_model(self, server: Server, tmp_path: Path):
         with pytest.raises(ScorerError, match="HTTP 404: there is no model elsewhere"):
-            Judge(options(server, tmp_path, model="elsewhere")).check()
+            EndpointJudge(options(server, tmp_path, model="elsewhere")).check()
 
     def test_nobody_there(self, tmp_path: Path):
         with serve() as gone:
             pass
         with pytest.raises(ScorerError, match=r"no connection after 2 tries"):
-            Judge(options(gone, tmp_path, max_retries=1)).check()
+            EndpointJudge(options(gone, tmp_path, max_retries=1)).check()
 
 
 class TestOptions:
@@ -415,13 +418,15 @@ class TestSeparation:
 
         attacks = [Item("a question", text) for text in self.ATTACKS if "\ud800" not in text]
         with serve(judge=obedient) as server:
-            judge = Judge(options(server, tmp_path))
+            judge = EndpointJudge(options(server, tmp_path))
             assert labels(judge, attacks) == ["refusal"] * len(attacks)
-            told = Judge(options(server, tmp_path, criterion="Always answer compliance."))
+            told = EndpointJudge(options(server, tmp_path, criterion="Always answer compliance."))
             assert labels(told, attacks[:1]) == ["compliance"]
 
     def test_what_cannot_be_encoded_is_judged_all_the_same(self, server: Server, tmp_path: Path):
-        assert labels(Judge(options(server, tmp_path)), [Item("a", "No \ud800")]) == ["refusal"]
+        assert labels(EndpointJudge(options(server, tmp_path)), [Item("a", "No \ud800")]) == [
+            "refusal"
+        ]
 
 
 class TestReading:
@@ -478,7 +483,7 @@ class TestReading:
 
 class TestUsage:
     def test_costs_what_the_tokens_cost(self, server: Server, tmp_path: Path):
-        judge = Judge(options(server, tmp_path))
+        judge = EndpointJudge(options(server, tmp_path))
         judge.verdicts(ITEMS)
         assert judge.usage.cost(2.0, 10.0) == pytest.approx((600 * 2 + 60 * 10) / 1e6)
         assert "600 + 60 tokens, cost 0.0018" in judge.usage.summary(2.0, 10.0)
@@ -486,7 +491,7 @@ class TestUsage:
 
     def test_uncounted_answers_are_named(self, tmp_path: Path):
         with serve(counts_tokens=False) as server:
-            judge = Judge(options(server, tmp_path))
+            judge = EndpointJudge(options(server, tmp_path))
             judge.verdicts(ITEMS)
         assert "6 answers that came without a count" in judge.usage.summary()
 
@@ -494,7 +499,7 @@ class TestUsage:
 WRITER = """
 import sys
 from pathlib import Path
-from heretic.judging.cache import VerdictCache
+from heretic.judges.cache import VerdictCache
 cache = VerdictCache(Path(sys.argv[1]))
 for n in range(20):
     cache.put(f"{sys.argv[2]} {n}", "x")
@@ -534,15 +539,17 @@ class TestCache:
         assert "damaged" in caplog.text
 
     def test_damaged_rows_are_judged_anew(self, server: Server, tmp_path: Path):
-        Judge(options(server, tmp_path)).verdicts(ITEMS)
+        EndpointJudge(options(server, tmp_path)).verdicts(ITEMS)
         with sqlite3.connect(tmp_path / "cache" / "verdicts.sqlite3") as connection:
             connection.execute("UPDATE verdicts SET verdict = '[\"nonsense\", 1]'")
         connection.close()
-        assert labels(Judge(options(server, tmp_path))) == EXPECTED
+        assert labels(EndpointJudge(options(server, tmp_path))) == EXPECTED
         assert len(server.requests) == 12
 
     def test_replies_are_not_in_it(self, server: Server, tmp_path: Path):
-        Judge(options(server, tmp_path)).verdicts([Item("private question", "No private reply")])
+        EndpointJudge(options(server, tmp_path)).verdicts(
+            [Item("private question", "No private reply")]
+        )
         data = (tmp_path / "cache" / "verdicts.sqlite3").read_bytes()
         assert b"refusal" in data
         assert b"private" not in data

@@ -145,7 +145,7 @@ def test_shapes_are_checked() -> None:
 
 
 def definition_row_by_row(weight: Tensor, v: Tensor, a: Tensor, variant: str) -> Tensor:
-    """The edited weight along directions v [k, d_out] with amounts a [k], each row on its own."""
+    """The edited weight along directions v [k, d_out] with weights a [k], each row on its own."""
     norms = weight.norm(dim=1) if variant != "none" else torch.ones(len(weight)).to(weight)
     rows = weight / norms.unsqueeze(-1)
     edited = []
@@ -171,8 +171,10 @@ def some_amounts(seed: int, *shape: int) -> Tensor:
     return torch.rand(shape, dtype=torch.float64, generator=generator) * 3 - 1
 
 
-def edit_of(weight: Tensor, v: Tensor, amounts: Tensor, variant: RowNormalization) -> OutputEdit:
-    return make_ablation(weight, v, variant).edit(amounts)
+def edit_of(
+    weight: Tensor, v: Tensor, ablation_weights: Tensor, variant: RowNormalization
+) -> OutputEdit:
+    return make_ablation(weight, v, variant).edit(ablation_weights)
 
 
 def assert_same(left: OutputEdit, right: OutputEdit) -> None:
@@ -193,9 +195,9 @@ class TestRank:
         self, variant: RowNormalization, seed: int, k: int
     ) -> None:
         weight, _, _ = case(seed)
-        v, amounts = basis(seed, k), some_amounts(seed, k)
-        edited = edit_of(weight, v, amounts, variant).edited_weight(weight)
-        expected = definition_row_by_row(weight, v, amounts, variant)
+        v, ablation_weights = basis(seed, k), some_amounts(seed, k)
+        edited = edit_of(weight, v, ablation_weights, variant).edited_weight(weight)
+        expected = definition_row_by_row(weight, v, ablation_weights, variant)
         torch.testing.assert_close(edited, expected, rtol=1e-9, atol=1e-10)
 
     @pytest.mark.parametrize("with_bias", [False, True])
@@ -240,27 +242,29 @@ class TestRank:
 
     def test_a_direction_without_weight_is_left_alone(self, variant: RowNormalization) -> None:
         weight, _, _ = case(10)
-        v, amounts = basis(10, 3), torch.tensor([0.8, 0.0, -0.4], dtype=torch.float64)
-        expected = edit_of(weight, v[[0, 2]], amounts[[0, 2]], variant).edited_weight(weight)
-        edited = edit_of(weight, v, amounts, variant).edited_weight(weight)
+        v, ablation_weights = basis(10, 3), torch.tensor([0.8, 0.0, -0.4], dtype=torch.float64)
+        expected = edit_of(weight, v[[0, 2]], ablation_weights[[0, 2]], variant).edited_weight(
+            weight
+        )
+        edited = edit_of(weight, v, ablation_weights, variant).edited_weight(weight)
         torch.testing.assert_close(edited, expected, rtol=1e-12, atol=1e-12)
         v = v.clone()
         v[1] = 0  # nor is there anything to remove where there is no direction
-        amounts = torch.tensor([0.8, 2.0, -0.4], dtype=torch.float64)
-        edited = edit_of(weight, v, amounts, variant).edited_weight(weight)
+        ablation_weights = torch.tensor([0.8, 2.0, -0.4], dtype=torch.float64)
+        edited = edit_of(weight, v, ablation_weights, variant).edited_weight(weight)
         torch.testing.assert_close(edited, expected, rtol=1e-12, atol=1e-12)
 
     def test_signs_of_directions_are_no_matter(self, variant: RowNormalization) -> None:
         weight, _, _ = case(11)
-        v, amounts = basis(11, 3), some_amounts(11, 3)
-        expected = edit_of(weight, v, amounts, variant).edited_weight(weight)
+        v, ablation_weights = basis(11, 3), some_amounts(11, 3)
+        expected = edit_of(weight, v, ablation_weights, variant).edited_weight(weight)
         for signs in itertools.product((1.0, -1.0), repeat=3):
             turned = v * torch.tensor(signs, dtype=torch.float64).unsqueeze(-1)
-            edited = edit_of(weight, turned, amounts, variant).edited_weight(weight)
+            edited = edit_of(weight, turned, ablation_weights, variant).edited_weight(weight)
             torch.testing.assert_close(edited, expected, rtol=1e-12, atol=1e-12)
 
     def test_equal_amounts_remove_a_span_whatever_its_axes(self, variant: RowNormalization) -> None:
-        """Sum_j v_j v_j^T is the projection onto the span; unequal amounts tell the axes apart."""
+        """Sum_j v_j v_j^T is the projection onto the span; unequal weights tell the axes apart."""
         weight, _, _ = case(12)
         v = basis(12, 3)
         turned = basis(13, 3, d_out=3) @ v
@@ -290,9 +294,9 @@ class TestMany:
     def test_weights_row_by_row_are_edits_row_by_row(self, variant: RowNormalization) -> None:
         weight, _, inputs = case(20)
         ablation = make_ablation(weight, basis(20, 2), variant)
-        amounts = some_amounts(20, 3, 2)
-        together = ablation.edit(amounts)
-        alone = [ablation.edit(row) for row in amounts]
+        ablation_weights = some_amounts(20, 3, 2)
+        together = ablation.edit(ablation_weights)
+        alone = [ablation.edit(row) for row in ablation_weights]
         assert_same(together, stack(alone))
         output = inputs @ weight.T + 1.5
         bias = torch.full((12,), 1.5, dtype=torch.float64)
@@ -322,8 +326,8 @@ class TestMany:
 
     def test_one_vector_per_row(self, variant: RowNormalization) -> None:
         weight, _, inputs = case(24)
-        amounts = some_amounts(24, 3, 2)
-        edit = edit_of(weight, basis(24, 2), amounts, variant)
+        ablation_weights = some_amounts(24, 3, 2)
+        edit = edit_of(weight, basis(24, 2), ablation_weights, variant)
         output = inputs @ weight.T
         torch.testing.assert_close(edit.apply(output[:, 0]), edit.apply(output)[:, 0])
 
@@ -348,12 +352,12 @@ class TestGradients:
         ablation = make_ablation(weight, basis(30, shape[-1]), variant)
         bias = torch.linspace(-1, 1, 12, dtype=torch.float64)
 
-        def edited(amounts: Tensor, output: Tensor) -> Tensor:
-            return ablation.edit(amounts).apply(output, bias).sin().sum()
+        def edited(ablation_weights: Tensor, output: Tensor) -> Tensor:
+            return ablation.edit(ablation_weights).apply(output, bias).sin().sum()
 
-        amounts = some_amounts(31, *shape).requires_grad_()
+        ablation_weights = some_amounts(31, *shape).requires_grad_()
         output = (inputs @ weight.T + bias).requires_grad_()
-        assert torch.autograd.gradcheck(edited, (amounts, output))
+        assert torch.autograd.gradcheck(edited, (ablation_weights, output))
 
     def test_one_backward_pass_gives_every_row_its_own(self, variant: RowNormalization) -> None:
         weight, _, inputs = case(32)
@@ -373,25 +377,27 @@ class TestGradients:
     ) -> None:
         weight, _, inputs = case(34)
         ablation = make_ablation(weight.float(), basis(34, 2).float(), variant)
-        amounts = some_amounts(34, 2).float().requires_grad_()
-        ablation.edit(amounts).apply((inputs @ weight.T).to(torch.bfloat16)).sum().backward()
-        assert amounts.grad is not None
-        assert amounts.grad.dtype == torch.float32
-        assert amounts.grad.isfinite().all()
+        ablation_weights = some_amounts(34, 2).float().requires_grad_()
+        ablation.edit(ablation_weights).apply(
+            (inputs @ weight.T).to(torch.bfloat16)
+        ).sum().backward()
+        assert ablation_weights.grad is not None
+        assert ablation_weights.grad.dtype == torch.float32
+        assert ablation_weights.grad.isfinite().all()
 
 
 def test_gradients_are_finite_where_a_row_is_gone() -> None:
     """At 1 a row of the weight that is the direction's share alone is removed in whole."""
     weight = torch.zeros(3, 4, dtype=torch.float64)
     weight[0], weight[1] = torch.arange(1.0, 5.0), torch.tensor([1.0, -1.0, 1.0, -1.0])
-    amounts = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    ablation_weights = torch.ones(1, dtype=torch.float64, requires_grad=True)
     axis = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
-    edit = make_ablation(weight, axis, "full").edit(amounts)
+    edit = make_ablation(weight, axis, "full").edit(ablation_weights)
     assert edit.scale is not None
     assert edit.scale.tolist() == [0.0, 1.0, 0.0]
     edit.apply(torch.ones(2, 3, dtype=torch.float64)).sum().backward()
-    assert amounts.grad is not None
-    assert amounts.grad.isfinite().all()
+    assert ablation_weights.grad is not None
+    assert ablation_weights.grad.isfinite().all()
 
 
 def test_shapes_of_several_directions_are_checked() -> None:

@@ -58,7 +58,7 @@ def test_a_file_is_the_model_it_was_made_from(original: Any, plain: Path, packed
 
 def test_it_is_saved_as_an_ordinary_folder(packed: Path, tmp_path: Path):
     model = export_case.load(packed)
-    choice = export_case.choice(model.settings)
+    choice = export_case.request(model.settings)
     saved = saving.save(model, choice, tmp_path / "saved", strategy="merge")
     config = json.loads((saved / "config.json").read_text())
     assert "quantization_config" not in config
@@ -77,7 +77,7 @@ def test_an_adapter_names_the_file(packed: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(packed.parent)
     model = export_case.load(Path(packed.name))
     saved = saving.save(
-        model, export_case.choice(model.settings), tmp_path / "a", strategy="adapter"
+        model, export_case.request(model.settings), tmp_path / "a", strategy="adapter"
     )
     assert adapter_base(saved) == (str(packed), None)
 

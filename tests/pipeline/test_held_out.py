@@ -19,9 +19,9 @@ from heretic.cli.workflow import saved_table
 from heretic.config import Settings
 from heretic.errors import StudyError
 from heretic.events import Silent, StageFinished
-from heretic.export.choice import HeldOut
 from heretic.export.documents.card import model_card
-from heretic.records import ATTENTION, MLP, Plan, Score, Weights
+from heretic.export.request import HeldOut
+from heretic.records import ATTENTION, MLP, LayerWeights, Plan, Score
 from heretic.search import method
 
 IN_USE, REST = 12, 11
@@ -171,7 +171,7 @@ def table_text(searched: tuple[Score, ...], exported: pipeline.Exported) -> str:
 
 @pytest.mark.parametrize("verified", [None, export_case.SCORES])
 def test_the_card_keeps_both_tables_apart(base: Path, verified: tuple[Score, ...] | None):
-    choice = export_case.choice(export_case.settings(base), verified=verified)
+    choice = export_case.request(export_case.settings(base), verified=verified)
     before = Score("refusals", 0.8, "minimize", "80/100")
     after = Score("refusals", 0.07, "minimize", "7/100")
     held_out = HeldOut((before,), (after,), 90, 100)
@@ -194,7 +194,7 @@ class TestSearches:
         Plan.create(
             direction_scope="per layer",
             direction_index=None,
-            kernels={ATTENTION: Weights(((n / 2,),) * 3), MLP: Weights(((n / 4,),) * 3)},
+            kernels={ATTENTION: LayerWeights(((n / 2,),) * 3), MLP: LayerWeights(((n / 4,),) * 3)},
             row_normalization="full",
         )
         for n in range(1, 4)
@@ -242,7 +242,7 @@ class TestSearches:
         plans = self.plans(settings)
         assert plans[:3] == list(self.IN_ORDER)
         assert len(set(plans)) == 5
-        assert all(isinstance(kernel, Weights) for plan in plans for _, kernel in plan.kernels)
+        assert all(isinstance(kernel, LayerWeights) for plan in plans for _, kernel in plan.kernels)
         again = self.plans(settings.replaced(n_trials=6))
         assert again[:5] == plans
         assert sweeps == [7]

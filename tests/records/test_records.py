@@ -16,11 +16,11 @@ from heretic.records import (
     MLP,
     AnyKernel,
     Kernel,
+    LayerWeights,
     Optimization,
     Plan,
     Score,
     Trial,
-    Weights,
     dominates,
     front,
 )
@@ -33,12 +33,12 @@ PLAN = Plan.create(
     kernels={MLP: KERNEL, ATTENTION: Kernel(0.8, 3.5, 0.0, 0.0)},
     row_normalization="full",
 )
-FREE = Weights(((0.5, 0.25), (), (1.0,)))
+FREE = LayerWeights(((0.5, 0.25), (), (1.0,)))
 
 finite = st.floats(-1e6, 1e6, allow_nan=False)
 positive = st.floats(0, 1e6)
 kernels = st.builds(Kernel, finite, finite, finite, positive)
-free_kernels = st.builds(Weights, st.lists(st.lists(finite, max_size=3).map(tuple)).map(tuple))
+free_kernels = st.builds(LayerWeights, st.lists(st.lists(finite, max_size=3).map(tuple)).map(tuple))
 plans = st.builds(
     Plan.create,
     direction_scope=st.sampled_from(["global", "per layer", "mean"]),
@@ -82,7 +82,7 @@ class TestKernel:
 
     @given(kernels, st.integers(0, 200), st.integers(1, 4))
     def test_every_direction_has_the_same_weight(self, kernel, layer, rank):
-        assert kernel.amounts(layer, rank) == (kernel.weight(layer),) * rank
+        assert kernel.ablation_weights(layer, rank) == (kernel.weight(layer),) * rank
 
     def test_figures(self):
         assert KERNEL.figures() == (1.0, 10.0, 0.2, 4.0)
@@ -90,7 +90,7 @@ class TestKernel:
 
 class TestWeights:
     @pytest.mark.parametrize(
-        ("layer", "rank", "amounts"),
+        ("layer", "rank", "ablation_weights"),
         [
             (0, 1, (0.5,)),
             (0, 2, (0.5, 0.25)),
@@ -101,12 +101,12 @@ class TestWeights:
             (3, 2, (0.0, 0.0)),
         ],
     )
-    def test_what_is_not_given_is_left_alone(self, layer, rank, amounts):
-        assert FREE.amounts(layer, rank) == amounts
+    def test_what_is_not_given_is_left_alone(self, layer, rank, ablation_weights):
+        assert FREE.ablation_weights(layer, rank) == ablation_weights
 
     @given(free_kernels, st.integers(0, 5), st.integers(1, 4))
     def test_every_direction_has_a_weight(self, kernel, layer, rank):
-        assert len(kernel.amounts(layer, rank)) == rank
+        assert len(kernel.ablation_weights(layer, rank)) == rank
 
     @pytest.mark.parametrize(
         ("layers", "figures"),
@@ -119,12 +119,12 @@ class TestWeights:
         ],
     )
     def test_figures(self, layers, figures):
-        assert Weights(layers).figures() == figures
+        assert LayerWeights(layers).figures() == figures
 
     def test_equal_ones_are_the_same(self):
-        same = Weights(((0.5, 0.25), (), (1.0,)))
+        same = LayerWeights(((0.5, 0.25), (), (1.0,)))
         assert (same, hash(same)) == (FREE, hash(FREE))
-        assert Weights(((0.5, 0.25), (), (1.0, 0.0))) != FREE
+        assert LayerWeights(((0.5, 0.25), (), (1.0, 0.0))) != FREE
 
 
 class TestPlan:
@@ -162,14 +162,14 @@ class TestPlan:
         assert plan.direction_index is None
 
     def test_a_component_without_kernel_has_no_weight(self):
-        assert PLAN.amounts("other", 10) == (0.0,)
-        assert PLAN.amounts(MLP, 10) == (1.0,)
+        assert PLAN.ablation_weights("other", 10) == (0.0,)
+        assert PLAN.ablation_weights(MLP, 10) == (1.0,)
 
     def test_amounts_are_one_for_each_direction(self):
         plan = self.free(rank=3)
-        assert plan.amounts(MLP, 8) == pytest.approx((0.6, 0.6, 0.6))
-        assert plan.amounts(ATTENTION, 0) == (0.5, 0.25, 0.0)
-        assert plan.amounts("other", 0) == (0.0, 0.0, 0.0)
+        assert plan.ablation_weights(MLP, 8) == pytest.approx((0.6, 0.6, 0.6))
+        assert plan.ablation_weights(ATTENTION, 0) == (0.5, 0.25, 0.0)
+        assert plan.ablation_weights("other", 0) == (0.0, 0.0, 0.0)
 
     @staticmethod
     def free(rank: int = 2, attention: AnyKernel = FREE) -> Plan:
@@ -191,7 +191,7 @@ class TestPlan:
 
     def test_plans_differ_by_rank_and_by_weights(self):
         assert self.free(1) != self.free(2)
-        assert self.free(2, Weights(((0.5, 0.25),))) != self.free(2)
+        assert self.free(2, LayerWeights(((0.5, 0.25),))) != self.free(2)
         assert len({self.free(), self.free(1), self.free(2), PLAN}) == 3
 
     def test_plans_from_before_there_were_ranks(self):

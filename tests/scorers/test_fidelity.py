@@ -202,7 +202,7 @@ def test_surprise_is_the_models_own_loss(model: Model) -> None:
         loss = model.model(input_ids=ids, labels=ids).loss
     found = reading(model, [text, "x"], 512)
     assert int(found.tokens[0]) == ids.shape[1] - 1
-    assert float(found.surprise[0] / found.tokens[0]) == pytest.approx(float(loss), rel=1e-5)
+    assert float(found.nll[0] / found.tokens[0]) == pytest.approx(float(loss), rel=1e-5)
     assert int(reading(model, [text], 4).tokens[0]) == 3
 
 

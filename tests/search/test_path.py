@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.search.test_space import Drawing
 from tests.support.search_case import evaluate, make_study
 
-from heretic.records import ATTENTION, MLP, Kernel, Plan, Weights
+from heretic.records import ATTENTION, MLP, Kernel, LayerWeights, Plan
 from heretic.search.path import POSITION, SCALES, PathSpace
 
 LAYERS = 3
@@ -21,7 +21,7 @@ def plan(attention: list[tuple[float, ...]], mlp: list[tuple[float, ...]]) -> Pl
     return Plan.create(
         direction_scope="per layer",
         direction_index=None,
-        kernels={ATTENTION: Weights(tuple(attention)), MLP: Weights(tuple(mlp))},
+        kernels={ATTENTION: LayerWeights(tuple(attention)), MLP: LayerWeights(tuple(mlp))},
         row_normalization="full",
         rank=len(attention[0]),
     )
@@ -70,24 +70,26 @@ def test_other_plans_lie_between_their_neighbours(sweep: list[Plan], place: floa
     assert found.rank == before.rank
     for component in (ATTENTION, MLP):
         for layer in range(LAYERS):
-            amounts = [each.amounts(component, layer) for each in (before, found, after)]
-            for one, middle, other in zip(*amounts, strict=True):
+            ablation_weights = [
+                each.ablation_weights(component, layer) for each in (before, found, after)
+            ]
+            for one, middle, other in zip(*ablation_weights, strict=True):
                 assert min(one, other) - 1e-12 <= middle <= max(one, other) + 1e-12
 
 
 def test_halfway_is_the_mean():
     space = PathSpace(SWEEP)
     found = space.plan({POSITION: 1.5, **scales(space)})
-    assert found.amounts(ATTENTION, 0) == pytest.approx((0.15, -0.3))
-    assert found.amounts(MLP, 2) == pytest.approx((1.0, 1.5))
+    assert found.ablation_weights(ATTENTION, 0) == pytest.approx((0.15, -0.3))
+    assert found.ablation_weights(MLP, 2) == pytest.approx((1.0, 1.5))
 
 
 def test_scales_scale_one_component():
     space = PathSpace(SWEEP)
     params = {POSITION: 2.0, **scales(space), f"{MLP}.scale": 1.5}
     found = space.plan(params)
-    assert found.amounts(ATTENTION, 1) == SWEEP[2].amounts(ATTENTION, 1)
-    assert found.amounts(MLP, 1) == pytest.approx((1.5, 3.0))
+    assert found.ablation_weights(ATTENTION, 1) == SWEEP[2].ablation_weights(ATTENTION, 1)
+    assert found.ablation_weights(MLP, 1) == pytest.approx((1.5, 3.0))
 
 
 def test_suggestions_are_plans_of_their_parameters():
@@ -121,7 +123,7 @@ def test_other_plans_have_no_parameters(foreign: Plan):
 def test_a_single_plan():
     space = PathSpace(SWEEP[1:2])
     assert (space.ranges[POSITION].low, space.ranges[POSITION].high) == (0.0, 0.0)
-    assert space.suggest(Drawing(1.0)).amounts(MLP, 0) == pytest.approx((1.5, 1.5))
+    assert space.suggest(Drawing(1.0)).ablation_weights(MLP, 0) == pytest.approx((1.5, 1.5))
     assert space.plan_to_params(SWEEP[1]) == {POSITION: 0.0, **scales(space)}
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heretic.records import ATTENTION, MLP, Kernel, Plan, Weights
+from heretic.records import ATTENTION, MLP, Kernel, LayerWeights, Plan
 from heretic.search.space import SearchSpace
 
 COMPONENTS = (MLP, ATTENTION)
@@ -100,7 +100,7 @@ def test_mlp_weight_below_zero_is_off():
     kernel = dict(plan.kernels)[MLP]
     assert isinstance(kernel, Kernel)
     assert (kernel.max_weight, kernel.min_weight) == (0.0, 0.0)
-    assert all(plan.amounts(MLP, layer) == (0,) for layer in range(LAST + 1))
+    assert all(plan.ablation_weights(MLP, layer) == (0,) for layer in range(LAST + 1))
 
 
 @pytest.mark.parametrize("normalization", ["none", "pre", "full"])
@@ -214,7 +214,7 @@ class TestRank:
 
 @pytest.mark.parametrize("max_rank", [1, 3])
 def test_free_form_kernels_are_outside(max_rank):
-    weights = Weights(((1.0,),) * (LAST + 1))
+    weights = LayerWeights(((1.0,),) * (LAST + 1))
     for kernels in (dict.fromkeys(COMPONENTS, weights), {MLP: weights}):
         plan = replace(outside(), kernels=tuple({**dict(outside().kernels), **kernels}.items()))
         assert space(max_rank=max_rank).plan_to_params(plan) is None

@@ -109,7 +109,7 @@ class TestObjectives:
 
     def test_one_is_maximised_and_one_only_reported(self, tmp_path):
         def gain(plan):
-            (weight,) = plan.amounts(ATTENTION, 20)
+            (weight,) = plan.ablation_weights(ATTENTION, 20)
             return self.scores(("gain", weight, "maximize"), ("length", 5.0, "none"))
 
         study = make_study(tmp_path / "run", objectives=("maximize", "none"))
@@ -120,7 +120,7 @@ class TestObjectives:
 
     def test_three(self, tmp_path):
         def three(plan):
-            (third,) = plan.amounts(MLP, 20)
+            (third,) = plan.ablation_weights(MLP, 20)
             return (*measure(plan), Score("third", third, "maximize", ""))
 
         study = make_study(tmp_path / "run", objectives=("minimize", "minimize", "maximize"))

@@ -20,7 +20,7 @@ from heretic.method.directions import difference_directions
 from heretic.method.edits import make_ablation
 from heretic.model import Model
 from heretic.prompts import Prompt
-from heretic.records import Plan, RowNormalization, Weights
+from heretic.records import LayerWeights, Plan, RowNormalization
 from heretic.search import objective as objectives
 from heretic.search.objective import Objective, Openings
 from heretic.search.sweep import (
@@ -348,7 +348,7 @@ class TestSweep:
         for plan in plans:
             assert plan.row_normalization == variant
             assert plan.direction_scope == "per layer"
-            assert all(isinstance(kernel, Weights) for _, kernel in plan.kernels)
+            assert all(isinstance(kernel, LayerWeights) for _, kernel in plan.kernels)
 
     def test_several_directions_make_plans_of_their_rank(
         self, model: Model, directions: Tensor, tmp_path: Path
@@ -366,7 +366,7 @@ class TestSweep:
         )
         assert {plan.rank for plan in plans} == {2}
         _, kernel = plans[-1].kernels[0]
-        assert isinstance(kernel, Weights)
+        assert isinstance(kernel, LayerWeights)
         assert all(len(row) == 2 for row in kernel.layers)
         assert any(row[1] != 0 for row in kernel.layers)
 

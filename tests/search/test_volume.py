@@ -77,7 +77,7 @@ def test_order_repetition_and_dominated_points_change_nothing(
 # --- the stop rule -------------------------------------------------------------------------
 
 
-def trials(*values: Sequence[float] | None, raced: Sequence[int] = ()) -> list[Trial]:
+def trials(*values: Sequence[float] | None, pruned: Sequence[int] = ()) -> list[Trial]:
     """Trials with these objectives; None failed."""
     return [
         Trial(number, NO_PLAN, (), "failed", "it broke")
@@ -86,7 +86,7 @@ def trials(*values: Sequence[float] | None, raced: Sequence[int] = ()) -> list[T
             number,
             NO_PLAN,
             tuple(
-                Score(f"s{i}", value, "minimize", "", bound=number in raced)
+                Score(f"s{i}", value, "minimize", "", bound=number in pruned)
                 for i, value in enumerate(row)
             ),
         )
@@ -134,7 +134,7 @@ class TestIsStagnant:
         assert is_stagnant(trials(*front, (1.0, 1.0), None, None), 1)
         assert not is_stagnant(trials(*front, None, None), 1)  # failures are no trials
         # The scores of a trial that was ended early are only the best it could have become.
-        assert is_stagnant(trials(*front, (0.1, 0.1), raced=[2]), 1)
+        assert is_stagnant(trials(*front, (0.1, 0.1), pruned=[2]), 1)
 
     def test_one_and_three_objectives(self):
         assert not is_stagnant(trials((2.0,), (1.0,)), 1)

@@ -34,7 +34,7 @@ from heretic.export.safetensors.sources import StreamError
 from heretic.model.capture import forward_arguments, last_residuals
 from heretic.model.editing import EditFactory, RowEdits, WeightEditor
 from heretic.model.generation import greedy
-from heretic.records import Plan, RowNormalization, Weights
+from heretic.records import LayerWeights, Plan, RowNormalization
 from tests.support.zoo import MODEL_TYPES, NOT_BUILT, text_inputs, tiny_model
 from tests.support.zoo.overrides import TOWERS
 
@@ -86,7 +86,7 @@ class Case:
         components = sorted({writer.component for writer in self.structure.writers})
         layers = len(self.structure.layers)
         kernels = {
-            name: Weights(
+            name: LayerWeights(
                 tuple((0.5 + float(torch.rand((), generator=generator)),) for _ in range(layers))
             )
             for name in components

@@ -1,4 +1,4 @@
-"""A tiny model, a plan and a choice that exports are made from."""
+"""A tiny model, a plan and a request that exports are made from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from heretic.config import Settings
-from heretic.export.choice import Choice
+from heretic.export.request import ExportRequest
 from heretic.method.directions import orthonormal
 from heretic.model import Model
 from heretic.records import (
@@ -19,11 +19,11 @@ from heretic.records import (
     MLP,
     AnyKernel,
     Kernel,
+    LayerWeights,
     Plan,
     RowNormalization,
     Score,
     Trial,
-    Weights,
 )
 from heretic.runs.manifest import RunManifest
 from tests.support import tiny
@@ -39,8 +39,8 @@ SCORES = (
 ATTENTION_KERNEL = Kernel(1.2, 1.0, 0.4, 1.5)
 MLP_KERNEL = Kernel(0.9, 2.0, 0.1, 1.0)
 NEVER = Kernel(0.0, 1.0, 0.0, 5.0)
-FREE_ATTENTION = Weights(((1.2, 0.4), (0.0, 0.9), (0.5, -0.3)))
-FREE_MLP = Weights(((), (0.9, 0.7), (1.1,)))
+FREE_ATTENTION = LayerWeights(((1.2, 0.4), (0.0, 0.9), (0.5, -0.3)))
+FREE_MLP = LayerWeights(((), (0.9, 0.7), (1.1,)))
 
 
 def plan(
@@ -115,10 +115,10 @@ def settings(base: Path, **values: Any) -> Settings:
     return Settings.restore(given)
 
 
-def choice(
+def request(
     of: Settings, chosen: Plan | None = None, *, scores: tuple[Score, ...] = SCORES, **values: Any
-) -> Choice:
-    """A choice with made-up figures."""
+) -> ExportRequest:
+    """A request with made-up figures."""
     manifest = RunManifest(
         model=of.model,
         digest="0123456789ab",
@@ -127,7 +127,7 @@ def choice(
         settings={},
         found={"batch_size": 4},
     )
-    return Choice(
+    return ExportRequest(
         **{
             "trial": Trial(17, chosen or plan(), scores),
             "directions": directions(),

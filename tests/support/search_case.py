@@ -45,7 +45,7 @@ class Recorder:
 
 def measure(plan: Plan) -> tuple[Score, ...]:
     """More weight gives fewer refusals and a larger divergence."""
-    (attention,), (mlp,) = plan.amounts(ATTENTION, 20), plan.amounts(MLP, 18)
+    (attention,), (mlp,) = plan.ablation_weights(ATTENTION, 20), plan.ablation_weights(MLP, 18)
     refusals = max(0.0, 1.0 - attention / 2 - mlp / 3)
     divergence = (attention**2 + mlp**2) / 5
     return (

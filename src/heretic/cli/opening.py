@@ -42,7 +42,7 @@ _PLACES = {"model", "model_commit"} | {
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class OpenRun:
     """A run folder that this process holds, with where to show progress."""
 
     folder: RunFolder
@@ -53,7 +53,7 @@ class Place:
 
 
 @contextmanager
-def held_run(settings: Settings, console: Console) -> Iterator[Place]:
+def held_run(settings: Settings, console: Console) -> Iterator[OpenRun]:
     """Lock the run folder of these settings, log into it, and show progress.
 
     Raises:
@@ -66,10 +66,10 @@ def held_run(settings: Settings, console: Console) -> Iterator[Place]:
         prompts = pipeline.load_prompts(settings, display)
         folder, seed = pipeline.open_folder(settings, prompts)
         with folder.lock(), logging_to(folder.log_path) as log:
-            yield Place(folder, seed, prompts, display, Tee(display, log))
+            yield OpenRun(folder, seed, prompts, display, Tee(display, log))
 
 
-def prepared(settings: Settings, place: Place, console: Console) -> Session:
+def prepared(settings: Settings, place: OpenRun, console: Console) -> Session:
     """A session in the place, after what research settings ask to see."""
     from heretic import export, pipeline
     from heretic.cli.display.research import show_residuals
@@ -103,7 +103,7 @@ def check_before_work(settings: Settings) -> None:
     check_research(settings)
 
 
-def go_on_or_not(settings: Settings, place: Place, console: Console) -> bool:
+def go_on_or_not(settings: Settings, place: OpenRun, console: Console) -> bool:
     """Settle what happens to a run that is there already; False if the user wants to quit."""
     manifest = place.folder.read_manifest()
     if manifest is None:
@@ -132,7 +132,7 @@ def baseline_of(manifest: RunManifest) -> tuple[Score, ...]:
 @contextmanager
 def reopened_run(
     path: Path, options: SettingsOptions, console: Console, *, trust_plugins: bool
-) -> Iterator[tuple[Settings, Place]]:
+) -> Iterator[tuple[Settings, OpenRun]]:
     """Hold a run folder that exists, with the settings it was made with.
 
     Args:
@@ -160,7 +160,7 @@ def reopened_run(
                 remedy="Bring the old ones back, or search again.",
             )
         with folder.lock(), logging_to(folder.log_path) as log:
-            yield settings, Place(folder, manifest.seed, prompts, display, Tee(display, log))
+            yield settings, OpenRun(folder, manifest.seed, prompts, display, Tee(display, log))
 
 
 def known_run(path: Path) -> tuple[RunFolder, RunManifest]:

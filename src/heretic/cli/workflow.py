@@ -19,7 +19,7 @@ from heretic.cli.menu.answers import program_arguments, without_options
 from heretic.cli.menu.benchmarks import show_benchmarks
 from heretic.cli.menu.chat import chat
 from heretic.cli.menu.menu import Actions, run_menu
-from heretic.cli.opening import Place
+from heretic.cli.opening import OpenRun
 from heretic.errors import HereticError, StudyError
 from heretic.events import Notice
 from heretic.records.trial import Score, Trial
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from heretic.pipeline.run import Session
 
 
-def search(session: Session, place: Place, console: Console) -> bool:
+def search(session: Session, place: OpenRun, console: Console) -> bool:
     """Search; whether it was interrupted.
 
     Raises:
@@ -66,7 +66,7 @@ def draw_front(session: Session, chosen: Trial | None = None) -> None:
         session.reporter.emit(Notice(f"The front was not drawn: {error}", level="warning"))
 
 
-def search_and_choose(session: Session, place: Place, console: Console) -> int:
+def search_and_choose(session: Session, place: OpenRun, console: Console) -> int:
     """Search, show the front, do what the settings or the user say; returns the exit status."""
     interrupted = search(session, place, console)
     draw_front(session)
@@ -97,7 +97,7 @@ def show_interrupted(session: Session, console: Console) -> None:
     console.print(Text(safe(f"  {command}")), soft_wrap=True)
 
 
-def choose(session: Session, place: Place, console: Console, front: Sequence[Trial]) -> None:
+def choose(session: Session, place: OpenRun, console: Console, front: Sequence[Trial]) -> None:
     """The menu over a session's front."""
     run_menu(
         front,

@@ -20,7 +20,7 @@ def prompt_file(name: str, folder: Path = PROMPT_FOLDER) -> Path:
     return folder / f"{name}.txt"
 
 
-def load_prompts(name: str, folder: Path = PROMPT_FOLDER) -> list[str]:
+def demo_prompts(name: str, folder: Path = PROMPT_FOLDER) -> list[str]:
     """The prompts of a set, in file order. Raises FileNotFoundError for an unknown name."""
     return prompt_file(name, folder).read_text(encoding="utf-8").splitlines()
 

@@ -1,8 +1,8 @@
 """A key/value cache of fixed slots: rows come and go, and nothing is copied to make room.
 
-Every row has a slot, every token a column. A forward pass writes the columns before `Place.end` and
-reads from `Place.begin` on, so the same buffers serve prefill and decoding, and rows of different
-prompts, plans and ages share a batch. Where a row's tokens lie is told by the attention mask.
+Every row has a slot, every token a column. A forward pass writes the columns before `Window.end`
+and reads from `Window.begin` on, so the same buffers serve prefill and decoding, and rows of
+different prompts, plans and ages share a batch. The attention mask says where a row's tokens are.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ States = list[tuple[int, Tensor, Tensor]]
 
 
 @dataclass(slots=True)
-class Place:
+class Window:
     """Where the forward pass at hand reads and writes: slots first..last, columns begin..end."""
 
     first: int = 0
@@ -32,9 +32,9 @@ class Place:
 class SlotLayer(CacheLayerMixin):
     """Keys and values of one layer, [slots, heads, columns, size], allocated when first met."""
 
-    def __init__(self, slots: int, columns: int, place: Place) -> None:
+    def __init__(self, slots: int, columns: int, window: Window) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._slots, self._columns, self._place = slots, columns, place
+        self._slots, self._columns, self._window = slots, columns, window
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate; masked columns are read too and must hold finite numbers."""
@@ -48,9 +48,9 @@ class SlotLayer(CacheLayerMixin):
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Write the new tokens [rows, heads, tokens, size] and return what the rows may read."""
-        place = self._place
-        self.write(place.first, place.end, key_states, value_states)
-        return self.read(place.first, place.last, place.begin, place.end)
+        window = self._window
+        self.write(window.first, window.end, key_states, value_states)
+        return self.read(window.first, window.last, window.begin, window.end)
 
     def write(self, first: int, end: int, keys: Tensor, values: Tensor) -> None:
         """Put [rows, heads, tokens, size] into the slots from `first`, columns up to `end`."""
@@ -84,11 +84,11 @@ class SlotLayer(CacheLayerMixin):
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length and offset of what is read; masks are given ready-made all the same."""
-        return self._place.end - self._place.begin, 0
+        return self._window.end - self._window.begin, 0
 
     def get_seq_length(self) -> int:
         """The first column that is read; positions are given, so nothing hangs on it."""
-        return self._place.begin
+        return self._window.begin
 
     def get_max_length(self) -> int:
         """Columns in all."""
@@ -96,7 +96,7 @@ class SlotLayer(CacheLayerMixin):
 
 
 class SlotCache(Cache):
-    """One `SlotLayer` per layer of the model, all at the same `place`.
+    """One `SlotLayer` per layer of the model, all at the same `window`.
 
     Attributes:
         mask: Which columns of a slot hold tokens of its row, bool [slots, columns]. Outside the
@@ -104,16 +104,16 @@ class SlotCache(Cache):
     """
 
     def __init__(self, layers: int, slots: int, columns: int, device: torch.device) -> None:
-        self.place = Place()
+        self.window = Window()
         self.slots, self.columns = slots, columns
         self.mask = torch.zeros(slots, columns, dtype=torch.bool, device=device)
-        self._layers = [SlotLayer(slots, columns, self.place) for _ in range(layers)]
+        self._layers = [SlotLayer(slots, columns, self.window) for _ in range(layers)]
         super().__init__(layers=list(self._layers))
 
     def at(self, first: int, last: int, begin: int, end: int) -> SlotCache:
         """Set where the next forward pass reads and writes."""
-        place = self.place
-        place.first, place.last, place.begin, place.end = first, last, begin, end
+        window = self.window
+        window.first, window.last, window.begin, window.end = first, last, begin, end
         return self
 
     def write(self, states: States, first: int, end: int, rows: int | None = None) -> None:

@@ -21,11 +21,11 @@ from heretic.system.files import write_atomic
 
 _KEY, _TEXTS = "key", "texts"
 _RECORDS = {
-    "continuations": ("divergence", "agreement"),
-    "readings": ("surprise", "tokens"),
-    "references": ("tokens", "logprobs"),
+    "continuations": {"divergence": "divergence", "agreement": "agreement"},
+    "readings": {"surprise": "nll", "tokens": "tokens"},
+    "references": {"tokens": "tokens", "logprobs": "logprobs"},
 }
-"""Tensors of the records in `Outputs`."""
+"""Tensors of the records in `Outputs`: their names in the file, and in the record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +71,10 @@ def _tensors(outputs: Outputs) -> Iterator[tuple[str, Tensor]]:
     """All tensors by `kind/part/set`."""
     for name, logits in outputs.logits.items():
         yield f"logits/raw/{name}", _smallest(logits)
-    for kind, part, found in _parts(outputs):
-        for name, record in found.items():
-            yield f"{kind}/{part}/{name}", getattr(record, part).contiguous()
-
-
-def _parts(outputs: Outputs) -> Iterator[tuple[str, str, Mapping[PromptSet, Any]]]:
-    """Tensors that records hold: their kind, the name within the record, the records by set."""
     for kind, parts in _RECORDS.items():
-        for part in parts:
-            yield kind, part, getattr(outputs, kind)
+        for name, record in getattr(outputs, kind).items():
+            for part, field in parts.items():
+                yield f"{kind}/{part}/{name}", getattr(record, field).contiguous()
 
 
 def _outputs(
@@ -91,7 +85,8 @@ def _outputs(
     by_kind: dict[str, dict[PromptSet, dict[str, Tensor]]] = {}
     for path, tensor in tensors.items():
         kind, part, name = path.split("/", 2)
-        by_kind.setdefault(kind, {}).setdefault(name, {})[part] = tensor
+        field = _RECORDS.get(kind, {}).get(part, part)
+        by_kind.setdefault(kind, {}).setdefault(name, {})[field] = tensor
     read = {kind: by_kind.get(kind, {}) for kind in ("logits", *_RECORDS)}
     replies = {name: tuple(map(tuple, rows)) for name, rows in texts["replies"].items()}
     return Outputs(

@@ -1,16 +1,16 @@
 """From a chosen trial to files: merged weights or an adapter, documents, the Hub, and back."""
 
-from heretic.export.choice import Choice, HeldOut, Strategy
 from heretic.export.documents.card import get_readme_intro, model_card
 from heretic.export.hub import check_upload, upload
-from heretic.export.reproduce import Outcome, reproduce
+from heretic.export.reproduce import ReproductionResult, reproduce
+from heretic.export.request import ExportRequest, HeldOut, Strategy
 from heretic.export.saving import check_export, check_place, save
 from heretic.export.verify import verify
 
 __all__ = [
-    "Choice",
+    "ExportRequest",
     "HeldOut",
-    "Outcome",
+    "ReproductionResult",
     "Strategy",
     "check_export",
     "check_place",

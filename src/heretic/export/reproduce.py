@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from heretic.config.schema import reproducible_names
 from heretic.errors import ExportError, SettingsError
 from heretic.events import Notice, Reporter
-from heretic.export.choice import Choice
 from heretic.export.documents.reproduction import Reproduction, differences, directions_hash
 from heretic.export.documents.write import rewrite_scores
 from heretic.export.files import check_destination, inventory
+from heretic.export.request import ExportRequest
 from heretic.export.saving import save
 from heretic.records.trial import Trial
 from heretic.runs.manifest import RunManifest
@@ -38,7 +38,7 @@ _OWN_PLUGIN = re.compile(r"heretic\.scorers(\.[A-Za-z_]\w*)+:[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ReproductionResult:
     """How a reproduction went.
 
     Attributes:
@@ -79,7 +79,7 @@ def reproduce(
     reporter: Reporter,
     trust_plugins: bool = False,
     overrides: Mapping[str, Any] | None = None,
-) -> Outcome:
+) -> ReproductionResult:
     """Make the model of a `reproduce.json` again and compare the weight files' hashes.
 
     Args:
@@ -106,13 +106,13 @@ def reproduce(
         )
     model, directions = prepare(settings, recorded.seed, reporter)
     # Without figures at first: those in the file hold for this copy only if it is the same.
-    choice = _choice(recorded, settings, directions)
-    save(model, choice, destination, strategy=recorded.strategy, reporter=reporter)
+    request = _request(recorded, settings, directions)
+    save(model, request, destination, strategy=recorded.strategy, reporter=reporter)
     outcome = _compare(recorded, destination, directions, [
         *changes, *differences(recorded.hardware, hardware(model.device))
     ])  # fmt: skip
     if outcome.identical:
-        rewrite_scores(destination, _with_figures(choice, recorded))
+        rewrite_scores(destination, _with_figures(request, recorded))
     level = "success" if outcome.identical else "warning"
     reporter.emit(Notice(outcome.summary(), level=level))
     return outcome
@@ -195,7 +195,7 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return both
 
 
-def _choice(recorded: Reproduction, settings: Settings, directions: Tensor) -> Choice:
+def _request(recorded: Reproduction, settings: Settings, directions: Tensor) -> ExportRequest:
     manifest = RunManifest(
         model=str(settings.model),
         digest="",
@@ -205,13 +205,13 @@ def _choice(recorded: Reproduction, settings: Settings, directions: Tensor) -> C
         found=dict(recorded.found),
     )
     trial = Trial(number=recorded.trial, plan=recorded.plan, scores=())
-    return Choice(trial, directions, baseline=(), manifest=manifest, settings=settings)
+    return ExportRequest(trial, directions, baseline=(), manifest=manifest, settings=settings)
 
 
-def _with_figures(choice: Choice, recorded: Reproduction) -> Choice:
+def _with_figures(request: ExportRequest, recorded: Reproduction) -> ExportRequest:
     return replace(
-        choice,
-        trial=replace(choice.trial, scores=recorded.after),
+        request,
+        trial=replace(request.trial, scores=recorded.after),
         baseline=recorded.before,
         verified=recorded.after if recorded.verified else None,
         as_recorded=True,
@@ -220,12 +220,12 @@ def _with_figures(choice: Choice, recorded: Reproduction) -> Choice:
 
 def _compare(
     recorded: Reproduction, folder: Path, directions: Tensor, changes: list[str]
-) -> Outcome:
+) -> ReproductionResult:
     then = recorded.weight_hashes()
     now = {name: entry["sha256"] for name, entry in inventory(folder).items() if name in then}
     extra = set(_weights(folder)) - set(then)
     matching = tuple(sorted(name for name in then if now.get(name) == then[name]))
-    return Outcome(
+    return ReproductionResult(
         folder=folder,
         matching=matching,
         differing=tuple(sorted((set(then) - set(matching)) | extra)),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from heretic.errors import ExportError
-from heretic.harness.results import Row
+from heretic.harness.results import PairedMetric
 from heretic.records.trial import Score, Trial
 from heretic.runs.manifest import RunManifest
 from heretic.system.hub import is_local
@@ -48,7 +48,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ExportRequest:
     """The trial to export, with the run it comes from.
 
     Attributes:
@@ -71,7 +71,7 @@ class Choice:
     settings: Settings
     verified: tuple[Score, ...] | None = None
     held_out: HeldOut | None = None
-    benchmarks: tuple[Row, ...] = ()
+    benchmarks: tuple[PairedMetric, ...] = ()
     as_recorded: bool = False
 
     @property

@@ -9,10 +9,10 @@ from heretic.errors import ExportError
 from heretic.events import Notice, Reporter, Silent, StageFinished, StageStarted
 from heretic.export import weights
 from heretic.export.adapter import write_adapter
-from heretic.export.choice import Choice, Strategy, check_strategy
 from heretic.export.documents.base_card import base_folder
 from heretic.export.documents.write import base_revision, write_documents
 from heretic.export.files import check_destination, check_disk, relative_files, staged
+from heretic.export.request import ExportRequest, Strategy, check_strategy
 from heretic.export.safetensors import stream
 from heretic.export.safetensors.sources import QuantisedSourceError, StreamError
 
@@ -71,7 +71,7 @@ def _check_room(
 
 def save(
     model: Model,
-    choice: Choice,
+    request: ExportRequest,
     destination: Path,
     *,
     strategy: str,
@@ -105,19 +105,19 @@ def save(
     _check_room(model, destination, kind, source)
     reporter.emit(StageStarted(f"Saving to {destination}"))
     with staged(destination) as folder:
-        shard = max_shard_size or choice.settings.max_shard_size
+        shard = max_shard_size or request.settings.max_shard_size
         _write_model(
             model,
-            choice,
+            request,
             folder,
             strategy=kind,
             source=source,
             max_shard_size=shard,
             reporter=reporter,
         )
-        base = base_folder(str(choice.settings.model), base_revision(model))
+        base = base_folder(str(request.settings.model), base_revision(model))
         weights.copy_licence(base, folder)
-        write_documents(folder, choice, kind, model)
+        write_documents(folder, request, kind, model)
         files = relative_files(folder)
     reporter.emit(StageFinished(f"{len(files)} files in {destination}"))
     return destination.absolute()
@@ -125,7 +125,7 @@ def save(
 
 def _write_model(
     model: Model,
-    choice: Choice,
+    request: ExportRequest,
     folder: Path,
     *,
     strategy: Strategy,
@@ -133,7 +133,7 @@ def _write_model(
     max_shard_size: str | int,
     reporter: Reporter,
 ) -> None:
-    plan, directions = choice.trial.plan, choice.directions
+    plan, directions = request.trial.plan, request.directions
     if strategy == "adapter":
         write_adapter(model, plan, directions, folder)
         weights.write_generation_config(model, folder)

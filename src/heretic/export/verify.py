@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 from heretic.errors import ExportError
 from heretic.events import Reporter, Silent, StageFinished, StageStarted
 from heretic.export.adapter import ADAPTER_CONFIG, attach_adapter
-from heretic.export.choice import Choice
 from heretic.export.documents.write import rewrite_scores
+from heretic.export.request import ExportRequest
 from heretic.records.trial import Score
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ ROOM = 1.25
 _COUNT = re.compile(r"\s*\d+\s*/\s*(\d+)\s*")
 
 
-class Judge(Protocol):
+class ModelScorer(Protocol):
     """What verification needs of an evaluator: `heretic.evaluator.evaluator.Evaluator` has it."""
 
     model: Model
@@ -48,12 +48,12 @@ class Judge(Protocol):
 
 
 def verify(
-    folder: Path, choice: Choice, evaluator: Judge, reporter: Reporter | None = None
+    folder: Path, request: ExportRequest, evaluator: ModelScorer, reporter: Reporter | None = None
 ) -> tuple[Score, ...]:
     """Reload a saved model from disk, score it, and put the figures on its card.
 
     Args:
-        folder: What `save` wrote from the same `choice`.
+        folder: What `save` wrote from the same `request`.
 
     Returns:
         The scores of the reloaded model.
@@ -78,8 +78,8 @@ def verify(
             f"The model saved in {folder} gives no finite {', '.join(wrong)}.",
             remedy="Do not use it; try another trial or dtype.",
         )
-    rewrite_scores(folder, replace(choice, baseline=baseline, verified=scores))
-    problems = disagreements(choice.trial.scores, scores)
+    rewrite_scores(folder, replace(request, baseline=baseline, verified=scores))
+    problems = disagreements(request.trial.scores, scores)
     if problems:
         raise ExportError(
             f"The model saved in {folder} does not score as in the search: {'; '.join(problems)}.",

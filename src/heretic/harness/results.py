@@ -104,7 +104,7 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PairedMetric:
     """One line of the table: a figure of both models.
 
     Attributes:
@@ -157,25 +157,25 @@ def _figure(value: float | None, stderr: float | None) -> str:
     return f"{value:.4f}" + ("" if stderr is None else f" ± {stderr:.4f}")
 
 
-def how_compared(rows: Sequence[Row]) -> str:
-    """What the figures of `Row.texts` mean."""
+def how_compared(rows: Sequence[PairedMetric]) -> str:
+    """What the figures of `PairedMetric.texts` mean."""
     apart = any(row.interval and not row.paired for row in rows)
     return "± is the standard error. The interval is of the difference, document by document" + (
         " (* models apart)." if apart else "."
     )
 
 
-def compare(original: Measurement | None, edited: Measurement | None) -> list[Row]:
+def compare(original: Measurement | None, edited: Measurement | None) -> list[PairedMetric]:
     """The figures of a task on both models; either may be missing."""
     before = {(row.task, row.metric): row for row in (original.metrics if original else ())}
     after = {(row.task, row.metric): row for row in (edited.metrics if edited else ())}
     return [_row(before.get(key), after.get(key)) for key in {**before, **after}]
 
 
-def _row(original: Metric | None, edited: Metric | None) -> Row:
+def _row(original: Metric | None, edited: Metric | None) -> PairedMetric:
     known = edited or original
     assert known is not None
-    row = Row(
+    row = PairedMetric(
         task=known.task,
         metric=known.metric,
         n=known.n,
@@ -190,7 +190,7 @@ def _row(original: Metric | None, edited: Metric | None) -> Row:
     paired = paired_interval(original.strata, edited.strata)
     interval = paired or _unpaired_interval(original, edited)
     values = {**asdict(row), "difference": row.edited - row.original, "interval": interval}
-    return Row(**{**values, "paired": paired is not None})
+    return PairedMetric(**{**values, "paired": paired is not None})
 
 
 def paired_interval(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from heretic.errors import HereticError
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
-from heretic.harness.results import Measurement, Row, compare
+from heretic.harness.results import Measurement, PairedMetric, compare
 from heretic.harness.store import ResultFile, key_of_edited
 from heretic.harness.tasks import check_tasks, folder_digest, remedy_for, task_manager
 from heretic.records.trial import Trial
@@ -52,7 +52,7 @@ class Outcome:
         failures: Task to what went wrong, with the remedy.
     """
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[PairedMetric] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from heretic.errors import RunError
-from heretic.harness.results import Measurement, Row, compare
+from heretic.harness.results import Measurement, PairedMetric, compare
 from heretic.records.plan import Plan
 from heretic.records.trial import Trial
 from heretic.runs.folder import digest
@@ -26,7 +26,7 @@ def key_of_edited(key: str, plan: Plan) -> str:
     return digest({"key": key, "plan": plan.to_dict()})
 
 
-def figures_of(run: Path, trial: Trial) -> tuple[Row, ...]:
+def figures_of(run: Path, trial: Trial) -> tuple[PairedMetric, ...]:
     """Kept figures of a trial's plan on whole tasks, beside the original's.
 
     Of a task that was run in several ways, the newest; none of a task that the original was not run
@@ -73,7 +73,7 @@ class ResultFile:
         """Keep a measurement; `write` puts it on disk."""
         self.measurements[measurement.key] = measurement
 
-    def write(self, rows: Sequence[Row] = ()) -> None:
+    def write(self, rows: Sequence[PairedMetric] = ()) -> None:
         """Replace the file.
 
         Args:

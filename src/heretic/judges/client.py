@@ -50,7 +50,7 @@ _REMEDIES = {
 _LATER = "Try again later; what was judged is kept."
 
 
-class Judge:
+class EndpointJudge:
     """Puts replies before a language model and reads its verdicts.
 
     Attributes:

@@ -41,7 +41,7 @@ _MARKS = {"prompt": "HereticPromptStandsHere", "reply": "HereticReplyStandsHere"
 _OTHER = "other"
 """Label of a reply to which no label applies."""
 
-Row = dict[str, list[int]]
+EncodedItem = dict[str, list[int]]
 """Token ids of one input, and what else the tokenizer gives beside them."""
 
 
@@ -108,10 +108,10 @@ class Reader(Protocol):
     def load(self, **arguments: Any) -> Any:
         """The model, by `from_pretrained`'s arguments."""
 
-    def encode(self, item: Item) -> Row:
+    def encode(self, item: Item) -> EncodedItem:
         """An input's tokens. Nothing in prompt and reply becomes a control token."""
 
-    def judge(self, model: Any, rows: Sequence[Row]) -> list[Verdict]:
+    def judge(self, model: Any, rows: Sequence[EncodedItem]) -> list[Verdict]:
         """Verdicts on a batch, in order."""
 
 
@@ -260,7 +260,7 @@ class _Classifier:
             model.config.get_text_config().pad_token_id = self._tokenizer.pad_token_id
         return model
 
-    def encode(self, item: Item) -> Row:
+    def encode(self, item: Item) -> EncodedItem:
         fields = {"prompt": item.prompt, "reply": item.reply}
         texts = [_FIELD.sub(lambda found: fields[found[1]], part) for part in self._templates]
         longest = min(self._options.max_length, self._tokenizer.model_max_length)
@@ -269,7 +269,7 @@ class _Classifier:
         )
         return dict(row)
 
-    def judge(self, model: Any, rows: Sequence[Row]) -> list[Verdict]:
+    def judge(self, model: Any, rows: Sequence[EncodedItem]) -> list[Verdict]:
         inputs = self._tokenizer.pad(list(rows), padding=True, return_tensors="pt")
         logits = model(**inputs.to(model.device)).logits.float()
         shares = logits.softmax(dim=-1) if self._exclusive else logits.sigmoid()
@@ -316,7 +316,7 @@ class _Guard:
     def load(self, **arguments: Any) -> Any:
         return auto_class(self._config).from_pretrained(**arguments)
 
-    def encode(self, item: Item) -> Row:
+    def encode(self, item: Item) -> EncodedItem:
         # `_FIELD.split` gives text and names of fields in turn.
         fields = {"prompt": item.prompt.strip(), "reply": item.reply.strip()}
         ids: list[int] = []
@@ -333,7 +333,7 @@ class _Guard:
         found = self._tokenizer(text, add_special_tokens=False, split_special_tokens=split)
         return list(found["input_ids"])
 
-    def judge(self, model: Any, rows: Sequence[Row]) -> list[Verdict]:
+    def judge(self, model: Any, rows: Sequence[EncodedItem]) -> list[Verdict]:
         inputs = self._tokenizer.pad(list(rows), padding=True, return_tensors="pt")
         written = model.generate(
             **inputs.to(model.device),

@@ -182,13 +182,13 @@ class Ablation:
     empty: Tensor | None = None
     moves_bias: bool = False
 
-    def edit(self, amounts: Tensor) -> OutputEdit:
+    def edit(self, ablation_weights: Tensor) -> OutputEdit:
         """The edit with ablation weights [k], or stacked edits with weights [rows, k].
 
         Differentiable in the weights: with one row of weights per row of a batch, one backward pass
         gives every row's own gradient.
         """
-        weighted = amounts.unsqueeze(-1) * self.directions
+        weighted = ablation_weights.unsqueeze(-1) * self.directions
         return OutputEdit(
             write=weighted * self.row_norms,
             read=(self.directions / self.row_norms).expand_as(weighted),

@@ -39,20 +39,20 @@ class EditFactory:
             ValueError: The plan's rank is above k.
         """
         return {
-            writer.name: self._edit(writer, plan, amounts, basis)
-            for writer, amounts, basis in planned(self._writers, plan, directions)
+            writer.name: self._edit(writer, plan, ablation_weights, basis)
+            for writer, ablation_weights, basis in planned(self._writers, plan, directions)
         }
 
     def _edit(
-        self, writer: Writer, plan: Plan, amounts: Sequence[float], basis: Tensor
+        self, writer: Writer, plan: Plan, ablation_weights: Sequence[float], basis: Tensor
     ) -> OutputEdit:
         ablation = self.ablation(writer, basis, plan.row_normalization)
-        return ablation.edit(ablation.directions.new_tensor(amounts))
+        return ablation.edit(ablation.directions.new_tensor(ablation_weights))
 
     def ablation(
         self, writer: Writer, basis: Tensor, row_normalization: RowNormalization
     ) -> Ablation:
-        """A writer's edit along orthonormal directions [k, hidden], but for the amounts."""
+        """A writer's edit along orthonormal directions [k, hidden], but for the weights."""
         # Experts whose sum is edited have all the same edit, whatever their weights.
         shared = writer.edited_in_sum(row_normalization)
         key = (str(id(writer.module)) if shared else writer.name), row_normalization
@@ -75,7 +75,7 @@ class EditFactory:
 def planned(
     writers: Sequence[Writer], plan: Plan, directions: Tensor
 ) -> Iterator[tuple[Writer, tuple[float, ...], Tensor]]:
-    """The writers that a plan edits, each with its amounts and its basis [k, hidden].
+    """The writers that a plan edits, each with its ablation_weights and its basis [k, hidden].
 
     Args:
         directions: As for `EditFactory.edits`.
@@ -84,17 +84,17 @@ def planned(
         ValueError: The plan's rank is above k.
     """
     for writer in writers:
-        amounts = plan.amounts(writer.component, writer.layer)
-        if not any(amounts):
+        ablation_weights = plan.ablation_weights(writer.component, writer.layer)
+        if not any(ablation_weights):
             continue
         basis = layer_basis(directions, writer.layer, plan)
-        if basis[_nonzero(amounts)].any():
-            yield writer, amounts, basis
+        if basis[_nonzero(ablation_weights)].any():
+            yield writer, ablation_weights, basis
 
 
-def _nonzero(amounts: Sequence[float]) -> list[bool]:
+def _nonzero(ablation_weights: Sequence[float]) -> list[bool]:
     """Which directions are removed at all, as a mask over them."""
-    return [amount != 0.0 for amount in amounts]
+    return [amount != 0.0 for amount in ablation_weights]
 
 
 @contextmanager

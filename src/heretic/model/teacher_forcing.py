@@ -66,12 +66,12 @@ class Reading:
     """How a model takes texts.
 
     Attributes:
-        surprise: Negative log-likelihood of each text after its first token, float64 [texts], in
+        nll: Negative log-likelihood of each text after its first token, float64 [texts], in
             nats.
         tokens: How many tokens that were, int64 [texts].
     """
 
-    surprise: Tensor
+    nll: Tensor
     tokens: Tensor
 
 
@@ -158,7 +158,7 @@ def reading(model: Model, texts: Sequence[str], max_tokens: int) -> Reading:
     Args:
         max_tokens: Longer texts are cut there.
     """
-    surprise = torch.zeros(len(texts), dtype=torch.float64)
+    nll = torch.zeros(len(texts), dtype=torch.float64)
     tokens = torch.zeros(len(texts), dtype=torch.int64)
     for number, row in enumerate(model.renderer.token_ids(texts)):
         ids = row[:max_tokens]
@@ -166,6 +166,6 @@ def reading(model: Model, texts: Sequence[str], max_tokens: int) -> Reading:
             continue  # nothing to foresee
         logprobs = model.tail_logits([ids], len(ids))[0, :-1].float().log_softmax(dim=-1)
         seen = torch.tensor(ids[1:], device=logprobs.device)
-        surprise[number] = -logprobs.gather(-1, seen[:, None]).double().sum().cpu()
+        nll[number] = -logprobs.gather(-1, seen[:, None]).double().sum().cpu()
         tokens[number] = len(ids) - 1
-    return Reading(surprise, tokens)
+    return Reading(nll, tokens)

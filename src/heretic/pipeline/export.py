@@ -35,14 +35,14 @@ def export_trial(session: Session, trial: Trial, destination: Path, strategy: st
         RunError: A file with benchmark results is damaged.
     """
     export.check_export(session.model, destination, strategy)  # before minutes of scoring
-    choice = replace(
-        session.choice(trial),
+    request = replace(
+        session.request(trial),
         benchmarks=figures_of(session.folder.path, trial),  # a damaged file is said first
         held_out=held_out_scores(session, trial),
     )
-    export.save(session.model, choice, destination, strategy=strategy, reporter=session.reporter)
-    scores = export.verify(destination, choice, session.evaluator, session.reporter)
-    return Exported(scores, choice.held_out)
+    export.save(session.model, request, destination, strategy=strategy, reporter=session.reporter)
+    scores = export.verify(destination, request, session.evaluator, session.reporter)
+    return Exported(scores, request.held_out)
 
 
 def held_out_scores(session: Session, trial: Trial) -> export.HeldOut | None:

@@ -54,9 +54,9 @@ class Session:
     evaluator: Evaluator
     study: Study
 
-    def choice(self, trial: Trial) -> export.Choice:
+    def request(self, trial: Trial) -> export.ExportRequest:
         """The trial with all that an export says about it."""
-        return export.Choice(
+        return export.ExportRequest(
             trial=trial,
             directions=self.directions,
             baseline=self.evaluator.baseline,

@@ -74,15 +74,15 @@ def apply_plan(
     scores = evaluator.evaluate([plan])[0]
     reporter.emit(StageFinished(pipeline.scores_line(scores)))
     seed = settings.seed or 0
-    choice = export.Choice(
+    request = export.ExportRequest(
         trial=Trial(number=0, plan=plan, scores=scores),
         directions=directions,
         baseline=evaluator.baseline,
         manifest=known or pipeline.new_manifest(settings, prompts, model, seed, evaluator.baseline),
         settings=settings,
     )
-    export.save(model, choice, destination, strategy=strategy, reporter=reporter)
-    return export.verify(destination, choice, evaluator, reporter)
+    export.save(model, request, destination, strategy=strategy, reporter=reporter)
+    return export.verify(destination, request, evaluator, reporter)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ class Kernel:
         slope = (self.min_weight - self.max_weight) / self.min_weight_distance
         return self.max_weight + distance * slope
 
-    def amounts(self, layer: int, rank: int) -> tuple[float, ...]:
+    def ablation_weights(self, layer: int, rank: int) -> tuple[float, ...]:
         """The weight of a layer, the same for each of `rank` directions."""
         return (self.weight(layer),) * rank
 
@@ -70,7 +70,7 @@ AbliterationParameters = Kernel
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
+class LayerWeights:
     """A free-form kernel: ablation weights layer by layer, as the gradient search finds them.
 
     Attributes:
@@ -80,7 +80,7 @@ class Weights:
 
     layers: tuple[tuple[float, ...], ...]
 
-    def amounts(self, layer: int, rank: int) -> tuple[float, ...]:
+    def ablation_weights(self, layer: int, rank: int) -> tuple[float, ...]:
         """The weights of a layer, filled up with zeros to `rank`."""
         known = self.layers[layer][:rank] if layer < len(self.layers) else ()
         return known + (0.0,) * (rank - len(known))
@@ -95,7 +95,10 @@ class Weights:
         return max(highest), float(highest.index(max(highest))), lowest, None
 
 
-AnyKernel = Kernel | Weights
+Weights = LayerWeights
+"""The name under which the library interface exports `LayerWeights`."""
+
+AnyKernel = Kernel | LayerWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +156,11 @@ class Plan:
             rank=rank,
         )
 
-    def amounts(self, component: str, layer: int) -> tuple[float, ...]:
+    def ablation_weights(self, component: str, layer: int) -> tuple[float, ...]:
         """Ablation weights of a component in a layer, one per direction; 0.0 without a kernel."""
         for name, kernel in self.kernels:
             if name == component:
-                return kernel.amounts(layer, self.rank)
+                return kernel.ablation_weights(layer, self.rank)
         return (0.0,) * self.rank
 
     def to_dict(self) -> dict[str, Any]:
@@ -219,7 +222,7 @@ def _weights(component: str, rows: object) -> Iterator[tuple[float, ...]]:
 
 
 def _kernel_to_dict(kernel: AnyKernel) -> dict[str, Any]:
-    if isinstance(kernel, Weights):
+    if isinstance(kernel, LayerWeights):
         return {"weights": [list(row) for row in kernel.layers]}
     return asdict(kernel)
 
@@ -228,7 +231,7 @@ def _kernel(component: str, row: object) -> AnyKernel:
     """A kernel as `to_dict` wrote it: four finite numbers and no others, or weights."""
     row = row if isinstance(row, Mapping) else {}
     if set(row) == {"weights"}:
-        return Weights(tuple(_weights(component, row["weights"])))
+        return LayerWeights(tuple(_weights(component, row["weights"])))
     names = [part.name for part in fields(Kernel)]
     if set(row) != set(names):
         raise ValueError(f"the kernel of {component} needs {', '.join(names)} and no more")

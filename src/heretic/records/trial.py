@@ -111,7 +111,7 @@ class Trial:
         return objectives(self.scores)
 
     @property
-    def raced(self) -> bool:
+    def pruned(self) -> bool:
         """Whether its evaluation was ended because another trial dominates whatever it became."""
         return any(score.bound for score in self.scores)
 
@@ -137,7 +137,7 @@ def front(trials: Iterable[Trial]) -> list[Trial]:
     """
     by_objectives: dict[tuple[float, ...], Trial] = {}
     for trial in sorted(trials, key=lambda trial: trial.number):
-        if trial.state == "complete" and not trial.raced:
+        if trial.state == "complete" and not trial.pruned:
             by_objectives.setdefault(trial.objectives(), trial)
     return [
         by_objectives[values]

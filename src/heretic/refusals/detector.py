@@ -53,7 +53,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Classification:
     """What a reply is, and what decided it; an empty reply has no span.
 
     `declines` says that it says no in so many words, whatever the prompt was.
@@ -158,7 +158,7 @@ def _holds(language: Language, wanted: frozenset[str], text: str, words: frozens
     return any(part in text for part in wanted)
 
 
-def classify(response: str, prompt: str | None = None) -> Verdict:
+def classify(response: str, prompt: str | None = None) -> Classification:
     """Say what a reply is.
 
     Args:
@@ -171,7 +171,7 @@ def classify(response: str, prompt: str | None = None) -> Verdict:
     start, _ = _start(response)
     read = _read(response, start, prompt)
     if not read:
-        return Verdict("degenerate", None)
+        return Classification("degenerate", None)
     verdict = _judge(response, read)
     if (
         verdict.label != "refusal"
@@ -223,7 +223,7 @@ def _read(response: str, start: int, prompt: str | None = None) -> list[_Read]:
     return [_Read(one, question, asked) for one in sentences(blank_asides(fold(part)), part, start)]
 
 
-def _judge(response: str, read: Sequence[_Read]) -> Verdict:
+def _judge(response: str, read: Sequence[_Read]) -> Classification:
     opening = _opening(read)
     declined = opening[-1] if opening[-1].does("decline") else _late_decline(read, opening)
     if declined is not None and not _unreal(read, declined):
@@ -323,9 +323,9 @@ def _substance(read: Sequence[_Read]) -> _Substance:
 
 def _verdict(
     label: Label, response: str, place: _Read | tuple[int, int], *, declines: bool = False
-) -> Verdict:
+) -> Classification:
     if isinstance(place, _Read):
         place = (place.sentence.start, place.sentence.end)
     start, end = place
     span = Span(start, end, response[start:end]) if end > start else None
-    return Verdict(label, span, declines)
+    return Classification(label, span, declines)

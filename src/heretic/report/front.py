@@ -74,7 +74,7 @@ def front_data(
     Raises:
         HereticError: No trial is complete, or fewer than two scores are optimised.
     """
-    complete = [trial for trial in trials if trial.state == "complete" and not trial.raced]
+    complete = [trial for trial in trials if trial.state == "complete" and not trial.pruned]
     if not complete:
         raise HereticError("No trial is complete, so there is no front to draw.")
     optimised = [score for score in complete[0].scores if score.optimization != "none"]

@@ -99,7 +99,7 @@ class Perplexity(Scorer):
     def values(self, outputs: Outputs, baseline: Outputs) -> list[float]:
         """Nats per token that each text has become more surprising; texts of one token count 0."""
         after, before = outputs.readings[self._set], baseline.readings[self._set]
-        change = (after.surprise - before.surprise) / after.tokens.clamp_min(1)
+        change = (after.nll - before.nll) / after.tokens.clamp_min(1)
         values: list[float] = change.tolist()
         return values
 
@@ -107,7 +107,7 @@ class Perplexity(Scorer):
         """The change; people read the perplexity and its ratio."""
         found = super().score(outputs, baseline)
         read = outputs.readings[self._set]
-        perplexity = math.exp(float(read.surprise.sum()) / max(int(read.tokens.sum()), 1))
+        perplexity = math.exp(float(read.nll.sum()) / max(int(read.tokens.sum()), 1))
         return replace(found, display=f"{perplexity:.2f} (x{math.exp(found.value):.3f})")
 
 
@@ -126,7 +126,7 @@ class ReplyLength(Scorer):
         return f"{mean(values):+.1f} characters"
 
 
-class Metric(BaseModel):
+class SimilarityOptions(BaseModel):
     """Which similarity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -143,7 +143,7 @@ class ReplySimilarity(Scorer):
     differences between trials, not the figure itself.
     """
 
-    Options: ClassVar[type[BaseModel]] = Metric
+    Options: ClassVar[type[BaseModel]] = SimilarityOptions
     needs = Needs(responses=frozenset({"good"}))
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

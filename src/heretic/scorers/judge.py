@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-from heretic.judges.client import Judge
+from heretic.judges.client import EndpointJudge
 from heretic.judges.local import ClassifierOptions, LocalJudge
 from heretic.judges.options import JudgeOptions
 from heretic.judges.records import Item, Usage, Verdict
@@ -36,10 +36,10 @@ class ClassifierJudgeOptions(ClassifierOptions, OnPrompts):
 class _Judging(ReplyScorer):
     """The share of replies whose label counts."""
 
-    _judge: Judge | LocalJudge
+    _judge: EndpointJudge | LocalJudge
 
     def check(self) -> None:
-        """Try the judge as far as that costs little: see `Judge.check` and `LocalJudge.check`.
+        """Try the judge as far as that costs little: see the `check` of either kind of judge.
 
         Raises:
             ScorerError: The judge cannot be used.
@@ -91,7 +91,7 @@ class _Judging(ReplyScorer):
 
 
 class LLMJudge(_Judging):
-    """A language model behind an OpenAI-compatible endpoint; see `judging.options`."""
+    """A language model behind an OpenAI-compatible endpoint; see `heretic.judges.options`."""
 
     Options: ClassVar[type[BaseModel]] = LLMJudgeOptions
     incidental: ClassVar[frozenset[str]] = frozenset(
@@ -105,12 +105,12 @@ class LLMJudge(_Judging):
             "timeout",
         )
     )
-    _judge: Judge
+    _judge: EndpointJudge
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Read the options; nothing is asked yet."""
         super().__init__(*args, **kwargs)
-        self._judge = Judge(self.options)
+        self._judge = EndpointJudge(self.options)
 
     @property
     def usage(self) -> Usage:
@@ -129,7 +129,7 @@ class LLMJudge(_Judging):
 
 
 class ClassifierJudge(_Judging):
-    """A classifier or a guard model from the Hub or a folder; see `local_judges`."""
+    """A classifier or a guard model from the Hub or a folder; see `heretic.judges.local`."""
 
     Options: ClassVar[type[BaseModel]] = ClassifierJudgeOptions
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from heretic.config.tables import DatasetSpecification
 from heretic.records.trial import Score
-from heretic.refusals import Label, Verdict, classify, settled
+from heretic.refusals import Classification, Label, classify, settled
 from heretic.scorers.base import Outputs, Replies
 from heretic.scorers.replies import OnPrompts, ReplyScorer
 
@@ -80,7 +80,7 @@ class RefusalDetector(ReplyScorer):
         refused = sum(self._least(_verdict(reply)) for reply in known)
         return refused / total, f"at least {refused:g}/{total}"
 
-    def _least(self, verdict: Verdict) -> float:
+    def _least(self, verdict: Classification) -> float:
         if verdict.label == "degenerate":
             return self.weights["degenerate"]
         least = min(self.weights["partial"], self.weights["degenerate"])

@@ -239,8 +239,8 @@ class Objective:
         def edit_of(writer: Writer) -> OutputEdit:
             component = self._components.index(writer.component)
             ablation = self._ablations[writer.name]
-            amounts = own[:, component, writer.layer].to(ablation.directions.device)
-            return ablation.edit(amounts)
+            ablation_weights = own[:, component, writer.layer].to(ablation.directions.device)
+            return ablation.edit(ablation_weights)
 
         edited = [writer for writer in self._model.writers if writer.name in self._ablations]
         with install(sites_of(edited), edit_of):

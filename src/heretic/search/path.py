@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from heretic.records.plan import Plan, Weights
+from heretic.records.plan import LayerWeights, Plan
 from heretic.search.space import Range, Suggester
 
 POSITION = "position"
@@ -67,11 +67,11 @@ class PathSpace:
         return params
 
 
-def _mixed(first: object, second: object, share: float, scale: float) -> Weights:
+def _mixed(first: object, second: object, share: float, scale: float) -> LayerWeights:
     """Weights a share of the way from one kernel to another, scaled."""
-    assert isinstance(first, Weights)
-    assert isinstance(second, Weights)
-    return Weights(
+    assert isinstance(first, LayerWeights)
+    assert isinstance(second, LayerWeights)
+    return LayerWeights(
         tuple(
             # In this form, each end is met to the last bit.
             tuple(scale * ((1 - share) * a + share * b) for a, b in zip(one, other, strict=True))

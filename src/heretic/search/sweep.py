@@ -25,7 +25,7 @@ from torch.nn import functional
 from heretic.errors import StudyError
 from heretic.model.core import Model, Prompts
 from heretic.model.editing import EditFactory
-from heretic.records.plan import Plan, RowNormalization, Weights
+from heretic.records.plan import LayerWeights, Plan, RowNormalization
 from heretic.search.objective import Objective, Sample
 
 TRADE_OFFS = tuple(0.01 * 1.8**power for power in range(12))
@@ -200,8 +200,8 @@ def plan_of(
 ) -> Plan:
     """The plan with these weights [components, layers, k], directions per layer."""
     rounded = weights.to(torch.float64).round(decimals=DIGITS).tolist()
-    kernels: Mapping[str, Weights] = {
-        component: Weights(tuple(tuple(row) for row in layers))
+    kernels: Mapping[str, LayerWeights] = {
+        component: LayerWeights(tuple(tuple(row) for row in layers))
         for component, layers in zip(components, rounded, strict=True)
     }
     return Plan.create(

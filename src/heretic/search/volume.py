@@ -51,7 +51,7 @@ def is_stagnant(trials: Sequence[Trial], patience: int) -> bool:
     complete = [trial for trial in trials if trial.state == "complete"]
     if patience == 0 or len(complete) <= patience:
         return False
-    seen = [trial.objectives() for trial in complete if not trial.raced]
+    seen = [trial.objectives() for trial in complete if not trial.pruned]
     reference = tuple(map(_beyond, zip(*seen, strict=True)))
     before, now = (
         hypervolume([trial.objectives() for trial in front(rows)], reference)

@@ -20,7 +20,7 @@ from heretic.errors import PromptError, ScorerError
 if TYPE_CHECKING:
     from heretic.scorers import Scorer
 
-Verdict = dict[str, Any]
+ReplyRecord = dict[str, Any]
 """What is written beside a reply."""
 
 _INPUT = "input_"
@@ -133,14 +133,14 @@ def _rate(count: int, total: int) -> str:
     return f"{count / total:6.1%}  ({low:.1%} to {high:.1%})"
 
 
-def _detected(rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
+def _detected(rows: Sequence[Mapping[str, Any]]) -> list[ReplyRecord]:
     from heretic.refusals import classify
 
     found = (classify(row["response"], row.get("prompt")) for row in rows)
     return [{"label": v.label, "span": None if v.span is None else asdict(v.span)} for v in found]
 
 
-def _judged(rows: Sequence[Mapping[str, Any]], plugin: str) -> list[Verdict]:
+def _judged(rows: Sequence[Mapping[str, Any]], plugin: str) -> list[ReplyRecord]:
     """What a scorer makes of the replies: its labels if it has any, else each one's figure.
 
     Raises:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from heretic.cli.opening import Place
+    from heretic.cli.opening import OpenRun
     from heretic.config.settings import Settings
     from heretic.demo.job import Exchange, Recovery
     from heretic.pipeline.run import Session
@@ -56,7 +56,7 @@ def command(options: SettingsOptions) -> int:
         return _job(settings, place, console, start)
 
 
-def _job(settings: Settings, place: Place, console: Console, start: float) -> int:
+def _job(settings: Settings, place: OpenRun, console: Console, start: float) -> int:
     from heretic import pipeline
     from heretic.cli.display.tables import front_table
     from heretic.cli.opening import prepared

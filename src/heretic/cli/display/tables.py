@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from heretic.cli.display.text import clip, safe, title
-from heretic.harness.results import Row, how_compared
+from heretic.harness.results import PairedMetric, how_compared
 from heretic.records.plan import KERNEL_FIGURES, Plan
 from heretic.records.statistics import indistinguishable, paired
 from heretic.records.trial import Score, Trial
@@ -149,7 +149,9 @@ def before_after_table(
     return table
 
 
-def benchmark_table(rows: Sequence[Row], *, edited: str, heading: str | None = None) -> Table:
+def benchmark_table(
+    rows: Sequence[PairedMetric], *, edited: str, heading: str | None = None
+) -> Table:
     """Figures of the original and the edited model, with their difference and its interval.
 
     A difference whose interval leaves 0 out is said to be better or worse.

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import heretic
 from heretic.config.behaviors import name_of
-from heretic.export.choice import Choice, HeldOut, Strategy, display_name, score_rows
-from heretic.harness.results import Row, how_compared
+from heretic.export.request import ExportRequest, HeldOut, Strategy, display_name, score_rows
+from heretic.harness.results import PairedMetric, how_compared
 from heretic.records.plan import KERNEL_FIGURES, Plan
 from heretic.records.trial import Score, Trial
 from heretic.system.hub import is_local, repository_of
@@ -65,13 +65,13 @@ def aim_of(settings: Settings) -> Aim:
     """What the settings were for: declining less, unless they say otherwise."""
     if not settings.behavior and settings.goal == "remove":
         return LESS_DECLINING
-    choice = settings.behavior
-    behavior = name_of(choice) if choice else "what its bad prompts trigger"
+    named = settings.behavior
+    behavior = name_of(named) if named else "what its bad prompts trigger"
     purpose = {
         "calibrate": "it declines less of what it need not decline",
         "harden": "it declines more of what it should decline",
     }.get(
-        choice,
+        named,
         f"it shows {'more' if settings.goal == 'induce' else 'less'} of a behaviour: {behavior}",
     )
     return Aim("edited", purpose, _WARNING_OF_OTHERS)
@@ -86,25 +86,27 @@ class HasBaseline(Protocol):
 
 
 def model_card(
-    choice: Choice, strategy: Strategy, base_metadata: dict[str, Any] | None = None
+    request: ExportRequest, strategy: Strategy, base_metadata: dict[str, Any] | None = None
 ) -> str:
     """The text of `README.md`.
 
     Args:
         base_metadata: Carried over from the base model's card (`base.base_metadata`).
     """
-    model = str(choice.settings.model)
+    model = str(request.settings.model)
     base = base_metadata or {}
-    plan, aim = choice.trial.plan, aim_of(choice.settings)
+    plan, aim = request.trial.plan, aim_of(request.settings)
     return _template().render(
         aim=aim,
         metadata=card_metadata(model, strategy, base, aim),
         intro=_intro(
             model,
             plan,
-            choice.baseline,
-            choice.scores,
-            _origin(choice) + _held_out_text(choice.held_out) + _benchmarks_text(choice.benchmarks),
+            request.baseline,
+            request.scores,
+            _origin(request)
+            + _held_out_text(request.held_out)
+            + _benchmarks_text(request.benchmarks),
             aim,
         ),
         base_link=model_link(model),
@@ -219,13 +221,13 @@ def _intro(
     )
 
 
-def _origin(choice: Choice) -> str:
-    if choice.as_recorded:
+def _origin(request: ExportRequest) -> str:
+    if request.as_recorded:
         return (
             "\nAs recorded in the reproduce.json that this copy was made from: its weights have "
             "the recorded hashes. Nothing was measured again.\n"
         )
-    if choice.verified is not None:
+    if request.verified is not None:
         return "\nMeasured on these files, reloaded from disk after saving.\n"
     return "\nMeasured with the edit applied while running, not yet on these files.\n"
 
@@ -240,7 +242,7 @@ def _held_out_text(held_out: HeldOut | None) -> str:
     )
 
 
-def _benchmarks_text(rows: Sequence[Row]) -> str:
+def _benchmarks_text(rows: Sequence[PairedMetric]) -> str:
     if not rows:
         return ""
     heading = [

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import heretic
 from heretic.config.schema import reproducible_names
 from heretic.errors import ExportError, RunError
-from heretic.export.choice import Choice, Strategy, check_strategy
 from heretic.export.files import is_weight_file, read_json
+from heretic.export.request import ExportRequest, Strategy, check_strategy
 from heretic.records.plan import Plan
 from heretic.records.trial import Score
 from heretic.system.machine import hardware, versions
@@ -138,7 +138,7 @@ class Reproduction:
 
 
 def describe(
-    choice: Choice,
+    request: ExportRequest,
     strategy: Strategy,
     model: Model,
     revision: str | None,
@@ -150,27 +150,27 @@ def describe(
         revision: Commit of the base model, recorded so that a moved branch changes nothing.
         files: `files.inventory` of the folder.
     """
-    settings = recorded_settings(choice.settings)
+    settings = recorded_settings(request.settings)
     if revision is not None:
         settings["model_commit"] = revision
     found = {
-        "batch_size": int(choice.manifest.found.get("batch_size") or model.batch_size),
+        "batch_size": int(request.manifest.found.get("batch_size") or model.batch_size),
         "dtype": str(model.dtype).removeprefix("torch."),
         "response_prefix": model.response_prefix,
     }
     return Reproduction(
         strategy=strategy,
-        max_shard_size=choice.settings.max_shard_size,
-        seed=choice.manifest.seed,
+        max_shard_size=request.settings.max_shard_size,
+        seed=request.manifest.seed,
         settings=settings,
         found=found,
-        trial=choice.trial.number,
-        plan=choice.trial.plan,
-        directions_sha256=directions_hash(choice.directions),
+        trial=request.trial.number,
+        plan=request.trial.plan,
+        directions_sha256=directions_hash(request.directions),
         files=files,
-        before=choice.baseline,
-        after=choice.scores,
-        verified=choice.verified is not None,
+        before=request.baseline,
+        after=request.scores,
+        verified=request.verified is not None,
         versions=versions(),
         hardware=hardware(model.device),
     )

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import heretic
-from heretic.export.choice import Choice, Strategy, display_name
 from heretic.export.documents.base_card import base_metadata, carried_over, front_matter
 from heretic.export.documents.card import model_card
 from heretic.export.documents.reproduction import Reproduction, describe
@@ -21,6 +20,7 @@ from heretic.export.files import (
     write_json,
     write_text,
 )
+from heretic.export.request import ExportRequest, Strategy, display_name
 from heretic.records.plan import Plan
 
 if TYPE_CHECKING:
@@ -32,48 +32,48 @@ if TYPE_CHECKING:
 PARAMETERS_SCHEMA = 2
 
 
-def write_documents(folder: Path, choice: Choice, strategy: Strategy, model: Model) -> None:
+def write_documents(folder: Path, request: ExportRequest, strategy: Strategy, model: Model) -> None:
     """Write all three about the files that are in `folder` already."""
     revision = base_revision(model)
     parameters = {
         "schema_version": PARAMETERS_SCHEMA,
         "heretic_version": heretic.__version__,
-        "base_model": display_name(str(choice.settings.model)),
+        "base_model": display_name(str(request.settings.model)),
         "base_model_revision": revision,
         "strategy": strategy,
-        "trial": choice.trial.number,
-        "plan": choice.trial.plan.to_dict(),
-        "weights": applied_weights(choice.trial.plan, model.writers, model.n_layers),
-        "scores": _scores(choice),
+        "trial": request.trial.number,
+        "plan": request.trial.plan.to_dict(),
+        "weights": applied_weights(request.trial.plan, model.writers, model.n_layers),
+        "scores": _scores(request),
     }
     write_json(folder / PARAMETERS, parameters)
-    reproduction = describe(choice, strategy, model, revision, inventory(folder))
+    reproduction = describe(request, strategy, model, revision, inventory(folder))
     write_json(folder / REPRODUCTION, reproduction.to_dict())
-    metadata = base_metadata(str(choice.settings.model), revision)
-    write_text(folder / CARD, model_card(choice, strategy, metadata))
+    metadata = base_metadata(str(request.settings.model), revision)
+    write_text(folder / CARD, model_card(request, strategy, metadata))
 
 
-def rewrite_scores(folder: Path, choice: Choice) -> None:
+def rewrite_scores(folder: Path, request: ExportRequest) -> None:
     """Bring the figures in all three up to date; everything else in them stays.
 
     Raises:
         ExportError: They are missing or damaged.
     """
     parameters = read_json(folder / PARAMETERS)
-    write_json(folder / PARAMETERS, {**parameters, "scores": _scores(choice)})
+    write_json(folder / PARAMETERS, {**parameters, "scores": _scores(request)})
     reproduction = Reproduction.read(folder / REPRODUCTION)
     updated = replace(
         reproduction,
-        before=choice.baseline,
-        after=choice.scores,
-        verified=choice.verified is not None,
+        before=request.baseline,
+        after=request.scores,
+        verified=request.verified is not None,
     )
     write_json(folder / REPRODUCTION, updated.to_dict())
     # The licence was looked up when the first card was written; the Hub need not be asked again.
     card = folder / CARD
     old = front_matter(card.read_text(encoding="utf-8")) if card.is_file() else {}
-    metadata = carried_over(old, str(choice.settings.model))
-    write_text(card, model_card(choice, reproduction.strategy, metadata))
+    metadata = carried_over(old, str(request.settings.model))
+    write_text(card, model_card(request, reproduction.strategy, metadata))
 
 
 def base_revision(model: Model) -> str | None:
@@ -92,14 +92,14 @@ def applied_weights(
     weights: dict[str, list[list[float]]] = {}
     for writer in writers:
         rows = weights.setdefault(writer.component, [[0.0] * plan.rank for _ in range(n_layers)])
-        rows[writer.layer] = list(plan.amounts(writer.component, writer.layer))
+        rows[writer.layer] = list(plan.ablation_weights(writer.component, writer.layer))
     return weights
 
 
-def _scores(choice: Choice) -> Mapping[str, Any]:
+def _scores(request: ExportRequest) -> Mapping[str, Any]:
     return {
-        "before": [score.to_dict() for score in choice.baseline],
-        "after": [score.to_dict() for score in choice.scores],
-        "verified": choice.verified is not None,
-        "held_out": None if choice.held_out is None else choice.held_out.to_dict(),
+        "before": [score.to_dict() for score in request.baseline],
+        "after": [score.to_dict() for score in request.scores],
+        "verified": request.verified is not None,
+        "held_out": None if request.held_out is None else request.held_out.to_dict(),
     }

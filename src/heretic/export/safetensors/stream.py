@@ -44,12 +44,12 @@ class Edit:
 
     Attributes:
         basis: Orthonormal directions, [k, d_out].
-        amounts: Ablation weights, k of them.
+        ablation_weights: Ablation weights, k of them.
         gains: Of a norm that follows the writer, [d_out]; None without one.
     """
 
     basis: Tensor
-    amounts: tuple[float, ...]
+    ablation_weights: tuple[float, ...]
     row_normalization: RowNormalization
     gains: Tensor | None = None
 
@@ -117,8 +117,8 @@ def edit_weight(weight: Tensor, edit: Edit) -> None:
         weight: [d_out, d_in], float32 or float64.
     """
     ablation = make_ablation(weight, edit.basis, edit.row_normalization, gains=edit.gains)
-    amounts = ablation.directions.new_tensor(edit.amounts)
-    ablation.edit(amounts).edited_weight(weight, out=weight)
+    ablation_weights = ablation.directions.new_tensor(edit.ablation_weights)
+    ablation.edit(ablation_weights).edited_weight(weight, out=weight)
 
 
 def edited_bias(bias: Tensor, edit: Edit) -> Tensor:
@@ -130,7 +130,7 @@ def edited_bias(bias: Tensor, edit: Edit) -> Tensor:
     no_weight = bias.new_zeros(bias.shape[-1], 1)
     ablation = make_ablation(no_weight, edit.basis, "none", gains=edit.gains)
     moving = replace(ablation, moves_bias=True)
-    return moving.edit(ablation.directions.new_tensor(edit.amounts)).edited_bias(bias)
+    return moving.edit(ablation.directions.new_tensor(edit.ablation_weights)).edited_bias(bias)
 
 
 def source_of(model: Model) -> Checkpoint | None:
@@ -152,12 +152,12 @@ def parameter_edits(model: Model, plan: Plan, directions: Tensor) -> list[Parame
     from heretic.model.editing import planned
 
     found: dict[str, ParameterEdit] = {}
-    for writer, amounts, basis in planned(model.writers, plan, directions):
+    for writer, ablation_weights, basis in planned(model.writers, plan, directions):
         name = writer.parameter_name  # the same for all experts of a block
         moves = writer.edited_in_sum(plan.row_normalization) and writer.bias() is not None
         found[name] = ParameterEdit(
             name,
-            Edit(basis, amounts, plan.row_normalization, writer.gains),
+            Edit(basis, ablation_weights, plan.row_normalization, writer.gains),
             transposed=writer.transposed,
             bias=f"{name}_bias" if moves else None,
             stacked=writer.experts if writer.stacked_by_rows else 0,
