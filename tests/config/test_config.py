@@ -428,7 +428,7 @@ def test_settings_page_names_every_setting():
 def test_settings_need_no_heavy_library():
     code = (
         "import sys, heretic.config, heretic.prompts, heretic.utils, heretic.config.reference\n"
-        "heretic.config.settings.Settings(model='m').fingerprint()\n"
+        "heretic.config.Settings(model='m').fingerprint()\n"
         "print(*{'torch', 'transformers', 'datasets', 'optuna'} & set(sys.modules))"
     )
     done = subprocess.run(
