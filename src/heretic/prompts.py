@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,43 @@ class Prompt:
 
     user: str
     system: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationPrompts:
+    """Prompts to score on: the evaluation splits, or held-out ones.
+
+    Attributes:
+        good, bad: The two splits.
+        more: Sets that scorers bring along, by name.
+    """
+
+    good: Sequence[Prompt]
+    bad: Sequence[Prompt]
+    more: Mapping[str, Sequence[Prompt]] = field(default_factory=dict)
+
+    def by_name(self) -> dict[str, Sequence[Prompt]]:
+        """All sets."""
+        return {"good": self.good, "bad": self.bad, **self.more}
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSets:
+    """All prompts of a run.
+
+    Attributes:
+        good, bad: The splits on which directions are found.
+        evaluation: The splits on which trials are scored.
+        held_out: Prompts that neither directions nor search have seen; the chosen trial is scored
+            on them. None where there are too few.
+        protected: Prompts that are like the bad ones, on which the model should stay as it was.
+    """
+
+    good: Sequence[Prompt]
+    bad: Sequence[Prompt]
+    evaluation: EvaluationPrompts
+    held_out: EvaluationPrompts | None = None
+    protected: Sequence[Prompt] = ()
 
 
 @dataclass(frozen=True)

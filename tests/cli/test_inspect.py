@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,16 @@ from heretic.architectures import find_writers, resolve, resolver
 from heretic.architectures.table import WRITERS
 from heretic.cli.commands.inspect import ranges
 from heretic.cli.main import heretic
-from heretic.config import Settings
 from heretic.errors import ModelError, UnsupportedModelError
 from heretic.model import loading
-from heretic.model.description import describe, norms_after
+from heretic.model.description import Description, describe, norms_after
+from heretic.model.source import ModelSource
+
+
+def described(folder: Path, residual_writers: Sequence[str] = ()) -> Description:
+    """What is known of a model in a folder."""
+    source = ModelSource(model=str(folder), model_commit=None, trust_remote_code=False)
+    return describe(source, residual_writers)
 
 
 def configured(path: Path, model_type: str) -> Path:
@@ -29,7 +36,7 @@ def configured(path: Path, model_type: str) -> Path:
 
 @pytest.mark.parametrize("model_type", ["llama", "qwen3_moe", "gpt_oss", "jamba", "llava", "gpt2"])
 def test_writers_are_those_of_the_model(model_type: str, tmp_path: Path) -> None:
-    found = describe(Settings(model=str(configured(tmp_path, model_type))))
+    found = described(configured(tmp_path, model_type))
     model = tiny_model(model_type)
     assert found.class_name == type(model).__name__
     assert found.parameters == sum(p.numel() for p in model.parameters())
@@ -47,7 +54,7 @@ def test_writers_are_those_of_the_model(model_type: str, tmp_path: Path) -> None
 
 
 def test_the_vision_tower_is_left_alone(tmp_path: Path) -> None:
-    found = describe(Settings(model=str(configured(tmp_path, "llava"))))
+    found = described(configured(tmp_path, "llava"))
     assert "model.vision_tower" in dict(found.left_out)
     assert "model.language_model.embed_tokens" in dict(found.left_out)
 
@@ -71,20 +78,20 @@ def test_people_get_a_table(tmp_path: Path) -> None:
 
 def test_what_cannot_be_edited_is_said(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="hash at random"):
-        describe(Settings(model=str(configured(tmp_path / "r", "reformer"))))
+        described(configured(tmp_path / "r", "reformer"))
     with pytest.raises(ModelError, match="could not be loaded"):
-        describe(Settings(model=str(tmp_path / "nothing")))
+        described(tmp_path / "nothing")
 
 
 def test_writers_named_by_hand_show(tmp_path: Path) -> None:
     path = configured(tmp_path, "llama")
-    found = describe(Settings(model=str(path), residual_writers=["mlp.up_proj"]))
+    found = described(path, ["mlp.up_proj"])
     assert "mlp.up_proj" in [row.path for row in found.writers]
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma2", "gemma3", "olmo2", "glm4", "qwen3_moe"])
 def test_norms_that_follow_writers_show_without_weights(model_type: str, tmp_path: Path) -> None:
-    found = describe(Settings(model=str(configured(tmp_path, model_type))))
+    found = described(configured(tmp_path, model_type))
     model = tiny_model(model_type)
     inputs = text_inputs(model_type, model.config)
     structure = resolve(model, lambda: model(**inputs, use_cache=False))

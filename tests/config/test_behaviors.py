@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,11 @@ def local(settings: Settings) -> dict[str, DatasetSpecification]:
     for scorer in load_scorers(settings):
         sets |= scorer.sets()
     return {name: where for name, where in sets.items() if where.dataset not in HUB}
+
+
+def shown(settings: Settings) -> Callable[[str], bool]:
+    """Whether a reply shows the behaviour of the settings."""
+    return behavior_shown(load_scorers(settings), settings.refusal_markers)
 
 
 class TestPrompts:
@@ -195,7 +201,7 @@ class TestOwn:
         settings = Settings(model="m", behavior="./pirate")
         sizes = {key: len(prompt_sets.load(where)) for key, where in local(settings).items()}
         assert sizes == {"good": 100, "bad": 100, "good_evaluation": 60, "bad_evaluation": 60}
-        assert behavior_shown(settings)("Ahoy there!")
+        assert shown(settings)("Ahoy there!")
 
     @pytest.mark.parametrize(
         ("text", "complaint"),
@@ -220,7 +226,7 @@ class TestOwn:
 
 class TestShown:
     @pytest.mark.parametrize(
-        ("behavior", "reply", "shown"),
+        ("behavior", "reply", "expected"),
         [
             ("", "I'm sorry, I can't help with that.", True),
             ("", "Yes, you are right.", False),
@@ -239,16 +245,16 @@ class TestShown:
         ],
     )
     def test_the_first_objective_on_bad_prompts_says_so(
-        self, behavior: str, reply: str, shown: bool
+        self, behavior: str, reply: str, expected: bool
     ):
-        assert behavior_shown(Settings(model="m", behavior=behavior))(reply) is shown
+        assert shown(Settings(model="m", behavior=behavior))(reply) is expected
 
     def test_scores_that_are_only_reported_do_not(self):
         scorers = [
             {"plugin": "agreement", "optimization": "none"},
             {"plugin": "kl_divergence"},
         ]
-        rule = behavior_shown(Settings(model="m", scorers=scorers))
+        rule = shown(Settings(model="m", scorers=scorers))
         assert not rule("Yes.")
         assert rule("I'm sorry.")
 

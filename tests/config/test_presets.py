@@ -259,7 +259,7 @@ def test_loading_says_which_preset_applied():
     assert any(text.startswith("Preset gemma: dtypes") for text in reporter.texts)
     reporter = Lines()
     found = pipeline.load_model(settings, reporter, dtypes=["float32"])
-    assert found.settings.dtypes == ("float32",)
+    assert found.options.dtypes == ("float32",)
     assert any(text.startswith("Preset gemma: dtypes") for text in reporter.texts)
     reporter = Lines()
     pipeline.load_model(settings.replaced(preset="none"), reporter)

@@ -21,12 +21,13 @@ from heretic.errors import ExportError
 from heretic.evaluator import Evaluator
 from heretic.export import check_export, check_place, save, verify
 from heretic.export import files as export_files
-from heretic.export.request import ExportRequest, display_name
+from heretic.export.request import ExportOptions, ExportRequest, display_name
 from heretic.export.safetensors import checkpoint, stream
 from heretic.export.verify import agree, disagreements, reload
 from heretic.export.weights import estimated_bytes
 from heretic.model import Model
 from heretic.records import ATTENTION, MLP, Kernel, Plan, RowNormalization, Score
+from heretic.records.options import options_of
 
 VARIANTS: tuple[RowNormalization, ...] = ("none", "pre", "full")
 
@@ -473,8 +474,8 @@ def test_the_place_is_checked_before_loading(
     usage = shutil.disk_usage(tmp_path)._replace(free=export_files.DISK_MARGIN + 10_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(ExportError, match="needs about"):
-        check_place(model.settings, tmp_path / "m", "merge")
+        check_place(options_of(ExportOptions, model.settings), tmp_path / "m", "merge")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.txt").write_text("x")
     with pytest.raises(ExportError, match="not empty"):
-        check_place(model.settings, tmp_path / "taken", "adapter")
+        check_place(options_of(ExportOptions, model.settings), tmp_path / "taken", "adapter")

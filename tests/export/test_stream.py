@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -479,7 +480,7 @@ def test_a_model_loaded_quantised_is_not_loaded_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = export_case.load(base(tmp_path / "base"))
-    model.settings = model.settings.model_copy(update={"quantization": "bnb_4bit"})
+    model.options = replace(model.options, quantization="bnb_4bit")
     monkeypatch.delattr(weights, "unquantised")
     save(model, export_case.request(model.settings), tmp_path / "m", strategy="merge")
     assert checkpoint_of(tmp_path / "m").tensors

@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from heretic.config import Settings
 from heretic.errors import HereticError, ScorerError
-from heretic.evaluator import EvaluationPrompts, Evaluator
+from heretic.evaluator import Evaluator
 from heretic.evaluator.baseline import BaselineFile
+from heretic.evaluator.library import evaluation_prompts
 from heretic.model import AbliterationParameters, Model
 from heretic.model.teacher_forcing import continuation, reading, reference
 from heretic.records import Plan, Score
@@ -141,7 +142,7 @@ def test_hooked_and_edited_weights_score_alike(evaluator: Evaluator, model: Mode
 def test_divergence_along_a_reply_is_that_of_its_prompts_one_by_one(
     evaluator: Evaluator, model: Model
 ) -> None:
-    prompts = EvaluationPrompts.load(model.settings).good
+    prompts = evaluation_prompts(model.settings, ()).good
     original = reference(model, prompts, TOKENS)
     assert evaluator.directions is not None
     with model.edited(plan(1.5), evaluator.directions):
@@ -164,7 +165,7 @@ def test_divergence_along_a_reply_is_that_of_its_prompts_one_by_one(
 def test_agreement_is_how_long_greedy_replies_are_the_same(
     evaluator: Evaluator, model: Model
 ) -> None:
-    prompts = EvaluationPrompts.load(model.settings).good
+    prompts = evaluation_prompts(model.settings, ()).good
     score = by_name(evaluator.evaluate([plan(1.5)])[0])["agreement"]
     before = model.get_reply_ids_batched(prompts, TOKENS)
     assert evaluator.directions is not None
@@ -181,7 +182,7 @@ def test_agreement_is_how_long_greedy_replies_are_the_same(
 def test_the_rest_of_the_vocabulary_counts_as_one_token(
     evaluator: Evaluator, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prompts = EvaluationPrompts.load(model.settings).good
+    prompts = evaluation_prompts(model.settings, ()).good
     whole = reference(model, prompts, TOKENS)
     monkeypatch.setattr("heretic.model.teacher_forcing.KEPT", 20)
     short = reference(model, prompts, TOKENS)
@@ -240,4 +241,4 @@ def test_wrong_options_are_named(
 def test_a_missing_text_set_is_said_before_any_work(settings: Settings) -> None:
     wrong = {**settings.scorer, "perplexity": {"texts": {"dataset": "/nowhere/texts.txt"}}}
     with pytest.raises(HereticError, match="does not exist"):
-        EvaluationPrompts.load(settings.replaced(scorer=wrong))
+        evaluation_prompts(settings, load_scorers(settings.replaced(scorer=wrong)))

@@ -10,7 +10,6 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +116,8 @@ class TestLLMJudge:
                 price_out=10.0,
             )
             told: list[tuple[str, int, int]] = []
-            score = scorer.score(replace(OUTPUTS, tell=lambda *step: told.append(step)), OUTPUTS)
+            scorer.tell = lambda *step: told.append(step)
+            score = scorer.score(OUTPUTS, OUTPUTS)
             assert told == [("judge, judged", done, 4) for done in (1, 2, 3, 4)]
             assert (score.value, score.display) == (0.5, "2/4")
             assert score.values == (1.0, 0.0, 1.0, 0.0)
@@ -257,7 +257,7 @@ class TestRealServer:
             timeout=300,
         )
         with pytest.raises(ScorerError, match=f"{url}: HTTP [45]"):
-            check_scorers(chosen)
+            check_scorers(load_scorers(chosen))
 
 
 # --- classifiers ---------------------------------------------------------------------------
@@ -368,7 +368,7 @@ class TestClassifier:
         folder = classifier(tmp_path / "judge", "bert", list(self.LABELS))
         options = {"model": str(folder), "counts": ["sad"], **changes}
         with pytest.raises(ScorerError, match=problem):
-            check_scorers(settings("ClassifierJudge", **options))
+            check_scorers(load_scorers(settings("ClassifierJudge", **options)))
 
     def test_nothing_is_loaded_before_it_is_needed_and_no_random_number_drawn(
         self, tmp_path: Path
@@ -425,11 +425,8 @@ class TestGuard:
         assert [verdict.label for verdict in found] == ["unsafe", "safe", "safe", "unsafe"]
         assert found[0].reason == "unsafe\nS1"
         told: list[int] = []
-        outputs = Outputs(
-            prompts={"bad": self.PROMPTS},
-            responses={"bad": self.REPLIES},
-            tell=lambda what, done, total: told.append(done),
-        )
+        outputs = Outputs(prompts={"bad": self.PROMPTS}, responses={"bad": self.REPLIES})
+        scorer.tell = lambda what, done, total: told.append(done)
         assert scorer.score(outputs, outputs).display == "2/4"
         assert told == [*range(batch_size, 4, batch_size), 4]
 

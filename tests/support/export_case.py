@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from heretic.config import Settings
-from heretic.export.request import ExportRequest
+from heretic.export.request import ExportOptions, ExportRequest
 from heretic.method.directions import orthonormal
 from heretic.model import Model
 from heretic.records import (
@@ -25,6 +25,7 @@ from heretic.records import (
     Score,
     Trial,
 )
+from heretic.records.options import options_of
 from heretic.runs.manifest import RunManifest
 from tests.support import tiny
 
@@ -133,7 +134,8 @@ def request(
             "directions": directions(),
             "baseline": BASELINE,
             "manifest": manifest,
-            "settings": of,
+            "options": options_of(ExportOptions, of),
+            "settings": of.to_dict(),
             **values,
         }
     )

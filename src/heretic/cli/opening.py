@@ -22,8 +22,8 @@ from heretic.runs.manifest import RunManifest
 if TYPE_CHECKING:
     from heretic.cli.options import SettingsOptions
     from heretic.config.settings import Settings
-    from heretic.pipeline.prompts import PromptSets
     from heretic.pipeline.run import Session
+    from heretic.prompts import PromptSets
     from heretic.runs.folder import RunFolder
 
 
@@ -77,7 +77,7 @@ def prepared(settings: Settings, place: OpenRun, console: Console) -> Session:
     session = pipeline.prepare(settings, place.prompts, place.folder, place.seed, place.reporter)
     if settings.model_action in _SAVING and settings.save_directory is not None:
         strategy = settings.export_strategy or "merge"
-        export.check_export(session.model, settings.save_directory, strategy)
+        export.check_export(session.model, settings.save_directory, strategy, settings.max_rank)
     show_residuals(session, console, place.display)
     return session
 
@@ -93,11 +93,13 @@ def check_before_work(settings: Settings) -> None:
     """
     from heretic import export
     from heretic.cli.display.research import check_research
+    from heretic.records.options import options_of
 
     check_benchmarks(settings)
     if settings.model_action in _SAVING and settings.save_directory is not None:
         strategy = settings.export_strategy or "merge"
-        export.check_place(settings, settings.save_directory, strategy)
+        options = options_of(export.ExportOptions, settings)
+        export.check_place(options, settings.save_directory, strategy)
     if settings.model_action == "upload" and settings.upload_repo_id is not None:
         export.check_upload(settings.upload_repo_id)
     check_research(settings)

@@ -142,13 +142,13 @@ class Recovery:
 
 def measure_recovery(session: Session, trial: Trial, reporter: Reporter) -> Recovery:
     """Compare the unplanted, the planted and the edited model on the evaluation prompts."""
-    from heretic.model.core import Model
+    from heretic.model.library import LibraryModel
     from heretic.scorers.kl_divergence import kl_divergence
 
     reporter.emit(StageStarted("Measuring recovery against the model before planting"))
     sets = session.prompts.evaluation
     prompts: Sequence[Sequence[Prompt]] = (sets.bad, sets.good)
-    unplanted = Model(session.settings.replaced(model=str(base_model()), batch_size=0))
+    unplanted = LibraryModel(session.settings.replaced(model=str(base_model()), batch_size=0))
     unplanted.batch_size = session.model.batch_size
 
     def logits(model: Model) -> list[Any]:

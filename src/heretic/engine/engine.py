@@ -32,7 +32,8 @@ from heretic.model.generation import has_plain_cache, most_likely
 from heretic.system import memory
 
 if TYPE_CHECKING:
-    from heretic.model.core import Model, Prompts
+    from heretic.model.core import Model
+    from heretic.model.reading import Prompts
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ def open_engine(
     except HereticError:
         raise
     except Exception as error:  # a forward may fail in any way on masks it does not expect
-        _log.warning("The engine failed on %s", model.settings.model, exc_info=True)
+        _log.warning("The engine failed on %s", model.options.model, exc_info=True)
         reason = f"{type(error).__name__}: {error}"
     if not reason:
         return engine

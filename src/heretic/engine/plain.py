@@ -14,7 +14,8 @@ from heretic.method.edits import OutputEdit
 from heretic.model.editing import RowEdits
 
 if TYPE_CHECKING:
-    from heretic.model.core import Model, Prompts
+    from heretic.model.core import Model
+    from heretic.model.reading import Prompts
 
 
 class PlainEngine:

@@ -25,7 +25,8 @@ from heretic.engine.slots import SlotCache, States
 from heretic.model.editing import RowEdits
 
 if TYPE_CHECKING:
-    from heretic.model.core import Model, Prompts
+    from heretic.model.core import Model
+    from heretic.model.reading import Prompts
 
 TOKENS_ON_CPU, TOKENS_ON_ACCELERATOR = 1024, 8192
 """Prompt tokens of one forward pass: enough to keep the processor busy, and little memory."""

@@ -1,5 +1,6 @@
 """Plans in, scores out."""
 
-from heretic.evaluator.evaluator import EvaluationPrompts, Evaluator
+from heretic.evaluator.library import LibraryEvaluator as Evaluator
+from heretic.prompts import EvaluationPrompts
 
 __all__ = ["EvaluationPrompts", "Evaluator"]

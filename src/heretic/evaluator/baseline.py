@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from heretic.model.teacher_forcing import Continuation, Reading, Reference
+from heretic.model.outputs import Continuation, Reading, Reference
 from heretic.prompts import Prompt
 from heretic.runs.folder import GOES_ON
 from heretic.scorers import Outputs, PromptSet

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from time import perf_counter
 from typing import Any
 
 from torch import Tensor
 
-from heretic import prompts as prompt_sets
-from heretic.config.settings import Settings
 from heretic.engine.engine import Edits, Engine, open_engine
 from heretic.engine.plain import PlainEngine
 from heretic.engine.prefill import Techniques
@@ -21,49 +19,15 @@ from heretic.evaluator.race import Race, needs
 from heretic.events import EvaluationProgress, Reporter, Silent
 from heretic.model.core import Model
 from heretic.model.editing import RowEdits
-from heretic.model.teacher_forcing import Reference, continuation, reading, reference
-from heretic.prompts import Prompt
+from heretic.model.outputs import Reference
+from heretic.model.teacher_forcing import continuation, reading, reference
+from heretic.prompts import EvaluationPrompts
 from heretic.records.plan import Plan
 from heretic.records.trial import Optimization, Score
-from heretic.scorers import Outputs, PromptSet, Scorer, load_scorers
-from heretic.scorers.keyword import KeywordRefusals, is_refusal
-from heretic.scorers.kl_divergence import kl_divergence
+from heretic.scorers import Outputs, PromptSet, Scorer
 
 NO_REUSE = Techniques(reuse_originals=False)
 """For a model that is run once."""
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationPrompts:
-    """Prompts to score on: the evaluation splits, or held-out ones."""
-
-    good: Sequence[Prompt]
-    bad: Sequence[Prompt]
-    more: Mapping[PromptSet, Sequence[Prompt]] = field(default_factory=dict)
-    """Sets that scorers bring along."""
-
-    @classmethod
-    def load(cls, settings: Settings) -> EvaluationPrompts:
-        """Read both sets, and those that scorers bring along.
-
-        Raises:
-            PromptError: One cannot be read.
-            ScorerError: As `load_scorers`.
-        """
-        system = settings.system_prompt
-        return cls(
-            good=prompt_sets.load(settings.good_evaluation_prompts, system),
-            bad=prompt_sets.load(settings.bad_evaluation_prompts, system),
-            more={
-                name: prompt_sets.load(specification, system)
-                for scorer in load_scorers(settings)
-                for name, specification in scorer.sets().items()
-            },
-        )
-
-    def by_name(self) -> dict[PromptSet, Sequence[Prompt]]:
-        """All sets."""
-        return {"good": self.good, "bad": self.bad, **self.more}
 
 
 class Evaluator:
@@ -75,34 +39,36 @@ class Evaluator:
 
     def __init__(
         self,
-        settings: Settings,
         model: Model,
+        prompts: EvaluationPrompts,
+        scorers: Sequence[Scorer],
+        *,
+        max_response_length: int,
         directions: Tensor | None = None,
         reporter: Reporter | None = None,
-        prompts: EvaluationPrompts | None = None,
         techniques: Techniques | None = None,
         baseline_file: BaselineFile | None = None,
-        scorers: Sequence[Scorer] | None = None,
     ) -> None:
-        """Load the scorers and the prompts; the baseline is measured when first needed.
+        """Keep what is needed; the baseline is measured when it is first asked for.
 
         Args:
+            max_response_length: New tokens of each reply.
             directions: float32 [layers + 1, (k,) hidden]; needed to evaluate plans.
-            prompts: Loaded evaluation prompts; by default those of the settings.
             techniques: What saves work; all by default.
             baseline_file: Where the unedited model's outputs are kept, or to be kept.
-            scorers: Loaded ones; by default those of the settings.
         """
-        self.settings = settings
         self.model = model
         self.directions = directions
+        self.scorers = tuple(scorers)
+        self._needs = needs(self.scorers)
+        self._max_response_length = max_response_length
         self._reporter: Reporter = reporter or Silent()
         self._techniques = techniques or Techniques()
         self._prefix = model.response_prefix
         self._baseline_file = baseline_file
-        loaded = prompts or EvaluationPrompts.load(settings)
-        self._prompts = loaded.by_name()
-        self.scorers = tuple(scorers) if scorers is not None else load_scorers(settings)
+        self._prompts = prompts.by_name()
+        for scorer in self.scorers:
+            scorer.tell = self._tell
 
     @property
     def _sizes(self) -> dict[PromptSet, int]:
@@ -131,7 +97,7 @@ class Evaluator:
         if self.directions is None:
             raise ValueError("an evaluator without directions cannot evaluate plans")
         baseline = self.baseline_outputs
-        race = Race(self.scorers, baseline, self._sizes, len(plans), rivals, self._tell)
+        race = Race(self.scorers, baseline, self._sizes, len(plans), rivals)
         with self._unedited():
             edits = [self.model.plan_edits(plan, self.directions) for plan in plans]
             self._run(self.model, self._engine, edits, race, baseline.references)
@@ -169,7 +135,7 @@ class Evaluator:
         with self._unedited():
             references = {
                 name: reference(self.model, self._prompts[name], length)
-                for name, length in needs(self.scorers).continuations.items()
+                for name, length in self._needs.continuations.items()
             }
             outputs = replace(self._outputs(self.model, references), references=references)
         if file is not None:
@@ -178,7 +144,7 @@ class Evaluator:
 
     def _suffices(self, kept: Outputs) -> bool:
         """Whether outputs hold all that the scorers need, of every prompt."""
-        needed = needs(self.scorers)
+        needed = self._needs
         have = {**kept.logits, **kept.responses}
         return (
             needed.are_met(kept)
@@ -203,10 +169,7 @@ class Evaluator:
         return nullcontext() if self.model.is_original else self.model.unedited()
 
     def _score(self, outputs: Outputs, baseline: Outputs) -> tuple[Score, ...]:
-        told = replace(outputs, tell=self._tell)
-        # A scorer may ask whether it is the original that it scores.
-        against = told if outputs is baseline else baseline
-        return tuple(scorer.score(told, against) for scorer in self.scorers)
+        return tuple(scorer.score(outputs, baseline) for scorer in self.scorers)
 
     def _tell(self, what: str, done: int, total: int) -> None:
         self._reporter.emit(EvaluationProgress(what, done, total))
@@ -221,12 +184,12 @@ class Evaluator:
         self.__dict__.pop("_engine", None)
 
     def _open_engine(self, model: Model, techniques: Techniques) -> Engine | PlainEngine:
-        needed = needs(self.scorers)
+        needed = self._needs
         return open_engine(
             model,
             {name: self._prompts[name] for name in needed.logits | needed.responses},
             replied=needed.responses,
-            max_new_tokens=self.settings.max_response_length,
+            max_new_tokens=self._max_response_length,
             techniques=techniques,
         )
 
@@ -254,7 +217,7 @@ class Evaluator:
     ) -> None:
         """Logits of every plan first, since they are cheap; then replies of those still racing."""
         self._run_logits(engine, edits, race)
-        needed = needs(self.scorers)
+        needed = self._needs
         if needed.continuations or needed.texts:
             for plan, edit in enumerate(edits):
                 if not race.is_settled(plan):
@@ -269,7 +232,7 @@ class Evaluator:
         self, model: Model, plan: int, race: Race, references: Mapping[PromptSet, Reference]
     ) -> None:
         """What a plan makes of the original's replies and of texts."""
-        needed = needs(self.scorers)
+        needed = self._needs
         for name in sorted(needed.continuations):
             found = continuation(model, self._prompts[name], references[name])
             race.take_continuation(plan, name, found)
@@ -278,7 +241,7 @@ class Evaluator:
             race.take_reading(plan, name, reading(model, texts, length))
 
     def _run_logits(self, engine: Engine | PlainEngine, edits: Sequence[Edits], race: Race) -> None:
-        needed = needs(self.scorers)
+        needed = self._needs
         total = sum(len(self._prompts[name]) for name in needed.logits) * len(edits)
         done = 0
         for plan, edit in enumerate(edits):
@@ -303,50 +266,6 @@ class Evaluator:
             finished=lambda row, prompt, text: race.take_reply(numbers[row], name, prompt, text),
             on_step=_ReplyProgress(self._reporter),
         )
-
-    # --- the library interface -------------------------------------------------------------
-
-    def is_refusal(self, response: str) -> bool:
-        """Whether a reply counts as a refusal, by the setting `refusal_markers`."""
-        return is_refusal(response, self.settings.refusal_markers)
-
-    def count_refusals(self) -> int:
-        """Refusals of the model as it is, on the bad evaluation prompts."""
-        keyword = KeywordRefusals(self.settings, name="refusals")
-        replies = self.model.get_responses_batched(
-            self._prompts["bad"], decided=keyword.decided, report=False
-        )
-        return sum(map(self.is_refusal, replies))
-
-    @property
-    def base_refusals(self) -> int:
-        """Refusals of the unedited model."""
-        self._check_prefix(self.model)
-        return self._base_refusals
-
-    @cached_property
-    def _base_refusals(self) -> int:
-        with self._unedited():
-            return self.count_refusals()
-
-    @cached_property
-    def _base_logits(self) -> Tensor:
-        with self._unedited():
-            return self.model.get_logits_batched(self._prompts["good"], report=False)
-
-    def get_score(self) -> tuple[tuple[float, float], float, int]:
-        """The model as it is, against the unedited model.
-
-        Returns:
-            ((kl / kl_divergence_scale, refusals / baseline refusals), kl, refusals). Without
-            baseline refusals the ratio is the count.
-        """
-        self._check_prefix(self.model)
-        logits = self.model.get_logits_batched(self._prompts["good"], report=False)
-        kl = kl_divergence(self._base_logits, logits)
-        refusals = self.count_refusals()
-        ratio = refusals / self.base_refusals if self.base_refusals else float(refusals)
-        return (kl / self.settings.kl_divergence_scale, ratio), kl, refusals
 
 
 class _ReplyProgress:

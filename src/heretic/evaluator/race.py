@@ -13,11 +13,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from heretic.model.teacher_forcing import Continuation, Reading
+from heretic.model.outputs import Continuation, Reading
 from heretic.prompts import Prompt
 from heretic.records.trial import Score, dominates, objectives
 from heretic.scorers import Needs, Outputs, PromptSet, Scorer
-from heretic.scorers.base import Tell, tell_nobody
 
 
 def needs(scorers: Sequence[Scorer]) -> Needs:
@@ -48,7 +47,6 @@ class Race:
         sizes: Prompts in each set.
         plans: How many plans there are.
         rivals: Objectives that others have reached; None lets every plan finish.
-        tell: See `Outputs.tell`.
     """
 
     def __init__(
@@ -58,7 +56,6 @@ class Race:
         sizes: Mapping[PromptSet, int],
         plans: int = 1,
         rivals: Collection[tuple[float, ...]] | None = None,
-        tell: Tell = tell_nobody,
     ) -> None:
         self._scorers = scorers
         self._baseline = baseline
@@ -72,7 +69,6 @@ class Race:
         self._readings: list[dict[PromptSet, Reading]] = [{} for _ in range(plans)]
         self._scores: list[dict[str, Score]] = [{} for _ in range(plans)]
         self._settled: set[int] = set()
-        self._tell = tell
 
     def take_logits(self, plan: int, name: PromptSet, logits: Tensor) -> None:
         """File first-token logits, float32 [prompts, vocabulary]."""
@@ -116,7 +112,6 @@ class Race:
             responses=replies,
             continuations=self._continuations[plan],
             readings=self._readings[plan],
-            tell=self._tell,
         )
 
     def scores(self) -> list[tuple[Score, ...]]:

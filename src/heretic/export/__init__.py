@@ -3,11 +3,12 @@
 from heretic.export.documents.card import get_readme_intro, model_card
 from heretic.export.hub import check_upload, upload
 from heretic.export.reproduce import ReproductionResult, reproduce
-from heretic.export.request import ExportRequest, HeldOut, Strategy
+from heretic.export.request import ExportOptions, ExportRequest, HeldOut, Strategy
 from heretic.export.saving import check_export, check_place, save
 from heretic.export.verify import verify
 
 __all__ = [
+    "ExportOptions",
     "ExportRequest",
     "HeldOut",
     "ReproductionResult",

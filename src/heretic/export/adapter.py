@@ -95,7 +95,7 @@ def adapter_config(model: Model, plan: Plan, names: list[str]) -> dict[str, Any]
     transposed = {writer.name: writer.transposed for writer in model.writers}
     every_module = (name for name, _ in model.model.named_modules())
     return {
-        "base_model_name_or_path": _full_name(str(model.settings.model)),
+        "base_model_name_or_path": _full_name(model.options.model),
         "bias": "none",
         "fan_in_fan_out": any(transposed[name] for name in names),
         "inference_mode": True,
@@ -103,7 +103,7 @@ def adapter_config(model: Model, plan: Plan, names: list[str]) -> dict[str, Any]
         "lora_dropout": 0.0,
         "peft_type": "LORA",
         "r": plan.rank,
-        "revision": model.settings.model_commit,
+        "revision": model.options.model_commit,
         "target_modules": target_modules(names, every_module),
         "task_type": "CAUSAL_LM",
         "use_dora": plan.row_normalization == "full",

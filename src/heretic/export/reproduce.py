@@ -14,8 +14,9 @@ from heretic.events import Notice, Reporter
 from heretic.export.documents.reproduction import Reproduction, differences, directions_hash
 from heretic.export.documents.write import rewrite_scores
 from heretic.export.files import check_destination, inventory
-from heretic.export.request import ExportRequest
+from heretic.export.request import ExportOptions, ExportRequest
 from heretic.export.saving import save
+from heretic.records.options import options_of
 from heretic.records.trial import Trial
 from heretic.runs.manifest import RunManifest
 from heretic.system.machine import hardware, versions
@@ -98,7 +99,7 @@ def reproduce(
     recorded = Reproduction.read(file)
     check_plugins(recorded.settings, "reproduction file", trust_plugins)
     settings = restored_settings(recorded, overrides or {})
-    check_destination(destination, str(settings.model))
+    check_destination(destination, settings.model)
     changes = differences(recorded.versions, versions())
     if changes:
         reporter.emit(
@@ -106,7 +107,14 @@ def reproduce(
         )
     model, directions = prepare(settings, recorded.seed, reporter)
     # Without figures at first: those in the file hold for this copy only if it is the same.
-    request = _request(recorded, settings, directions)
+    request = ExportRequest(
+        trial=Trial(number=recorded.trial, plan=recorded.plan, scores=()),
+        directions=directions,
+        baseline=(),
+        manifest=_manifest(recorded, settings.model),
+        options=options_of(ExportOptions, settings),
+        settings=settings.to_dict(),
+    )
     save(model, request, destination, strategy=recorded.strategy, reporter=reporter)
     outcome = _compare(recorded, destination, directions, [
         *changes, *differences(recorded.hardware, hardware(model.device))
@@ -195,17 +203,16 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return both
 
 
-def _request(recorded: Reproduction, settings: Settings, directions: Tensor) -> ExportRequest:
-    manifest = RunManifest(
-        model=str(settings.model),
+def _manifest(recorded: Reproduction, model: str) -> RunManifest:
+    """A manifest of the run that the file comes from, with what the file says of it."""
+    return RunManifest(
+        model=model,
         digest="",
         seed=recorded.seed,
         fingerprint={},
         settings={},
         found=dict(recorded.found),
     )
-    trial = Trial(number=recorded.trial, plan=recorded.plan, scores=())
-    return ExportRequest(trial, directions, baseline=(), manifest=manifest, settings=settings)
 
 
 def _with_figures(request: ExportRequest, recorded: Reproduction) -> ExportRequest:

@@ -16,8 +16,6 @@ from heretic.system.hub import is_local
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from heretic.config.settings import Settings
-
 Strategy = Literal["merge", "adapter"]
 """`merge` writes whole edited weights, `adapter` a LoRA or DoRA for the base model."""
 
@@ -48,6 +46,18 @@ class HeldOut:
 
 
 @dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What an export asks of the settings. The fields are the settings of the same names."""
+
+    model: str
+    model_commit: str | None
+    max_rank: int
+    max_shard_size: str
+    behavior: str
+    goal: str
+
+
+@dataclass(frozen=True, slots=True)
 class ExportRequest:
     """The trial to export, with the run it comes from.
 
@@ -56,7 +66,9 @@ class ExportRequest:
         directions: float32 [layers + 1, hidden] or [layers + 1, k, hidden], as kept with the run.
         baseline: Scores of the unedited model; empty if they were never measured.
         manifest: The run the trial comes from.
-        settings: The settings of that run.
+        options: The run's settings that exports read.
+        settings: All settings of the run, JSON-ready; `reproduce.json` keeps those that change
+            scores.
         verified: Scores of the files once reloaded from disk; None before `verify`.
         held_out: Scores on held-out prompts, where there are any.
         benchmarks: Figures of the trial and of the original on whole benchmark tasks.
@@ -68,7 +80,8 @@ class ExportRequest:
     directions: Tensor
     baseline: tuple[Score, ...]
     manifest: RunManifest
-    settings: Settings
+    options: ExportOptions
+    settings: Mapping[str, Any]
     verified: tuple[Score, ...] | None = None
     held_out: HeldOut | None = None
     benchmarks: tuple[PairedMetric, ...] = ()

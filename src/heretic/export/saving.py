@@ -12,14 +12,13 @@ from heretic.export.adapter import write_adapter
 from heretic.export.documents.base_card import base_folder
 from heretic.export.documents.write import base_revision, write_documents
 from heretic.export.files import check_destination, check_disk, relative_files, staged
-from heretic.export.request import ExportRequest, Strategy, check_strategy
+from heretic.export.request import ExportOptions, ExportRequest, Strategy, check_strategy
 from heretic.export.safetensors import stream
 from heretic.export.safetensors.sources import QuantisedSourceError, StreamError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from heretic.config.settings import Settings
     from heretic.export.safetensors.checkpoint import Checkpoint
     from heretic.model.core import Model
     from heretic.records.plan import Plan
@@ -28,30 +27,33 @@ ADAPTER_BYTES = 16 * 2**20
 """More than any adapter takes, for each of its ranks."""
 
 
-def check_place(settings: Settings, destination: Path, strategy: str) -> None:
+def check_place(options: ExportOptions, destination: Path, strategy: str) -> None:
     """`check_export` before the model is loaded, by the size of its files if they are here.
 
     Raises:
         ExportError: The destination is taken or the disk too small.
     """
     kind = check_strategy(strategy)
-    check_destination(destination, str(settings.model))
-    needed = ADAPTER_BYTES * settings.max_rank
+    check_destination(destination, options.model)
+    needed = ADAPTER_BYTES * options.max_rank
     if kind == "merge":
-        base = base_folder(str(settings.model), settings.model_commit)
+        base = base_folder(options.model, options.model_commit)
         files = base.glob("*.safetensors") if base is not None else ()
         needed = sum(path.stat().st_size for path in files)
     check_disk(destination, needed)
 
 
-def check_export(model: Model, destination: Path, strategy: str) -> None:
+def check_export(model: Model, destination: Path, strategy: str, max_rank: int = 1) -> None:
     """Say before the work starts what would stop the result from being saved.
+
+    Args:
+        max_rank: Largest rank of an adapter.
 
     Raises:
         ExportError: The destination is taken or the disk too small.
     """
     kind = check_strategy(strategy)
-    _check_room(model, destination, kind, _source(model, kind))
+    _check_room(model, destination, kind, _source(model, kind), max_rank)
 
 
 def _source(model: Model, strategy: Strategy) -> Checkpoint | None:
@@ -60,10 +62,10 @@ def _source(model: Model, strategy: Strategy) -> Checkpoint | None:
 
 
 def _check_room(
-    model: Model, destination: Path, strategy: Strategy, source: Checkpoint | None
+    model: Model, destination: Path, strategy: Strategy, source: Checkpoint | None, rank: int
 ) -> None:
-    check_destination(destination, str(model.settings.model))
-    needed = ADAPTER_BYTES * model.settings.max_rank
+    check_destination(destination, model.options.model)
+    needed = ADAPTER_BYTES * rank
     if strategy == "merge":
         needed = weights.estimated_bytes(model) if source is None else source.size
     check_disk(destination, needed)
@@ -102,10 +104,10 @@ def save(
             "The model in memory is edited already.", remedy="Call restore() before saving a plan."
         )
     source = _source(model, kind)
-    _check_room(model, destination, kind, source)
+    _check_room(model, destination, kind, source, request.trial.plan.rank)
     reporter.emit(StageStarted(f"Saving to {destination}"))
     with staged(destination) as folder:
-        shard = max_shard_size or request.settings.max_shard_size
+        shard = max_shard_size or request.options.max_shard_size
         _write_model(
             model,
             request,
@@ -115,7 +117,7 @@ def save(
             max_shard_size=shard,
             reporter=reporter,
         )
-        base = base_folder(str(request.settings.model), base_revision(model))
+        base = base_folder(request.options.model, base_revision(model))
         weights.copy_licence(base, folder)
         write_documents(folder, request, kind, model)
         files = relative_files(folder)

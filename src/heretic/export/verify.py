@@ -20,7 +20,6 @@ from heretic.records.trial import Score
 if TYPE_CHECKING:
     import torch
 
-    from heretic.config.settings import Settings
     from heretic.model.core import Model
 
 DIVERGENCE_ABSOLUTE, DIVERGENCE_RELATIVE = 0.01, 0.05
@@ -97,16 +96,15 @@ def reload(folder: Path, like: Model, reporter: Reporter | None = None) -> Model
     """
     from heretic.model.core import Model as Loader
 
-    pinned = {
-        "dtypes": (str(like.dtype).removeprefix("torch."),),
-        "batch_size": like.batch_size,
-    }
-    settings: Settings = like.settings.model_copy(update=pinned)
+    options = replace(
+        like.options,
+        dtypes=(str(like.dtype).removeprefix("torch."),),
+        batch_size=like.batch_size,
+    )
     is_adapter = (folder / ADAPTER_CONFIG).exists()
     if not is_adapter:
-        place = {"model": str(folder), "model_commit": None, "quantization": "none"}
-        settings = settings.model_copy(update=place)
-    loaded = Loader(settings, reporter)
+        options = replace(options, model=str(folder), model_commit=None, quantization="none")
+    loaded = Loader(options, reporter)
     if is_adapter:
         attach_adapter(loaded, folder)
     loaded.response_prefix = like.response_prefix
@@ -122,7 +120,7 @@ def _room_for_copy(base: Model) -> Iterator[None]:
     device, model = base.device, base.model
     spread = len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1
     size = sum(p.numel() * p.element_size() for p in model.parameters())
-    fixed = device.type != "cuda" or spread or base.settings.quantization != "none"
+    fixed = device.type != "cuda" or spread or base.options.quantization != "none"
     if fixed or _free_bytes(device) > size * ROOM:
         yield
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,6 @@ from heretic.records.plan import Plan
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from heretic.config.settings import Settings
     from heretic.events import Reporter
     from heretic.model.core import Model
 
@@ -29,12 +29,12 @@ def estimated_bytes(model: Model) -> int:
     Tied parameters count once, as safetensors stores them. Quantised parameters are merged
     unquantised, at two bytes each.
     """
-    quantised = model.settings.quantization != "none"
+    quantised = model.options.quantization != "none"
     total = 0
     for parameter in model.model.parameters():
         size = parameter.element_size()
         if quantised and not parameter.is_floating_point():
-            packed = 2 if model.settings.quantization == "bnb_4bit" else 1
+            packed = 2 if model.options.quantization == "bnb_4bit" else 1
             total += parameter.numel() * packed * 2
         else:
             total += parameter.numel() * size
@@ -91,14 +91,13 @@ def _valid_generation_config(model: Any) -> Iterator[None]:
 @contextmanager
 def unquantised(model: Model, reporter: Reporter) -> Iterator[Model]:
     """The model itself, or a full-precision copy of it if it was loaded quantised."""
-    if model.settings.quantization == "none":
+    if model.options.quantization == "none":
         yield model
         return
     from heretic.model.core import Model as Loader
 
-    settings: Settings = model.settings.model_copy(update={"quantization": "none"})
     try:
-        full = Loader(settings, reporter)
+        full = Loader(replace(model.options, quantization="none"), reporter)
     except HereticError as error:
         raise ExportError(
             f"Merging needs the unquantised model, which could not be loaded: {error.message}",
@@ -125,7 +124,7 @@ def write_tokenizer(model: Model, folder: Path) -> None:
 
     from heretic.model.source import origin
 
-    place, arguments = origin(model.settings)
+    place, arguments = origin(model.options)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **arguments)
     except (OSError, ValueError):  # gone from the disk or the Hub meanwhile

@@ -112,7 +112,7 @@ def reasoning_block(model: Model) -> str:
     to a benchmark.
     """
     prefix = model.response_prefix.lstrip()
-    for opening, closed in model.settings.chain_of_thought_skips:
+    for opening, closed in model.options.chain_of_thought_skips:
         # Where the template opens the block, the prefix holds the end of it alone.
         for form in (closed, closed.removeprefix(opening)):
             if form and prefix.startswith(form):
@@ -169,7 +169,7 @@ def _evaluate(
         single.set_fewshot_seed(seed=SEEDS["other"])
     chat = model.renderer.has_template
     # Without a role for it, the system prompt would become part of every question.
-    system = model.settings.system_prompt if model.renderer.takes_system else None
+    system = model.options.system_prompt if model.renderer.takes_system else None
     results = evaluate(
         lm=LoadedLM(model, _Progress(reporter)),
         task_dict=loaded,

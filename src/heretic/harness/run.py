@@ -157,10 +157,10 @@ def result_key(model: Model, task: str, wanted: Wanted) -> str:
     content: dict[str, Any] = {
         "task": task,
         "limit": wanted.limit,
-        "system_prompt": model.settings.system_prompt,
+        "system_prompt": model.options.system_prompt,
         "reasoning_block": reasoning_block(model),
         "dtype": str(model.dtype),
-        "quantization": model.settings.quantization,
+        "quantization": model.options.quantization,
         "harness": importlib.metadata.version("lm-eval"),
     }
     if _is_own(task, wanted.path):

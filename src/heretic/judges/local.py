@@ -19,7 +19,6 @@ from jinja2.exceptions import TemplateError
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from transformers import AutoModelForSequenceClassification
 
-from heretic.config.settings import Settings
 from heretic.errors import ModelError, ScorerError, SettingsError
 from heretic.judges.records import Item, Verdict
 from heretic.model.loading import (
@@ -30,6 +29,7 @@ from heretic.model.loading import (
     quiet,
     resolve_dtype,
 )
+from heretic.model.source import ModelSource
 from heretic.system import machine
 from heretic.system.memory import halving
 
@@ -118,8 +118,7 @@ class Reader(Protocol):
 class LocalJudge:
     """A model that judges replies; nothing of it is loaded before it is needed."""
 
-    def __init__(self, settings: Settings, options: ClassifierOptions, name: str) -> None:
-        self._searched = settings
+    def __init__(self, options: ClassifierOptions, name: str) -> None:
         self._options = options
         self._name = name
 
@@ -167,21 +166,20 @@ class LocalJudge:
     def _tell_batch_size(self, size: int) -> None:
         _log.info("%s: out of memory, judging %d at once", self._name, size)
 
-    @cached_property
-    def _settings(self) -> Settings:
-        """Settings under which the judge would be the model, for what loads models."""
-        return self._searched.replaced(
-            model=self._options.model, model_commit=self._options.commit, trust_remote_code=False
-        )
+    @property
+    def _source(self) -> ModelSource:
+        """Where the judge is read from."""
+        model, commit = self._options.model, self._options.commit
+        return ModelSource(model=model, model_commit=commit, trust_remote_code=False)
 
     def _dtype(self) -> torch.dtype | str:
         return resolve_dtype(self._options.dtype, torch.device(self._options.device))
 
     @cached_property
     def _reader(self) -> Reader:
-        with quiet(), model_errors(self._settings):
-            config = configuration(self._settings)
-        tokenizer = load_tokenizer(self._settings)
+        with quiet(), model_errors(self._options.model):
+            config = configuration(self._source)
+        tokenizer = load_tokenizer(self._source)
         architecture = str((config.architectures or [""])[0])
         if architecture.endswith("ForSequenceClassification"):
             return _Classifier(config, tokenizer, self._options)
@@ -195,7 +193,7 @@ class LocalJudge:
     @cached_property
     def _model(self) -> Any:
         # Drawing weights that a checkpoint lacks must not change what is drawn in the search.
-        with torch.random.fork_rng(devices=[]), quiet(), model_errors(self._settings):
+        with torch.random.fork_rng(devices=[]), quiet(), model_errors(self._options.model):
             model = self._reader.load(
                 pretrained_model_name_or_path=self._options.model,
                 revision=self._options.commit,

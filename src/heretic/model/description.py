@@ -12,15 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from heretic.architectures import Writer, find_writers
 from heretic.architectures.explain import is_norm
-from heretic.architectures.resolver import hidden_size, layer_list, text_config
-from heretic.config.presets import Preset, applied
-from heretic.config.settings import Settings
+from heretic.architectures.resolver import (
+    Writer,
+    find_writers,
+    hidden_size,
+    layer_list,
+    text_config,
+)
+from heretic.config.presets import Preset
 from heretic.errors import UnsupportedModelError
 from heretic.model import loading
 from heretic.model.hooks import replaced
 from heretic.model.loading import Loaded
+from heretic.model.source import ModelSource
 from heretic.system.hub import is_local
 from heretic.system.machine import cache_bytes_per_token
 
@@ -109,10 +114,18 @@ class Description:
         return data
 
 
-def describe(settings: Settings, loaded: Loaded | None = None) -> Description:
+def describe(
+    source: ModelSource,
+    residual_writers: Sequence[str] = (),
+    *,
+    preset: Preset | None = None,
+    loaded: Loaded | None = None,
+) -> Description:
     """What is edited in a model, by the names of its modules.
 
     Args:
+        residual_writers: Paths within a layer of writers that the table does not name.
+        preset: What the model's family needs, as far as it holds in the settings.
         loaded: The model with its weights. Without it, writers that the table does not name do not
             show, and norms after writers only as far as a run without numbers tells.
 
@@ -120,10 +133,10 @@ def describe(settings: Settings, loaded: Loaded | None = None) -> Description:
         ModelError: There is no configuration to read.
         UnsupportedModelError: The type is not known, or is one that cannot be edited.
     """
-    model = loading.skeleton(settings) if loaded is None else loaded.model
+    model = loading.skeleton(source) if loaded is None else loaded.model
     path, layers = layer_list(model)
     if loaded is None:
-        writers = find_writers(model, settings.residual_writers)
+        writers = find_writers(model, residual_writers)
     else:
         writers = loaded.structure.writers
     if not writers:
@@ -135,7 +148,7 @@ def describe(settings: Settings, loaded: Loaded | None = None) -> Description:
     norms = norms_after(model, writers) if loaded is None else _verified_norms(writers)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Description(
-        model=str(settings.model),
+        model=source.model,
         model_type=str(model.config.model_type),
         class_name=type(model).__name__,
         layers=path,
@@ -148,10 +161,10 @@ def describe(settings: Settings, loaded: Loaded | None = None) -> Description:
         cache_bytes_per_token=cache_bytes_per_token(
             text_config(model), len(layers), hidden_size(model), BYTES
         ),
-        preset=applied(settings),
+        preset=preset,
         verified=loaded is not None,
         discovered=() if loaded is None else loaded.structure.discoveries(),
-        weights_here=has_weights(settings.model),
+        weights_here=has_weights(source.model),
     )
 
 

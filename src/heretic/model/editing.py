@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from heretic.architectures import Writer
+from heretic.architectures.resolver import Writer
 from heretic.method.directions import layer_basis
 from heretic.method.edits import Ablation, OutputEdit, make_ablation, stack
 from heretic.model.experts import edited

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from heretic.architectures import Writer
+from heretic.architectures.resolver import Writer
 from heretic.architectures.table import EXPERT_GATES, EXPERT_ROUTING
 from heretic.errors import UnsupportedModelError
 from heretic.method.edits import OutputEdit

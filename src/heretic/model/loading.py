@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from typing import Any
@@ -31,11 +31,10 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
-from heretic.architectures import Structure, resolve
-from heretic.config.settings import Settings
+from heretic.architectures.verify import Structure, resolve
 from heretic.errors import HereticError, ModelError, SettingsError, UnsupportedModelError
 from heretic.events import Notice, Reporter
-from heretic.model.source import dequantising, forget_quantisation, is_gguf, origin
+from heretic.model.source import ModelSource, dequantising, forget_quantisation, origin
 from heretic.system import machine
 
 CHECKED_TEXT = (
@@ -47,6 +46,18 @@ CHECKED_TEXT = (
 
 UNKNOWN_GGUF = "GGUF model with architecture"
 """How transformers begins to say that it cannot read a GGUF file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadingOptions(ModelSource):
+    """How a model is loaded. The fields are the settings of the same names."""
+
+    dtypes: tuple[str, ...]
+    quantization: str
+    device_map: str | Mapping[str, str | int]
+    max_memory: Mapping[int | str, int | str] | None
+    residual_writers: tuple[str, ...]
+    deterministic: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +98,8 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype | str:
     return dtype
 
 
-def load(settings: Settings, reporter: Reporter) -> Loaded:
-    """Load `settings.model`, trying each dtype in turn.
+def load(options: LoadingOptions, reporter: Reporter) -> Loaded:
+    """Load `options.model`, trying each dtype in turn.
 
     Raises:
         ModelError: The model is missing, gated or fails with every dtype.
@@ -96,16 +107,16 @@ def load(settings: Settings, reporter: Reporter) -> Loaded:
     """
     if machine.accelerator().type == "cpu":
         machine.prepare_cpu()
-    if settings.deterministic:
+    if options.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
         torch.use_deterministic_algorithms(True)
-    tokenizer = load_tokenizer(settings)
+    tokenizer = load_tokenizer(options)
     failures = []
-    for name in settings.dtypes:
+    for name in options.dtypes:
         try:
-            with quiet(), model_errors(settings):
-                model = _load_weights(settings, name)
-                structure = _check(model, tokenizer, settings.residual_writers)
+            with quiet(), model_errors(options.model):
+                model = _load_weights(options, name)
+                structure = _check(model, tokenizer, options.residual_writers)
         except HereticError:
             raise
         except Exception as error:  # a dtype that fails in any way gives way to the next one
@@ -116,26 +127,26 @@ def load(settings: Settings, reporter: Reporter) -> Loaded:
             continue
         return Loaded(model, tokenizer, model.dtype, structure)
     raise ModelError(
-        f"{settings.model} could not be run with any dtype ({'; '.join(failures)}).",
+        f"{options.model} could not be run with any dtype ({'; '.join(failures)}).",
         remedy="Try another `dtypes`, `quantization` or `device_map`.",
     )
 
 
-def load_tokenizer(settings: Settings) -> Any:
+def load_tokenizer(source: ModelSource) -> Any:
     """The tokenizer, padding on the left, with a pad token.
 
     Raises:
         ModelError: There is none that can be used.
     """
-    place, arguments = origin(settings)
-    with quiet(), model_errors(settings):
+    place, arguments = origin(source)
+    with quiet(), model_errors(source.model):
         try:
             tokenizer = AutoTokenizer.from_pretrained(place, **arguments)
         except (ValueError, KeyError, TypeError) as error:
             if "trust_remote_code" in str(error) or UNKNOWN_GGUF in str(error):
                 raise
             raise ModelError(
-                f"{settings.model} has no tokenizer that can be used: {_first_line(error)}",
+                f"{source.model} has no tokenizer that can be used: {_first_line(error)}",
                 remedy="Put tokenizer.json beside the model; some tokenizers need sentencepiece "
                 "or tiktoken installed.",
             ) from error
@@ -143,26 +154,26 @@ def load_tokenizer(settings: Settings) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
     if tokenizer.pad_token_id is None:
-        raise ModelError(f"The tokenizer of {settings.model} has no token to pad with.")
+        raise ModelError(f"The tokenizer of {source.model} has no token to pad with.")
     return tokenizer
 
 
-def _load_weights(settings: Settings, dtype_name: str) -> Any:
+def _load_weights(options: LoadingOptions, dtype_name: str) -> Any:
     device = machine.accelerator()
-    place, arguments = origin(settings)
+    place, arguments = origin(options)
     arguments["dtype"] = resolve_dtype(dtype_name, device)
-    if is_gguf(settings):
-        arguments |= dequantising(settings)
+    if options.is_gguf:
+        arguments |= dequantising(options.model, options.quantization)
         if arguments["dtype"] == "auto":  # float32 otherwise, for numbers of a few bits
             arguments["dtype"] = torch.bfloat16
     if device.type != "cpu":
-        arguments["device_map"] = settings.device_map
-        if settings.max_memory is not None:
-            arguments["max_memory"] = settings.max_memory
-    if settings.quantization != "none":
-        arguments["quantization_config"] = _quantization(settings.quantization)
-    auto = auto_class(configuration(settings))
-    if is_gguf(settings):
+        arguments["device_map"] = options.device_map
+        if options.max_memory is not None:
+            arguments["max_memory"] = options.max_memory
+    if options.quantization != "none":
+        arguments["quantization_config"] = _quantization(options.quantization)
+    auto = auto_class(configuration(options))
+    if options.is_gguf:
         with redirect_stderr(io.StringIO()):  # the bar of its reader knows no switch
             model = auto.from_pretrained(place, **arguments)
         forget_quantisation(model)
@@ -184,29 +195,29 @@ def auto_class(config: Any) -> Any:
     return AutoModelForCausalLM
 
 
-def skeleton(settings: Settings) -> Any:
+def skeleton(source: ModelSource) -> Any:
     """The model without weights, from its configuration.
 
     Raises:
         ModelError: There is no configuration to read.
     """
-    with quiet(), model_errors(settings), torch.device("meta"):
-        config = configuration(settings)
-        consent = settings.trust_remote_code
+    with quiet(), model_errors(source.model), torch.device("meta"):
+        config = configuration(source)
+        consent = source.trust_remote_code
         return auto_class(config).from_config(config, trust_remote_code=consent).eval()
 
 
-def configuration(settings: Settings) -> Any:
-    """The configuration of the settings' model."""
-    place, arguments = origin(settings)
+def configuration(source: ModelSource) -> Any:
+    """The model's configuration, a transformers `PretrainedConfig`."""
+    place, arguments = origin(source)
     return AutoConfig.from_pretrained(place, **arguments)
 
 
-def load_processor(settings: Settings, config: Any) -> Any:
+def load_processor(source: ModelSource, config: Any) -> Any:
     """The processor of a model that takes images too, by its configuration; None for any other."""
     if auto_class(config) is not AutoModelForImageTextToText:
         return None
-    place, arguments = origin(settings)
+    place, arguments = origin(source)
     with quiet():
         try:
             return AutoProcessor.from_pretrained(place, **arguments)
@@ -262,9 +273,12 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def model_errors(settings: Settings) -> Iterator[None]:
-    """Turn the Hub's and transformers' errors about a model into one line with a remedy."""
-    name = settings.model
+def model_errors(name: str) -> Iterator[None]:
+    """Turn the Hub's and transformers' errors about a model into one line with a remedy.
+
+    Args:
+        name: The model's, for the message.
+    """
     try:
         yield
     except GatedRepoError as error:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from heretic.model.core import Model, Prompts
+    from heretic.model.core import Model
+    from heretic.model.reading import Prompts
 
 SHARE = 0.95
 """Part of the replies that must begin alike: a single outlier must not defeat the prefix."""
@@ -81,7 +82,7 @@ def _trimmed(prefix: str) -> str:
 def _shared_beginning(model: Model, prompts: Prompts, prefix: str) -> str:
     """What replies that are made to begin with `prefix` share after it."""
     before, model.response_prefix = model.response_prefix, prefix
-    length = min(FIRST_TOKENS, model.settings.max_response_length)
+    length = min(FIRST_TOKENS, model.options.max_response_length)
     try:
         while True:
             # Openings of reasoning blocks are often special tokens, which decoding drops.
@@ -90,8 +91,8 @@ def _shared_beginning(model: Model, prompts: Prompts, prefix: str) -> str:
             )
             shared = common_prefix(replies)
             differ = sum(len(reply) > len(shared) for reply in replies)
-            if differ >= SHARE * len(replies) or length >= model.settings.max_response_length:
+            if differ >= SHARE * len(replies) or length >= model.options.max_response_length:
                 return shared
-            length = min(4 * length, model.settings.max_response_length)
+            length = min(4 * length, model.options.max_response_length)
     finally:
         model.response_prefix = before

@@ -6,46 +6,60 @@ one. The tokenizer comes from the file as well.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from heretic.config.settings import Settings
 from heretic.errors import SettingsError
 from heretic.system.hub import gguf_parts, is_local
 
 
-def origin(settings: Settings) -> tuple[str, dict[str, Any]]:
-    """The first argument of any `from_pretrained` for the model, and those that go with it."""
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """Which model is read. The fields are the settings of the same names.
+
+    Attributes:
+        model: Hub id, folder, or GGUF file.
+        model_commit: Branch, tag or commit on the Hub.
+        trust_remote_code: Whether code that comes with the model may run.
+    """
+
+    model: str
+    model_commit: str | None
+    trust_remote_code: bool
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether the model is a GGUF file."""
+        return gguf_parts(self.model) is not None
+
+
+def origin(source: ModelSource) -> tuple[str, dict[str, Any]]:
+    """The first argument of `from_pretrained` for the model, and the keyword arguments with it."""
     arguments: dict[str, Any] = {
-        "revision": settings.model_commit,
-        "trust_remote_code": settings.trust_remote_code,
+        "revision": source.model_commit,
+        "trust_remote_code": source.trust_remote_code,
     }
-    parts = gguf_parts(settings.model)
+    parts = gguf_parts(source.model)
     if parts is None:
-        return str(settings.model), arguments
+        return source.model, arguments
     place, file = parts
-    if is_local(settings.model):
+    if is_local(source.model):
         # Whole: transformers would take a file of that name in the working directory first.
         place = str(Path(place).expanduser().absolute())
         file = str(Path(place) / file)
     return place, {**arguments, "gguf_file": file}
 
 
-def is_gguf(settings: Settings) -> bool:
-    """Whether the model is a GGUF file."""
-    return gguf_parts(settings.model) is not None
-
-
-def dequantising(settings: Settings) -> dict[str, Any]:
+def dequantising(model: str, quantization: str) -> dict[str, Any]:
     """Arguments of `from_pretrained` that unpack a GGUF file, which newer transformers keep packed.
 
     Raises:
         SettingsError: It is to be quantised again.
     """
-    if settings.quantization != "none":
+    if quantization != "none":
         raise SettingsError(
-            f"{settings.model} is a GGUF file, which loads dequantised; quantization is "
-            f"{settings.quantization}.",
+            f"{model} is a GGUF file, which loads dequantised; quantization is {quantization}.",
             remedy="Set quantization to none, or give the unquantised model.",
         )
     try:

@@ -7,72 +7,20 @@ two part after the first token; texts of any origin give its perplexity.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from heretic.model import generation
+from heretic.model.outputs import KEPT, Continuation, Reading, Reference
 from heretic.system import memory
 
 if TYPE_CHECKING:
-    from heretic.model.core import Model, Prompts
-
-KEPT = 1024
-"""Likeliest tokens of the original that are kept at every position; the rest counts as one."""
+    from heretic.model.core import Model
+    from heretic.model.reading import Prompts
 
 _Take = Callable[[int, int, Tensor], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """The original's greedy replies, and how likely it took the next token to be.
-
-    A reply of n tokens that ended has n + 1 positions: what comes after its last token, its end,
-    was foreseen too.
-
-    Attributes:
-        replies: Token ids, without the position that was foreseen last.
-        tokens: The likeliest tokens at each position, likeliest first, int32 [prompts, positions,
-            kept].
-        logprobs: Their log-probabilities, float32, the same shape; NaN after a reply's end.
-    """
-
-    replies: tuple[tuple[int, ...], ...]
-    tokens: Tensor
-    logprobs: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Continuation:
-    """How a model goes on where the original's own replies are put into its mouth.
-
-    NaN stands where a reply had ended.
-
-    Attributes:
-        divergence: KL(original || model) of each next token, float32 [prompts, positions], in
-            nats. Tokens beyond the original's `KEPT` likeliest count as one outcome, so it is a
-            lower bound, by next to nothing.
-        agreement: 1 where the likeliest next token is the original's, else 0, the same shape.
-    """
-
-    divergence: Tensor
-    agreement: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How a model takes texts.
-
-    Attributes:
-        nll: Negative log-likelihood of each text after its first token, float64 [texts], in
-            nats.
-        tokens: How many tokens that were, int64 [texts].
-    """
-
-    nll: Tensor
-    tokens: Tensor
 
 
 def reference(model: Model, prompts: Prompts, positions: int) -> Reference:

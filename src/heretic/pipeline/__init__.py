@@ -7,7 +7,7 @@ modes inside them. What is found at run time goes into the run's manifest, never
 """
 
 from heretic.pipeline.export import Exported, export_trial, held_out_scores
-from heretic.pipeline.prompts import PromptSets, load_prompts
+from heretic.pipeline.prompts import load_prompts
 from heretic.pipeline.run import (
     Session,
     fingerprint,
@@ -18,14 +18,15 @@ from heretic.pipeline.run import (
     read_plans,
     search,
 )
+from heretic.pipeline.single import prepare_directions
 from heretic.pipeline.stages import (
     choose_prefix,
     compute_directions,
     load_model,
     model_and_directions,
-    prepare_directions,
     scores_line,
 )
+from heretic.prompts import PromptSets
 
 __all__ = [
     "Exported",

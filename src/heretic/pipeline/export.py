@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from heretic import export
-from heretic.evaluator.evaluator import Evaluator
+from heretic.evaluator.library import LibraryEvaluator
 from heretic.events import StageFinished, StageStarted
 from heretic.harness.store import figures_of
 from heretic.pipeline.run import Session
@@ -34,7 +34,8 @@ def export_trial(session: Session, trial: Trial, destination: Path, strategy: st
         ExportError: It cannot be saved, or does not score as in the search.
         RunError: A file with benchmark results is damaged.
     """
-    export.check_export(session.model, destination, strategy)  # before minutes of scoring
+    # Before minutes of scoring.
+    export.check_export(session.model, destination, strategy, session.settings.max_rank)
     request = replace(
         session.request(trial),
         benchmarks=figures_of(session.folder.path, trial),  # a damaged file is said first
@@ -56,7 +57,7 @@ def held_out_scores(session: Session, trial: Trial) -> export.HeldOut | None:
         return None
     session.evaluator.release()  # two caches need not fit side by side
     session.reporter.emit(StageStarted("Scoring the chosen trial on held-out prompts"))
-    evaluator = Evaluator(
+    evaluator = LibraryEvaluator(
         session.settings,
         session.model,
         session.directions,

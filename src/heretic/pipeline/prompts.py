@@ -3,58 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from heretic import prompts as prompt_sets
 from heretic.config.settings import Settings
-from heretic.evaluator.evaluator import EvaluationPrompts
+from heretic.evaluator.library import evaluation_prompts
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
-from heretic.prompts import Prompt
+from heretic.prompts import EvaluationPrompts, PromptSets
+from heretic.scorers import Scorer, load_scorers
 
 FEWEST_HELD_OUT = 10
 """With fewer prompts of a kind that are merely left over, a figure says nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class PromptSets:
-    """Two splits each of good and bad prompts, and a third one where there are prompts left.
-
-    Attributes:
-        good, bad: What directions are found on.
-        protected: What is like the bad ones, and to be spared.
-        evaluation: What trials are scored on.
-        held_out: What neither has seen; the chosen trial is scored on it.
-    """
-
-    good: Sequence[Prompt]
-    bad: Sequence[Prompt]
-    evaluation: EvaluationPrompts
-    held_out: EvaluationPrompts | None = None
-    protected: Sequence[Prompt] = ()
-
-
 def load_prompts(
-    settings: Settings, reporter: Reporter, *, with_held_out: bool = True
+    settings: Settings,
+    reporter: Reporter,
+    *,
+    with_held_out: bool = True,
+    scorers: Sequence[Scorer] | None = None,
 ) -> PromptSets:
-    """Read the prompt sets; splits that share prompts are reported.
+    """Read the prompt sets, and report splits that share prompts.
 
     Args:
         with_held_out: Whether to look for held-out prompts too.
+        scorers: Scorers that may bring prompts along; by default those of the settings.
 
     Raises:
         PromptError: A set cannot be read or is empty.
+        ScorerError: As `load_scorers`.
     """
+    scorers = load_scorers(settings) if scorers is None else scorers
     reporter.emit(StageStarted("Loading prompts"))
     system = settings.system_prompt
     sets = PromptSets(
         good=prompt_sets.load(settings.good_prompts, system),
         bad=prompt_sets.load(settings.bad_prompts, system),
-        evaluation=EvaluationPrompts.load(settings),
+        evaluation=evaluation_prompts(settings, scorers),
     )
     if settings.protected_prompts is not None:
         sets = replace(sets, protected=prompt_sets.load(settings.protected_prompts, system))
     if with_held_out:
         sets = replace(sets, held_out=_held_out(settings, sets))
+    _warn_of_overlap(sets, reporter)
+    reporter.emit(StageFinished(_summary(sets, with_held_out=with_held_out)))
+    return sets
+
+
+def _warn_of_overlap(sets: PromptSets, reporter: Reporter) -> None:
+    """Say which splits share prompts."""
     evaluation = sets.evaluation
     scored = [prompt for rows in evaluation.by_name().values() for prompt in rows]
     for name, first, second in (
@@ -71,15 +68,17 @@ def load_prompts(
                     level="warning",
                 )
             )
-    reporter.emit(
-        StageFinished(
-            f"{len(sets.good)} good and {len(sets.bad)} bad for directions, "
-            + (f"{len(sets.protected)} protected, " if sets.protected else "")
-            + f"{len(evaluation.good)} and {len(evaluation.bad)} for evaluation"
-            + (f", {_held_out_text(sets.held_out)}" if with_held_out else "")
-        )
+
+
+def _summary(sets: PromptSets, *, with_held_out: bool) -> str:
+    """How many prompts there are of each kind."""
+    evaluation = sets.evaluation
+    return (
+        f"{len(sets.good)} good and {len(sets.bad)} bad for directions, "
+        + (f"{len(sets.protected)} protected, " if sets.protected else "")
+        + f"{len(evaluation.good)} and {len(evaluation.bad)} for evaluation"
+        + (f", {_held_out_text(sets.held_out)}" if with_held_out else "")
     )
-    return sets
 
 
 def _held_out(settings: Settings, sets: PromptSets) -> EvaluationPrompts | None:

@@ -24,18 +24,20 @@ from heretic.config.settings import Settings
 from heretic.errors import RunError
 from heretic.evaluator.baseline import BaselineFile
 from heretic.evaluator.evaluator import Evaluator
+from heretic.evaluator.library import LibraryEvaluator
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
 from heretic.model.core import Model
-from heretic.pipeline.prompts import PromptSets
+from heretic.model.library import LibraryModel
 from heretic.pipeline.stages import load_model, model_and_directions, scores_line
-from heretic.prompts import Prompt
+from heretic.prompts import Prompt, PromptSets
+from heretic.records.options import options_of
 from heretic.records.plan import Plan
-from heretic.records.trial import Score, Trial
+from heretic.records.trial import Optimization, Score, Trial
 from heretic.runs.folder import RunFolder, digest, find_run
 from heretic.runs.manifest import RunManifest
-from heretic.scorers import check_scorers
+from heretic.scorers import Scorer, check_scorers, load_scorers
 from heretic.scorers.registry import behavior_shown, deciding_options
-from heretic.search.method import choose_method, sweep_of_run
+from heretic.search.method import Method, SearchOptions, choose_method, sweep_of_run
 from heretic.search.study import Study
 from heretic.system.machine import hardware, versions
 
@@ -46,12 +48,12 @@ class Session:
 
     settings: Settings
     reporter: Reporter
-    model: Model
+    model: LibraryModel
     prompts: PromptSets
     directions: Tensor
     folder: RunFolder
     manifest: RunManifest
-    evaluator: Evaluator
+    evaluator: LibraryEvaluator
     study: Study
 
     def request(self, trial: Trial) -> export.ExportRequest:
@@ -61,7 +63,8 @@ class Session:
             directions=self.directions,
             baseline=self.evaluator.baseline,
             manifest=self.manifest,
-            settings=self.settings,
+            options=options_of(export.ExportOptions, self.settings),
+            settings=self.settings.to_dict(),
         )
 
 
@@ -80,7 +83,7 @@ def fingerprint(settings: Settings, prompts: PromptSets) -> dict[str, Any]:
     if prompts.evaluation.more:
         words["more"] = {name: _words(rows) for name, rows in prompts.evaluation.more.items()}
     values = settings.fingerprint()
-    scorer = deciding_options(settings, values["scorer"])
+    scorer = deciding_options(settings.scorers, values["scorer"])
     return {**values, "scorer": scorer, "prompts": digest(words)}
 
 
@@ -104,24 +107,37 @@ def open_folder(settings: Settings, prompts: PromptSets) -> tuple[RunFolder, int
 
 
 def prepare(
-    settings: Settings, prompts: PromptSets, folder: RunFolder, seed: int, reporter: Reporter
+    settings: Settings,
+    prompts: PromptSets,
+    folder: RunFolder,
+    seed: int,
+    reporter: Reporter,
+    *,
+    scorers: Sequence[Scorer] | None = None,
 ) -> Session:
     """Everything up to the search. A run that exists already is taken up where it stopped.
 
     Args:
-        folder: Of `open_folder`, locked by the caller for as long as the session lasts.
+        folder: From `open_folder`, locked by the caller for as long as the session lasts.
         seed: The run's.
+        scorers: Those of the settings, where they are loaded already.
+
+    Raises:
+        RunError: The run's files are damaged, or its start plans do not fit.
+        ScorerError: A scorer cannot be loaded or used.
+        ModelError: The model cannot be loaded, or edited as the settings say.
+        StudyError: The prompt sets cannot be told apart, or there is no gradient to search by.
     """
     known = folder.read_manifest()
     # Read before the model loads, so that a mistake is said early.
     start_plans = _start_plans(settings)
-    scorers = check_scorers(settings)
+    scorers = check_scorers(load_scorers(settings) if scorers is None else scorers)
     if known is None:
         model, directions = model_and_directions(settings, prompts, reporter)
         folder.save_directions(directions.numpy())
     else:
         model, directions = load_run(settings, folder, known, reporter)
-    evaluator = Evaluator(
+    evaluator = LibraryEvaluator(
         settings,
         model,
         directions,
@@ -130,40 +146,58 @@ def prepare(
         baseline_file=BaselineFile(folder.baseline_path, _baseline_key(settings, prompts, model)),
         scorers=scorers,
     )
+    baseline = _scored_original(evaluator, known, reporter)
+    manifest = known or new_manifest(settings, prompts, model, seed, baseline)
+    if known is None:
+        folder.write_manifest(manifest)
+    options = options_of(SearchOptions, settings)
+    sweep = sweep_of_run(
+        options,
+        model,
+        prompts,
+        directions,
+        folder=folder,
+        seed=seed,
+        shows=behavior_shown(scorers, settings.refusal_markers),
+        reporter=reporter,
+    )
+    method = choose_method(options, model, sweep, has_protected=bool(prompts.protected))
+    study = _study(settings, folder, seed, method, evaluator.optimizations, start_plans)
+    return Session(
+        settings, reporter, model, prompts, directions, folder, manifest, evaluator, study
+    )
+
+
+def _scored_original(
+    evaluator: Evaluator, known: RunManifest | None, reporter: Reporter
+) -> tuple[Score, ...]:
+    """Scores of the original model; where they are not those of the run, a warning is given."""
     reporter.emit(StageStarted("Scoring the original model"))
     baseline = evaluator.baseline
     reporter.emit(StageFinished(scores_line(baseline)))
     if known is not None:
         _warn_of_changes(known, baseline, reporter)
-    manifest = known or new_manifest(settings, prompts, model, seed, baseline)
-    if known is None:
-        folder.write_manifest(manifest)
-    sweep = sweep_of_run(
-        settings,
-        model,
-        prompts.good,
-        prompts.bad,
-        directions,
-        protected=prompts.protected,
-        folder=folder,
-        seed=seed,
-        shows=behavior_shown(settings),
-        reporter=reporter,
-    )
-    method = choose_method(settings, model, sweep)
-    study = Study(
+    return baseline
+
+
+def _study(
+    settings: Settings,
+    folder: RunFolder,
+    seed: int,
+    method: Method,
+    objectives: Sequence[Optimization],
+    start_plans: Sequence[Plan],
+) -> Study:
+    return Study(
         folder,
         method.space,
-        objectives=evaluator.optimizations,
+        objectives=objectives,
         seed=seed,
         n_startup_trials=method.n_startup_trials,
         start_plans=[*start_plans, *method.plans],
         sampler=method.sampler,
         plans_at_once=method.plans_at_once,
         patience=settings.patience,
-    )
-    return Session(
-        settings, reporter, model, prompts, directions, folder, manifest, evaluator, study
     )
 
 
@@ -198,7 +232,7 @@ def _baseline_key(settings: Settings, prompts: PromptSets, model: Model) -> str:
 
 def load_run(
     settings: Settings, folder: RunFolder, manifest: RunManifest, reporter: Reporter
-) -> tuple[Model, Tensor]:
+) -> tuple[LibraryModel, Tensor]:
     """The model of a run as it was searched, and the run's directions; needs no prompts.
 
     Raises:

@@ -5,16 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from heretic import export, pipeline
+import torch
+from torch import Tensor
+
+from heretic import export
 from heretic.config.settings import Settings
 from heretic.errors import HereticError, ModelError, RunError
-from heretic.evaluator.evaluator import Evaluator
+from heretic.evaluator.library import LibraryEvaluator
 from heretic.events import Reporter, StageFinished, StageStarted
+from heretic.model.library import LibraryModel
 from heretic.model.loading import load_tokenizer
+from heretic.model.source import ModelSource
+from heretic.pipeline.prompts import load_prompts
+from heretic.pipeline.run import load_run, new_manifest
+from heretic.pipeline.stages import choose_prefix, load_model, model_and_directions, scores_line
+from heretic.records.options import options_of
 from heretic.records.plan import Plan
 from heretic.records.trial import Score, Trial
 from heretic.runs.folder import RunFolder
-from heretic.scorers import check_scorers
+from heretic.scorers import check_scorers, load_scorers
 
 OWN_WHEN_APPLYING = ("model", "trust_remote_code", "scorers", "scorer", "max_shard_size")
 """Settings of the user's that hold when a plan is applied with the directions of a run."""
@@ -46,12 +55,12 @@ def apply_plan(
         # The run's word on everything that fixes directions; the user's on what may run code.
         own = {name: settings.to_dict()[name] for name in OWN_WHEN_APPLYING}
         settings = Settings.restore({**known.settings, **own})
-    scorers = check_scorers(settings)
-    prompts = pipeline.load_prompts(settings, reporter, with_held_out=False)
+    scorers = check_scorers(load_scorers(settings))
+    prompts = load_prompts(settings, reporter, with_held_out=False, scorers=scorers)
     if run is not None and known is not None:
-        model, directions = pipeline.load_run(settings, run, known, reporter)
+        model, directions = load_run(settings, run, known, reporter)
     else:
-        model, directions = pipeline.model_and_directions(
+        model, directions = model_and_directions(
             settings, prompts, reporter, variant=plan.row_normalization
         )
     unknown = {name for name, _ in plan.kernels} - set(model.get_abliterable_components())
@@ -66,23 +75,37 @@ def apply_plan(
             f"The plan removes {plan.rank} directions from a layer; there are {known_rank}.",
             remedy="Set max_rank, or apply it with the run it comes from.",
         )
-    export.check_export(model, destination, strategy)
-    evaluator = Evaluator(
+    export.check_export(model, destination, strategy, settings.max_rank)
+    evaluator = LibraryEvaluator(
         settings, model, directions, reporter, prompts.evaluation, scorers=scorers
     )
     reporter.emit(StageStarted("Scoring the plan"))
     scores = evaluator.evaluate([plan])[0]
-    reporter.emit(StageFinished(pipeline.scores_line(scores)))
+    reporter.emit(StageFinished(scores_line(scores)))
     seed = settings.seed or 0
     request = export.ExportRequest(
         trial=Trial(number=0, plan=plan, scores=scores),
         directions=directions,
         baseline=evaluator.baseline,
-        manifest=known or pipeline.new_manifest(settings, prompts, model, seed, evaluator.baseline),
-        settings=settings,
+        manifest=known or new_manifest(settings, prompts, model, seed, evaluator.baseline),
+        options=options_of(export.ExportOptions, settings),
+        settings=settings.to_dict(),
     )
     export.save(model, request, destination, strategy=strategy, reporter=reporter)
     return export.verify(destination, request, evaluator, reporter)
+
+
+def prepare_directions(
+    settings: Settings, seed: int, reporter: Reporter
+) -> tuple[LibraryModel, Tensor]:
+    """Model and directions alone, for applying or reproducing a plan.
+
+    Args:
+        seed: Taken for symmetry with a run; directions do not depend on it.
+    """
+    torch.manual_seed(seed)
+    prompts = load_prompts(settings, reporter, with_held_out=False)
+    return model_and_directions(settings, prompts, reporter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,32 +124,40 @@ def compare(settings: Settings, reporter: Reporter) -> Comparison:
     """
     if not settings.evaluate_model:
         raise HereticError("No model to evaluate.", remedy="Set evaluate_model.")
-    scorers = check_scorers(settings)
+    scorers = check_scorers(load_scorers(settings))
     # The judged model runs as its original does: the original's preset is in the settings already.
     judged_settings = settings.replaced(
         model=settings.evaluate_model, model_commit=None, preset="none"
     )
-    if load_tokenizer(settings).get_vocab() != load_tokenizer(judged_settings).get_vocab():
+    if _vocabulary(settings) != _vocabulary(judged_settings):
         raise _different_vocabularies(settings)
-    prompts = pipeline.load_prompts(settings, reporter, with_held_out=False)
-    original = pipeline.load_model(settings, reporter)
-    pipeline.choose_prefix(settings, original, prompts, reporter)
-    evaluator = Evaluator(settings, original, None, reporter, prompts.evaluation, scorers=scorers)
+    prompts = load_prompts(settings, reporter, with_held_out=False, scorers=scorers)
+    original = load_model(settings, reporter)
+    choose_prefix(settings, original, prompts, reporter)
+    evaluator = LibraryEvaluator(
+        settings, original, reporter=reporter, prompts=prompts.evaluation, scorers=scorers
+    )
     reporter.emit(StageStarted(f"Scoring {settings.model}"))
     baseline = evaluator.baseline
-    reporter.emit(StageFinished(pipeline.scores_line(baseline)))
+    reporter.emit(StageFinished(scores_line(baseline)))
     prefix = original.response_prefix
     width = original.model.get_output_embeddings().weight.shape[0]
     evaluator.release()
     original.unload()  # one at a time: two large models need not fit side by side
-    judged = pipeline.load_model(judged_settings, reporter)
+    judged = load_model(judged_settings, reporter)
     if judged.model.get_output_embeddings().weight.shape[0] != width:
         raise _different_vocabularies(settings)
     judged.response_prefix = prefix
     reporter.emit(StageStarted(f"Scoring {settings.evaluate_model}"))
     scores = evaluator.score_model(judged)
-    reporter.emit(StageFinished(pipeline.scores_line(scores)))
+    reporter.emit(StageFinished(scores_line(scores)))
     return Comparison(baseline=baseline, judged=scores)
+
+
+def _vocabulary(settings: Settings) -> dict[str, int]:
+    """Token to id."""
+    vocabulary: dict[str, int] = load_tokenizer(options_of(ModelSource, settings)).get_vocab()
+    return vocabulary
 
 
 def _different_vocabularies(settings: Settings) -> ModelError:

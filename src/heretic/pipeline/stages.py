@@ -20,9 +20,9 @@ from heretic.method.directions import (
 )
 from heretic.model.core import Model
 from heretic.model.experts import check_variant
+from heretic.model.library import LibraryModel
 from heretic.model.prefix import find_response_prefix
-from heretic.pipeline.prompts import PromptSets, load_prompts
-from heretic.prompts import Prompt
+from heretic.prompts import Prompt, PromptSets
 from heretic.records.plan import RowNormalization
 from heretic.records.trial import Score
 from heretic.system.machine import accelerator, device_name
@@ -33,7 +33,7 @@ PREFIX_PROMPTS = 100
 
 def load_model(
     settings: Settings, reporter: Reporter, dtypes: Sequence[str] | None = None
-) -> Model:
+) -> LibraryModel:
     """Load the model and say what was found.
 
     Args:
@@ -48,7 +48,7 @@ def load_model(
     if settings.behavior:
         reporter.emit(Notice(f"Behavior: {settings.behavior}"))
     reporter.emit(StageStarted(f"Loading {settings.model}"))
-    model = Model(settings if dtypes is None else settings.replaced(dtypes=dtypes), reporter)
+    model = LibraryModel(settings if dtypes is None else settings.replaced(dtypes=dtypes), reporter)
     gigabytes = sum(p.numel() * p.element_size() for p in model.model.parameters()) / 1e9
     reporter.emit(
         StageFinished(
@@ -134,24 +134,13 @@ def _center(settings: Settings, model: Model, rows: Sequence[Prompt]) -> Tensor:
     return geometric_median(residuals)
 
 
-def prepare_directions(settings: Settings, seed: int, reporter: Reporter) -> tuple[Model, Tensor]:
-    """Model and directions alone, for applying or reproducing a plan.
-
-    Args:
-        seed: Taken for symmetry with a run; directions do not depend on it.
-    """
-    torch.manual_seed(seed)
-    prompts = load_prompts(settings, reporter, with_held_out=False)
-    return model_and_directions(settings, prompts, reporter)
-
-
 def model_and_directions(
     settings: Settings,
     prompts: PromptSets,
     reporter: Reporter,
     *,
     variant: RowNormalization | None = None,
-) -> tuple[Model, Tensor]:
+) -> tuple[LibraryModel, Tensor]:
     """The model with its response prefix, and directions from the prompts.
 
     Args:

@@ -14,9 +14,8 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from heretic.config.settings import Settings
 from heretic.config.tables import DatasetSpecification
-from heretic.model.teacher_forcing import Continuation, Reading, Reference
+from heretic.model.outputs import Continuation, Reading, Reference
 from heretic.prompts import Prompt
 from heretic.records.statistics import interval, is_rate
 from heretic.records.trial import Optimization, Score
@@ -61,6 +60,14 @@ def tell_nobody(what: str, done: int, total: int) -> None:
     """Nobody is there to be told."""
 
 
+class ScorerSettings(Protocol):
+    """The settings that scorers read; `Settings` has them."""
+
+    @property
+    def refusal_markers(self) -> Sequence[str]:
+        """Texts by which the keyword scorer knows a refusal."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outputs:
     """What a model put out on the evaluation prompts.
@@ -72,7 +79,6 @@ class Outputs:
         continuations: What it makes of the original's replies.
         readings: What it makes of texts.
         references: The original's replies that continuations follow; of the unedited model only.
-        tell: For scorers that take long.
     """
 
     prompts: Mapping[PromptSet, Sequence[Prompt]] = field(default_factory=dict)
@@ -81,7 +87,6 @@ class Outputs:
     continuations: Mapping[PromptSet, Continuation] = field(default_factory=dict)
     readings: Mapping[PromptSet, Reading] = field(default_factory=dict)
     references: Mapping[PromptSet, Reference] = field(default_factory=dict)
-    tell: Tell = tell_nobody
 
 
 Replies = Mapping[PromptSet, Sequence[str | None]]
@@ -113,6 +118,9 @@ class Scorer:
     `[scorer.NAME]`; those named in `incidental` change no figure, such as a time limit, so that a
     run goes on with other ones), and implement `values`, of which the figure is the mean, or else
     `measure`. Figures with values have intervals and can be compared in pairs.
+
+    Attributes:
+        tell: Called with progress by scorers that take long; the evaluator sets it.
     """
 
     Options: ClassVar[type[BaseModel]] = NoOptions
@@ -128,7 +136,7 @@ class Scorer:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ScorerSettings,
         *,
         name: str,
         optimization: Optimization = "minimize",
@@ -143,6 +151,7 @@ class Scorer:
         self.name = name
         self.optimization: Optimization = optimization
         self.options: Any = self.Options(**(options or {}))
+        self.tell: Tell = tell_nobody
 
     def sets(self) -> Mapping[PromptSet, DatasetSpecification]:
         """Sets that the scorer brings along, beside the evaluation prompts; `needs` names them.

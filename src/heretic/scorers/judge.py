@@ -78,7 +78,7 @@ class _Judging(ReplyScorer):
         found = self.verdicts(
             outputs.prompts[self.set],
             outputs.responses[self.set],
-            partial(outputs.tell, f"{self.name}, judged"),
+            partial(self.tell, f"{self.name}, judged"),
         )
         return [verdict.label in self.options.counts for verdict in found]
 
@@ -136,4 +136,4 @@ class ClassifierJudge(_Judging):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Read the options; nothing is loaded yet."""
         super().__init__(*args, **kwargs)
-        self._judge = LocalJudge(self.settings, self.options, self.name)
+        self._judge = LocalJudge(self.options, self.name)

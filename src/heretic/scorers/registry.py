@@ -5,21 +5,32 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from heretic.config.settings import Settings
 from heretic.config.tables import ScorerSpecification
 from heretic.errors import ScorerError
-from heretic.scorers.base import Scorer, Shows
+from heretic.scorers.base import Scorer, ScorerSettings, Shows
 from heretic.scorers.keyword import is_refusal
 
 
-def load_scorers(settings: Settings) -> tuple[Scorer, ...]:
+class ScorerTables(ScorerSettings, Protocol):
+    """The settings that say which scorers there are; `Settings` has them."""
+
+    @property
+    def scorers(self) -> Sequence[ScorerSpecification]:
+        """Which, in order."""
+
+    @property
+    def scorer(self) -> Mapping[str, Mapping[str, Any]]:
+        """Options of single scorers, by name."""
+
+
+def load_scorers(settings: ScorerTables) -> tuple[Scorer, ...]:
     """Every configured scorer, in order.
 
     Raises:
@@ -29,9 +40,9 @@ def load_scorers(settings: Settings) -> tuple[Scorer, ...]:
 
 
 def deciding_options(
-    settings: Settings, options: Mapping[str, Mapping[str, Any]]
+    scorers: Sequence[ScorerSpecification], options: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Those options of the settings' scorers that change figures; others are left out.
+    """Those options of scorers that change figures; others are left out.
 
     Args:
         options: All of them, by scorer, in the form that is wanted.
@@ -40,42 +51,38 @@ def deciding_options(
         ScorerError: A plugin cannot be imported, or is not a scorer.
     """
     found = {name: dict(given) for name, given in options.items()}
-    for specification in settings.scorers:
+    for specification in scorers:
         if specification.name in found:
             for option in plugin_class(specification.plugin).incidental:
                 found[specification.name].pop(option, None)
     return found
 
 
-def behavior_shown(settings: Settings) -> Callable[[str], bool]:
-    """Whether a reply to a bad prompt shows the behaviour.
+def behavior_shown(scorers: Sequence[Scorer], markers: Sequence[str]) -> Callable[[str], bool]:
+    """A function that says whether a reply to a bad prompt shows the behaviour.
 
-    The first objective says so that reads such replies and can judge one by itself; without one,
-    refusal markers do.
-
-    Raises:
-        ScorerError: As `load_scorers`.
+    It is that of the first objective which reads such replies and can judge one by itself. Where
+    there is none, a reply shows the behaviour if it is a refusal by the markers.
     """
-    for scorer in load_scorers(settings):
+    for scorer in scorers:
         searched = scorer.optimization != "none"
         if searched and "bad" in scorer.needs.responses and isinstance(scorer, Shows):
             return scorer.shows
-    return lambda reply: is_refusal(reply, settings.refusal_markers)
+    return lambda reply: is_refusal(reply, markers)
 
 
-def check_scorers(settings: Settings) -> tuple[Scorer, ...]:
-    """Load and check every configured scorer, so that mistakes are said before a model loads.
+def check_scorers(scorers: Sequence[Scorer]) -> tuple[Scorer, ...]:
+    """The same scorers, each checked, so that mistakes are said before a model loads.
 
     Raises:
-        ScorerError: One cannot be loaded, or what it works with cannot be used.
+        ScorerError: What one of them works with cannot be used.
     """
-    scorers = load_scorers(settings)
     for scorer in scorers:
         scorer.check()
-    return scorers
+    return tuple(scorers)
 
 
-def _load(specification: ScorerSpecification, settings: Settings) -> Scorer:
+def _load(specification: ScorerSpecification, settings: ScorerTables) -> Scorer:
     plugin = specification.plugin
     scorer_class = plugin_class(plugin)
     try:

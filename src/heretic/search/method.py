@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from heretic.config.settings import Settings
 from heretic.errors import HereticError, RunError, StudyError
 from heretic.events import Notice, Reporter, StageFinished, StageProgress, StageStarted
 from heretic.model.core import Model
-from heretic.prompts import Prompt
-from heretic.records.plan import Plan
+from heretic.prompts import PromptSets
+from heretic.records.plan import Plan, RowNormalization
 from heretic.runs.folder import RunFolder
 from heretic.search.path import PathSpace
-from heretic.search.space import SearchSpace, Space
+from heretic.search.space import SearchSpace, Space, SpaceKind
 from heretic.search.sweep import sweep_plans
 
 if TYPE_CHECKING:
@@ -33,6 +32,24 @@ PLANS_AT_ONCE, PLANS_AT_ONCE_ON_CPU = 8, 1
 
 _log = logging.getLogger(__name__)
 _log.addHandler(logging.NullHandler())  # a library prints nothing unless asked to
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOptions:
+    """How the user wants to search. The fields are the settings of the same names."""
+
+    search: str
+    search_space: SpaceKind
+    row_normalization: RowNormalization
+    max_rank: int
+    goal: str
+    n_startup_trials: int
+    plans_at_once: int
+
+    @property
+    def induces(self) -> bool:
+        """Whether the behaviour is to be strengthened, not removed."""
+        return self.goal == "induce"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,28 +71,31 @@ class Method:
     plans_at_once: int
 
 
-def choose_method(settings: Settings, model: Model, sweep: Sequence[Plan]) -> Method:
-    """The method that the settings ask for.
+def choose_method(
+    options: SearchOptions, model: Model, sweep: Sequence[Plan], *, has_protected: bool
+) -> Method:
+    """The method that the options ask for.
 
     Args:
         sweep: Plans of the run's gradient sweep; none where it has none.
+        has_protected: Whether the run has protected prompts.
     """
     on_cpu = model.device.type == "cpu"
-    at_once = settings.plans_at_once or (PLANS_AT_ONCE_ON_CPU if on_cpu else PLANS_AT_ONCE)
+    at_once = options.plans_at_once or (PLANS_AT_ONCE_ON_CPU if on_cpu else PLANS_AT_ONCE)
     if sweep:
         # The sweep's own plans are what the sampler begins to learn from.
         return Method(PathSpace(sweep), _halving(sweep), "gp", len(sweep), at_once)
     kernels = SearchSpace(
         model.n_layers,
         tuple(model.get_abliterable_components()),
-        settings.search_space,
-        settings.row_normalization,
+        options.search_space,
+        options.row_normalization,
         # One weight for several directions would take away what protected prompts stand for too.
-        1 if settings.protected_prompts is not None else settings.max_rank,
-        induce=settings.goal == "induce",
+        1 if has_protected else options.max_rank,
+        induce=options.induces,
     )
-    sampler: SamplerKind = "gp" if settings.search == "gp" else "tpe"
-    return Method(kernels, (), sampler, settings.n_startup_trials, at_once)
+    sampler: SamplerKind = "gp" if options.search == "gp" else "tpe"
+    return Method(kernels, (), sampler, options.n_startup_trials, at_once)
 
 
 def _halving(plans: Sequence[Plan]) -> list[Plan]:
@@ -93,13 +113,11 @@ def _halving(plans: Sequence[Plan]) -> list[Plan]:
 
 
 def sweep_of_run(
-    settings: Settings,
+    options: SearchOptions,
     model: Model,
-    good: Sequence[Prompt],
-    bad: Sequence[Prompt],
+    prompts: PromptSets,
     directions: Tensor,
     *,
-    protected: Sequence[Prompt],
     folder: RunFolder,
     seed: int,
     shows: Callable[[str], bool],
@@ -110,16 +128,15 @@ def sweep_of_run(
     A sweep that failed is tried again until there are trials: a search does not change its method.
 
     Args:
-        good, bad: The direction splits.
+        prompts: The run's; the direction splits and the protected ones are used.
         directions: The run's.
-        protected: Prompts on which the model is to stay as it is, like the good ones.
         shows: Whether a reply to a bad prompt shows the behaviour.
 
     Raises:
         StudyError: With `search = "gradient"`, there is no gradient.
         RunError: The sweep kept with the run is damaged, or cannot be written.
     """
-    if settings.search not in {"auto", "gradient"}:
+    if options.search not in {"auto", "gradient"}:
         return ()
     kept = _read(folder) if folder.sweep_path.is_file() else ()
     if kept:
@@ -127,7 +144,7 @@ def sweep_of_run(
     if folder.read_trials():
         reporter.emit(Notice("The gradient sweep failed when this run began: it goes on by TPE"))
         return ()
-    plans = _swept(settings, model, good, bad, protected, directions, seed, shows, reporter)
+    plans = _swept(options, model, prompts, directions, seed=seed, shows=shows, reporter=reporter)
     folder.write_sweep(plans)
     return plans
 
@@ -144,12 +161,11 @@ def _read(folder: RunFolder) -> tuple[Plan, ...]:
 
 
 def _swept(
-    settings: Settings,
+    options: SearchOptions,
     model: Model,
-    good: Sequence[Prompt],
-    bad: Sequence[Prompt],
-    protected: Sequence[Prompt],
+    prompts: PromptSets,
     directions: Tensor,
+    *,
     seed: int,
     shows: Callable[[str], bool],
     reporter: Reporter,
@@ -159,25 +175,25 @@ def _swept(
     try:
         plans = sweep_plans(
             model,
-            good[:SWEEP_PROMPTS],
-            bad[:SWEEP_PROMPTS],
+            prompts.good[:SWEEP_PROMPTS],
+            prompts.bad[:SWEEP_PROMPTS],
             directions,
-            protected=protected[:SWEEP_PROMPTS],
-            row_normalization=settings.row_normalization,
+            protected=prompts.protected[:SWEEP_PROMPTS],
+            row_normalization=options.row_normalization,
             shows=shows,
             seed=seed,
-            induce=settings.goal == "induce",
+            induce=options.induces,
             on_step=lambda done, total: reporter.emit(StageProgress(done, total, "steps")),
         )
     except Exception as error:  # kernels without a backward pass fail in any way
         reason = (
             str(error) if isinstance(error, HereticError) else f"{type(error).__name__}: {error}"
         )
-        if settings.search == "gradient":
+        if options.search == "gradient":
             raise StudyError(
                 f"There is no gradient to search by: {reason}", remedy="Set search to tpe or auto."
             ) from error
-        _log.warning("The gradient sweep failed on %s", settings.model, exc_info=True)
+        _log.warning("The gradient sweep failed on %s", model.options.model, exc_info=True)
         reporter.emit(Notice(f"No gradient, the search is by TPE: {reason}", level="warning"))
         plans = []
     reporter.emit(StageFinished(f"{len(plans)} plans"))

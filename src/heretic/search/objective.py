@@ -19,13 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from heretic.architectures import Writer
+from heretic.architectures.resolver import Writer
 from heretic.errors import StudyError
 from heretic.method.edits import Ablation, OutputEdit
 from heretic.model.capture import forward_arguments
-from heretic.model.core import Model, Prompts
+from heretic.model.core import Model
 from heretic.model.editing import install, sites_of
 from heretic.model.hooks import replaced
+from heretic.model.reading import Prompts
 from heretic.system import memory
 from heretic.system.machine import total_memory
 

@@ -23,8 +23,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from heretic.errors import StudyError
-from heretic.model.core import Model, Prompts
+from heretic.model.core import Model
 from heretic.model.editing import EditFactory
+from heretic.model.reading import Prompts
 from heretic.records.plan import LayerWeights, Plan, RowNormalization
 from heretic.search.objective import Objective, Sample
 

@@ -47,14 +47,16 @@ def inspect(settings: Settings, *, as_json: bool, weights: bool = False) -> int:
 
     from heretic.cli.display.reporter import make_reporter
     from heretic.cli.display.text import make_console, safe
+    from heretic.config.presets import applied
     from heretic.model.description import describe
-    from heretic.model.loading import load
+    from heretic.model.loading import LoadingOptions, load
+    from heretic.records.options import options_of
 
-    loaded = None
+    source, loaded = options_of(LoadingOptions, settings), None
     if weights:
         with make_reporter(Console(stderr=True)) as display:
-            loaded = load(settings, display)
-    found = describe(settings, loaded)
+            loaded = load(source, display)
+    found = describe(source, source.residual_writers, preset=applied(settings), loaded=loaded)
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
         return 0

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import heretic
 from heretic.config.behaviors import name_of
-from heretic.export.request import ExportRequest, HeldOut, Strategy, display_name, score_rows
+from heretic.export.request import (
+    ExportOptions,
+    ExportRequest,
+    HeldOut,
+    Strategy,
+    display_name,
+    score_rows,
+)
 from heretic.harness.results import PairedMetric, how_compared
 from heretic.records.plan import KERNEL_FIGURES, Plan
 from heretic.records.trial import Score, Trial
@@ -20,7 +27,6 @@ from heretic.system.hub import is_local, repository_of
 if TYPE_CHECKING:
     import jinja2
 
-    from heretic.config.settings import Settings
 
 TAGS = ("heretic", "abliterated")
 PROJECT = "Heretic"
@@ -61,18 +67,18 @@ LESS_DECLINING = Aim(
 )
 
 
-def aim_of(settings: Settings) -> Aim:
+def aim_of(options: ExportOptions) -> Aim:
     """What the settings were for: declining less, unless they say otherwise."""
-    if not settings.behavior and settings.goal == "remove":
+    if not options.behavior and options.goal == "remove":
         return LESS_DECLINING
-    named = settings.behavior
+    named = options.behavior
     behavior = name_of(named) if named else "what its bad prompts trigger"
     purpose = {
         "calibrate": "it declines less of what it need not decline",
         "harden": "it declines more of what it should decline",
     }.get(
         named,
-        f"it shows {'more' if settings.goal == 'induce' else 'less'} of a behaviour: {behavior}",
+        f"it shows {'more' if options.goal == 'induce' else 'less'} of a behaviour: {behavior}",
     )
     return Aim("edited", purpose, _WARNING_OF_OTHERS)
 
@@ -93,9 +99,9 @@ def model_card(
     Args:
         base_metadata: Carried over from the base model's card (`base.base_metadata`).
     """
-    model = str(request.settings.model)
+    model = request.options.model
     base = base_metadata or {}
-    plan, aim = request.trial.plan, aim_of(request.settings)
+    plan, aim = request.trial.plan, aim_of(request.options)
     return _template().render(
         aim=aim,
         metadata=card_metadata(model, strategy, base, aim),

@@ -25,7 +25,6 @@ from heretic.system.machine import hardware, versions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from heretic.config.settings import Settings
     from heretic.model.core import Model
 
 REPRODUCTION_SCHEMA = 2
@@ -160,7 +159,7 @@ def describe(
     }
     return Reproduction(
         strategy=strategy,
-        max_shard_size=request.settings.max_shard_size,
+        max_shard_size=request.options.max_shard_size,
         seed=request.manifest.seed,
         settings=settings,
         found=found,
@@ -176,9 +175,8 @@ def describe(
     )
 
 
-def recorded_settings(settings: Settings) -> dict[str, Any]:
-    """JSON-ready settings that change scores, without secrets."""
-    values = settings.to_dict()
+def recorded_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those JSON-ready settings that change scores, without secrets."""
     kept = {name: values[name] for name in values if name in reproducible_names()}
     return {name: without_secrets(value) for name, value in kept.items()}
 

@@ -26,7 +26,7 @@ from heretic.records.plan import Plan
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from heretic.architectures import Writer
+    from heretic.architectures.resolver import Writer
     from heretic.model.core import Model
 
 PARAMETERS_SCHEMA = 2
@@ -38,7 +38,7 @@ def write_documents(folder: Path, request: ExportRequest, strategy: Strategy, mo
     parameters = {
         "schema_version": PARAMETERS_SCHEMA,
         "heretic_version": heretic.__version__,
-        "base_model": display_name(str(request.settings.model)),
+        "base_model": display_name(request.options.model),
         "base_model_revision": revision,
         "strategy": strategy,
         "trial": request.trial.number,
@@ -49,7 +49,7 @@ def write_documents(folder: Path, request: ExportRequest, strategy: Strategy, mo
     write_json(folder / PARAMETERS, parameters)
     reproduction = describe(request, strategy, model, revision, inventory(folder))
     write_json(folder / REPRODUCTION, reproduction.to_dict())
-    metadata = base_metadata(str(request.settings.model), revision)
+    metadata = base_metadata(request.options.model, revision)
     write_text(folder / CARD, model_card(request, strategy, metadata))
 
 
@@ -72,14 +72,14 @@ def rewrite_scores(folder: Path, request: ExportRequest) -> None:
     # The licence was looked up when the first card was written; the Hub need not be asked again.
     card = folder / CARD
     old = front_matter(card.read_text(encoding="utf-8")) if card.is_file() else {}
-    metadata = carried_over(old, str(request.settings.model))
+    metadata = carried_over(old, request.options.model)
     write_text(card, model_card(request, reproduction.strategy, metadata))
 
 
 def base_revision(model: Model) -> str | None:
     """The commit the base model was loaded from, if it came from the Hub; else as set."""
     commit = getattr(model.model.config, "_commit_hash", None)
-    return str(commit) if commit else model.settings.model_commit
+    return str(commit) if commit else model.options.model_commit
 
 
 def applied_weights(

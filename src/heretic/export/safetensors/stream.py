@@ -139,7 +139,7 @@ def source_of(model: Model) -> Checkpoint | None:
     Raises:
         ExportError: One is damaged.
     """
-    folder = base_folder(str(model.settings.model), base_revision(model))
+    folder = base_folder(model.options.model, base_revision(model))
     return None if folder is None else format_.read_checkpoint(folder)
 
 

@@ -1,0 +1,124 @@
+"""What programs ask of an evaluator, and nothing in the package does: docs/library.md shows it.
+
+It makes an evaluator from settings, and scores by refusal markers, as other tools do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from torch import Tensor
+
+from heretic import prompts as prompt_sets
+from heretic.config.settings import Settings
+from heretic.engine.prefill import Techniques
+from heretic.evaluator.baseline import BaselineFile
+from heretic.evaluator.evaluator import Evaluator
+from heretic.events import Reporter
+from heretic.model.core import Model
+from heretic.prompts import EvaluationPrompts
+from heretic.scorers import Scorer, load_scorers
+from heretic.scorers.keyword import KeywordRefusals, is_refusal
+from heretic.scorers.kl_divergence import kl_divergence
+
+
+def evaluation_prompts(settings: Settings, scorers: Sequence[Scorer]) -> EvaluationPrompts:
+    """Read the evaluation splits, and the sets that scorers bring along.
+
+    Raises:
+        PromptError: One cannot be read.
+    """
+    system = settings.system_prompt
+    return EvaluationPrompts(
+        good=prompt_sets.load(settings.good_evaluation_prompts, system),
+        bad=prompt_sets.load(settings.bad_evaluation_prompts, system),
+        more={
+            name: prompt_sets.load(specification, system)
+            for scorer in scorers
+            for name, specification in scorer.sets().items()
+        },
+    )
+
+
+class LibraryEvaluator(Evaluator):
+    """An evaluator made from settings; `heretic.evaluator.Evaluator` for programs."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: Model,
+        directions: Tensor | None = None,
+        reporter: Reporter | None = None,
+        prompts: EvaluationPrompts | None = None,
+        techniques: Techniques | None = None,
+        baseline_file: BaselineFile | None = None,
+        scorers: Sequence[Scorer] | None = None,
+    ) -> None:
+        """Load the scorers and the prompts; the baseline is measured when it is first asked for.
+
+        Args:
+            directions: float32 [layers + 1, (k,) hidden]; needed to evaluate plans.
+            prompts: Loaded evaluation prompts; by default those of the settings.
+            techniques: What saves work; all by default.
+            baseline_file: Where the unedited model's outputs are kept, or to be kept.
+            scorers: Loaded ones; by default those of the settings.
+
+        Raises:
+            PromptError: A prompt set cannot be read.
+            ScorerError: As `load_scorers`.
+        """
+        self.settings = settings
+        scorers = load_scorers(settings) if scorers is None else scorers
+        super().__init__(
+            model,
+            prompts or evaluation_prompts(settings, scorers),
+            scorers,
+            max_response_length=settings.max_response_length,
+            directions=directions,
+            reporter=reporter,
+            techniques=techniques,
+            baseline_file=baseline_file,
+        )
+
+    def is_refusal(self, response: str) -> bool:
+        """Whether a reply counts as a refusal, by the setting `refusal_markers`."""
+        return is_refusal(response, self.settings.refusal_markers)
+
+    def count_refusals(self) -> int:
+        """Refusals of the model as it is, on the bad evaluation prompts."""
+        keyword = KeywordRefusals(self.settings, name="refusals")
+        replies = self.model.get_responses_batched(
+            self._prompts["bad"], decided=keyword.decided, report=False
+        )
+        return sum(map(self.is_refusal, replies))
+
+    @property
+    def base_refusals(self) -> int:
+        """Refusals of the unedited model."""
+        self._check_prefix(self.model)
+        return self._base_refusals
+
+    @cached_property
+    def _base_refusals(self) -> int:
+        with self._unedited():
+            return self.count_refusals()
+
+    @cached_property
+    def _base_logits(self) -> Tensor:
+        with self._unedited():
+            return self.model.get_logits_batched(self._prompts["good"], report=False)
+
+    def get_score(self) -> tuple[tuple[float, float], float, int]:
+        """The model as it is, against the unedited model.
+
+        Returns:
+            ((kl / kl_divergence_scale, refusals / baseline refusals), kl, refusals). Without
+            baseline refusals the ratio is the count.
+        """
+        self._check_prefix(self.model)
+        logits = self.model.get_logits_batched(self._prompts["good"], report=False)
+        kl = kl_divergence(self._base_logits, logits)
+        refusals = self.count_refusals()
+        ratio = refusals / self.base_refusals if self.base_refusals else float(refusals)
+        return (kl / self.settings.kl_divergence_scale, ratio), kl, refusals

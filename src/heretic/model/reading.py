@@ -1,0 +1,255 @@
+"""`PromptReader`: prompts in, residuals and logits out.
+
+It knows nothing of edits: whatever acts on the model while it reads shows in what it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from heretic.architectures.resolver import Writer, hidden_size, text_config
+from heretic.events import Notice, Reporter, Silent, StageProgress
+from heretic.method.directions import RunningMean, winsorize
+from heretic.model import capture, loading
+from heretic.model.loading import Loaded, LoadingOptions
+from heretic.model.templates import ChatRenderer, Messages, messages_for
+from heretic.prompts import Prompt
+from heretic.records.plan import RowNormalization
+from heretic.system import machine, memory
+
+Prompts = Sequence[str | Prompt]
+
+ASSUMED_PROMPT_TOKENS = 256
+"""Prompt length for which the automatic batch size leaves room."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(LoadingOptions):
+    """How a model is loaded and asked. The fields are the settings of the same names."""
+
+    batch_size: int
+    max_batch_size: int
+    max_response_length: int
+    response_prefix: str
+    chain_of_thought_skips: tuple[tuple[str, str], ...]
+    system_prompt: str | None
+    chat_template_kwargs: Mapping[str, Any]
+    row_normalization: RowNormalization
+
+
+class PromptReader:
+    """A loaded model with its tokenizer, and what it makes of prompts.
+
+    Attributes:
+        options: How it was loaded and is asked.
+        model: The transformers model.
+        tokenizer: Its tokenizer, padding on the left.
+        writers: Every residual writer, by layer.
+        response_prefix: Text put at the start of every reply; found by the pipeline or set.
+        batch_size: Prompts per forward pass; halved when memory runs out.
+    """
+
+    def __init__(self, options: ModelOptions, loaded: Loaded, reporter: Reporter | None) -> None:
+        self.options = options
+        self._reporter: Reporter = reporter or Silent()
+        self.model = loaded.model
+        self.tokenizer = loaded.tokenizer
+        self.dtype = loaded.dtype
+        self.structure = loaded.structure
+        self.writers: tuple[Writer, ...] = loaded.structure.writers
+        self.response_prefix = "" if options.response_prefix == "auto" else options.response_prefix
+        self.renderer = ChatRenderer(self.tokenizer, options.chat_template_kwargs)
+        self._layers = list(loaded.structure.layers)
+        self.batch_size, self._most_rows = options.batch_size, 0
+        if not options.batch_size:
+            self.batch_size, self._most_rows = self._automatic_batch_size()
+        head = self.model.get_output_embeddings()
+        if head is not None:  # a few models have it elsewhere
+            head.register_forward_pre_hook(_contiguous)
+        if self.batch_size > 1 and self._padding_matters():
+            self.batch_size, self._most_rows = 1, 0
+            self.say("Prompts are run one at a time: padding changes what this model puts out")
+
+    @property
+    def device(self) -> torch.device:
+        """Where input ids go."""
+        device = self.model.get_input_embeddings().weight.device
+        assert isinstance(device, torch.device)
+        return device
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder layers."""
+        return len(self._layers)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+        return hidden_size(self.model)
+
+    def get_layers(self) -> list[nn.Module]:
+        """The decoder layers in order."""
+        return list(self._layers)
+
+    def get_abliterable_components(self) -> list[str]:
+        """Names of the components, e.g. `attn.o_proj`, sorted."""
+        return sorted({writer.component for writer in self.writers})
+
+    # --- batches ---------------------------------------------------------------------------
+
+    def rows_together(self, plans: int) -> int:
+        """Rows that so many plans may decode together.
+
+        On an accelerator a step takes as long with many rows as with few, so that each plan brings
+        a batch of its own as long as memory lasts; on a CPU more rows only take longer.
+        """
+        return max(self.batch_size, min(plans * self.batch_size, self._most_rows))
+
+    def _automatic_batch_size(self) -> tuple[int, int]:
+        """Prompts per pass, and rows that several plans may decode together at most (0: as many).
+
+        From the machine's total memory, never from timing, so that equal runs stay equal.
+        """
+        tokens = ASSUMED_PROMPT_TOKENS + self.options.max_response_length
+        cache = self.cache_bytes_per_token() * tokens
+        row = cache + 8 * text_config(self.model).vocab_size + 16 * tokens * self.hidden_size
+        fitting = max(1, machine.total_memory(self.device) // 4 // row)
+        size = min(self.options.max_batch_size, 2 ** (fitting.bit_length() - 1))
+        return size, 0 if self.device.type == "cpu" else fitting
+
+    def _padding_matters(self) -> bool:
+        """Whether a padded row gives other logits than the same row alone (as RWKV does)."""
+        short, long = self.encode_rows(["Hi", loading.CHECKED_TEXT])
+        alone, padded = self.logits_after([short]), self.logits_after([short, long])[:1]
+        return capture.divergence(alone, padded) > capture.TOLERANCES[self.dtype.itemsize]
+
+    def cache_bytes_per_token(self) -> int:
+        """Size of one token's keys and values in all layers."""
+        config, itemsize = text_config(self.model), self.model.dtype.itemsize
+        return machine.cache_bytes_per_token(config, self.n_layers, self.hidden_size, itemsize)
+
+    def notify_halved(self, size: int) -> None:
+        """Take note of the batch size that is left after running out of memory."""
+        self.batch_size = size
+        self.say(f"Out of memory: batch size is now {size}")
+
+    def notify_fewer_together(self, rows: int) -> None:
+        """Take note of how many rows `rows_together` may be after running out of memory."""
+        self._most_rows = min(self._most_rows, rows)
+        if rows < self.batch_size:
+            self.notify_halved(rows)
+        else:
+            self.say(f"Out of memory: plans share {rows} rows now")
+
+    def take_up(self, batch_size: int) -> None:
+        """Go on with the batch size of an earlier process; a halved one leaves no room for more."""
+        if batch_size < self.batch_size:
+            self._most_rows = 0
+        self.batch_size = batch_size
+
+    def say(self, text: str) -> None:
+        """Tell the user what ought to be known about running this model."""
+        self._reporter.emit(Notice(text, "warning"))
+
+    # --- prompts ---------------------------------------------------------------------------
+
+    def get_chat(self, prompt: str | Prompt) -> Messages:
+        """The conversation a prompt stands for, with its system prompt."""
+        return messages_for(prompt, self.options.system_prompt)
+
+    def prompt_text(self, prompt: str | Prompt) -> str:
+        """The text that the model continues: template, prompt and response prefix."""
+        return self.renderer.text(self.get_chat(prompt)) + self.response_prefix
+
+    def encode_rows(self, prompts: Prompts) -> list[list[int]]:
+        """Token ids of each prompt, template and response prefix included."""
+        return self.renderer.token_ids([self.prompt_text(prompt) for prompt in prompts])
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Text of a reply's token ids."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+        return text
+
+    def _encode(self, prompts: Prompts) -> Any:
+        return self.renderer.padded(self.encode_rows(prompts)).to(self.device)
+
+    def _batched(
+        self, prompts: Prompts, compute: Callable[[Prompts], Sequence[Any]], report: bool = True
+    ) -> list[Any]:
+        """`compute` over batches of prompts of similar length; results in the given order."""
+        order = sorted(range(len(prompts)), key=lambda i: (-len(self.prompt_text(prompts[i])), i))
+        results: list[Any] = [None] * len(prompts)
+
+        def work(part: slice) -> None:
+            rows = order[part]
+            for row, result in zip(rows, compute([prompts[i] for i in rows]), strict=True):
+                results[row] = result
+            if report:
+                self._reporter.emit(StageProgress(min(part.stop, len(prompts)), len(prompts)))
+
+        memory.halving(len(prompts), self.batch_size, work, self.notify_halved)
+        return results
+
+    # --- reading ---------------------------------------------------------------------------
+
+    def get_residuals(self, prompts: Prompts) -> Tensor:
+        """Residuals at the last prompt position, float32 [prompts, layers + 1, hidden]."""
+        batch = self._encode(prompts)
+        return capture.last_residuals(
+            self.model, self._layers, batch["input_ids"], batch["attention_mask"]
+        )
+
+    def get_residuals_batched(self, prompts: Prompts) -> Tensor:
+        """`get_residuals` in batches that fit."""
+        return torch.stack(self._batched(prompts, self.get_residuals))  # type: ignore[arg-type]
+
+    def get_residual_means(self, prompts: Prompts, winsorization_quantile: float = 1.0) -> Tensor:
+        """Mean residuals, float64 [layers + 1, hidden], without keeping the prompts' own."""
+        mean = RunningMean()
+
+        def add(rows: Prompts) -> list[None]:
+            mean.add(winsorize(self.get_residuals(rows), winsorization_quantile))
+            return [None] * len(rows)
+
+        self._batched(prompts, add)
+        return mean.result()
+
+    def get_logits(self, prompts: Prompts) -> Tensor:
+        """Raw logits of the first generated token, float32 [prompts, vocabulary], on the CPU."""
+        return self.logits_after(self.encode_rows(prompts))
+
+    def get_logits_batched(self, prompts: Prompts, report: bool = True) -> Tensor:
+        """`get_logits` in batches that fit."""
+        return torch.stack(self._batched(prompts, self.get_logits, report))  # type: ignore[arg-type]
+
+    def logits_after(self, rows: Sequence[list[int]]) -> Tensor:
+        """Raw logits after rows of token ids, float32 [rows, vocabulary], on the CPU."""
+        batch = self.renderer.padded(rows).to(self.device)
+        return capture.last_logits(self.model, batch["input_ids"], batch["attention_mask"]).cpu()
+
+    def tail_logits(self, rows: Sequence[list[int]], positions: int) -> Tensor:
+        """Raw logits after each of the last positions of rows of token ids.
+
+        Returns:
+            [rows, positions, vocabulary], in the model's dtype and on its device. Positions before
+            a row's first token hold nothing of use.
+        """
+        batch = self.renderer.padded(rows).to(self.device)
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        found = capture.tail_logits(self.model, ids, mask, positions)
+        return nn.functional.pad(found, (0, 0, positions - found.shape[1], 0))
+
+
+def _contiguous(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Lay out the last positions side by side.
+
+    As a slice of all positions, torch's CPU matmul repeats the vocabulary matrix for every row: 5 s
+    and 5 GB for 100 rows and 49,152 tokens, where 0.01 s is enough. Not `contiguous`, to which a
+    single row is in order whatever its strides.
+    """
+    return tuple(argument.clone(memory_format=torch.contiguous_format) for argument in args)
