@@ -441,7 +441,7 @@ def test_the_base_leaves_an_accelerator_that_is_too_small(
     places: list[str] = []
     base = SimpleNamespace(
         device=torch.device("cuda:0"),
-        settings=SimpleNamespace(quantization="none"),
+        options=SimpleNamespace(quantization="none"),
         model=SimpleNamespace(
             parameters=lambda: [torch.zeros(8)], to=lambda place: places.append(str(place))
         ),
