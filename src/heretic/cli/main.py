@@ -11,8 +11,8 @@ import click
 
 from heretic import __version__
 from heretic.cli import INTERRUPTED
-from heretic.cli.options import write_settings
-from heretic.errors import HereticError
+from heretic.cli.options import nearest_option, write_settings
+from heretic.errors import HereticError, SettingsError
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         HereticError: Something the user can mend, a wrong option included.
         KeyboardInterrupt: Interrupted.
     """
-    import click
-
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = heretic.main(args=tokens, prog_name="heretic", standalone_mode=False)
@@ -148,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(arguments)
     except HereticError as error:
-        from heretic.cli.display.text import safe
+        from heretic.cli.display.text import safe  # loads rich, which the help does without
 
         print(safe(f"Error: {error}"), file=sys.stderr)
         return error.exit_status
@@ -157,14 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _as_settings_error(error: Exception, tokens: Sequence[str]) -> HereticError:
+def _as_settings_error(error: click.ClickException, tokens: Sequence[str]) -> SettingsError:
     """A wrong command line, in one line with its remedy."""
-    import click
-
-    from heretic.cli.options import nearest_option
-    from heretic.errors import SettingsError
-
-    assert isinstance(error, click.ClickException)
     context = getattr(error, "ctx", None)
     if isinstance(error, click.NoSuchOption) and context is not None:
         nearest = nearest_option(error.option_name, context.command, context)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from heretic.cli.display.log import logging_to
-from heretic.cli.display.reporter import Display, Tee, make_reporter
-from heretic.cli.menu.answers import program_arguments
-from heretic.cli.menu.benchmarks import check_benchmarks
+from heretic.cli.display.reporter import Display, LoggedDisplay, make_reporter
+from heretic.cli.menu.answers import DEFAULT_STRATEGY
 from heretic.cli.menu.checkpoint import choose_checkpoint
+from heretic.cli.menu.dialogue import Dialogue
 from heretic.records.trial import Score, Trial
 from heretic.records.trial import front as front_of
 from heretic.runs.manifest import RunManifest
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from heretic.pipeline.prompts import PromptSets
     from heretic.pipeline.run import Session
     from heretic.runs.folder import RunFolder
-
-
-_SAVING = (None, "save")
-"""Values of `model_action` with which `save_directory` may be written to."""
 
 
 _CONSENT = {"trust_remote_code", "benchmark_path"}
@@ -43,13 +39,17 @@ _PLACES = {"model", "model_commit"} | {
 
 @dataclass(frozen=True, slots=True)
 class OpenRun:
-    """A run folder that this process holds, with where to show progress."""
+    """A run folder that this process has locked, with everything a session is prepared from.
 
+    Attributes:
+        display: Shows events, and writes them to the log of the run folder.
+    """
+
+    settings: Settings
     folder: RunFolder
     seed: int
     prompts: PromptSets
-    display: Display
-    reporter: Tee
+    display: LoggedDisplay
 
 
 @contextmanager
@@ -65,20 +65,33 @@ def held_run(settings: Settings, console: Console) -> Iterator[OpenRun]:
     with make_reporter(console) as display:
         prompts = pipeline.load_prompts(settings, display)
         folder, seed = pipeline.open_folder(settings, prompts)
-        with folder.lock(), logging_to(folder.log_path) as log:
-            yield OpenRun(folder, seed, prompts, display, Tee(display, log))
+        with locked(folder, display) as logged:
+            yield OpenRun(settings, folder, seed, prompts, logged)
 
 
-def prepared(settings: Settings, place: OpenRun, console: Console) -> Session:
-    """A session in the place, after what research settings ask to see."""
+@contextmanager
+def locked(folder: RunFolder, display: Display) -> Iterator[LoggedDisplay]:
+    """Lock a run folder, and write what is shown to its log as well.
+
+    Raises:
+        RunError: Another process has locked it.
+    """
+    with folder.lock(), logging_to(folder.log_path) as log:
+        yield LoggedDisplay(display, log)
+
+
+def prepared(opened: OpenRun) -> Session:
+    """A session of an open run, after what the research settings ask to see."""
     from heretic import export, pipeline
     from heretic.cli.display.research import show_residuals
 
-    session = pipeline.prepare(settings, place.prompts, place.folder, place.seed, place.reporter)
-    if settings.model_action in _SAVING and settings.save_directory is not None:
-        strategy = settings.export_strategy or "merge"
-        export.check_export(session.model, settings.save_directory, strategy)
-    show_residuals(session, console, place.display)
+    session = pipeline.prepare(
+        opened.settings, opened.prompts, opened.folder, opened.seed, opened.display
+    )
+    destination = _destination(opened.settings)
+    if destination is not None:
+        export.check_export(session.model, *destination)
+    show_residuals(session, opened.display)
     return session
 
 
@@ -87,40 +100,45 @@ def check_before_work(settings: Settings) -> None:
 
     Raises:
         SettingsError: A benchmark does not exist.
-        ExportError: The destination is taken, its disk too small, the repository's name malformed,
-            or nobody is logged in.
-        HereticError: A package that research output needs is missing.
+        ExportError: The destination is taken, its disk is too small, the repository's name is
+            malformed, or nobody is logged in.
+        HereticError: A package that benchmarks or research output need is missing.
     """
     from heretic import export
     from heretic.cli.display.research import check_research
+    from heretic.harness.tasks import check_tasks
 
-    check_benchmarks(settings)
-    if settings.model_action in _SAVING and settings.save_directory is not None:
-        strategy = settings.export_strategy or "merge"
-        export.check_place(settings, settings.save_directory, strategy)
+    if settings.model_action == "benchmark":
+        check_tasks(settings.benchmarks or (), settings.benchmark_path)
+    destination = _destination(settings)
+    if destination is not None:
+        export.check_place(settings, *destination)
     if settings.model_action == "upload" and settings.upload_repo_id is not None:
         export.check_upload(settings.upload_repo_id)
     check_research(settings)
 
 
-def go_on_or_not(settings: Settings, place: OpenRun, console: Console) -> bool:
-    """Settle what happens to a run that is there already; False if the user wants to quit."""
-    manifest = place.folder.read_manifest()
+def _destination(settings: Settings) -> tuple[Path, str] | None:
+    """The folder that may be saved to, and the export strategy; None if settings name no folder."""
+    if settings.save_directory is None or settings.model_action not in (None, "save"):
+        return None
+    return settings.save_directory, settings.export_strategy or DEFAULT_STRATEGY
+
+
+def settle_existing_run(opened: OpenRun) -> bool:
+    """Continue or discard the trials that the run has already; False if the user wants to quit."""
+    manifest = opened.folder.read_manifest()
     if manifest is None:
         return True
-    trials = place.folder.read_trials()
+    trials = opened.folder.read_trials()
     action = choose_checkpoint(
-        settings,
-        console=console,
-        model=settings.model,
-        argv=program_arguments(),
+        Dialogue.of_command(opened.settings, opened.display, baseline_of(manifest)),
         completed=sum(trial.state == "complete" for trial in trials),
-        n_trials=settings.n_trials,
+        n_trials=opened.settings.n_trials,
         front=front_of(trials),
-        baseline=baseline_of(manifest),
     )
     if action == "restart":
-        place.folder.discard()
+        opened.folder.discard()
     return action != "quit"
 
 
@@ -132,8 +150,8 @@ def baseline_of(manifest: RunManifest) -> tuple[Score, ...]:
 @contextmanager
 def reopened_run(
     path: Path, options: SettingsOptions, console: Console, *, trust_plugins: bool
-) -> Iterator[tuple[Settings, OpenRun]]:
-    """Hold a run folder that exists, with the settings it was made with.
+) -> Iterator[OpenRun]:
+    """Lock a run folder that exists, with the settings it was made with.
 
     Args:
         trust_plugins: Whether scorers from outside Heretic may be named by the run.
@@ -159,8 +177,8 @@ def reopened_run(
                 f"The prompts have changed since the run in {path} was searched.",
                 remedy="Bring the old ones back, or search again.",
             )
-        with folder.lock(), logging_to(folder.log_path) as log:
-            yield settings, OpenRun(folder, manifest.seed, prompts, display, Tee(display, log))
+        with locked(folder, display) as logged:
+            yield OpenRun(settings, folder, manifest.seed, prompts, logged)
 
 
 def known_run(path: Path) -> tuple[RunFolder, RunManifest]:

@@ -22,11 +22,10 @@ def command(run: Path, options: SettingsOptions) -> int:
     """
     from heretic import pipeline
     from heretic.cli import INTERRUPTED
-    from heretic.cli.display.log import logging_to
-    from heretic.cli.display.reporter import Tee, make_reporter
+    from heretic.cli.display.reporter import make_reporter
     from heretic.cli.display.text import make_console
     from heretic.cli.menu.benchmarks import benchmarked, wanted_of
-    from heretic.cli.opening import known_run, run_settings, trial_of
+    from heretic.cli.opening import known_run, locked, run_settings, trial_of
     from heretic.harness.tasks import check_tasks
 
     folder, manifest = known_run(run)
@@ -35,15 +34,15 @@ def command(run: Path, options: SettingsOptions) -> int:
         raise SettingsError("No benchmarks are named.", remedy="For example: --benchmarks mmlu.")
     check_tasks(settings.benchmarks, settings.benchmark_path)
     trial = trial_of(folder, settings.trial_index or 0)
-    console = make_console()
     wanted = wanted_of(settings, settings.benchmarks, settings.benchmark_original is not False)
-    with make_reporter(console) as display, folder.lock(), logging_to(folder.log_path) as log:
-        reporter = Tee(display, log)
-        model, directions = pipeline.load_run(settings, folder, manifest, reporter)
+    with make_reporter(make_console()) as screen, locked(folder, screen) as display:
+        model, directions = pipeline.load_run(settings, folder, manifest, display)
         try:
-            benchmarked(model, directions, trial, wanted, folder.path, reporter, console, display)
+            benchmarked(model, directions, trial, wanted, folder.path, display)
         except KeyboardInterrupt:
             display.close()
-            console.print("Stopped. Finished tasks are kept: the same command runs the rest.")
+            display.console.print(
+                "Stopped. Finished tasks are kept: the same command runs the rest."
+            )
             return INTERRUPTED
     return 0

@@ -23,8 +23,6 @@ def command(run: Path, trust_plugins: bool, options: SettingsOptions) -> int:
     from heretic.cli.opening import prepared, reopened_run
     from heretic.cli.workflow import choose
 
-    console = make_console()
-    with reopened_run(run, options, console, trust_plugins=trust_plugins) as (settings, place):
-        session = prepared(settings, place, console)
-        choose(session, place, console, session.study.front)
+    with reopened_run(run, options, make_console(), trust_plugins=trust_plugins) as opened:
+        choose(prepared(opened), opened.display)
     return 0

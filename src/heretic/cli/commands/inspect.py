@@ -113,7 +113,7 @@ def _table(rows: Sequence[WriterRow]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from heretic.cli.display.text import safe
+    from heretic.cli.display.text import text_cells
 
     table = Table(box=box.SIMPLE)
     for name in ("component", "writer", "layers", "weight [out, in]", "norm after", "edited"):
@@ -123,8 +123,8 @@ def _table(rows: Sequence[WriterRow]) -> Table:
         shape = f"{row.experts} x ({shape})" if row.experts else shape
         shape += ", stored transposed" if row.transposed else ""
         norm = "?" if row.norm is None else row.norm or "-"
-        cells = (row.component, row.path, ranges(row.layers), shape, norm, row.edit)
-        table.add_row(*(Text(safe(cell)) for cell in cells))
+        layers = ranges(row.layers)
+        table.add_row(*text_cells(row.component, row.path, layers, shape, norm, row.edit))
     return table
 
 
@@ -133,10 +133,7 @@ def ranges(numbers: Sequence[int]) -> str:
     steps = {after - before for before, after in pairwise(numbers)}
     if len(numbers) > 2 and len(steps) == 1 and steps != {1}:
         return f"{numbers[0]}-{numbers[-1]} by {steps.pop()}"
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
+    from heretic.cli.display.text import consecutive
+
+    runs = consecutive(numbers)
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

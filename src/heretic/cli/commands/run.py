@@ -18,12 +18,10 @@ def command(model: str | None, options: SettingsOptions) -> int:
 
         return evaluate(settings, as_json=False)
     from heretic.cli.display.text import make_console
-    from heretic.cli.opening import go_on_or_not, held_run, prepared
+    from heretic.cli.opening import held_run, prepared, settle_existing_run
     from heretic.cli.workflow import search_and_choose
 
-    console = make_console()
-    with held_run(settings, console) as place:
-        if not go_on_or_not(settings, place, console):
+    with held_run(settings, make_console()) as opened:
+        if not settle_existing_run(opened):
             return 0
-        session = prepared(settings, place, console)
-        return search_and_choose(session, place, console)
+        return search_and_choose(prepared(opened), opened.display)

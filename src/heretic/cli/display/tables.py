@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from heretic.cli.display.text import clip, safe, title
+from heretic.cli.display.text import clip, consecutive, safe, text_cells, title
 from heretic.harness.results import PairedMetric, how_compared
 from heretic.records.plan import KERNEL_FIGURES, Plan
 from heretic.records.statistics import indistinguishable, paired
@@ -74,15 +74,15 @@ def front_table(
         table.caption_justify = "left"
     if baseline:
         cells = [_display(baseline, name, display) for name in names]
-        table.add_row(*_cells("", ORIGINAL, *cells, ""), style="dim")
+        table.add_row(*text_cells("", ORIGINAL, *cells, ""), style="dim")
     shown = trials if limit is None else trials[:limit]
     for index, trial in enumerate(shown):
         cells = [_display(trial.scores, name, display) for name in names]
         like = [likes.get(index, "")] if likes else []
-        table.add_row(*_cells(index, trial.number, *cells, direction_text(trial.plan), *like))
+        table.add_row(*text_cells(index, trial.number, *cells, direction_text(trial.plan), *like))
     if len(shown) < len(trials):
         more = f"and {len(trials) - len(shown)} more"
-        table.add_row(*_cells("…", "", *("" for _ in names), more), style="dim")
+        table.add_row(*text_cells("…", "", *("" for _ in names), more), style="dim")
     return table
 
 
@@ -106,10 +106,10 @@ def scores_table(
         table.add_column(title(name), justify="right")
     for row, scores in items:
         cells = [_display(scores, name, Score.with_interval) for name in names]
-        table.add_row(*_cells(row, *cells))
+        table.add_row(*text_cells(row, *cells))
     if with_difference and len(items) > 1:
         differences = difference_cells(items[0][1], items[-1][1])
-        table.add_row(*_cells("difference", *(differences.get(name, "") for name in names)))
+        table.add_row(*text_cells("difference", *(differences.get(name, "") for name in names)))
     return table
 
 
@@ -145,7 +145,7 @@ def before_after_table(
         table.add_column(name, ratio=ratio, overflow="fold")
     for row in rows:
         cells = (row.prompt, row.before, row.after)
-        table.add_row(*_cells(*(clip(" ".join(cell.split()), limit) for cell in cells)))
+        table.add_row(*text_cells(*(clip(" ".join(cell.split()), limit) for cell in cells)))
     return table
 
 
@@ -163,7 +163,7 @@ def benchmark_table(
         table.add_column(name, justify="right")
     table.add_column("")
     for row in rows:
-        cells = _cells(*row.texts(), row.verdict)
+        cells = text_cells(*row.texts(), row.verdict)
         table.add_row(*cells, style="bold" if row.verdict else "")
     if rows:
         table.caption = _heading(how_compared(rows))
@@ -179,10 +179,12 @@ def plan_table(plan: Plan, *, heading: str | None = None) -> Table:
     for component, kernel in plan.kernels:
         largest, layer, smallest, distance = kernel.figures()
         if largest == 0 and smallest == 0:
-            table.add_row(*_cells(component, "off", "", "", ""))
+            table.add_row(*text_cells(component, "off", "", "", ""))
             continue
         shown = [f"{figure:.2f}" for figure in (largest, layer, smallest)]
-        table.add_row(*_cells(component, *shown, "free" if distance is None else f"{distance:.2f}"))
+        table.add_row(
+            *text_cells(component, *shown, "free" if distance is None else f"{distance:.2f}")
+        )
     table.caption = _heading(
         f"direction: {direction_text(plan)}; row normalization: {plan.row_normalization}"
     )
@@ -198,11 +200,6 @@ def _table(heading: str | None) -> Table:
 
 def _heading(heading: str | None, style: str = "bold") -> Text | None:
     return None if heading is None else Text(safe(heading), style=style)
-
-
-def _cells(*values: object) -> list[Text]:
-    """Plain text cells, so that nothing in them is read as markup."""
-    return [Text(safe(str(value))) for value in values]
 
 
 def _score_names(rows: Iterable[Sequence[Score]]) -> list[str]:
@@ -234,11 +231,8 @@ def _likes(trials: Sequence[Trial]) -> dict[int, str]:
 
 def _ranges(numbers: Sequence[int]) -> str:
     """Ascending numbers with runs of three and more drawn together."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    parts = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    parts = [
+        f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run))
+        for run in consecutive(numbers)
+    ]
     return ", ".join(parts)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import unicodedata
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 _NAMES = {"kl": "KL", "kl divergence": "KL divergence"}
 _KEPT = "\n\t"
@@ -75,6 +77,28 @@ def title(name: str) -> str:
     """A score's or stage's name as people read it: `kl_divergence` -> `KL divergence`."""
     words = safe(name).replace("_", " ")
     return _NAMES.get(words.lower(), words)
+
+
+def text_cells(*values: object) -> list[Text]:
+    """Cells of a table as plain text, so that nothing in them is read as markup."""
+    return [Text(safe(str(value))) for value in values]
+
+
+def print_command(console: Console, heading: str, command: str) -> None:
+    """Print a command below its heading, on a line of its own that a shell takes as it stands."""
+    console.print(Text(heading), soft_wrap=True)
+    console.print(Text(safe(f"  {command}")), soft_wrap=True)
+
+
+def consecutive(numbers: Sequence[int]) -> list[list[int]]:
+    """Ascending numbers, grouped into runs without a gap."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return runs
 
 
 def bytes_text(count: float) -> str:

@@ -6,12 +6,12 @@ Every method looks at its setting first and asks only if that is unset.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from heretic.cli.menu.answers import Answers, default_directory
-from heretic.cli.menu.questions import Option, Prompter
+from heretic.cli.menu.answers import default_directory
+from heretic.cli.menu.dialogue import Dialogue
+from heretic.cli.menu.questions import Option
 from heretic.errors import ExportError, SettingsError
 from heretic.export.files import is_ours
 from heretic.harness.tasks import OFFERED
@@ -26,27 +26,18 @@ class Details:
     """Asks for the details of actions.
 
     Args:
-        answers: What the settings answer already. A destination is used once: the next save asks.
-        model: The model's name, for the default destination.
-        asker: Gives the prompter, or raises `Unanswered` where there is none.
-        interactive: Whether there is one.
-        say: Shows a line.
+        dialogue: What the settings answer, and where the rest is asked. Where to save or upload is
+            taken from the settings once: the next action asks.
     """
 
-    def __init__(
-        self,
-        answers: Answers,
-        model: str,
-        *,
-        asker: Callable[[], Prompter],
-        interactive: bool,
-        say: Callable[[str], None],
-    ) -> None:
-        self.answers = answers
-        self.model = model
-        self.interactive = interactive
-        self._asker = asker
-        self._say = say
+    def __init__(self, dialogue: Dialogue) -> None:
+        self.dialogue = dialogue
+        self.answers = dialogue.answers
+
+    @property
+    def interactive(self) -> bool:
+        """Whether the user can be asked."""
+        return self.dialogue.prompter is not None
 
     def destination(self) -> Path:
         """A folder that is free, or that the user lets go.
@@ -65,21 +56,21 @@ class Details:
                 if not self.interactive:
                     return path  # as every command does with an earlier export
                 question = f"{path} holds a model that Heretic saved. Replace it?"
-                if self._asker().confirm(question):
+                if self.dialogue.ask().confirm(question):
                     return path
             elif not self.interactive:
                 raise ExportError(problem, remedy="Give another folder as --save-directory.")
             else:
-                self._say(problem)
+                self.dialogue.say(problem, "yellow")
             given = None
 
     def _ask_directory(self) -> Path:
-        default = default_directory(self.model)
+        default = default_directory(self.dialogue.model)
         number = 1
         while destination_problem(default) is not None:
             number += 1
-            default = Path(f"{default_directory(self.model)}-{number}")
-        return Path(self._asker().path("Folder to save in:", str(default))).expanduser()
+            default = Path(f"{default_directory(self.dialogue.model)}-{number}")
+        return Path(self.dialogue.ask().path("Folder to save in:", str(default))).expanduser()
 
     def strategy(self) -> str:
         """`merge` or `adapter`."""
@@ -89,7 +80,7 @@ class Details:
             Option("merge", "The whole model, edit included"),
             Option("adapter", "A small PEFT adapter beside the original model"),
         ]
-        return str(self._asker().select("What to save?", options))
+        return str(self.dialogue.ask().select("What to save?", options))
 
     def repository(self) -> tuple[str, bool]:
         """Name of the Hub repository, and whether it is private.
@@ -100,8 +91,8 @@ class Details:
         repo_id, private = self.answers.upload_repo_id, self.answers.upload_repo_private
         if repo_id is None:
             question = "Repository (USER/NAME):"
-            default = str(default_directory(self.model))
-            repo_id = self._asker().text(question, default, repository_problem)
+            default = str(default_directory(self.dialogue.model))
+            repo_id = self.dialogue.ask().text(question, default, repository_problem)
         elif (problem := repository_problem(repo_id)) is not None:
             raise SettingsError(f"upload_repo_id is {repo_id!r}.", remedy=problem)
         if private is None:
@@ -109,7 +100,7 @@ class Details:
                 Option(True, "Private: only you can see it"),
                 Option(False, "Public: everyone can see and download it"),
             ]
-            private = bool(self._asker().select("Who may see it?", options))
+            private = bool(self.dialogue.ask().select("Who may see it?", options))
         if self.interactive:
             self.answers = replace(self.answers, upload_repo_id=None, upload_repo_private=None)
         return repo_id, private
@@ -117,7 +108,7 @@ class Details:
     def benchmarks(self) -> tuple[tuple[str, ...], bool]:
         """Tasks to run, and whether on the original model too (unset, without a terminal: yes)."""
         tasks = self.answers.benchmarks or tuple(
-            self._asker().checkbox("Which benchmarks?", BENCHMARKS)
+            self.dialogue.ask().checkbox("Which benchmarks?", BENCHMARKS)
         )
         original = self.answers.benchmark_original
         if original is not None or not self.interactive:
@@ -126,7 +117,7 @@ class Details:
             Option(False, "The edited model alone"),
             Option(True, "The edited and the original model (twice the time)"),
         ]
-        return tasks, bool(self._asker().select("Of which model?", options))
+        return tasks, bool(self.dialogue.ask().select("Of which model?", options))
 
 
 def destination_problem(path: Path) -> str | None:

@@ -13,11 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
-from rich.console import Console, RenderableType
-from rich.table import Table
-from rich.text import Text
+from rich.console import RenderableType
 
 from heretic.cli.display.tables import (
     direction_text,
@@ -26,12 +23,11 @@ from heretic.cli.display.tables import (
     scores_table,
     scores_text,
 )
-from heretic.cli.display.text import is_interactive, safe
-from heretic.cli.menu.answers import Answers, way_on
 from heretic.cli.menu.details import Details, number_problem
-from heretic.cli.menu.questions import Back, Option, Prompter, TerminalPrompter, Unanswered
+from heretic.cli.menu.dialogue import Dialogue
+from heretic.cli.menu.questions import Back, Option, Unanswered
 from heretic.errors import HereticError, SettingsError
-from heretic.records.trial import Score, Trial
+from heretic.records.trial import Trial
 
 logger = logging.getLogger(__name__)
 
@@ -54,56 +50,20 @@ class Actions:
     more_trials: Callable[[int], Sequence[Trial]] | None = None
 
 
-class Closable(Protocol):
-    """A display that can be taken off the screen before a question."""
-
-    def close(self) -> None:
-        """Take it off."""
-
-
 class Menu:
     """The menu after a search.
 
     Args:
-        console: Where everything is shown.
-        answers: What the settings answer already.
+        dialogue: What the settings answer, and where the rest is asked.
         actions: What can be done with a trial.
-        model: The model's name, for the default destination.
-        argv: The command as given, program name included, for the command that goes on from here.
-        baseline: Scores of the unedited model, shown above the front.
-        prompter: Asks; None if there is no terminal.
-        display: Taken off the screen before a question.
     """
 
-    def __init__(
-        self,
-        console: Console,
-        answers: Answers,
-        actions: Actions,
-        *,
-        model: str,
-        argv: Sequence[str],
-        baseline: Sequence[Score] = (),
-        prompter: Prompter | None = None,
-        display: Closable | None = None,
-    ) -> None:
-        self.console = console
-        self.answers = answers
-        self._given = answers  # `answers` loses what has been used
+    def __init__(self, dialogue: Dialogue, actions: Actions) -> None:
+        self.dialogue = dialogue
         self.actions = actions
-        self.model = model
-        self.argv = argv
-        self.baseline = baseline
-        self.display = display
-        self._prompter = prompter
-        self._details = Details(
-            answers,
-            model,
-            asker=self._need_prompter,
-            interactive=prompter is not None,
-            say=partial(self._say, style="yellow"),
-        )
+        self.answers = dialogue.answers  # each is taken out once it has been used
         self.front: list[Trial] = []
+        self._details = Details(dialogue)
 
     def run(self, front: Sequence[Trial]) -> None:
         """Show the front and do what the settings or the user say, until there is no more to do.
@@ -120,7 +80,7 @@ class Menu:
             if self.answers.model_action != "none":
                 self._loop()
         except Unanswered:
-            self._say_way_on()
+            self.dialogue.say_way_on("\nTo go on from here:")
         except Back:
             pass  # Ctrl+C at the outermost question
 
@@ -142,7 +102,7 @@ class Menu:
             trial = self._row(index)
             self.answers = replace(self.answers, trial_index=None)  # "another trial" asks
             return trial
-        prompter = self._need_prompter()
+        prompter = self.dialogue.ask()
         options = [
             Option(number, line) for number, line in enumerate(front_lines(self.front))
         ] + self._ways_out()
@@ -203,7 +163,7 @@ class Menu:
         options = [Option(value, label) for value, label, action in offered if action]
         options.append(Option("another", "Choose another trial"))
         question = f"What to do with trial {trial.number}?"
-        return str(self._need_prompter().select(question, options + self._ways_out()))
+        return str(self.dialogue.ask().select(question, options + self._ways_out()))
 
     def _act(self, action: str, trial: Trial) -> RenderableType | None:
         actions, details = self.actions, self._details
@@ -221,21 +181,21 @@ class Menu:
     def _perform(self, action: Callable[[], RenderableType | None]) -> bool:
         """Do it and show what came out. On a terminal no failure ends the menu."""
         try:
-            self._show(action())
+            self._show_result(action())
         except Back:
             return False
         except HereticError as error:
-            if self._prompter is None:
+            if self.dialogue.prompter is None:
                 raise
-            self._say(f"✗ {error}", "red")
+            self.dialogue.say(f"✗ {error}", "red")
         except KeyboardInterrupt:
-            if self._prompter is None:
+            if self.dialogue.prompter is None:
                 raise
-            self._say("Stopped.", "yellow")
+            self.dialogue.say("Stopped.", "yellow")
         except Unanswered:
             raise
         except Exception:
-            if self._prompter is None:
+            if self.dialogue.prompter is None:
                 raise
             logger.exception("An action of the menu failed")
             self._say_bug()
@@ -255,7 +215,7 @@ class Menu:
         """Ask how many, run them, show the new front; whether that was done."""
 
         def run() -> None:
-            number = self._need_prompter().text("How many more trials?", "50", number_problem)
+            number = self.dialogue.ask().text("How many more trials?", "50", number_problem)
             self._extend(int(number))
             self._show_front()
 
@@ -268,89 +228,30 @@ class Menu:
 
     # Showing.
 
-    def _need_prompter(self) -> Prompter:
-        if self._prompter is None:
-            raise Unanswered
-        if self.display is not None:
-            self.display.close()
-        return self._prompter
-
     def _show_front(self) -> None:
-        if self.display is not None:
-            self.display.close()
         if self.front:
             heading = "The front: the best trade-offs found"
-            self._print_apart(front_table(self.front, self.baseline, heading=heading))
+            self.dialogue.show(front_table(self.front, self.dialogue.baseline, heading=heading))
         else:
-            self._say("No trial has completed yet.", "yellow")
+            self.dialogue.say("No trial has completed yet.", "yellow")
 
     def _show_trial(self, trial: Trial) -> None:
-        if self.baseline:
-            rows = {"original": self.baseline, f"trial {trial.number}": trial.scores}
-            self._print_apart(scores_table(rows, label=""))
-        self._print_apart(plan_table(trial.plan))
+        if self.dialogue.baseline:
+            rows = {"original": self.dialogue.baseline, f"trial {trial.number}": trial.scores}
+            self.dialogue.show(scores_table(rows, label=""))
+        self.dialogue.show(plan_table(trial.plan))
 
-    def _print_apart(self, table: Table) -> None:
-        self.console.print()
-        self.console.print(table)
-
-    def _show(self, result: RenderableType | None) -> None:
+    def _show_result(self, result: RenderableType | None) -> None:
         if isinstance(result, str):
-            self._say(f"✓ {result}", "green")
+            self.dialogue.say(f"✓ {result}", "green")
         elif result is not None:
-            self.console.print(result)
-
-    def _say(self, text: str, style: str = "") -> None:
-        if self.display is not None:
-            self.display.close()
-        self.console.print(Text(safe(text), style=style), soft_wrap=True)
+            self.dialogue.display.console.print(result)
 
     def _say_bug(self) -> None:
-        if self.display is not None:
-            self.display.close()
-        self._say(traceback.format_exc(limit=-4).rstrip(), "dim")
-        self._say("✗ This is a fault of Heretic. The run folder keeps what was found.", "red")
-
-    def _say_way_on(self) -> None:
-        command = way_on(self.argv, self._given, self.model)
-        self._say("\nTo go on from here:")
-        self.console.print(Text(safe(f"  {command}")), soft_wrap=True)
-
-
-def run_menu(
-    front: Sequence[Trial],
-    settings: object,
-    actions: Actions,
-    *,
-    console: Console,
-    model: str,
-    argv: Sequence[str],
-    baseline: Sequence[Score] = (),
-    display: Closable | None = None,
-) -> None:
-    """`Menu.run`, asking if standard input and output are a terminal.
-
-    Args:
-        front: As `records.front` sorts it.
-        settings: `heretic.config.Settings`.
-        actions: What can be done with a trial.
-        console: Where everything is shown.
-        model: The model's name.
-        argv: The command as given, program name included.
-        baseline: Scores of the unedited model.
-        display: The progress display.
-    """
-    menu = Menu(
-        console,
-        Answers.from_settings(settings),
-        actions,
-        model=model,
-        argv=argv,
-        baseline=baseline,
-        prompter=TerminalPrompter() if is_interactive() else None,
-        display=display,
-    )
-    menu.run(front)
+        self.dialogue.say(traceback.format_exc(limit=-4).rstrip(), "dim")
+        self.dialogue.say(
+            "✗ This is a fault of Heretic. What was found is in the run folder.", "red"
+        )
 
 
 def front_lines(front: Sequence[Trial]) -> list[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-T = TypeVar("T")
+from heretic.cli.display.text import is_interactive
 
 Check = Callable[[str], str | None]
 """Takes what was typed; gives None if it is in order, else what is wrong with it."""
@@ -31,7 +31,7 @@ class Option:
 class Prompter(Protocol):
     """Asks one question at a time; every method may raise `Back`."""
 
-    def select(self, question: str, options: Sequence[Option], default: Any = None) -> Any:
+    def select(self, question: str, options: Sequence[Option]) -> Any:
         """The value of the option chosen."""
 
     def checkbox(self, question: str, options: Sequence[Option]) -> list[Any]:
@@ -50,22 +50,14 @@ class Prompter(Protocol):
 class TerminalPrompter:
     """Asks through questionary, on a terminal."""
 
-    def select(self, question: str, options: Sequence[Option], default: Any = None) -> Any:
+    def select(self, question: str, options: Sequence[Option]) -> Any:
         """The value of the option chosen with the arrow keys."""
         import questionary
 
         choices = [questionary.Choice(option.label, option) for option in options]
-        first = next(
-            (
-                choice
-                for choice, option in zip(choices, options, strict=True)
-                if default is not None and option.value == default
-            ),
-            None,
-        )
         # questionary gives the option back rather than its value: a value of None would be
         # replaced by the label.
-        chosen = _ask(lambda: questionary.select(question, choices, default=first, qmark="?"))
+        chosen = _ask(lambda: questionary.select(question, choices))
         return chosen.value
 
     def checkbox(self, question: str, options: Sequence[Option]) -> list[Any]:
@@ -113,6 +105,11 @@ class TerminalPrompter:
         import questionary
 
         return bool(_ask(lambda: questionary.confirm(question, default=default)))
+
+
+def terminal_prompter() -> Prompter | None:
+    """The prompter on the terminal; None where there is no terminal."""
+    return TerminalPrompter() if is_interactive() else None
 
 
 def _ask(build: Callable[[], Any]) -> Any:
