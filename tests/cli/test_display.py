@@ -279,7 +279,7 @@ def test_what_is_shown_is_logged() -> None:
         ("done", "Search: 4 trials", "success"),
         ("stagnant", "the front has stopped growing: 4 trials", "success"),
         ("interrupted", "what was found is kept: 4 trials", "warning"),
-        ("failed", "ended by failures: 4 trials", "warning"),
+        ("failed", "too many failures: 4 trials", "warning"),
     ],
 )
 def test_why_a_search_ended_is_said(reason: str, said: str, level: str) -> None:
@@ -298,7 +298,7 @@ def test_trials_that_cannot_be_told_apart_name_each_other() -> None:
     rows = {line.split()[0]: line.split() for line in table.splitlines() if line.split()}
     assert (rows["0"][-1], rows["1"][-1]) == ("1", "0")
     assert rows["2"][-1] != "0"
-    assert "not told apart" in table
+    assert "do not tell apart" in table
 
 
 def test_differences_stand_below_two_models() -> None:

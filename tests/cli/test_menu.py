@@ -449,7 +449,7 @@ def test_on_a_terminal_ctrl_c_and_ctrl_d_go_one_level_up(tmp_path: Path) -> None
     child.expect("Which benchmarks")
     child.send(ENTER)  # nothing ticked: the question stays
     child.send(" " + ENTER)
-    child.expect("Of which model")
+    child.expect("On which model")
     child.send(DOWN + ENTER)
     child.expect("Benchmarks of 3: mmlu, both=True")
     child.expect("What to do with trial 3")

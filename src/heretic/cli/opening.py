@@ -1,4 +1,4 @@
-"""Opening a run for a command: checks, lock, log, settings."""
+"""Opening a run for a command: checks, lock, log, settings of the run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from heretic.cli.display.log import logging_to
 from heretic.cli.display.reporter import Display, LoggedDisplay, make_reporter
 from heretic.cli.menu.answers import DEFAULT_STRATEGY
 from heretic.cli.menu.checkpoint import choose_checkpoint
+from heretic.cli.menu.details import trial_in_row
 from heretic.cli.menu.dialogue import Dialogue
 from heretic.records.trial import Score, Trial
 from heretic.records.trial import front as front_of
@@ -158,7 +159,7 @@ def reopened_run(
 
     Raises:
         HereticError: As `known_run`, `run_settings` and `check_before_work`; or the run names a
-            foreign scorer, or its prompts have changed.
+            scorer from outside Heretic without consent, or its prompts have changed.
     """
     from heretic import pipeline
     from heretic.errors import RunError
@@ -175,14 +176,14 @@ def reopened_run(
         ):
             raise RunError(
                 f"The prompts have changed since the run in {path} was searched.",
-                remedy="Bring the old ones back, or search again.",
+                remedy="Restore the old prompts, or search again.",
             )
         with locked(folder, display) as logged:
             yield OpenRun(settings, folder, manifest.seed, prompts, logged)
 
 
 def known_run(path: Path) -> tuple[RunFolder, RunManifest]:
-    """A run folder and what it says about itself.
+    """A run folder and its manifest.
 
     Raises:
         RunError: The folder holds no run, or a damaged one.
@@ -193,7 +194,7 @@ def known_run(path: Path) -> tuple[RunFolder, RunManifest]:
     folder = RunFolder(path)
     manifest = folder.read_manifest()
     if manifest is None:
-        raise RunError(f"{path} holds no run.", remedy="`heretic runs` lists those there are.")
+        raise RunError(f"{path} is not a run folder.", remedy="`heretic runs` lists run folders.")
     return folder, manifest
 
 
@@ -243,16 +244,12 @@ def run_settings(manifest: RunManifest, options: SettingsOptions) -> Settings:
 
 
 def trial_of(folder: RunFolder, index: int) -> Trial:
-    """The row of a run's front.
+    """The trial in a row of a run's front.
+
+    Args:
+        index: The row, counted from 0.
 
     Raises:
         SettingsError: There is no such row.
     """
-    from heretic.errors import SettingsError
-
-    trials = front_of(folder.read_trials())
-    if not 0 <= index < len(trials):
-        raise SettingsError(
-            f"trial_index is {index}, but the front of {folder.path} has {len(trials)} rows."
-        )
-    return trials[index]
+    return trial_in_row(front_of(folder.read_trials()), index)

@@ -1,4 +1,4 @@
-"""What the commands share: open a run, search, and offer what can be done with its trials."""
+"""What commands share: search, show the front, and offer what can be done with its trials."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 
 def search(session: Session, display: Display) -> bool:
-    """Search; whether it was interrupted.
+    """Search; returns whether the user interrupted it.
 
     Raises:
-        StudyError: Ten trials in a row failed; the front found before is shown.
+        StudyError: Ten trials in a row failed; the front found before them is shown.
     """
     from heretic import pipeline
 
@@ -64,7 +64,7 @@ def draw_front(session: Session, chosen: Trial | None = None) -> None:
 
 
 def search_and_choose(session: Session, display: Display) -> int:
-    """Search, show the front, do what the settings or the user say; returns the exit status."""
+    """Search, then do what the settings or the user say; returns the exit status."""
     interrupted = search(session, display)
     draw_front(session)
     if not interrupted or is_interactive():
@@ -143,7 +143,7 @@ def actions_of(session: Session, display: Display) -> Actions:
 def saved_table(
     baseline: Sequence[Score], searched: Sequence[Score], exported: Exported, directory: Path
 ) -> RenderableType:
-    """Scores before, in the search, from disk, and on prompts that the search never saw."""
+    """Scores of the original, of the trial in the search, from disk, and on held-out prompts."""
     rows = {"original": baseline, "in the search": searched, "from disk": exported.saved}
     held_out = exported.held_out
     if held_out is not None:

@@ -17,21 +17,24 @@ if TYPE_CHECKING:
 @click.command("apply", cls=SettingsCommand)
 @click.argument("model")
 @click.argument("plan", type=click.Path(path_type=Path))
-@click.option("--index", default=None, type=int, help="Which plan, if PLAN holds several.")
+@click.option(
+    "--index", default=None, type=int, help="Number of the plan, from 0, if PLAN holds several."
+)
 @click.option(
     "--run",
     "run_folder",
     type=click.Path(path_type=Path),
-    help="Run folder whose directions are used; by default PLAN's own folder if it holds some, "
-    "else they are computed from the prompts.",
+    help="Run folder whose directions are used. Default: PLAN's own folder if it holds directions; "
+    "otherwise they are computed from the prompts.",
 )
 @settings_options
 def command(
     model: str, plan: Path, index: int | None, run_folder: Path | None, options: SettingsOptions
 ) -> int:
-    """Edit MODEL by the plan in PLAN (a plan, front.json or abliteration_params.json) and save it.
+    """Apply the plan in the file PLAN to MODEL, and save the edited model.
 
-    Where to save is said by --save-directory, what by --export-strategy (merge or adapter).
+    PLAN holds a plan as JSON, or is front.json or abliteration_params.json. --save-directory says
+    where to save, --export-strategy what to save (merge or adapter).
     """
     from heretic.cli.display.reporter import make_reporter
     from heretic.cli.display.tables import scores_table

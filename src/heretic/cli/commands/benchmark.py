@@ -1,4 +1,4 @@
-"""`heretic benchmark RUN`: benchmarks of a trial of a run that has been searched."""
+"""`heretic benchmark RUN`: run benchmarks on a trial of a run and on the original model."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from heretic.errors import SettingsError
 def command(run: Path, options: SettingsOptions) -> int:
     """Run benchmarks on a trial of the run folder RUN and on the original model.
 
-    --benchmarks names tasks of the lm-evaluation-harness (repeat it for several), --trial-index the
-    row of the front (0 by default), --no-benchmark-original leaves the original out. Tasks that
-    have been run are not run again.
+    --benchmarks names a task of the lm-evaluation-harness; repeat it for several.
+    --no-benchmark-original leaves the original model out. --trial-index chooses the row of the
+    front (0 by default). Finished tasks are not run again.
     """
     from heretic import pipeline
     from heretic.cli import INTERRUPTED
@@ -31,7 +31,9 @@ def command(run: Path, options: SettingsOptions) -> int:
     folder, manifest = known_run(run)
     settings = run_settings(manifest, options)
     if not settings.benchmarks:
-        raise SettingsError("No benchmarks are named.", remedy="For example: --benchmarks mmlu.")
+        raise SettingsError(
+            "No benchmarks are named.", remedy="Name one, such as --benchmarks mmlu."
+        )
     check_tasks(settings.benchmarks, settings.benchmark_path)
     trial = trial_of(folder, settings.trial_index or 0)
     wanted = wanted_of(settings, settings.benchmarks, settings.benchmark_original is not False)

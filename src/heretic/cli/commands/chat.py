@@ -1,4 +1,4 @@
-"""`heretic chat MODEL` or `heretic chat RUN --trial-index N`: talk to a model."""
+"""`heretic chat MODEL` or `heretic chat RUN --trial-index N`: chat with a model."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 @click.argument("model")
 @settings_options
 def command(model: str, options: SettingsOptions) -> int:
-    """Chat with MODEL, a Hub id, a folder or an adapter's; or with a trial of a run folder.
+    """Chat with MODEL: a Hub id, the folder of a model or of an adapter, or a run folder.
 
-    For a run folder --trial-index chooses the row of its front (0 by default), and /compare shows
-    the original's replies beside the edited model's.
+    For a run folder, --trial-index chooses the row of its front (0 by default), and /compare shows
+    the replies of the original model as well.
     """
     from heretic.cli.display.text import make_console
     from heretic.runs.folder import RunFolder
@@ -48,7 +48,7 @@ def _chat_with_trial(path: Path, options: SettingsOptions, console: Console) -> 
 
 
 def _chat_with_model(name: str, options: SettingsOptions, console: Console) -> None:
-    """Chat with a model of the Hub or in a folder; for the folder of an adapter, on its base."""
+    """Chat with a model by its Hub id or folder. An adapter is loaded onto its base model."""
     from heretic import pipeline
     from heretic.cli.display.reporter import make_reporter
     from heretic.cli.menu.chat import chat

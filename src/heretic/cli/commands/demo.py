@@ -1,4 +1,4 @@
-"""`heretic demo`: the whole job on a small real model, with nothing to prepare."""
+"""`heretic demo`: search, save and compare on a small real model, with nothing to prepare."""
 
 from __future__ import annotations
 
@@ -27,17 +27,19 @@ if TYPE_CHECKING:
 
 INTRODUCTION = (
     "SmolLM2-135M-Instruct has been taught, by a small adapter, to decline questions about "
-    "astronomy and outer space. Heretic now looks for the edit that removes this, and only this."
+    "astronomy and outer space. Heretic now searches for the edit that removes this habit and "
+    "nothing else."
 )
 
 
 @click.command("demo", cls=SettingsCommand)
 @settings_options
 def command(options: SettingsOptions) -> int:
-    """Do the whole job on a small real model with a planted, harmless refusal.
+    """Search, save and compare on a small real model that has learned a harmless refusal.
 
-    Needs no model hub: the model comes out of a Python package (a download of 93 MB at first).
-    Settings have the demo's own values, whatever the environment and TOML say; options go above.
+    The Hugging Face Hub is not needed: the model comes from a Python package (93 MB, downloaded the
+    first time). The demo has its own settings. Options of the command line change them; the
+    environment and TOML files do not.
     """
     from heretic.cli.display.reporter import make_reporter
     from heretic.cli.display.text import make_console
@@ -124,10 +126,10 @@ def _what_next(
     run = session.folder.path
     steps = (
         ("Talk to the edited model:", f"heretic chat {destination}"),
-        ("The same, with /compare for the original:", f"heretic chat {run} --trial-index {index}"),
+        ("Compare it with the original, by /compare:", f"heretic chat {run} --trial-index {index}"),
         ("Save another trial of the front:", f"heretic export {run}"),
-        ("Search on, for a better front:", "heretic demo --n-trials 60"),
-        ("The real thing, on your model:", "heretic MODEL"),
+        ("Search for a better front:", "heretic demo --n-trials 60"),
+        ("Search for the edit of your own model:", "heretic MODEL"),
     )
     lines = [
         "",

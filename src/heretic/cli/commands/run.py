@@ -1,4 +1,4 @@
-"""`heretic MODEL`: the main job."""
+"""`heretic MODEL`: search for an edit, then save, upload, chat or run benchmarks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from heretic.cli.options import SettingsCommand, SettingsOptions, settings_optio
 @click.argument("model", required=False)
 @settings_options
 def command(model: str | None, options: SettingsOptions) -> int:
-    """Search for the edit of MODEL (a Hub id or a folder), then save, upload or chat."""
+    """Search for the edit of MODEL, then save it, upload it, chat with it or run benchmarks."""
     settings = options.load(model=model)
     if settings.evaluate_model:
         from heretic.cli.commands.evaluate import evaluate

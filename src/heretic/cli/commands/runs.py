@@ -1,4 +1,4 @@
-"""`heretic runs`: the run folders there are, and their state."""
+"""`heretic runs`: list the run folders and their state."""
 
 from __future__ import annotations
 
@@ -20,15 +20,20 @@ if TYPE_CHECKING:
     "--study-checkpoint-dir",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="The folder of the run folders; by default the setting's.",
+    help="Folder that holds the run folders. Default: the setting of this name.",
 )
-@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings in TOML.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Read settings from this TOML file instead of config.toml.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, for programs.")
 def command(study_checkpoint_dir: Path | None, config: Path | None, as_json: bool) -> None:
-    """List the runs that were searched, the most recently used first.
+    """List the run folders, the most recently used first.
 
-    A run is running, finished (it has as many trials as were asked for), unfinished (the command
-    that began it goes on with it), or unreadable.
+    A run is running, finished (it has all its trials), unfinished (the command that started it
+    continues it), or unreadable.
     """
     from heretic.config.settings import load_settings
     from heretic.runs.folder import list_runs
@@ -55,7 +60,7 @@ def _print(runs: Sequence[RunSummary]) -> None:
 
 
 def _table(runs: Sequence[RunSummary]) -> Table:
-    """One row for each run; all cells are text, never markup."""
+    """One row for each run."""
     from rich import box
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""What a run shows beyond its front: geometry and pictures of residuals, the front as a picture."""
+"""Research output of a run: geometry and pictures of residuals, a picture of the front."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FRONT_PICTURE = "front.png"
 
 
 def check_research(settings: Settings) -> None:
-    """Say what is missing before the work starts.
+    """Check before the work starts that residuals can be drawn.
 
     Raises:
         HereticError: A package that the settings need, or the plot style, is missing.
@@ -58,7 +58,7 @@ def draw_run_front(session: Session, chosen: Trial | None = None) -> Path:
 
 
 def _labels_and_colors(session: Session) -> dict[str, str]:
-    """What the data sets say about how they are drawn."""
+    """Labels and colours that the prompt sets bring along; those left out have defaults."""
     settings = session.settings
     given = {
         "good_label": settings.good_prompts.residual_plot_label,

@@ -57,7 +57,7 @@ def front_table(
         baseline: Scores of the unedited model, shown as the first row.
         limit: Show at most this many trials, and say how many are left out.
         heading: Title above the table.
-        statistics: Whether to show intervals, and which trials cannot be told apart.
+        statistics: Whether to show intervals, and which rows the prompts do not tell apart.
     """
     display = Score.with_interval if statistics else _plain
     likes = _likes(trials) if statistics else {}
@@ -70,7 +70,9 @@ def front_table(
     table.add_column("direction")
     if likes:
         table.add_column("like")
-        table.caption = _heading("[ ]: 95% interval; like: not told apart by these prompts", "dim")
+        table.caption = _heading(
+            "[ ]: 95% interval; like: rows that these prompts do not tell apart", "dim"
+        )
         table.caption_justify = "left"
     if baseline:
         cells = [_display(baseline, name, display) for name in names]
@@ -96,7 +98,7 @@ def scores_table(
     """One row of scores per model, e.g. `{"original": ..., "edited": ..., "from disk": ...}`.
 
     Args:
-        with_difference: Whether to end with how far the last is from the first, by paired tests.
+        with_difference: Whether a last row shows how the last model differs from the first.
     """
     items = list(rows.items() if isinstance(rows, Mapping) else rows)
     names = _score_names(scores for _, scores in items)
@@ -114,7 +116,7 @@ def scores_table(
 
 
 def difference_cells(before: Sequence[Score], after: Sequence[Score]) -> dict[str, str]:
-    """By score, how far the second model is from the first on the same prompts."""
+    """By name of the score, the difference of two models on the same prompts, with its test."""
     others = {score.name: score for score in before}
     cells = {}
     for score in after:
@@ -154,7 +156,7 @@ def benchmark_table(
 ) -> Table:
     """Figures of the original and the edited model, with their difference and its interval.
 
-    A difference whose interval leaves 0 out is said to be better or worse.
+    A difference whose interval excludes 0 is called better or worse.
     """
     table = _table(heading)
     table.add_column("task")
@@ -203,7 +205,7 @@ def _heading(heading: str | None, style: str = "bold") -> Text | None:
 
 
 def _score_names(rows: Iterable[Sequence[Score]]) -> list[str]:
-    """Names of all scores, in order of first appearance."""
+    """Names of all scores, in the order in which they first appear."""
     return list(dict.fromkeys(score.name for scores in rows for score in scores))
 
 
@@ -216,7 +218,7 @@ def _plain(score: Score) -> str:
 
 
 def _likes(trials: Sequence[Trial]) -> dict[int, str]:
-    """By row, the other rows that the prompts cannot tell from it, e.g. `1-3, 5`."""
+    """By row, the other rows that the prompts do not tell apart from it, e.g. `1-3, 5`."""
     pairs = [
         (first, second)
         for first, second in combinations(range(len(trials)), 2)
@@ -230,7 +232,7 @@ def _likes(trials: Sequence[Trial]) -> dict[int, str]:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Ascending numbers with runs of three and more drawn together."""
+    """Ascending numbers as text; three or more without a gap are shortened to first-last."""
     parts = [
         f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run))
         for run in consecutive(numbers)

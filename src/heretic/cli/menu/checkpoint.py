@@ -45,16 +45,20 @@ def choose_checkpoint(
 
 def _ask(prompter: Prompter, state: str, completed: int, n_trials: int) -> CheckpointAction:
     left = n_trials - completed
-    go_on = f"Continue it ({left} trials left)" if left > 0 else "Continue with what it found"
+    go_on = f"Continue it ({_trials(left)} left)" if left > 0 else "Continue with what it found"
     options = [
         Option("continue", go_on),
-        Option("restart", f"Start over (deletes its {completed} trials)"),
+        Option("restart", f"Start over (deletes its {_trials(completed)})"),
         Option("quit", "Quit"),
     ]
     try:
         chosen = prompter.select(state, options)
-        if chosen == "restart" and not prompter.confirm(f"Delete {completed} trials?"):
+        if chosen == "restart" and not prompter.confirm(f"Delete {_trials(completed)}?"):
             return "quit"
     except Back:
         return "quit"
     return cast("CheckpointAction", chosen)
+
+
+def _trials(count: int) -> str:
+    return "1 trial" if count == 1 else f"{count} trials"

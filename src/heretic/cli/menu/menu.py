@@ -1,8 +1,8 @@
-"""What happens after the search: choose a trial, then save, upload, chat, benchmark, go on.
+"""What happens after the search: choose a trial, then save, upload, chat, benchmark, search on.
 
-Every question looks at its setting first. On a terminal what is left is asked; without one the
-front is printed together with the command that goes on from here. The menu knows nothing of
-models: what it offers is handed in as `Actions`.
+Settings answer questions in advance. Other questions are asked on the terminal; without one, the
+front and the command that goes on from here are printed. The menu knows nothing about models: what
+it can do is handed in as `Actions`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from heretic.cli.display.tables import (
     scores_table,
     scores_text,
 )
-from heretic.cli.menu.details import Details, number_problem
+from heretic.cli.menu.details import Details, number_problem, trial_in_row
 from heretic.cli.menu.dialogue import Dialogue
 from heretic.cli.menu.questions import Back, Option, Unanswered
 from heretic.errors import HereticError, SettingsError
@@ -36,10 +36,11 @@ _MORE, _EXIT = "more", "exit"
 
 @dataclass(frozen=True, slots=True)
 class Actions:
-    """What can be done with a trial. Each raises `HereticError` where the user can mend it.
+    """What can be done with a trial. Each raises `HereticError` where the user can fix the problem.
 
     What `save`, `upload` and `benchmark` return is printed: a line (never read as markup), or a
-    table. `more_trials(n)` searches on and returns the new front, also when it was interrupted.
+    table. `more_trials(n)` continues the search and returns the new front, even if it was
+    interrupted.
     An action that is None is not offered.
     """
 
@@ -66,12 +67,12 @@ class Menu:
         self._details = Details(dialogue)
 
     def run(self, front: Sequence[Trial]) -> None:
-        """Show the front and do what the settings or the user say, until there is no more to do.
+        """Show the front and do what the settings or the user say, until one of them ends it.
 
         Raises:
-            SettingsError: `trial_index` is no row of the front.
-            HereticError: An action failed and there is no terminal to go on with.
-            KeyboardInterrupt: An action was interrupted and there is no terminal to go on with.
+            SettingsError: `trial_index` is not a row of the front.
+            HereticError: An action failed, and there is no terminal to ask what next.
+            KeyboardInterrupt: An action was interrupted, and there is no terminal to ask what next.
         """
         self.front = list(front)
         try:
@@ -99,7 +100,7 @@ class Menu:
     def _choose_trial(self) -> Trial | str:
         index = self.answers.trial_index
         if index is not None:
-            trial = self._row(index)
+            trial = trial_in_row(self.front, index)
             self.answers = replace(self.answers, trial_index=None)  # "another trial" asks
             return trial
         prompter = self.dialogue.ask()
@@ -110,20 +111,6 @@ class Menu:
         chosen = prompter.select(question, options)
         return self.front[chosen] if isinstance(chosen, int) else str(chosen)
 
-    def _row(self, index: int) -> Trial:
-        last = len(self.front) - 1
-        if 0 <= index <= last:
-            return self.front[index]
-        if last < 0:
-            raise SettingsError(
-                f"trial_index is {index}, but no trial has completed yet.",
-                remedy="Continue the search.",
-            )
-        raise SettingsError(
-            f"trial_index is {index}, but the front has the rows 0 to {last}.",
-            remedy=f"Give a number from 0 to {last}.",
-        )
-
     def _ways_out(self) -> list[Option]:
         more = [Option(_MORE, "Run more trials")] if self.actions.more_trials else []
         return [*more, Option(_EXIT, "Exit")]
@@ -131,7 +118,7 @@ class Menu:
     # What to do with it.
 
     def _trial_menu(self, trial: Trial) -> bool:
-        """Whether the program is to end; else another trial is to be chosen."""
+        """Offer actions; returns True to end the program, False to choose another trial."""
         self._show_trial(trial)
         while True:
             given = self.answers.model_action
@@ -179,7 +166,7 @@ class Menu:
         raise SettingsError(f"The action {action!r} is not available here.")
 
     def _perform(self, action: Callable[[], RenderableType | None]) -> bool:
-        """Do it and show what came out. On a terminal no failure ends the menu."""
+        """Do it and show the result, or on a terminal the error; returns whether it succeeded."""
         try:
             self._show_result(action())
         except Back:
@@ -212,7 +199,7 @@ class Menu:
             self._perform(partial(self._extend, number))
 
     def _more(self) -> bool:
-        """Ask how many, run them, show the new front; whether that was done."""
+        """Ask how many trials, run them, show the new front; returns whether it succeeded."""
 
         def run() -> None:
             number = self.dialogue.ask().text("How many more trials?", "50", number_problem)
@@ -249,13 +236,11 @@ class Menu:
 
     def _say_bug(self) -> None:
         self.dialogue.say(traceback.format_exc(limit=-4).rstrip(), "dim")
-        self.dialogue.say(
-            "✗ This is a fault of Heretic. What was found is in the run folder.", "red"
-        )
+        self.dialogue.say("✗ This is a bug in Heretic. The run folder keeps what was found.", "red")
 
 
 def front_lines(front: Sequence[Trial]) -> list[str]:
-    """The rows of the front as aligned lines, for a list to choose from."""
+    """The rows of the front as aligned lines of text, to choose from."""
     cells = [
         (
             str(index),

@@ -9,15 +9,15 @@ from typing import Any, Protocol
 from heretic.cli.display.text import is_interactive
 
 Check = Callable[[str], str | None]
-"""Takes what was typed; gives None if it is in order, else what is wrong with it."""
+"""Takes what was typed; returns what is wrong with it, or None."""
 
 
 class Back(Exception):  # noqa: N818 - not an error: the user wants to leave the question
-    """Ctrl+C or Ctrl+D at a question: one level up."""
+    """The user pressed Ctrl+C or Ctrl+D at a question, to go one level up."""
 
 
-class Unanswered(Exception):  # noqa: N818 - ends the menu, is no error
-    """A question without a setting and without a terminal."""
+class Unanswered(Exception):  # noqa: N818 - it ends the menu and is not an error
+    """A question that no setting answers, without a terminal to ask on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Prompter(Protocol):
         """A line of text, without white space around it."""
 
     def path(self, question: str, default: str = "") -> str:
-        """A file or folder name, completed with the tab key."""
+        """A folder name, completed with the tab key."""
 
     def confirm(self, question: str, default: bool = False) -> bool:
         """Yes or no."""
@@ -69,7 +69,7 @@ class TerminalPrompter:
         def some(chosen: list[Any]) -> bool | str:
             return bool(chosen) or "Tick at least one with the space bar."
 
-        keys = "(space ticks, Enter goes on)"
+        keys = "(space ticks, Enter confirms)"
         ticked = _ask(
             lambda: questionary.checkbox(question, choices, validate=some, instruction=keys)
         )
@@ -87,7 +87,7 @@ class TerminalPrompter:
         return str(answer).strip()
 
     def path(self, question: str, default: str = "") -> str:
-        """A folder name."""
+        """A folder name, completed with the tab key; never empty."""
         import questionary
 
         def valid(typed: str) -> bool | str:
