@@ -31,7 +31,9 @@ class CommandEntry:
 DEFAULT_COMMAND = "run"
 
 COMMANDS = {
-    "demo": CommandEntry("heretic.cli.commands.demo", "Run everything on a small model, offline."),
+    "demo": CommandEntry(
+        "heretic.cli.commands.demo", "Try Heretic on a small model, without the Hub."
+    ),
     "evaluate": CommandEntry(
         "heretic.cli.commands.evaluate", "Score a model against its original."
     ),
@@ -63,8 +65,8 @@ COMMANDS = {
 
 _OWN_OPTIONS = ("--help", "-h", "--version")
 
-_HELP = """Find the smallest edit of MODEL that removes one learned behaviour (by default, declining
-to answer) and leaves everything else as it was.
+_HELP = """Automatically find the smallest edit of MODEL that removes one learned behaviour (by
+default, declining to answer) and leaves everything else as it was.
 
 MODEL is a Hub id, a folder or a GGUF file. Write ./NAME for a folder that has the name of a
 command. Options stand before or after MODEL. Settings can also be given in config.toml (`heretic

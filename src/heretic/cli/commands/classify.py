@@ -172,7 +172,7 @@ def _judged(rows: Sequence[Mapping[str, Any]], plugin: str) -> list[ReplyRecord]
 
 
 def _scorer(name: str) -> Scorer:
-    """The scorer that the settings name so, with its options; else the plugin, without options.
+    """The scorer of that name in the settings, with its options; else the plugin, without options.
 
     Raises:
         ScorerError: There is no such scorer.

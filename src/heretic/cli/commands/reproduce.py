@@ -18,7 +18,7 @@ from heretic.cli.options import SettingsCommand, SettingsOptions, settings_optio
 )
 @settings_options
 def command(file: Path, trust_plugins: bool, options: SettingsOptions) -> int:
-    """Rebuild the model that FILE records: a reproduce.json, or the folder that holds it.
+    """Rebuild a saved model. FILE is its reproduce.json, or the folder that holds it.
 
     The model is saved in --save-directory, and its weight files are compared with the recorded
     hashes. The exit status is 2 if they differ.

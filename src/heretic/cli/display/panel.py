@@ -39,7 +39,7 @@ BAR_WIDTH = 24
 PANEL_WIDTH = 100
 """The panel is at most this wide: figures that are far apart are hard to compare."""
 PANEL_LINES = 16
-"""Lines of the screen that the panel leaves for other things than rows of the front."""
+"""Lines of the screen without rows of the front: the rest of the panel, and what is around it."""
 
 _SYMBOLS = {"info": (" ", ""), "warning": ("!", "yellow"), "success": ("✓", "green")}
 

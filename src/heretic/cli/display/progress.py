@@ -1,4 +1,4 @@
-"""What both displays know about the stage and the search that run, and how they say it."""
+"""What both displays keep: the running stage and the search so far, and the texts about them."""
 
 from __future__ import annotations
 

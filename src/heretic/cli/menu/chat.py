@@ -43,7 +43,7 @@ class Speaker:
     messages: list[Message] = field(default_factory=list)
 
     def start(self, system: str | None) -> None:
-        """Begin a new conversation."""
+        """Begin a new conversation, with a system prompt if there is one."""
         self.messages = [{"role": "system", "content": system}] if system else []
 
 

@@ -45,7 +45,7 @@ class Details:
         """A folder that is free, or that the user agrees to replace.
 
         Raises:
-            ExportError: The folder holds files of others than Heretic, and no terminal to ask on.
+            ExportError: The folder holds files that are not of an export, and there is no terminal.
         """
         given = self.answers.save_directory
         self.answers = replace(self.answers, save_directory=None)  # the next save asks

@@ -63,7 +63,7 @@ class Dialogue:
         return self.prompter
 
     def say(self, text: str, style: str = "") -> None:
-        """Print a line."""
+        """Print a line, never read as markup."""
         self.display.close()
         self.display.console.print(Text(safe(text), style=style), soft_wrap=True)
 

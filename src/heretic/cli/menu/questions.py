@@ -44,7 +44,7 @@ class Prompter(Protocol):
         """A folder name, completed with the tab key."""
 
     def confirm(self, question: str, default: bool = False) -> bool:
-        """Yes or no."""
+        """Whether the user says yes."""
 
 
 class TerminalPrompter:
@@ -76,7 +76,7 @@ class TerminalPrompter:
         return [option.value for option in ticked]
 
     def text(self, question: str, default: str = "", check: Check | None = None) -> str:
-        """A line of text."""
+        """A line of text; Enter is refused while `check` finds something wrong."""
         import questionary
 
         def valid(typed: str) -> bool | str:
@@ -101,7 +101,7 @@ class TerminalPrompter:
         return str(answer).strip()
 
     def confirm(self, question: str, default: bool = False) -> bool:
-        """Yes or no."""
+        """Whether the user types y; Enter alone gives `default`."""
         import questionary
 
         return bool(_ask(lambda: questionary.confirm(question, default=default)))
