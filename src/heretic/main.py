@@ -1,4 +1,4 @@
-"""Entry point: what the installed command and programs call."""
+"""Entry point: what the installed command, and programs that use Heretic, call."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line, without touching the process; see `heretic.cli.main.run`."""
+    """Run a command line; errors are raised. See `heretic.cli.main.run`."""
     from heretic.cli import main as command_line
 
     return command_line.run(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line and say what went wrong; see `heretic.cli.main.main`."""
+    """Run a command line; errors are printed. See `heretic.cli.main.main`."""
     try:
         from heretic.cli import main as command_line
     except KeyboardInterrupt:  # in the first moments, while modules load
-        print("Interrupted.", file=sys.stderr)  # noqa: T201 - the last word of the program
+        print("Interrupted.", file=sys.stderr)  # noqa: T201 - the program ends here
         return 130
     return command_line.main(arguments)

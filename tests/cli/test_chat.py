@@ -98,7 +98,8 @@ def test_ways_to_leave(leave: str) -> None:
 
 def test_side_by_side_each_model_keeps_its_own_conversation() -> None:
     edited, original = FakeModel("edited"), FakeModel("original")
-    text = talk("a", "b", "/compare", "c", model=edited, original=original.reply, compare=True)
+    said = ("/compare", "a", "b", "/compare", "c")
+    text = talk(*said, model=edited, original=original.reply)
     assert text.index("edited:") < text.index("original:")
     assert [len(messages) for messages in edited.told] == [1, 3, 1]
     assert [len(messages) for messages in original.told] == [1, 3]
@@ -116,7 +117,7 @@ def test_an_error_is_shown_and_the_message_is_not_kept() -> None:
 def test_ctrl_c_stops_the_reply_and_keeps_its_beginning() -> None:
     model = FakeModel("edited", KeyboardInterrupt())
     original = FakeModel("original")
-    text = talk("a", "b", model=model, original=original.reply, compare=True)
+    text = talk("/compare", "a", "b", model=model, original=original.reply)
     assert "(stopped)" in text
     assert model.told[1][1] == {"role": "assistant", "content": "edited "}
     assert [len(messages) for messages in original.told] == [1]
@@ -176,7 +177,7 @@ def test_on_a_terminal(tmp_path: Path, leave: str) -> None:
     child.expect("end short")
     child.expect("you:")
     child.send("/reset" + ENTER)
-    child.expect("starts anew")
+    child.expect("new conversation starts")
     child.expect("you:")
     child.send(leave)
     child.expect("chat left")

@@ -90,12 +90,12 @@ def test_half_a_surrogate_pair_survives(path: Path, capfdbinary: pytest.CaptureF
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (b"{", "is no JSON"),
-        (b"[" * 100_000, "is no JSON"),
-        (b"[1]", "is no JSON object"),
+        (b"{", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"[1]", "is not a JSON object"),
         (b'{"prompt": "a"}', "has no text in the field response"),
         (b'{"response": null}', "has no text in the field response"),
-        (b'{"response": "a", "prompt": 3}', "has a prompt that is no text"),
+        (b'{"response": "a", "prompt": 3}', "has a prompt that is not text"),
         (b'{"response": "\xff"}', "is not UTF-8"),
     ],
 )

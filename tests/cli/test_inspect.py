@@ -122,8 +122,8 @@ def test_what_needs_numbers_is_not_claimed(monkeypatch: pytest.MonkeyPatch, tmp_
     assert norms_after(model, find_writers(model)) is None
     monkeypatch.setattr(loading, "skeleton", lambda settings: model)
     text = invoked(folder)
-    assert "cannot be told without weights" in text
-    assert "The rest shows when the model is loaded" in text
+    assert "Without weights it is not known" in text
+    assert "Loading the model shows the rest" in text
 
 
 def invoked(folder: Path, *options: str) -> str:
@@ -155,7 +155,7 @@ def test_weights_show_the_rest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert data["discovered"] == ["mlp.down_proj (taken for mlp.down_proj, in 3 layers)"]
     assert {row["norm"] for row in data["writers"]} == {"gains measured"}
     assert "mlp.down_proj (taken for mlp.down_proj, in 3 layers)" in text
-    assert "nothing is missing" in text
+    assert "no writer is missing" in text
 
 
 def test_layers_are_told_briefly() -> None:

@@ -24,9 +24,11 @@ from tests.support.terminal import (
 )
 from tests.support.terminal_program import ARGV, BASELINE, MODEL, trial
 
+from heretic.cli.display.reporter import PlainReporter
 from heretic.cli.menu.answers import Answers, way_on, without_options
 from heretic.cli.menu.checkpoint import choose_checkpoint
 from heretic.cli.menu.details import destination_problem, repository_problem
+from heretic.cli.menu.dialogue import Dialogue
 from heretic.cli.menu.menu import Actions, Menu, front_lines
 from heretic.cli.menu.questions import Back, Option
 from heretic.config import Settings
@@ -53,8 +55,7 @@ class Script:
             raise Back
         return reply
 
-    def select(self, question: str, options: Sequence[Option], default: Any = None) -> Any:
-        del default
+    def select(self, question: str, options: Sequence[Option]) -> Any:
         reply = self._next(question)
         assert reply in [option.value for option in options], (question, reply, options)
         return reply
@@ -117,16 +118,8 @@ def run(
     """Run the menu; what was done, and what was shown."""
     recorder = recorder or Recorder()
     console = Console(file=io.StringIO(), width=120)
-    menu = Menu(
-        console,
-        answers,
-        recorder.actions(),
-        model=MODEL,
-        argv=ARGV,
-        baseline=BASELINE,
-        prompter=script,
-    )
-    menu.run(trials)
+    dialogue = Dialogue(answers, MODEL, ARGV, PlainReporter(console), BASELINE, script)
+    Menu(dialogue, recorder.actions()).run(trials)
     assert script is None or not script.replies
     return recorder.calls, written(console)
 
@@ -291,12 +284,12 @@ def test_a_malformed_repository_is_a_settings_error() -> None:
 
 
 def test_actions_that_are_not_there() -> None:
-    console = Console(file=io.StringIO())
+    display = PlainReporter(Console(file=io.StringIO()))
     only_save = Actions(save=lambda *_: "")
     for action in ("chat", "benchmark", "upload"):
         answers = Answers(trial_index=0, model_action=action)
         with pytest.raises(SettingsError, match="not available"):
-            Menu(console, answers, only_save, model=MODEL, argv=ARGV).run(FRONT)
+            Menu(Dialogue(answers, MODEL, ARGV, display), only_save).run(FRONT)
 
 
 def test_answers_are_read_from_the_real_settings() -> None:
@@ -456,7 +449,7 @@ def test_on_a_terminal_ctrl_c_and_ctrl_d_go_one_level_up(tmp_path: Path) -> None
     child.expect("Which benchmarks")
     child.send(ENTER)  # nothing ticked: the question stays
     child.send(" " + ENTER)
-    child.expect("Of which model")
+    child.expect("On which model")
     child.send(DOWN + ENTER)
     child.expect("Benchmarks of 3: mmlu, both=True")
     child.expect("What to do with trial 3")
@@ -508,15 +501,13 @@ def test_without_any_terminal(tmp_path: Path) -> None:
     assert "Saved trial 0 in out as merge." in saved.stdout
 
 
-# A run that is there already.
+# A run that already exists.
 
 
-def ask_checkpoint(answers: Answers, script: Script | None = None, **given: Any) -> str:
-    console = Console(file=io.StringIO(), width=120)
-    place: dict[str, Any] = {"console": console, "model": MODEL, "argv": ARGV}
-    return choose_checkpoint(
-        answers, **place, completed=2, n_trials=4, front=FRONT, prompter=script, **given
-    )
+def ask_checkpoint(answers: Answers, script: Script | None = None) -> str:
+    display = PlainReporter(Console(file=io.StringIO(), width=120))
+    dialogue = Dialogue(answers, MODEL, ARGV, display, prompter=script)
+    return choose_checkpoint(dialogue, completed=2, n_trials=4, front=FRONT)
 
 
 def test_checkpoint_by_setting_and_by_the_user() -> None:
@@ -530,22 +521,21 @@ def test_checkpoint_by_setting_and_by_the_user() -> None:
 def test_checkpoint_without_a_terminal(tmp_path: Path) -> None:
     result = in_pipe("checkpoint", tmp_path, trial_index=0, model_action="chat")
     assert result.returncode == 0, result.stderr
-    assert "A run with 2 of 4 trials is there already." in result.stdout
+    assert "A run with 2 of 4 trials already exists." in result.stdout
     assert f"heretic {MODEL} --n-trials 4 --checkpoint-action continue\n" in result.stdout
     assert "chosen: quit" in result.stdout
-    assert ask_checkpoint(Answers(), unattended="continue") == "continue"
 
 
 def test_checkpoint_on_a_terminal(tmp_path: Path) -> None:
     child = in_terminal("checkpoint", tmp_path)
-    child.expect("there already")
+    child.expect("already exists")
     child.send(DOWN + ENTER)
-    child.expect("Throw 2 trials away")
+    child.expect("Delete 2 trials")
     child.send("y")
     child.expect("chosen: restart")
     assert end(child) == 0
     child = in_terminal("checkpoint", tmp_path)
-    child.expect("there already")
+    child.expect("already exists")
     child.send(CTRL_C)
     child.expect("chosen: quit")
     assert end(child) == 0

@@ -22,6 +22,7 @@ from heretic.report import projection
 
 class Recorder:
     def __init__(self) -> None:
+        self.console = Console(width=80, file=io.StringIO(), record=True)
         self.events: list[Event] = []
 
     def emit(self, event: Event) -> None:
@@ -54,10 +55,9 @@ def session(tmp_path: Path, **settings: Any) -> Any:
 
 
 def printed(session: Any, recorder: Recorder | None = None) -> str:
-    console = Console(width=80, file=io.StringIO(), record=True)
-    display: Any = recorder or Recorder()
-    research.show_residuals(session, console, display)
-    return console.export_text()
+    display = recorder or Recorder()
+    research.show_residuals(session, display)
+    return display.console.export_text()
 
 
 def test_nothing_is_computed_by_default(tmp_path: Path):

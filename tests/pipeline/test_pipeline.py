@@ -170,7 +170,7 @@ class TestRun:
         main([])
         before = the_run(place).read_trials()
         assert main([]) == 0
-        assert "is there already" in capsys.readouterr().out
+        assert "already exists" in capsys.readouterr().out
         assert main(["--checkpoint-action", "continue", "--n-trials", "6"]) == 0
         after = the_run(place).read_trials()
         assert after[:4] == before

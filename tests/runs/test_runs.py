@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from tests.support.search_case import evaluate, make_study
 
-from heretic.cli.commands.runs import runs_command
+from heretic.cli.commands import runs as runs_command
 from heretic.errors import ExportError, RunError
 from heretic.records import Trial, front
 from heretic.runs import folder as runs
@@ -307,7 +307,9 @@ class TestListing:
 class TestCommand:
     @staticmethod
     def call(*arguments):
-        return CliRunner().invoke(runs_command, list(map(str, arguments)), catch_exceptions=False)
+        return CliRunner().invoke(
+            runs_command.command, list(map(str, arguments)), catch_exceptions=False
+        )
 
     def test_table(self, tmp_path):
         make_run(tmp_path, trials=1)

@@ -19,7 +19,9 @@ from heretic.cli.display.text import make_console
 from heretic.cli.menu.answers import Answers
 from heretic.cli.menu.chat import chat
 from heretic.cli.menu.checkpoint import choose_checkpoint
-from heretic.cli.menu.menu import Actions, run_menu
+from heretic.cli.menu.dialogue import Dialogue
+from heretic.cli.menu.menu import Actions, Menu
+from heretic.cli.menu.questions import terminal_prompter
 from heretic.errors import ExportError
 from heretic.events import (
     EvaluationProgress,
@@ -137,16 +139,10 @@ def main(mode: str, answers: Answers) -> None:
             return
         if mode == "checkpoint":
             found = [trial(number) for number in range(2)]
-            chosen = choose_checkpoint(
-                answers,
-                console=console,
-                model=MODEL,
-                argv=[*ARGV, "--checkpoint-action", "restart"],
-                completed=2,
-                n_trials=4,
-                front=front(found),
-                baseline=BASELINE,
-            )
+            argv = [*ARGV, "--checkpoint-action", "restart"]
+            prompter = terminal_prompter()
+            dialogue = Dialogue(answers, MODEL, argv, reporter, BASELINE, prompter)
+            chosen = choose_checkpoint(dialogue, 2, 4, front(found))
             print(f"chosen: {chosen}")
             return
 
@@ -165,16 +161,8 @@ def main(mode: str, answers: Answers) -> None:
         actions = Actions(
             save=save, upload=upload, chat=talk, benchmark=benchmark, more_trials=more
         )
-        run_menu(
-            front([trial(number) for number in range(4)]),
-            answers,
-            actions,
-            console=console,
-            model=MODEL,
-            argv=ARGV,
-            baseline=BASELINE,
-            display=reporter,
-        )
+        dialogue = Dialogue(answers, MODEL, ARGV, reporter, BASELINE, terminal_prompter())
+        Menu(dialogue, actions).run(front([trial(number) for number in range(4)]))
         print("menu left")
 
 

@@ -1,4 +1,4 @@
 """The command line: the only place that prints or asks."""
 
 INTERRUPTED = 130
-"""Exit status of what was interrupted and kept what it had found."""
+"""Exit status of a command that the user interrupted; its results so far are kept."""

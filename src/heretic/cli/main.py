@@ -1,4 +1,4 @@
-"""The command line: which commands there are. The module of the chosen one is loaded late."""
+"""The commands of the command line. Only the module of the command that runs is loaded."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ import click
 
 from heretic import __version__
 from heretic.cli import INTERRUPTED
-from heretic.cli.options import write_settings
-from heretic.errors import HereticError
+from heretic.cli.options import nearest_option, write_settings
+from heretic.errors import HereticError, SettingsError
 
 
 @dataclass(frozen=True)
 class CommandEntry:
-    """A command that is not loaded yet; `command` in `module` is the click command."""
+    """A command that is not loaded yet.
+
+    Attributes:
+        module: The module that holds the click command, under the name `command`.
+        summary: The line in the help.
+    """
 
     module: str
     summary: str
@@ -26,52 +31,58 @@ class CommandEntry:
 DEFAULT_COMMAND = "run"
 
 COMMANDS = {
-    "demo": CommandEntry("heretic.cli.commands.demo", "The whole job on a small model, offline."),
+    "demo": CommandEntry(
+        "heretic.cli.commands.demo", "Try Heretic on a small model, without the Hub."
+    ),
     "evaluate": CommandEntry(
         "heretic.cli.commands.evaluate", "Score a model against its original."
     ),
     "apply": CommandEntry(
-        "heretic.cli.commands.apply", "Edit a model by a plan, without a search."
+        "heretic.cli.commands.apply", "Apply a plan to a model, without a search."
     ),
-    "chat": CommandEntry("heretic.cli.commands.chat", "Chat with a trial's edited model."),
+    "chat": CommandEntry(
+        "heretic.cli.commands.chat", "Chat with a model, or with a trial of a run."
+    ),
     "benchmark": CommandEntry(
-        "heretic.cli.commands.benchmark", "Run benchmarks on a trial and on its original."
+        "heretic.cli.commands.benchmark", "Run benchmarks on a trial and on the original."
     ),
     "export": CommandEntry("heretic.cli.commands.export", "Save or upload a trial of a run."),
     "reproduce": CommandEntry(
-        "heretic.cli.commands.reproduce", "Make a model again from its reproduce.json."
+        "heretic.cli.commands.reproduce", "Rebuild a model from its reproduce.json."
     ),
     "inspect": CommandEntry(
-        "heretic.cli.commands.inspect", "What is edited in a model, from its configuration alone."
+        "heretic.cli.commands.inspect", "Show what would be edited, from the configuration alone."
     ),
     "classify": CommandEntry(
-        "heretic.cli.commands.classify", "Say of replies in a file whether they refuse."
+        "heretic.cli.commands.classify", "Say whether the replies in a file refuse."
     ),
     "runs": CommandEntry("heretic.cli.commands.runs", "List run folders and their state."),
     "config": CommandEntry("heretic.cli.commands.config", "Print every setting as TOML."),
-    DEFAULT_COMMAND: CommandEntry("heretic.cli.commands.run", "Search for an edit (the default)."),
+    DEFAULT_COMMAND: CommandEntry(
+        "heretic.cli.commands.run", "Search for the edit of a model (the default)."
+    ),
 }
 
 _OWN_OPTIONS = ("--help", "-h", "--version")
 
-_HELP = """Find, by itself, the smallest edit of MODEL that removes a learned behaviour (by default,
-declining to answer) and leaves the rest as it was.
+_HELP = """Automatically find the smallest edit of MODEL that removes one learned behaviour (by
+default, declining to answer) and leaves everything else as it was.
 
-MODEL is a Hub id or a folder; a folder that has a command's name is written ./name. Options go
-before or after it. They can also be set in config.toml (`heretic config` prints one) and as
-HERETIC_* variables; the command line counts most."""
+MODEL is a Hub id, a folder or a GGUF file. Write ./NAME for a folder that has the name of a
+command. Options stand before or after MODEL. Settings can also be given in config.toml (`heretic
+config` prints one) and as HERETIC_* variables; the command line takes precedence."""
 
 
 class HereticGroup(click.Group):
-    """The commands; a first word that is none of them belongs to the default command."""
+    """Commands that are loaded when they run. Without a command's name, the default one runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names, in the order of the help."""
+        """Names, in the order in which the help lists them."""
         del ctx
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load a command."""
+        """The command of that name, loaded now; None if there is none."""
         del ctx
         entry = COMMANDS.get(cmd_name)
         if entry is None:
@@ -80,18 +91,18 @@ class HereticGroup(click.Group):
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put the default command first where no command is named."""
+        """Insert the default command where no command is named."""
         if not args or (args[0] not in COMMANDS and args[0] not in _OWN_OPTIONS):
             args = [DEFAULT_COMMAND, *args]
         return super().parse_args(ctx, args)
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write both ways to call it."""
+        """Write the usage without and with a command's name."""
         formatter.write_usage(ctx.command_path, "MODEL [OPTIONS]")
         formatter.write_usage(ctx.command_path, "COMMAND [OPTIONS] ...", prefix="       ")
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write commands, options, settings, without loading any command."""
+        """Write commands, options and settings. No command is loaded for this."""
         rows = [(name, entry.summary) for name, entry in COMMANDS.items()]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
@@ -110,7 +121,7 @@ class HereticGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="heretic", message="%(prog)s %(version)s")
 def heretic() -> None:
-    """Commands register above; nothing else happens here."""
+    """Do nothing: the group runs the command."""
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -120,14 +131,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows the program's name; by default `sys.argv[1:]`.
 
     Returns:
-        0 if the work was done, 130 if it was interrupted and what was found is kept.
+        The exit status: 0 if the work was done, 2 if a reproduced model differs, 130 if the user
+        interrupted it and the results so far are kept.
 
     Raises:
-        HereticError: Something the user can mend, a wrong option included.
-        KeyboardInterrupt: Interrupted.
+        HereticError: An error that the user can fix, such as a wrong option.
+        KeyboardInterrupt: The user interrupted it.
     """
-    import click
-
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = heretic.main(args=tokens, prog_name="heretic", standalone_mode=False)
@@ -139,16 +149,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line and say what went wrong, as a program does.
+    """Run a command line and print what went wrong.
 
     Returns:
-        The exit status: 0 done, 2 the user can fix it, 130 interrupted. A bug keeps its
+        The exit status: as `run`, and 2 after an error that the user can fix. A bug keeps its
         traceback, and Python then exits with 1.
     """
     try:
         return run(arguments)
     except HereticError as error:
-        from heretic.cli.display.text import safe
+        from heretic.cli.display.text import safe  # loads rich, which the help does without
 
         print(safe(f"Error: {error}"), file=sys.stderr)
         return error.exit_status
@@ -157,20 +167,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _as_settings_error(error: Exception, tokens: Sequence[str]) -> HereticError:
-    """A wrong command line, in one line with its remedy."""
-    import click
-
-    from heretic.cli.options import nearest_option
-    from heretic.errors import SettingsError
-
-    assert isinstance(error, click.ClickException)
+def _as_settings_error(error: click.ClickException, tokens: Sequence[str]) -> SettingsError:
+    """What is wrong with a command line, in one line with the remedy."""
     context = getattr(error, "ctx", None)
     if isinstance(error, click.NoSuchOption) and context is not None:
         nearest = nearest_option(error.option_name, context.command, context)
         return SettingsError(
             f"Unknown option {error.option_name}.",
-            remedy=f"Did you mean {nearest}? `{context.command_path} --help` lists all.",
+            remedy=f"Did you mean {nearest}? `{context.command_path} --help` lists all options.",
         )
     message = error.format_message()
     if not message.endswith((".", "?")):

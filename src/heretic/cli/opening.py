@@ -1,8 +1,8 @@
-"""Opening a run for a command: checks, lock, log, settings."""
+"""Opening a run for a command: checks, lock, log, settings of the run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from heretic.cli.display.log import logging_to
-from heretic.cli.display.reporter import Display, Tee, make_reporter
-from heretic.cli.menu.answers import program_arguments
-from heretic.cli.menu.benchmarks import check_benchmarks
+from heretic.cli.display.reporter import Display, LoggedDisplay, make_reporter
+from heretic.cli.menu.answers import DEFAULT_STRATEGY
 from heretic.cli.menu.checkpoint import choose_checkpoint
+from heretic.cli.menu.details import trial_in_row
+from heretic.cli.menu.dialogue import Dialogue
 from heretic.records.trial import Score, Trial
 from heretic.records.trial import front as front_of
 from heretic.runs.manifest import RunManifest
@@ -25,10 +26,7 @@ if TYPE_CHECKING:
     from heretic.pipeline.run import Session
     from heretic.prompts import PromptSets
     from heretic.runs.folder import RunFolder
-
-
-_SAVING = (None, "save")
-"""Values of `model_action` with which `save_directory` may be written to."""
+    from heretic.scorers import Scorer
 
 
 _CONSENT = {"trust_remote_code", "benchmark_path"}
@@ -43,13 +41,18 @@ _PLACES = {"model", "model_commit"} | {
 
 @dataclass(frozen=True, slots=True)
 class OpenRun:
-    """A run folder that this process holds, with where to show progress."""
+    """A run folder that this process has locked, with everything a session is prepared from.
 
+    Attributes:
+        display: Shows events, and writes them to the log of the run folder.
+    """
+
+    settings: Settings
     folder: RunFolder
     seed: int
     prompts: PromptSets
-    display: Display
-    reporter: Tee
+    scorers: Sequence[Scorer]
+    display: LoggedDisplay
 
 
 @contextmanager
@@ -60,25 +63,45 @@ def held_run(settings: Settings, console: Console) -> Iterator[OpenRun]:
         HereticError: As `check_before_work`; or the prompts cannot be read, or the run is in use.
     """
     from heretic import pipeline
+    from heretic.scorers import load_scorers
 
     check_before_work(settings)
     with make_reporter(console) as display:
-        prompts = pipeline.load_prompts(settings, display)
+        scorers = load_scorers(settings)
+        prompts = pipeline.load_prompts(settings, display, scorers=scorers)
         folder, seed = pipeline.open_folder(settings, prompts)
-        with folder.lock(), logging_to(folder.log_path) as log:
-            yield OpenRun(folder, seed, prompts, display, Tee(display, log))
+        with locked(folder, display) as logged:
+            yield OpenRun(settings, folder, seed, prompts, scorers, logged)
 
 
-def prepared(settings: Settings, place: OpenRun, console: Console) -> Session:
-    """A session in the place, after what research settings ask to see."""
+@contextmanager
+def locked(folder: RunFolder, display: Display) -> Iterator[LoggedDisplay]:
+    """Lock a run folder, and write what is shown to its log as well.
+
+    Raises:
+        RunError: Another process has locked it.
+    """
+    with folder.lock(), logging_to(folder.log_path) as log:
+        yield LoggedDisplay(display, log)
+
+
+def prepared(opened: OpenRun) -> Session:
+    """A session of an open run, after what the research settings ask to see."""
     from heretic import export, pipeline
     from heretic.cli.display.research import show_residuals
 
-    session = pipeline.prepare(settings, place.prompts, place.folder, place.seed, place.reporter)
-    if settings.model_action in _SAVING and settings.save_directory is not None:
-        strategy = settings.export_strategy or "merge"
-        export.check_export(session.model, settings.save_directory, strategy, settings.max_rank)
-    show_residuals(session, console, place.display)
+    session = pipeline.prepare(
+        opened.settings,
+        opened.prompts,
+        opened.folder,
+        opened.seed,
+        opened.display,
+        scorers=opened.scorers,
+    )
+    destination = _destination(opened.settings)
+    if destination is not None:
+        export.check_export(session.model, *destination, opened.settings.max_rank)
+    show_residuals(session, opened.display)
     return session
 
 
@@ -87,42 +110,46 @@ def check_before_work(settings: Settings) -> None:
 
     Raises:
         SettingsError: A benchmark does not exist.
-        ExportError: The destination is taken, its disk too small, the repository's name malformed,
-            or nobody is logged in.
-        HereticError: A package that research output needs is missing.
+        ExportError: The destination is taken, its disk is too small, the repository's name is
+            malformed, or nobody is logged in.
+        HereticError: A package that benchmarks or research output need is missing.
     """
     from heretic import export
     from heretic.cli.display.research import check_research
+    from heretic.harness.tasks import check_tasks
     from heretic.records.options import options_of
 
-    check_benchmarks(settings)
-    if settings.model_action in _SAVING and settings.save_directory is not None:
-        strategy = settings.export_strategy or "merge"
-        options = options_of(export.ExportOptions, settings)
-        export.check_place(options, settings.save_directory, strategy)
+    if settings.model_action == "benchmark":
+        check_tasks(settings.benchmarks or (), settings.benchmark_path)
+    destination = _destination(settings)
+    if destination is not None:
+        export.check_place(options_of(export.ExportOptions, settings), *destination)
     if settings.model_action == "upload" and settings.upload_repo_id is not None:
         export.check_upload(settings.upload_repo_id)
     check_research(settings)
 
 
-def go_on_or_not(settings: Settings, place: OpenRun, console: Console) -> bool:
-    """Settle what happens to a run that is there already; False if the user wants to quit."""
-    manifest = place.folder.read_manifest()
+def _destination(settings: Settings) -> tuple[Path, str] | None:
+    """The folder that may be saved to, and the export strategy; None if settings name no folder."""
+    if settings.save_directory is None or settings.model_action not in (None, "save"):
+        return None
+    return settings.save_directory, settings.export_strategy or DEFAULT_STRATEGY
+
+
+def settle_existing_run(opened: OpenRun) -> bool:
+    """Continue or discard the trials that the run has already; False if the user wants to quit."""
+    manifest = opened.folder.read_manifest()
     if manifest is None:
         return True
-    trials = place.folder.read_trials()
+    trials = opened.folder.read_trials()
     action = choose_checkpoint(
-        settings,
-        console=console,
-        model=settings.model,
-        argv=program_arguments(),
+        Dialogue.of_command(opened.settings, opened.display, baseline_of(manifest)),
         completed=sum(trial.state == "complete" for trial in trials),
-        n_trials=settings.n_trials,
+        n_trials=opened.settings.n_trials,
         front=front_of(trials),
-        baseline=baseline_of(manifest),
     )
     if action == "restart":
-        place.folder.discard()
+        opened.folder.discard()
     return action != "quit"
 
 
@@ -134,39 +161,41 @@ def baseline_of(manifest: RunManifest) -> tuple[Score, ...]:
 @contextmanager
 def reopened_run(
     path: Path, options: SettingsOptions, console: Console, *, trust_plugins: bool
-) -> Iterator[tuple[Settings, OpenRun]]:
-    """Hold a run folder that exists, with the settings it was made with.
+) -> Iterator[OpenRun]:
+    """Lock a run folder that exists, with the settings it was made with.
 
     Args:
         trust_plugins: Whether scorers from outside Heretic may be named by the run.
 
     Raises:
         HereticError: As `known_run`, `run_settings` and `check_before_work`; or the run names a
-            foreign scorer, or its prompts have changed.
+            scorer from outside Heretic without consent, or its prompts have changed.
     """
     from heretic import pipeline
     from heretic.errors import RunError
     from heretic.export.reproduce import check_plugins
+    from heretic.scorers import load_scorers
 
     folder, manifest = known_run(path)
     check_plugins(manifest.settings, "run", trust_plugins)
     settings = run_settings(manifest, options)
     check_before_work(settings)
     with make_reporter(console) as display:
-        prompts = pipeline.load_prompts(settings, display)
+        scorers = load_scorers(settings)
+        prompts = pipeline.load_prompts(settings, display, scorers=scorers)
         if pipeline.fingerprint(settings, prompts)["prompts"] != manifest.fingerprint.get(
             "prompts"
         ):
             raise RunError(
                 f"The prompts have changed since the run in {path} was searched.",
-                remedy="Bring the old ones back, or search again.",
+                remedy="Restore the old prompts, or search again.",
             )
-        with folder.lock(), logging_to(folder.log_path) as log:
-            yield settings, OpenRun(folder, manifest.seed, prompts, display, Tee(display, log))
+        with locked(folder, display) as logged:
+            yield OpenRun(settings, folder, manifest.seed, prompts, scorers, logged)
 
 
 def known_run(path: Path) -> tuple[RunFolder, RunManifest]:
-    """A run folder and what it says about itself.
+    """A run folder and its manifest.
 
     Raises:
         RunError: The folder holds no run, or a damaged one.
@@ -177,7 +206,7 @@ def known_run(path: Path) -> tuple[RunFolder, RunManifest]:
     folder = RunFolder(path)
     manifest = folder.read_manifest()
     if manifest is None:
-        raise RunError(f"{path} holds no run.", remedy="`heretic runs` lists those there are.")
+        raise RunError(f"{path} is not a run folder.", remedy="`heretic runs` lists run folders.")
     return folder, manifest
 
 
@@ -227,16 +256,12 @@ def run_settings(manifest: RunManifest, options: SettingsOptions) -> Settings:
 
 
 def trial_of(folder: RunFolder, index: int) -> Trial:
-    """The row of a run's front.
+    """The trial in a row of a run's front.
+
+    Args:
+        index: The row, counted from 0.
 
     Raises:
         SettingsError: There is no such row.
     """
-    from heretic.errors import SettingsError
-
-    trials = front_of(folder.read_trials())
-    if not 0 <= index < len(trials):
-        raise SettingsError(
-            f"trial_index is {index}, but the front of {folder.path} has {len(trials)} rows."
-        )
-    return trials[index]
+    return trial_in_row(front_of(folder.read_trials()), index)

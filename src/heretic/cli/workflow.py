@@ -1,4 +1,4 @@
-"""What the commands share: open a run, search, and offer what can be done with its trials."""
+"""What commands share: search, show the front, and offer what can be done with its trials."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
-from rich.text import Text
 
 from heretic.cli import INTERRUPTED
 from heretic.cli.display.reporter import Display
 from heretic.cli.display.tables import front_table, scores_table
-from heretic.cli.display.text import is_interactive, safe
+from heretic.cli.display.text import is_interactive, print_command
 from heretic.cli.menu.answers import program_arguments, without_options
 from heretic.cli.menu.benchmarks import show_benchmarks
 from heretic.cli.menu.chat import chat
-from heretic.cli.menu.menu import Actions, run_menu
-from heretic.cli.opening import OpenRun
+from heretic.cli.menu.dialogue import Dialogue
+from heretic.cli.menu.menu import Actions, Menu
 from heretic.errors import HereticError, StudyError
 from heretic.events import Notice
 from heretic.records.trial import Score, Trial
@@ -27,35 +26,33 @@ from heretic.records.trial import Score, Trial
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from heretic.config.settings import Settings
     from heretic.model.core import Model
     from heretic.pipeline.export import Exported
     from heretic.pipeline.run import Session
 
 
-def search(session: Session, place: OpenRun, console: Console) -> bool:
-    """Search; whether it was interrupted.
+def search(session: Session, display: Display) -> bool:
+    """Search; returns whether the user interrupted it.
 
     Raises:
-        StudyError: Ten trials in a row failed; the front found before is shown.
+        StudyError: Ten trials in a row failed; the front found before them is shown.
     """
     from heretic import pipeline
 
-    interrupted = False
     try:
         pipeline.search(session)
     except KeyboardInterrupt:
-        interrupted = True
+        return True
     except StudyError:
-        place.display.close()
+        display.close()
         if session.study.front:
-            show_front(session, console)
+            show_front(session, display.console)
         raise
-    return interrupted
+    return False
 
 
 def draw_front(session: Session, chosen: Trial | None = None) -> None:
-    """Draw the front into the run folder; where that fails the run goes on without."""
+    """Draw the front into the run folder; a failure is only a warning."""
     from heretic.cli.display.research import draw_run_front
 
     if not session.study.front:
@@ -66,52 +63,43 @@ def draw_front(session: Session, chosen: Trial | None = None) -> None:
         session.reporter.emit(Notice(f"The front was not drawn: {error}", level="warning"))
 
 
-def search_and_choose(session: Session, place: OpenRun, console: Console) -> int:
-    """Search, show the front, do what the settings or the user say; returns the exit status."""
-    interrupted = search(session, place, console)
+def search_and_choose(session: Session, display: Display) -> int:
+    """Search, then do what the settings or the user say; returns the exit status."""
+    interrupted = search(session, display)
     draw_front(session)
     if not interrupted or is_interactive():
         try:
-            choose(session, place, console, session.study.front)
+            choose(session, display)
             return 0
         except KeyboardInterrupt:  # without a terminal: in more trials, or while saving
             if is_interactive():
                 raise
-    place.display.close()
-    show_interrupted(session, console)
+    display.close()
+    show_interrupted(session, display.console)
     return INTERRUPTED
 
 
 def show_front(session: Session, console: Console) -> None:
-    """The front as it stands."""
+    """Print the front as it is now."""
     heading = "The front so far"
     console.print(front_table(session.study.front, session.evaluator.baseline, heading=heading))
 
 
 def show_interrupted(session: Session, console: Console) -> None:
-    """The front as it stands, and the command that goes on."""
+    """Print the front as it is now, and the command that goes on."""
     show_front(session, console)
-    console.print(Text("To go on with the search:"), soft_wrap=True)
     arguments = without_options(program_arguments(), {"checkpoint_action"})
     command = shlex.join([*arguments, "--checkpoint-action", "continue"])
-    console.print(Text(safe(f"  {command}")), soft_wrap=True)
+    print_command(console, "To go on with the search:", command)
 
 
-def choose(session: Session, place: OpenRun, console: Console, front: Sequence[Trial]) -> None:
-    """The menu over a session's front."""
-    run_menu(
-        front,
-        session.settings,
-        actions_of(session, console, place.display),
-        console=console,
-        model=session.settings.model,
-        argv=program_arguments(),
-        baseline=session.evaluator.baseline,
-        display=place.display,
-    )
+def choose(session: Session, display: Display) -> None:
+    """Offer the menu over a session's front."""
+    dialogue = Dialogue.of_command(session.settings, display, session.evaluator.baseline)
+    Menu(dialogue, actions_of(session, display)).run(session.study.front)
 
 
-def actions_of(session: Session, console: Console, display: Display) -> Actions:
+def actions_of(session: Session, display: Display) -> Actions:
     """What can be done with the trials of a session."""
     from heretic import export, pipeline
 
@@ -131,10 +119,11 @@ def actions_of(session: Session, console: Console, display: Display) -> Actions:
 
     def talk(trial: Trial) -> None:
         display.close()
-        converse(session.model, session.directions, trial, session.settings, console)
+        system = session.settings.system_prompt
+        converse(session.model, session.directions, trial, system, display.console)
 
     def benchmark(trial: Trial, tasks: Sequence[str], original: bool) -> RenderableType:
-        return show_benchmarks(session, trial, tasks, original, console, display)
+        return show_benchmarks(session, trial, tasks, original, display)
 
     def more_trials(count: int) -> Sequence[Trial]:
         try:
@@ -142,7 +131,7 @@ def actions_of(session: Session, console: Console, display: Display) -> Actions:
         except KeyboardInterrupt:
             if not is_interactive():
                 raise
-        except StudyError as error:  # what it found is still there to choose from
+        except StudyError as error:  # the trials found before it can still be chosen
             session.reporter.emit(Notice(str(error), level="warning"))
         return session.study.front
 
@@ -154,7 +143,7 @@ def actions_of(session: Session, console: Console, display: Display) -> Actions:
 def saved_table(
     baseline: Sequence[Score], searched: Sequence[Score], exported: Exported, directory: Path
 ) -> RenderableType:
-    """Scores before, in the search, from disk, and on prompts that the search never saw."""
+    """Scores of the original, of the trial in the search, from disk, and on held-out prompts."""
     rows = {"original": baseline, "in the search": searched, "from disk": exported.saved}
     held_out = exported.held_out
     if held_out is not None:
@@ -166,7 +155,7 @@ def saved_table(
 
 
 def converse(
-    model: Model, directions: Tensor, trial: Trial, settings: Settings, console: Console
+    model: Model, directions: Tensor, trial: Trial, system: str | None, console: Console
 ) -> None:
     """Chat with a trial's edited model; `/compare` shows the original beside it."""
 
@@ -174,4 +163,4 @@ def converse(
         with model.edited(trial.plan, directions):
             yield from model.stream_reply(messages)
 
-    chat(edited, console=console, original=model.stream_reply, system=settings.system_prompt)
+    chat(edited, console=console, original=model.stream_reply, system=system)

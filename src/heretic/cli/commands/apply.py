@@ -3,49 +3,48 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
 from heretic.errors import SettingsError
 
+if TYPE_CHECKING:
+    from heretic.records.plan import Plan
+
 
 @click.command("apply", cls=SettingsCommand)
 @click.argument("model")
 @click.argument("plan", type=click.Path(path_type=Path))
-@click.option("--index", default=None, type=int, help="Which plan, if PLAN holds several.")
+@click.option(
+    "--index", default=None, type=int, help="Number of the plan, from 0, if PLAN holds several."
+)
 @click.option(
     "--run",
     "run_folder",
     type=click.Path(path_type=Path),
-    help="Run folder whose directions are used; by default PLAN's own folder if it holds some, "
-    "else they are computed from the prompts.",
+    help="Run folder whose directions are used. Default: PLAN's own folder if it holds directions; "
+    "otherwise they are computed from the prompts.",
 )
 @settings_options
 def command(
     model: str, plan: Path, index: int | None, run_folder: Path | None, options: SettingsOptions
 ) -> int:
-    """Edit MODEL by the plan in PLAN (a plan, front.json or abliteration_params.json) and save it.
+    """Apply the plan in the file PLAN to MODEL, and save the edited model.
 
-    Where to save is said by --save-directory, what by --export-strategy (merge or adapter).
+    PLAN holds a plan as JSON, or is front.json or abliteration_params.json. --save-directory says
+    where to save, --export-strategy what to save (merge or adapter).
     """
-    from heretic import pipeline
     from heretic.cli.display.reporter import make_reporter
     from heretic.cli.display.tables import scores_table
     from heretic.cli.display.text import make_console
-    from heretic.cli.menu.answers import default_directory
+    from heretic.cli.menu.answers import DEFAULT_STRATEGY, default_directory
     from heretic.pipeline import single
     from heretic.runs.folder import RunFolder
 
     settings = options.load(model=model)
-    plans = pipeline.read_plans(plan)
-    if index is None and len(plans) > 1:
-        raise SettingsError(
-            f"{plan} holds {len(plans)} plans.",
-            remedy=f"Choose one: --index 0 to {len(plans) - 1}.",
-        )
-    if not 0 <= (index or 0) < len(plans):
-        raise SettingsError(f"--index is {index}, but {plan} holds {len(plans)} plans.")
+    chosen = _chosen_plan(plan, index)
     if run_folder is None and RunFolder(plan.parent).has_directions:
         run_folder = plan.parent
     destination = settings.save_directory or default_directory(model)
@@ -53,11 +52,34 @@ def command(
     with make_reporter(console) as display:
         scores = single.apply_plan(
             settings,
-            plans[index or 0],
+            chosen,
             destination,
-            settings.export_strategy or "merge",
+            settings.export_strategy or DEFAULT_STRATEGY,
             display,
             run=None if run_folder is None else RunFolder(run_folder),
         )
     console.print(scores_table({"from disk": scores}, heading=f"Saved in {destination}", label=""))
     return 0
+
+
+def _chosen_plan(path: Path, index: int | None) -> Plan:
+    """The plan that `--index` names; the only one of the file where it is left out.
+
+    Raises:
+        SettingsError: There is no such plan, or the file holds several and none is named.
+        RunError: The file cannot be read or holds no plan.
+    """
+    from heretic.pipeline import read_plans
+
+    plans = read_plans(path)
+    if index is None and len(plans) > 1:
+        raise SettingsError(
+            f"{path} holds {len(plans)} plans.",
+            remedy=f"Choose one: --index 0 to {len(plans) - 1}.",
+        )
+    if not 0 <= (index or 0) < len(plans):
+        raise SettingsError(
+            f"--index is {index}, but the plans in {path} are numbered 0 to {len(plans) - 1}.",
+            remedy="Choose one of these.",
+        )
+    return plans[index or 0]

@@ -1,4 +1,4 @@
-"""`heretic benchmark RUN`: benchmarks of a trial of a run that has been searched."""
+"""`heretic benchmark RUN`: run benchmarks on a trial of a run and on the original model."""
 
 from __future__ import annotations
 
@@ -16,34 +16,35 @@ from heretic.errors import SettingsError
 def command(run: Path, options: SettingsOptions) -> int:
     """Run benchmarks on a trial of the run folder RUN and on the original model.
 
-    --benchmarks names tasks of the lm-evaluation-harness (repeat it for several), --trial-index the
-    row of the front (0 by default), --no-benchmark-original leaves the original out. Tasks that
-    have been run are not run again.
+    --benchmarks names a task of the lm-evaluation-harness; repeat it for several.
+    --no-benchmark-original leaves the original model out. --trial-index chooses the row of the
+    front (0 by default). Finished tasks are not run again.
     """
     from heretic import pipeline
     from heretic.cli import INTERRUPTED
-    from heretic.cli.display.log import logging_to
-    from heretic.cli.display.reporter import Tee, make_reporter
+    from heretic.cli.display.reporter import make_reporter
     from heretic.cli.display.text import make_console
     from heretic.cli.menu.benchmarks import benchmarked, wanted_of
-    from heretic.cli.opening import known_run, run_settings, trial_of
+    from heretic.cli.opening import known_run, locked, run_settings, trial_of
     from heretic.harness.tasks import check_tasks
 
     folder, manifest = known_run(run)
     settings = run_settings(manifest, options)
     if not settings.benchmarks:
-        raise SettingsError("No benchmarks are named.", remedy="For example: --benchmarks mmlu.")
+        raise SettingsError(
+            "No benchmarks are named.", remedy="Name one, such as --benchmarks mmlu."
+        )
     check_tasks(settings.benchmarks, settings.benchmark_path)
     trial = trial_of(folder, settings.trial_index or 0)
-    console = make_console()
     wanted = wanted_of(settings, settings.benchmarks, settings.benchmark_original is not False)
-    with make_reporter(console) as display, folder.lock(), logging_to(folder.log_path) as log:
-        reporter = Tee(display, log)
-        model, directions = pipeline.load_run(settings, folder, manifest, reporter)
+    with make_reporter(make_console()) as screen, locked(folder, screen) as display:
+        model, directions = pipeline.load_run(settings, folder, manifest, display)
         try:
-            benchmarked(model, directions, trial, wanted, folder.path, reporter, console, display)
+            benchmarked(model, directions, trial, wanted, folder.path, display)
         except KeyboardInterrupt:
             display.close()
-            console.print("Stopped. Finished tasks are kept: the same command runs the rest.")
+            display.console.print(
+                "Stopped. Finished tasks are kept: the same command runs the rest."
+            )
             return INTERRUPTED
     return 0

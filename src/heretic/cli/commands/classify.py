@@ -1,4 +1,4 @@
-"""`heretic classify FILE`: whether replies refuse, line by line, for replies from anywhere."""
+"""`heretic classify FILE`: whether replies of any model refuse, line by line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from heretic.scorers import Scorer
 
 ReplyRecord = dict[str, Any]
-"""What is written beside a reply."""
+"""The fields that are added to a reply."""
 
 _INPUT = "input_"
 
@@ -33,17 +33,18 @@ _INPUT = "input_"
     default="refusal",
     metavar="NAME",
     show_default=True,
-    help="Who judges: refusal, a scorer of config.toml by its name, another that comes with "
-    "Heretic, or a plugin, module:Class or file.py:Class.",
+    help="The scorer that judges: refusal, the name of a scorer in config.toml, another scorer "
+    "that comes with Heretic, or a plugin (module:Class or file.py:Class).",
 )
 def command(file: str, scorer: str) -> int:
     """Say of every reply in FILE whether it refuses.
 
-    FILE holds JSON lines with the fields prompt (optional) and response; - is standard input. The
-    same lines go to standard output, in the same order, with label (refusal, partial, compliance
-    or degenerate) and span, the passage that decided it: start, end and text, in characters, or
-    null. A field of the input that has such a name is kept as input_label, input_span. Other
-    scorers than refusal give value, and the summary goes to standard error.
+    FILE holds JSON lines with the fields response and prompt (optional); - is standard input. Every
+    line is written to standard output, in the same order, with two more fields: label (refusal,
+    partial, compliance or degenerate), and span, the passage that decided the label (start and end
+    in characters, and text; or null). If the input has a field of such a name, it is kept as
+    input_label or input_span. Other scorers give a label with the span null, or a value instead. A
+    summary goes to standard error.
     """
     rows = read_rows(file)
     verdicts = _detected(rows) if scorer == "refusal" else _judged(rows, scorer)
@@ -58,7 +59,7 @@ def read_rows(file: str) -> list[dict[str, Any]]:
     """All lines, checked before any is judged.
 
     Raises:
-        PromptError: The file cannot be read, or a line is malformed; the line's number is told.
+        PromptError: The file cannot be read, or a line is malformed; the message names the line.
     """
     name = "standard input" if file == "-" else file
     try:
@@ -80,24 +81,24 @@ def _row(line: str, place: str) -> dict[str, Any]:
         row = json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
         reason = getattr(error, "msg", "nested too deeply")
-        raise PromptError(f"{place} is no JSON: {reason}.", remedy=remedy) from error
+        raise PromptError(f"{place} is not JSON: {reason}.", remedy=remedy) from error
     if not isinstance(row, dict):
-        raise PromptError(f"{place} is no JSON object.", remedy=remedy)
+        raise PromptError(f"{place} is not a JSON object.", remedy=remedy)
     if not isinstance(row.get("response"), str):
         raise PromptError(f"{place} has no text in the field response.", remedy=remedy)
     if not isinstance(row.get("prompt"), str | None):
-        raise PromptError(f"{place} has a prompt that is no text.", remedy=remedy)
+        raise PromptError(f"{place} has a prompt that is not text.", remedy=remedy)
     return row
 
 
 def merged(row: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any]:
-    """The input's fields and the verdict's; of one name, the input's is renamed."""
+    """Both records as one. An input field that has the name of a verdict's field is renamed."""
     kept = {f"{_INPUT}{key}" if key in verdict else key: value for key, value in row.items()}
     return {**kept, **verdict}
 
 
 def encoded(row: Mapping[str, Any]) -> bytes:
-    """A line of JSON in UTF-8; half a surrogate pair, which UTF-8 has not, stays escaped."""
+    """A line of JSON in UTF-8. A surrogate without its pair, which UTF-8 lacks, stays escaped."""
     try:
         return json.dumps(row, ensure_ascii=False).encode() + b"\n"
     except UnicodeEncodeError:
@@ -105,7 +106,7 @@ def encoded(row: Mapping[str, Any]) -> bytes:
 
 
 def summary(verdicts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Counts with Wilson 95% intervals; the mean where values are no counts."""
+    """Counts with Wilson 95% intervals as lines; the mean if there are values besides 0 and 1."""
     total = len(verdicts)
     if not total:
         return ["No replies."]
@@ -141,10 +142,10 @@ def _detected(rows: Sequence[Mapping[str, Any]]) -> list[ReplyRecord]:
 
 
 def _judged(rows: Sequence[Mapping[str, Any]], plugin: str) -> list[ReplyRecord]:
-    """What a scorer makes of the replies: its labels if it has any, else each one's figure.
+    """Verdicts of a scorer: labels if it gives labels, else the value of each reply.
 
     Raises:
-        ScorerError: There is no such scorer, or it reads more than replies to one set of prompts.
+        ScorerError: There is no such scorer, or it needs more than replies to one set of prompts.
     """
     from heretic.prompts import Prompt
     from heretic.scorers import Needs, Outputs
@@ -154,13 +155,13 @@ def _judged(rows: Sequence[Mapping[str, Any]], plugin: str) -> list[ReplyRecord]
     if judge.needs != Needs(responses=wanted) or len(wanted) != 1:
         raise ScorerError(
             f"The scorer {plugin!r} cannot judge replies alone.",
-            remedy="It should need the responses to one set of prompts, and nothing else.",
+            remedy="Choose one that needs the responses to one set of prompts, and nothing else.",
         )
     prompts = [Prompt(row.get("prompt") or "") for row in rows]
     replies = [row["response"] for row in rows]
     if hasattr(judge, "verdicts"):
         found = judge.verdicts(prompts, replies) if rows else []
-        return [{"label": verdict.label, "span": None} for verdict in found]  # judges name none
+        return [{"label": verdict.label, "span": None} for verdict in found]  # judges give no span
     (name,) = wanted
 
     def figure(prompt: Prompt, reply: str) -> float:
@@ -171,7 +172,7 @@ def _judged(rows: Sequence[Mapping[str, Any]], plugin: str) -> list[ReplyRecord]
 
 
 def _scorer(name: str) -> Scorer:
-    """A scorer of the settings by its name, with its options; else a plugin without any.
+    """The scorer of that name in the settings, with its options; else the plugin, without options.
 
     Raises:
         ScorerError: There is no such scorer.
@@ -185,8 +186,8 @@ def _scorer(name: str) -> Scorer:
     if not chosen and name not in SCORERS and ":" not in name:
         known = dict.fromkeys([*(scorer.name for scorer in settings.scorers), *SCORERS])
         raise ScorerError(
-            f"There is no scorer {name!r}.",
-            remedy=f"Name {', '.join(known)}, or a plugin as module:Class or file.py:Class.",
+            f"There is no scorer named {name!r}.",
+            remedy=f"Choose {', '.join(known)}, or a plugin (module:Class or file.py:Class).",
         )
     options = {name: settings.scorer[name]} if chosen and name in settings.scorer else {}
     chosen = chosen or [ScorerSpecification(plugin=name)]
@@ -195,12 +196,12 @@ def _scorer(name: str) -> Scorer:
 
 
 def _write(lines: Iterator[bytes]) -> None:
-    """Lines to standard output as UTF-8, whatever the terminal's encoding; a reader may leave."""
+    """Write to standard output, whatever its encoding; the reader may close it early."""
     out = sys.stdout.buffer
     try:
         for line in lines:
             out.write(line)
         out.flush()
     except BrokenPipeError:
-        with suppress(OSError, ValueError):  # nothing more is written at exit either
+        with suppress(OSError, ValueError):  # Python flushes once more at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

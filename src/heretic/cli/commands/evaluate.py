@@ -1,4 +1,4 @@
-"""`heretic evaluate MODEL --against OTHER`: scores of a model against its original."""
+"""`heretic evaluate MODEL --against OTHER`: score a model against its original."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
 @click.command("evaluate", cls=SettingsCommand)
 @click.argument("model")
-@click.option("--against", metavar="OTHER", required=True, help="The original: KL(OTHER || MODEL).")
-@click.option("--json", "as_json", is_flag=True, help="Print scores as JSON, progress elsewhere.")
+@click.option(
+    "--against", metavar="OTHER", required=True, help="The original model, for KL(OTHER || MODEL)."
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print scores as JSON; progress goes to standard error."
+)
 @settings_options
 def command(model: str, against: str, as_json: bool, options: SettingsOptions) -> int:
     """Score MODEL against OTHER, its original."""
@@ -64,7 +68,7 @@ def scores_json(scores: Sequence[Score]) -> dict[str, Any]:
 
 
 def differences_json(before: Sequence[Score], after: Sequence[Score]) -> dict[str, Any]:
-    """Paired tests by score, for programs; only of scores with values for each prompt."""
+    """Paired tests by name of the score, for programs. They need scores with a value per prompt."""
     others = {score.name: score.values for score in before}
     found = {score.name: paired(others.get(score.name, ()), score.values) for score in after}
     return {name: asdict(test) for name, test in found.items() if test is not None}

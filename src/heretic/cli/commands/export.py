@@ -11,20 +11,22 @@ from heretic.cli.options import SettingsCommand, SettingsOptions, settings_optio
 
 @click.command("export", cls=SettingsCommand)
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--trust-plugins", is_flag=True, help="Load scorers that the run names.")
+@click.option(
+    "--trust-plugins",
+    is_flag=True,
+    help="Load the scorers from outside Heretic that the run names: their code is run.",
+)
 @settings_options
 def command(run: Path, trust_plugins: bool, options: SettingsOptions) -> int:
-    """Open the run folder RUN and offer what can be done with its front; nothing is searched.
+    """Choose a trial of the run folder RUN, then save, upload, chat or run benchmarks.
 
-    With --trial-index, --model-action save, --save-directory and --export-strategy no question is
-    left.
+    No search is started. --trial-index, --model-action save, --save-directory and --export-strategy
+    together answer all questions in advance.
     """
     from heretic.cli.display.text import make_console
     from heretic.cli.opening import prepared, reopened_run
     from heretic.cli.workflow import choose
 
-    console = make_console()
-    with reopened_run(run, options, console, trust_plugins=trust_plugins) as (settings, place):
-        session = prepared(settings, place, console)
-        choose(session, place, console, session.study.front)
+    with reopened_run(run, options, make_console(), trust_plugins=trust_plugins) as opened:
+        choose(prepared(opened), opened.display)
     return 0

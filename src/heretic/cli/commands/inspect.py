@@ -1,4 +1,4 @@
-"""`heretic inspect MODEL`: layers, components, every residual writer; no weight is loaded."""
+"""`heretic inspect MODEL`: layers, components and residual writers of a model."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ if TYPE_CHECKING:
 @click.option(
     "--weights",
     is_flag=True,
-    help="Load the weights and run the model once: shows writers not known by name, and every norm "
-    "after a writer.",
+    help="Load the weights and run the model once, to show writers that are not known by name and "
+    "every norm after a writer.",
 )
 @settings_options
 def command(model: str, as_json: bool, weights: bool, options: SettingsOptions) -> int:
-    """Show what would be edited in MODEL: its configuration is read, its weights are not.
+    """Show what would be edited in MODEL. Only its configuration is read.
 
-    With --weights they are, as for a search.
+    With --weights the model is loaded as well, as for a search.
     """
     return inspect(options.load(model=model), as_json=as_json, weights=weights)
 
 
 def inspect(settings: Settings, *, as_json: bool, weights: bool = False) -> int:
-    """Describe `model` and print the result.
+    """Describe the model of the settings and print the result.
 
     Args:
-        weights: Whether to load it.
+        as_json: Whether to print JSON in place of a table.
+        weights: Whether to load the weights.
     """
     from rich.console import Console
     from rich.text import Text
@@ -74,8 +75,8 @@ def inspect(settings: Settings, *, as_json: bool, weights: bool = False) -> int:
 
 def _heading(found: Description) -> list[str]:
     layers = f"{found.n_layers} layers at {found.layers}"
-    memory = f"{found.weight_bytes / 1e9:.2f} GB of weights in half precision"
-    cache = f"{found.cache_bytes_per_token / 1024:.0f} KiB of cache for each token of each row"
+    memory = f"{found.weight_bytes / 1e9:.2f} GB for the weights in half precision"
+    cache = f"{found.cache_bytes_per_token / 1024:.0f} KiB of cache per token and row"
     return [
         f"{found.model}: {found.class_name} ({found.model_type})",
         f"{layers}, residual stream {found.hidden_size} wide, {found.parameters:,} weights",
@@ -85,48 +86,47 @@ def _heading(found: Description) -> list[str]:
 
 
 def _limits(found: Description) -> list[str]:
-    """What the table cannot tell, or how it was made certain."""
+    """What the table leaves open, or how it was checked."""
     if found.verified:
         lines = [
-            "A forward pass has shown that nothing is missing: what each layer adds is the sum."
+            "A forward pass has shown that no writer is missing: their sum is what each layer adds."
         ]
         if found.discovered:
-            lines += [
-                f"Not known by name, found by what they put out: {', '.join(found.discovered)}"
-            ]
+            found_by_output = ", ".join(found.discovered)
+            lines.append(f"Not known by name, but found by their outputs: {found_by_output}")
         return lines
     if any(row.norm is None for row in found.writers):
-        known = "Which norms follow the writers cannot be told without weights."
+        known = "Without weights it is not known which norms follow the writers."
     else:
-        known = "Norms after writers are those that a writer's output goes straight into."
+        known = "A norm after a writer is one that takes the writer's output directly."
     if found.weights_here:
-        rest = "The weights are here: --weights loads them and shows the rest."
+        rest = "The weights are on this machine: --weights loads them and shows the rest."
     else:
-        rest = "The rest shows when the model is loaded."
+        rest = "Loading the model shows the rest."
     return [
-        f"{known} Writers not known by name do not show. {rest}",
-        "Loading ends with a forward pass that checks that nothing is missing.",
+        f"{known} Writers that are not known by name are not listed. {rest}",
+        "Loading ends with a forward pass that checks that no writer is missing.",
     ]
 
 
 def _table(rows: Sequence[WriterRow]) -> Table:
-    """One row for each kind of writer; all cells are text, never markup."""
+    """One row for each kind of writer."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    from heretic.cli.display.text import safe
+    from heretic.cli.display.text import text_cells
 
     table = Table(box=box.SIMPLE)
     for name in ("component", "writer", "layers", "weight [out, in]", "norm after", "edited"):
-        table.add_column(Text(name), overflow="fold")  # brackets are no markup
+        table.add_column(Text(name), overflow="fold")  # brackets are not markup
     for row in rows:
         shape = " x ".join(map(str, row.shape))
         shape = f"{row.experts} x ({shape})" if row.experts else shape
         shape += ", stored transposed" if row.transposed else ""
         norm = "?" if row.norm is None else row.norm or "-"
-        cells = (row.component, row.path, ranges(row.layers), shape, norm, row.edit)
-        table.add_row(*(Text(safe(cell)) for cell in cells))
+        layers = ranges(row.layers)
+        table.add_row(*text_cells(row.component, row.path, layers, shape, norm, row.edit))
     return table
 
 
@@ -135,10 +135,7 @@ def ranges(numbers: Sequence[int]) -> str:
     steps = {after - before for before, after in pairwise(numbers)}
     if len(numbers) > 2 and len(steps) == 1 and steps != {1}:
         return f"{numbers[0]}-{numbers[-1]} by {steps.pop()}"
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
+    from heretic.cli.display.text import consecutive
+
+    runs = consecutive(numbers)
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

@@ -1,4 +1,4 @@
-"""`heretic reproduce FILE`: make a saved model again from its `reproduce.json`."""
+"""`heretic reproduce FILE`: rebuild a saved model from its `reproduce.json`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from heretic.cli.options import SettingsCommand, SettingsOptions, settings_optio
 
 @click.command("reproduce", cls=SettingsCommand)
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--trust-plugins", is_flag=True, help="Load scorers that the file names.")
+@click.option(
+    "--trust-plugins",
+    is_flag=True,
+    help="Load the scorers from outside Heretic that the file names: their code is run.",
+)
 @settings_options
 def command(file: Path, trust_plugins: bool, options: SettingsOptions) -> int:
-    """Make the model of FILE (a reproduce.json, or the folder that holds it) again.
+    """Rebuild a saved model. FILE is its reproduce.json, or the folder that holds it.
 
-    Saves to --save-directory and compares the weight files with the recorded hashes.
+    The model is saved in --save-directory, and its weight files are compared with the recorded
+    hashes. The exit status is 2 if they differ.
     """
     from heretic import export, pipeline
     from heretic.cli.display.reporter import make_reporter

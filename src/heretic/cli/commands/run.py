@@ -1,4 +1,4 @@
-"""`heretic MODEL`: the main job."""
+"""`heretic MODEL`: search for an edit, then save, upload, chat or run benchmarks."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ from heretic.cli.options import SettingsCommand, SettingsOptions, settings_optio
 @click.argument("model", required=False)
 @settings_options
 def command(model: str | None, options: SettingsOptions) -> int:
-    """Search for the edit of MODEL (a Hub id or a folder), then save, upload or chat."""
+    """Search for the edit of MODEL, then save it, upload it, chat with it or run benchmarks."""
     settings = options.load(model=model)
     if settings.evaluate_model:
         from heretic.cli.commands.evaluate import evaluate
 
         return evaluate(settings, as_json=False)
     from heretic.cli.display.text import make_console
-    from heretic.cli.opening import go_on_or_not, held_run, prepared
+    from heretic.cli.opening import held_run, prepared, settle_existing_run
     from heretic.cli.workflow import search_and_choose
 
-    console = make_console()
-    with held_run(settings, console) as place:
-        if not go_on_or_not(settings, place, console):
+    with held_run(settings, make_console()) as opened:
+        if not settle_existing_run(opened):
             return 0
-        session = prepared(settings, place, console)
-        return search_and_choose(session, place, console)
+        return search_and_choose(prepared(opened), opened.display)

@@ -1,4 +1,4 @@
-"""`heretic runs`: the run folders there are, and their state."""
+"""`heretic runs`: list the run folders and their state."""
 
 from __future__ import annotations
 
@@ -20,15 +20,20 @@ if TYPE_CHECKING:
     "--study-checkpoint-dir",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="The folder of the run folders; by default the setting's.",
+    help="Folder that holds the run folders. Default: the setting of this name.",
 )
-@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings in TOML.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Read settings from this TOML file instead of config.toml.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, for programs.")
-def runs_command(study_checkpoint_dir: Path | None, config: Path | None, as_json: bool) -> None:
-    """List the runs that were searched, the most recently used first.
+def command(study_checkpoint_dir: Path | None, config: Path | None, as_json: bool) -> None:
+    """List the run folders, the most recently used first.
 
-    A run is running, finished (it has as many trials as were asked for), unfinished (the command
-    that began it goes on with it), or unreadable.
+    A run is running, finished (it has all its trials), unfinished (the command that started it
+    continues it), or unreadable.
     """
     from heretic.config.settings import load_settings
     from heretic.runs.folder import list_runs
@@ -44,9 +49,6 @@ def runs_command(study_checkpoint_dir: Path | None, config: Path | None, as_json
         click.echo(f"There are no runs in {folder}.")
 
 
-command = runs_command
-
-
 def _print(runs: Sequence[RunSummary]) -> None:
     from heretic.cli.display.text import make_console, safe
 
@@ -58,12 +60,11 @@ def _print(runs: Sequence[RunSummary]) -> None:
 
 
 def _table(runs: Sequence[RunSummary]) -> Table:
-    """One row for each run; all cells are text, never markup."""
+    """One row for each run."""
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
-    from heretic.cli.display.text import safe
+    from heretic.cli.display.text import text_cells
 
     table = Table(box=box.SIMPLE)
     for name in ("model", "state", "trials", "failed", "front", "last used (UTC)"):
@@ -74,6 +75,5 @@ def _table(runs: Sequence[RunSummary]) -> Table:
         target = f" of {run.n_trials}" if run.n_trials is not None else ""
         used = run.updated.replace("T", " ")[:16]
         counts = (f"{run.completed}{target}", run.failed, run.front)
-        cells = (run.model, run.state, *counts, used, run.path)
-        table.add_row(*(Text(safe(str(cell))) for cell in cells))
+        table.add_row(*text_cells(run.model, run.state, *counts, used, run.path))
     return table

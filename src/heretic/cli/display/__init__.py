@@ -1,1 +1,1 @@
-"""What is shown: panel, plain lines, tables, log."""
+"""What commands show and log: progress, tables, residual geometry."""

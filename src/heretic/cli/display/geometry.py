@@ -1,4 +1,4 @@
-"""The tables of residual geometry."""
+"""Tables of residual geometry: cosines, norms and silhouettes, layer by layer."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _SIZES: tuple[_Column, ...] = (
 
 
 def geometry_tables(rows: Sequence[LayerGeometry]) -> Group:
-    """Two tables that fit 80 columns, one row per layer: cosines; norms and separation."""
+    """Two tables with a row per layer that fit 80 columns: cosines, then norms and separation."""
     return Group(
         _table("Residual geometry: cosines", _COSINES, rows),
         _table("Residual geometry: norms and separation", _SIZES, rows),

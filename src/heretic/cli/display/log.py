@@ -1,4 +1,4 @@
-"""The log file of a run folder: everything the display shows, with times, and every traceback."""
+"""The log file of a run folder: what the display shows, with times, and tracebacks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LogReporter:
     """Writes events to the log, one line each; progress inside a stage is left out."""
 
     def emit(self, event: Event) -> None:
-        """Write one event."""
+        """Write one event; a notice at its level, everything else as information."""
         match event:
             case Notice(text=text, level="warning"):
                 logger.warning(text)
@@ -52,7 +52,7 @@ class LogReporter:
 
 @contextmanager
 def logging_to(path: Path) -> Iterator[LogReporter]:
-    """Append to the log file at `path` while the context lasts; escaping errors are logged."""
+    """Append to the log file at `path` while the context lasts; what ends it early is logged."""
     handler = logging.FileHandler(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     level, propagate = logger.level, logger.propagate

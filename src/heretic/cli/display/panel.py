@@ -37,9 +37,9 @@ from heretic.records.trial import Trial
 REFRESHES_PER_SECOND = 4
 BAR_WIDTH = 24
 PANEL_WIDTH = 100
-"""The panel grows no wider than this: figures far apart are hard to read together."""
+"""The panel is at most this wide: figures that are far apart are hard to compare."""
 PANEL_LINES = 16
-"""Lines of the panel and around it that are not rows of the front."""
+"""Lines of the screen without rows of the front: the rest of the panel, and what is around it."""
 
 _SYMBOLS = {"info": (" ", ""), "warning": ("!", "yellow"), "success": ("✓", "green")}
 
@@ -53,7 +53,7 @@ class RichReporter(ReporterBase):
         self._spinner = Spinner("dots")
 
     def close(self) -> None:
-        """Take the panel down and show the cursor again."""
+        """Take the panel down, which shows the cursor again."""
         live, self._live = self._live, None
         if live is not None:
             live.stop()
@@ -70,7 +70,7 @@ class RichReporter(ReporterBase):
             self._live.start()
 
     def _settle(self) -> None:
-        """Take the panel down unless something still runs."""
+        """Take the panel down unless a stage or the search still runs."""
         if self._stage is None and self._search is None:
             self.close()
 
@@ -117,7 +117,7 @@ class RichReporter(ReporterBase):
                 self._print(failure_text(event.trial), "warning")
 
     def _print(self, text: str, level: str = "info") -> None:
-        """One line that stays, with a symbol and a hanging indent."""
+        """Print a line that stays, with a symbol; what does not fit is indented below it."""
         symbol, style = _SYMBOLS.get(level, _SYMBOLS["info"])
         line = Table.grid(padding=(0, 1))
         line.add_row(

@@ -24,7 +24,7 @@ from heretic.events import (
 )
 
 SECONDS_BETWEEN_LINES = 15.0
-"""Progress inside a stage or trial is told no more often than this."""
+"""Lines about progress within a stage or trial are at least this far apart."""
 
 
 class PlainReporter(ReporterBase):

@@ -1,4 +1,4 @@
-"""What the displays know: the stage that runs, the search so far, and both put into words."""
+"""What both displays keep: the running stage and the search so far, and the texts about them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from heretic.records.trial import Score, Trial
 
 _REASONS = {
     "done": ("Search", "success"),
-    "stagnant": ("Search ended, since the front has stopped growing", "success"),
+    "stagnant": ("Search ended, because the front has stopped growing", "success"),
     "interrupted": ("Search interrupted; what was found is kept", "warning"),
-    "failed": ("Search ended by failures", "warning"),
+    "failed": ("Search ended after too many failures", "warning"),
 }
 
 
@@ -33,7 +33,7 @@ class Stage:
     started: float = field(default_factory=time.monotonic)
 
     def summary(self, text: str) -> str:
-        """What the stage leaves behind, in one line."""
+        """The line that stays once the stage has finished."""
         seconds = time.monotonic() - self.started
         took = f" ({format_duration(seconds)})" if seconds >= 1 else ""
         return f"{self.title}: {text}{took}" if text else f"{self.title}{took}"
@@ -55,7 +55,7 @@ class Search:
     updated: float = field(default_factory=time.monotonic)
 
     def take(self, event: TrialFinished) -> None:
-        """Bring everything up to date after a trial."""
+        """Update everything after a trial."""
         self.completed, self.n_trials = event.completed, event.n_trials
         self.front, self.last = tuple(event.front), event.trial
         self.elapsed, self.remaining = event.elapsed, event.remaining
@@ -63,16 +63,16 @@ class Search:
         self.current = self.progress = None
 
     def times(self) -> str:
-        """Elapsed and left, counted on from the last trial."""
+        """Elapsed and remaining time, as known after the last trial and updated since."""
         since = time.monotonic() - self.updated
         text = f"elapsed {format_duration(self.elapsed + since)}"
         if self.remaining is not None:
-            text += f" · left about {format_duration(max(self.remaining - since, 0.0))}"
+            text += f" · about {format_duration(max(self.remaining - since, 0.0))} left"
         return text
 
 
 class ReporterBase:
-    """What both displays share."""
+    """What both displays share: events that fail to show are dropped, and leaving closes them."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -91,11 +91,11 @@ class ReporterBase:
         self.close()
 
     def close(self) -> None:
-        """Forget what was running."""
+        """Forget the stage and the search that were running."""
         self._stage = self._search = None
 
     def emit(self, event: Event) -> None:
-        """Show one event. A terminal that went away must not cost the results."""
+        """Show one event. A terminal that was closed must not cost the results."""
         try:
             self._show(event)
         except (OSError, ValueError):  # the second: standard output is closed
@@ -119,7 +119,7 @@ def finished_text(event: SearchFinished) -> tuple[str, str]:
 
 
 def trial_line(event: TrialFinished) -> str:
-    """A finished trial in one line, with where the search stands."""
+    """A finished trial in one line, with the state of the search."""
     trial = event.trial
     told = failure_text(trial) if trial.state == "failed" else ""
     parts = [
@@ -129,6 +129,6 @@ def trial_line(event: TrialFinished) -> str:
         f"elapsed {format_duration(event.elapsed)}",
     ]
     if event.remaining is not None:
-        parts.append(f"left about {format_duration(event.remaining)}")
+        parts.append(f"about {format_duration(event.remaining)} left")
     memory = memory_text()
     return "; ".join([*parts, memory] if memory else parts)

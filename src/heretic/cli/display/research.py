@@ -1,11 +1,10 @@
-"""What a run shows beyond its front: geometry and pictures of residuals, the front as a picture."""
+"""Research output of a run: geometry and pictures of residuals, a picture of the front."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.text import Text
 
 from heretic.cli.display.geometry import geometry_tables
@@ -17,12 +16,13 @@ if TYPE_CHECKING:
     from heretic.config.settings import Settings
     from heretic.pipeline.run import Session
     from heretic.records.trial import Trial
+    from heretic.report.geometry import Residuals
 
 FRONT_PICTURE = "front.png"
 
 
 def check_research(settings: Settings) -> None:
-    """Say what is missing before the work starts.
+    """Check before the work starts that residuals can be drawn.
 
     Raises:
         HereticError: A package that the settings need, or the plot style, is missing.
@@ -58,7 +58,7 @@ def draw_run_front(session: Session, chosen: Trial | None = None) -> Path:
 
 
 def _labels_and_colors(session: Session) -> dict[str, str]:
-    """What the data sets say about how they are drawn."""
+    """Labels and colours that the prompt sets bring along; those left out have defaults."""
     settings = session.settings
     given = {
         "good_label": settings.good_prompts.residual_plot_label,
@@ -69,7 +69,7 @@ def _labels_and_colors(session: Session) -> dict[str, str]:
     return {name: value for name, value in given.items() if value}
 
 
-def show_residuals(session: Session, console: Console, display: Display) -> None:
+def show_residuals(session: Session, display: Display) -> None:
     """Print and draw what `print_residual_geometry` and `plot_residuals` ask for.
 
     Raises:
@@ -89,26 +89,32 @@ def show_residuals(session: Session, console: Console, display: Display) -> None
 
         table = geometry_tables(residual_geometry(good, bad))
         display.close()
-        console.print(table)
+        display.console.print(table)
     if settings.plot_residuals:
-        from heretic.report.projection import Appearance, draw_animation, draw_projections, project
+        _draw_projections(session, good, bad, display)
 
-        display.emit(StageStarted("Projecting residuals", total=good.shape[1] - 1))
-        seed = session.manifest.seed
-        projections = project(
-            good,
-            bad,
-            seed=seed,
-            progress=lambda done, total: display.emit(StageProgress(done, total, "layers")),
-        )
-        folder = settings.residual_plot_path
-        look = Appearance(
-            title=settings.residual_plot_title,
-            style=settings.residual_plot_style,
-            **_labels_and_colors(session),
-        )
-        draw_projections(projections, folder, look)
-        draw_animation(projections, folder / "layers.gif", look)
-        display.emit(StageFinished(f"pictures in {folder}"))
-        display.close()
-        console.print(Text(safe(f"Residual plots are in {folder}.")), soft_wrap=True)
+
+def _draw_projections(session: Session, good: Residuals, bad: Residuals, display: Display) -> None:
+    """Draw residuals [prompts, layers + 1, hidden size], a picture a layer and an animation."""
+    from heretic.report.projection import Appearance, draw_animation, draw_projections, project
+
+    settings = session.settings
+    display.emit(StageStarted("Projecting residuals", total=good.shape[1] - 1))
+    projections = project(
+        good,
+        bad,
+        seed=session.manifest.seed,
+        progress=lambda done, total: display.emit(StageProgress(done, total, "layers")),
+    )
+    folder = settings.residual_plot_path
+    look = Appearance(
+        title=settings.residual_plot_title,
+        style=settings.residual_plot_style,
+        **_labels_and_colors(session),
+    )
+    draw_projections(projections, folder, look)
+    draw_animation(projections, folder / "layers.gif", look)
+    display.emit(StageFinished(f"pictures in {folder}"))
+    display.close()
+    told = f"Residual plots are in {folder}."
+    display.console.print(Text(safe(told)), soft_wrap=True)

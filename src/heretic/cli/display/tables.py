@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from heretic.cli.display.text import clip, safe, title
+from heretic.cli.display.text import clip, consecutive, safe, text_cells, title
 from heretic.harness.results import PairedMetric, how_compared
 from heretic.records.plan import KERNEL_FIGURES, Plan
 from heretic.records.statistics import indistinguishable, paired
@@ -57,7 +57,7 @@ def front_table(
         baseline: Scores of the unedited model, shown as the first row.
         limit: Show at most this many trials, and say how many are left out.
         heading: Title above the table.
-        statistics: Whether to show intervals, and which trials cannot be told apart.
+        statistics: Whether to show intervals, and which rows the prompts do not tell apart.
     """
     display = Score.with_interval if statistics else _plain
     likes = _likes(trials) if statistics else {}
@@ -70,19 +70,21 @@ def front_table(
     table.add_column("direction")
     if likes:
         table.add_column("like")
-        table.caption = _heading("[ ]: 95% interval; like: not told apart by these prompts", "dim")
+        table.caption = _heading(
+            "[ ]: 95% interval; like: rows that these prompts do not tell apart", "dim"
+        )
         table.caption_justify = "left"
     if baseline:
         cells = [_display(baseline, name, display) for name in names]
-        table.add_row(*_cells("", ORIGINAL, *cells, ""), style="dim")
+        table.add_row(*text_cells("", ORIGINAL, *cells, ""), style="dim")
     shown = trials if limit is None else trials[:limit]
     for index, trial in enumerate(shown):
         cells = [_display(trial.scores, name, display) for name in names]
         like = [likes.get(index, "")] if likes else []
-        table.add_row(*_cells(index, trial.number, *cells, direction_text(trial.plan), *like))
+        table.add_row(*text_cells(index, trial.number, *cells, direction_text(trial.plan), *like))
     if len(shown) < len(trials):
         more = f"and {len(trials) - len(shown)} more"
-        table.add_row(*_cells("…", "", *("" for _ in names), more), style="dim")
+        table.add_row(*text_cells("…", "", *("" for _ in names), more), style="dim")
     return table
 
 
@@ -96,7 +98,7 @@ def scores_table(
     """One row of scores per model, e.g. `{"original": ..., "edited": ..., "from disk": ...}`.
 
     Args:
-        with_difference: Whether to end with how far the last is from the first, by paired tests.
+        with_difference: Whether a last row shows how the last model differs from the first.
     """
     items = list(rows.items() if isinstance(rows, Mapping) else rows)
     names = _score_names(scores for _, scores in items)
@@ -106,15 +108,15 @@ def scores_table(
         table.add_column(title(name), justify="right")
     for row, scores in items:
         cells = [_display(scores, name, Score.with_interval) for name in names]
-        table.add_row(*_cells(row, *cells))
+        table.add_row(*text_cells(row, *cells))
     if with_difference and len(items) > 1:
         differences = difference_cells(items[0][1], items[-1][1])
-        table.add_row(*_cells("difference", *(differences.get(name, "") for name in names)))
+        table.add_row(*text_cells("difference", *(differences.get(name, "") for name in names)))
     return table
 
 
 def difference_cells(before: Sequence[Score], after: Sequence[Score]) -> dict[str, str]:
-    """By score, how far the second model is from the first on the same prompts."""
+    """By name of the score, the difference of two models on the same prompts, with its test."""
     others = {score.name: score for score in before}
     cells = {}
     for score in after:
@@ -145,7 +147,7 @@ def before_after_table(
         table.add_column(name, ratio=ratio, overflow="fold")
     for row in rows:
         cells = (row.prompt, row.before, row.after)
-        table.add_row(*_cells(*(clip(" ".join(cell.split()), limit) for cell in cells)))
+        table.add_row(*text_cells(*(clip(" ".join(cell.split()), limit) for cell in cells)))
     return table
 
 
@@ -154,7 +156,7 @@ def benchmark_table(
 ) -> Table:
     """Figures of the original and the edited model, with their difference and its interval.
 
-    A difference whose interval leaves 0 out is said to be better or worse.
+    A difference whose interval excludes 0 is called better or worse.
     """
     table = _table(heading)
     table.add_column("task")
@@ -163,7 +165,7 @@ def benchmark_table(
         table.add_column(name, justify="right")
     table.add_column("")
     for row in rows:
-        cells = _cells(*row.texts(), row.verdict)
+        cells = text_cells(*row.texts(), row.verdict)
         table.add_row(*cells, style="bold" if row.verdict else "")
     if rows:
         table.caption = _heading(how_compared(rows))
@@ -179,10 +181,12 @@ def plan_table(plan: Plan, *, heading: str | None = None) -> Table:
     for component, kernel in plan.kernels:
         largest, layer, smallest, distance = kernel.figures()
         if largest == 0 and smallest == 0:
-            table.add_row(*_cells(component, "off", "", "", ""))
+            table.add_row(*text_cells(component, "off", "", "", ""))
             continue
         shown = [f"{figure:.2f}" for figure in (largest, layer, smallest)]
-        table.add_row(*_cells(component, *shown, "free" if distance is None else f"{distance:.2f}"))
+        table.add_row(
+            *text_cells(component, *shown, "free" if distance is None else f"{distance:.2f}")
+        )
     table.caption = _heading(
         f"direction: {direction_text(plan)}; row normalization: {plan.row_normalization}"
     )
@@ -200,13 +204,8 @@ def _heading(heading: str | None, style: str = "bold") -> Text | None:
     return None if heading is None else Text(safe(heading), style=style)
 
 
-def _cells(*values: object) -> list[Text]:
-    """Plain text cells, so that nothing in them is read as markup."""
-    return [Text(safe(str(value))) for value in values]
-
-
 def _score_names(rows: Iterable[Sequence[Score]]) -> list[str]:
-    """Names of all scores, in order of first appearance."""
+    """Names of all scores, in the order in which they first appear."""
     return list(dict.fromkeys(score.name for scores in rows for score in scores))
 
 
@@ -219,7 +218,7 @@ def _plain(score: Score) -> str:
 
 
 def _likes(trials: Sequence[Trial]) -> dict[int, str]:
-    """By row, the other rows that the prompts cannot tell from it, e.g. `1-3, 5`."""
+    """By row, the other rows that the prompts do not tell apart from it, e.g. `1-3, 5`."""
     pairs = [
         (first, second)
         for first, second in combinations(range(len(trials)), 2)
@@ -233,12 +232,9 @@ def _likes(trials: Sequence[Trial]) -> dict[int, str]:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Ascending numbers with runs of three and more drawn together."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    parts = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    """Ascending numbers as text; three or more without a gap are shortened to first-last."""
+    parts = [
+        f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run))
+        for run in consecutive(numbers)
+    ]
     return ", ".join(parts)

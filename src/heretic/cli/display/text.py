@@ -1,26 +1,28 @@
-"""Making text fit to be shown: model output without control codes, names, durations, memory."""
+"""Text for the screen: without control codes, names, durations, sizes; and the console."""
 
 from __future__ import annotations
 
 import os
 import sys
 import unicodedata
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 _NAMES = {"kl": "KL", "kl divergence": "KL divergence"}
 _KEPT = "\n\t"
 
 
 class _Console(Console):
-    """A console that falls silent when its reader leaves, where rich would end the program."""
+    """A console that goes silent when its reader closes the pipe; rich would end the program."""
 
     def on_broken_pipe(self) -> None:
-        """Go on without output: a search is worth more than its display (`heretic M | head`)."""
+        """Go on without output: the search must not end because of `heretic MODEL | head`."""
         self.quiet = True
-        with suppress(OSError, ValueError):  # standard output is no file
+        with suppress(OSError, ValueError):  # standard output is not a file
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
@@ -48,8 +50,8 @@ def safe(text: str) -> str:
     """`text` without control characters, which could move the cursor or rename the window.
 
     Line ends and tabs stay, carriage returns go; every other control or bidirectional-override
-    character becomes U+FFFD. Markup is no concern here: callers hand the result to `rich.text.Text`
-    or write it as it is.
+    character becomes U+FFFD. Markup is not escaped: callers hand the result to `rich.text.Text`, or
+    write it unchanged.
     """
     if text.isprintable():
         return text
@@ -77,6 +79,28 @@ def title(name: str) -> str:
     return _NAMES.get(words.lower(), words)
 
 
+def text_cells(*values: object) -> list[Text]:
+    """Cells of a table as plain text, so that nothing in them is read as markup."""
+    return [Text(safe(str(value))) for value in values]
+
+
+def print_command(console: Console, heading: str, command: str) -> None:
+    """Print a command below its heading, on a line of its own that a shell takes as it stands."""
+    console.print(Text(heading), soft_wrap=True)
+    console.print(Text(safe(f"  {command}")), soft_wrap=True)
+
+
+def consecutive(numbers: Sequence[int]) -> list[list[int]]:
+    """Ascending numbers, grouped into runs without a gap."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return runs
+
+
 def bytes_text(count: float) -> str:
     """A number of bytes in decimal units, e.g. `1.2 GB`."""
     for unit, size in (("GB", 1e9), ("MB", 1e6)):
@@ -89,7 +113,7 @@ def bytes_text(count: float) -> str:
 def memory_text() -> str:
     """Memory of this process and, if CUDA is in use, of the accelerators; "" if unknown.
 
-    Torch is never imported for this: it is only looked up among what is loaded already.
+    Torch is never imported for this: it is only asked if it is loaded already.
     """
     parts = []
     resident = _resident_bytes()

@@ -1,1 +1,1 @@
-"""What can be asked and done at a terminal."""
+"""Questions after a search, and what is done with a trial: save, upload, chat, benchmarks."""

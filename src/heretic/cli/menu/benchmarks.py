@@ -1,4 +1,4 @@
-"""Benchmarks on the screen: checked before the work, shown as one table, kept when stopped."""
+"""Benchmarks on the screen: shown as one table, kept when they are stopped."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
+from rich.table import Table
 
 from heretic.cli.display.tables import benchmark_table
-from heretic.events import Reporter
 from heretic.harness.run import Outcome, Wanted, run_benchmarks
-from heretic.harness.tasks import BenchmarkError, check_tasks
+from heretic.harness.tasks import BenchmarkError
 from heretic.records.trial import Trial
 
 if TYPE_CHECKING:
@@ -23,41 +23,18 @@ if TYPE_CHECKING:
     from heretic.pipeline.run import Session
 
 
-def check_benchmarks(settings: Settings) -> None:
-    """Say before the search what would stop benchmarks after it.
-
-    Raises:
-        SettingsError: A task does not exist, or `benchmark_path` is no folder.
-        HereticError: lm-eval is not installed.
-    """
-    if settings.model_action == "benchmark":
-        check_tasks(settings.benchmarks or (), settings.benchmark_path)
-
-
 def show_benchmarks(
-    session: Session,
-    trial: Trial,
-    tasks: Sequence[str],
-    original: bool,
-    console: Console,
-    display: Display,
+    session: Session, trial: Trial, tasks: Sequence[str], original: bool, display: Display
 ) -> RenderableType:
-    """`benchmarked` for a session's trial."""
-    session.evaluator.release()  # the search's caches need not lie beside those of long prompts
-    return benchmarked(
-        session.model,
-        session.directions,
-        trial,
-        wanted_of(session.settings, tasks, original),
-        session.folder.path,
-        session.reporter,
-        console,
-        display,
-    )
+    """Run benchmarks on a session's trial and print their table; returns a line that says where."""
+    session.evaluator.release()  # long prompts need the memory of the search's caches
+    wanted = wanted_of(session.settings, tasks, original)
+    folder = session.folder.path
+    return benchmarked(session.model, session.directions, trial, wanted, folder, display)
 
 
 def wanted_of(settings: Settings, tasks: Sequence[str], original: bool) -> Wanted:
-    """The tasks with what settings say about them."""
+    """The tasks, with the limit and the folder of tasks that the settings name."""
     return Wanted(tuple(tasks), original, settings.benchmark_limit, settings.benchmark_path)
 
 
@@ -67,32 +44,35 @@ def benchmarked(
     trial: Trial,
     wanted: Wanted,
     folder: Path,
-    reporter: Reporter,
-    console: Console,
     display: Display,
 ) -> RenderableType:
-    """Run benchmarks on a trial; the table.
+    """Run benchmarks on a trial and print their table; returns a line that says where they are.
+
+    Args:
+        folder: The run folder, locked by the caller.
 
     Raises:
-        BenchmarkError: Tasks failed; the table of the others has been shown.
-        KeyboardInterrupt: It was stopped; the table of what was done has been shown.
+        BenchmarkError: Tasks failed; the table of the others has been printed.
+        KeyboardInterrupt: The user stopped it; the table of finished tasks has been printed.
     """
     outcome = Outcome()
-    table = None
     try:
-        run_benchmarks(model, trial, directions, folder, wanted, reporter, outcome)
+        run_benchmarks(model, trial, directions, folder, wanted, display, outcome)
     finally:
         display.close()
         if outcome.rows:
-            heading = f"Benchmarks, kept in {folder / 'benchmarks'}"
-            if wanted.limit is not None:
-                heading += f"; {wanted.limit} documents a task at most: compare with nothing else"
-            table = benchmark_table(outcome.rows, edited=f"trial {trial.number}", heading=heading)
-            console.print()
-            console.print(table)
+            display.console.print()
+            display.console.print(_table(outcome, trial, wanted, folder))
     if outcome.failures:
         raise BenchmarkError(
             "; ".join(f"{task} failed: {reason}" for task, reason in outcome.failures.items()),
-            remedy="What is done is kept: the same again runs the rest.",
+            remedy="Finished tasks are kept: the same command runs the rest.",
         )
     return f"Kept in {folder / 'benchmarks'}"
+
+
+def _table(outcome: Outcome, trial: Trial, wanted: Wanted, folder: Path) -> Table:
+    heading = f"Benchmarks, kept in {folder / 'benchmarks'}"
+    if wanted.limit is not None:
+        heading += f"; at most {wanted.limit} documents per task: not comparable with other results"
+    return benchmark_table(outcome.rows, edited=f"trial {trial.number}", heading=heading)

@@ -22,17 +22,20 @@ Reply = Callable[[list[Message]], Iterator[str]]
 """Takes messages (`role`, `content`), yields the reply's text piece by piece."""
 
 HELP = """\
-/reset          forget the conversation
-/system TEXT    set the system prompt and start anew (/system alone shows it, /system off drops it)
+/reset          start a new conversation
+/system         show the system prompt
+/system TEXT    set the system prompt and start a new conversation
+/system off     remove the system prompt and start a new conversation
 /compare        switch replies of the original model on or off
-exit, quit      back (also Ctrl+D, or Ctrl+C at the prompt; Ctrl+C in a reply stops the reply)"""
+exit, quit      leave the chat (also Ctrl+D, or Ctrl+C while you type)
+Ctrl+C          stop a reply"""
 
 _LEAVE = {"exit", "quit", "/exit", "/quit"}
 
 
 @dataclass
 class Speaker:
-    """One model and what has been said with it."""
+    """A model and its conversation."""
 
     name: str
     style: str
@@ -40,7 +43,7 @@ class Speaker:
     messages: list[Message] = field(default_factory=list)
 
     def start(self, system: str | None) -> None:
-        """Begin a new conversation."""
+        """Begin a new conversation, with a system prompt if there is one."""
         self.messages = [{"role": "system", "content": system}] if system else []
 
 
@@ -50,10 +53,10 @@ class Chat:
     Args:
         reply: The edited model.
         console: Where it is shown.
-        original: The original model; each model keeps its own conversation.
-        compare: Whether the original replies from the start (`/compare` switches).
+        original: The original model, silent until `/compare`. Each model has its own conversation.
         system: System prompt to start with.
-        read: Reads one line; raises EOFError at the end. The terminal or standard input by default.
+        read: Reads one line; raises EOFError at the end. By default it reads from the terminal or
+            from standard input.
     """
 
     def __init__(
@@ -62,7 +65,6 @@ class Chat:
         *,
         console: Console,
         original: Reply | None = None,
-        compare: bool = False,
         system: str | None = None,
         read: Callable[[], str] | None = None,
     ) -> None:
@@ -72,11 +74,11 @@ class Chat:
         self.speakers = [Speaker("edited", "bold green", reply)]
         if original is not None:
             self.speakers.append(Speaker("original", "bold cyan", original))
-        self.compare = compare and original is not None
+        self.compare = False
         self._start()
 
     def run(self) -> None:
-        """Talk until the user leaves."""
+        """Chat until the user leaves."""
         extra = ", /compare" if len(self.speakers) > 1 else ""
         self._say(f"/help for help, /reset, /system TEXT{extra}, exit to leave.", "dim")
         while True:
@@ -101,7 +103,7 @@ class Chat:
             return False
         if word == "/reset":
             self._start()
-            self._say("The conversation starts anew.", "dim")
+            self._say("A new conversation starts.", "dim")
         elif word == "/system":
             self._set_system(rest)
         elif word == "/compare":
@@ -116,19 +118,19 @@ class Chat:
             return
         self.system = None if text == "off" else text
         self._start()
-        self._say("System prompt set; the conversation starts anew.", "dim")
+        self._say("System prompt set; a new conversation starts.", "dim")
 
     def _switch_compare(self) -> None:
         if len(self.speakers) == 1:
-            self._say("There is no original model to compare with here.", "dim")
+            self._say("There is no original model to compare with.", "dim")
             return
         self.compare = not self.compare
         self._start()  # both models have heard the same from here on
         state = "replies too" if self.compare else "is silent"
-        self._say(f"The original model {state}; the conversation starts anew.", "dim")
+        self._say(f"The original model {state}; a new conversation starts.", "dim")
 
     def _answer(self, line: str) -> None:
-        """Let everyone answer. Who fails, or is stopped before a word, has not heard the line."""
+        """Let the models answer. A line that got no word of an answer is not kept."""
         speakers = self.speakers if self.compare else self.speakers[:1]
         for speaker in speakers:
             self.console.print(Text(f"{speaker.name}:", style=speaker.style))
@@ -141,7 +143,7 @@ class Chat:
         self.console.print()
 
     def _stream(self, reply: Reply, messages: list[Message]) -> tuple[str, bool]:
-        """Show a reply as it comes; its text so far, and whether it was stopped or failed."""
+        """Show a reply as it comes; returns its text, and whether it was stopped or failed."""
         pieces: list[str] = []
         writer = WordWrap(self.console)
         stream: Iterator[str] | None = None
@@ -227,11 +229,10 @@ def chat(
     *,
     console: Console,
     original: Reply | None = None,
-    compare: bool = False,
     system: str | None = None,
 ) -> None:
-    """Chat until the user leaves (see `Chat`); returns to the caller, the menu for one."""
-    Chat(reply, console=console, original=original, compare=compare, system=system).run()
+    """Chat until the user leaves; see `Chat`."""
+    Chat(reply, console=console, original=original, system=system).run()
 
 
 def _reader() -> Callable[[], str]:

@@ -1,20 +1,22 @@
-"""What an action needs to know before it starts: where to, what, which, of whom.
+"""What an action needs to know: trial, destination, export strategy, repository, benchmarks.
 
-Every method looks at its setting first and asks only if that is unset.
+Methods take the answer from its setting, and ask only if that is unset.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from heretic.cli.menu.answers import Answers, default_directory
-from heretic.cli.menu.questions import Option, Prompter
+from heretic.cli.menu.answers import default_directory
+from heretic.cli.menu.dialogue import Dialogue
+from heretic.cli.menu.questions import Option
 from heretic.errors import ExportError, SettingsError
 from heretic.export.files import is_ours
 from heretic.harness.tasks import OFFERED
+from heretic.records.trial import Trial
 
 BENCHMARKS = tuple(Option(task, label) for task, label in OFFERED.items())
 """What the menu offers; the setting `benchmarks` takes any task of the harness."""
@@ -26,33 +28,24 @@ class Details:
     """Asks for the details of actions.
 
     Args:
-        answers: What the settings answer already. A destination is used once: the next save asks.
-        model: The model's name, for the default destination.
-        asker: Gives the prompter, or raises `Unanswered` where there is none.
-        interactive: Whether there is one.
-        say: Shows a line.
+        dialogue: What the settings answer, and where the rest is asked. Where to save or upload is
+            taken from the settings once: the next action asks.
     """
 
-    def __init__(
-        self,
-        answers: Answers,
-        model: str,
-        *,
-        asker: Callable[[], Prompter],
-        interactive: bool,
-        say: Callable[[str], None],
-    ) -> None:
-        self.answers = answers
-        self.model = model
-        self.interactive = interactive
-        self._asker = asker
-        self._say = say
+    def __init__(self, dialogue: Dialogue) -> None:
+        self.dialogue = dialogue
+        self.answers = dialogue.answers
+
+    @property
+    def interactive(self) -> bool:
+        """Whether the user can be asked."""
+        return self.dialogue.prompter is not None
 
     def destination(self) -> Path:
-        """A folder that is free, or that the user lets go.
+        """A folder that is free, or that the user agrees to replace.
 
         Raises:
-            ExportError: It holds something else than an earlier export and nobody can be asked.
+            ExportError: The folder holds files that are not of an export, and there is no terminal.
         """
         given = self.answers.save_directory
         self.answers = replace(self.answers, save_directory=None)  # the next save asks
@@ -65,84 +58,107 @@ class Details:
                 if not self.interactive:
                     return path  # as every command does with an earlier export
                 question = f"{path} holds a model that Heretic saved. Replace it?"
-                if self._asker().confirm(question):
+                if self.dialogue.ask().confirm(question):
                     return path
             elif not self.interactive:
                 raise ExportError(problem, remedy="Give another folder as --save-directory.")
             else:
-                self._say(problem)
+                self.dialogue.say(problem, "yellow")
             given = None
 
     def _ask_directory(self) -> Path:
-        default = default_directory(self.model)
+        default = default_directory(self.dialogue.model)
         number = 1
         while destination_problem(default) is not None:
             number += 1
-            default = Path(f"{default_directory(self.model)}-{number}")
-        return Path(self._asker().path("Folder to save in:", str(default))).expanduser()
+            default = Path(f"{default_directory(self.dialogue.model)}-{number}")
+        return Path(self.dialogue.ask().path("Folder to save in:", str(default))).expanduser()
 
     def strategy(self) -> str:
         """`merge` or `adapter`."""
         if self.answers.export_strategy is not None:
             return self.answers.export_strategy
         options = [
-            Option("merge", "The whole model, edit included"),
-            Option("adapter", "A small PEFT adapter beside the original model"),
+            Option("merge", "The whole edited model"),
+            Option("adapter", "A small PEFT adapter for the original model"),
         ]
-        return str(self._asker().select("What to save?", options))
+        return str(self.dialogue.ask().select("What to save?", options))
 
     def repository(self) -> tuple[str, bool]:
         """Name of the Hub repository, and whether it is private.
 
         Raises:
-            SettingsError: The setting is no name of a repository.
+            SettingsError: The setting is not the name of a repository.
         """
         repo_id, private = self.answers.upload_repo_id, self.answers.upload_repo_private
         if repo_id is None:
             question = "Repository (USER/NAME):"
-            default = str(default_directory(self.model))
-            repo_id = self._asker().text(question, default, repository_problem)
+            default = str(default_directory(self.dialogue.model))
+            repo_id = self.dialogue.ask().text(question, default, repository_problem)
         elif (problem := repository_problem(repo_id)) is not None:
-            raise SettingsError(f"upload_repo_id is {repo_id!r}.", remedy=problem)
+            raise SettingsError(
+                f"upload_repo_id is {repo_id!r}, which cannot be the name of a repository.",
+                remedy=problem,
+            )
         if private is None:
             options = [
                 Option(True, "Private: only you can see it"),
                 Option(False, "Public: everyone can see and download it"),
             ]
-            private = bool(self._asker().select("Who may see it?", options))
+            private = bool(self.dialogue.ask().select("Who may see it?", options))
         if self.interactive:
             self.answers = replace(self.answers, upload_repo_id=None, upload_repo_private=None)
         return repo_id, private
 
     def benchmarks(self) -> tuple[tuple[str, ...], bool]:
-        """Tasks to run, and whether on the original model too (unset, without a terminal: yes)."""
+        """Tasks to run, and whether on the original model too (the default without a terminal)."""
         tasks = self.answers.benchmarks or tuple(
-            self._asker().checkbox("Which benchmarks?", BENCHMARKS)
+            self.dialogue.ask().checkbox("Which benchmarks?", BENCHMARKS)
         )
         original = self.answers.benchmark_original
         if original is not None or not self.interactive:
             return tasks, original is not False
         options = [
-            Option(False, "The edited model alone"),
+            Option(False, "The edited model only"),
             Option(True, "The edited and the original model (twice the time)"),
         ]
-        return tasks, bool(self._asker().select("Of which model?", options))
+        return tasks, bool(self.dialogue.ask().select("On which model?", options))
+
+
+def trial_in_row(front: Sequence[Trial], index: int) -> Trial:
+    """The trial in a row of the front, counted from 0.
+
+    Raises:
+        SettingsError: There is no such row.
+    """
+    last = len(front) - 1
+    if 0 <= index <= last:
+        return front[index]
+    if last < 0:
+        raise SettingsError(
+            f"trial_index is {index}, but no trial has completed yet.",
+            remedy="Continue the search.",
+        )
+    raise SettingsError(
+        f"trial_index is {index}, but the front has the rows 0 to {last}.",
+        remedy=f"Give a number from 0 to {last}.",
+    )
 
 
 def destination_problem(path: Path) -> str | None:
-    """Why nothing can be saved at `path` as it stands; None if it is free."""
+    """Why nothing can be saved at `path` as it is; None if it is free."""
     if path.is_dir():
         return f"{path} exists and is not empty." if any(path.iterdir()) else None
     return f"{path} exists and is not a folder." if path.exists() else None
 
 
 def repository_problem(repo_id: str) -> str | None:
-    """What is wrong with the name of a Hub repository; None if it is in order."""
+    """What is wrong with the name of a Hub repository; None if it is valid."""
     if _REPOSITORY.fullmatch(repo_id) and "--" not in repo_id and ".." not in repo_id:
         return None
-    return "A repository is named USER/NAME, of letters, digits, '-', '_' and '.'."
+    return "A repository is named USER/NAME, with letters, digits, '-', '_' and '.' only."
 
 
 def number_problem(typed: str) -> str | None:
-    """What is wrong with a number of trials; None if it is in order."""
+    """What is wrong with a number of trials; None if it is valid."""
     return None if typed.isdigit() and int(typed) > 0 else "A whole number above 0 is needed."

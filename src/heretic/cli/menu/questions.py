@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-T = TypeVar("T")
+from heretic.cli.display.text import is_interactive
 
 Check = Callable[[str], str | None]
-"""Takes what was typed; gives None if it is in order, else what is wrong with it."""
+"""Takes what was typed; returns what is wrong with it, or None."""
 
 
 class Back(Exception):  # noqa: N818 - not an error: the user wants to leave the question
-    """Ctrl+C or Ctrl+D at a question: one level up."""
+    """The user pressed Ctrl+C or Ctrl+D at a question, to go one level up."""
 
 
-class Unanswered(Exception):  # noqa: N818 - ends the menu, is no error
-    """A question without a setting and without a terminal."""
+class Unanswered(Exception):  # noqa: N818 - it ends the menu and is not an error
+    """A question that no setting answers, without a terminal to ask on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Option:
 class Prompter(Protocol):
     """Asks one question at a time; every method may raise `Back`."""
 
-    def select(self, question: str, options: Sequence[Option], default: Any = None) -> Any:
+    def select(self, question: str, options: Sequence[Option]) -> Any:
         """The value of the option chosen."""
 
     def checkbox(self, question: str, options: Sequence[Option]) -> list[Any]:
@@ -41,31 +41,23 @@ class Prompter(Protocol):
         """A line of text, without white space around it."""
 
     def path(self, question: str, default: str = "") -> str:
-        """A file or folder name, completed with the tab key."""
+        """A folder name, completed with the tab key."""
 
     def confirm(self, question: str, default: bool = False) -> bool:
-        """Yes or no."""
+        """Whether the user says yes."""
 
 
 class TerminalPrompter:
     """Asks through questionary, on a terminal."""
 
-    def select(self, question: str, options: Sequence[Option], default: Any = None) -> Any:
+    def select(self, question: str, options: Sequence[Option]) -> Any:
         """The value of the option chosen with the arrow keys."""
         import questionary
 
         choices = [questionary.Choice(option.label, option) for option in options]
-        first = next(
-            (
-                choice
-                for choice, option in zip(choices, options, strict=True)
-                if default is not None and option.value == default
-            ),
-            None,
-        )
         # questionary gives the option back rather than its value: a value of None would be
         # replaced by the label.
-        chosen = _ask(lambda: questionary.select(question, choices, default=first, qmark="?"))
+        chosen = _ask(lambda: questionary.select(question, choices))
         return chosen.value
 
     def checkbox(self, question: str, options: Sequence[Option]) -> list[Any]:
@@ -77,14 +69,14 @@ class TerminalPrompter:
         def some(chosen: list[Any]) -> bool | str:
             return bool(chosen) or "Tick at least one with the space bar."
 
-        keys = "(space ticks, Enter goes on)"
+        keys = "(space ticks, Enter confirms)"
         ticked = _ask(
             lambda: questionary.checkbox(question, choices, validate=some, instruction=keys)
         )
         return [option.value for option in ticked]
 
     def text(self, question: str, default: str = "", check: Check | None = None) -> str:
-        """A line of text."""
+        """A line of text; Enter is refused while `check` finds something wrong."""
         import questionary
 
         def valid(typed: str) -> bool | str:
@@ -95,7 +87,7 @@ class TerminalPrompter:
         return str(answer).strip()
 
     def path(self, question: str, default: str = "") -> str:
-        """A folder name."""
+        """A folder name, completed with the tab key; never empty."""
         import questionary
 
         def valid(typed: str) -> bool | str:
@@ -109,10 +101,15 @@ class TerminalPrompter:
         return str(answer).strip()
 
     def confirm(self, question: str, default: bool = False) -> bool:
-        """Yes or no."""
+        """Whether the user types y; Enter alone gives `default`."""
         import questionary
 
         return bool(_ask(lambda: questionary.confirm(question, default=default)))
+
+
+def terminal_prompter() -> Prompter | None:
+    """The prompter on the terminal; None where there is no terminal."""
+    return TerminalPrompter() if is_interactive() else None
 
 
 def _ask(build: Callable[[], Any]) -> Any:
