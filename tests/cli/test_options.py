@@ -15,7 +15,7 @@ from heretic import __version__
 from heretic.cli import main as registry
 from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
 from heretic.config import Settings
-from heretic.config.fields import SettingsFields
+from heretic.config.fields.all import SettingsFields
 from heretic.config.schema import known_paths
 from heretic.errors import HereticError, SettingsError
 from heretic.main import main, run

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from heretic.config import DatasetSpecification, Settings, load_settings
 from heretic.config import reference as config_docs
-from heretic.config.fields import SettingsFields
-from heretic.config.schema import known_paths
-from heretic.config.sources import ARGUMENTS, check_keys
+from heretic.config.fields.all import SettingsFields
+from heretic.config.layers import ARGUMENTS
+from heretic.config.schema import check_keys, known_paths
 from heretic.errors import SettingsError
 
 ROOT = Path(__file__).parents[2]
@@ -171,7 +171,7 @@ def test_a_config_file_that_cannot_be_read(tmp_path: Path, text: str | None, sai
 
 def test_a_dotenv_that_is_no_text():
     Path(".env").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SettingsError, match=r"\.env or a secret cannot be read"):
+    with pytest.raises(SettingsError, match=r"\.env cannot be read"):
         Settings(model="m")
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import heretic
-from heretic.config.sources import Place, WholeSource, check_ready_made, no_such, read_toml
+from heretic.config.nested import read_toml
+from heretic.config.schema import SettingsLayer, SettingsOrigin, check_ready_made, no_such
 
 OWN_FOLDER = Path(heretic.__file__).with_name("behaviors")
 FILE_NAME = "config.toml"
@@ -49,9 +50,9 @@ class Behavior:
     about: str = ""
 
     @property
-    def place(self) -> Place:
+    def origin(self) -> SettingsOrigin:
         """For errors about its settings."""
-        return Place(f"in {self.file}", "key")
+        return SettingsOrigin(f"in {self.file}", "key")
 
 
 def names() -> list[str]:
@@ -115,7 +116,7 @@ def read_behavior(file: Path) -> Behavior:
     values = read_toml(file)
     about = str(values.pop(ABOUT, ""))
     behavior = Behavior(_name(file), file, _absolute(values, file.parent), about)
-    check_ready_made(values, behavior.place, FORBIDDEN, "behaviors")
+    check_ready_made(values, behavior.origin, FORBIDDEN, "behaviors")
     return behavior
 
 
@@ -135,18 +136,20 @@ def _absolute(value: Any, folder: Path, key: str = "") -> Any:
     return value
 
 
-class BehaviorSource(WholeSource):
-    """The ready configuration that the sources above name."""
+def read_behavior_layer(above: Mapping[str, Any]) -> SettingsLayer | None:
+    """The ready configuration that the layers above name, as far as it goes with them.
 
-    def __call__(self) -> dict[str, Any]:
-        """Values by setting."""
-        above = self.current_state
-        choice = above.get("behavior")
-        if not choice:
-            return {}
-        behavior = find_behavior(str(choice))
-        self.reading.layers.append((behavior.place, behavior.settings))
-        return _fitted(behavior.settings, above)
+    Args:
+        above: Those layers, merged.
+
+    Raises:
+        SettingsError: As `find_behavior`.
+    """
+    choice = above.get("behavior")
+    if not choice:
+        return None
+    behavior = find_behavior(str(choice))
+    return SettingsLayer(behavior.origin, _fitted(behavior.settings, above))
 
 
 def _fitted(settings: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

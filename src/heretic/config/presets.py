@@ -7,14 +7,14 @@ then on, and in whatever is recorded of a run.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heretic.config.sources import Place, WholeSource, check_ready_made, no_such, read_toml
+from heretic.config.nested import read_toml
+from heretic.config.schema import SettingsLayer, SettingsOrigin, check_ready_made, no_such
 from heretic.errors import SettingsError
 from heretic.system.hub import gguf_architecture, gguf_parts, hub_config, is_local
 
@@ -28,10 +28,6 @@ WHY = "why"
 
 FORBIDDEN = ("model", "model_commit", "evaluate_model", "trust_remote_code", "preset")
 """Settings that choose the preset, or that only the user decides on."""
-
-
-_log = logging.getLogger(__name__)
-_log.addHandler(logging.NullHandler())  # a library prints nothing unless asked to
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +62,9 @@ class Preset:
     why: str = ""
 
     @property
-    def place(self) -> Place:
+    def origin(self) -> SettingsOrigin:
         """For errors about its settings."""
-        return Place(f"in preset {self.name} of {self.file}", "key")
+        return SettingsOrigin(f"in preset {self.name} of {self.file}", "key")
 
     def fits(self, facts: Facts) -> bool:
         """Whether it is for this model."""
@@ -122,9 +118,9 @@ def _preset(name: str, table: Any, file: Path) -> Preset:
         )
     settings = {key: v for key, v in table.items() if key not in (*CONDITIONS, WHY)}
     preset = Preset(name, file, {}, settings, str(table.get(WHY, "")))
-    check_ready_made(settings, preset.place, FORBIDDEN, "presets")
+    check_ready_made(settings, preset.origin, FORBIDDEN, "presets")
     conditions = {
-        key: _globs(table[key], f"{key} {preset.place.name}") for key in CONDITIONS if key in table
+        key: _globs(table[key], f"{key} {preset.origin.name}") for key in CONDITIONS if key in table
     }
     return replace(preset, conditions=conditions)
 
@@ -221,22 +217,24 @@ def applied(settings: Settings) -> Preset | None:
     return None if preset is None else preset.held(settings)
 
 
-class PresetSource(WholeSource):
-    """The preset that fits what the sources above say of the model."""
+def read_preset_layer(above: Mapping[str, Any]) -> SettingsLayer | None:
+    """The preset that fits the model which the layers above name.
 
-    def __call__(self) -> dict[str, Any]:
-        """Values by setting."""
-        above = self.current_state
-        revision = above.get("model_commit")
+    Args:
+        above: Those layers, merged.
+
+    Raises:
+        SettingsError: As `find_preset`; or the model's name cannot be looked up as a path.
+    """
+    model = str(above.get("model") or "")
+    revision = above.get("model_commit")
+    try:
         preset = find_preset(
-            str(above.get("preset", "auto")),
-            str(above.get("model") or ""),
-            str(revision) if revision else None,
+            str(above.get("preset", "auto")), model, str(revision) if revision else None
         )
-        if preset is None:
-            return {}
-        self.reading.layers.append((preset.place, preset.settings))
-        return dict(preset.settings)
+    except OSError as error:
+        raise SettingsError(f"The model {model} cannot be looked up: {error}.") from error
+    return None if preset is None else SettingsLayer(preset.origin, preset.settings)
 
 
 def documented() -> Iterator[tuple[str, str, str, str]]:

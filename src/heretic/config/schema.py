@@ -1,14 +1,171 @@
-"""The settings as data, for all who ask."""
+"""The settings as data: what there is, how it is written in each place, which keys are unknown.
+
+The fields are decoded here and nowhere else: the command line, the reference page, documents and
+errors ask this module.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
-from heretic.config.fields import SettingsFields
+from heretic.config.declaration import AS_BEFORE
+from heretic.config.fields.all import SettingsFields
+from heretic.errors import SettingsError
+
+ENVIRONMENT_PREFIX = "HERETIC_"
+
+Kind = Literal[
+    "text",
+    "integer",
+    "number",
+    "switch",
+    "path",
+    "choice",
+    "list of texts",
+    "list of pairs",
+    "list of tables",
+    "table",
+    "mapping",
+    "open table",
+    "text or table",
+]
+"""`table`: with known keys. `mapping`: any keys, values of one type. `open table`: anything."""
+
+_SCALARS: Mapping[Any, Kind] = {
+    str: "text",
+    int: "integer",
+    float: "number",
+    bool: "switch",
+    Path: "path",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SettingInfo:
+    """A setting, or a key of a table among the settings.
+
+    Attributes:
+        path: Its name; of a key, the table's name before it.
+        kind: Its type, None left aside.
+        group: The heading it is listed under; empty for keys of tables.
+        description: What it means.
+        default: None where it is unset or has to be given.
+        required: Whether it has to be given.
+        example: A value to show where the default is unset.
+        scores: Whether a change of it can change a score.
+        as_before: At most one value, as JSON has it: with it, everything is as it was before the
+            setting existed.
+        choices: The values of a `choice`.
+        keys: The keys of a `table`, or those of each element of a `list of tables`.
+    """
+
+    path: tuple[str, ...]
+    kind: Kind
+    group: str
+    description: str
+    default: Any
+    required: bool
+    example: Any
+    scores: bool
+    as_before: tuple[Any, ...]
+    choices: tuple[str, ...]
+    keys: tuple[SettingInfo, ...]
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.path[-1]
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it is a list of anything."""
+        return self.kind.startswith("list")
+
+    @property
+    def option(self) -> str:
+        """The option that sets it."""
+        return option_name(*self.path)
+
+    @property
+    def option_off(self) -> str:
+        """The option that turns a `switch` off."""
+        return f"--no-{self.option.removeprefix('--')}"
+
+
+@cache
+def settings_of(model: type[BaseModel] = SettingsFields) -> tuple[SettingInfo, ...]:
+    """The settings of a model, in its order."""
+    return _decoded_fields(model, ())
+
+
+def _decoded_fields(model: type[BaseModel], above: tuple[str, ...]) -> tuple[SettingInfo, ...]:
+    return tuple(
+        _decoded_field((*above, name), field) for name, field in model.model_fields.items()
+    )
+
+
+def _decoded_field(path: tuple[str, ...], field: FieldInfo) -> SettingInfo:
+    annotation = _without_none(field.annotation)
+    kind = _kind(annotation)
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    inner = get_args(annotation)[0] if kind == "list of tables" else annotation
+    return SettingInfo(
+        path=path,
+        kind=kind,
+        group=str(extra.get("group", "")),
+        description=field.description or "",
+        default=None if field.is_required() else field.get_default(),
+        required=field.is_required(),
+        example=extra.get("example"),
+        scores=bool(extra.get("scores", True)),
+        as_before=(extra[AS_BEFORE],) if AS_BEFORE in extra else (),
+        choices=get_args(annotation) if kind == "choice" else (),
+        keys=_decoded_fields(inner, path) if _is_model(inner) else (),
+    )
+
+
+def _without_none(annotation: Any) -> Any:
+    kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
+    return kinds[0] if NoneType in get_args(annotation) else annotation
+
+
+def _kind(annotation: Any) -> Kind:
+    kind_of, arguments = get_origin(annotation), get_args(annotation)
+    if kind_of is Literal:
+        return "choice"
+    if kind_of is tuple:
+        if _is_model(arguments[0]):
+            return "list of tables"
+        return "list of pairs" if get_origin(arguments[0]) is tuple else "list of texts"
+    if kind_of is dict:
+        return "open table" if _holds_anything(annotation) else "mapping"
+    return "table" if _is_model(annotation) else _SCALARS.get(annotation, "text or table")
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _holds_anything(annotation: Any) -> bool:
+    return annotation is Any or (
+        get_origin(annotation) is dict and _holds_anything(get_args(annotation)[1])
+    )
+
+
+def known_paths(settings: Sequence[SettingInfo] | None = None) -> Iterator[tuple[str, ...]]:
+    """The path of every setting, tables before what they hold."""
+    for setting in settings_of() if settings is None else settings:
+        yield setting.path
+        yield from known_paths(setting.keys)
 
 
 def reproducible_names() -> frozenset[str]:
@@ -16,35 +173,113 @@ def reproducible_names() -> frozenset[str]:
 
     Remote code, places on disk, actions and limits of this machine are not among them.
     """
-    return frozenset(
-        name
-        for name, info in SettingsFields.model_fields.items()
-        if isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("scores")
+    return frozenset(setting.name for setting in settings_of() if setting.scores)
+
+
+def values_as_before() -> dict[str, Any]:
+    """What settings are in a record that was made before they existed, as JSON has it."""
+    return {setting.name: value for setting in settings_of() for value in setting.as_before}
+
+
+def option_name(*path: str) -> str:
+    """The option that sets the setting at `path`: `--good-prompts.split`."""
+    return "--" + ".".join(path).replace("_", "-")
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsOrigin:
+    """Where settings stand, as people call it; `spelling` fixes how a key is written there."""
+
+    name: str
+    spelling: Literal["key", "option", "variable"]
+
+    def spell(self, path: tuple[str, ...]) -> str:
+        """How the setting at `path` is written here."""
+        if self.spelling == "option":
+            return option_name(*path)
+        if self.spelling == "variable":
+            return ENVIRONMENT_PREFIX + "__".join(path).upper()
+        return ".".join(path)
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsLayer:
+    """What one place says about settings.
+
+    Attributes:
+        values: By name; tables are nested.
+        of_command: Whether it belongs to one command: its options, and the file of `--config`.
+    """
+
+    origin: SettingsOrigin
+    values: Mapping[str, Any]
+    of_command: bool = False
+
+
+def unknown_key(path: tuple[str, ...], origin: SettingsOrigin) -> SettingsError:
+    """The error for a key that is not a setting, naming the nearest one as it is written there."""
+    spelled = origin.spell(path)
+    known = [origin.spell(candidate) for candidate in known_paths()]
+    close = difflib.get_close_matches(spelled, known, n=1, cutoff=0.6)
+    nearest = close or difflib.get_close_matches(spelled, known, n=1, cutoff=0.0)
+    guess = f"Did you mean {nearest[0]}?" if close else f"The nearest known one is {nearest[0]}."
+    return SettingsError(
+        f"Unknown setting {spelled} {origin.name}.",
+        remedy=f"{guess} `heretic config` lists all settings.",
     )
 
 
-FREE_TABLES = ("scorer", "chat_template_kwargs")
-"""Settings that are tables of anything."""
+def check_keys(
+    values: Mapping[str, Any],
+    origin: SettingsOrigin,
+    settings: Sequence[SettingInfo] | None = None,
+    above: tuple[str, ...] = (),
+) -> None:
+    """Refuse keys that are not settings.
+
+    Raises:
+        SettingsError: A key is unknown; names the nearest known one and the place.
+    """
+    known = {setting.name: setting for setting in (settings_of() if settings is None else settings)}
+    for key, value in values.items():
+        if key not in known:
+            raise unknown_key((*above, key), origin)
+        if not known[key].keys:
+            continue
+        for element in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(element, Mapping):
+                check_keys(element, origin, known[key].keys, known[key].path)
 
 
-def table_model(annotation: Any) -> type[BaseModel] | None:
-    """The model behind a field that is a table, or behind the elements of a list of tables."""
-    kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
-    if NoneType in get_args(annotation) and len(kinds) == 1:
-        return table_model(kinds[0])
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if get_origin(annotation) is tuple:
-        return table_model(get_args(annotation)[0])
-    return None
+def check_ready_made(
+    values: Mapping[str, Any], origin: SettingsOrigin, forbidden: Collection[str], kind: str
+) -> None:
+    """Refuse what ready-made settings must not hold.
+
+    Args:
+        forbidden: Settings that only the user may set.
+        kind: What they are, in the plural.
+
+    Raises:
+        SettingsError: A key is forbidden; or as `check_keys`.
+    """
+    for key in forbidden:
+        if key in values:
+            raise SettingsError(f"Setting {key} {origin.name}: {kind} cannot set it.")
+    check_keys(values, origin)
 
 
-def known_paths(
-    model: type[BaseModel] = SettingsFields, above: tuple[str, ...] = ()
-) -> Iterator[tuple[str, ...]]:
-    """The path of every setting, tables before what they hold."""
-    for name, info in model.model_fields.items():
-        yield (*above, name)
-        inner = table_model(info.annotation)
-        if inner is not None:
-            yield from known_paths(inner, (*above, name))
+def no_such(kind: str, name: str, known: Collection[str], otherwise: str) -> SettingsError:
+    """The error that there is nothing ready-made of that name.
+
+    Args:
+        kind: What it should have been.
+        known: All there are.
+        otherwise: How to name one's own.
+    """
+    close = difflib.get_close_matches(name, known, n=1)
+    guess = f"Did you mean {close[0]}? " if close else ""
+    return SettingsError(
+        f"There is no {kind} {name}.",
+        remedy=f"{guess}There are {', '.join(known)}; {otherwise}.",
+    )

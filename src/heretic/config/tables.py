@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from heretic.records.trial import Optimization
+from heretic.config.declaration import Optionally
+from heretic.records.choices import Optimization
 
 SCORERS = {
     "refusal": "heretic.scorers.refusal:RefusalDetector",
@@ -27,14 +28,6 @@ SCORERS = {
     "classifier_judge": "heretic.scorers.judge:ClassifierJudge",
 }
 """Scorers that come with Heretic, by the names that settings may call them by."""
-
-
-def _empty_is_unset(value: Any) -> Any:
-    """TOML and the environment have no null: there, empty text means unset."""
-    return None if value == "" else value
-
-
-Optionally = BeforeValidator(_empty_is_unset)
 
 
 class DatasetSpecification(BaseModel):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from heretic import export, pipeline
+from heretic.config.schema import values_as_before
 from heretic.config.settings import Settings
 from heretic.errors import HereticError, ModelError, RunError
 from heretic.evaluator.evaluator import Evaluator
@@ -45,7 +46,7 @@ def apply_plan(
     if run is not None and known is not None:
         # The run's word on everything that fixes directions; the user's on what may run code.
         own = {name: settings.to_dict()[name] for name in OWN_WHEN_APPLYING}
-        settings = Settings.restore({**known.settings, **own})
+        settings = Settings.restore({**values_as_before(), **known.settings, **own})
     scorers = check_scorers(settings)
     prompts = pipeline.load_prompts(settings, reporter, with_held_out=False)
     if run is not None and known is not None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
+from heretic.config.schema import option_name, settings_of
+
 DEFAULT_STRATEGY = "merge"
 
 NEEDED: Mapping[str, tuple[str, ...]] = {
@@ -20,7 +22,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
 }
 """The settings that each `model_action` needs beside `trial_index`."""
 
-_SWITCHES = {"upload_repo_private"}
+_SWITCHES = {setting.name: setting for setting in settings_of() if setting.kind == "switch"}
 """Settings that are on or off: `--x` or `--no-x`, without a value."""
 
 _ONCE = ("n_additional_trials", "checkpoint_action")
@@ -80,19 +82,19 @@ def way_on(argv: Sequence[str], answers: Answers, model: str) -> str:
         added[name] = _suggestion(name, model)
     kept = without_options(argv, {*added, *_ONCE})
     for name, value in added.items():
-        kept += [flag(name)] if name in _SWITCHES else [flag(name), value]
+        kept += [option_name(name)] if name in _SWITCHES else [option_name(name), value]
     return shlex.join(kept)
-
-
-def flag(setting: str) -> str:
-    """The command line option of a setting."""
-    return "--" + setting.replace("_", "-")
 
 
 def without_options(argv: Sequence[str], settings: set[str]) -> list[str]:
     """`argv` less the options of these settings, in both forms (`--x=1` and `--x 1`)."""
-    flags = {spelling for name in settings - _SWITCHES for spelling in (flag(name), f"--{name}")}
-    switches = {spelling for name in settings & _SWITCHES for spelling in _switch(name)}
+    switches: set[str] = set()
+    flags: set[str] = set()
+    for name in settings:
+        if name in _SWITCHES:
+            switches |= {_SWITCHES[name].option, _SWITCHES[name].option_off}
+        else:
+            flags |= {option_name(name), f"--{name}"}
     kept: list[str] = []
     skip = False
     for argument in argv:
@@ -103,10 +105,6 @@ def without_options(argv: Sequence[str], settings: set[str]) -> list[str]:
         elif argument.split("=", 1)[0] not in flags | switches:
             kept.append(argument)
     return kept
-
-
-def _switch(setting: str) -> tuple[str, str]:
-    return flag(setting), flag(f"no_{setting}")
 
 
 def _suggestion(name: str, model: str) -> str:

@@ -1,0 +1,194 @@
+"""What the user says about settings: one function reads one place and gives one layer.
+
+Every reader refuses keys that are not settings; the error names the nearest one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from heretic.config.nested import decoded, merged, put, read_toml
+from heretic.config.schema import (
+    ENVIRONMENT_PREFIX,
+    SettingInfo,
+    SettingsLayer,
+    SettingsOrigin,
+    check_keys,
+    settings_of,
+    unknown_key,
+)
+from heretic.errors import SettingsError
+
+DEFAULT_CONFIG_FILE = Path("config.toml")
+DOTENV_FILE = Path(".env")
+SECRETS_VARIABLE = "HERETIC_SECRETS_DIR"
+
+RESERVED_VARIABLES = frozenset({SECRETS_VARIABLE})
+"""Variables with the prefix that are not settings."""
+
+ARGUMENTS = SettingsOrigin("in the arguments of Settings()", "key")
+COMMAND_LINE = SettingsOrigin("on the command line", "option")
+ENVIRONMENT = SettingsOrigin("in the environment", "variable")
+DOTENV = SettingsOrigin("in .env", "variable")
+
+_ARGUMENTS = TypeAdapter(dict[str, Any])
+
+
+def read_arguments(values: Mapping[str, Any]) -> SettingsLayer:
+    """The arguments of a constructor; models such as `DatasetSpecification` become tables.
+
+    Raises:
+        SettingsError: As `check_keys`.
+    """
+    return _checked(SettingsLayer(ARGUMENTS, _ARGUMENTS.dump_python(dict(values))))
+
+
+def read_command_line(values: Mapping[str, Any]) -> SettingsLayer:
+    """What the command line says, which the command line interface has parsed.
+
+    Raises:
+        SettingsError: As `check_keys`.
+    """
+    return _checked(SettingsLayer(COMMAND_LINE, values, of_command=True))
+
+
+def read_environment() -> SettingsLayer:
+    """`HERETIC_*` variables.
+
+    Raises:
+        SettingsError: As `read_variables`.
+    """
+    return read_variables(os.environ, ENVIRONMENT)
+
+
+def read_dotenv() -> SettingsLayer:
+    """The same variables in `.env` of the working directory.
+
+    Raises:
+        SettingsError: The file cannot be read; or as `read_variables`.
+    """
+    if not (DOTENV_FILE.is_file() or DOTENV_FILE.is_fifo()):
+        return SettingsLayer(DOTENV, {})
+    from dotenv import dotenv_values
+
+    try:
+        variables = dotenv_values(DOTENV_FILE, encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{DOTENV_FILE} cannot be read: {error}.") from error
+    return read_variables(variables, DOTENV)
+
+
+def read_secrets() -> SettingsLayer:
+    """Files in the folder `HERETIC_SECRETS_DIR` that are named like variables, one value in each.
+
+    Raises:
+        SettingsError: The folder does not exist, or a file cannot be read; or as `read_variables`.
+    """
+    name = os.environ.get(SECRETS_VARIABLE)
+    if not name:
+        return SettingsLayer(SettingsOrigin("in the secrets folder", "variable"), {})
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise SettingsError(
+            f"The secrets folder {folder} does not exist.",
+            remedy=f"Make it, or unset {SECRETS_VARIABLE}.",
+        )
+    try:
+        variables = {
+            path.name: path.read_text(encoding="utf-8").strip()
+            for path in sorted(folder.iterdir())
+            if path.name.upper().startswith(ENVIRONMENT_PREFIX) and path.is_file()
+        }
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"A secret in {folder} cannot be read: {error}.") from error
+    return read_variables(variables, SettingsOrigin(f"in the secrets folder {folder}", "variable"))
+
+
+def read_config(file: Path | None) -> SettingsLayer:
+    """A TOML file: `file`, or else `config.toml` in the working directory if it exists.
+
+    Raises:
+        SettingsError: The file cannot be read or is not TOML; or as `check_keys`.
+    """
+    path = file or DEFAULT_CONFIG_FILE
+    values = read_toml(path) if file is not None or path.exists() else {}
+    origin = SettingsOrigin(f"in {path}", "key")
+    return _checked(SettingsLayer(origin, values, of_command=file is not None))
+
+
+def read_variables(variables: Mapping[str, str | None], origin: SettingsOrigin) -> SettingsLayer:
+    """Those of some variables that are settings: `HERETIC_N_TRIALS`, `HERETIC_GOOD_PROMPTS__SPLIT`.
+
+    Lists and tables are JSON; text that is not JSON is left to validation. Variables without the
+    prefix are passed over, and so are those without a value.
+
+    Raises:
+        SettingsError: A variable has the prefix and is not a setting; or as `check_keys`.
+    """
+    values: dict[str, Any] = {}
+    names = {name.upper(): text for name, text in variables.items()}
+    ours = {name for name in names if name.startswith(ENVIRONMENT_PREFIX)} - RESERVED_VARIABLES
+    for name in sorted(ours, key=lambda name: (name.count("__"), name)):  # whole tables come first
+        path = tuple(name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__"))
+        setting = _setting_of_variable(path)
+        if setting is None:
+            raise unknown_key(path, origin)
+        value = _value_of_variable(names[name], setting)
+        if value is not None or len(path) > len(setting.path):
+            put(values, path, value)
+    return _checked(SettingsLayer(origin, values))
+
+
+def _setting_of_variable(path: tuple[str, ...]) -> SettingInfo | None:
+    """The setting that a variable sets: for a key of an open table, that table."""
+    known: Iterable[SettingInfo] = settings_of()
+    found: SettingInfo | None = None
+    for key in path:
+        if found is not None and found.kind == "open table":
+            return found
+        found = next((setting for setting in known if setting.name == key), None)
+        if found is None:
+            return None
+        known = found.keys if found.kind == "table" else ()
+    return found
+
+
+def _value_of_variable(text: str | None, setting: SettingInfo) -> Any:
+    if text is None or setting.kind in ("text", "integer", "number", "switch", "path", "choice"):
+        return text
+    value = decoded(text)
+    # Texts within JSON are decoded as well where types are not known.
+    return decoded(value) if setting.kind == "open table" and not isinstance(value, str) else value
+
+
+def read_user_layers(
+    command_line: Mapping[str, Any], config_file: Path | None
+) -> tuple[SettingsLayer, ...]:
+    """Everything the user says outside a program, highest layer first.
+
+    Raises:
+        SettingsError: As the readers.
+    """
+    return (
+        read_command_line(command_line),
+        read_environment(),
+        read_dotenv(),
+        read_secrets(),
+        read_config(config_file),
+    )
+
+
+def merged_layers(layers: Iterable[SettingsLayer]) -> dict[str, Any]:
+    """Several layers as one, the first of them highest."""
+    return reduce(lambda above, layer: merged(layer.values, above), layers, {})
+
+
+def _checked(layer: SettingsLayer) -> SettingsLayer:
+    check_keys(layer.values, layer.origin)
+    return layer
