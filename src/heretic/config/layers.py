@@ -6,7 +6,7 @@ Every reader refuses keys that are not settings; the error names the nearest one
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from heretic.config.nested import decoded, merged, put, read_toml
 from heretic.config.schema import (
     ENVIRONMENT_PREFIX,
+    Kind,
     SettingInfo,
     SettingsLayer,
     SettingsOrigin,
@@ -36,6 +37,9 @@ ARGUMENTS = SettingsOrigin("in the arguments of Settings()", "key")
 COMMAND_LINE = SettingsOrigin("on the command line", "option")
 ENVIRONMENT = SettingsOrigin("in the environment", "variable")
 DOTENV = SettingsOrigin("in .env", "variable")
+
+_PLAIN: Container[Kind] = {"text", "integer", "number", "switch", "path", "choice"}
+"""Settings whose text in a variable is not JSON."""
 
 _ARGUMENTS = TypeAdapter(dict[str, Any])
 
@@ -123,10 +127,13 @@ def read_config(file: Path | None) -> SettingsLayer:
 
 
 def read_variables(variables: Mapping[str, str | None], origin: SettingsOrigin) -> SettingsLayer:
-    """Those of some variables that are settings: `HERETIC_N_TRIALS`, `HERETIC_GOOD_PROMPTS__SPLIT`.
+    """Settings in variables: `HERETIC_N_TRIALS`, `HERETIC_GOOD_PROMPTS__SPLIT`, in either case.
 
     Lists and tables are JSON; text that is not JSON is left to validation. Variables without the
-    prefix are passed over, and so are those without a value.
+    prefix `HERETIC_` are ignored, and so are variables without a value.
+
+    Args:
+        variables: Text by name; None where a file names a variable without a value.
 
     Raises:
         SettingsError: A variable has the prefix and is not a setting; or as `check_keys`.
@@ -139,8 +146,14 @@ def read_variables(variables: Mapping[str, str | None], origin: SettingsOrigin) 
         setting = _setting_of_variable(path)
         if setting is None:
             raise unknown_key(path, origin)
-        value = _value_of_variable(names[name], setting)
-        if value is not None or len(path) > len(setting.path):
+        text = names[name]
+        if text is None:
+            continue
+        value = text if setting.kind in _PLAIN else decoded(text)
+        whole = path == setting.path
+        if whole and setting.kind == "open table" and isinstance(value, Mapping):
+            value = decoded(value)  # texts within it too: their types are not known here
+        if not (whole and value is None):  # JSON's null leaves a setting to the layers below
             put(values, path, value)
     return _checked(SettingsLayer(origin, values))
 
@@ -157,14 +170,6 @@ def _setting_of_variable(path: tuple[str, ...]) -> SettingInfo | None:
             return None
         known = found.keys if found.kind == "table" else ()
     return found
-
-
-def _value_of_variable(text: str | None, setting: SettingInfo) -> Any:
-    if text is None or setting.kind in ("text", "integer", "number", "switch", "path", "choice"):
-        return text
-    value = decoded(text)
-    # Texts within JSON are decoded as well where types are not known.
-    return decoded(value) if setting.kind == "open table" and not isinstance(value, str) else value
 
 
 def read_user_layers(

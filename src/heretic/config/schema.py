@@ -176,9 +176,9 @@ def reproducible_names() -> frozenset[str]:
     return frozenset(setting.name for setting in settings_of() if setting.scores)
 
 
-def values_as_before() -> dict[str, Any]:
-    """What settings are in a record that was made before they existed, as JSON has it."""
-    return {setting.name: value for setting in settings_of() for value in setting.as_before}
+def values_as_before(model: type[BaseModel] = SettingsFields) -> dict[str, Any]:
+    """The values, as JSON has them, of settings that a record lacks because they came later."""
+    return {setting.name: value for setting in settings_of(model) for value in setting.as_before}
 
 
 def option_name(*path: str) -> str:
