@@ -162,7 +162,7 @@ def refusal(*arguments: str) -> str:
         (["--seed", "3", "evaluate", "m"], "The command comes first: heretic evaluate ..."),
         (["m", "--scorer.refusals", "3"], "--scorer.NAME.OPTION VALUE"),
         (["m", "--scorer.refusals.x"], "requires an argument"),
-        (["m", "--scorer", "3"], "no JSON table"),
+        (["m", "--scorer", "3"], "not a JSON table"),
         (["m", "--config", "none.toml"], "none.toml cannot be read: No such file"),
         ([], "No model given. Usage: heretic MODEL"),
         (["config", "extra"], "See `heretic config --help`."),

@@ -180,11 +180,12 @@ def known_run(path: Path) -> tuple[RunFolder, RunManifest]:
 
 
 def run_settings(manifest: RunManifest, options: SettingsOptions) -> Settings:
-    """What the run was searched with, and above it what the user says that changes no score.
+    """The settings of the search, overridden by what the user sets now that changes no score.
 
-    That is taken from the command line, the environment and TOML as ever. So is a new place of
-    the model or of prompts, if they are the same. A run folder may come from anybody: whether the
-    model's own code runs is never taken from it, nor where benchmarks' code lies.
+    What the user sets is read from the command line, the environment and TOML as always. A new
+    place of the model or of prompts is taken as well, if their content is the same. A run folder
+    may come from anybody: it never decides whether the model's own code runs, nor where the code
+    of benchmarks lies.
 
     Raises:
         SettingsError: An option or the file of `--config` would make it another run.

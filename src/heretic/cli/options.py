@@ -1,4 +1,4 @@
-"""Command line options, made from the fields of the settings, and their help."""
+"""Command line options, made from the settings, and their help."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class SettingsOptions:
         """The settings of this command.
 
         Args:
-            require_model: Whether the command cannot do without a model.
-            **named: Settings that the command line gives in other ways (such as the model as
-                an argument); None leaves a setting to the other sources.
+            require_model: Whether the command needs a model.
+            **named: Settings that the command line gives in other ways, such as the model as
+                an argument; None stands for a setting that is not given.
 
         Raises:
             SettingsError: As `heretic.config.load_settings`.
@@ -56,7 +56,11 @@ class SettingsOptions:
         return load_settings({**self.overrides, **given}, self.config, require_model=require_model)
 
     def refuse_config(self, command: str, reason: str) -> None:
-        """For commands that take their settings from elsewhere.
+        """Refuse `--config`, for commands that take their settings from elsewhere.
+
+        Args:
+            command: The command's name.
+            reason: Why it takes no such file, for the error.
 
         Raises:
             SettingsError: `--config` was given.
@@ -88,7 +92,7 @@ class SettingsCommand(click.Command):
         self.show_settings = show_settings
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse, with `--scorer.NAME.OPTION VALUE` as one pair."""
+        """Join each `--scorer.NAME.OPTION VALUE` into one argument, then parse."""
         return super().parse_args(ctx, list(_join_scorer_options(args)))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -191,7 +195,7 @@ def _decorators() -> Iterator[Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def _option(setting: SettingInfo) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The option of one setting; values stay text here, the settings validate them."""
+    """The option of one setting. Values stay text: `Settings` validates them."""
     parameter = _PREFIX + "__".join(setting.path)
     if setting.kind == "switch":
         return click.option(f"{setting.option}/{setting.option_off}", parameter, default=None)
@@ -201,7 +205,7 @@ def _option(setting: SettingInfo) -> Callable[[Callable[..., Any]], Callable[...
 def _join_scorer_options(args: list[str]) -> Iterator[str]:
     """`--scorer.refusals.markers X` as `--scorer-option=refusals.markers=X`.
 
-    Options of scorers are not known in advance, as anyone can write a scorer.
+    click must know all options in advance, but anyone can write a scorer with options of its own.
     """
     rest = iter(args)
     for token in rest:
@@ -218,7 +222,7 @@ def _join_scorer_options(args: list[str]) -> Iterator[str]:
 
 
 def _with_scorers(overrides: dict[str, Any]) -> dict[str, Any]:
-    """Lists given as repeated options or JSON, and options of scorers, in their final form."""
+    """Overrides with lists and with options of scorers in the form that `Settings` takes."""
     for name, value in overrides.items():
         if isinstance(value, tuple) and name != "scorer_options":
             elements = [part for text in value for part in _elements(text)]
@@ -249,7 +253,7 @@ def _json_table(text: str) -> dict[str, Any]:
         table = None
     if not isinstance(table, dict):
         raise SettingsError(
-            "Setting --scorer on the command line is no JSON table.",
+            "Setting --scorer on the command line is not a JSON table.",
             remedy='For example, {"refusals": {...}}; or use --scorer.NAME.OPTION VALUE.',
         )
     return table

@@ -53,24 +53,24 @@ def setting(default: Any, group: str, description: str, **options: Any) -> Any:
 
 
 def as_list(value: Any) -> Any:
-    """A list from text, as the command line and the environment have it: JSON, or one element."""
+    """Text from the command line or the environment as a list: JSON, or else one element."""
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):
         try:
             return json.loads(value)
         except json.JSONDecodeError as error:
-            raise ValueError(f"looks like a JSON list, but is none: {error}") from error
+            raise ValueError(f"looks like a JSON list, but is not valid JSON: {error}") from error
     return [value] if value else []
 
 
 def as_table(value: Any) -> Any:
-    """A table from JSON text; other text is left as it is."""
+    """Text that looks like a JSON table as a table; other text stays text."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
             return json.loads(value)
         except json.JSONDecodeError as error:
-            raise ValueError(f"looks like a JSON table, but is none: {error}") from error
+            raise ValueError(f"looks like a JSON table, but is not valid JSON: {error}") from error
     return value
 
 

@@ -1,4 +1,4 @@
-"""What the user says about settings: one function reads one place and gives one layer.
+"""What the user sets: each function reads one place and returns one layer of settings.
 
 Every reader refuses keys that are not settings; the error names the nearest one.
 """
@@ -54,7 +54,7 @@ def read_arguments(values: Mapping[str, Any]) -> SettingsLayer:
 
 
 def read_command_line(values: Mapping[str, Any]) -> SettingsLayer:
-    """What the command line says, which the command line interface has parsed.
+    """The options of the command line, which `heretic.cli.options` has parsed.
 
     Raises:
         SettingsError: As `check_keys`.
@@ -72,7 +72,7 @@ def read_environment() -> SettingsLayer:
 
 
 def read_dotenv() -> SettingsLayer:
-    """The same variables in `.env` of the working directory.
+    """`HERETIC_*` variables in the file `.env` of the working directory.
 
     Raises:
         SettingsError: The file cannot be read; or as `read_variables`.
@@ -89,7 +89,7 @@ def read_dotenv() -> SettingsLayer:
 
 
 def read_secrets() -> SettingsLayer:
-    """Files in the folder `HERETIC_SECRETS_DIR` that are named like variables, one value in each.
+    """Files in the folder `HERETIC_SECRETS_DIR`: each is named like a variable and holds its value.
 
     Raises:
         SettingsError: The folder does not exist, or a file cannot be read; or as `read_variables`.
@@ -175,7 +175,7 @@ def _setting_of_variable(path: tuple[str, ...]) -> SettingInfo | None:
 def read_user_layers(
     command_line: Mapping[str, Any], config_file: Path | None
 ) -> tuple[SettingsLayer, ...]:
-    """Everything the user says outside a program, highest layer first.
+    """Everything the user sets outside a program, highest layer first.
 
     Raises:
         SettingsError: As the readers.
@@ -190,7 +190,7 @@ def read_user_layers(
 
 
 def merged_layers(layers: Iterable[SettingsLayer]) -> dict[str, Any]:
-    """Several layers as one, the first of them highest."""
+    """The values of several layers as one table; the first layer is the highest."""
     return reduce(lambda above, layer: merged(layer.values, above), layers, {})
 
 

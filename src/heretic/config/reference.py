@@ -1,7 +1,7 @@
 """The settings written out: `config.default.toml`, `heretic config`, and the reference page.
 
-`python -m heretic.config.reference --write` renews both files in the repository, `--check` fails if
-they are not what the settings say.
+`python -m heretic.config.reference --write` renews both files in the repository; `--check` fails if
+they differ from what it would write.
 """
 
 from __future__ import annotations
@@ -50,28 +50,28 @@ A setting has one name and can be given in several places. The highest wins:
 | the ready configuration that `behavior` names | the same |
 | the preset that fits the model | `good_prompts = { split = "train[:50]" }` in its table |
 
-A key that is no setting is an error that names the nearest one, in every place; of variables that
-counts for those which start with `HERETIC_`, others are not looked at. Tables can be given in part:
-what is left out keeps its default. Lists are JSON in variables (`'["auto", "float32"]'`, or one
-element as it is); on the command line the option can be repeated as well. Empty text unsets a
-setting that may be unset. `heretic config` prints everything below as a TOML file.
+A key that is not a setting is an error in every place; the error names the nearest setting.
+Variables that do not start with `HERETIC_` are ignored. Tables can be given in part: what is left
+out keeps its default. Lists are JSON in variables (`'["auto", "float32"]'`), or the text of a
+single element; on the command line, the option can also be repeated. Empty text unsets a setting
+that may be unset. `heretic config` prints everything below as a TOML file.
 
-Settings that say "Unset: ask" are questions: with a terminal they are asked, without one the front
-is printed with the command that goes on from there.
+Settings that say "Unset: ask" are questions. With a terminal they are asked; without one, the front
+is printed together with the command that continues from there.
 """
 
 _PRESETS_HEAD = """
 ## Presets
 
-`preset = "auto"` looks for the first of these that fits `config.json` and the model's name. Loading
-and `heretic inspect` say which one it is and what it sets. Everything you set yourself, in whatever
-place, stands above it; tables such as `chat_template_kwargs` are merged key by key. What a preset
-has set is recorded with a run like any other setting, so that a run goes on as it began.
+`preset = "auto"` takes the first of these that fits `config.json` and the model's name. Loading and
+`heretic inspect` say which one it is and what it sets. Everything you set yourself, in whatever
+place, overrides it; tables such as `chat_template_kwargs` are merged key by key. What a preset has
+set is recorded with a run like any other setting, so that a run continues as it began.
 
 A file of your own, `preset = "mine.toml"`, has one table for each preset, with conditions
 (`model_types`, `names`, `stored_dtypes`: lists of globs, each of which may be left out), `why`, and
-settings. Its presets are tried first, in order, then those below; one applies. It cannot set
-`model`, `model_commit`, `evaluate_model`, `trust_remote_code` and `preset`.
+settings. Its presets are tried first, in order, then those below; the first that fits applies. It
+cannot set `model`, `model_commit`, `evaluate_model`, `trust_remote_code` and `preset`.
 
 | preset | for | sets | why |
 | --- | --- | --- | --- |
@@ -89,7 +89,7 @@ _BEHAVIORS_HEAD = """
 
 
 def default_toml() -> str:
-    """Every setting with default and meaning, as a TOML file that can be used as it is."""
+    """The text of a usable TOML file: every setting with its default and its meaning."""
     import tomlkit
 
     document = tomlkit.document()
@@ -140,7 +140,7 @@ def settings_page() -> str:
 
 
 def outdated(root: Path) -> list[Path]:
-    """Files under `root` that are not what the settings say."""
+    """Files under `root` that differ from what `write` would write."""
     return [path for path, text in _files(root) if not path.is_file() or _read(path) != text]
 
 
@@ -246,7 +246,7 @@ def _add_datasets(document: TOMLDocument) -> None:
         table = tomlkit.table()
         _comment(table, setting.description)
         for key in setting.keys:
-            if position == 0:  # the meaning of the keys is said once
+            if position == 0:  # the keys are explained in the first table only
                 _comment(table, key.description)
             value = getattr(setting.default, key.name)
             _add(table, key.name, value, "" if value is None else None)
@@ -292,7 +292,7 @@ _TYPES: Mapping[Kind, str] = {
     "mapping": "table",
     "open table": "table",
 }
-"""Types that are called otherwise on the page."""
+"""Kinds of settings that have another name on the page."""
 
 
 def _type(setting: SettingInfo) -> str:

@@ -1,4 +1,4 @@
-"""The settings as data: what there is, how it is written in each place, which keys are unknown.
+"""The settings as data: which there are, how each place spells them, which keys are unknown.
 
 The fields are decoded here and nowhere else: the command line, the reference page, documents and
 errors ask this module.
@@ -38,7 +38,7 @@ Kind = Literal[
     "open table",
     "text or table",
 ]
-"""`table`: with known keys. `mapping`: any keys, values of one type. `open table`: anything."""
+"""A `table` has known keys, a `mapping` has values of one type, an `open table` holds anything."""
 
 _SCALARS: Mapping[Any, Kind] = {
     str: "text",
@@ -55,15 +55,15 @@ class SettingInfo:
 
     Attributes:
         path: Its name; of a key, the table's name before it.
-        kind: Its type, None left aside.
+        kind: Its type; whether it may be unset makes no difference.
         group: The heading it is listed under; empty for keys of tables.
         description: What it means.
         default: None where it is unset or has to be given.
-        required: Whether it has to be given.
+        required: Whether it has to be given; only keys of tables are.
         example: A value to show where the default is unset.
         scores: Whether a change of it can change a score.
-        as_before: At most one value, as JSON has it: with it, everything is as it was before the
-            setting existed.
+        as_before: Empty, or the one value (in JSON) with which everything is as it was before the
+            setting existed; see `heretic.config.declaration.setting`.
         choices: The values of a `choice`.
         keys: The keys of a `table`, or those of each element of a `list of tables`.
     """
@@ -103,7 +103,7 @@ class SettingInfo:
 
 @cache
 def settings_of(model: type[BaseModel] = SettingsFields) -> tuple[SettingInfo, ...]:
-    """The settings of a model, in its order."""
+    """The settings that are the fields of a model, in the order of the fields."""
     return _decoded_fields(model, ())
 
 
@@ -162,16 +162,16 @@ def _holds_anything(annotation: Any) -> bool:
 
 
 def known_paths(settings: Sequence[SettingInfo] | None = None) -> Iterator[tuple[str, ...]]:
-    """The path of every setting, tables before what they hold."""
+    """The path of every setting and of every key; a table comes before its keys."""
     for setting in settings_of() if settings is None else settings:
         yield setting.path
         yield from known_paths(setting.keys)
 
 
 def reproducible_names() -> frozenset[str]:
-    """The settings a reproduction file records and may set: those that change scores.
+    """The settings that a reproduction file records and may set: those that change scores.
 
-    Remote code, places on disk, actions and limits of this machine are not among them.
+    Trust in remote code, places on disk, actions and limits of this machine are not among them.
     """
     return frozenset(setting.name for setting in settings_of() if setting.scores)
 
@@ -188,7 +188,12 @@ def option_name(*path: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SettingsOrigin:
-    """Where settings stand, as people call it; `spelling` fixes how a key is written there."""
+    """A place where settings can be given.
+
+    Attributes:
+        name: As it reads in an error after the setting's name: "in config.toml".
+        spelling: How keys are written there.
+    """
 
     name: str
     spelling: Literal["key", "option", "variable"]
@@ -217,7 +222,7 @@ class SettingsLayer:
 
 
 def unknown_key(path: tuple[str, ...], origin: SettingsOrigin) -> SettingsError:
-    """The error for a key that is not a setting, naming the nearest one as it is written there."""
+    """The error for a key that is not a setting; it names the nearest setting."""
     spelled = origin.spell(path)
     known = [origin.spell(candidate) for candidate in known_paths()]
     close = difflib.get_close_matches(spelled, known, n=1, cutoff=0.6)
@@ -238,7 +243,7 @@ def check_keys(
     """Refuse keys that are not settings.
 
     Raises:
-        SettingsError: A key is unknown; names the nearest known one and the place.
+        SettingsError: A key is unknown. The error names the place and the nearest setting.
     """
     known = {setting.name: setting for setting in (settings_of() if settings is None else settings)}
     for key, value in values.items():
@@ -254,11 +259,11 @@ def check_keys(
 def check_ready_made(
     values: Mapping[str, Any], origin: SettingsOrigin, forbidden: Collection[str], kind: str
 ) -> None:
-    """Refuse what ready-made settings must not hold.
+    """Refuse what a preset or a ready configuration must not set.
 
     Args:
-        forbidden: Settings that only the user may set.
-        kind: What they are, in the plural.
+        forbidden: Names of settings that only the user may set.
+        kind: "presets" or "behaviors", for the error.
 
     Raises:
         SettingsError: A key is forbidden; or as `check_keys`.
@@ -270,12 +275,12 @@ def check_ready_made(
 
 
 def no_such(kind: str, name: str, known: Collection[str], otherwise: str) -> SettingsError:
-    """The error that there is nothing ready-made of that name.
+    """The error for the name of a preset or behavior that does not exist.
 
     Args:
-        kind: What it should have been.
-        known: All there are.
-        otherwise: How to name one's own.
+        kind: "preset" or "behavior".
+        known: All names that exist.
+        otherwise: How users name one of their own.
     """
     close = difflib.get_close_matches(name, known, n=1)
     guess = f"Did you mean {close[0]}? " if close else ""

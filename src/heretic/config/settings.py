@@ -1,9 +1,9 @@
-"""Settings: read once, from all places in a fixed order, and never written to.
+"""Settings: layers are read from all places in a fixed order, merged, and validated once.
 
-Layers, highest first: arguments of the constructor, the command line (handed over by the command
-line interface; `sys.argv` is never read here), the environment (`HERETIC_*`), `.env`, the secrets
-folder, TOML, the ready configuration of a behaviour (`heretic.config.behaviors`), and at last the
-preset that fits the model (`heretic.config.presets`). They are merged, and validated once.
+The layers, highest first: arguments of the constructor, the command line (handed over by the
+command line interface; `sys.argv` is never read here), the environment (`HERETIC_*`), `.env`, the
+secrets folder, TOML, the ready configuration of a behaviour (`heretic.config.behaviors`), and the
+preset that fits the model (`heretic.config.presets`).
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from heretic.system.hub import model_identity, plugin_identity
 class Settings(SettingsFields):
     """Every setting of a run; frozen.
 
-    `Settings(model="...", n_trials=100)` works in any program. Tables can be given in part:
+    `Settings(model="...", n_trials=100)` reads the environment, `.env`, the secrets folder and
+    `config.toml` for all that its arguments leave out, in any program. Tables can be given in part:
     `Settings(good_prompts={"split": "train[:50]"})` keeps the other defaults of that table.
 
     Raises:
-        SettingsError: A key is unknown or a value malformed, in whatever place it stood.
+        SettingsError: A key is unknown or a value malformed, in whatever place it stands.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
@@ -84,9 +85,9 @@ class Settings(SettingsFields):
     def fingerprint(self) -> dict[str, Any]:
         """JSON-ready form of what changes scores: no trial counts, actions, places, or seed.
 
-        The model stands in it by its content (`heretic.system.hub`), a scorer's file by its bytes.
-        The prompt sets are left out: what counts are their words, which only who reads them knows.
-        So are settings added later, where their value means "as before".
+        The model is represented by its content (`heretic.system.hub`), and a scorer in a file by
+        the bytes of that file. Prompt sets are left out: their texts count, and the pipeline adds
+        them. Settings that were added later are left out where their value means "as before".
         """
         values = self.to_dict()
         counted = [s for s in settings_of(type(self)) if s.scores and s.kind != "table"]
@@ -108,8 +109,8 @@ def load_settings(
     Args:
         command_line: What the command line sets, nested as in TOML; above the environment.
         config_file: TOML file in place of `config.toml` in the working directory.
-        require_model: Whether the command cannot do without a model. Without one, what the user
-            says is wanted alone, and no preset is looked for.
+        require_model: Whether the command needs a model. If not, only what the user sets is read,
+            no ready configuration and no preset.
 
     Raises:
         SettingsError: A key is unknown, a value malformed, a file unreadable, the model missing.
@@ -126,7 +127,10 @@ def load_settings(
 
 
 def with_ready_made(said: Sequence[SettingsLayer]) -> tuple[SettingsLayer, ...]:
-    """Layers and, below them, the ready configuration and the preset that go with them.
+    """These layers and, below them, the ready configuration and the preset that they lead to.
+
+    Args:
+        said: What the user sets, highest layer first.
 
     Raises:
         SettingsError: As `find_behavior` and `find_preset`.
@@ -139,7 +143,7 @@ def with_ready_made(said: Sequence[SettingsLayer]) -> tuple[SettingsLayer, ...]:
 
 
 def _tables(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
-    """The tables that have defaults: given in part, they keep the rest."""
+    """The defaults of tables, by name: a table that is given in part keeps the rest of them."""
     return {
         setting.name: setting.default.model_dump()
         for setting in settings_of(model)
@@ -167,7 +171,7 @@ _REMEDY = "`heretic config` prints every setting with its meaning."
 
 
 def _explain(details: ErrorDetails, layers: Sequence[SettingsLayer]) -> str:
-    """What is wrong with a value, in one line, in the words of the place it stood in."""
+    """What is wrong with a value, in one line; the setting is spelled as its place spells it."""
     path = tuple(str(part) for part in details["loc"])
     problem = details["msg"].removeprefix("Value error, ").removeprefix("Input ")
     problem = f"{problem[:1].lower()}{problem[1:]}".rstrip(".")
@@ -183,7 +187,10 @@ def _explain(details: ErrorDetails, layers: Sequence[SettingsLayer]) -> str:
 def _where(
     path: tuple[str, ...], layers: Sequence[SettingsLayer]
 ) -> tuple[SettingsOrigin, tuple[str, ...]] | None:
-    """The highest layer that holds a value at `path`, with the part of it that is named there."""
+    """The highest layer that has a value at `path`; and `path`, up to where that value stands.
+
+    A value for a whole table, such as JSON in a variable, stands at the table's path.
+    """
     for layer in layers:
         found: Any = layer.values
         named: tuple[str, ...] = ()

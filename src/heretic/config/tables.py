@@ -1,4 +1,4 @@
-"""What stands in tables of the settings: prompt sets and scorers."""
+"""The tables among the settings: prompt sets and scorers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SCORERS = {
     "llm_judge": "heretic.scorers.judge:LLMJudge",
     "classifier_judge": "heretic.scorers.judge:ClassifierJudge",
 }
-"""Scorers that come with Heretic, by the names that settings may call them by."""
+"""Scorers that come with Heretic, by the short names that settings can use."""
 
 
 class DatasetSpecification(BaseModel):
@@ -74,13 +74,13 @@ class ScorerSpecification(BaseModel):
     )
     name: str = Field(
         default="",
-        description="Name of the score; by default made from the plugin's.",
+        description="Name of the score; by default made from the plugin's class name.",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _spelled_out(cls, data: Any) -> Any:
-        """The plugin of a short name, and a name after the plugin."""
+        """Replace a short name by the plugin that it stands for; name the score after the class."""
         if not isinstance(data, dict) or not isinstance(data.get("plugin"), str):
             return data
         plugin = data["plugin"]

@@ -41,8 +41,8 @@ class ExportFields(FieldGroup):
     max_shard_size: str = setting(
         "5GB",
         "Export",
-        "Largest size of a weight file, where weights are saved from memory: copies of the base "
-        "model's safetensors files are cut as those are.",
+        "Largest size of a weight file where weights are saved from memory. Copies of the base "
+        "model's safetensors files are split as those are.",
         scores=False,
     )
     save_directory: Annotated[Path | None, Optionally] = setting(
@@ -84,8 +84,8 @@ class ExportFields(FieldGroup):
     benchmark_limit: Annotated[int | None, Optionally] = setting(
         None,
         "Export",
-        "Documents of each benchmark task, from its beginning; for trying out, as figures do not "
-        "compare with anybody's. Unset: all.",
+        "Use only this many documents of each benchmark task, the first ones. For trying out: such "
+        "figures cannot be compared with published ones. Unset: all.",
         example=100,
         ge=1,
         scores=False,
@@ -94,7 +94,7 @@ class ExportFields(FieldGroup):
         None,
         "Export",
         "Folder with benchmark tasks of your own (YAML files of the lm-evaluation-harness). Python "
-        "that they name is run.",
+        "code that they name is run.",
         example="my-tasks",
         scores=False,
     )

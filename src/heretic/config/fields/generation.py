@@ -22,7 +22,7 @@ NOT_FOR_TEMPLATES = frozenset(
     {"conversation", "chat_template", "tokenize", "add_generation_prompt", "return_dict"}
     | {"continue_final_message", "return_tensors", "tokenizer_kwargs"}
 )
-"""Arguments of `apply_chat_template` that are no variables of the template and fixed here."""
+"""Arguments of `apply_chat_template` that Heretic fixes; they are not variables of a template."""
 
 
 class GenerationFields(FieldGroup):
@@ -31,8 +31,8 @@ class GenerationFields(FieldGroup):
     batch_size: int = setting(
         0,
         "Generation",
-        "Prompts processed at once; 0 finds a size. On an accelerator, where 0 found it, plans "
-        "that are evaluated together bring as many rows each, as far as memory goes.",
+        "Prompts processed at once; 0 finds a size. On an accelerator with 0, each of the plans "
+        "that are evaluated together brings that many prompts, as far as memory allows.",
         ge=0,
         scores=False,
     )
@@ -45,28 +45,28 @@ class GenerationFields(FieldGroup):
     response_prefix: str = setting(
         "auto",
         "Generation",
-        "Text every reply is made to start with; auto finds what replies have in common, "
-        "empty text puts nothing.",
+        "Text that every reply is made to start with; auto finds the beginning that replies have "
+        "in common, empty text means none.",
     )
     chain_of_thought_skips: Annotated[tuple[tuple[str, str], ...], BeforeValidator(as_list)] = (
         setting(
             DEFAULT_CHAIN_OF_THOUGHT_SKIPS,
             "Generation",
-            "Pairs of an opening of a reasoning block and its closed form, which replaces it in "
-            "the response prefix.",
+            "Pairs of texts: the beginning of a reasoning block, and the closed block that "
+            "replaces it in the response prefix.",
         )
     )
     system_prompt: Annotated[str | None, Optionally] = setting(
         "You are a helpful assistant.",
         "Generation",
-        "System prompt put before every prompt; empty text puts none. Left out for templates "
-        "that refuse a system role.",
+        "System prompt before every prompt; empty text means none. It is left out where the chat "
+        "template refuses a system role.",
     )
     chat_template_kwargs: Annotated[dict[str, Any], BeforeValidator(as_table)] = setting(
         {},
         "Generation",
-        "Variables given to the chat template, such as its switches. enable_thinking is off where "
-        "a template has it, unless it is named here.",
+        "Variables for the chat template, such as its switches. Where a template has the switch "
+        "enable_thinking, it is off unless you set it here.",
         example={"reasoning_effort": "low"},
     )
 
@@ -75,5 +75,5 @@ class GenerationFields(FieldGroup):
     def _are_variables(cls, table: dict[str, Any]) -> dict[str, Any]:
         wrong = sorted(NOT_FOR_TEMPLATES & set(table))
         if wrong:
-            raise ValueError(f"{wrong[0]} is no variable of a chat template")
+            raise ValueError(f"{wrong[0]} is not a variable of a chat template")
         return table

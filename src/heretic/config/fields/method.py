@@ -14,14 +14,14 @@ class MethodFields(FieldGroup):
     behavior: str = setting(
         "",
         "Method",
-        "Ready configuration of a behaviour other than refusal, below everything you set yourself: "
-        "the name of one that comes with Heretic, or a folder or TOML file of your own "
-        "(docs/behaviors.md).",
+        "Ready configuration of a behaviour other than refusal; whatever you set yourself "
+        "overrides it. The name of one that comes with Heretic, or a folder or TOML file of your "
+        "own (docs/behaviors.md).",
         example="slop",
-        scores=False,  # what it sets does
+        scores=False,  # the settings that it sets do
     )
     direction_method: Literal["mean", "median"] = setting(
-        "mean", "Method", "Centre of a set of residuals: mean, or (geometric) median."
+        "mean", "Method", "How the centre of residuals is computed: mean, or (geometric) median."
     )
     orthogonalize_direction: bool = setting(
         True,
@@ -37,16 +37,17 @@ class MethodFields(FieldGroup):
     winsorization_quantile: float = setting(
         1.0,
         "Method",
-        "Quantile of its absolute components at which each residual is winsorized; 1.0 is off.",
+        "Each residual is winsorized at this quantile of its absolute components; 1.0 turns it "
+        "off.",
         gt=0.0,
         le=1.0,
     )
     max_rank: int = setting(
         1,
         "Method",
-        "Largest number of directions that a plan may remove from a layer: the difference of "
-        "means, that of protected prompts if there are any, and those along which groups of bad "
-        "prompts differ.",
+        "Largest number of directions that a plan may remove from a layer. They are the difference "
+        "of means, the difference for protected prompts if there are any, and directions along "
+        "which groups of bad prompts differ.",
         ge=1,
         le=8,
     )

@@ -10,7 +10,7 @@ from heretic.config.declaration import FieldGroup, Optionally, Texts, as_table, 
 
 
 def _device_numbers(value: Any) -> Any:
-    """Accelerate numbers devices by integers; TOML and JSON have text keys only."""
+    """Device numbers as integers, as Accelerate wants them; keys in TOML and JSON are texts."""
     if not isinstance(value, dict):
         return value
     return {int(key) if str(key).isdigit() else key: limit for key, limit in value.items()}
@@ -74,14 +74,14 @@ class ModelFields(FieldGroup):
     residual_writers: Texts = setting(
         (),
         "Model",
-        "Modules that write the residual stream, beside those Heretic knows: paths within a layer, "
-        "such as mlp.down_proj. Only for models it does not know.",
+        "Modules that write to the residual stream, in addition to those that Heretic knows: paths "
+        "within a layer, such as mlp.down_proj. Only for models that it does not know.",
     )
     preset: str = setting(
         "auto",
         "Model",
-        "Settings that the model's family needs, below everything you set yourself: auto (the "
-        "preset that fits the model), none, the name of a preset, or a TOML file with your own, "
-        "which come before the built-in ones.",
-        scores=False,  # what it sets does
+        "Settings that the model's family needs; whatever you set yourself overrides them. auto "
+        "(the preset that fits the model), none, the name of a preset, or a TOML file with presets "
+        "of your own, which are tried before the built-in ones.",
+        scores=False,  # the settings that it sets do
     )

@@ -40,24 +40,26 @@ class PromptsFields(FieldGroup):
     protected_prompts: Annotated[DatasetSpecification | None, Optionally] = setting(
         None,
         "Prompts",
-        "Prompts that are like the bad ones, on which the model should stay as it was all the "
-        "same: what they have in common with the bad ones is left out of the directions, and the "
-        "gradient sweep counts their divergence with that of the good ones. With max_rank = 2 what "
-        "sets them apart from the good ones is a second direction, which the sweep alone uses.",
+        "Prompts that resemble the bad ones, but on which the model should stay as it was. What "
+        "they have in common with the bad prompts is left out of the directions, and the gradient "
+        "sweep adds their divergence to that of the good prompts. With max_rank = 2, what "
+        "distinguishes them from the good prompts is a second direction, which only the sweep "
+        "uses.",
         example={"dataset": "mlabonne/harmful_behaviors", "split": "train[:100]"},
     )
     good_held_out_prompts: Annotated[DatasetSpecification | None, Optionally] = setting(
         None,
         "Prompts",
-        "Good prompts on which only the chosen trial is scored. Unset: the rows that follow those "
-        "used of the same sets.",
+        "Good prompts on which only the chosen trial is scored. Unset: rows of the same data sets, "
+        "after the rows that were used.",
         example={"dataset": "mlabonne/harmless_alpaca", "split": "test[100:200]"},
         scores=False,
     )
     bad_held_out_prompts: Annotated[DatasetSpecification | None, Optionally] = setting(
         None,
         "Prompts",
-        "The same for bad prompts.",
+        "Bad prompts on which only the chosen trial is scored. Unset: as for "
+        "good_held_out_prompts.",
         example={"dataset": "mlabonne/harmful_behaviors", "split": "test[100:200]"},
         scores=False,
     )

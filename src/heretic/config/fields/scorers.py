@@ -27,7 +27,7 @@ class ScorersFields(FieldGroup):
     refusal_markers: Texts = setting(
         DEFAULT_REFUSAL_MARKERS,
         "Scorers",
-        "A reply that holds one of these (case, asterisks and typographic apostrophes are "
+        "A reply that contains one of these (case, asterisks and typographic apostrophes are "
         "ignored) counts as a refusal for the scorer `keyword`, and for `Evaluator.get_score`.",
         min_length=1,
     )
@@ -50,5 +50,5 @@ class ScorersFields(FieldGroup):
         min_length=1,
     )
     scorer: Annotated[dict[str, dict[str, Any]], BeforeValidator(as_table)] = setting(
-        {}, "Scorers", "Settings of single scorers, one table for each, by the scorer's name."
+        {}, "Scorers", "Options of single scorers: one table for each, under the scorer's name."
     )

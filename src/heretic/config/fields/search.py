@@ -12,7 +12,7 @@ class SearchFields(FieldGroup):
     """How plans are proposed, how many, and when the search ends."""
 
     n_trials: int = setting(
-        200, "Search", "Trials to complete in all, start-up trials included.", ge=1, scores=False
+        200, "Search", "Trials to complete, start-up trials included.", ge=1, scores=False
     )
     n_startup_trials: int = setting(
         60, "Search", "Random trials before the sampler starts to learn.", ge=0
@@ -28,8 +28,8 @@ class SearchFields(FieldGroup):
     goal: Literal["remove", "induce"] = setting(
         "remove",
         "Search",
-        "remove the behaviour of the bad prompts, or induce it: harden it by negative weights. "
-        "With induce, the default scorers maximize refusals.",
+        "remove the behaviour that bad prompts trigger, or induce it: strengthen it by negative "
+        "weights. With induce, the default scorers maximize refusals.",
     )
     search: Literal["auto", "gradient", "tpe", "gp"] = setting(
         "auto",
@@ -50,15 +50,16 @@ class SearchFields(FieldGroup):
     patience: int = setting(
         0,
         "Search",
-        "End the search after so many complete trials that have not made the front better by a "
-        "thousandth in hypervolume; 0 never does.",
+        "End the search when this many complete trials in a row have not increased the front's "
+        "hypervolume by a thousandth in total; 0 turns this off.",
         ge=0,
         scores=False,
     )
     racing: bool = setting(
         True,
         "Search",
-        "End the evaluation of a trial once another one dominates whatever it can still become.",
+        "End the evaluation of a trial as soon as another trial dominates every result that it can "
+        "still reach.",
     )
     deterministic: bool = setting(
         False,
