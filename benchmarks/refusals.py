@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from heretic.config.fields import DEFAULT_REFUSAL_MARKERS
+from heretic.config.fields.scorers import DEFAULT_REFUSAL_MARKERS
 from heretic.refusals import LABELS, classify
 from heretic.scorers.keyword import is_refusal
 

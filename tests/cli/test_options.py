@@ -15,7 +15,7 @@ from heretic import __version__
 from heretic.cli import main as registry
 from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
 from heretic.config import Settings
-from heretic.config.fields import SettingsFields
+from heretic.config.fields.all import SettingsFields
 from heretic.config.schema import known_paths
 from heretic.errors import HereticError, SettingsError
 from heretic.main import main, run
@@ -162,7 +162,7 @@ def refusal(*arguments: str) -> str:
         (["--seed", "3", "evaluate", "m"], "The command comes first: heretic evaluate ..."),
         (["m", "--scorer.refusals", "3"], "--scorer.NAME.OPTION VALUE"),
         (["m", "--scorer.refusals.x"], "requires an argument"),
-        (["m", "--scorer", "3"], "no JSON table"),
+        (["m", "--scorer", "3"], "not a JSON table"),
         (["m", "--config", "none.toml"], "none.toml cannot be read: No such file"),
         ([], "No model given. Usage: heretic MODEL"),
         (["config", "extra"], "See `heretic config --help`."),

@@ -13,12 +13,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 
 from heretic.config import DatasetSpecification, Settings, load_settings
 from heretic.config import reference as config_docs
-from heretic.config.fields import SettingsFields
-from heretic.config.schema import known_paths
-from heretic.config.sources import ARGUMENTS, check_keys
+from heretic.config.declaration import AS_BEFORE, setting
+from heretic.config.fields.all import SettingsFields
+from heretic.config.schema import SettingsLayer, check_keys, known_paths, values_as_before
+from heretic.config.sources import ARGUMENTS
+from heretic.config.tables import ScorerSpecification
 from heretic.errors import SettingsError
 
 ROOT = Path(__file__).parents[2]
@@ -171,7 +174,7 @@ def test_a_config_file_that_cannot_be_read(tmp_path: Path, text: str | None, sai
 
 def test_a_dotenv_that_is_no_text():
     Path(".env").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SettingsError, match=r"\.env or a secret cannot be read"):
+    with pytest.raises(SettingsError, match=r"\.env cannot be read"):
         Settings(model="m")
 
 
@@ -447,3 +450,41 @@ def test_inducing_needs_something_to_maximize() -> None:
     chosen = [{"plugin": "heretic.scorers.kl_divergence:KLDivergence"}]
     with pytest.raises(SettingsError, match="no scorer is maximized"):
         Settings(model="x", goal="induce", scorers=chosen)
+
+
+class WithLater(Settings):
+    """Settings of a later version."""
+
+    later: int = setting(5, "Search", "Something that did not exist.", as_before=0)
+    later_list: tuple[str, ...] = setting((), "Search", "A list.", as_before=[])
+    always: int = setting(0, "Search", "Something that renames folders.")
+
+
+def fingerprint_of(kind: type[Settings], **values: Any) -> dict[str, Any]:
+    return kind.from_layers([SettingsLayer(ARGUMENTS, {"model": "m", **values})]).fingerprint()
+
+
+def test_a_setting_added_later_is_left_out_of_the_fingerprint_where_it_changes_nothing():
+    base = {**fingerprint_of(Settings), "always": 0}
+    assert fingerprint_of(WithLater, later=0) == base
+    assert fingerprint_of(WithLater) == {**base, "later": 5}
+    other = fingerprint_of(WithLater, later=7, later_list=["x"])
+    assert other == {**base, "later": 7, "later_list": ["x"]}
+
+
+def test_so_is_a_key_added_to_the_table_of_a_scorer():
+    class LaterScorer(ScorerSpecification):
+        weight: float = Field(1.0, description="A key.", json_schema_extra={AS_BEFORE: 1.0})
+
+    class LaterSettings(Settings):
+        scorers: tuple[LaterScorer, ...] = setting((), "Scorers", "Metrics.")
+
+    chosen = {"plugin": "keyword"}
+    before = fingerprint_of(Settings, scorers=[chosen])
+    assert fingerprint_of(LaterSettings, scorers=[chosen]) == before
+    heavier = fingerprint_of(LaterSettings, scorers=[{**chosen, "weight": 2.0}])
+    assert heavier["scorers"] == [{**before["scorers"][0], "weight": 2.0}]
+
+
+def test_a_record_made_before_a_setting_existed_means_as_before():
+    assert values_as_before(WithLater) == {"later": 0, "later_list": []}

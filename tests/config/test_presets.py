@@ -115,7 +115,7 @@ def test_tables_are_merged_key_by_key(monkeypatch: pytest.MonkeyPatch):
         heretic, ["inspect", name, "--chat-template-kwargs", '{"tokenize": true}']
     )
     assert isinstance(given.exception, SettingsError)
-    assert "tokenize is no variable of a chat template" in str(given.exception)
+    assert "tokenize is not a variable of a chat template" in str(given.exception)
     more = Settings(model=name, chat_template_kwargs={"thinking_budget": 512})
     assert more.chat_template_kwargs == {**both, "thinking_budget": 512}
 
@@ -147,8 +147,8 @@ def test_a_users_own_file_comes_first():
         ('[b]\ngood_prompts = {splt = "x"}', r"good_prompts\.splt in preset b of mine\.toml"),
         ("[c]\nn_trials = -1", r"n_trials in preset c of mine\.toml \(-1\)"),
         ("[d]\ntrust_remote_code = true", r"trust_remote_code in preset d of mine\.toml"),
-        ('[e]\nmodel_types = "llama"', r"model_types in preset e of mine\.toml is no list"),
-        ("n_trials = 3", r"n_trials in mine\.toml is no table"),
+        ('[e]\nmodel_types = "llama"', r"model_types in preset e of mine\.toml is not a list"),
+        ("n_trials = 3", r"n_trials in mine\.toml is not a table"),
         ("[", r"mine\.toml is not valid TOML"),
     ],
 )

@@ -211,31 +211,34 @@ def known_run(path: Path) -> tuple[RunFolder, RunManifest]:
 
 
 def run_settings(manifest: RunManifest, options: SettingsOptions) -> Settings:
-    """What the run was searched with, and above it what the user says that changes no score.
+    """The settings of the search, overridden by what the user sets now that changes no score.
 
-    That is taken from the command line, the environment and TOML as ever. So is a new place of
-    the model or of prompts, if they are the same. A run folder may come from anybody: whether the
-    model's own code runs is never taken from it, nor where benchmarks' code lies.
+    What the user sets is read from the command line, the environment and TOML as always. A new
+    place of the model or of prompts is taken as well, if their content is the same. A run folder
+    may come from anybody: it never decides whether the model's own code runs, nor where the code
+    of benchmarks lies.
 
     Raises:
         SettingsError: An option or the file of `--config` would make it another run.
         RunError: The model is not the one that was searched.
     """
-    from heretic.config.schema import reproducible_names
-    from heretic.config.settings import Settings, load_settings
-    from heretic.config.sources import read_toml
+    from heretic.config.nested import merged
+    from heretic.config.schema import reproducible_names, values_as_before
+    from heretic.config.settings import Settings
+    from heretic.config.sources import merged_layers, read_user_layers
     from heretic.errors import RunError, SettingsError
-    from heretic.export.reproduce import merged
 
     fixed = reproducible_names()
-    own = load_settings(options.overrides, options.config, require_model=False)
+    layers = read_user_layers(options.overrides, options.config)
+    own = Settings.from_layers(layers)
     names = own.model_fields_set - fixed
     recorded = {
+        **values_as_before(),
         **{name: value for name, value in manifest.settings.items() if name not in _CONSENT},
         **{name: value for name, value in own.to_dict().items() if name in names},
     }
-    file = {} if options.config is None else read_toml(options.config)
-    asked = {name: v for name, v in merged(file, options.overrides).items() if name in fixed}
+    command = merged_layers(layer for layer in layers if layer.of_command)
+    asked = {name: value for name, value in command.items() if name in fixed}
     settings = Settings.restore(merged(recorded, asked))
     before = Settings.restore(recorded)
     if any(getattr(settings, name) != getattr(before, name) for name in fixed - _PLACES):

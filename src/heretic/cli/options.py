@@ -1,4 +1,4 @@
-"""Command line options, made from the fields of the settings, and their help."""
+"""Command line options, made from the settings, and their help."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
 import click
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from heretic.config.behaviors import documented
-from heretic.config.fields import GROUPS, SettingsFields
-from heretic.config.tables import DatasetSpecification
+from heretic.config.declaration import GROUPS
+from heretic.config.nested import decoded, put
+from heretic.config.schema import Kind, SettingInfo, settings_of
 from heretic.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -45,9 +43,9 @@ class SettingsOptions:
         """The settings of this command.
 
         Args:
-            require_model: Whether the command cannot do without a model.
-            **named: Settings that the command line gives in other ways (such as the model as
-                an argument); None leaves a setting to the other sources.
+            require_model: Whether the command needs a model.
+            **named: Settings that the command line gives in other ways, such as the model as
+                an argument; None stands for a setting that is not given.
 
         Raises:
             SettingsError: As `heretic.config.load_settings`.
@@ -58,7 +56,11 @@ class SettingsOptions:
         return load_settings({**self.overrides, **given}, self.config, require_model=require_model)
 
     def refuse_config(self, command: str, reason: str) -> None:
-        """For commands that take their settings from elsewhere.
+        """Refuse `--config`, for commands that take their settings from elsewhere.
+
+        Args:
+            command: The command's name.
+            reason: Why it takes no such file, for the error.
 
         Raises:
             SettingsError: `--config` was given.
@@ -90,7 +92,7 @@ class SettingsCommand(click.Command):
         self.show_settings = show_settings
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse, with `--scorer.NAME.OPTION VALUE` as one pair."""
+        """Join each `--scorer.NAME.OPTION VALUE` into one argument, then parse."""
         return super().parse_args(ctx, list(_join_scorer_options(args)))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -126,7 +128,7 @@ def settings_options(function: Callable[..., Any]) -> Callable[..., Any]:
         for name in [name for name in values if name.startswith(_PREFIX)]:
             value = values.pop(name)
             if value is not None and value != ():
-                _put(overrides, tuple(name.removeprefix(_PREFIX).split("__")), value)
+                put(overrides, tuple(name.removeprefix(_PREFIX).split("__")), value)
         options = SettingsOptions(overrides=_with_scorers(overrides), config=config)
         return function(*args, options=options, **values)
 
@@ -140,9 +142,9 @@ def write_settings(formatter: click.HelpFormatter) -> None:
     """Write a help section for every group of settings; the data sets share one list."""
     for group in GROUPS:
         rows = [
-            (_record(name), _meaning(info))
-            for name, info in SettingsFields.model_fields.items()
-            if _group(info) == group and not _is_table(info)
+            (_record(setting), _meaning(setting))
+            for setting in settings_of()
+            if setting.group == group and setting.kind != "table"
         ]
         if group == "Scorers":
             rows.append(("--scorer.NAME.OPTION VALUE", "An option of a single scorer."))
@@ -166,23 +168,12 @@ def nearest_option(name: str, command: click.Command, ctx: click.Context) -> str
     return difflib.get_close_matches(name.replace("_", "-"), known, n=1, cutoff=0.0)[0]
 
 
-def option_name(path: tuple[str, ...]) -> str:
-    """The option that sets the setting at `path`: `--good-prompts.split`."""
-    return "--" + ".".join(path).replace("_", "-")
-
-
 def _write_prompt_settings(formatter: click.HelpFormatter) -> None:
-    sets = [
-        (option_name((name,)).removeprefix("--"), _meaning(info))
-        for name, info in SettingsFields.model_fields.items()
-        if _is_table(info)
-    ]
+    sets = [setting for setting in settings_of() if setting.kind == "table"]
     with formatter.section("Prompts settings, where SET is one of"):
-        formatter.write_dl(sets)
-    rows = [
-        (f"--SET.{_record(name).removeprefix('--')}", _meaning(info))
-        for name, info in DatasetSpecification.model_fields.items()
-    ]
+        formatter.write_dl([(found.option.removeprefix("--"), _meaning(found)) for found in sets])
+    prefix = f"{sets[0].option}."
+    rows = [(_record(key).replace(prefix, "--SET.", 1), _meaning(key)) for key in sets[0].keys]
     formatter.indent()
     formatter.write_paragraph()
     formatter.write_dl(rows)
@@ -197,30 +188,24 @@ def _decorators() -> Iterator[Callable[[Callable[..., Any]], Callable[..., Any]]
         metavar="FILE",
         help="Read settings from this TOML file, in place of config.toml in the working directory.",
     )
-    for name, info in SettingsFields.model_fields.items():
-        if _is_table(info):
-            for inner, inner_info in DatasetSpecification.model_fields.items():
-                yield _option((name, inner), inner_info)
-        else:
-            yield _option((name,), info)
+    for setting in settings_of():
+        for single in setting.keys if setting.kind == "table" else (setting,):
+            yield _option(single)
     yield click.option("--scorer-option", f"{_PREFIX}scorer_options", multiple=True, hidden=True)
 
 
-def _option(
-    path: tuple[str, ...], info: FieldInfo
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The option of one setting; values stay text here, the settings validate them."""
-    name = option_name(path)
-    parameter = _PREFIX + "__".join(path)
-    if _kind(info) is bool:
-        return click.option(f"{name}/--no-{name[2:]}", parameter, default=None)
-    return click.option(name, parameter, multiple=_is_list(info), default=None)
+def _option(setting: SettingInfo) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option of one setting. Values stay text: `Settings` validates them."""
+    parameter = _PREFIX + "__".join(setting.path)
+    if setting.kind == "switch":
+        return click.option(f"{setting.option}/{setting.option_off}", parameter, default=None)
+    return click.option(setting.option, parameter, multiple=setting.is_list, default=None)
 
 
 def _join_scorer_options(args: list[str]) -> Iterator[str]:
     """`--scorer.refusals.markers X` as `--scorer-option=refusals.markers=X`.
 
-    Options of scorers are not known in advance, as anyone can write a scorer.
+    click must know all options in advance, but anyone can write a scorer with options of its own.
     """
     rest = iter(args)
     for token in rest:
@@ -237,9 +222,7 @@ def _join_scorer_options(args: list[str]) -> Iterator[str]:
 
 
 def _with_scorers(overrides: dict[str, Any]) -> dict[str, Any]:
-    """Lists given as repeated options or JSON, and options of scorers, in their final form."""
-    from heretic.config.sources import decoded
-
+    """Overrides with lists and with options of scorers in the form that `Settings` takes."""
     for name, value in overrides.items():
         if isinstance(value, tuple) and name != "scorer_options":
             elements = [part for text in value for part in _elements(text)]
@@ -270,7 +253,7 @@ def _json_table(text: str) -> dict[str, Any]:
         table = None
     if not isinstance(table, dict):
         raise SettingsError(
-            "Setting --scorer on the command line is no JSON table.",
+            "Setting --scorer on the command line is not a JSON table.",
             remedy='For example, {"refusals": {...}}; or use --scorer.NAME.OPTION VALUE.',
         )
     return table
@@ -288,56 +271,32 @@ def _elements(text: str) -> list[Any]:
     return [text] if text else []
 
 
-def _put(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
-    for key in path[:-1]:
-        tree = tree.setdefault(key, {})
-    tree[path[-1]] = value
+_METAVARS: Mapping[Kind, str] = {
+    "integer": "INTEGER",
+    "number": "NUMBER",
+    "path": "PATH",
+    "list of texts": "TEXT ...",
+    "list of pairs": "TEXT ...",
+    "list of tables": "JSON ...",
+    "mapping": "JSON",
+    "open table": "JSON",
+}
+"""What the help shows for a value; all else is TEXT."""
 
 
-def _group(info: FieldInfo) -> str:
-    extra = info.json_schema_extra
-    assert isinstance(extra, dict)
-    return str(extra["group"])
-
-
-def _is_table(info: FieldInfo) -> bool:
-    kind = _kind(info)
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
-
-
-def _kind(info: FieldInfo) -> Any:
-    """The type of a setting, without None."""
-    kinds = [kind for kind in get_args(info.annotation) if kind is not NoneType]
-    optional = NoneType in get_args(info.annotation)
-    return kinds[0] if optional and kinds else info.annotation
-
-
-def _is_list(info: FieldInfo) -> bool:
-    return get_origin(_kind(info)) is tuple
-
-
-def _record(name: str) -> str:
+def _record(setting: SettingInfo) -> str:
     """The left column of a setting's help."""
-    info = {**DatasetSpecification.model_fields, **SettingsFields.model_fields}[name]
-    option = option_name((name,))
-    kind = _kind(info)
-    if kind is bool:
-        return f"--[no-]{option[2:]}"
-    if get_origin(kind) is Literal:
-        return f"{option} [{'|'.join(map(str, get_args(kind)))}]"
-    if _is_list(info):
-        return f"{option} {'JSON' if name == 'scorers' else 'TEXT'} ..."
-    if get_origin(kind) is dict:
-        return f"{option} JSON"
-    metavars = {int: "INTEGER", float: "NUMBER", Path: "PATH"}
-    return f"{option} {metavars.get(kind, 'TEXT')}"
+    if setting.kind == "switch":
+        return f"--[no-]{setting.option.removeprefix('--')}"
+    if setting.kind == "choice":
+        return f"{setting.option} [{'|'.join(setting.choices)}]"
+    return f"{setting.option} {_METAVARS.get(setting.kind, 'TEXT')}"
 
 
-def _meaning(info: FieldInfo) -> str:
+def _meaning(setting: SettingInfo) -> str:
     """The right column: what it means, and its default where that is short."""
-    default = info.get_default()
-    text = info.description or ""
-    if default is None or default == "" or info.is_required() or isinstance(default, BaseModel):
+    default, text = setting.default, setting.description
+    if default is None or default == "" or setting.kind == "table":
         return text
     if isinstance(default, dict | tuple):
         words = all(isinstance(element, str) for element in default) and len(default) < 6

@@ -1,8 +1,8 @@
-"""Ready configurations for behaviours other than refusal: prompts that contrast it, and scorers.
+"""Ready configurations for behaviours other than refusal: contrasting prompts, and scorers.
 
-Each is a folder of `heretic/behaviors` with `config.toml`, settings as users write them, and the
-prompts beside it. As a source of settings it stands below everything the user says, and above what
-the model's family needs.
+Each is a folder in `heretic/behaviors`: `config.toml` holds settings as users write them, and the
+prompt files lie beside it. Everything the user sets overrides a ready configuration, which in turn
+overrides the preset of the model's family.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import heretic
-from heretic.config.sources import Place, WholeSource, check_ready_made, no_such, read_toml
+from heretic.config.nested import read_toml
+from heretic.config.schema import SettingsLayer, SettingsOrigin, check_ready_made, no_such
 
 OWN_FOLDER = Path(heretic.__file__).with_name("behaviors")
 FILE_NAME = "config.toml"
 ABOUT = "about"
-"""Key beside the settings: what it is, in one line."""
+"""Key beside the settings: a description in one line."""
 
 FORBIDDEN = (
     "model",
@@ -29,7 +30,7 @@ FORBIDDEN = (
     "preset",
     "behavior",
 )
-"""Settings that only the user decides on, or that choose what is read."""
+"""Settings that only the user may set, or that decide which files are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +38,10 @@ class Behavior:
     """One ready configuration.
 
     Attributes:
-        name: Of the folder, or of the user's file.
-        file: Where it stands.
-        settings: What it sets, as TOML has it, with the paths of files made absolute.
-        about: What it is, in one line.
+        name: The name of its folder, or of the user's file without the suffix.
+        file: The TOML file.
+        settings: Values as in the TOML file; paths of files beside it are absolute.
+        about: A description in one line.
     """
 
     name: str
@@ -49,31 +50,31 @@ class Behavior:
     about: str = ""
 
     @property
-    def place(self) -> Place:
-        """For errors about its settings."""
-        return Place(f"in {self.file}", "key")
+    def origin(self) -> SettingsOrigin:
+        """Where errors say that its settings stand."""
+        return SettingsOrigin(f"in {self.file}", "key")
 
 
 def names() -> list[str]:
-    """Those that come with Heretic."""
+    """Names of the configurations that come with Heretic, sorted."""
     return sorted(path.parent.name for path in OWN_FOLDER.glob(f"*/{FILE_NAME}"))
 
 
 def documented() -> Iterator[tuple[str, str]]:
-    """Name and meaning of each that comes with Heretic."""
+    """Name and description of each configuration that comes with Heretic."""
     for name in names():
         text = (OWN_FOLDER / name / FILE_NAME).read_text(encoding="utf-8")
         yield name, tomllib.loads(text)[ABOUT]
 
 
 def find_behavior(choice: str) -> Behavior:
-    """A ready configuration.
+    """Read the configuration that the setting `behavior` names.
 
     Args:
         choice: Name of one that comes with Heretic, or the path of a folder or TOML file.
 
     Raises:
-        SettingsError: There is none, it is malformed, or it sets what it must not.
+        SettingsError: It does not exist, is malformed, or sets what it must not set.
     """
     return read_behavior(_file_of(choice))
 
@@ -96,7 +97,7 @@ def name_of(choice: str) -> str:
         choice: As for `find_behavior`.
 
     Raises:
-        SettingsError: It is the name of none that comes with Heretic.
+        SettingsError: No configuration that comes with Heretic has this name.
     """
     return _name(_file_of(choice).absolute())
 
@@ -106,21 +107,21 @@ def _name(file: Path) -> str:
 
 
 def read_behavior(file: Path) -> Behavior:
-    """The configuration in a file.
+    """Read the configuration in a TOML file.
 
     Raises:
-        SettingsError: It cannot be read, a key is unknown, or it sets what it must not.
+        SettingsError: It cannot be read, a key is unknown, or it sets what it must not set.
     """
     file = file.absolute()
     values = read_toml(file)
     about = str(values.pop(ABOUT, ""))
     behavior = Behavior(_name(file), file, _absolute(values, file.parent), about)
-    check_ready_made(values, behavior.place, FORBIDDEN, "behaviors")
+    check_ready_made(values, behavior.origin, FORBIDDEN, "behaviors")
     return behavior
 
 
 def _absolute(value: Any, folder: Path, key: str = "") -> Any:
-    """The same with data sets and scorers that are files beside it by their whole paths."""
+    """`value` with absolute paths for those data sets and scorers that are files in `folder`."""
     if isinstance(value, Mapping):
         return {name: _absolute(inner, folder, name) for name, inner in value.items()}
     if isinstance(value, list):
@@ -135,22 +136,24 @@ def _absolute(value: Any, folder: Path, key: str = "") -> Any:
     return value
 
 
-class BehaviorSource(WholeSource):
-    """The ready configuration that the sources above name."""
+def read_behavior_layer(above: Mapping[str, Any]) -> SettingsLayer | None:
+    """The ready configuration that `behavior` names, adapted to what the user set.
 
-    def __call__(self) -> dict[str, Any]:
-        """Values by setting."""
-        above = self.current_state
-        choice = above.get("behavior")
-        if not choice:
-            return {}
-        behavior = find_behavior(str(choice))
-        self.reading.layers.append((behavior.place, behavior.settings))
-        return _fitted(behavior.settings, above)
+    Args:
+        above: All layers above this one, merged.
+
+    Raises:
+        SettingsError: As `find_behavior`.
+    """
+    choice = above.get("behavior")
+    if not choice:
+        return None
+    behavior = find_behavior(str(choice))
+    return SettingsLayer(behavior.origin, _fitted(behavior.settings, above))
 
 
 def _fitted(settings: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """What is left of a configuration under what the user says."""
+    """The configuration without what contradicts the settings above it."""
     values = dict(settings)
     if "scorers" in above:  # a list replaces the other, and options belong to its scorers
         values.pop("scorer", None)

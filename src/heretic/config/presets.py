@@ -1,20 +1,20 @@
 """Presets: settings that a family of models needs, as data.
 
-A preset is a source of settings like any other, the lowest: what it sets is in the settings from
-then on, and in whatever is recorded of a run.
+A preset is the lowest layer of settings: every other layer overrides it. What it sets is recorded
+with a run like any other setting.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heretic.config.sources import Place, WholeSource, check_ready_made, no_such, read_toml
+from heretic.config.nested import read_toml
+from heretic.config.schema import SettingsLayer, SettingsOrigin, check_ready_made, no_such
 from heretic.errors import SettingsError
 from heretic.system.hub import gguf_architecture, gguf_parts, hub_config, is_local
 
@@ -27,21 +27,17 @@ CONDITIONS = ("model_types", "names", "stored_dtypes")
 WHY = "why"
 
 FORBIDDEN = ("model", "model_commit", "evaluate_model", "trust_remote_code", "preset")
-"""Settings that choose the preset, or that only the user decides on."""
-
-
-_log = logging.getLogger(__name__)
-_log.addHandler(logging.NullHandler())  # a library prints nothing unless asked to
+"""Settings that choose the preset, or that only the user may set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a preset may ask about a model.
+    """What the conditions of presets can ask about a model.
 
     Attributes:
-        types: `model_type` of its configuration and of the text model inside.
-        name: Hub id or name of the folder, in small letters.
-        dtypes: In which the checkpoint is stored, as far as the configuration says.
+        name: Hub id or name of the folder, in lower case.
+        types: `model_type` of its configuration and of the text model inside, in lower case.
+        dtypes: The dtypes that the configuration states for the checkpoint.
     """
 
     name: str
@@ -51,12 +47,13 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """One table of a file of presets.
+    """One table in a file of presets.
 
     Attributes:
-        file: Where it stands.
-        conditions: Globs by condition; each condition that is named must be met.
-        settings: What it sets, as TOML has it.
+        file: The TOML file.
+        conditions: Globs by condition. All conditions must be met; one glob of each suffices.
+        settings: Values as in the TOML file.
+        why: The reason for it, for the reference page.
     """
 
     name: str
@@ -66,12 +63,12 @@ class Preset:
     why: str = ""
 
     @property
-    def place(self) -> Place:
-        """For errors about its settings."""
-        return Place(f"in preset {self.name} of {self.file}", "key")
+    def origin(self) -> SettingsOrigin:
+        """Where errors say that its settings stand."""
+        return SettingsOrigin(f"in preset {self.name} of {self.file}", "key")
 
     def fits(self, facts: Facts) -> bool:
-        """Whether it is for this model."""
+        """Whether the model meets all conditions."""
         asked = {"model_types": facts.types, "names": (facts.name,), "stored_dtypes": facts.dtypes}
         return all(
             any(fnmatchcase(value, glob) for value in asked[condition] for glob in globs)
@@ -79,18 +76,18 @@ class Preset:
         )
 
     def held(self, settings: Settings) -> Preset:
-        """The same with only what holds in these settings: users may have said otherwise."""
+        """The preset with only those values that `settings` have: users may have set others."""
         values = settings.to_dict()
         kept = {name: value for name, value in self.settings.items() if _in(value, values[name])}
         return replace(self, settings=kept)
 
     def to_dict(self) -> dict[str, Any]:
-        """For programs."""
+        """JSON-ready form; `file` is None for presets that come with Heretic."""
         file = None if self.file == OWN_FILE else str(self.file)
         return {"name": self.name, "file": file, "settings": dict(self.settings)}
 
     def line(self) -> str:
-        """What it is and sets, in one line."""
+        """Its name and its values, in one line."""
         values = ", ".join(
             f"{name} = {json.dumps(value, ensure_ascii=False)}"
             for name, value in self.settings.items()
@@ -106,10 +103,11 @@ def _in(value: Any, whole: Any) -> bool:
 
 
 def read_presets(file: Path = OWN_FILE) -> tuple[Preset, ...]:
-    """The presets of a file, in its order.
+    """The presets in a file, in the order of the file.
 
     Raises:
-        SettingsError: It cannot be read, a table is none, or a key is no setting or condition.
+        SettingsError: The file cannot be read, an entry is not a table, or a key is neither a
+            setting nor a condition.
     """
     return tuple(_preset(name, table, file) for name, table in read_toml(file).items())
 
@@ -117,32 +115,32 @@ def read_presets(file: Path = OWN_FILE) -> tuple[Preset, ...]:
 def _preset(name: str, table: Any, file: Path) -> Preset:
     if not isinstance(table, Mapping):
         raise SettingsError(
-            f"{name} in {file} is no table.",
+            f"{name} in {file} is not a table.",
             remedy=f'A preset is a table: [{name}], then model_types = ["llama"] and settings.',
         )
     settings = {key: v for key, v in table.items() if key not in (*CONDITIONS, WHY)}
     preset = Preset(name, file, {}, settings, str(table.get(WHY, "")))
-    check_ready_made(settings, preset.place, FORBIDDEN, "presets")
+    check_ready_made(settings, preset.origin, FORBIDDEN, "presets")
     conditions = {
-        key: _globs(table[key], f"{key} {preset.place.name}") for key in CONDITIONS if key in table
+        key: _globs(table[key], f"{key} {preset.origin.name}") for key in CONDITIONS if key in table
     }
     return replace(preset, conditions=conditions)
 
 
 def _globs(value: Any, what: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(glob, str) for glob in value):
-        raise SettingsError(f"Condition {what} is no list of texts.")
+        raise SettingsError(f"Condition {what} is not a list of texts.")
     return tuple(glob.lower() for glob in value)
 
 
 def find_preset(choice: str, model: str, revision: str | None) -> Preset | None:
-    """The preset of a model.
+    """The preset of a model; None if no preset applies.
 
     Args:
-        choice: As the setting `preset`: auto, none, the name of a preset, or a file.
+        choice: The value of the setting `preset`: auto, none, the name of a preset, or a file.
 
     Raises:
-        SettingsError: There is none of that name, or the file is malformed.
+        SettingsError: No preset has that name, or the file is malformed.
     """
     if choice in ("", "none") or not model:
         return None
@@ -167,7 +165,10 @@ def _named(name: str) -> Preset:
 
 
 def model_facts(model: str, revision: str | None) -> Facts:
-    """What the configuration says; only the name where it cannot be read (loading says why)."""
+    """What a model's configuration says.
+
+    Where it cannot be read, only the name is known; loading the model will say why.
+    """
     config = _configuration(model, revision)
     text = config.get("text_config")
     parts = [config, text] if isinstance(text, dict) else [config]
@@ -181,7 +182,7 @@ def model_facts(model: str, revision: str | None) -> Facts:
 
 
 def _name(model: str) -> str:
-    """A Hub id, also of a folder in the Hub's cache; else the folder's name."""
+    """The name that presets compare: a folder's own, unless the folder is in the Hub's cache."""
     if not is_local(model):
         return model
     path = Path(model).expanduser().resolve()
@@ -189,10 +190,10 @@ def _name(model: str) -> str:
 
 
 def _configuration(model: str, revision: str | None) -> dict[str, Any]:
-    """The model's config.json; empty if there is none to be had.
+    """The model's config.json; empty if it cannot be read.
 
-    Of a GGUF file the architecture alone, which is called as the model type of most families is; of
-    one on the Hub nothing: it would have to be fetched whole.
+    A GGUF file gives its architecture as model type: most families use the same name for both. A
+    GGUF file on the Hub gives nothing, because the whole file would have to be downloaded.
     """
     if gguf_parts(model) is not None:
         kind = gguf_architecture(Path(model).expanduser()) if is_local(model) else None
@@ -210,9 +211,9 @@ def _configuration(model: str, revision: str | None) -> dict[str, Any]:
 
 
 def applied(settings: Settings) -> Preset | None:
-    """The preset behind settings, with what of it holds in them; None without one.
+    """The preset that applied to settings, with those of its values that they have; or None.
 
-    Settings keep what a preset has set, not the preset: a file that has gone since is none.
+    Settings keep the values of a preset, not the preset: None too if its file no longer exists.
     """
     try:
         preset = find_preset(settings.preset, settings.model, settings.model_commit)
@@ -221,26 +222,28 @@ def applied(settings: Settings) -> Preset | None:
     return None if preset is None else preset.held(settings)
 
 
-class PresetSource(WholeSource):
-    """The preset that fits what the sources above say of the model."""
+def read_preset_layer(above: Mapping[str, Any]) -> SettingsLayer | None:
+    """The preset that fits the model, if there is one.
 
-    def __call__(self) -> dict[str, Any]:
-        """Values by setting."""
-        above = self.current_state
-        revision = above.get("model_commit")
+    Args:
+        above: All layers above this one, merged; they name the model.
+
+    Raises:
+        SettingsError: As `find_preset`; or the model's name cannot be looked up as a path.
+    """
+    model = str(above.get("model") or "")
+    revision = above.get("model_commit")
+    try:
         preset = find_preset(
-            str(above.get("preset", "auto")),
-            str(above.get("model") or ""),
-            str(revision) if revision else None,
+            str(above.get("preset", "auto")), model, str(revision) if revision else None
         )
-        if preset is None:
-            return {}
-        self.reading.layers.append((preset.place, preset.settings))
-        return dict(preset.settings)
+    except OSError as error:
+        raise SettingsError(f"The model {model} cannot be looked up: {error}.") from error
+    return None if preset is None else SettingsLayer(preset.origin, preset.settings)
 
 
 def documented() -> Iterator[tuple[str, str, str, str]]:
-    """Name, models, settings and reason of every preset of the package, for the reference page."""
+    """Name, conditions, settings and reason of every preset that comes with Heretic."""
     for preset in read_presets():
         models = "; ".join(
             f"{condition}: {', '.join(globs)}" for condition, globs in preset.conditions.items()

@@ -1,7 +1,7 @@
 """The settings written out: `config.default.toml`, `heretic config`, and the reference page.
 
-`python -m heretic.config.reference --write` renews both files in the repository, `--check` fails if
-they are not what the settings say.
+`python -m heretic.config.reference --write` renews both files in the repository; `--check` fails if
+they differ from what it would write.
 """
 
 from __future__ import annotations
@@ -9,16 +9,13 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
-
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
+from typing import TYPE_CHECKING, Any
 
 from heretic.config import behaviors
-from heretic.config.fields import GROUPS, SettingsFields
+from heretic.config.declaration import GROUPS
+from heretic.config.schema import Kind, SettingInfo, settings_of
 from heretic.config.tables import DatasetSpecification, ScorerSpecification
 
 if TYPE_CHECKING:
@@ -38,7 +35,7 @@ Copy what you want to change to config.toml, or name a file by --config FILE.
 _PAGE_HEAD = """\
 # Settings
 
-<!-- Written by `python -m heretic.config.reference --write`; edit src/heretic/config/fields.py. -->
+<!-- Written by `python -m heretic.config.reference --write`; edit src/heretic/config/fields/. -->
 
 A setting has one name and can be given in several places. The highest wins:
 
@@ -53,28 +50,28 @@ A setting has one name and can be given in several places. The highest wins:
 | the ready configuration that `behavior` names | the same |
 | the preset that fits the model | `good_prompts = { split = "train[:50]" }` in its table |
 
-A key that is no setting is an error that names the nearest one, in every place; of variables that
-counts for those which start with `HERETIC_`, others are not looked at. Tables can be given in part:
-what is left out keeps its default. Lists are JSON in variables (`'["auto", "float32"]'`, or one
-element as it is); on the command line the option can be repeated as well. Empty text unsets a
-setting that may be unset. `heretic config` prints everything below as a TOML file.
+A key that is not a setting is an error in every place; the error names the nearest setting.
+Variables that do not start with `HERETIC_` are ignored. Tables can be given in part: what is left
+out keeps its default. Lists are JSON in variables (`'["auto", "float32"]'`), or the text of a
+single element; on the command line, the option can also be repeated. Empty text unsets a setting
+that may be unset. `heretic config` prints everything below as a TOML file.
 
-Settings that say "Unset: ask" are questions: with a terminal they are asked, without one the front
-is printed with the command that goes on from there.
+Settings that say "Unset: ask" are questions. With a terminal they are asked; without one, the front
+is printed together with the command that continues from there.
 """
 
 _PRESETS_HEAD = """
 ## Presets
 
-`preset = "auto"` looks for the first of these that fits `config.json` and the model's name. Loading
-and `heretic inspect` say which one it is and what it sets. Everything you set yourself, in whatever
-place, stands above it; tables such as `chat_template_kwargs` are merged key by key. What a preset
-has set is recorded with a run like any other setting, so that a run goes on as it began.
+`preset = "auto"` takes the first of these that fits `config.json` and the model's name. Loading and
+`heretic inspect` say which one it is and what it sets. Everything you set yourself, in whatever
+place, overrides it; tables such as `chat_template_kwargs` are merged key by key. What a preset has
+set is recorded with a run like any other setting, so that a run continues as it began.
 
 A file of your own, `preset = "mine.toml"`, has one table for each preset, with conditions
 (`model_types`, `names`, `stored_dtypes`: lists of globs, each of which may be left out), `why`, and
-settings. Its presets are tried first, in order, then those below; one applies. It cannot set
-`model`, `model_commit`, `evaluate_model`, `trust_remote_code` and `preset`.
+settings. Its presets are tried first, in order, then those below; the first that fits applies. It
+cannot set `model`, `model_commit`, `evaluate_model`, `trust_remote_code` and `preset`.
 
 | preset | for | sets | why |
 | --- | --- | --- | --- |
@@ -92,22 +89,22 @@ _BEHAVIORS_HEAD = """
 
 
 def default_toml() -> str:
-    """Every setting with default and meaning, as a TOML file that can be used as it is."""
+    """The text of a usable TOML file: every setting with its default and its meaning."""
     import tomlkit
 
     document = tomlkit.document()
     _comment(document, _TOML_HEAD)
     for group in GROUPS:
         # tables come last: in TOML, a plain key after a table would belong to it
-        plain = [(name, info) for name, info in _fields(group) if not _is_tables(info)]
+        plain = [setting for setting in _group(group) if not _is_tables(setting)]
         if not plain:
             continue
         document.add(tomlkit.nl())
         _comment(document, _heading(group))
-        for name, info in plain:
+        for setting in plain:
             document.add(tomlkit.nl())
-            _comment(document, _meaning(info))
-            _add(document, name, info.get_default(), _extra(info, "example"))
+            _comment(document, setting.description)
+            _add(document, setting.name, setting.default, setting.example)
     _add_datasets(document)
     _add_scorers(document)
     return tomlkit.dumps(document)
@@ -122,15 +119,13 @@ def settings_page() -> str:
         parts.append(
             f"\n## {group}\n\n| setting | type | default | meaning |\n| --- | --- | --- | --- |\n"
         )
-        parts.extend(_row(name, info) for name, info in _fields(group))
+        parts.extend(_row(setting) for setting in _group(group))
         if group == "Prompts":
-            parts.append(
-                _inner_table("Every prompt set is a table with these keys:", DatasetSpecification)
-            )
+            keys = settings_of(DatasetSpecification)
+            parts.append(_inner_table("Every prompt set is a table with these keys:", keys))
         if group == "Scorers":
-            parts.append(
-                _inner_table("Every element of `scorers` has these keys:", ScorerSpecification)
-            )
+            keys = settings_of(ScorerSpecification)
+            parts.append(_inner_table("Every element of `scorers` has these keys:", keys))
             parts.append(
                 "\nOptions of a scorer stand under `[scorer.NAME]`; on the command line, "
                 "`--scorer.NAME.OPTION VALUE`.\n"
@@ -145,7 +140,7 @@ def settings_page() -> str:
 
 
 def outdated(root: Path) -> list[Path]:
-    """Files under `root` that are not what the settings say."""
+    """Files under `root` that differ from what `write` would write."""
     return [path for path, text in _files(root) if not path.is_file() or _read(path) != text]
 
 
@@ -182,32 +177,14 @@ def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _fields(group: str) -> list[tuple[str, FieldInfo]]:
-    return [
-        (name, info)
-        for name, info in SettingsFields.model_fields.items()
-        if _extra(info, "group") == group
-    ]
+def _group(name: str) -> list[SettingInfo]:
+    return [setting for setting in settings_of() if setting.group == name]
 
 
-def _extra(info: FieldInfo, key: str) -> Any:
-    extra = info.json_schema_extra
-    return extra.get(key) if isinstance(extra, dict) else None
-
-
-def _is_tables(info: FieldInfo) -> bool:
+def _is_tables(setting: SettingInfo) -> bool:
     """Whether TOML writes it as tables of its own."""
-    default = info.get_default()
-    return (
-        isinstance(default, BaseModel)
-        or (isinstance(default, dict) and _extra(info, "example") is None)
-        or DatasetSpecification in get_args(info.annotation)  # a table that may be unset
-        or (isinstance(default, tuple) and any(isinstance(e, BaseModel) for e in default))
-    )
-
-
-def _meaning(info: FieldInfo) -> str:
-    return info.description or ""
+    tables = setting.kind in ("table", "list of tables")
+    return tables or (setting.kind == "open table" and setting.example is None)
 
 
 def _heading(title: str) -> str:
@@ -259,83 +236,77 @@ def _add_datasets(document: TOMLDocument) -> None:
 
     document.add(tomlkit.nl())
     _comment(document, _heading("Prompts"))
-    for position, (name, info) in enumerate(_fields("Prompts")):
-        default = info.get_default()
-        if default is None:
+    for position, setting in enumerate(_group("Prompts")):
+        if setting.default is None:
             document.add(tomlkit.nl())
-            _comment(document, f"[{name}]\n{_meaning(info)}")
-            for key, value in (_extra(info, "example") or {}).items():
-                _add(document, key, None, value)
+            _comment(document, f"[{setting.name}]\n{setting.description}")
+            for name, value in (setting.example or {}).items():
+                _add(document, name, None, value)
             continue
         table = tomlkit.table()
-        _comment(table, _meaning(info))
-        for key, key_info in DatasetSpecification.model_fields.items():
-            if position == 0:  # the meaning of the keys is said once
-                _comment(table, _meaning(key_info))
-            value = getattr(default, key)
-            _add(table, key, value, "" if value is None else None)
-        document.add(name, table)
+        _comment(table, setting.description)
+        for key in setting.keys:
+            if position == 0:  # the keys are explained in the first table only
+                _comment(table, key.description)
+            value = getattr(setting.default, key.name)
+            _add(table, key.name, value, "" if value is None else None)
+        document.add(setting.name, table)
 
 
 def _add_scorers(document: TOMLDocument) -> None:
     import tomlkit
 
-    fields = SettingsFields.model_fields
+    settings = {setting.name: setting for setting in _group("Scorers")}
+    scorers = settings["scorers"]
     document.add(tomlkit.nl())
     _comment(document, _heading("Scorers, continued"))
     document.add(tomlkit.nl())
-    _comment(document, _meaning(fields["scorers"]))
-    for key, info in ScorerSpecification.model_fields.items():
-        _comment(document, f"{key}: {_meaning(info)}")
+    _comment(document, scorers.description)
+    for key in scorers.keys:
+        _comment(document, f"{key.name}: {key.description}")
     tables = tomlkit.aot()
-    for scorer in fields["scorers"].get_default():
+    for scorer in scorers.default:
         table = tomlkit.table()
-        for key, value in scorer.model_dump().items():
-            table.add(key, value)
+        for name, value in scorer.model_dump().items():
+            table.add(name, value)
         tables.append(table)
     document.add("scorers", tables)
     document.add(tomlkit.nl())
-    _comment(document, _meaning(fields["scorer"]))
+    _comment(document, settings["scorer"].description)
     _comment(document, "[scorer.NAME]")
 
 
-def _inner_table(sentence: str, model: type[BaseModel]) -> str:
-    rows = "".join(_row(name, info) for name, info in model.model_fields.items())
+def _inner_table(sentence: str, keys: Iterable[SettingInfo]) -> str:
+    rows = "".join(_row(key) for key in keys)
     head = "| key | type | default | meaning |\n| --- | --- | --- | --- |\n"
     return f"\n{sentence}\n\n{head}{rows}"
 
 
-def _row(name: str, info: FieldInfo) -> str:
-    cells = [f"`{name}`", _type_name(info.annotation), _default_cell(info), _meaning(info)]
+def _row(setting: SettingInfo) -> str:
+    cells = [f"`{setting.name}`", _type(setting), _default_cell(setting), setting.description]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
 
-def _type_name(annotation: Any) -> str:
+_TYPES: Mapping[Kind, str] = {
+    "switch": "true, false",
+    "mapping": "table",
+    "open table": "table",
+}
+"""Kinds of settings that have another name on the page."""
+
+
+def _type(setting: SettingInfo) -> str:
     """The type of a setting in words."""
-    kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
-    if NoneType in get_args(annotation):
-        return _type_name(kinds[0])
-    if get_origin(annotation) is Literal:
-        return ", ".join(f"`{choice}`" for choice in kinds)
-    if get_origin(annotation) is tuple:
-        return "list of pairs" if get_origin(kinds[0]) is tuple else f"list of {_plural(kinds[0])}"
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return "table"
-    if get_origin(annotation) is dict:
-        return "table"
-    names = {str: "text", int: "integer", float: "number", bool: "true, false", Path: "path"}
-    return names.get(annotation, "text or table")
+    if setting.kind == "choice":
+        return ", ".join(f"`{choice}`" for choice in setting.choices)
+    return _TYPES.get(setting.kind, setting.kind)
 
 
-def _plural(kind: Any) -> str:
-    return "tables" if _type_name(kind) == "table" else "texts"
-
-
-def _default_cell(info: FieldInfo) -> str:
-    default = info.get_default()
-    if info.is_required():
+def _default_cell(setting: SettingInfo) -> str:
+    default = setting.default
+    if setting.required:
         return "required"
-    if default is None or (default == "" and _extra(info, "example")):
+    if default is None or (default == "" and setting.example):
         return "unset"
     if isinstance(default, DatasetSpecification):
         return f"`{default.dataset}`, `{default.split}`"

@@ -1,136 +1,81 @@
-"""Settings: read once, from all places in a fixed order, and never written to.
+"""Settings: layers are read from all places in a fixed order, merged, and validated once.
 
-Sources, highest first: arguments of the constructor, the command line (handed over by the command
-line interface; `sys.argv` is never read here), the environment (`HERETIC_*`), `.env`, the secrets
-folder, TOML, the ready configuration of a behaviour (`heretic.behaviors`), and at last the preset
-that fits the model (`heretic.config.presets`).
+The layers, highest first: arguments of the constructor, the command line (handed over by the
+command line interface; `sys.argv` is never read here), the environment (`HERETIC_*`), `.env`, the
+secrets folder, TOML, the ready configuration of a behaviour (`heretic.config.behaviors`), and the
+preset that fits the model (`heretic.config.presets`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
-from pydantic_settings import SettingsError as SourceError
 
-from heretic.config.behaviors import BehaviorSource
-from heretic.config.fields import SettingsFields
-from heretic.config.presets import PresetSource
-from heretic.config.sources import (
-    ARGUMENTS,
-    COMMAND_LINE,
-    DOTENV,
-    ENVIRONMENT,
-    ENVIRONMENT_PREFIX,
-    READING,
-    DotenvSource,
-    EnvironmentSource,
-    GivenSource,
-    Reading,
-    Recorded,
-    SecretsSource,
-    check_keys,
-    toml_source,
-)
-from heretic.config.tables import DatasetSpecification, ScorerSpecification
+from heretic.config.behaviors import read_behavior_layer
+from heretic.config.fields.all import SettingsFields
+from heretic.config.nested import merged
+from heretic.config.presets import read_preset_layer
+from heretic.config.schema import SettingInfo, SettingsLayer, SettingsOrigin, settings_of
+from heretic.config.sources import ARGUMENTS, merged_layers, read_arguments, read_user_layers
 from heretic.errors import SettingsError
 from heretic.system.hub import model_identity, plugin_identity
 
-__all__ = ["DatasetSpecification", "ScorerSpecification", "Settings", "load_settings"]
 
-_NOT_IN_FINGERPRINT = {"model_commit", "protected_prompts"}
-"""Part of the model's identity; told by their words, like all prompts."""
-
-
-class Settings(SettingsFields, BaseSettings):
+class Settings(SettingsFields):
     """Every setting of a run; frozen.
 
-    `Settings(model="...", n_trials=100)` works in any program. Tables can be given in part:
+    `Settings(model="...", n_trials=100)` reads the environment, `.env`, the secrets folder and
+    `config.toml` for all that its arguments leave out, in any program. Tables can be given in part:
     `Settings(good_prompts={"split": "train[:50]"})` keeps the other defaults of that table.
 
     Raises:
-        SettingsError: A key is unknown or a value malformed, in whatever place it stood.
+        SettingsError: A key is unknown or a value malformed, in whatever place it stands.
     """
 
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        protected_namespaces=(),
-        env_prefix=ENVIRONMENT_PREFIX,
-        env_nested_delimiter="__",
-        env_file=".env",
-        env_file_encoding="utf-8",
-        dotenv_filtering="only_existing",
-        nested_model_default_partial_update=True,
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     def __init__(self, **values: Any) -> None:
-        reading = READING.get() or Reading()
-        token = READING.set(reading)
-        try:
-            check_keys({key: v for key, v in values.items() if not key.startswith("_")}, ARGUMENTS)
-            reading.layers.append((ARGUMENTS, values))
-            super().__init__(**values)
-        except ValidationError as error:
-            raise SettingsError(_explain(error, reading), remedy=_REMEDY) from error
-        except SourceError as error:
-            raise SettingsError(f"{error}.") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f".env or a secret cannot be read: {error}.") from error
-        finally:
-            READING.reset(token)
+        said = (read_arguments(values), *read_user_layers({}, None))
+        self._validate_layers(with_ready_made(said))
 
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The sources, highest first."""
-        del env_settings, dotenv_settings, file_secret_settings  # replaced by stricter ones
-        reading = READING.get() or Reading()
-        if reading.isolated:
-            return (init_settings,)
-        secrets = SecretsSource(settings_cls)
-        toml = toml_source(settings_cls, reading.config_file)
-        command_line = GivenSource(settings_cls, COMMAND_LINE, reading.command_line)
-        chosen = [kind(settings_cls, reading) for kind in (BehaviorSource, PresetSource)]
-        return (
-            init_settings,
-            Recorded(command_line, COMMAND_LINE, reading),
-            Recorded(EnvironmentSource(settings_cls), ENVIRONMENT, reading),
-            Recorded(DotenvSource(settings_cls), DOTENV, reading),
-            Recorded(secrets, secrets.place, reading),
-            Recorded(toml, toml.place, reading),
-            *(chosen if reading.with_preset else []),
-        )
+    def from_layers(cls, layers: Sequence[SettingsLayer]) -> Self:
+        """Settings from these layers alone, the first of them highest.
+
+        Raises:
+            SettingsError: A value is malformed.
+        """
+        settings = cls.__new__(cls)
+        cls._validate_layers(settings, layers)
+        return settings
+
+    def _validate_layers(self, layers: Sequence[SettingsLayer]) -> None:
+        values = merged_layers(layers)
+        for name, default in _tables(type(self)).items():
+            if isinstance(values.get(name), Mapping):
+                values[name] = merged(default, values[name])
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            # The first thing that is wrong is enough for one line.
+            first = error.errors(include_url=False)[0]
+            raise SettingsError(_explain(first, layers), remedy=_REMEDY) from error
 
     @classmethod
     def restore(cls, data: Mapping[str, Any]) -> Self:
-        """Settings from what `to_dict` gave; no other source is read.
+        """Settings from what `to_dict` gave; nothing else is read.
 
         Raises:
             SettingsError: As the constructor.
         """
-        token = READING.set(Reading(isolated=True))
-        try:
-            return cls(**data)
-        finally:
-            READING.reset(token)
+        return cls.from_layers([read_arguments(data)])
 
     def replaced(self, **changes: Any) -> Self:
-        """A copy with other values, validated; no other source is read."""
+        """A copy with other values, validated; nothing else is read."""
         return self.restore({**self.to_dict(), **changes})
 
     def to_dict(self) -> dict[str, Any]:
@@ -140,20 +85,16 @@ class Settings(SettingsFields, BaseSettings):
     def fingerprint(self) -> dict[str, Any]:
         """JSON-ready form of what changes scores: no trial counts, actions, places, or seed.
 
-        The model stands in it by its content (`heretic.system.hub`), a scorer's file by its bytes.
-        The prompt sets are left out: what counts are their words, which only who reads them knows.
+        The model is represented by its content (`heretic.system.hub`), and a scorer in a file by
+        the bytes of that file. Prompt sets are left out: their texts count, and the pipeline adds
+        them. Settings that were added later are left out where their value means "as before".
         """
         values = self.to_dict()
-        chosen: dict[str, Any] = {}
-        for name, info in SettingsFields.model_fields.items():
-            extra = info.json_schema_extra
-            scores = isinstance(extra, dict) and extra["scores"]
-            is_prompts = isinstance(getattr(self, name), DatasetSpecification)
-            if scores and not is_prompts and name not in _NOT_IN_FINGERPRINT:
-                chosen[name] = values[name]
+        counted = [s for s in settings_of(type(self)) if s.scores and s.kind != "table"]
+        chosen = _without_as_before(values, counted)
         for scorer in chosen["scorers"]:
             scorer["plugin"] = plugin_identity(scorer["plugin"])
-        chosen["model"] = model_identity(self.model, self.model_commit)
+        chosen["model"] = model_identity(self.model, chosen.pop("model_commit"))
         return chosen
 
 
@@ -168,20 +109,14 @@ def load_settings(
     Args:
         command_line: What the command line sets, nested as in TOML; above the environment.
         config_file: TOML file in place of `config.toml` in the working directory.
-        require_model: Whether the command cannot do without a model. Without one, what the user
-            says is wanted alone, and no preset is looked for.
+        require_model: Whether the command needs a model. If not, only what the user sets is read,
+            no ready configuration and no preset.
 
     Raises:
         SettingsError: A key is unknown, a value malformed, a file unreadable, the model missing.
     """
-    reading = Reading(
-        command_line=command_line or {}, config_file=config_file, with_preset=require_model
-    )
-    token = READING.set(reading)
-    try:
-        settings = Settings()
-    finally:
-        READING.reset(token)
+    layers = read_user_layers(command_line or {}, config_file)
+    settings = Settings.from_layers(with_ready_made(layers) if require_model else layers)
     if require_model and not settings.model:
         raise SettingsError(
             "No model given.",
@@ -191,23 +126,79 @@ def load_settings(
     return settings
 
 
+def with_ready_made(said: Sequence[SettingsLayer]) -> tuple[SettingsLayer, ...]:
+    """These layers and, below them, the ready configuration and the preset that they lead to.
+
+    Args:
+        said: What the user sets, highest layer first.
+
+    Raises:
+        SettingsError: As `find_behavior` and `find_preset`.
+    """
+    layers = tuple(said)
+    for read in (read_behavior_layer, read_preset_layer):
+        layer = read(merged_layers(layers))
+        layers = layers if layer is None else (*layers, layer)
+    return layers
+
+
+def _tables(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
+    """The defaults of tables, by name: a table that is given in part keeps the rest of them."""
+    return {
+        setting.name: setting.default.model_dump()
+        for setting in settings_of(model)
+        if isinstance(setting.default, BaseModel)
+    }
+
+
+def _without_as_before(
+    values: Mapping[str, Any], settings: Iterable[SettingInfo]
+) -> dict[str, Any]:
+    """The values of these settings, less those that mean "as before", in lists of tables too."""
+    kept: dict[str, Any] = {}
+    for setting in settings:
+        value = values[setting.name]
+        if value in setting.as_before:
+            continue
+        tables = setting.kind == "list of tables"
+        kept[setting.name] = (
+            [_without_as_before(element, setting.keys) for element in value] if tables else value
+        )
+    return kept
+
+
 _REMEDY = "`heretic config` prints every setting with its meaning."
 
 
-def _explain(error: ValidationError, reading: Reading) -> str:
-    """The first thing that is wrong, in one line, in the words of the place it stood in."""
-    return _explain_one(error.errors(include_url=False)[0], reading)
-
-
-def _explain_one(details: ErrorDetails, reading: Reading) -> str:
+def _explain(details: ErrorDetails, layers: Sequence[SettingsLayer]) -> str:
+    """What is wrong with a value, in one line; the setting is spelled as its place spells it."""
     path = tuple(str(part) for part in details["loc"])
     problem = details["msg"].removeprefix("Value error, ").removeprefix("Input ")
     problem = f"{problem[:1].lower()}{problem[1:]}".rstrip(".")
-    found = reading.where(path)
     if not path:
         return f"The settings contradict each other: {problem}."
-    place, named = found or (ARGUMENTS, path)
-    spelled = ARGUMENTS.spell(path) if place.kind == "key" else place.spell(named)
+    origin, named = _where(path, layers) or (ARGUMENTS, path)
+    spelled = ARGUMENTS.spell(path) if origin.spelling == "key" else origin.spell(named)
     value = details["input"]
     shown = "" if isinstance(value, dict) else f" ({value!r})"
-    return f"Setting {spelled} {place.name}{shown}: {problem}."
+    return f"Setting {spelled} {origin.name}{shown}: {problem}."
+
+
+def _where(
+    path: tuple[str, ...], layers: Sequence[SettingsLayer]
+) -> tuple[SettingsOrigin, tuple[str, ...]] | None:
+    """The highest layer that has a value at `path`; and `path`, up to where that value stands.
+
+    A value for a whole table, such as JSON in a variable, stands at the table's path.
+    """
+    for layer in layers:
+        found: Any = layer.values
+        named: tuple[str, ...] = ()
+        for key in path:
+            if not isinstance(found, Mapping) or key not in found:
+                break
+            found = found[key]
+            named = (*named, key)
+        if named and (named == path or not isinstance(found, Mapping)):
+            return layer.origin, named
+    return None

@@ -1,13 +1,14 @@
-"""What stands in tables of the settings: prompt sets and scorers."""
+"""The tables among the settings: prompt sets and scorers."""
 
 from __future__ import annotations
 
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from heretic.records.trial import Optimization
+from heretic.config.declaration import Optionally
+from heretic.records.choices import Optimization
 
 SCORERS = {
     "refusal": "heretic.scorers.refusal:RefusalDetector",
@@ -26,15 +27,7 @@ SCORERS = {
     "llm_judge": "heretic.scorers.judge:LLMJudge",
     "classifier_judge": "heretic.scorers.judge:ClassifierJudge",
 }
-"""Scorers that come with Heretic, by the names that settings may call them by."""
-
-
-def _empty_is_unset(value: Any) -> Any:
-    """TOML and the environment have no null: there, empty text means unset."""
-    return None if value == "" else value
-
-
-Optionally = BeforeValidator(_empty_is_unset)
+"""Scorers that come with Heretic, by the short names that settings can use."""
 
 
 class DatasetSpecification(BaseModel):
@@ -81,13 +74,13 @@ class ScorerSpecification(BaseModel):
     )
     name: str = Field(
         default="",
-        description="Name of the score; by default made from the plugin's.",
+        description="Name of the score; by default made from the plugin's class name.",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _spelled_out(cls, data: Any) -> Any:
-        """The plugin of a short name, and a name after the plugin."""
+        """Replace a short name by the plugin that it stands for; name the score after the class."""
         if not isinstance(data, dict) or not isinstance(data.get("plugin"), str):
             return data
         plugin = data["plugin"]

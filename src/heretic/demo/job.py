@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from heretic.config.nested import merged
 from heretic.config.settings import Settings
 from heretic.demo.base import base_model, planted_model
 from heretic.demo.data import prompt_file
 from heretic.errors import SettingsError
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
 from heretic.export.files import check_destination
-from heretic.export.reproduce import merged
 from heretic.records.trial import Trial
 
 if TYPE_CHECKING:

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-_log.addHandler(logging.NullHandler())  # a library prints nothing unless asked to
 
 Edits = Mapping[str, OutputEdit]
 """A plan on this model: edits by writer name (`Model.plan_edits`); empty for the original."""

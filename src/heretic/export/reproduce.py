@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heretic.config.schema import reproducible_names
+from heretic.config.nested import merged
+from heretic.config.schema import reproducible_names, values_as_before
 from heretic.errors import ExportError, SettingsError
 from heretic.events import Notice, Reporter
 from heretic.export.documents.reproduction import Reproduction, differences, directions_hash
@@ -188,19 +189,10 @@ def restored_settings(recorded: Reproduction, overrides: Mapping[str, Any]) -> S
             "response_prefix": recorded.found["response_prefix"],
             "dtypes": [recorded.found["dtype"]],
         }
-        return Settings.restore(merged({**recorded.settings, **pinned}, overrides))
+        below = {**values_as_before(), **recorded.settings, **pinned}
+        return Settings.restore(merged(below, overrides))
     except (SettingsError, KeyError) as error:
         raise ExportError(f"The settings in the reproduction file do not hold: {error}") from error
-
-
-def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Both tables as one; inner tables are merged too, and `above` wins."""
-    both = dict(below)
-    for name, value in above.items():
-        old = both.get(name)
-        tables = isinstance(old, Mapping) and isinstance(value, Mapping)
-        both[name] = merged(old, value) if tables else value  # type: ignore[arg-type]
-    return both
 
 
 def _manifest(recorded: Reproduction, model: str) -> RunManifest:

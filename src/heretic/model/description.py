@@ -38,7 +38,6 @@ Norms = dict[str, str]
 """Name of a writer to what lies between it and the stream; empty for nothing."""
 
 _log = logging.getLogger(__name__)
-_log.addHandler(logging.NullHandler())  # a library prints nothing unless asked to
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from heretic import export
+from heretic.config.schema import values_as_before
 from heretic.config.settings import Settings
 from heretic.errors import HereticError, ModelError, RunError
 from heretic.evaluator.library import LibraryEvaluator
@@ -54,7 +55,7 @@ def apply_plan(
     if run is not None and known is not None:
         # The run's word on everything that fixes directions; the user's on what may run code.
         own = {name: settings.to_dict()[name] for name in OWN_WHEN_APPLYING}
-        settings = Settings.restore({**known.settings, **own})
+        settings = Settings.restore({**values_as_before(), **known.settings, **own})
     scorers = check_scorers(load_scorers(settings))
     prompts = load_prompts(settings, reporter, with_held_out=False, scorers=scorers)
     if run is not None and known is not None:

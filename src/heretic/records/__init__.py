@@ -1,5 +1,6 @@
 """Plain data that passes between the stages; frozen, comparable, serialisable, without torch."""
 
+from heretic.records.choices import DirectionScope, Optimization, RowNormalization
 from heretic.records.plan import (
     ATTENTION,
     COMPONENT_ALIASES,
@@ -8,15 +9,12 @@ from heretic.records.plan import (
     MLP,
     AbliterationParameters,
     AnyKernel,
-    DirectionScope,
     Kernel,
     LayerWeights,
     Plan,
-    RowNormalization,
     Weights,
 )
 from heretic.records.trial import (
-    Optimization,
     Score,
     Trial,
     TrialState,

@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from heretic.errors import RunError
-
-DirectionScope = Literal["global", "per layer", "mean"]
-RowNormalization = Literal["none", "pre", "full"]
+from heretic.records.choices import DirectionScope as DirectionScope  # noqa: PLC0414 - imported from here
+from heretic.records.choices import RowNormalization as RowNormalization  # noqa: PLC0414 - imported from here
 
 ATTENTION = "attn.o_proj"
 MLP = "mlp.down_proj"

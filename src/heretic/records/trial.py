@@ -6,10 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from heretic.records.choices import Optimization as Optimization  # noqa: PLC0414 - imported from here
 from heretic.records.plan import Plan
-
-Optimization = Literal["minimize", "maximize", "none"]
-
 
 TrialState = Literal["complete", "failed"]
 

@@ -31,7 +31,6 @@ PLANS_AT_ONCE, PLANS_AT_ONCE_ON_CPU = 8, 1
 """One plan's rows keep a CPU busy; an accelerator takes more."""
 
 _log = logging.getLogger(__name__)
-_log.addHandler(logging.NullHandler())  # a library prints nothing unless asked to
 
 
 @dataclass(frozen=True, slots=True)

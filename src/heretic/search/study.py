@@ -40,7 +40,6 @@ MAX_FAILURES = 10
 
 _REASON_LENGTH = 300
 _log = logging.getLogger(__name__)
-_log.addHandler(logging.NullHandler())  # a library prints nothing unless asked to
 
 
 class Study:

@@ -36,7 +36,6 @@ _DOCUMENTS = {"abliteration_params.json", "reproduce.json", "trainer_state.json"
 """Files of a model folder that say how it was made and change nothing of what it does."""
 
 _log = logging.getLogger(__name__)
-_log.addHandler(logging.NullHandler())  # a library prints nothing unless asked to
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 

@@ -1,4 +1,4 @@
-"""Answers that settings give in advance, and the command that goes on where questions stay open."""
+"""Answers that settings give in advance, and the command that continues from open questions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
+
+from heretic.config.schema import option_name, settings_of
 
 DEFAULT_STRATEGY = "merge"
 
@@ -20,16 +22,16 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
 }
 """The settings that each `model_action` needs beside `trial_index`."""
 
-_SWITCHES = {"upload_repo_private"}
+_SWITCHES = {setting.name: setting for setting in settings_of() if setting.kind == "switch"}
 """Settings that are on or off: `--x` or `--no-x`, without a value."""
 
 _ONCE = ("n_additional_trials", "checkpoint_action")
-"""Settings of the command that made the run, which must not act again when it goes on."""
+"""Settings of the command that made the run; they must not act again when the run continues."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The settings that answer questions; None where the user is to be asked."""
+    """The settings that answer questions; None means that the user has to be asked."""
 
     trial_index: int | None = None
     model_action: str | None = None
@@ -48,7 +50,7 @@ class Answers:
         return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
 
     def open_questions(self) -> list[str]:
-        """Settings without which a run that has no terminal cannot come to its end."""
+        """Names of unset settings that a run without a terminal needs to finish."""
         if self.model_action == "none":
             return []
         names = ["trial_index"]
@@ -59,16 +61,16 @@ class Answers:
 
 
 def default_directory(model: str) -> Path:
-    """Where the edited model goes unless the user says otherwise: `MODEL-heretic` beside here."""
+    """The default folder for the edited model: `MODEL-heretic` in the working directory."""
     name = Path(model).name or "model"
     return Path(f"{name.removesuffix('.gguf')}-heretic")
 
 
 def way_on(argv: Sequence[str], answers: Answers, model: str) -> str:
-    """The command that goes on from here, ready for a shell.
+    """The command that continues from here, ready for a shell.
 
-    It is the command that was given, with a value for every question that stayed open, and
-    continuing the run in place of what was said about an existing run.
+    It is the command that was given, with a value for every open question, and with
+    `--checkpoint-action continue` in place of what it said about an existing run.
 
     Args:
         argv: The command as given, program name included.
@@ -80,19 +82,19 @@ def way_on(argv: Sequence[str], answers: Answers, model: str) -> str:
         added[name] = _suggestion(name, model)
     kept = without_options(argv, {*added, *_ONCE})
     for name, value in added.items():
-        kept += [flag(name)] if name in _SWITCHES else [flag(name), value]
+        kept += [option_name(name)] if name in _SWITCHES else [option_name(name), value]
     return shlex.join(kept)
 
 
-def flag(setting: str) -> str:
-    """The command line option of a setting."""
-    return "--" + setting.replace("_", "-")
-
-
 def without_options(argv: Sequence[str], settings: set[str]) -> list[str]:
-    """`argv` less the options of these settings, in both forms (`--x=1` and `--x 1`)."""
-    flags = {spelling for name in settings - _SWITCHES for spelling in (flag(name), f"--{name}")}
-    switches = {spelling for name in settings & _SWITCHES for spelling in _switch(name)}
+    """`argv` without the options of these settings, in both forms (`--x=1` and `--x 1`)."""
+    switches: set[str] = set()
+    flags: set[str] = set()
+    for name in settings:
+        if name in _SWITCHES:
+            switches |= {_SWITCHES[name].option, _SWITCHES[name].option_off}
+        else:
+            flags |= {option_name(name), f"--{name}"}
     kept: list[str] = []
     skip = False
     for argument in argv:
@@ -103,10 +105,6 @@ def without_options(argv: Sequence[str], settings: set[str]) -> list[str]:
         elif argument.split("=", 1)[0] not in flags | switches:
             kept.append(argument)
     return kept
-
-
-def _switch(setting: str) -> tuple[str, str]:
-    return flag(setting), flag(f"no_{setting}")
 
 
 def _suggestion(name: str, model: str) -> str:
@@ -123,5 +121,5 @@ def _suggestion(name: str, model: str) -> str:
 
 
 def program_arguments() -> list[str]:
-    """The command as given, with the program's plain name."""
+    """The command as given; the path of the program is replaced by its name."""
     return ["heretic", *sys.argv[1:]]

@@ -1,0 +1,83 @@
+"""How a setting is declared, and the types that several settings share."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+GROUPS = ("Model", "Generation", "Prompts", "Method", "Search", "Scorers", "Export", "Research")
+"""The headings of the help and of the generated files, in their order."""
+
+AS_BEFORE = "as_before"
+"""Key of `json_schema_extra`, for keys of tables: see `setting`."""
+
+
+class FieldGroup(BaseModel):
+    """Base of the models that hold the settings of one group.
+
+    Validators are built when settings are first made: the help needs names and defaults alone.
+    """
+
+    model_config = ConfigDict(defer_build=True)
+
+
+def setting(default: Any, group: str, description: str, **options: Any) -> Any:
+    """A field of `Settings`.
+
+    Every setting that changes scores is part of a run's fingerprint, which names the run's folder.
+    A setting that is added later would therefore rename the folders of all runs made before it, so
+    that they are not found again. Such a setting must pass `as_before`: where it has that value, it
+    is left out of the fingerprint. A key that is added to `DatasetSpecification` or
+    `ScorerSpecification` says the same by `Field(json_schema_extra={AS_BEFORE: VALUE})`.
+
+    Args:
+        default: Its default; None stands for "unset".
+        group: The heading it is listed under, one of `GROUPS`.
+        description: What it means, for the help, `config.default.toml` and the reference page.
+        **options: `example` (a value to show where the default is unset); `scores` (False where a
+            change cannot change any score, so that a run can be resumed after it); `as_before` (the
+            value, as JSON has it, with which everything is as it was before the setting existed;
+            for settings added later that change scores); and constraints, as `pydantic.Field` takes
+            them.
+    """
+    extra = {
+        "group": group,
+        "scores": options.pop("scores", True),
+        "example": options.pop("example", None),
+    }
+    if AS_BEFORE in options:
+        extra[AS_BEFORE] = options.pop(AS_BEFORE)
+    return Field(default, description=description, json_schema_extra=extra, **options)
+
+
+def as_list(value: Any) -> Any:
+    """Text from the command line or the environment as a list: JSON, or else one element."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"looks like a JSON list, but is not valid JSON: {error}") from error
+    return [value] if value else []
+
+
+def as_table(value: Any) -> Any:
+    """Text that looks like a JSON table as a table; other text stays text."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"looks like a JSON table, but is not valid JSON: {error}") from error
+    return value
+
+
+def empty_is_unset(value: Any) -> Any:
+    """TOML and the environment have no null: there, empty text means unset."""
+    return None if value == "" else value
+
+
+Optionally = BeforeValidator(empty_is_unset)
+Texts = Annotated[tuple[str, ...], BeforeValidator(as_list)]

@@ -1,0 +1,100 @@
+"""The group Export of the settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator
+
+from heretic.config.declaration import FieldGroup, Optionally, as_list, setting
+
+
+class ExportFields(FieldGroup):
+    """What happens to the chosen trial."""
+
+    model_action: Annotated[
+        Literal["save", "upload", "chat", "benchmark", "none"] | None, Optionally
+    ] = setting(
+        None,
+        "Export",
+        "What to do with the chosen trial: save, upload, chat, benchmark, none. Unset: ask.",
+        example="save",
+        scores=False,
+    )
+    trial_index: Annotated[int | None, Optionally] = setting(
+        None,
+        "Export",
+        "Row of the front to choose, counted from 0 as shown (by refusals, then by KL "
+        "divergence). Unset: ask.",
+        example=0,
+        ge=0,
+        scores=False,
+    )
+    export_strategy: Annotated[Literal["merge", "adapter"] | None, Optionally] = setting(
+        None,
+        "Export",
+        "What to save: merge (whole edited weights) or adapter (PEFT). Unset: ask.",
+        example="merge",
+        scores=False,
+    )
+    max_shard_size: str = setting(
+        "5GB",
+        "Export",
+        "Largest size of a weight file where weights are saved from memory. Copies of the base "
+        "model's safetensors files are split as those are.",
+        scores=False,
+    )
+    save_directory: Annotated[Path | None, Optionally] = setting(
+        None,
+        "Export",
+        "Folder to save the edited model in. Unset: ask.",
+        example="edited-model",
+        scores=False,
+    )
+    upload_repo_id: Annotated[str | None, Optionally] = setting(
+        None,
+        "Export",
+        "Hub repository to upload the edited model to. Unset: ask.",
+        example="me/edited-model",
+        scores=False,
+    )
+    upload_repo_private: Annotated[bool | None, Optionally] = setting(
+        None,
+        "Export",
+        "Whether a newly made Hub repository is private. Unset: ask.",
+        example=True,
+        scores=False,
+    )
+    benchmarks: Annotated[tuple[str, ...] | None, Optionally, BeforeValidator(as_list)] = setting(
+        None,
+        "Export",
+        "Benchmarks (lm-evaluation-harness tasks) to run. Unset: ask.",
+        example=["mmlu"],
+        scores=False,
+    )
+    benchmark_original: Annotated[bool | None, Optionally] = setting(
+        None,
+        "Export",
+        "Whether benchmarks run on the original model too, for the differences. Unset: ask; "
+        "without a terminal they do.",
+        example=True,
+        scores=False,
+    )
+    benchmark_limit: Annotated[int | None, Optionally] = setting(
+        None,
+        "Export",
+        "Use only this many documents of each benchmark task, the first ones. For trying out: such "
+        "figures cannot be compared with published ones. Unset: all.",
+        example=100,
+        ge=1,
+        scores=False,
+    )
+    benchmark_path: Annotated[Path | None, Optionally] = setting(
+        None,
+        "Export",
+        "Folder with benchmark tasks of your own (YAML files of the lm-evaluation-harness). Python "
+        "code that they name is run.",
+        example="my-tasks",
+        scores=False,
+    )

@@ -1,0 +1,30 @@
+"""The group Research of the settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from heretic.config.declaration import FieldGroup, setting
+
+
+class ResearchFields(FieldGroup):
+    """Tables and plots of residuals."""
+
+    print_residual_geometry: bool = setting(
+        False, "Research", "Print a table of the residuals' geometry, layer by layer.", scores=False
+    )
+    plot_residuals: bool = setting(
+        False,
+        "Research",
+        "Plot PaCMAP projections of the residuals, layer by layer, and an animation.",
+        scores=False,
+    )
+    residual_plot_path: Path = setting(
+        Path("plots"), "Research", "Folder for residual plots.", scores=False
+    )
+    residual_plot_title: str = setting(
+        "PaCMAP projection of residuals", "Research", "Title of residual plots.", scores=False
+    )
+    residual_plot_style: str = setting(
+        "dark_background", "Research", "Matplotlib style of residual plots.", scores=False
+    )

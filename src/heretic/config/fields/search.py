@@ -1,0 +1,95 @@
+"""The group Search of the settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from heretic.config.declaration import FieldGroup, Optionally, setting
+
+
+class SearchFields(FieldGroup):
+    """How plans are proposed, how many, and when the search ends."""
+
+    n_trials: int = setting(
+        200, "Search", "Trials to complete, start-up trials included.", ge=1, scores=False
+    )
+    n_startup_trials: int = setting(
+        60, "Search", "Random trials before the sampler starts to learn.", ge=0
+    )
+    seed: Annotated[int | None, Optionally] = setting(
+        None,
+        "Search",
+        "Seed of every random choice; by default drawn at random and recorded with the run.",
+        example=42,
+        ge=0,
+        scores=False,
+    )
+    goal: Literal["remove", "induce"] = setting(
+        "remove",
+        "Search",
+        "remove the behaviour that bad prompts trigger, or induce it: strengthen it by negative "
+        "weights. With induce, the default scorers maximize refusals.",
+    )
+    search: Literal["auto", "gradient", "tpe", "gp"] = setting(
+        "auto",
+        "Search",
+        "Search method: gradient (a sweep over trade-offs by gradients), auto (that, then a local "
+        "search around it), tpe (multivariate TPE over kernels), gp (Gaussian processes over "
+        "kernels).",
+    )
+    search_space: Literal["default", "wide"] = setting(
+        "default", "Search", "Ranges of the search: default or wide."
+    )
+    plans_at_once: int = setting(
+        0,
+        "Search",
+        "Plans proposed and evaluated together; 0 takes 1 on a CPU and 8 on an accelerator.",
+        ge=0,
+    )
+    patience: int = setting(
+        0,
+        "Search",
+        "End the search when this many complete trials in a row have not increased the front's "
+        "hypervolume by a thousandth in total; 0 turns this off.",
+        ge=0,
+        scores=False,
+    )
+    racing: bool = setting(
+        True,
+        "Search",
+        "End the evaluation of a trial as soon as another trial dominates every result that it can "
+        "still reach.",
+    )
+    deterministic: bool = setting(
+        False,
+        "Search",
+        "Let torch use only algorithms that give the same bits on every run, which may be slower.",
+    )
+    start_plans: Annotated[Path | None, Optionally] = setting(
+        None,
+        "Search",
+        "JSON file with plans (such as front.json) that the search tries first.",
+        example="front.json",
+        scores=False,
+    )
+    study_checkpoint_dir: Path = setting(
+        Path("checkpoints"), "Search", "Folder in which every run has its own folder.", scores=False
+    )
+    checkpoint_action: Annotated[Literal["continue", "restart", "quit"] | None, Optionally] = (
+        setting(
+            None,
+            "Search",
+            "What to do if the run already exists: continue, restart, quit. Unset: ask.",
+            example="continue",
+            scores=False,
+        )
+    )
+    n_additional_trials: Annotated[int | None, Optionally] = setting(
+        None,
+        "Search",
+        "Trials to add to a finished search. Unset: ask.",
+        example=50,
+        ge=0,
+        scores=False,
+    )
