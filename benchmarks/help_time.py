@@ -5,7 +5,7 @@
 Prints the median, the fastest and the slowest of RUNS (default 15) runs after one that warms the
 file cache, and the median processor time, which other work on the machine hardly moves.
 
-The target is a median of at most half a second; exit status 1 if it is missed.
+The target is a median of at most 0.3 s; exit status 1 if it is missed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 
-TARGET_SECONDS = 0.5
+TARGET_SECONDS = 0.3
 
 
 def seconds(arguments: list[str]) -> tuple[float, float]:

@@ -65,6 +65,8 @@ NARROW = {
 LONGEST_ROOM_CHAIN = 12
 LONGEST_MODULE_CHAIN = 22
 LONGEST_MODULE = 450
+LONGEST_FUNCTION = 65
+"""In lines, from `def` to the end."""
 
 HEAVY = {
     "accelerate",
@@ -241,10 +243,26 @@ def test_below_the_pipeline_nothing_takes_all_settings(module: str):
     assert not wrong
 
 
+def lines_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    assert node.end_lineno is not None
+    return node.end_lineno - node.lineno + 1
+
+
 @pytest.mark.parametrize("module", PATHS)
 def test_modules_are_short(module: str):
     lines = PATHS[module].read_text(encoding="utf-8").splitlines()
     assert len(lines) <= LONGEST_MODULE
+
+
+@pytest.mark.parametrize("module", PATHS)
+def test_functions_are_short(module: str):
+    functions = [
+        node
+        for node in ast.walk(syntax(module))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    long = [node for node in functions if lines_of(node) > LONGEST_FUNCTION]
+    assert [node.name for node in long] == []
 
 
 def heavy_modules_after(code: str) -> set[str]:
