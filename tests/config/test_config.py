@@ -488,3 +488,17 @@ def test_so_is_a_key_added_to_the_table_of_a_scorer():
 
 def test_a_record_made_before_a_setting_existed_means_as_before():
     assert values_as_before(WithLater) == {"later": 0, "later_list": []}
+
+
+def test_a_scorer_that_the_defaults_gain_later_is_left_out_of_the_fingerprint(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    before = Settings(model="m")
+    added = {"plugin": "words", "optimization": "none", "name": "later"}
+    scorers = [*(scorer.model_dump() for scorer in before.scorers), added]
+    after = Settings(model="m", scorers=scorers)
+    assert after.fingerprint() != before.fingerprint()
+    monkeypatch.setattr("heretic.config.tables.ADDED_SCORERS", ("later",))
+    assert after.fingerprint() == before.fingerprint()
+    searched = [*scorers[:-1], {**added, "optimization": "minimize"}]
+    assert Settings(model="m", scorers=searched).fingerprint() != before.fingerprint()

@@ -15,6 +15,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
+from heretic.config import tables
 from heretic.config.behaviors import read_behavior_layer
 from heretic.config.fields.all import SettingsFields
 from heretic.config.nested import merged
@@ -92,6 +93,7 @@ class Settings(SettingsFields):
         values = self.to_dict()
         counted = [s for s in settings_of(type(self)) if s.scores and s.kind != "table"]
         chosen = _without_as_before(values, counted)
+        chosen["scorers"] = [s for s in chosen["scorers"] if not _is_added(s)]
         for scorer in chosen["scorers"]:
             scorer["plugin"] = plugin_identity(scorer["plugin"])
         chosen["model"] = model_identity(self.model, chosen.pop("model_commit"))
@@ -140,6 +142,11 @@ def with_ready_made(said: Sequence[SettingsLayer]) -> tuple[SettingsLayer, ...]:
         layer = read(merged_layers(layers))
         layers = layers if layer is None else (*layers, layer)
     return layers
+
+
+def _is_added(scorer: Mapping[str, Any]) -> bool:
+    """Whether the default list gained a scorer later; it is only reported, so no score changes."""
+    return scorer["optimization"] == "none" and scorer["name"] in tables.ADDED_SCORERS
 
 
 def _tables(model: type[BaseModel]) -> dict[str, dict[str, Any]]:

@@ -29,6 +29,10 @@ SCORERS = {
 }
 """Scorers that come with Heretic, by the short names that settings can use."""
 
+ADDED_SCORERS: tuple[str, ...] = ()
+"""Names of scorers that the default of `scorers` gained later, with optimization `none`. The
+fingerprint leaves them out, so that runs made before go on under their names."""
+
 
 class DatasetSpecification(BaseModel):
     """Where a set of prompts comes from."""
