@@ -1,4 +1,4 @@
-"""Many plans in one batch give what each gives alone, at less work; racing loses no front."""
+"""Plans in a shared batch give the same results as each plan alone, with less work."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 def edits_of(model: Model, *weights: float) -> list[dict[str, OutputEdit]]:
-    """One plan per weight, of all variants in turn; later ones begin at later layers."""
+    """One plan per weight, with all variants in turn; later plans begin at later layers."""
     generator = torch.Generator().manual_seed(3)
     rows = torch.randn(model.n_layers + 1, model.hidden_size, generator=generator)
     variants: tuple[RowNormalization, ...] = ("full", "none", "pre")
@@ -90,7 +90,7 @@ def edits_of(model: Model, *weights: float) -> list[dict[str, OutputEdit]]:
 
 
 def mixed_edits_of(model: Model) -> list[dict[str, OutputEdit]]:
-    """Plans of rank 1 and 2, by kernels and free-form, of all variants, and one of nothing."""
+    """Plans of rank 1 and 2, with kernels and free-form, of all variants, and one without edits."""
     generator = torch.Generator().manual_seed(3)
     rows = torch.randn(model.n_layers + 1, model.hidden_size, 2, generator=generator)
     directions = torch.linalg.qr(rows).Q.mT.contiguous()
@@ -146,7 +146,7 @@ def engine_of(
 
 
 class TestSameAsPlain:
-    """Whatever shares a batch, each row comes out as it does alone."""
+    """Each row gives the same result as alone, whatever else is in its batch."""
 
     @pytest.mark.parametrize("name", sorted(MORE_FAMILIES))
     def test_a_family_takes_the_fast_way_and_agrees(self, name: str, tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ class TestSameAsPlain:
     def test_one_plan_and_then_many(
         self, llama: Model, slots: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The larger cache is a new one: what is kept must fill its lower layers too."""
+        """The larger cache is a new one: kept states must fill its lower layers too."""
         monkeypatch.setattr(llama, "batch_size", slots)
         late = {name: edit for name, edit in edits_of(llama, 2.0)[0].items() if ".2." in name}
         plans = [late, {}, *edits_of(llama, 1.5)]
@@ -405,7 +405,7 @@ class TestLessWork:
         first, second = engine_of(llama).replies(
             "bad", edits_of(llama, 1.5, 0.8), finished=finished
         )
-        # Rows that ended in the same step as the first one are told of, no others.
+        # Only rows that ended in the same step as the first one are reported.
         assert 1 <= seen.count(0) <= 5
         assert seen.count(1) == len(BAD)
         assert None in first
@@ -505,7 +505,7 @@ class TestFaults:
         replies = engine_of(model).replies("bad", plans)
         assert replies == [plain_replies(model, plan) for plan in plans]
         assert (model.batch_size, model.rows_together(2)) == (3, 3)
-        assert [text for text in reporter.warnings if "plans share 3 rows now" in text]
+        assert [text for text in reporter.warnings if "at most 3 rows together" in text]
 
     def test_room_for_many_plans_is_given_up_before_the_batch(
         self, llama: Model, monkeypatch: pytest.MonkeyPatch
@@ -641,7 +641,7 @@ class TestParts:
         cache.mask[:, :3] = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 1], [0, 1, 0]]).bool()
         cache.move_rows([3], [0], begin=1, end=3)
         ((_, moved, _),) = cache.read(0, 1, 0, 3)
-        assert moved[0, 0, :, 0].tolist() == [0, 3, 3]  # columns that no row reads stay
+        assert moved[0, 0, :, 0].tolist() == [0, 3, 3]  # columns that no row reads do not change
         cache.move_columns(rows=2, begin=1, end=3, to=6)
         ((index, found, values),) = cache.read(0, 2, 4, 6)
         assert index == 1

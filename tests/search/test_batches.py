@@ -1,4 +1,4 @@
-"""Batches of plans: as many as asked for, each by itself, and resumed like single ones."""
+"""Batches of plans: their number is exact, each plan fails alone, and they are resumed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from heretic.records import Plan, Score, Trial
 from heretic.search import SearchSpace, Study
 from heretic.search.study import MAX_FAILURES
 
-N_TRIALS = 13  # no multiple of a batch, and beyond the start-up
+N_TRIALS = 13  # not a multiple of a batch, and beyond the start-up
 KINDS = list(itertools.product(("tpe", "gp"), (1, 3, 8)))
 Kind = tuple[str, int]
 
@@ -27,7 +27,7 @@ def batched(folder: Path, kind: Kind, **options: Any) -> Study:
 
 
 class Watched:
-    """An evaluation that keeps what it was given, and may break."""
+    """An evaluation that keeps the plans it was given, and may raise an error."""
 
     def __init__(self, breaks: Callable[[Sequence[Plan], int], BaseException | None]) -> None:
         self.batches: list[list[Plan]] = []
@@ -55,7 +55,7 @@ def plans_of(trials: Sequence[Trial]) -> list[Plan]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kind], tuple[Any, Watched]]:
-    """The trials of a search that nothing interrupts, and how they were evaluated; made once."""
+    """The trials of an uninterrupted search and its evaluation; made once per kind."""
     made: dict[Kind, tuple[list[Trial], Watched]] = {}
 
     def give(kind: Kind) -> tuple[list[Trial], Watched]:
@@ -80,7 +80,7 @@ class TestOfAnySize:
         assert [trial.scores for trial in trials] == evaluate(plans_of(trials))
 
     def test_the_sampler_does_not_go_blind(self, kind, whole):
-        """Plans of a batch lie apart, also those proposed before any other of them has scores."""
+        """Plans of a batch differ clearly, although none of them has scores yet."""
         space = SearchSpace(24, [name for name, _ in whole(kind)[0][0].plan.kernels])
         for batch in whole(kind)[1].batches:
             for first, second in itertools.combinations(batch, 2):
@@ -136,7 +136,7 @@ def distance(space: SearchSpace, first: Plan, second: Plan) -> float:
 class TestScoresThatAreWrong:
     @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
     def test_of_one_plan_are_its_own_failure(self, tmp_path, value):
-        """The others keep the scores they have: nothing is evaluated again."""
+        """The others keep their scores: nothing is evaluated again."""
         calls = []
 
         def odd(plans):
@@ -192,7 +192,7 @@ class TestStartPlans:
         for _ in range(3):
             with pytest.raises(KeyboardInterrupt):
                 study.run(watched, len(OUTSIDE))
-        assert watched.batches[-1] == [deadly]  # alone, so that no other goes with it
+        assert watched.batches[-1] == [deadly]  # alone, so that it takes no other plan with it
         complete = [t.plan for t in study.run(watched, len(OUTSIDE)) if t.state == "complete"]
         assert deadly not in complete
         assert set(OUTSIDE) - {deadly} <= set(complete)
@@ -225,7 +225,7 @@ def test_a_batch_that_interrupts_twice_is_given_up(tmp_path):
 
 
 def test_single_proposals_are_those_without_a_liar(tmp_path, monkeypatch, whole):
-    """Where one plan is evaluated at a time, none is waiting for its scores."""
+    """With one plan at a time, no trial is waiting for its scores."""
     import optuna
 
     original = optuna.samplers.TPESampler

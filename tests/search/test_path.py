@@ -1,4 +1,4 @@
-"""The space around a gradient sweep: its plans are nodes, and all others lie near its path."""
+"""The space around a gradient sweep: the sweep's plans are nodes, all others lie near its path."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_suggestions_are_plans_of_their_parameters():
 @pytest.mark.parametrize(
     "foreign",
     [
-        plan([(0.15, -0.3)] * LAYERS, [(1.0, 1.5)] * LAYERS),  # on the path, and yet no node
+        plan([(0.15, -0.3)] * LAYERS, [(1.0, 1.5)] * LAYERS),  # on the path, but not a node
         replace(SWEEP[0], row_normalization="none"),
         replace(SWEEP[0], rank=1),
         Plan.create(

@@ -1,4 +1,4 @@
-"""The search space: its ranges are those of the specification, plans go there and back."""
+"""The search space: its ranges, and plans that become parameters and plans again."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from heretic.records import ATTENTION, MLP, Kernel, LayerWeights, Plan
 from heretic.search.space import SearchSpace
 
 COMPONENTS = (MLP, ATTENTION)
-LAST = 30  # L of the specification, for 31 layers
+LAST = 30  # index of the last of 31 layers
 
 
 class Drawing:
-    """Stands in for an Optuna trial: draws at a fixed place of each range, and keeps a record."""
+    """Stands in for an Optuna trial: draws at a fixed place in each range, and keeps a record."""
 
     def __init__(self, place: float = 0.5, choice: int = 0) -> None:
         self.place, self.choice = place, choice
@@ -163,7 +163,7 @@ def outside(**changes) -> Plan:
     [
         {"max_weight": 3.0},
         {"max_weight": -0.1},
-        {"max_weight": 0.0},  # with a min_weight, which a fraction of nothing cannot give
+        {"max_weight": 0.0},  # but a min_weight, which is a fraction of it
         {"max_weight_position": 2.0},
         {"min_weight": 1.2},
         {"min_weight_distance": 0.5},

@@ -1,4 +1,4 @@
-"""The search loop: what it proposes, what it keeps, and how it goes on after any kind of end."""
+"""The search loop: what it proposes, what it keeps, and how it resumes however it ended."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROGRAM = [sys.executable, "-m", "tests.support.search_case"]
 
 @pytest.fixture
 def uninterrupted(tmp_path) -> list[Plan]:
-    """The plans of a search that nothing interrupts."""
+    """The plans of an uninterrupted search."""
     trials = make_study(tmp_path / "uninterrupted").run(evaluate, N_TRIALS)
     return [trial.plan for trial in trials]
 
@@ -236,7 +236,7 @@ class TestInterruption:
         assert [trial.failure for trial in trials if trial.state == "failed"] == ["interrupted"]
 
     def test_killed_while_writing_at_any_byte(self, tmp_path, uninterrupted):
-        """Whatever prefix of the journal survives, at most one trial's work is lost."""
+        """At most one trial's work is lost, wherever the journal was cut off."""
         whole = tmp_path / "whole"
         make_study(whole).run(evaluate, 2)
         journal = RunFolder(whole).journal_path.read_bytes()
@@ -253,7 +253,7 @@ class TestInterruption:
             assert len(trials) <= 4
 
     def test_a_record_without_its_end_is_not_lost(self, tmp_path):
-        """Killed between the record and the line that tells the sampler of it."""
+        """The process was killed between the record and the line that passes it to the sampler."""
         study = make_study(tmp_path / "run")
         study.run(evaluate, 3)
         lines = study.folder.journal_path.read_bytes().splitlines(keepends=True)
@@ -263,7 +263,7 @@ class TestInterruption:
         assert len(trials) == 3
 
     def test_zeros_at_the_end_of_the_journal(self, tmp_path):
-        """What some file systems leave after a power cut."""
+        """Some file systems leave zeros after a power cut."""
         study = make_study(tmp_path / "run")
         study.run(evaluate, 2)
         with study.folder.journal_path.open("ab") as file:
@@ -366,7 +366,7 @@ class TestFiles:
             assert holder.stdout.readline() == "locked\n"
             with pytest.raises(RunError, match="Another process"):
                 make_study(tmp_path / "run").run(evaluate, 1)
-            holder.kill()  # the lock ends with its holder, however that ends
+            holder.kill()  # the lock ends with its holder, even if that is killed
         assert len(make_study(tmp_path / "run").run(evaluate, 1)) == 1
 
     def test_a_caller_may_hold_the_lock(self, tmp_path):

@@ -1,4 +1,4 @@
-"""The gradient search: derivatives that are right, memory that is spared, plans that are better."""
+"""The gradient search: its derivatives are right, it saves memory, its plans become better."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ class TestObjective:
     def test_protected_prompts_are_to_stay_and_tell_how_the_behaviour_begins(
         self, model: Model, directions: Tensor
     ) -> None:
-        """What they reply shows the behaviour too: it is no sign of the opposite."""
+        """Replies to them show the behaviour too, so they are not a sign of its opposite."""
         ablations = make_objective(model, directions)._ablations
         bad, protected = BAD[:4], BAD[4:]
         replies = dict(zip(BAD, model.get_responses_batched(BAD, max_new_tokens=32), strict=True))
@@ -248,7 +248,7 @@ class TestObjective:
     def test_a_forward_that_a_layer_was_given_stays(
         self, model: Model, directions: Tensor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Accelerate gives layers one, to move inputs between devices."""
+        """Accelerate gives layers a forward that moves inputs between devices."""
         layer = model.get_layers()[1]
         plain, calls = layer.forward, []
 
@@ -265,7 +265,7 @@ class TestObjective:
 
 
 def made_up(count: int, scale: float, seed: int) -> objectives.Sample:
-    """Derivatives as of a model that refuses firmly."""
+    """Derivatives like those from a model that refuses firmly."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -372,7 +372,7 @@ class TestSweep:
 
 
 class TestInducing:
-    """The other way: what is wanted becomes likelier, what makes it so has other signs."""
+    """Inducing: the behaviour becomes likelier, and weights have the opposite sign."""
 
     def test_a_sweep_makes_the_behaviour_likelier(self, model: Model, directions: Tensor) -> None:
         plans = {
@@ -399,7 +399,7 @@ class TestInducing:
         assert likely(plans[False]) < original < likely(plans[True])
 
     def test_what_never_shows_cannot_be_induced(self, model: Model, directions: Tensor) -> None:
-        with pytest.raises(StudyError, match="shows what is to be induced"):
+        with pytest.raises(StudyError, match="shows the behaviour to induce"):
             sweep_plans(
                 model,
                 GOOD,

@@ -18,7 +18,7 @@ from heretic.records import Plan, Score, Trial, dominates
 from heretic.search.volume import hypervolume, is_stagnant
 
 SIDE = 5
-"""Points are drawn from a grid with that many steps a side, and some lie beyond the reference."""
+"""Points are drawn from a grid with this many steps per side; some lie beyond the reference."""
 
 NO_PLAN = Plan.create(
     direction_scope="per layer", direction_index=None, kernels={}, row_normalization="none"
@@ -38,7 +38,7 @@ NO_PLAN = Plan.create(
         ([(0.0, 0.5), (0.5, 0.5), (0.0, 0.75)], (1.0, 1.0), 0.5),  # ties
         ([(0.0, 0.0, 0.0)], (1.0, 2.0, 3.0), 6.0),
         ([(0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)], (2.0, 2.0, 2.0), 7.0),
-        ([(0, 1), (1, 0)], (2, 2), 3.0),  # whole numbers are numbers, too
+        ([(0, 1), (1, 0)], (2, 2), 3.0),  # integers
     ],
 )
 def test_known_volumes(points: list[Any], reference: Any, volume: float) -> None:
@@ -78,7 +78,7 @@ def test_order_repetition_and_dominated_points_change_nothing(
 
 
 def trials(*values: Sequence[float] | None, pruned: Sequence[int] = ()) -> list[Trial]:
-    """Trials with these objectives; None failed."""
+    """Trials with these objectives; None stands for a failed trial."""
     return [
         Trial(number, NO_PLAN, (), "failed", "it broke")
         if row is None
@@ -132,8 +132,8 @@ class TestIsStagnant:
     def test_failed_and_raced_trials(self):
         front = [(1.0, 0.0), (0.0, 1.0)]
         assert is_stagnant(trials(*front, (1.0, 1.0), None, None), 1)
-        assert not is_stagnant(trials(*front, None, None), 1)  # failures are no trials
-        # The scores of a trial that was ended early are only the best it could have become.
+        assert not is_stagnant(trials(*front, None, None), 1)  # failed trials do not count
+        # The scores of a pruned trial are only bounds: the best that it could have reached.
         assert is_stagnant(trials(*front, (0.1, 0.1), pruned=[2]), 1)
 
     def test_one_and_three_objectives(self):
@@ -168,7 +168,7 @@ class TestPatience:
         study = make_study(tmp_path / "run", patience=3)
         assert self.reason(study, 20) == "stagnant"
         assert study.completed == 4
-        assert self.reason(study, 20) == "stagnant"  # taken up again, it is as it was
+        assert self.reason(study, 20) == "stagnant"  # the same after a resume
         assert study.completed == 4
 
     def test_more_trials_that_are_asked_for_are_given(self, tmp_path: Path):

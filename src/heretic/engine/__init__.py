@@ -1,1 +1,1 @@
-"""Many plans in one batch: prefill, decoding, the original model's outputs."""
+"""Evaluates many plans in one batch: prefill, decoding, states of the original model."""

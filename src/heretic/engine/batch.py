@@ -1,4 +1,4 @@
-"""Rows that are decoded together: each a prompt under one plan, in a slot of the cache."""
+"""Rows that are decoded together. A row is a prompt under one plan, in a slot of the cache."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ if TYPE_CHECKING:
 
 LOOK_EVERY = {"cpu": 1}
 LOOK_EVERY_ELSEWHERE = 4
-"""Tokens between two looks at the replies: on an accelerator every look waits for the device. What
-a row makes after its verdict is dropped."""
+"""Steps between two checks of the replies: on an accelerator every check waits for the device.
+Tokens that a row makes after its reply is decided are dropped."""
 
 
 @dataclass(slots=True)
 class Request:
-    """What is asked of `Engine.replies`, and what has come of it.
+    """A request to `Engine.replies`, and the replies so far.
 
     Attributes:
-        texts: Replies by plan and prompt; None where there is none yet.
-        decided: Asked of each growing reply; True ends it there.
-        finished: Told (plan, prompt, reply) of each; False drops all that is left of the plan.
-        on_step: Told (tokens made, replies done, replies asked for) after every step.
+        texts: Replies by plan and prompt; None if not done yet.
+        decided: Called with each growing reply; True ends that reply.
+        finished: Called with (plan, prompt, reply) for each reply; False drops the plan's rest.
+        on_step: Called with (tokens made, replies done, replies in all) after every step.
+        dropped: Plans whose remaining prompts get no replies.
     """
 
     texts: list[list[str | None]]
@@ -48,13 +49,13 @@ class Request:
         return [prompt for prompt, text in enumerate(self.texts[plan]) if text is None]
 
     def finish(self, plan: int, prompt: int, text: str) -> None:
-        """File a reply."""
+        """Store a reply; drop the plan if `finished` says so."""
         self.texts[plan][prompt] = text
         if not self.finished(plan, prompt, text):
             self.dropped.add(plan)
 
     def report(self, tokens: int) -> None:
-        """Say how far things are."""
+        """Report the progress to `on_step`."""
         left = sum(len(self.waiting(plan)) for plan in range(len(self.texts)))
         total = sum(map(len, self.texts))
         self.on_step(tokens, total - left, total)
@@ -62,7 +63,7 @@ class Request:
 
 @dataclass(slots=True)
 class Row:
-    """A live row: its plan and prompt, first column, next position, and reply so far."""
+    """A live row: its plan and prompt, first cache column, next position, and reply so far."""
 
     plan: int
     prompt: int
@@ -72,7 +73,7 @@ class Row:
 
 
 class Batch:
-    """Live rows, in the slots 0, 1, ... of the cache, in this order."""
+    """Live rows, in order in the slots 0, 1, ... of the cache."""
 
     def __init__(
         self, model: Model, cache: SlotCache, edits: RowEdits, wanted: Request, length: int
@@ -84,10 +85,10 @@ class Batch:
         self._end_tokens = generation.end_tokens(model.model, model.tokenizer)
         self._steps = LOOK_EVERY.get(model.device.type, LOOK_EVERY_ELSEWHERE)
         self._end = 0  # columns before this one are written
-        self._plans: list[int] = []  # of the rows that `edits` is set to
+        self._plans: list[int] = []  # the plan of each row, as `edits` is set
 
     def admit(self, prefill: Prefill, name: str, plan: int, chunk: Sequence[int]) -> Tensor:
-        """Put prompts into free slots; returns the logits after them, [prompts, vocabulary]."""
+        """Run prompts into free slots; returns the logits after them, [prompts, vocabulary]."""
         width, prompts = prefill.columns(name, chunk), prefill.sets[name]
         if not self.rows:
             self._end = width
@@ -95,11 +96,11 @@ class Batch:
             self._move_to(width)
         first, start = len(self.rows), self._end - width
         oldest = min((row.start for row in self.rows), default=start)
-        # Every row reads from the first column of any row on.
+        # All rows read from the first column that any row uses.
         self.cache.clear(first, first + len(chunk), oldest, start)
         self.cache.clear(0, first, start, oldest)
         logits = prefill(name, chunk, self.edits, plan, self.cache, first, self._end)
-        self._plans = []  # prefill has set the edits to its own
+        self._plans = []  # prefill has set `edits` to its plan
         self.stepped = self.stepped and first > 0
         self.rows += [
             Row(plan, prompt, start, len(prompts.head) + len(prompts.tails[prompt]))
@@ -115,7 +116,7 @@ class Batch:
         self._end = end
 
     def step(self) -> None:
-        """Make the next token of every row, or the next few where looking at them is slow."""
+        """Make the next token of every row, or the next few if checking replies is slow."""
         self.stepped = True
         steps = min(self._steps, *(self._length - len(row.ids) for row in self.rows))
         if self._end + steps > self.cache.columns:
@@ -135,7 +136,7 @@ class Batch:
         self.take_in(torch.cat(made, dim=1).T.tolist())
 
     def logits_after(self, tokens: Sequence[int]) -> Tensor:
-        """Logits after one more token of every row, [rows, vocabulary]."""
+        """Logits after one more token of every row, [rows, vocabulary], in the model's dtype."""
         return self._forward(*self._columns(tokens))
 
     def _columns(self, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -154,7 +155,7 @@ class Batch:
         return self._model.step(tokens, positions, mask, self.cache.at(0, count, begin, self._end))
 
     def take_in(self, made: Sequence[Sequence[int]], first: int = 0) -> None:
-        """Add tokens, [steps][rows], to the rows from `first`; rows whose reply is done leave."""
+        """Add tokens [steps][rows] to rows from index `first` on; rows with a done reply leave."""
         left = []
         for index, row in enumerate(self.rows):
             new = [tokens[index - first] for tokens in made] if index >= first else []
@@ -165,13 +166,13 @@ class Batch:
         self._remove({*left, *(i for i, row in enumerate(self.rows) if row.plan in dropped)})
 
     def _grow(self, row: Row, new: Sequence[int]) -> bool:
-        """Add tokens until the reply is done; whether it is."""
+        """Add tokens until the reply is done; returns whether it is."""
         room = min(len(new), self._length - len(row.ids))
         ending = next((i for i, token in enumerate(new[:room]) if token in self._end_tokens), None)
         known, added = row.ids, list(new[: room if ending is None else ending])
         row.ids = known + added
         text = self._model.decode(row.ids)
-        if self._wanted.decided(text):  # perhaps before the last token: the reply ends there
+        if self._wanted.decided(text):  # perhaps by fewer tokens: the reply ends there
             texts = (self._model.decode(known + added[: i + 1]) for i in range(len(added) - 1))
             text = next(filter(self._wanted.decided, texts), text)
         elif ending is None and len(row.ids) < self._length:
@@ -187,7 +188,7 @@ class Batch:
         holes = [index for index in sorted(leaving) if index < count]
         movers = [index for index in range(count, len(self.rows)) if index not in leaving]
         if holes:
-            # From where any row that stays begins: all of them read from there.
+            # All rows that stay read from the first column that any of them uses.
             begin = min(row.start for index, row in enumerate(self.rows) if index not in leaving)
             self.cache.move_rows(movers, holes, begin, self._end)
         for hole, mover in zip(holes, movers, strict=True):

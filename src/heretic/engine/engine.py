@@ -1,11 +1,11 @@
-"""Prompts under many edits at once: first-token logits and greedy replies, no work done twice.
+"""First-token logits and greedy replies of prompts under many edits at once.
 
-A row is a prompt under one plan. Rows of different plans share a batch, because an edit is a
+A row is a prompt under one plan. Rows of different plans can share a batch, because an edit is a
 function of a module's output (`RowEdits`). A row leaves as soon as its reply is decided, and a
-waiting one takes its slot (`SlotCache`). What the unedited model computed is kept (`Prefill`).
+waiting row takes its slot (`SlotCache`). States of the unedited model are reused (`Prefill`).
 
-This is continuous batching (Yu et al. 2022, "Orca") with a shared prompt head, over plain buffers
-and the model's own forward.
+This is continuous batching (Yu et al. 2022, "Orca") with a shared prompt head, on plain buffers and
+the model's own forward.
 """
 
 from __future__ import annotations
@@ -39,17 +39,18 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 Edits = Mapping[str, OutputEdit]
-"""A plan on this model: edits by writer name (`Model.plan_edits`); empty for the original."""
+"""A plan's edits of this model, by writer name (`Model.plan_edits`); empty for the original."""
 
 REFILLED_AT = 4
-"""Waiting rows come in when one slot in so many is free: few rows a pass keep no processor busy."""
+"""Waiting rows are admitted when one slot in this many is free: a pass of few rows leaves the
+processor idle."""
 
 SPARE_COLUMNS = 16
-"""Room beyond the longest row, so that the cache need not be moved at every step."""
+"""Columns beyond the longest row, so that the cache need not be moved at every step."""
 
 
 CHECKED_PROMPTS = 2
-"""Prompts of each set on which the engine is checked: the longest and the shortest."""
+"""Number of prompts of each set on which the engine is checked: the longest and the shortest."""
 
 
 def open_engine(
@@ -60,17 +61,17 @@ def open_engine(
     max_new_tokens: int,
     techniques: Techniques | None = None,
 ) -> Engine | PlainEngine:
-    """An engine that this model can be run with: see `Engine` for the arguments.
+    """An engine that works with this model; see `Engine` for the arguments.
 
-    Models differ in what their forward takes, so it is not looked up but tried: where the fast way
-    fails or does not give what the plain one does, the plain way is taken and the reason said.
+    Models differ in what their forward accepts, so the fast way is tried on a few prompts. If it
+    fails, or differs from the plain way, the plain way is used and a notice gives the reason.
     """
     if techniques is not None and not techniques.share_batches:
         return PlainEngine(model, prompts, max_new_tokens=max_new_tokens)
     if not has_plain_cache(model.model):
         model.say(
-            "Plans are evaluated one by one, the slower way: the model carries other states along "
-            "than keys and values, or reads the whole text at every step"
+            "Plans are evaluated one by one, which is slower: the model needs other states than "
+            "keys and values, or reads the whole text at every step"
         )
         return PlainEngine(model, prompts, max_new_tokens=max_new_tokens)
     reason = ""
@@ -80,7 +81,7 @@ def open_engine(
         )
         window = _window(text_config(model.model))
         if engine.columns - SPARE_COLUMNS > window:
-            reason = f"replies may pass its window of {window} tokens"
+            reason = f"replies may exceed the model's window of {window} tokens"
         else:
             few = {name: _ends(model, rows) for name, rows in prompts.items()}
             tried = Engine(
@@ -93,7 +94,7 @@ def open_engine(
             )
             deviation = max(tried.deviation(name) for name in few)
             if deviation > capture.TOLERANCES[model.dtype.itemsize]:
-                reason = f"shared batches change its output (KL {deviation:.1e})"
+                reason = f"shared batches change the model's output (KL {deviation:.1e} nats)"
     except HereticError:
         raise
     except Exception as error:  # a forward may fail in any way on masks it does not expect
@@ -101,12 +102,12 @@ def open_engine(
         reason = f"{type(error).__name__}: {error}"
     if not reason:
         return engine
-    model.say(f"Plans are evaluated one by one, the slower way: {reason}")
+    model.say(f"Plans are evaluated one by one, which is slower: {reason}")
     return PlainEngine(model, prompts, max_new_tokens=max_new_tokens)
 
 
 def _window(config: Any) -> float:
-    """Columns that every token may look back on, whatever the model's kind of attention."""
+    """Number of columns that a token sees in every kind of attention that the model may have."""
     names = "sliding_window", "window_size", "attention_chunk_size", "max_position_embeddings"
     found = [getattr(config, name, None) for name in names]
     return min((size for size in found if isinstance(size, int) and size > 0), default=math.inf)
@@ -123,11 +124,11 @@ class Engine:
 
     Args:
         model: Its `rows_together` is the number of slots; halved when memory runs out.
-        prompts: The sets, by name; none is empty.
-        replied: Names of the sets that replies will be asked of.
-        max_new_tokens: Length of replies.
-        techniques: What saves work; all by default.
-        kept_share: Part of the cache's size that the original's states may take.
+        prompts: Prompt sets by name; none is empty.
+        replied: Names of the sets that will get replies.
+        max_new_tokens: Longest reply, in tokens.
+        techniques: Techniques that save work; all by default.
+        kept_share: Share of the cache's size that kept states of the original may take.
 
     Attributes:
         columns: Tokens that a slot has room for.
@@ -160,7 +161,7 @@ class Engine:
         """Raw logits of the first generated token, float32 [prompts, vocabulary], on the CPU.
 
         Args:
-            on_step: Told how many prompts are done.
+            on_step: Called with the number of prompts done.
 
         Raises:
             ModelError: Even a single row does not fit into memory.
@@ -194,7 +195,10 @@ class Engine:
     ) -> list[list[str | None]]:
         """Greedy replies to every prompt under every plan; see `Request` for the arguments.
 
-        A plan's replies do not depend on the plans beside it, but for rounding.
+        Apart from rounding, a plan's replies do not depend on the other plans.
+
+        Returns:
+            Replies by plan and prompt; None for the remaining prompts of a dropped plan.
 
         Raises:
             ModelError: Even a single row does not fit into memory.
@@ -213,9 +217,9 @@ class Engine:
 
     @torch.inference_mode()
     def deviation(self, name: str) -> float:
-        """How far first and second tokens are from the model's plain forward, KL in nats.
+        """Largest KL divergence in nats from the model's plain forward, at first and second tokens.
 
-        The largest over the set's prompts, which must be few.
+        The set must have few prompts.
         """
         rows = self._prefill.sets[name]
         nothing = RowEdits(self._model.writers, [{}])
@@ -239,7 +243,7 @@ class Engine:
         return self._fitting(name, 1, work)
 
     def _fitting(self, name: str, plans: int, work: Callable[[SlotCache], T]) -> T:
-        """Do the work on that many plans, with ever fewer slots as long as memory runs out."""
+        """Do the work on this many plans, with fewer slots each time that memory runs out."""
         while True:
             slots = min(
                 self._model.rows_together(plans), plans * len(self._prefill.sets[name].tails)
@@ -250,7 +254,7 @@ class Engine:
                 failure = error
             finally:
                 self._prefill.forget_plans()
-            # Outside the except block, whose traceback holds on to the tensors.
+            # Outside the except block, whose traceback keeps the tensors alive.
             self._shrink(slots, failure)
 
     def _attempt(self, name: str, slots: int, work: Callable[[SlotCache], T]) -> T:
@@ -259,13 +263,13 @@ class Engine:
         return work(cache)
 
     def _shrink(self, slots: int, failure: RuntimeError) -> None:
-        """Drop everything, and halve the batch that did not fit; other errors are raised again."""
+        """Drop all states and halve the batch that did not fit; raise other errors again."""
         traceback.clear_frames(failure.__traceback__)
         held = slots if self._cache is None else self._cache.slots
         self._cache = None
         self._prefill.forget_originals()
         rows = memory.halved(held, failure)
-        if held > slots:  # of more plans before: it may be what stood in the way, and is gone
+        if held > slots:  # it was a larger cache, for more plans: without it this batch may fit
             rows = max(slots, self._model.batch_size)
         self._model.notify_fewer_together(rows)
 
@@ -278,7 +282,7 @@ class Engine:
         return self._cache
 
     def _reply(self, name: str, batch: Batch, wanted: Request) -> None:
-        """Decode all that is wanted: admit rows where there is room, step, let rows leave."""
+        """Decode all wanted replies: admit rows where there is room, step, let rows leave."""
         queues = {
             plan: self._prefill.in_order(name, wanted.waiting(plan))
             for plan in range(len(wanted.texts))
@@ -294,14 +298,14 @@ class Engine:
                 batch.step()
 
     def _admits(self, batch: Batch) -> bool:
-        """Whether so many slots are free that filling them is worth a pass."""
+        """Whether enough slots are free for a pass that fills them to be worthwhile."""
         free = batch.cache.slots - len(batch.rows)
         if batch.stepped and not self._techniques.refill:
             return not batch.rows
         return free >= (max(1, batch.cache.slots // REFILLED_AT) if batch.stepped else 1)
 
     def _admit(self, name: str, batch: Batch, plan: int, queue: list[int]) -> None:
-        """Take prompts off a plan's queue into free slots; their first tokens come with it."""
+        """Move prompts from a plan's queue to free slots; this also makes their first tokens."""
         first = len(batch.rows)
         chunk = self._prefill.fitting(name, queue, batch.cache.slots - first)
         del queue[: len(chunk)]

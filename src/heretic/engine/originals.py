@@ -1,8 +1,8 @@
-"""What the unedited model computed on the prompts, kept so that no plan computes it again.
+"""States of the unedited model on the prompts, kept so that no plan computes them again.
 
-Below a plan's first edited layer everything is as it was: hidden states are taken from here, and so
-are keys and values of prompts that will be replied to. And what all prompts of a set begin with
-(system prompt, head of the template) is one row, not one per prompt.
+Below a plan's first edited layer nothing changes: hidden states come from here, and so do keys and
+values of prompts that get replies. The tokens that all prompts of a set begin with (system prompt,
+head of the template) are kept as one row, not one per prompt.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class EncodedPrompts:
     """Token ids of a prompt set.
 
     Attributes:
-        head: What all of them begin with.
-        tails: The rest of each, at least one token.
+        head: Tokens that all prompts begin with.
+        tails: Remaining tokens of each prompt, at least one.
     """
 
     head: Sequence[int]
@@ -58,12 +58,12 @@ class Originals:
     """The unedited model's states on one prompt set.
 
     Attributes:
-        head_inputs: Layer index to the layer's input on the head, [1, tokens, hidden]; here and
-            below [.., streams, hidden] of layers that carry several streams (`rows_first`).
+        head_inputs: Layer index to the layer's input on the head, [1, tokens, hidden]. Here and
+            below it is [..., streams, hidden] for layers with several streams (`rows_first`).
         tail_inputs: The same on the tails, [prompts, width, hidden], aligned on the right.
         head_states: Keys and values of the head, one row.
-        tail_states: Those of the tails, in the layers below the highest of `tail_inputs`; empty
-            where no replies are wanted.
+        tail_states: Keys and values of the tails, in the layers below the highest of
+            `tail_inputs`; empty if no replies are wanted.
     """
 
     head_inputs: dict[int, Tensor] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Originals:
     tail_states: States = field(default_factory=list)
 
     def start(self, first_edited: int | None) -> int:
-        """The highest layer at which a plan with that first edited layer can start."""
+        """The highest layer at which a plan can start; None means that it edits no layer."""
         return max(
             (at for at in self.tail_inputs if first_edited is None or at <= first_edited), default=0
         )
@@ -80,14 +80,14 @@ class Originals:
     def keep_inputs(
         self, rows: Sequence[int], shape: tuple[int, int], inputs: Mapping[int, Tensor]
     ) -> None:
-        """File layer inputs [rows, tokens, hidden] under these rows of [prompts, width, hidden]."""
+        """Store layer inputs [rows, tokens, hidden] in these rows of [prompts, width, hidden]."""
         for layer, hidden in inputs.items():
             if layer not in self.tail_inputs:
                 self.tail_inputs[layer] = hidden.new_zeros(*shape, *hidden.shape[2:])
             self.tail_inputs[layer][rows, shape[1] - hidden.shape[1] :] = hidden
 
     def keep_states(self, rows: Sequence[int], shape: tuple[int, int], states: States) -> None:
-        """File keys and values of tails under these rows; `shape` is (prompts, width)."""
+        """Store keys and values of tails in these rows; `shape` is (prompts, width)."""
         if not self.tail_states:
             self.tail_states = [
                 (index, _room_for(keys, shape), _room_for(values, shape))
@@ -98,7 +98,7 @@ class Originals:
                 whole[rows, :, shape[1] - part.shape[2] :] = part
 
     def states_below(self, start: int, rows: Sequence[int], width: int) -> States:
-        """Keys and values of these rows' tails in the layers below `start`, `width` tokens."""
+        """Keys and values of the last `width` tokens of these rows, in the layers below `start`."""
         rows = list(rows)
         return [
             (index, keys[rows, :, -width:], values[rows, :, -width:])
@@ -117,8 +117,8 @@ def checkpoint_layers(layers: int, budget: float, inputs: int, states: int) -> l
     Args:
         budget: Bytes to spend.
         inputs: Bytes of one layer's inputs on all prompts.
-        states: Bytes of one layer's keys and values on the prompts that are replied to; they are
-            kept for every layer below the highest checkpoint.
+        states: Bytes of one layer's keys and values on the prompts that get replies; they are kept
+            for every layer below the highest checkpoint.
     """
     best: list[int] = []
     for count in range(1, layers):
@@ -131,7 +131,7 @@ def checkpoint_layers(layers: int, budget: float, inputs: int, states: int) -> l
 
 @contextmanager
 def recorded(layers: Sequence[nn.Module], wanted: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """Inputs of the wanted layers in the forward passes made in the context, the latest pass's."""
+    """Record the inputs of the wanted layers, by index, in the context's latest forward pass."""
     inputs: dict[int, Tensor] = {}
 
     def keep(index: int) -> Callable[..., None]:
@@ -149,7 +149,7 @@ def recorded(layers: Sequence[nn.Module], wanted: Sequence[int]) -> Iterator[dic
 
 @contextmanager
 def output_lengths(layers: Sequence[nn.Module]) -> Iterator[dict[int, int]]:
-    """How many parts each layer puts out, 0 for a plain tensor, in the passes made meanwhile."""
+    """Record the length of each layer's output tuple, 0 for a tensor, in the context's passes."""
     lengths: dict[int, int] = {}
 
     def note(index: int) -> Callable[..., None]:
@@ -169,11 +169,11 @@ def output_lengths(layers: Sequence[nn.Module]) -> Iterator[dict[int, int]]:
 def starting_at(
     layers: Sequence[nn.Module], start: int, hidden: Tensor, lengths: Mapping[int, int]
 ) -> Iterator[None]:
-    """Skip the layers before `start`: its input is `hidden`, whatever came before.
+    """Skip the layers before `start` and give that layer `hidden` as its input.
 
     Args:
-        hidden: As it was `recorded`.
-        lengths: Of `output_lengths`: a skipped layer puts out what its caller expects.
+        hidden: The layer's input, from `recorded`.
+        lengths: From `output_lengths`, so that a skipped layer returns what its caller expects.
     """
     hidden = as_layer_takes(layers[start], hidden)
 

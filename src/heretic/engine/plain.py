@@ -1,6 +1,6 @@
-"""The engine's work by the plain way: one plan at a time, whole prompts, transformers' own cache.
+"""The plain way to do the engine's work: one plan at a time, whole prompts, transformers' cache.
 
-For models whose forward pass cannot be given ready-made masks and positions.
+It is for models whose forward does not accept the engine's masks, positions or cache.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class PlainEngine:
-    """What `Engine` does, without sharing anything between rows or plans."""
+    """Does what `Engine` does, but shares nothing between rows or plans."""
 
     def __init__(
         self, model: Model, prompts: Mapping[str, Prompts], *, max_new_tokens: int
@@ -47,7 +47,7 @@ class PlainEngine:
         finished: Callable[[int, int, str], bool] = lambda plan, prompt, text: True,
         on_step: Callable[[int, int, int], None] = lambda tokens, done, total: None,
     ) -> list[list[str | None]]:
-        """See `Engine.replies`; a plan is dropped only after the batch at hand."""
+        """See `Engine.replies`; a plan is dropped only after the current batch."""
         prompts, size = self._prompts[name], self._model.batch_size
         total, done = len(prompts) * len(plans), 0
         texts: list[list[str | None]] = [[None] * len(prompts) for _ in plans]

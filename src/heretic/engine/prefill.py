@@ -1,7 +1,7 @@
-"""From prompts to first-token logits and filled cache slots, at the least work.
+"""Turns prompts into first-token logits and filled cache slots, with the least work.
 
-The head that all prompts of a set share is computed once per plan; layers below the plan's first
-edited one are not computed at all, their results being the original's.
+The head that all prompts of a set share is computed once per plan. Layers below the plan's first
+edited one are not computed at all, since their results are the original's.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
     from heretic.model.reading import Prompts
 
 TOKENS_ON_CPU, TOKENS_ON_ACCELERATOR = 1024, 8192
-"""Prompt tokens of one forward pass: enough to keep the processor busy, and little memory."""
+"""Most prompt tokens of one forward pass: they keep the processor busy and need little memory."""
 
 KEPT_SHARE = 0.25
-"""Part of the cache's size that may be spent on keeping the original's states."""
+"""Share of the cache's size that kept states of the original may take."""
 
 
 @dataclass(frozen=True, slots=True)
 class Techniques:
-    """What is done to save work; benchmarks switch one off at a time.
+    """Techniques that save work; benchmarks switch one off at a time.
 
     Attributes:
         share_batches: Let rows of all plans share batches; without it the rest is off too.
         share_head: Compute the prompts' common head once per plan.
         reuse_originals: Start at the plan's first edited layer.
-        refill: Give the slot of a row that left to a waiting one.
+        refill: Give the slot of a row that has left to a waiting row.
     """
 
     share_batches: bool = True
@@ -53,13 +53,16 @@ class Techniques:
 
 
 class Prefill:
-    """Prompt sets of one model, encoded, with what the unedited model computed on them.
+    """Encoded prompt sets of one model, and the unedited model's states on them.
 
     Args:
-        prompts: The sets, by name; none is empty.
-        replied: Names of the sets whose rows will be decoded further.
-        techniques: What saves work.
-        kept_share: Part of the cache's size that the original's states may take.
+        prompts: Prompt sets by name; none is empty.
+        replied: Names of the sets that will get replies.
+        techniques: Techniques that save work.
+        kept_share: Share of the cache's size that kept states of the original may take.
+
+    Attributes:
+        sets: Encoded prompts by the set's name.
     """
 
     def __init__(
@@ -88,7 +91,7 @@ class Prefill:
         """Record the unedited model's states on a set, once; no slot may be in use.
 
         Raises:
-            ValueError: The model's response prefix is not the one that the prompts end with.
+            ValueError: The model's response prefix has changed since the prompts were encoded.
         """
         if self._model.response_prefix != self._prefix:
             raise ValueError("the response prefix was changed: make a new engine")
@@ -97,11 +100,11 @@ class Prefill:
             self._originals[name] = self._record(name, cache, wanted) if wanted else Originals()
 
     def forget_plans(self) -> None:
-        """Drop the heads computed for plans, before their numbers mean other plans."""
+        """Drop the heads computed for plans; needed before plan numbers mean other plans."""
         self._heads.clear()
 
     def forget_originals(self) -> None:
-        """Drop the unedited model's states, to be recorded anew."""
+        """Drop the unedited model's states; `prepare` records them again."""
         self._originals.clear()
 
     def in_order(self, name: str, prompts: Iterable[int]) -> list[int]:
@@ -110,13 +113,13 @@ class Prefill:
         return sorted(prompts, key=lambda i: (-len(tails[i]), i))
 
     def fitting(self, name: str, ordered: Sequence[int], slots: int) -> list[int]:
-        """The first of these prompts, as many as one forward pass and the slots take."""
+        """The first of these prompts, as many as fit into one forward pass and the slots."""
         longest = len(self.sets[name].tails[ordered[0]])
         most = min(self._model.batch_size, max(1, self._tokens // longest))
         return list(ordered[: min(most, slots)])
 
     def chunks(self, name: str, prompts: Iterable[int], slots: int) -> Iterator[list[int]]:
-        """All of these prompts, `fitting` ones at a time."""
+        """These prompts in parts that fit into one forward pass and the slots, longest first."""
         ordered = self.in_order(name, prompts)
         while ordered:
             chunk = self.fitting(name, ordered, slots)
@@ -140,7 +143,7 @@ class Prefill:
     ) -> Tensor:
         """Run prompts under one plan into the slots from `first`, columns up to `end`.
 
-        The set has been prepared.
+        `prepare` must have been called for the set.
 
         Returns:
             Raw logits after the last token, [prompts, vocabulary], in the model's dtype.
@@ -160,7 +163,7 @@ class Prefill:
     def _head(
         self, name: str, cache: SlotCache, originals: Originals, start: int, slot: int
     ) -> States:
-        """Keys and values of the head, by one row in the free slot `slot`."""
+        """Keys and values of the head, computed as one row in the free slot `slot`."""
         head = self.sets[name].head
         if not head:
             return []
@@ -198,7 +201,7 @@ class Prefill:
         cache.mask[first:last] = False
         cache.mask[first:last, end - width - before : end - width] = True
         cache.mask[first:last, end - width : end] = real.to(cache.mask.device)
-        # Padding sees itself, since rows that see nothing come out as NaN.
+        # Padding attends to itself, since a row that attends to nothing gives NaN.
         causal = torch.ones(width, width, dtype=torch.bool).tril()
         within = (causal & real[:, None, :]) | torch.eye(width, dtype=torch.bool)
         mask = torch.cat([torch.ones(len(tails), width, before, dtype=torch.bool), within], dim=-1)
@@ -215,7 +218,7 @@ class Prefill:
         start: int,
         hidden: Tensor | None,
     ) -> Tensor:
-        """Logits after the last token, from layer `start` on with its input `hidden`."""
+        """Logits after the last token, computed from layer `start` on with its input `hidden`."""
         if not start or hidden is None:
             return self._model.step(tokens, positions, mask, cache)
         with starting_at(self._model.get_layers(), start, hidden, self._lengths):
@@ -224,7 +227,7 @@ class Prefill:
     # --- what the unedited model computed ------------------------------------------------------
 
     def _record(self, name: str, cache: SlotCache, wanted: Sequence[int]) -> Originals:
-        """Run the unedited model once over a set and keep what plans will need of it."""
+        """Run the unedited model once over a set and keep the states that plans need."""
         rows, kept, nothing = self.sets[name], Originals(), Originals()
         shape = len(rows.tails), rows.width
         layers = self._model.get_layers()
@@ -242,7 +245,7 @@ class Prefill:
         return kept
 
     def _checkpoints(self, name: str, cache: SlotCache) -> list[int]:
-        """Layers whose inputs are kept, by what the cache's size allows."""
+        """Layers whose inputs are kept, as many as the share of the cache's size allows."""
         model, rows = self._model, self.sets[name]
         tokens = len(rows.tails) * rows.width
         per_layer = model.cache_bytes_per_token() // model.n_layers

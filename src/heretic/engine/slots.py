@@ -1,8 +1,9 @@
-"""A key/value cache of fixed slots: rows come and go, and nothing is copied to make room.
+"""A key/value cache of fixed slots, in which rows come and go without copies of the whole cache.
 
 Every row has a slot, every token a column. A forward pass writes the columns before `Window.end`
 and reads from `Window.begin` on, so the same buffers serve prefill and decoding, and rows of
-different prompts, plans and ages share a batch. The attention mask says where a row's tokens are.
+different prompts, plans and lengths share a batch. The attention mask says where a row's tokens
+are.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ States = list[tuple[int, Tensor, Tensor]]
 
 @dataclass(slots=True)
 class Window:
-    """Where the forward pass at hand reads and writes: slots first..last, columns begin..end."""
+    """Where the current forward pass reads and writes: slots first..last, columns begin..end."""
 
     first: int = 0
     last: int = 0
@@ -30,14 +31,14 @@ class Window:
 
 
 class SlotLayer(CacheLayerMixin):
-    """Keys and values of one layer, [slots, heads, columns, size], allocated when first met."""
+    """Keys and values of one layer, [slots, heads, columns, size], allocated when first written."""
 
     def __init__(self, slots: int, columns: int, window: Window) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._slots, self._columns, self._window = slots, columns, window
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Allocate; masked columns are read too and must hold finite numbers."""
+        """Allocate zeros, since masked columns are read too and must hold finite numbers."""
         self.keys, self.values = (
             states.new_zeros(self._slots, states.shape[1], self._columns, states.shape[3])
             for states in (key_states, value_states)
@@ -47,7 +48,7 @@ class SlotLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write the new tokens [rows, heads, tokens, size] and return what the rows may read."""
+        """Write new states [rows, heads, tokens, size] and return all that the rows may read."""
         window = self._window
         self.write(window.first, window.end, key_states, value_states)
         return self.read(window.first, window.last, window.begin, window.end)
@@ -69,13 +70,13 @@ class SlotLayer(CacheLayerMixin):
         return self.keys[first:last, :, begin:end], self.values[first:last, :, begin:end]
 
     def move_rows(self, sources: Tensor, targets: Tensor, begin: int, end: int) -> None:
-        """Copy columns begin..end of slots."""
+        """Copy columns begin..end of slots `sources` to slots `targets`."""
         for states in self._states():
             used = states[:, :, begin:end]
             used[targets.to(states.device)] = used[sources.to(states.device)]
 
     def move_columns(self, rows: int, begin: int, end: int, to: int) -> None:
-        """Copy columns begin..end of the first `rows` slots to where they end at `to`."""
+        """Move columns begin..end of the first `rows` slots so that they end at `to`."""
         for states in self._states():
             states[:rows, :, to - (end - begin) : to] = states[:rows, :, begin:end].clone()
 
@@ -83,24 +84,24 @@ class SlotLayer(CacheLayerMixin):
         return [states for states in (self.keys, self.values) if states is not None]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Length and offset of what is read; masks are given ready-made all the same."""
+        """Length and offset of the columns that are read; masks are given complete anyway."""
         return self._window.end - self._window.begin, 0
 
     def get_seq_length(self) -> int:
-        """The first column that is read; positions are given, so nothing hangs on it."""
+        """The first column that is read; positions are given, so nothing depends on it."""
         return self._window.begin
 
     def get_max_length(self) -> int:
-        """Columns in all."""
+        """Number of columns of a slot."""
         return self._columns
 
 
 class SlotCache(Cache):
-    """One `SlotLayer` per layer of the model, all at the same `window`.
+    """One `SlotLayer` per layer of the model, all with the same `window`.
 
     Attributes:
-        mask: Which columns of a slot hold tokens of its row, bool [slots, columns]. Outside the
-            columns that the live rows span it may be anything.
+        mask: Which columns of a slot hold tokens of its row, bool [slots, columns]. Its values
+            outside the columns that live rows span have no meaning.
     """
 
     def __init__(self, layers: int, slots: int, columns: int, device: torch.device) -> None:
@@ -120,21 +121,24 @@ class SlotCache(Cache):
         """Put states into the slots from `first`, columns up to `end`.
 
         Args:
-            rows: How often a single row is to be put, one slot after the other.
+            rows: Number of slots that get a copy of a single row; None writes the rows as given.
         """
         for index, keys, values in states:
             repeated = (x if rows is None else x.expand(rows, -1, -1, -1) for x in (keys, values))
             self._layers[index].write(first, end, *repeated)
 
     def clear(self, first: int, last: int, begin: int, end: int) -> None:
-        """Zero the states there: what a mask hides is multiplied by 0, and 0 x NaN is NaN."""
+        """Zero columns begin..end of slots first..last.
+
+        Masked states are multiplied by 0, and 0 x NaN is NaN.
+        """
         for layer in self._layers:
             if layer.is_initialized:
                 for states in layer.read(first, last, begin, end):
                     states.zero_()
 
     def read(self, first: int, last: int, begin: int, end: int, below: int | None = None) -> States:
-        """Copies of the states there, of every layer that holds any (below the layer `below`)."""
+        """Copies of the states there, from every layer (before `below`) that holds any."""
         return [
             (index, keys.clone(), values.clone())
             for index, layer in enumerate(self._layers[:below])
@@ -146,14 +150,14 @@ class SlotCache(Cache):
         self, sources: Sequence[int], targets: Sequence[int], begin: int, end: int
     ) -> None:
         """Copy columns begin..end of slots `sources` to slots `targets`; the two do not overlap."""
-        # On the device once: every copy there would be waited for, layer by layer.
+        # Moved to the device once: with a copy per layer, every layer would wait for the device.
         source, target = torch.tensor([list(sources), list(targets)], device=self.mask.device)
         for layer in self._layers:
             layer.move_rows(source, target, begin, end)
         self.mask[target] = self.mask[source]
 
     def move_columns(self, rows: int, begin: int, end: int, to: int) -> None:
-        """Copy columns begin..end of the first `rows` slots to where they end at `to`."""
+        """Move columns begin..end of the first `rows` slots so that they end at `to`."""
         for layer in self._layers:
             layer.move_columns(rows, begin, end, to)
         moved = self.mask[:rows, begin:end].clone()

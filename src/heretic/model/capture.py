@@ -16,19 +16,19 @@ from heretic.architectures.resolver import first_tensor, hidden_size, layer_inpu
 from heretic.architectures.streams import reduced, side_by_side
 
 TOLERANCES = {2: 0.05, 4: 1e-5, 8: 1e-8}
-"""Largest KL divergence in nats from a plain forward, by bytes of the dtype: rounding is far
-below, a wrong mask or position far above."""
+"""Largest accepted KL divergence from a plain forward, in nats, by the dtype's bytes per number:
+rounding stays far below it, a wrong mask or position gives far more."""
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
-    """Positions that count from 0 at each row's first real token, [rows, tokens]."""
+    """Positions that count from 0 at each row's first real token, int64 [rows, tokens]."""
     return (attention_mask.long().cumsum(dim=-1) - 1).clamp_min(0)
 
 
 def forward_arguments(
     model: nn.Module, attention_mask: Tensor, logits_to_keep: int = 1
 ) -> dict[str, Any]:
-    """The arguments of a prefill that the model's forward takes, besides the input ids."""
+    """Arguments of a prefill, besides the input ids, that the model's forward accepts."""
     accepted = inspect.signature(model.forward).parameters
     offered: dict[str, Any] = {"attention_mask": attention_mask, "logits_to_keep": logits_to_keep}
     if not _counts_positions(model):
@@ -40,7 +40,7 @@ _counting: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def _counts_positions(model: nn.Module) -> bool:
-    """Whether a model finds positions by itself, from another number than 0 (RoBERTa)."""
+    """Whether a model computes positions itself, from another number than 0 (RoBERTa)."""
     if model not in _counting:
         name = "create_position_ids_from_input_ids"
         _counting[model] = any(hasattr(module, name) for module in model.modules())
@@ -48,7 +48,7 @@ def _counts_positions(model: nn.Module) -> bool:
 
 
 def last_logits(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Raw logits after the last position, float32 [rows, vocabulary]; inputs padded left."""
+    """Raw logits after the last position, float32 [rows, vocabulary]; inputs are padded left."""
     return tail_logits(model, input_ids, attention_mask, 1)[:, -1].float()
 
 
@@ -58,7 +58,7 @@ def tail_logits(
 ) -> Tensor:
     """Raw logits after each of the last positions, [rows, positions, vocabulary].
 
-    In the model's dtype, and on its device; inputs padded left.
+    The logits have the model's dtype and stay on its device; inputs are padded left.
     """
     arguments = forward_arguments(model, attention_mask, positions)
     output = model(input_ids=input_ids, use_cache=False, **arguments)
@@ -70,13 +70,16 @@ def tail_logits(
 def last_residuals(
     model: nn.Module, layers: Sequence[nn.Module], input_ids: Tensor, attention_mask: Tensor
 ) -> Tensor:
-    """True outputs of the embedding and of every layer at the last position.
+    """Outputs of the embedding and of every layer at the last position.
 
-    Of layers with several streams, the one that stands for them: `architectures.streams`. The last
-    layer's is taken before the final norm, which `output_hidden_states` does not give.
+    Where layers carry several streams, they are reduced to one (`architectures.streams`). The last
+    layer's output is taken before the final norm; `output_hidden_states` has it only after that.
 
     Returns:
         float32 [rows, layers + 1, hidden], on the CPU.
+
+    Raises:
+        RuntimeError: The forward pass did not run every layer.
     """
     rows: list[Tensor | None] = [None] * (len(layers) + 1)
     width = hidden_size(model)
@@ -105,7 +108,7 @@ def last_residuals(
 
 
 def divergence(original: Tensor, other: Tensor) -> float:
-    """The largest KL divergence of any row of logits, in nats; NaN counts as infinite."""
+    """Largest KL(original || other) of any row of logits, in nats; infinite if not finite."""
     left, right = (x.double().log_softmax(dim=-1).cpu() for x in (original, other))
     found = (left.exp() * (left - right)).sum(dim=-1).max()
     return float(found) if found.isfinite() else math.inf

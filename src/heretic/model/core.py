@@ -1,4 +1,4 @@
-"""`Model`: a loaded model that can be edited and generates."""
+"""`Model`: a loaded model that can be edited and can generate."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from heretic.records.plan import Plan
 from heretic.system import machine
 
 LONGEST_REPLY = 1024
-"""New tokens of a streamed reply, where the model has that many positions left."""
+"""Most new tokens of a streamed reply; fewer if the model has fewer positions left."""
 
 
 class Model(PromptReader):
@@ -40,17 +40,17 @@ class Model(PromptReader):
         super().__init__(options, loaded, reporter)
         self._factory = EditFactory(self.writers)
         self._weights = WeightEditor(self.writers)
-        self._hooked: list[RowEdits] = []  # of the contexts of `edited`: the plan, and nothing
+        self._hooked: list[RowEdits] = []  # one per open `edited`: 0 is its plan, 1 no edit
 
     # --- edits -----------------------------------------------------------------------------
 
     def plan_edits(self, plan: Plan, directions: Tensor) -> dict[str, OutputEdit]:
-        """The plan's edits by writer name; writers it leaves alone are not in it."""
+        """See `EditFactory.edits`."""
         return self._factory.edits(plan, directions)
 
     @contextmanager
     def edited(self, plan: Plan, directions: Tensor) -> Iterator[None]:
-        """Act as if edited while the context lasts; no weight is touched."""
+        """Edit the writers' outputs while the context lasts; no weight is changed."""
         rows = RowEdits(self.writers, [self.plan_edits(plan, directions), {}])
         rows.use(0)
         self._hooked.append(rows)
@@ -76,7 +76,7 @@ class Model(PromptReader):
 
     @contextmanager
     def unedited(self) -> Iterator[None]:
-        """The original while the context lasts, also within `edited`."""
+        """Act as the original while the context lasts, also inside `edited`."""
         self._factory.forget()
         hooked, self._hooked = self._hooked, []
         for rows in hooked:
@@ -91,7 +91,7 @@ class Model(PromptReader):
             self._factory.forget()
 
     def unload(self) -> None:
-        """Let go of the weights, so that another model can have the memory; the end of this one."""
+        """Free the weights' memory for another model; this one cannot be used afterwards."""
         self.model = None
         self.writers, self._layers = (), []
         self.structure = replace(self.structure, layers=(), writers=())
@@ -105,27 +105,27 @@ class Model(PromptReader):
 
     @property
     def is_original(self) -> bool:
-        """Whether it acts as it was loaded: no weight differs, and it is not within `edited`."""
+        """Whether it acts as loaded: no weight differs, and no `edited` is in force."""
         return not self.is_edited and not self._hooked
 
     # --- generating ------------------------------------------------------------------------
 
     @torch.inference_mode()
     def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> Tensor:
-        """One forward pass over a ready-made cache.
+        """One forward pass with a given cache.
 
         Args:
             tokens: int64 [rows, tokens].
-            positions: The same shape.
+            positions: int64 [rows, tokens].
             mask: bool [rows, tokens, columns]; True where a token sees a column of the cache.
-            cache: A transformers cache.
+            cache: A transformers `Cache`, which takes the new keys and values.
 
         Returns:
             Raw logits after the last token, [rows, vocabulary], in the model's dtype.
         """
         device = self.device
         unseen = ~mask.to(device).unsqueeze(1)
-        added = torch.zeros_like(unseen, dtype=self.dtype)  # what every kind of attention takes
+        added = torch.zeros_like(unseen, dtype=self.dtype)  # every attention takes such masks
         added.masked_fill_(unseen, torch.finfo(self.dtype).min)
         logits: Tensor = self.model(
             input_ids=tokens.to(device),
@@ -150,8 +150,8 @@ class Model(PromptReader):
 
         Args:
             max_new_tokens: Defaults to the setting `max_response_length`.
-            decided: Asked of each growing reply; True ends it there.
-            on_step: Told (tokens just made, rows that have left) after every step.
+            decided: Called with each growing reply; True ends that reply.
+            on_step: Called after every step with (tokens just made, replies done so far).
         """
         ids = self.get_reply_ids(
             prompts,
@@ -192,7 +192,7 @@ class Model(PromptReader):
         decide: generation.Decide | None = None,
         on_step: Callable[[int, int], None] | None = None,
     ) -> list[list[int]]:
-        """Token ids of greedy replies, without the one that ends them."""
+        """Token ids of greedy replies, without end tokens."""
         batch = self._encode(prompts)
         return generation.greedy(
             self.model,
@@ -217,9 +217,12 @@ class Model(PromptReader):
         return lambda rows: [decided(text) for text in self._decode(rows)]
 
     def stream_reply(self, messages: Messages, max_new_tokens: int | None = None) -> Generator[str]:
-        """Pieces of the reply to a conversation, as they are made.
+        """Yield the reply to a conversation in pieces while it is generated.
 
         Closing the iterator stops the generation. Sampling follows the model's generation config.
+
+        Args:
+            max_new_tokens: Defaults to `LONGEST_REPLY`, or to what the model's positions leave.
         """
         from transformers import StoppingCriteriaList, TextIteratorStreamer
 
@@ -256,7 +259,7 @@ class Model(PromptReader):
             raise failures[0]
 
     def _room(self, used: int) -> int:
-        """New tokens that a reply may have: what is left of the model's positions."""
+        """Most new tokens of a reply after `used` tokens, by the model's positions."""
         positions = getattr(text_config(self.model), "max_position_embeddings", None)
         return max(1, min(LONGEST_REPLY, int(positions or LONGEST_REPLY) - used))
 

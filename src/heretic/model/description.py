@@ -1,4 +1,4 @@
-"""What is known of a model from its configuration alone, or from its weights where wanted."""
+"""Describes a model from its configuration alone or, on request, from its weights."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from heretic.system.hub import is_local
 from heretic.system.machine import cache_bytes_per_token
 
 BYTES = 2
-"""Of a weight in half precision, in which models are usually run."""
+"""Bytes per weight in half precision, in which models usually run."""
 
 WEIGHT_FILES = (".safetensors", ".bin", ".gguf")
 
 Norms = dict[str, str]
-"""Name of a writer to what lies between it and the stream; empty for nothing."""
+"""Writer's name to what lies between the writer and the residual stream; empty for nothing."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,15 +45,15 @@ class WriterRow:
     """One kind of residual writer.
 
     Attributes:
-        component: The group it is searched with.
-        path: Within a layer.
+        component: Component that it belongs to.
+        path: Path within a layer.
         layers: Indices of the layers that have it.
-        shape: Of its weight as [d_out, d_in].
-        experts: How many are stacked in it; 0 for a single map.
-        transposed: Whether the weight is stored the other way round.
-        norm: What lies between it and the stream: the path of a norm, or "gains measured" where the
-            weights have shown one; empty for none, or one that treats all channels alike; None
-            where that is not known.
+        shape: Shape of its weight, as [d_out, d_in].
+        experts: Number of experts stacked in it; 0 for a single linear map.
+        transposed: Whether the weight is stored as [d_in, d_out].
+        norm: What lies between it and the residual stream: the path of a norm, or "gains measured"
+            if the weights have shown one; empty for no norm, or one that scales all channels
+            alike; None if unknown.
     """
 
     component: str
@@ -66,10 +66,10 @@ class WriterRow:
 
     @property
     def edit(self) -> str:
-        """How it is edited."""
+        """How it is edited, in words."""
         if self.experts:
-            return "under none as one sum, else each expert"
-        return "output in the search, weight when saved"
+            return "sum of experts with none, otherwise each expert"
+        return "output during the search, weight on saving"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +79,14 @@ class Description:
     Attributes:
         layers: Path of the list of decoder layers.
         writers: What is edited.
-        left_out: Module or kind of modules to the reason why it is left alone.
+        left_out: Pairs of a module, or kind of modules, and the reason why it is not edited.
         parameters: Number of weights.
-        weight_bytes: What they take in half precision.
-        cache_bytes_per_token: Keys and values of one token of one row, in half precision.
-        preset: What the model's family needs, as far as it holds in the settings.
-        verified: Whether the model was run, and its writers are all there are.
-        discovered: Writers that are not known by name, with what they are taken for, in words.
-        weights_here: Whether the weights are in the folder that was named.
+        weight_bytes: Bytes of the weights in half precision.
+        cache_bytes_per_token: Bytes of a token's keys and values in all layers, half precision.
+        preset: The preset of the model's family, without what the settings replace.
+        verified: Whether a run of the model has shown that no writer is missing.
+        discovered: Descriptions of the writers that are not known by name.
+        weights_here: Whether `model` is a local path that holds the weights.
     """
 
     model: str
@@ -106,7 +106,7 @@ class Description:
     weights_here: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Plain data for `--json`."""
         data = {**asdict(self), "preset": None if self.preset is None else self.preset.to_dict()}
         for row, own in zip(data["writers"], self.writers, strict=True):
             row["edit"] = own.edit
@@ -120,17 +120,17 @@ def describe(
     preset: Preset | None = None,
     loaded: Loaded | None = None,
 ) -> Description:
-    """What is edited in a model, by the names of its modules.
+    """Describe which modules of a model are edited.
 
     Args:
         residual_writers: Paths within a layer of writers that the table does not name.
-        preset: What the model's family needs, as far as it holds in the settings.
-        loaded: The model with its weights. Without it, writers that the table does not name do not
-            show, and norms after writers only as far as a run without numbers tells.
+        preset: The preset of the model's family, without what the settings replace.
+        loaded: The model with its weights. Without it, the description lacks writers that the
+            table does not name, and norms that a run on the meta device does not show.
 
     Raises:
-        ModelError: There is no configuration to read.
-        UnsupportedModelError: The type is not known, or is one that cannot be edited.
+        ModelError: The configuration cannot be read.
+        UnsupportedModelError: The model's type is unknown or cannot be edited.
     """
     model = loading.skeleton(source) if loaded is None else loaded.model
     path, layers = layer_list(model)
@@ -141,7 +141,7 @@ def describe(
     if not writers:
         raise UnsupportedModelError(
             f"No residual writer of {type(model).__name__} is known by name.",
-            remedy="Those that are not show when the model is loaded (`heretic inspect --weights`);"
+            remedy="Load the weights to find writers by other names (`heretic inspect --weights`);"
             " see docs/models.md.",
         )
     norms = norms_after(model, writers) if loaded is None else _verified_norms(writers)
@@ -168,28 +168,28 @@ def describe(
 
 
 def has_weights(model: str) -> bool:
-    """Whether a local model is there with its weights."""
+    """Whether `model` is a local file or folder that holds weights."""
     place = Path(model).expanduser()
     inside = [place] if place.is_file() else place.glob("*")
     return is_local(model) and any(path.suffix in WEIGHT_FILES for path in inside)
 
 
 def _verified_norms(writers: Sequence[Writer]) -> Norms:
-    """By writer, whether a norm follows, as the run with weights has shown."""
+    """By writer's name, what the run with weights has shown: "gains measured", or empty."""
     return {w.name: "" if w.gains is None else "gains measured" for w in writers}
 
 
 def norms_after(model: nn.Module, writers: Sequence[Writer]) -> Norms | None:
-    """The norms that a writer's output goes straight into, by a run without numbers.
+    """The norms that take a writer's output directly, found by a run on the meta device.
 
-    The model runs on the meta device, where a tensor has a shape and nothing else; blocks of
-    experts, which choose by numbers, only hand on a tensor of that shape. A norm follows a writer
-    if it is handed the very tensor that the writer, or the block around it, put out. One that is
-    reached on any other way does not show.
+    Tensors on the meta device have a shape but no numbers. Blocks of experts choose by numbers, so
+    they are replaced by functions that return a tensor of the right shape. A norm follows a writer
+    if its input is the very tensor that the writer, or the block around it, returned. A norm that
+    the output reaches in any other way is not found.
 
     Returns:
-        By writer's name, the norm's path within the layer, empty without one; None where such a run
-        cannot be made.
+        By writer's name, the norm's path within the layer, empty if none follows; None if the
+        model does not run on the meta device.
     """
     prefix, layers = layer_list(model)
     sources: dict[int, tuple[Tensor, list[str]]] = {}
@@ -198,7 +198,7 @@ def norms_after(model: nn.Module, writers: Sequence[Writer]) -> Norms | None:
     def put_out(names: list[str]) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             tensor = output[0] if isinstance(output, tuple) else output
-            if isinstance(tensor, Tensor):  # kept, so that its identity stays its own
+            if isinstance(tensor, Tensor):  # kept, so that no other gets its id
                 sources[id(tensor)] = (tensor, names)
 
         return hook
@@ -221,15 +221,15 @@ def norms_after(model: nn.Module, writers: Sequence[Writer]) -> Norms | None:
                 elif path and len({w.component for w in inside}) == 1:
                     names = [w.name for w in inside]
                     handle = module.register_forward_hook(put_out(names))
-                else:  # the layer itself, and blocks with a stream of their own
+                else:  # the layer itself, and blocks with several components
                     continue
                 stack.callback(handle.remove)
         for block in {id(w.module): w.module for w in writers if w.expert is not None}.values():
             stack.enter_context(replaced(block, _same_shape))
         try:
             model(input_ids=torch.zeros(1, 4, dtype=torch.long, device="meta"))
-        except Exception as error:  # what looks at numbers cannot run; any kind of error says so
-            _log.info("No run without numbers: %s", error)
+        except Exception as error:  # code that reads numbers may raise any error
+            _log.info("The model does not run on the meta device: %s", error)
             return None
     return found
 
@@ -256,7 +256,7 @@ def _rows(prefix: str, writers: Sequence[Writer], norms: Norms | None) -> Iterat
 def _left_out(
     model: nn.Module, prefix: str, writers: Sequence[Writer]
 ) -> Iterator[tuple[str, str]]:
-    """What has weights and is not edited, and why."""
+    """Modules that have weights and are not edited, and the reason."""
     edited = {id(writer.module) for writer in writers}
     layer = f"{prefix}."
     inside: dict[str, None] = {}
@@ -273,11 +273,11 @@ def _left_out(
     for name, count in outside.items():
         yield name, f"not part of the decoder layers ({count:,} weights)"
     if inside:
-        yield ", ".join(inside), "read the residual stream, or serve within a layer"
+        yield ", ".join(inside), "read the residual stream, or are used only within a layer"
 
 
 def _tower(name: str, prefix: str) -> str:
-    """The part of a path that leaves the way to the layers."""
+    """The beginning of a path, up to where it departs from the path of the layers."""
     parts, way = name.split("."), prefix.split(".")
     shared = next((i for i, (a, b) in enumerate(zip(parts, way, strict=False)) if a != b), 0)
     return ".".join(parts[: shared + 1])

@@ -1,4 +1,4 @@
-"""Plans to edits, and edits onto a model: by hooks while searching, in the weights for export."""
+"""Turns plans into edits and applies them: by hooks in the search, to the weights for export."""
 
 from __future__ import annotations
 
@@ -18,22 +18,25 @@ from heretic.model.experts import edited
 from heretic.records.plan import Plan, RowNormalization
 
 Stored = tuple[Tensor, Tensor | None]
-"""A writer's weight and bias."""
+"""A writer's weight and bias; None without a bias."""
 
 
 class EditFactory:
-    """Turns plans into edits; keeps what no plan changes, and what the plan before had too."""
+    """Turns plans into edits.
+
+    It keeps row norms, which no plan changes, and ablations until their directions change.
+    """
 
     def __init__(self, writers: Sequence[Writer]) -> None:
         self._writers = writers
         self._ablations: dict[tuple[str, RowNormalization], tuple[Tensor, Ablation]] = {}
 
     def edits(self, plan: Plan, directions: Tensor) -> dict[str, OutputEdit]:
-        """Edits by writer name; writers that the plan leaves alone are not in it.
+        """Edits by writer name, without the writers that the plan leaves alone.
 
         Args:
-            directions: float32 [layers + 1, hidden], or [layers + 1, k, hidden]: k orthonormal ones
-                per layer. A row of zeros edits nothing.
+            directions: float32 [layers + 1, hidden], or [layers + 1, k, hidden] with k orthonormal
+                directions per layer. A row of zeros edits nothing.
 
         Raises:
             ValueError: The plan's rank is above k.
@@ -52,15 +55,15 @@ class EditFactory:
     def ablation(
         self, writer: Writer, basis: Tensor, row_normalization: RowNormalization
     ) -> Ablation:
-        """A writer's edit along orthonormal directions [k, hidden], but for the weights."""
-        # Experts whose sum is edited have all the same edit, whatever their weights.
+        """A writer's edit along orthonormal directions [k, hidden], without ablation weights."""
+        # Experts whose sum is edited share one edit, whatever their weights.
         shared = writer.edited_in_sum(row_normalization)
         key = (str(id(writer.module)) if shared else writer.name), row_normalization
         known = self._ablations.get(key)
         if known is not None and torch.equal(known[0], basis):
             return known[1]
         norms = None if known is None else known[1].row_norms
-        # `none` is the same whatever the weight, so that packed ones need not be unpacked.
+        # With `none` the edit does not depend on the weight, so packed weights stay packed.
         weight = writer.like(basis) if row_normalization == "none" else writer.weight()
         made = make_ablation(weight, basis, row_normalization, norms=norms, gains=writer.gains)
         made = replace(made, moves_bias=shared)
@@ -68,17 +71,17 @@ class EditFactory:
         return made
 
     def forget(self) -> None:
-        """Drop all that was kept, after the weights themselves have changed."""
+        """Drop everything kept; needed after the weights have changed."""
         self._ablations.clear()
 
 
 def planned(
     writers: Sequence[Writer], plan: Plan, directions: Tensor
 ) -> Iterator[tuple[Writer, tuple[float, ...], Tensor]]:
-    """The writers that a plan edits, each with its ablation_weights and its basis [k, hidden].
+    """The writers that a plan edits, each with its ablation weights and basis [k, hidden].
 
     Args:
-        directions: As for `EditFactory.edits`.
+        directions: See `EditFactory.edits`.
 
     Raises:
         ValueError: The plan's rank is above k.
@@ -93,7 +96,7 @@ def planned(
 
 
 def _nonzero(ablation_weights: Sequence[float]) -> list[bool]:
-    """Which directions are removed at all, as a mask over them."""
+    """Mask of the directions whose ablation weight is not 0."""
     return [amount != 0.0 for amount in ablation_weights]
 
 
@@ -104,9 +107,9 @@ def install(
     """Edit the outputs of modules while the context lasts.
 
     Args:
-        sites: The writers of each module, as of `sites_of`.
-        edit_of: Asked at every run for the edit of a writer: of all rows, or stacked ones, one for
-            each row of the batch.
+        sites: The writers of each module, from `sites_of`.
+        edit_of: Called with a writer in every forward pass. It returns one edit for all rows,
+            stacked edits with one for each row of the batch, or None for no edit.
     """
     with ExitStack() as stack_:
         for site in sites:
@@ -118,7 +121,7 @@ def install(
 
 
 def sites_of(writers: Iterable[Writer]) -> list[list[Writer]]:
-    """Writers by the module that they are in."""
+    """Group writers by the module that holds them."""
     sites: dict[int, list[Writer]] = {}
     for writer in writers:
         sites.setdefault(id(writer.module), []).append(writer)
@@ -171,12 +174,12 @@ class RowEdits:
             self.use(plans[0])
             return
         place = next(iter(self._stacked.values())).read.device if self._stacked else None
-        index = torch.tensor(plans, device=place)  # there once, not writer by writer
+        index = torch.tensor(plans, device=place)  # moved once, not for every writer
         self._current = {name: edit.rows(index) for name, edit in self._stacked.items()}
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Edit the writers' outputs while the context lasts; no weight is touched."""
+        """Edit the writers' outputs while the context lasts; no weight is changed."""
         with install(sites_of(self._writers), lambda writer: self._current.get(writer.name)):
             yield
 
@@ -248,7 +251,7 @@ class WeightEditor:
 
 
 def _copied(writer: Writer) -> Stored:
-    """Weight [d_out, d_in] and bias [d_out], in main memory."""
+    """Copies of weight [d_out, d_in] and bias [d_out], in main memory."""
     bias = writer.bias()
     return (
         writer.stored().to("cpu", copy=True),

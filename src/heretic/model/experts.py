@@ -1,8 +1,9 @@
-"""Experts that are edited one by one while running.
+"""Edits experts one by one during the forward pass.
 
-A block of experts puts out the routed sum. Under `none` its edit is one projection of that sum; the
-norm-preserving variants have other row norms for every expert, so their outputs are edited before
-they are weighted and summed. How a block is asked for them depends on what its forward takes.
+A block of experts returns the routed sum. With row normalization `none`, the edit is one projection
+of that sum. The other variants depend on each expert's row norms, so each expert's output is edited
+before it is weighted and summed. How to obtain these outputs depends on what the block's forward
+takes.
 """
 
 from __future__ import annotations
@@ -24,15 +25,17 @@ from heretic.model.hooks import replaced
 from heretic.records.plan import RowNormalization
 
 EditOf = Callable[[Writer], OutputEdit | None]
-"""The edit of a writer: of all rows, or stacked ones, one for each row of the batch."""
+"""Returns a writer's edit: one edit for all rows, stacked edits with one for each row of the batch,
+or None for no edit."""
 
 Kind = Literal["routed", "gated", "listed", "sorted"]
-"""What a block of experts is given: chosen experts of each token with their weights; a factor of
-every expert; nothing, all outputs being handed on (Llama 4); tokens sorted by expert (JetMoe)."""
+"""What the forward of a block of experts takes besides hidden states. `routed`: each token's chosen
+experts and their weights. `gated`: a factor for every expert. `listed`: nothing, the block returns
+the outputs of all experts (Llama 4). `sorted`: tokens sorted by expert (JetMoe)."""
 
 
 def check_variant(writers: Sequence[Writer], row_normalization: RowNormalization) -> None:
-    """Whether all writers can be edited by a variant, before anything is spent on finding out.
+    """Check, before any costly work, that a variant can edit all writers.
 
     Raises:
         ModelError: A weight cannot be read.
@@ -47,22 +50,22 @@ def check_variant(writers: Sequence[Writer], row_normalization: RowNormalization
 
 
 def kind_of(writer: Writer) -> Kind:
-    """How the block that an expert is in is asked for its experts' outputs.
+    """The kind of block that holds an expert.
 
     Raises:
-        UnsupportedModelError: That is not known.
+        UnsupportedModelError: The block's kind is unknown.
     """
     module = writer.module
     kind = "sorted" if writer.router is not None else _kind(type(module))
     if kind is None or getattr(module, "has_post_expert_norm", False):
         raise UnsupportedModelError(
             f"The experts at {writer.name} ({type(module).__name__}) cannot be edited one by one.",
-            remedy="Set row_normalization to none, for which their sum is edited.",
+            remedy="Set row_normalization to none, which edits their sum.",
         )
     return kind
 
 
-@cache  # asked at every run of a block
+@cache  # called in every forward pass of a block
 def _signature(forward: Callable[..., Any]) -> inspect.Signature:
     return inspect.signature(forward)
 
@@ -82,11 +85,11 @@ def edited(site: Sequence[Writer], edit_of: EditOf) -> Iterator[None]:
 
     Args:
         site: All experts of the block.
-        edit_of: Asked at every run.
+        edit_of: Called in every forward pass; see `EditOf`.
     """
     module, router = site[0].module, site[0].router
     forward = module.forward
-    routing: list[Any] = []  # of the router's latest run
+    routing: list[Any] = []  # the router's latest output
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
         routing[:] = [output]
@@ -137,13 +140,13 @@ def _summed(
     index: Tensor,
     weights: Tensor,
 ) -> Tensor:
-    """The routed sum with what was written edited, by an edit that all experts share."""
+    """The routed sum; the edit that all experts share is applied only to what experts write."""
     written = forward(hidden, index, weights.masked_fill(index >= len(site), 0))
     return apply_to_rows(edit, written) + _handed_on(site, forward, hidden, index, weights)
 
 
 def _hands_on(site: Sequence[Writer]) -> bool:
-    """Whether more experts can be chosen than write: the others hand their input on (LongCat)."""
+    """Whether some experts that can be chosen only return their input (LongCat)."""
     own = site[0].module.parameters(recurse=False)
     return any(parameter.ndim == 3 and len(parameter) > len(site) for parameter in own)
 
@@ -155,13 +158,13 @@ def _handed_on(
     index: Tensor,
     weights: Tensor,
 ) -> Tensor:
-    """The part of the routed sum that is the input, handed on."""
+    """The part of the routed sum that comes from experts that only return their input."""
     weights = weights.masked_fill(index < len(site), 0)
     return forward(hidden, index.clamp_min(len(site)), weights)
 
 
 def _listed(site: Sequence[Writer], output: Tensor, edit_of: EditOf) -> Tensor:
-    """Edit [experts * tokens, hidden]: all tokens for each expert, one expert after the other."""
+    """Edit [experts * tokens, hidden]: all tokens of the first expert, then of the next."""
     parts = output.reshape(len(site), -1, output.shape[-1])
     edits = [edit_of(writer) for writer in site]
     edited = [
@@ -175,7 +178,8 @@ def _sorted(site: Sequence[Writer], output: Tensor, edit_of: EditOf, routing: An
     """Edit [tokens * k, hidden], sorted by expert.
 
     Args:
-        routing: Of `table.ROUTERS`; fourth, how many rows of each expert there are.
+        routing: Output of a router in `table.ROUTERS`. Item 1 has the token of each row, item 3
+            the number of rows of each expert; the last item has a row for each token.
     """
     token, counts, count = routing[1], routing[3], len(routing[-1])
     parts, tokens = torch.split(output, counts), torch.split(token, counts)
@@ -187,14 +191,14 @@ def _sorted(site: Sequence[Writer], output: Tensor, edit_of: EditOf, routing: An
 
 
 def apply_to_rows(edit: OutputEdit, output: Tensor) -> Tensor:
-    """Edit [tokens, hidden], row after row."""
+    """Edit [tokens, hidden], where the tokens of one row follow those of another."""
     if edit.read.dim() == 2:
         return edit.apply(output)
     return edit.apply(output.reshape(len(edit.read), -1, output.shape[-1])).reshape(output.shape)
 
 
 def _apply_to_tokens(edit: OutputEdit | None, output: Tensor, tokens: Tensor, count: int) -> Tensor:
-    """Edit [tokens, hidden] of some of all `count` tokens, which are of all rows in turn."""
+    """Edit outputs [n, hidden] of the tokens with these indices, out of `count` in all rows."""
     if edit is None or not len(output):
         return output
     if edit.read.dim() == 2:
@@ -210,7 +214,7 @@ def _gated(
     hidden_states: Tensor,
     gates: Tensor,
 ) -> Tensor:
-    """The sum of edited experts, each asked for by closing the others' gates.
+    """The sum of edited experts; each output is obtained with all other gates at 0.
 
     Args:
         hidden_states: [..., hidden].
@@ -235,16 +239,16 @@ def _routed(
     top_k_index: Tensor,
     top_k_weights: Tensor,
 ) -> Tensor:
-    """The routed sum of edited experts (`transformers.integrations.moe`, without its kernels).
+    """The routed sum of edited experts (as `transformers.integrations.moe`, without its kernels).
 
     Args:
-        forward: The block's own.
-        hidden_states: [..., hidden], row after row.
-        top_k_index: Experts of each token, int64 [tokens, k].
-        top_k_weights: Of those experts, [tokens, k].
+        forward: The block's own forward.
+        hidden_states: [..., hidden].
+        top_k_index: Chosen experts of each token, int64 [tokens, k].
+        top_k_weights: Weights of these experts, [tokens, k].
 
     Returns:
-        In the shape and dtype of the hidden states.
+        The sum, with the shape and dtype of `hidden_states`.
     """
     hidden = hidden_states.reshape(-1, hidden_states.shape[-1])
     total = torch.zeros_like(hidden, dtype=torch.promote_types(hidden.dtype, torch.float32))
@@ -264,13 +268,13 @@ def _routed(
 
 
 def _alone(writer: Writer, forward: Callable[..., Tensor], hidden: Tensor) -> Tensor:
-    """What one expert puts out for [tokens, hidden], unweighted and without its bias."""
+    """One expert's output for [tokens, hidden], before routing weights and without its bias."""
     module = cast("Any", writer.module)
     gated = hasattr(module, "gate_up_proj") and hasattr(module, "_apply_gate")
     if gated or (hasattr(module, "up_proj") and hasattr(module, "act_fn")):
         return _inner(writer, hidden) @ writer.stored().mT
-    # The block is asked as if every token had chosen this expert, and no other. LongCat's does not
-    # run on one choice, so that there is a second, of no weight.
+    # Run the block as if every token had chosen this expert alone. LongCat's block does not run
+    # with one choice, so a second one gets weight 0.
     chosen = torch.full((len(hidden), 2), writer.expert or 0, device=hidden.device)
     weights = torch.zeros_like(chosen, dtype=hidden.dtype)
     weights[:, 0] = 1
@@ -280,7 +284,7 @@ def _alone(writer: Writer, forward: Callable[..., Tensor], hidden: Tensor) -> Te
 
 
 def _inner(writer: Writer, hidden: Tensor) -> Tensor:
-    """What an expert's down projection is given."""
+    """The input of an expert's down projection, [tokens, d_in]."""
     module, expert = cast("Any", writer.module), writer.expert
     gated = hasattr(module, "gate_up_proj")
     name = "gate_up_proj" if gated else "up_proj"

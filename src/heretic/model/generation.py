@@ -1,4 +1,4 @@
-"""Greedy decoding in which a row leaves the batch as soon as its fate is decided."""
+"""Greedy decoding in which a row leaves the batch as soon as its reply is decided."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from heretic.architectures.table import UNCACHED
 from heretic.model.capture import forward_arguments
 
 Decide = Callable[[Sequence[list[int]]], Sequence[bool]]
-"""New token ids of the live rows -> which of them need no further tokens."""
+"""Maps new token ids of the live rows to whether each row needs no further tokens."""
 
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -25,7 +25,7 @@ def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
 
 
 def most_likely(logits: Tensor) -> Tensor:
-    """The greedy choice of each row of logits [rows, vocabulary]."""
+    """The greedy choice in each row of logits [rows, vocabulary], int64 [rows]."""
     return logits.max(dim=-1).indices  # on a CPU three times as fast as argmax
 
 
@@ -46,8 +46,8 @@ def greedy(
         input_ids: int64 [rows, tokens], on the model's first device.
         attention_mask: The same shape; 0 on padding.
         end: Token ids that end a row; they are not part of the result.
-        decide: Asked after every step; rows it decides leave the batch.
-        on_step: Told (tokens just made, rows that have left) after every step.
+        decide: Called after every step; rows that it decides leave the batch.
+        on_step: Called after every step with (tokens just made, rows that have left so far).
 
     Returns:
         New token ids of each row, in the order of the input.
@@ -85,7 +85,7 @@ def greedy(
 
 
 def has_plain_cache(model: Any) -> bool:
-    """Whether a model decodes over keys and values alone, from which rows can be taken out."""
+    """Whether decoding needs only a cache of keys and values, from which rows can be removed."""
     if _is_uncached(model):
         return False
     stateful = getattr(model, "_is_stateful", False) or model.config.is_encoder_decoder
@@ -108,9 +108,9 @@ def _by_generate(
     decide: Decide | None,
     on_step: Callable[[int, int], None] | None,
 ) -> list[list[int]]:
-    """Like `greedy`, by transformers' own loop, for models whose cache is not all they go on from.
+    """Like `greedy`, with transformers' own loop, for models without a plain cache.
 
-    Rows that are decided stay in the batch until all are.
+    Decided rows stay in the batch until all rows are decided.
     """
     width = input_ids.shape[1]
     done = [False] * len(input_ids)
@@ -146,7 +146,7 @@ def _by_generate(
 def _take_in(
     chosen: list[int], live: list[int], replies: list[list[int]], end: frozenset[int]
 ) -> list[bool]:
-    """Append the chosen tokens to their rows; a row that chose an end token is not kept."""
+    """Append each chosen token to its reply; returns which rows did not choose an end token."""
     keep = []
     for row, token in zip(live, chosen, strict=True):
         ended = token in end

@@ -1,4 +1,4 @@
-"""A module's forward, replaced for a while."""
+"""Replaces a module's forward temporarily."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 def replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Let a module run `forward` while the context lasts.
 
-    Accelerate puts its own in the same place where layers lie on several devices; it comes back.
+    If layers lie on several devices, Accelerate has put its own forward there; it is put back.
     """
     own = vars(module).get("forward")
     module.forward = forward

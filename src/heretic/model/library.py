@@ -1,4 +1,4 @@
-"""What programs ask of a model, and nothing in the package does: docs/library.md shows it."""
+"""Methods of a model for programs; the package itself does not use them. See docs/library.md."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from heretic.records.plan import AbliterationParameters, DirectionScope, Plan
 
 
 class LibraryModel(Model):
-    """A model made from settings; `heretic.model.Model` for programs.
+    """A model loaded from settings; programs import it as `heretic.model.Model`.
 
     Attributes:
-        settings: What it was made from.
+        settings: The settings it was loaded from.
     """
 
     def __init__(self, settings: Settings, reporter: Reporter | None = None) -> None:
@@ -35,7 +35,11 @@ class LibraryModel(Model):
         super().__init__(options_of(ModelOptions, settings), reporter)
 
     def get_layer_matrices(self, layer_index: int) -> dict[str, list[Tensor]]:
-        """The weights that write the residual stream in a layer, by component, [d_out, d_in]."""
+        """By component, the weights [d_out, d_in] that write to the residual stream in a layer.
+
+        Raises:
+            ModelError: A weight is not in memory, or is packed.
+        """
         matrices: dict[str, list[Tensor]] = {}
         for writer in self.writers:
             if writer.layer == layer_index:
@@ -54,10 +58,14 @@ class LibraryModel(Model):
 
         Args:
             refusal_directions: [layers + 1, hidden]; row l + 1 belongs to layer l.
-            direction_index: Fractional layer index to take one direction from for all layers; None
-                gives each layer its own.
-            parameters: Component, or its short name `attn` / `mlp`, to kernel.
-            direction_scope: `mean` for the mean direction; by default follows `direction_index`.
+            direction_index: Fractional layer index whose direction is used for all layers; None
+                uses each layer's own.
+            parameters: Kernels by component, or by its short name `attn` / `mlp`.
+            direction_scope: `mean` for the mean direction; by default `direction_index` decides.
+
+        Raises:
+            ModelError: The model is quantised.
+            ValueError: The model has no such component.
         """
         plan = Plan.create(
             direction_scope=direction_scope
@@ -75,7 +83,7 @@ class LibraryModel(Model):
         self.apply(plan, refusal_directions)
 
     def reload_model(self) -> None:
-        """Bring the original model back."""
+        """Bring the original weights back, bit for bit."""
         self.restore()
 
     def get_logprobs(self, prompts: Prompts) -> Tensor:
@@ -87,7 +95,7 @@ class LibraryModel(Model):
         return self.get_logits_batched(prompts).log_softmax(dim=-1)
 
     def generate(self, prompts: Prompts, **kwargs: Any) -> tuple[Any, Any]:
-        """Transformers' own `generate`, greedy unless told otherwise.
+        """Transformers' own `generate`, greedy unless `kwargs` say otherwise.
 
         Returns:
             The inputs (BatchEncoding) and what `generate` returned.

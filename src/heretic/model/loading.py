@@ -1,4 +1,4 @@
-"""From settings to a model and a tokenizer in memory: dtype tries, devices, padding."""
+"""Loads a model and its tokenizer: tries dtypes, chooses devices, sets the padding."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ CHECKED_TEXT = (
     "Hello, how are you? The weather is fine today, so we went for a walk along the river and "
     "counted the boats: seven of them were blue, and one had a dog on board."
 )
-"""What the first forward pass is made on: more tokens than a layer has modules."""
+"""Text of the first forward pass: it has more tokens than a layer has modules."""
 
 
 UNKNOWN_GGUF = "GGUF model with architecture"
-"""How transformers begins to say that it cannot read a GGUF file."""
+"""Part of transformers' error about a GGUF file that it cannot read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class LoadingOptions(ModelSource):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model that has passed its test generation."""
+    """A model that has passed its test, with its tokenizer and residual writers."""
 
     model: Any
     tokenizer: Any
@@ -77,10 +77,10 @@ def cpu_has_bfloat16() -> bool:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype | str:
-    """A dtype setting to what `from_pretrained` takes.
+    """Turn a dtype setting into what `from_pretrained` takes.
 
-    On a CPU, `auto` is bfloat16 where the processor has it natively and float32 elsewhere, since
-    emulated half precision is several times slower; on an accelerator it is the checkpoint's.
+    On a CPU, `auto` is bfloat16 if the processor has it natively and float32 otherwise, since
+    emulated half precision is several times slower. On an accelerator it is the checkpoint's dtype.
 
     Raises:
         SettingsError: No floating dtype has that name.
@@ -103,12 +103,13 @@ def load(options: LoadingOptions, reporter: Reporter) -> Loaded:
 
     Raises:
         ModelError: The model is missing, gated or fails with every dtype.
+        SettingsError: A dtype is unknown, or a GGUF file is to be quantised.
         UnsupportedModelError: Its residual writers are not known.
     """
     if machine.accelerator().type == "cpu":
         machine.prepare_cpu()
     if options.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS requires it
         torch.use_deterministic_algorithms(True)
     tokenizer = load_tokenizer(options)
     failures = []
@@ -119,24 +120,24 @@ def load(options: LoadingOptions, reporter: Reporter) -> Loaded:
                 structure = _check(model, tokenizer, options.residual_writers)
         except HereticError:
             raise
-        except Exception as error:  # a dtype that fails in any way gives way to the next one
+        except Exception as error:  # whatever the error, the next dtype is tried
             failures.append(f"{name}: {_first_line(error)}")
-            reporter.emit(Notice(f"Loading as {failures[-1]}", level="warning"))
+            reporter.emit(Notice(f"Could not load as {failures[-1]}", level="warning"))
             model = None
             machine.free_memory()
             continue
         return Loaded(model, tokenizer, model.dtype, structure)
     raise ModelError(
         f"{options.model} could not be run with any dtype ({'; '.join(failures)}).",
-        remedy="Try another `dtypes`, `quantization` or `device_map`.",
+        remedy="Try other `dtypes`, or another `quantization` or `device_map`.",
     )
 
 
 def load_tokenizer(source: ModelSource) -> Any:
-    """The tokenizer, padding on the left, with a pad token.
+    """The model's tokenizer, set to pad on the left, with a pad token.
 
     Raises:
-        ModelError: There is none that can be used.
+        ModelError: The model has no tokenizer that can be used.
     """
     place, arguments = origin(source)
     with quiet(), model_errors(source.model):
@@ -154,7 +155,10 @@ def load_tokenizer(source: ModelSource) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
     if tokenizer.pad_token_id is None:
-        raise ModelError(f"The tokenizer of {source.model} has no token to pad with.")
+        raise ModelError(
+            f"The tokenizer of {source.model} has no token to pad with.",
+            remedy="Set pad_token in its tokenizer_config.json.",
+        )
     return tokenizer
 
 
@@ -164,7 +168,7 @@ def _load_weights(options: LoadingOptions, dtype_name: str) -> Any:
     arguments["dtype"] = resolve_dtype(dtype_name, device)
     if options.is_gguf:
         arguments |= dequantising(options.model, options.quantization)
-        if arguments["dtype"] == "auto":  # float32 otherwise, for numbers of a few bits
+        if arguments["dtype"] == "auto":  # would be float32, for numbers of few bits
             arguments["dtype"] = torch.bfloat16
     if device.type != "cpu":
         arguments["device_map"] = options.device_map
@@ -174,7 +178,7 @@ def _load_weights(options: LoadingOptions, dtype_name: str) -> Any:
         arguments["quantization_config"] = _quantization(options.quantization)
     auto = auto_class(configuration(options))
     if options.is_gguf:
-        with redirect_stderr(io.StringIO()):  # the bar of its reader knows no switch
+        with redirect_stderr(io.StringIO()):  # its reader's bar cannot be switched off
             model = auto.from_pretrained(place, **arguments)
         forget_quantisation(model)
     else:
@@ -183,9 +187,9 @@ def _load_weights(options: LoadingOptions, dtype_name: str) -> Any:
 
 
 def auto_class(config: Any) -> Any:
-    """The class to load a model with: whole, where it takes images too.
+    """The class to load a model with; a multimodal model is loaded whole.
 
-    A checkpoint says by `architectures` what it is; one of a text model alone stays one.
+    If `architectures` in the configuration names the text model alone, only that is loaded.
     """
     multimodal = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(config.model_type)
     causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
@@ -199,7 +203,7 @@ def skeleton(source: ModelSource) -> Any:
     """The model without weights, from its configuration.
 
     Raises:
-        ModelError: There is no configuration to read.
+        ModelError: The configuration cannot be read.
     """
     with quiet(), model_errors(source.model), torch.device("meta"):
         config = configuration(source)
@@ -214,7 +218,11 @@ def configuration(source: ModelSource) -> Any:
 
 
 def load_processor(source: ModelSource, config: Any) -> Any:
-    """The processor of a model that takes images too, by its configuration; None for any other."""
+    """The processor of a multimodal model; None for other models, or if it cannot be loaded.
+
+    Args:
+        config: The model's configuration.
+    """
     if auto_class(config) is not AutoModelForImageTextToText:
         return None
     place, arguments = origin(source)
@@ -222,7 +230,7 @@ def load_processor(source: ModelSource, config: Any) -> Any:
         try:
             return AutoProcessor.from_pretrained(place, **arguments)
         except (OSError, ValueError, KeyError, ImportError, TypeError):
-            return None  # text is all that is edited; files of the processor are copied on export
+            return None  # only text is edited; export copies the processor's files
 
 
 def _quantization(kind: str) -> Any:
@@ -239,7 +247,7 @@ def _quantization(kind: str) -> Any:
 
 
 def _check(model: nn.Module, tokenizer: Any, by_hand: Sequence[str]) -> Structure:
-    """A one-token test: finite logits, and every layer explained by its writers.
+    """Test one forward pass: logits are finite, and the writers explain every layer's output.
 
     Raises:
         FloatingPointError: Logits are not finite in this dtype.
@@ -262,7 +270,7 @@ def _check(model: nn.Module, tokenizer: Any, by_hand: Sequence[str]) -> Structur
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' progress bars off the screen; ours is the display."""
+    """Hide transformers' progress bars; Heretic shows its own."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -277,7 +285,7 @@ def model_errors(name: str) -> Iterator[None]:
     """Turn the Hub's and transformers' errors about a model into one line with a remedy.
 
     Args:
-        name: The model's, for the message.
+        name: The model's name in the messages.
     """
     try:
         yield
@@ -289,12 +297,12 @@ def model_errors(name: str) -> Iterator[None]:
     except RepositoryNotFoundError as error:
         raise ModelError(
             f"There is no model {name} on the Hub, or it is private.",
-            remedy="Check the name; for a private one run `hf auth login`.",
+            remedy="Check the name; for a private model run `hf auth login`.",
         ) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise ModelError(
             f"{name} is not on this machine and the Hub cannot be reached.",
-            remedy="Check the connection, unset HF_HUB_OFFLINE, or give a folder.",
+            remedy="Check the connection, unset HF_HUB_OFFLINE, or give a local folder.",
         ) from error
     except ImportError as error:
         raise ModelError(
@@ -316,7 +324,7 @@ def model_errors(name: str) -> Iterator[None]:
         if UNKNOWN_GGUF in str(error):
             raise UnsupportedModelError(
                 f"transformers cannot load {name}: {_first_line(error)}",
-                remedy="Give the model the file was made from, as a Hub id or a folder.",
+                remedy="Give the model that the file was made from, as a Hub id or a folder.",
             ) from error
         if "Unrecognized" in str(error) or "does not recognize" in str(error):
             raise UnsupportedModelError(

@@ -1,4 +1,4 @@
-"""What a model puts out along text that it did not write itself: records of tensors."""
+"""Records of a model's outputs along text that it did not generate itself."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from torch import Tensor
 
 KEPT = 1024
-"""Likeliest tokens of the original that are kept at every position; the rest counts as one."""
+"""Number of the original's likeliest tokens kept at every position; the rest is one outcome."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The original's greedy replies, and how likely it took the next token to be.
+    """The original's greedy replies, and its distributions of the next token along them.
 
-    A reply of n tokens that ended has n + 1 positions: what comes after its last token, its end,
-    was foreseen too.
+    A reply of n tokens has n + 1 positions: the token after its last one is predicted too.
 
     Attributes:
-        replies: Token ids, without the position that was foreseen last.
+        replies: Token ids of each reply.
         tokens: The likeliest tokens at each position, likeliest first, int32 [prompts, positions,
             kept].
         logprobs: Their log-probabilities, float32, the same shape; NaN after a reply's end.
@@ -31,15 +30,16 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """How a model goes on where the original's own replies are put into its mouth.
+    """A model's predictions along the original's replies (teacher forcing).
 
-    NaN stands where a reply had ended.
+    Values after the end of a reply are NaN.
 
     Attributes:
         divergence: KL(original || model) of each next token, float32 [prompts, positions], in
-            nats. Tokens beyond the original's `KEPT` likeliest count as one outcome, so it is a
-            lower bound, by next to nothing.
-        agreement: 1 where the likeliest next token is the original's, else 0, the same shape.
+            nats. Tokens beyond the original's `KEPT` likeliest count as one outcome, so this is a
+            lower bound, very close to the exact value.
+        agreement: 1 where the likeliest next token is the original's, else 0; float32, the same
+            shape.
     """
 
     divergence: Tensor
@@ -48,12 +48,12 @@ class Continuation:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How a model takes texts.
+    """How well a model predicts texts.
 
     Attributes:
         nll: Negative log-likelihood of each text after its first token, float64 [texts], in
             nats.
-        tokens: How many tokens that were, int64 [texts].
+        tokens: Number of tokens that `nll` covers, int64 [texts].
     """
 
     nll: Tensor

@@ -1,7 +1,7 @@
-"""The response prefix: what all replies begin with, put into every prompt.
+"""The response prefix: the text that replies begin with, added to the end of every prompt.
 
-Evaluation then starts where replies differ. An opened reasoning block is closed, so that the answer
-is read and not the reasoning.
+Evaluation then starts where replies differ. A reasoning block that is open is closed, so evaluation
+reads the answer and not the reasoning.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from heretic.model.reading import Prompts
 
 SHARE = 0.95
-"""Part of the replies that must begin alike: a single outlier must not defeat the prefix."""
+"""Share of the replies that must begin alike, so that one outlier does not empty the prefix."""
 
 FIRST_TOKENS = 8
-"""Replies usually differ early; more tokens are generated only while they do not."""
+"""Tokens generated at first: replies usually differ early, and more follow only if they do not."""
 
 Skips = Sequence[tuple[str, str]]
+"""Pairs of a reasoning block's opening and its closed form."""
 
 
 def common_prefix(replies: Sequence[str], share: float = SHARE) -> str:
@@ -47,7 +48,7 @@ def close_reasoning(prefix: str, skips: Skips) -> str:
 
 
 def closing_of_template(prompt_text: str, skips: Skips) -> str | None:
-    """What closes a reasoning block that the template itself has opened at the prompt's end."""
+    """The text that closes a reasoning block opened by the template; None if none is open."""
     for opening, closed in skips:
         if prompt_text.rstrip().endswith(opening) and closed.startswith(opening):
             return closed[len(opening) :]
@@ -75,17 +76,17 @@ def find_response_prefix(model: Model, prompts: Prompts, skips: Skips) -> str:
 
 
 def _trimmed(prefix: str) -> str:
-    """Trailing spaces belong to the next token of most tokenizers; line ends do not."""
+    """Drop trailing spaces: in most tokenizers they belong to the next token; line ends do not."""
     return prefix.rstrip(" ")
 
 
 def _shared_beginning(model: Model, prompts: Prompts, prefix: str) -> str:
-    """What replies that are made to begin with `prefix` share after it."""
+    """The text that replies share after `prefix` if all are made to begin with it."""
     before, model.response_prefix = model.response_prefix, prefix
     length = min(FIRST_TOKENS, model.options.max_response_length)
     try:
         while True:
-            # Openings of reasoning blocks are often special tokens, which decoding drops.
+            # Openings of reasoning blocks are often special tokens, which decoding would drop.
             replies = model.get_responses_batched(
                 prompts, max_new_tokens=length, skip_special_tokens=False
             )

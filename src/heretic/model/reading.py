@@ -1,6 +1,6 @@
 """`PromptReader`: prompts in, residuals and logits out.
 
-It knows nothing of edits: whatever acts on the model while it reads shows in what it returns.
+It does not handle edits: whatever edits the model at the time also changes what is returned.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from heretic.system import machine, memory
 Prompts = Sequence[str | Prompt]
 
 ASSUMED_PROMPT_TOKENS = 256
-"""Prompt length for which the automatic batch size leaves room."""
+"""Prompt length in tokens for which the automatic batch size leaves room."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(LoadingOptions):
-    """How a model is loaded and asked. The fields are the settings of the same names."""
+    """How a model is loaded and prompted. The fields are the settings of the same names."""
 
     batch_size: int
     max_batch_size: int
@@ -43,10 +43,10 @@ class ModelOptions(LoadingOptions):
 
 
 class PromptReader:
-    """A loaded model with its tokenizer, and what it makes of prompts.
+    """A loaded model with its tokenizer, which gives residuals and logits of prompts.
 
     Attributes:
-        options: How it was loaded and is asked.
+        options: How it was loaded and is prompted.
         model: The transformers model.
         tokenizer: Its tokenizer, padding on the left.
         writers: Every residual writer, by layer.
@@ -69,15 +69,15 @@ class PromptReader:
         if not options.batch_size:
             self.batch_size, self._most_rows = self._automatic_batch_size()
         head = self.model.get_output_embeddings()
-        if head is not None:  # a few models have it elsewhere
+        if head is not None:  # None in a few models
             head.register_forward_pre_hook(_contiguous)
         if self.batch_size > 1 and self._padding_matters():
             self.batch_size, self._most_rows = 1, 0
-            self.say("Prompts are run one at a time: padding changes what this model puts out")
+            self.say("Prompts are run one at a time: padding changes this model's outputs")
 
     @property
     def device(self) -> torch.device:
-        """Where input ids go."""
+        """Device of the input embeddings, to which input ids are moved."""
         device = self.model.get_input_embeddings().weight.device
         assert isinstance(device, torch.device)
         return device
@@ -103,17 +103,17 @@ class PromptReader:
     # --- batches ---------------------------------------------------------------------------
 
     def rows_together(self, plans: int) -> int:
-        """Rows that so many plans may decode together.
+        """Most rows that this number of plans may decode together.
 
-        On an accelerator a step takes as long with many rows as with few, so that each plan brings
-        a batch of its own as long as memory lasts; on a CPU more rows only take longer.
+        On an accelerator a step takes as long with many rows as with few, so each plan adds a batch
+        as long as memory suffices. On a CPU more rows only take longer.
         """
         return max(self.batch_size, min(plans * self.batch_size, self._most_rows))
 
     def _automatic_batch_size(self) -> tuple[int, int]:
-        """Prompts per pass, and rows that several plans may decode together at most (0: as many).
+        """Prompts per pass, and the most rows that several plans may decode together (0: no more).
 
-        From the machine's total memory, never from timing, so that equal runs stay equal.
+        Both follow from the machine's total memory, never from timing, so equal runs stay equal.
         """
         tokens = ASSUMED_PROMPT_TOKENS + self.options.max_response_length
         cache = self.cache_bytes_per_token() * tokens
@@ -129,31 +129,31 @@ class PromptReader:
         return capture.divergence(alone, padded) > capture.TOLERANCES[self.dtype.itemsize]
 
     def cache_bytes_per_token(self) -> int:
-        """Size of one token's keys and values in all layers."""
+        """Bytes of one token's keys and values in all layers."""
         config, itemsize = text_config(self.model), self.model.dtype.itemsize
         return machine.cache_bytes_per_token(config, self.n_layers, self.hidden_size, itemsize)
 
     def notify_halved(self, size: int) -> None:
-        """Take note of the batch size that is left after running out of memory."""
+        """Use this batch size from now on, since memory ran out, and tell the user."""
         self.batch_size = size
         self.say(f"Out of memory: batch size is now {size}")
 
     def notify_fewer_together(self, rows: int) -> None:
-        """Take note of how many rows `rows_together` may be after running out of memory."""
+        """Limit `rows_together` to this many rows, since memory ran out, and tell the user."""
         self._most_rows = min(self._most_rows, rows)
         if rows < self.batch_size:
             self.notify_halved(rows)
         else:
-            self.say(f"Out of memory: plans share {rows} rows now")
+            self.say(f"Out of memory: plans now decode at most {rows} rows together")
 
     def take_up(self, batch_size: int) -> None:
-        """Go on with the batch size of an earlier process; a halved one leaves no room for more."""
+        """Use an earlier process's batch size; a halved one leaves no memory for more rows."""
         if batch_size < self.batch_size:
             self._most_rows = 0
         self.batch_size = batch_size
 
     def say(self, text: str) -> None:
-        """Tell the user what ought to be known about running this model."""
+        """Warn the user about how this model is run."""
         self._reporter.emit(Notice(text, "warning"))
 
     # --- prompts ---------------------------------------------------------------------------
@@ -181,7 +181,7 @@ class PromptReader:
     def _batched(
         self, prompts: Prompts, compute: Callable[[Prompts], Sequence[Any]], report: bool = True
     ) -> list[Any]:
-        """`compute` over batches of prompts of similar length; results in the given order."""
+        """Apply `compute` to batches of prompts of similar length; results keep the given order."""
         order = sorted(range(len(prompts)), key=lambda i: (-len(self.prompt_text(prompts[i])), i))
         results: list[Any] = [None] * len(prompts)
 
@@ -209,7 +209,11 @@ class PromptReader:
         return torch.stack(self._batched(prompts, self.get_residuals))  # type: ignore[arg-type]
 
     def get_residual_means(self, prompts: Prompts, winsorization_quantile: float = 1.0) -> Tensor:
-        """Mean residuals, float64 [layers + 1, hidden], without keeping the prompts' own."""
+        """Mean residuals, float64 [layers + 1, hidden], without keeping those of each prompt.
+
+        Args:
+            winsorization_quantile: See `heretic.method.directions.winsorize`.
+        """
         mean = RunningMean()
 
         def add(rows: Prompts) -> list[None]:
@@ -236,8 +240,8 @@ class PromptReader:
         """Raw logits after each of the last positions of rows of token ids.
 
         Returns:
-            [rows, positions, vocabulary], in the model's dtype and on its device. Positions before
-            a row's first token hold nothing of use.
+            [rows, positions, vocabulary], in the model's dtype and on its device. Values at
+            positions before a row's first token have no meaning.
         """
         batch = self.renderer.padded(rows).to(self.device)
         ids, mask = batch["input_ids"], batch["attention_mask"]
@@ -246,10 +250,10 @@ class PromptReader:
 
 
 def _contiguous(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Lay out the last positions side by side.
+    """Copy the inputs of the output head to contiguous memory.
 
-    As a slice of all positions, torch's CPU matmul repeats the vocabulary matrix for every row: 5 s
-    and 5 GB for 100 rows and 49,152 tokens, where 0.01 s is enough. Not `contiguous`, to which a
-    single row is in order whatever its strides.
+    If they are a slice of all positions, torch's CPU matmul copies the vocabulary matrix for every
+    row: 5 s and 5 GB for 100 rows and 49,152 tokens, where 0.01 s is enough. `contiguous` does not
+    copy a single row, which it takes for contiguous whatever its strides.
     """
     return tuple(argument.clone(memory_format=torch.contiguous_format) for argument in args)

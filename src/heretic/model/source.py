@@ -1,7 +1,7 @@
 """Where a model is read from: a Hub id, a folder, or a GGUF file in either.
 
-GGUF files load dequantised: their numbers become an ordinary model's, which is edited and saved as
-one. The tokenizer comes from the file as well.
+GGUF files load dequantised, as an ordinary model, which is edited and saved as such. The tokenizer
+comes from the file as well.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ModelSource:
 
 
 def origin(source: ModelSource) -> tuple[str, dict[str, Any]]:
-    """The first argument of `from_pretrained` for the model, and the keyword arguments with it."""
+    """The first argument of `from_pretrained` for the model, and its keyword arguments."""
     arguments: dict[str, Any] = {
         "revision": source.model_commit,
         "trust_remote_code": source.trust_remote_code,
@@ -45,7 +45,7 @@ def origin(source: ModelSource) -> tuple[str, dict[str, Any]]:
         return source.model, arguments
     place, file = parts
     if is_local(source.model):
-        # Whole: transformers would take a file of that name in the working directory first.
+        # Absolute: transformers would prefer a file of that name in the working directory.
         place = str(Path(place).expanduser().absolute())
         file = str(Path(place) / file)
     return place, {**arguments, "gguf_file": file}
@@ -55,7 +55,7 @@ def dequantising(model: str, quantization: str) -> dict[str, Any]:
     """Arguments of `from_pretrained` that unpack a GGUF file, which newer transformers keep packed.
 
     Raises:
-        SettingsError: It is to be quantised again.
+        SettingsError: `quantization` asks to quantise it again.
     """
     if quantization != "none":
         raise SettingsError(
@@ -64,7 +64,7 @@ def dequantising(model: str, quantization: str) -> dict[str, Any]:
         )
     try:
         from transformers import GgufConfig
-    except ImportError:  # before there was a choice
+    except ImportError:  # older releases always unpack
         return {}
     return {"quantization_config": GgufConfig(dequantize=True)}
 
@@ -72,15 +72,15 @@ def dequantising(model: str, quantization: str) -> dict[str, Any]:
 def forget_quantisation(model: Any) -> None:
     """Make a dequantised model an ordinary one, which can be saved.
 
-    GGUF stores single precision, so that 1e-5 reads 9.999999747378752e-06: numbers of the
-    configuration become the shortest that are the same in single precision.
+    GGUF stores numbers in single precision, so 1e-5 is read as 9.999999747378752e-06. Each number
+    in the configuration is replaced by the shortest one that is equal in single precision.
     """
     import numpy as np
 
     config = model.config
     model.hf_quantizer = None
     config.__dict__.pop("quantization_config", None)
-    config.__dict__.pop("_model_name_or_path", None)  # the file's title, no repository
+    config.__dict__.pop("_model_name_or_path", None)  # the file's title, not a repository
     for name, value in vars(config).items():
         if isinstance(value, float):
             setattr(config, name, float(str(np.float32(value))))

@@ -1,7 +1,7 @@
-"""Teacher forcing: what a model makes of text that it did not write itself.
+"""Teacher forcing: a model's predictions along text that it did not generate itself.
 
-The original's own replies, put into an edited model's mouth, show in one forward pass how far the
-two part after the first token; texts of any origin give its perplexity.
+Along the original's replies, one forward pass shows how far an edited model differs from the
+original after the first token. Along other texts it gives the perplexity.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _Take = Callable[[int, int, Tensor], None]
 
 
 def reference(model: Model, prompts: Prompts, positions: int) -> Reference:
-    """The replies of a model as it acts now, and its distributions along them.
+    """Greedy replies of a model as it acts now, and its distributions along them.
 
     Args:
-        positions: How many tokens of each reply to look at.
+        positions: Most positions per reply at which the next token is predicted.
     """
     replies = [
         tuple(ids[: positions - 1]) for ids in model.get_reply_ids_batched(prompts, positions)
@@ -48,7 +48,7 @@ def reference(model: Model, prompts: Prompts, positions: int) -> Reference:
 
 
 def continuation(model: Model, prompts: Prompts, original: Reference) -> Continuation:
-    """How a model as it acts now goes on along another one's replies to the same prompts."""
+    """Predictions of a model as it acts now, along another model's replies to the same prompts."""
     shape = original.tokens.shape[:2]
     divergence, agreement = torch.full(shape, torch.nan), torch.full(shape, torch.nan)
 
@@ -64,10 +64,10 @@ def continuation(model: Model, prompts: Prompts, original: Reference) -> Continu
 
 
 def _divergence(before: Tensor, after: Tensor) -> Tensor:
-    """KL [positions] from log-probabilities [positions, kept], the rest as one outcome."""
+    """KL in nats, [positions], from log-probabilities [positions, kept]; the rest counts as one."""
     left, right = before.double(), after.double()
     rest = [(1 - part.exp().sum(dim=-1)).clamp_min(0) for part in (left, right)]
-    # Below the rounding of float32 there is no rest to speak of.
+    # A rest this small is rounding of float32.
     tail = torch.where(rest[0] > 1e-6, rest[0] * (rest[0] / rest[1].clamp_min(1e-12)).log(), 0)
     return ((left.exp() * (left - right)).sum(dim=-1) + tail).clamp_min(0).float()
 
@@ -79,9 +79,9 @@ def _along(
     positions: int,
     take: _Take,
 ) -> None:
-    """Log-probabilities after a prompt and after each token of its reply, to `take`.
+    """Call `take` with the log-probabilities after each prompt and each token of its reply.
 
-    `take` gets a row's number, how many positions it has, and float32 [positions, vocabulary].
+    Its arguments are a row's number, its number of positions, and float32 [positions, vocabulary].
     """
     rows = [
         row + list(reply) for row, reply in zip(model.encode_rows(prompts), replies, strict=True)
@@ -95,23 +95,23 @@ def _along(
             count = len(replies[number]) + 1
             take(number, count, found[positions - count :].float().log_softmax(dim=-1))
 
-    # A row has as many logits here as that many rows have while decoding.
+    # One row has logits at `positions` positions here, as many as that many rows while decoding.
     size = max(1, model.batch_size // positions)
     memory.halving(len(rows), size, work, lambda smaller: None)
 
 
 def reading(model: Model, texts: Sequence[str], max_tokens: int) -> Reading:
-    """How surprising texts are to a model as it acts now, one at a time.
+    """How well a model as it acts now predicts texts; they are read one at a time.
 
     Args:
-        max_tokens: Longer texts are cut there.
+        max_tokens: Longer texts are cut to this many tokens.
     """
     nll = torch.zeros(len(texts), dtype=torch.float64)
     tokens = torch.zeros(len(texts), dtype=torch.int64)
     for number, row in enumerate(model.renderer.token_ids(texts)):
         ids = row[:max_tokens]
         if len(ids) < 2:
-            continue  # nothing to foresee
+            continue  # no token to predict
         logprobs = model.tail_logits([ids], len(ids))[0, :-1].float().log_softmax(dim=-1)
         seen = torch.tensor(ids[1:], device=logprobs.device)
         nll[number] = -logprobs.gather(-1, seen[:, None]).double().sum().cpu()

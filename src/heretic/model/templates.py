@@ -1,4 +1,4 @@
-"""Prompts to token ids: chat template, system role, exactly one BOS, response prefix."""
+"""Turns prompts into token ids: chat template, system role, exactly one BOS."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Messages = list[dict[str, str]]
 
 
 def messages_for(prompt: str | Prompt, default_system: str | None) -> Messages:
-    """The conversation a prompt stands for; a plain string gets the default system prompt."""
+    """The conversation that a prompt stands for; a string gets the default system prompt."""
     user = prompt if isinstance(prompt, str) else prompt.user
     system = default_system if isinstance(prompt, str) else prompt.system
     head = [{"role": "system", "content": system}] if system else []
@@ -23,11 +23,13 @@ def messages_for(prompt: str | Prompt, default_system: str | None) -> Messages:
 class ChatRenderer:
     """Renders conversations with a tokenizer's template.
 
-    A template that refuses a system role gets none. Templates with an `enable_thinking` switch have
-    it turned off, so that evaluation reads the answer and not the reasoning.
+    System messages are left out if the template refuses them. If a template has an
+    `enable_thinking` switch, it is turned off, so evaluation reads the answer and not the
+    reasoning.
 
     Args:
-        variables: Of the template, as in the setting `chat_template_kwargs`; above that switch.
+        variables: Template variables, as in the setting `chat_template_kwargs`. They override that
+            switch.
     """
 
     def __init__(self, tokenizer: Any, variables: Mapping[str, Any] | None = None) -> None:
@@ -36,7 +38,7 @@ class ChatRenderer:
         self.has_template = bool(template)
         switch = {"enable_thinking": False} if "enable_thinking" in str(template) else {}
         self._switches = {**switch, **(variables or {})}
-        # Asked once, not for every row of every batch.
+        # Checked once, not for every row of every batch.
         self._adds_bos = tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]
         self.takes_system = self.has_template and self._accepts_system_role()
 
@@ -62,18 +64,18 @@ class ChatRenderer:
         return self._apply(messages)
 
     def encode(self, texts: Sequence[str]) -> Any:
-        """`token_ids`, padded."""
+        """`token_ids`, padded on the left; see `padded`."""
         return self.padded(self.token_ids(texts))
 
     def padded(self, rows: Sequence[list[int]]) -> Any:
-        """Rows padded on the left: a BatchEncoding of `input_ids` and `attention_mask`."""
+        """Rows padded on the left: a BatchEncoding of `input_ids` and `attention_mask`, int64."""
         return self._tokenizer.pad({"input_ids": rows}, padding=True, return_tensors="pt")
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text.
 
-        Templates usually write the BOS themselves and tokenizers add one too: each row gets exactly
-        one where the tokenizer is of the kind that adds it, and never two.
+        Templates usually write the BOS themselves, and many tokenizers add one too. Each row gets
+        exactly one if the tokenizer adds it, and never two.
         """
         rows = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
         return [self._with_one_bos(row) for row in rows]

@@ -1,4 +1,4 @@
-"""The search method of a run: what is tried first, where is searched, and by what sampler."""
+"""The search method of a run: its first plans, its search space and its sampler."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from heretic.search.sampler import SamplerKind
 
 SWEEP_PROMPTS = 128
-"""Prompts of each direction split that the sweep takes: far fewer weights are fitted to them, and
-the original's distributions on all of them are kept."""
+"""Prompts of each direction split that the sweep uses. They suffice for the few weights that are
+fitted, and they limit memory, since the original's distribution on each of them is kept."""
 
 PLANS_AT_ONCE, PLANS_AT_ONCE_ON_CPU = 8, 1
-"""One plan's rows keep a CPU busy; an accelerator takes more."""
+"""Plans evaluated together by default: one plan's rows already keep a CPU busy."""
 
 _log = logging.getLogger(__name__)
 
@@ -56,10 +56,10 @@ class Method:
     """How a run is searched.
 
     Attributes:
-        space: Where the sampler proposes plans.
-        plans: What is evaluated first.
-        sampler: Which sampler.
-        n_startup_trials: Trials before it learns.
+        space: Space in which the sampler proposes plans.
+        plans: Plans that are evaluated first.
+        sampler: Name of the sampler.
+        n_startup_trials: Trials before the sampler learns.
         plans_at_once: How many plans are proposed and evaluated together.
     """
 
@@ -76,20 +76,20 @@ def choose_method(
     """The method that the options ask for.
 
     Args:
-        sweep: Plans of the run's gradient sweep; none where it has none.
+        sweep: Plans of the run's gradient sweep; empty without a sweep.
         has_protected: Whether the run has protected prompts.
     """
     on_cpu = model.device.type == "cpu"
     at_once = options.plans_at_once or (PLANS_AT_ONCE_ON_CPU if on_cpu else PLANS_AT_ONCE)
     if sweep:
-        # The sweep's own plans are what the sampler begins to learn from.
+        # The sampler begins to learn from the sweep's own plans.
         return Method(PathSpace(sweep), _halving(sweep), "gp", len(sweep), at_once)
     kernels = SearchSpace(
         model.n_layers,
         tuple(model.get_abliterable_components()),
         options.search_space,
         options.row_normalization,
-        # One weight for several directions would take away what protected prompts stand for too.
+        # One weight for several directions would also remove the behaviour on protected prompts.
         1 if has_protected else options.max_rank,
         induce=options.induces,
     )
@@ -100,7 +100,8 @@ def choose_method(
 def _halving(plans: Sequence[Plan]) -> list[Plan]:
     """The last plan, the middle one, those halfway between, and so on.
 
-    A front that is seen as a whole early, and refined, is worth more to a search that is cut short.
+    This covers the whole front early and refines it later, so a search that is cut short also gives
+    a complete front.
     """
     last = len(plans) - 1
     order = [last]
@@ -122,18 +123,18 @@ def sweep_of_run(
     shows: Callable[[str], bool],
     reporter: Reporter,
 ) -> Sequence[Plan]:
-    """Plans of the run's gradient sweep, made where there is none yet and the settings ask for it.
+    """Plans of the run's gradient sweep; without one, the sweep is made if the settings ask for it.
 
-    A sweep that failed is tried again until there are trials: a search does not change its method.
+    A failed sweep is tried again until the run has trials; after that a search keeps its method.
 
     Args:
-        prompts: The run's; the direction splits and the protected ones are used.
-        directions: The run's.
+        prompts: The run's prompts; the direction splits and the protected prompts are used.
+        directions: float32 [layers + 1, hidden] or [layers + 1, k, hidden].
         shows: Whether a reply to a bad prompt shows the behaviour.
 
     Raises:
-        StudyError: With `search = "gradient"`, there is no gradient.
-        RunError: The sweep kept with the run is damaged, or cannot be written.
+        StudyError: The sweep fails, and `search` is `gradient`.
+        RunError: The run's sweep file is damaged or cannot be written.
     """
     if options.search not in {"auto", "gradient"}:
         return ()
@@ -141,7 +142,9 @@ def sweep_of_run(
     if kept:
         return kept
     if folder.read_trials():
-        reporter.emit(Notice("The gradient sweep failed when this run began: it goes on by TPE"))
+        reporter.emit(
+            Notice("The gradient sweep failed when this run began, so it goes on with TPE")
+        )
         return ()
     plans = _swept(options, model, prompts, directions, seed=seed, shows=shows, reporter=reporter)
     folder.write_sweep(plans)
@@ -169,7 +172,7 @@ def _swept(
     shows: Callable[[str], bool],
     reporter: Reporter,
 ) -> Sequence[Plan]:
-    """Plans of a gradient sweep; none, with a warning, where `auto` can do without."""
+    """Plans of a gradient sweep; if it fails and `search` is `auto`, none, with a warning."""
     reporter.emit(StageStarted("Gradient sweep"))
     try:
         plans = sweep_plans(
@@ -184,16 +187,16 @@ def _swept(
             induce=options.induces,
             on_step=lambda done, total: reporter.emit(StageProgress(done, total, "steps")),
         )
-    except Exception as error:  # kernels without a backward pass fail in any way
+    except Exception as error:  # kernels without a backward pass may raise any error
         reason = (
             str(error) if isinstance(error, HereticError) else f"{type(error).__name__}: {error}"
         )
         if options.search == "gradient":
             raise StudyError(
-                f"There is no gradient to search by: {reason}", remedy="Set search to tpe or auto."
+                f"The gradient sweep failed: {reason}", remedy="Set search to tpe or auto."
             ) from error
         _log.warning("The gradient sweep failed on %s", model.options.model, exc_info=True)
-        reporter.emit(Notice(f"No gradient, the search is by TPE: {reason}", level="warning"))
+        reporter.emit(Notice(f"The gradient sweep failed, TPE is used: {reason}", level="warning"))
         plans = []
     reporter.emit(StageFinished(f"{len(plans)} plans"))
     return plans

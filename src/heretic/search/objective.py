@@ -1,9 +1,9 @@
-"""What the gradient search descends: damage and refusal in the first token, with gradients.
+"""The objective of the gradient search: damage and refusal at the first token, with gradients.
 
 Damage is KL(original || edited) on good prompts; refusal is the log-odds that a reply to a bad
-prompt opens as refusals do. Both are functions of the ablation weights through the output-side
-edit. Every row of a batch is edited by a copy of the weights of its own, so one backward pass gives
-each prompt's own gradient, and from those the curvature (Gauss-Newton; Martens 2020, "New Insights
+prompt begins as refusals do. Both are functions of the ablation weights through the output-side
+edit. Every row of a batch has its own copy of the ablation weights, so one backward pass gives each
+prompt's gradient, and the gradients give the curvature (Gauss-Newton; Martens 2020, "New Insights
 and Perspectives on the Natural Gradient Method", JMLR 21). No gradient of a model weight is kept.
 """
 
@@ -31,8 +31,9 @@ from heretic.system import memory
 from heretic.system.machine import total_memory
 
 SMALLEST_SHARE = 0.1
-"""Where fewer of the replies to bad prompts show the behaviour, and of those to protected ones, the
-scorer cannot tell it by their first words: all replies to bad prompts count as showing it."""
+"""If a smaller share shows the behaviour, among replies to bad and among replies to protected
+prompts, the scorer cannot recognise it by the first words: all replies to bad prompts count as
+showing it."""
 
 ACTIVATION_FACTOR = 34
 """Bytes that a layer keeps for its backward pass, per token and unit of the hidden size, in half
@@ -42,7 +43,7 @@ VERDICT_TOKENS = 32
 """Length of the replies that tell which bad prompts trigger the behaviour; refusals come early."""
 
 MEMORY_SHARE = 0.25
-"""Of the memory in all that activations may take; beyond it layers are computed twice instead."""
+"""Share of total memory that activations may take; beyond it, layers are computed twice instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Openings:
 
     Attributes:
         tokens: First tokens of such replies, int64 [openings].
-        shares: Of all replies that begin so, how many show it; float32 [openings], in (0, 1].
+        shares: Share of replies with that first token that show it, float32 [openings], in (0, 1].
     """
 
     tokens: Tensor
@@ -59,17 +60,17 @@ class Openings:
 
     @classmethod
     def count(cls, showing: Sequence[int], others: Sequence[int]) -> Openings:
-        """From the first tokens of replies that show the behaviour, and of all others."""
+        """Count first tokens of replies that show the behaviour, and of all other replies."""
         with_it, without = Counter(showing), Counter(others)
         tokens = sorted(with_it)
         shares = [with_it[token] / (with_it[token] + without[token]) for token in tokens]
         return cls(torch.tensor(tokens), torch.tensor(shares))
 
     def log_odds(self, logprobs: Tensor) -> Tensor:
-        """Log-odds that a reply shows the behaviour, from log-probabilities [rows, vocabulary]."""
+        """Log-odds [rows] that a reply shows it, from log-probabilities [rows, vocabulary]."""
         opening = logprobs[:, self.tokens]
         yes = (opening + self.shares.log()).logsumexp(dim=-1)
-        # Not 1 - e^yes, which is 0, without a slope, where refusal is all but certain.
+        # Not 1 - e^yes, which rounds to 0 and has no slope if refusal is almost certain.
         certain = self.shares >= 1
         unsure = opening[:, ~certain] + torch.log1p(-self.shares[~certain])
         rest = logprobs.index_fill(1, self.tokens, -torch.inf)
@@ -79,16 +80,15 @@ class Openings:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The objective on a few prompts. Gradients are with respect to the flat weights, [weights].
+    """The objective on a few prompts. Gradients are by flat ablation weights, [weights].
 
     Attributes:
         divergence: KL(original || edited) of each good prompt, nats, [good].
-        divergence_gradients: [good, weights].
+        divergence_gradients: Gradient of each divergence, [good, weights].
         probes: Vectors p whose outer products p p^T have the divergences' Gauss-Newton matrices as
             expectation, [good, weights].
-        log_odds: Of refusal, for each bad prompt, [bad]; of its opposite, where it is to be
-            induced.
-        log_odds_gradients: [bad, weights].
+        log_odds: Log-odds of refusal for each bad prompt, [bad]; of its opposite when inducing.
+        log_odds_gradients: Gradient of each of these log-odds, [bad, weights].
     """
 
     divergence: Tensor
@@ -99,27 +99,27 @@ class Sample:
 
 
 class Objective:
-    """KL divergence and refusal of a model's first tokens as functions of ablation weights.
+    """KL divergence and refusal at a model's first tokens, as functions of ablation weights.
 
     Args:
-        model: Unedited.
-        good: Prompts on which the model is to stay as it was.
+        model: The unedited model.
+        good: Prompts on which the model should not change.
         bad: Prompts that trigger the behaviour.
-        protected: Prompts that trigger it too, on which the model is to stay as it was even so.
-        ablations: By writer name; all along the same number k of directions.
+        protected: Prompts that also trigger it, but on which the model should not change.
+        ablations: Ablations by writer name, all with the same number k of directions.
         shows: Whether a reply shows the behaviour.
-        induce: Whether that is wanted.
+        induce: Whether the behaviour is to be strengthened, not removed.
 
     Raises:
-        StudyError: What is to be induced shows nowhere, so that how it begins is not known; or what
-            is to go does not show, but where it is to stay.
+        StudyError: The behaviour is to be induced, but no reply shows how it begins; or it is to
+            be removed, but only replies to protected prompts show it.
 
     Attributes:
-        shape: Of the weights: components (sorted), layers, k.
-        good: How many prompts there are on which the model is to stay as it was.
+        shape: Shape of the ablation weights: components (sorted), layers, k.
+        good: Number of prompts on which the model should not change, protected ones included.
         bad: Indices of the bad prompts that count: those whose replies show the behaviour, or all
-            where it is to be induced.
-        openings: How replies begin that show the behaviour, those to protected prompts included.
+            when inducing.
+        openings: First tokens of replies that show the behaviour, also to protected prompts.
     """
 
     def __init__(
@@ -157,11 +157,11 @@ class Objective:
         bad: Sequence[int],
         generator: torch.Generator,
     ) -> Sample:
-        """The objective and its derivatives at `weights` (of `shape`) on some of the prompts.
+        """The objective and its derivatives at `weights` (with shape `shape`) on some prompts.
 
         Args:
-            good, bad: Which prompts.
-            generator: Of the random probe that the curvature is estimated with.
+            good, bad: Indices of the prompts.
+            generator: Random numbers for the probes that estimate the curvature.
 
         Raises:
             ModelError: Even a single prompt does not fit into memory.
@@ -199,7 +199,7 @@ class Objective:
 
         Args:
             rows: Token ids of prompts.
-            terms: From log-probabilities [rows, vocabulary] of a slice of the rows, to [rows] each.
+            terms: Maps log-probabilities [rows, vocabulary] of a slice of the rows to terms [rows].
         """
         parts: list[list[tuple[Tensor, Tensor]]] = []
 
@@ -217,7 +217,7 @@ class Objective:
 
         def notify(size: int) -> None:
             self._rows_at_once = size
-            self._model.say(f"Out of memory: the gradient takes {size} prompts at once")
+            self._model.say(f"Out of memory: gradients are now computed for {size} prompts at once")
 
         memory.halving(len(rows), min(self._rows_at_once, len(rows)), work, notify)
         return [
@@ -249,7 +249,7 @@ class Objective:
 
     @contextmanager
     def _lean(self, rows: Sequence[list[int]]) -> Iterator[None]:
-        """Compute each layer again in the backward pass, where its memory would be too much."""
+        """Compute layers again in the backward pass if activations would need too much memory."""
         model = self._model
         tokens = len(rows) * max(map(len, rows))
         per_token = ACTIVATION_FACTOR / 2 * model.hidden_size * model.dtype.itemsize
@@ -273,10 +273,10 @@ def _recomputed(layer: nn.Module) -> AbstractContextManager[None]:
 
 
 def _probe(logprobs: Tensor, generator: torch.Generator) -> Tensor:
-    """Random u [rows, vocabulary] with the Fisher matrix of the distribution q as covariance.
+    """Random u [rows, vocabulary] whose covariance is the Fisher matrix of the distribution q.
 
-    With r of random signs, u = sqrt(q) r - q (sqrt(q) . r). For J, the derivative of the
-    log-probabilities, J^T u then has the Gauss-Newton matrix of the KL divergence as covariance.
+    For a vector r of random signs, u = sqrt(q) r - q (sqrt(q) . r). If J is the derivative of the
+    log-probabilities, the covariance of J^T u is the Gauss-Newton matrix of the KL divergence.
     """
     q = logprobs.exp()
     signs = torch.randint(0, 2, q.shape, generator=generator).to(q.dtype) * 2 - 1
@@ -294,7 +294,7 @@ def _openings(
     *,
     induce: bool,
 ) -> tuple[list[int], Openings]:
-    """Which bad prompts count, and how replies begin that show the behaviour.
+    """Indices of the bad prompts that count, and openings of replies that show the behaviour.
 
     Args:
         first_of_good, first_of_protected: First tokens of the replies to these prompts.
@@ -305,7 +305,7 @@ def _openings(
     shown = [shows(reply) for reply in replies]
     if induce and not any(shown):
         raise StudyError(
-            "No reply to the bad prompts shows what is to be induced.", remedy="Set search to tpe."
+            "No reply to a bad prompt shows the behaviour to induce.", remedy="Set search to tpe."
         )
     parts = shown[: len(bad)], shown[len(bad) :]
     if not induce and all(sum(part) < SMALLEST_SHARE * len(part) for part in parts if part):
@@ -313,8 +313,9 @@ def _openings(
     counting = [i for i in range(len(bad)) if induce or shown[i]]
     if not counting:
         raise StudyError(
-            "Replies to the protected prompts show what is to go, none to the bad prompts does.",
-            remedy="Give bad_prompts that trigger it.",
+            "Replies to protected prompts show the behaviour to remove, but no reply to a bad "
+            "prompt does.",
+            remedy="Give bad_prompts that trigger the behaviour.",
         )
     first = model.get_logits_batched(bad, report=False).argmax(dim=-1).tolist()
     told = list(zip([*first, *first_of_protected], shown, strict=True))

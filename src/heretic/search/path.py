@@ -1,8 +1,8 @@
-"""The search space around a gradient sweep: points on its path, and a little beside it.
+"""The search space around a gradient sweep: points on its path and near it.
 
 A sweep's plans lie on a curve through weight space, from hardly edited to hardly refusing. Its
 objective is an approximation (first tokens of the direction splits), so the best plans by full
-evaluation lie near the curve, not on it. A handful of parameters is left to search.
+evaluation lie near the curve, not on it. Only a few parameters are left to search.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from heretic.search.space import Range, Suggester
 
 POSITION = "position"
 SCALES = Range(0.6, 1.5)
-"""Of a component's weights, compared with the sweep's."""
+"""Factors from the sweep's weights to a component's weights."""
 
 
 class PathSpace:
     """Plans near those of a sweep.
 
     Args:
-        plans: The sweep's, in its order; all with free-form kernels of the same components.
+        plans: The sweep's plans in order; all have free-form kernels of the same components.
 
     Attributes:
         ranges: Parameter name to range, in the order in which they are suggested.
@@ -68,12 +68,12 @@ class PathSpace:
 
 
 def _mixed(first: object, second: object, share: float, scale: float) -> LayerWeights:
-    """Weights a share of the way from one kernel to another, scaled."""
+    """Weights at `share` of the way from the first kernel to the second, times `scale`."""
     assert isinstance(first, LayerWeights)
     assert isinstance(second, LayerWeights)
     return LayerWeights(
         tuple(
-            # In this form, each end is met to the last bit.
+            # This form gives both ends exactly, to the last bit.
             tuple(scale * ((1 - share) * a + share * b) for a, b in zip(one, other, strict=True))
             for one, other in zip(first.layers, second.layers, strict=True)
         )

@@ -42,16 +42,16 @@ def quiet() -> Iterator[None]:
 
 
 def sampler_seed(seed: int, ordinal: int, salt: int = 0) -> int:
-    """The seed of one proposal, 32 bits, a function of its arguments alone.
+    """The seed of one proposal: 32 bits that depend only on the arguments.
 
-    Sampling starts afresh for each trial, so the random sequence goes on after a resume, whatever
-    was drawn before, and an interrupted search proposes what an uninterrupted one would.
+    Each trial has its own seed, whatever was drawn before, so a search that was interrupted and
+    resumed proposes what an uninterrupted one would.
     """
     return int(np.random.SeedSequence([seed, ordinal, salt]).generate_state(1)[0])
 
 
 class _RunLockHeld(JournalFileOpenLock):
-    """No lock: the run's own lock is held, and it does not outlive a killed process."""
+    """No lock: the caller holds the run's own lock, which ends with a killed process."""
 
     def acquire(self) -> bool:
         return True
@@ -61,7 +61,7 @@ class _RunLockHeld(JournalFileOpenLock):
 
 
 class _Journal(JournalFileBackend):
-    """A journal whose write errors are the user's to mend."""
+    """A journal that raises write errors as `RunError` with a remedy."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path), lock_obj=_RunLockHeld(str(path)))
@@ -78,8 +78,8 @@ class OptunaStudy:
     """The Optuna study in one run's journal. The caller holds the run's lock.
 
     Args:
-        journal: The journal, repaired; made if missing.
-        objectives: What is done with each score, in the order of the scores.
+        journal: Path of the repaired journal; created if missing.
+        objectives: How each score is optimised, in the order of the scores.
         seed: The run's seed.
         n_startup_trials: Completed trials before the sampler learns.
         sampler: `tpe` (Watanabe 2023, arXiv 2304.11127), multivariate; or `gp`, Gaussian processes
@@ -114,7 +114,7 @@ class OptunaStudy:
         self._id = self._storage.get_study_id_from_name(STUDY_NAME)
         if [direction.name.lower() for direction in self._study.directions] != directions:
             raise RunError(
-                f"The trials in {journal} were searched for other objectives.",
+                f"The trials in {journal} belong to a search for other objectives.",
                 remedy="Start the run over (checkpoint_action = restart).",
             )
 
@@ -122,7 +122,7 @@ class OptunaStudy:
         """A new trial's number and the plan the sampler proposes for it.
 
         Args:
-            ordinal: How many trials have been evaluated to an end before this one.
+            ordinal: Number of trials before this one, without interrupted trials.
             salt: Another number gives another plan at the same ordinal.
         """
         with quiet():
@@ -139,14 +139,14 @@ class OptunaStudy:
             n_startup_trials=self._n_startup_trials,
             n_ei_candidates=N_CANDIDATES,
             multivariate=True,
-            # Of a batch, trials without scores yet are taken to be bad ones, so that the next
-            # proposal goes elsewhere. Where one plan is evaluated at a time there are none.
+            # Trials of a batch count as bad ones until they have scores, so that the next proposal
+            # goes elsewhere. With one plan at a time there are no such trials.
             constant_liar=True,
             seed=seed,
         )
 
     def adopt(self, plan: Plan) -> int:
-        """The number of a new trial for a given plan."""
+        """Add a trial for a given plan; returns its number."""
         params = self._space.plan_to_params(plan) or {}
         template = optuna.trial.create_trial(
             state=TrialState.RUNNING,
@@ -167,7 +167,7 @@ class OptunaStudy:
         self._close(trial)
 
     def settle(self) -> None:
-        """Close trials that a kill left open: with their record, or else as interrupted."""
+        """Close trials that a killed process left open: by their record, or else as interrupted."""
         for frozen in self._study.get_trials(deepcopy=False):
             if frozen.state.is_finished():
                 continue
@@ -191,8 +191,8 @@ class OptunaStudy:
     def _close(self, trial: Trial) -> None:
         values = [score.value for score in trial.scores if score.optimization != "none"]
         frozen = self._study.get_trials(deepcopy=False)[trial.number]
-        # A plan from outside the space has scores but no parameters. Told as complete, it would
-        # leave the sampler no parameter that all trials share.
+        # A plan from outside the space has scores but no parameters. If it counted as complete,
+        # the sampler would have no parameter that all trials share.
         if trial.state == "complete" and frozen.params:
             with quiet():
                 self._study.tell(trial.number, values)

@@ -1,4 +1,4 @@
-"""The search space: named parameters, and the plan they stand for (SPEC section 3)."""
+"""The search space: named parameters, and the plan they stand for (docs/how-it-works.md)."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class Range:
         return min(max(value, self.low), self.high)
 
     def holds(self, value: float, tolerance: float = 1e-9) -> bool:
-        """Whether `value` is in the range, but for rounding."""
+        """Whether `value` is in the range, apart from rounding."""
         return abs(self.clamp(value) - value) <= tolerance
 
 
 class Space(Protocol):
-    """What samplers need of a search space.
+    """The part of a search space that samplers use.
 
     Attributes:
-        ranges: Real parameters.
-        choices: Categorical ones.
+        ranges: Ranges of the real parameters by name.
+        choices: Values of the categorical parameters by name.
     """
 
     ranges: dict[str, Range]
@@ -55,20 +55,20 @@ class Space(Protocol):
 
 
 class Suggester(Protocol):
-    """What `suggest` needs of an `optuna.Trial`."""
+    """The part of an `optuna.Trial` that `suggest` uses."""
 
     def suggest_float(self, name: str, low: float, high: float) -> float:
-        """A number in the range."""
+        """Draw a number from [low, high]."""
 
     def suggest_categorical(self, name: str, choices: Sequence[str]) -> str:
-        """One of the choices."""
+        """Draw one of the choices."""
 
 
 class SearchSpace:
-    """Ranges of all parameters, in a fixed order that does not hang on the model's discovery.
+    """Ranges of all parameters, in an order that does not depend on the order of components.
 
     Args:
-        n_layers: Number of layers; `L` in the specification is `n_layers - 1`.
+        n_layers: Number of layers; the ranges are fractions of the last index, `n_layers - 1`.
         components: Components to search; any but `mlp.down_proj` has the ranges of attention.
         kind: `default`, or `wide` with larger weights, all positions and the scope `mean`.
         row_normalization: The edit variant of all plans.
@@ -77,7 +77,7 @@ class SearchSpace:
 
     Attributes:
         ranges: Parameter name to range, in the order in which they are suggested.
-        choices: The direction scopes to choose from, and ranks if there is a choice.
+        choices: The direction scopes to choose from, and the ranks if there are several.
     """
 
     def __init__(
@@ -136,8 +136,8 @@ class SearchSpace:
     def plan_to_params(self, plan: Plan) -> dict[str, str | float] | None:
         """Parameter values that stand for `plan`, or None if it lies outside this space.
 
-        What a plan does not fix (the index under other scopes than `global`, the shape of a kernel
-        without weight) is put in the middle of its range.
+        A parameter that the plan does not fix (the index under other scopes than `global`, the
+        shape of a kernel without weight) gets the middle of its range.
         """
         kernels = {name: k for name, k in plan.kernels if isinstance(k, Kernel)}
         params: dict[str, str | float] = {SCOPE: plan.direction_scope, RANK: str(plan.rank)}
@@ -165,7 +165,7 @@ class SearchSpace:
         if weight > 0:
             fraction = self._sign * kernel.min_weight / weight
         elif weight < 0 or kernel.min_weight != 0:
-            weight = float("inf")  # nothing in the space is clamped to that
+            weight = float("inf")  # outside of every range
         else:
             weight = min(self.ranges[f"{component}.max_weight"].low / 2, 0.0)
         return {

@@ -1,4 +1,4 @@
-"""The search loop: propose, evaluate, learn; resumed after any kind of end."""
+"""The search loop: propose, evaluate, learn. It can be resumed however it ended."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ if TYPE_CHECKING:
     from heretic.search.sampler import SamplerKind
 
 Evaluate = Callable[[Sequence[Plan]], Sequence[tuple[Score, ...]]]
-"""Scores of each of some plans, evaluated together."""
+"""Evaluates plans together and returns the scores of each."""
 
 MAX_INTERRUPTIONS = 3
-"""A start plan that was cut short so often is left out: it may be what kills the process."""
+"""A start plan that was interrupted this often is skipped: it may be what kills the process."""
 
 MAX_FAILURES = 10
-"""So many failed trials in a row end the search: it is not the plans that are at fault."""
+"""This many failed trials in a row end the search: the plans are then not the cause."""
 
 _REASON_LENGTH = 300
 _log = logging.getLogger(__name__)
 
 
 class Study:
-    """A search that lives in a run folder.
+    """A search whose state is kept in a run folder.
 
     Args:
         folder: The run's folder.
-        space: What to search.
-        objectives: What is done with each score, in the order of the scores.
-        seed: Fixes all proposals, together with the scores.
+        space: The search space.
+        objectives: How each score is optimised, in the order of the scores.
+        seed: Determines all proposals, together with the scores.
         n_startup_trials: Random trials before the sampler learns.
-        start_plans: Plans to evaluate first, unless the run has done so; also ones outside `space`,
-            of which the sampler learns nothing.
-        sampler: What proposes plans.
-        plans_at_once: Plans proposed and evaluated together.
-        patience: Complete trials without a better front after which the search ends; 0 is never.
+        start_plans: Plans to evaluate first, unless the run has done so. The sampler does not
+            learn from those outside `space`.
+        sampler: Name of the sampler that proposes plans.
+        plans_at_once: Number of plans that are proposed and evaluated together.
+        patience: Complete trials without a better front after which the search ends; 0 for never.
 
     Raises:
         StudyError: No score is minimised or maximised.
@@ -78,7 +78,7 @@ class Study:
             raise StudyError(
                 "There is nothing to search for: no scorer has the optimization minimize or "
                 "maximize.",
-                remedy="Set it in the setting scorers.",
+                remedy="Set optimization for a scorer in the setting scorers.",
             )
         self.folder = folder
         self.space = space
@@ -92,7 +92,7 @@ class Study:
 
     @property
     def trials(self) -> list[Trial]:
-        """All finished trials, by number, failed and interrupted ones too; numbers may have gaps.
+        """All finished trials, also failed and interrupted ones, by number; there may be gaps.
 
         Raises:
             RunError: The journal is damaged, or written by a newer release.
@@ -121,16 +121,16 @@ class Study:
     ) -> list[Trial]:
         """Search until `n_trials` trials of the run are complete.
 
-        After each trial the journal and `front.json` hold it. A trial that raises is kept as failed
-        with the reason; one cut short from outside (Ctrl+C) is kept as interrupted, and what it
-        proposed is tried again.
+        Each finished trial is written to the journal and `front.json`. A trial that raises an error
+        is kept as failed, with the reason. A trial that is stopped from outside (Ctrl+C) is kept as
+        interrupted, and its plan is tried again.
 
         Args:
-            evaluate: Scores of plans, each in the order of `objectives`.
-            n_trials: Complete trials in all, those of earlier calls and processes included.
+            evaluate: Returns the scores of plans, each in the order of `objectives`.
+            n_trials: Number of complete trials, including those of earlier calls and processes.
             baseline: Scores of the unedited model, for the display.
-            start_plans_only: End once these are done, though there be fewer.
-            to_the_end: Go on though the front has stopped growing.
+            start_plans_only: End once the start plans are done, even if `n_trials` is not reached.
+            to_the_end: Go on even if the front has stopped growing.
 
         Returns:
             All finished trials.
@@ -208,10 +208,10 @@ class _Search:
         return _completed(self.trials)
 
     def loop(self) -> None:
-        """Trial after trial, until there are enough or the front has stopped growing.
+        """Run trials until there are enough or the front has stopped growing.
 
         Raises:
-            StudyError: Ten in a row failed.
+            StudyError: Ten trials in a row failed.
         """
         while self.completed < self._n_trials and not self.is_stagnant():
             if self._start_plans_only and not self._waiting_start_plans():
@@ -219,16 +219,16 @@ class _Search:
             try:
                 self._step()
             except BaseException:
-                # Ctrl+C may have come between any two lines, so what is in memory counts for
-                # nothing: read it all again, which also settles the open trial.
+                # Ctrl+C may have come between any two lines, so the state in memory is not
+                # reliable: read it all again, which also closes the open trial.
                 self._open()
                 raise
 
     def is_stagnant(self) -> bool:
-        """Whether the front has stopped growing, as far as `patience` says."""
+        """Whether the search ends early, since the front has not grown for `patience` trials."""
         if self.completed >= self._n_trials:
             return False
-        # Plans that were asked for by name are evaluated all the same.
+        # Start plans were asked for explicitly, so they are evaluated in any case.
         waiting = self._waiting_start_plans()
         return not waiting and is_stagnant(self.trials, self._patience)
 
@@ -243,7 +243,7 @@ class _Search:
         """Keep a finished trial.
 
         Raises:
-            StudyError: It is the last of ten in a row that failed.
+            StudyError: It is the tenth trial in a row that failed.
         """
         self._sampler.learn(trial)
         self.trials.append(trial)
@@ -274,19 +274,19 @@ class _Search:
         """Numbers and plans of the next trials: start plans first, then the sampler's."""
         waiting = self._waiting_start_plans()
         if waiting:
-            # One that was interrupted goes alone: of a batch that is killed, it shows which is why.
+            # After an interruption plans run alone, which shows which of them kills the process.
             cut_short = self._interruptions()
             batch = waiting[:count] if not any(cut_short[plan] for plan in waiting) else waiting[:1]
             return [(self._sampler.adopt(plan), plan) for plan in batch]
         ended = [trial for trial in self.trials if trial.failure != INTERRUPTED]
         last = ended[-1].number if ended else -1
         interrupted = Counter(trial.plan for trial in self.trials if trial.number > last)
-        # Once interrupted, a plan is tried again; after that it may be what kills the process.
+        # A plan is tried again after one interruption; after two it may be what kills the process.
         salt = max([1, *interrupted.values()]) - 1
         return [self._sampler.propose(len(ended) + i, salt) for i in range(count)]
 
     def _try(self, batch: Sequence[tuple[int, Plan]]) -> Iterator[tuple[Trial, Exception | None]]:
-        """Evaluate plans together; where that fails, one by one, so that one fails alone."""
+        """Evaluate plans together; if that fails, one by one, so that only faulty plans fail."""
         start = perf_counter()
         try:
             pairs = list(zip(batch, self._evaluate([plan for _, plan in batch]), strict=True))
@@ -302,7 +302,7 @@ class _Search:
         for (number, plan), scores in pairs:
             try:
                 self._check(scores)
-            except ValueError as error:  # the others' scores are as good as ever
+            except ValueError as error:  # the other plans' scores are still valid
                 yield _failed(number, plan, error, seconds), error
             else:
                 yield Trial(number, plan, tuple(scores), seconds=seconds), None

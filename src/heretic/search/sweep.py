@@ -4,11 +4,11 @@ Minimises, over one ablation weight per component, layer and direction,
 
     KL + trade_off * mean softplus(log-odds of refusal + MARGIN) + penalty
 
-by Gauss-Newton steps on mini-batches, from the cheapest trade-off to the dearest, each starting
-where the one before ended. There are few weights, tens to hundreds, so that curvature is a small
-matrix, and what earlier mini-batches told is used again (cf. the stochastic Newton method of
-Kovalev, Mishchenko & Richtarik 2019, arXiv 1912.01597). The penalty keeps weights small, and so
-edits few.
+by Gauss-Newton steps on mini-batches, from the smallest trade-off to the largest, each starting
+where the one before ended. There are only tens to hundreds of weights, so the curvature is a small
+matrix, and derivatives from earlier mini-batches are used again (cf. the stochastic Newton method
+by Kovalev, Mishchenko & Richtarik 2019, arXiv 1912.01597). The penalty keeps the weights small, and
+with them the edit.
 """
 
 from __future__ import annotations
@@ -33,44 +33,44 @@ TRADE_OFFS = tuple(0.01 * 1.8**power for power in range(12))
 """Nats of KL divergence that one unit of the refusal term is worth, in the order of the sweep."""
 
 GONE = 0.005
-"""The sweep ends where what is to go, refusal or its opposite, is this much as likely as it was, on
-average: what follows costs more and gains nothing."""
+"""The sweep ends when the average probability of refusal (of its opposite, when inducing) is below
+this fraction of the first one: larger trade-offs would cost more and gain nothing."""
 
 FIRST_STEPS, STEPS = 4, 2
-"""Steps at the first trade-off, and at each one after it."""
+"""Steps at the first trade-off, and at each later one."""
 
 BATCH = 16
-"""Good prompts of a step, and bad ones."""
+"""Number of good prompts, and of bad prompts, per step."""
 
 MARGIN = 2.0
-"""Refusal is pushed down until its odds are well below 1 in e^2 (12%)."""
+"""Refusal is pushed down until its odds are well below 1 to e^2 (a probability of 12%)."""
 
 PENALTY = 0.01
-"""Half of it times the squared weights, in nats, is added to the objective."""
+"""Half of this, times the sum of squared weights, is added to the objective, in nats."""
 
 DECAY = 0.8
-"""Weight that a prompt's linearisation keeps with every step after the one it was made in."""
+"""Factor by which a linearisation's weight shrinks at every later step."""
 
 ITERATIONS = 500
-"""At most, to the minimum of the convex function that all linearisations make."""
+"""Most iterations to minimise the convex function that all linearisations make up."""
 
 LARGEST_STEP = 1.0
-"""No weight moves further in one step: beyond, linearisations are not to be trusted."""
+"""Largest change of a weight in one step: further away, linearisations are not reliable."""
 
 LOWEST = 0.3
-"""Part of the layers, from below, that is left alone: directions are not formed there yet, and what
-is not edited need not be differentiated."""
+"""Share of the layers, from the first on, that is not edited: directions are not formed there yet,
+and layers without edits need no derivatives."""
 
 DIGITS = 4
-"""Of a weight in a plan: more than the search can tell apart."""
+"""Decimals of a weight in a plan: more than the search can distinguish."""
 
 
 @dataclass(frozen=True, slots=True)
 class Linearisation:
-    """What one mini-batch told, at the weights where it was asked.
+    """The objective on one mini-batch, linearised at given weights.
 
     Attributes:
-        at: Flat weights, [weights].
+        at: These weights, flat, [weights].
         sample: Values and derivatives there.
     """
 
@@ -84,13 +84,13 @@ def sweep(
     trade_offs: Sequence[float] = TRADE_OFFS,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[Tensor]:
-    """Weights [components, layers, k] that are best at each trade-off, one after the other.
+    """Yield the best weights [components, layers, k] at each trade-off, in order.
 
-    Ends early once hardly any refusal is left.
+    The sweep ends early once hardly any refusal is left.
 
     Args:
-        seed: Of mini-batches and curvature probes.
-        on_step: Told (steps done, steps at most).
+        seed: Seed of mini-batches and curvature probes.
+        on_step: Called with (steps done, most steps).
 
     Raises:
         StudyError: The gradient is not finite.
@@ -116,11 +116,14 @@ def sweep(
 
 
 def _step(seen: Sequence[Linearisation], weights: Tensor, trade_off: float) -> Tensor:
-    """The minimum, within `LARGEST_STEP`, of the surrogate that all mini-batches so far make.
+    """Weights that minimise the surrogate of all mini-batches so far, within `LARGEST_STEP`.
 
-    Each prompt's log-odds and divergence are linear and quadratic in the weights around the point
-    where the prompt was last looked at, older ones counting less. Seeing all prompts at every step
-    takes out most of the noise of mini-batches.
+    In the surrogate each prompt's log-odds are linear in the weights, and its divergence quadratic,
+    around the weights where they were computed; older mini-batches count less. Using all prompts at
+    every step removes most of the noise of mini-batches.
+
+    Raises:
+        StudyError: The gradient is not finite.
     """
     from scipy.optimize import Bounds, minimize
 
@@ -143,11 +146,11 @@ def _step(seen: Sequence[Linearisation], weights: Tensor, trade_off: float) -> T
 
 
 class _Surrogate:
-    """The convex function of the weights that linearisations of all prompts make.
+    """The convex function of the weights that all linearisations make up.
 
     Args:
-        seen: The mini-batches, oldest first; weighted by `DECAY` per step.
-        trade_off: Of the refusal term.
+        seen: The mini-batches, oldest first; their weight shrinks by `DECAY` per step.
+        trade_off: Factor of the refusal term.
     """
 
     def __init__(self, seen: Sequence[Linearisation], trade_off: float) -> None:
@@ -175,7 +178,7 @@ class _Surrogate:
         self._shares = counts / counts.sum()
 
     def __call__(self, weights: Any) -> tuple[float, Any]:
-        """Value and slope at weights, float64 arrays as SciPy has them; penalty included."""
+        """Value and gradient at weights [weights], float64 NumPy arrays, penalty included."""
         w = torch.from_numpy(weights)
         odds = self._offsets + self._gradients @ w + MARGIN
         refusal = self._trade_off * (self._shares @ functional.softplus(odds))
@@ -186,7 +189,7 @@ class _Surrogate:
 
 
 def _batches(rows: Sequence[int], rng: random.Random) -> Iterator[list[int]]:
-    """Batches without end: all rows in random order, and again when fewer than a batch are left."""
+    """Endless batches: rows in random order, drawn anew when fewer than a batch are left."""
     size = min(BATCH, len(rows))
     queue: list[int] = []
     while True:
@@ -227,18 +230,18 @@ def sweep_plans(
     induce: bool = False,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Plan]:
-    """The plans of a sweep over a model's own directions.
+    """The plans of a sweep along a model's directions.
 
     Args:
-        good, bad: The direction splits.
+        good, bad: Prompts of the direction splits.
         directions: float32 [layers + 1, hidden] or [layers + 1, k, hidden].
-        protected: Prompts like the bad ones on which the model is to stay as it is.
+        protected: Prompts that trigger the behaviour, but on which the model should not change.
         shows: Whether a reply shows the behaviour.
-        induce: Whether that is wanted.
-        seed, on_step: As for `sweep`.
+        induce: Whether the behaviour is to be strengthened, not removed.
+        seed, on_step: See `sweep`.
 
     Raises:
-        StudyError: No layer has a direction, or the gradient is not finite.
+        StudyError: No layer has a direction, the gradient is not finite, or see `Objective`.
     """
     basis = directions if directions.dim() == 3 else directions.unsqueeze(1)
     factory = EditFactory(model.writers)

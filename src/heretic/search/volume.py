@@ -11,7 +11,7 @@ GROWTH = 1e-3
 """Relative growth of the hypervolume below which a search counts as stagnant."""
 
 MARGIN = 0.1
-"""Share of an objective's range that the reference point lies beyond the worst."""
+"""Distance of the reference point beyond the worst value, as a share of an objective's range."""
 
 Point = tuple[float, ...]
 
@@ -19,8 +19,8 @@ Point = tuple[float, ...]
 def hypervolume(points: Sequence[Point], reference: Point) -> float:
     """Volume of what `points` dominate within `reference` (all minimised).
 
-    By slicing along the last objective (While et al. 2006, IEEE Trans. Evol. Comput. 10(1)): exact,
-    and fast enough for a few objectives and some hundred points.
+    It slices along the last objective (While et al. 2006, IEEE Trans. Evol. Comput. 10(1)). This is
+    exact, and fast enough for a few objectives and some hundred points.
     """
     inside = [point for point in points if all(map(lt, point, reference))]
     if not inside:
@@ -43,10 +43,10 @@ def _undominated(points: Sequence[Point]) -> list[Point]:
 
 
 def is_stagnant(trials: Sequence[Trial], patience: int) -> bool:
-    """Whether the last `patience` complete trials have not made the front better.
+    """Whether the last `patience` complete trials have not improved the front.
 
-    The reference point lies a tenth of the range seen beyond the worst of each objective: no
-    objective's unit matters, and the ends of the front count too.
+    The reference point lies beyond the worst value of each objective, by a tenth of the range seen.
+    So units do not matter, and the ends of the front count too.
     """
     complete = [trial for trial in trials if trial.state == "complete"]
     if patience == 0 or len(complete) <= patience:
@@ -61,5 +61,5 @@ def is_stagnant(trials: Sequence[Trial], patience: int) -> bool:
 
 
 def _beyond(values: Sequence[float]) -> float:
-    """A little worse than the worst of some values, also where all are the same."""
+    """A value that is a little worse than the worst, also if all values are equal."""
     return max(values) + (MARGIN * (max(values) - min(values)) or 1.0)
