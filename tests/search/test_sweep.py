@@ -24,8 +24,9 @@ from heretic.records import LayerWeights, Plan, RowNormalization
 from heretic.search import objective as objectives
 from heretic.search.objective import Objective, Openings
 from heretic.search.sweep import (
-    LARGEST_STEP,
+    DEFAULTS,
     Linearisation,
+    SweepOptions,
     _step,
     _Surrogate,
     plan_of,
@@ -285,16 +286,16 @@ class TestStep:
     def test_ends_where_the_surrogate_is_least(self, scale: float) -> None:
         nothing = torch.zeros(60)
         seen = [Linearisation(nothing, made_up(60, scale, seed)) for seed in range(3)]
-        function = _Surrogate(seen, 0.1)
-        found = _step(seen, nothing, 0.1)
+        function = _Surrogate(seen, 0.1, DEFAULTS)
+        found = _step(seen, nothing, 0.1, DEFAULTS)
         value, slope = function(found.double().numpy())
         assert value < function(nothing.double().numpy())[0]
-        inside = found.abs() < LARGEST_STEP - 1e-6
+        inside = found.abs() < DEFAULTS.largest_step - 1e-6
         assert np.abs(slope[inside.numpy()]).max(initial=0.0) < 1e-3
 
     def test_slope_is_the_values(self) -> None:
         seen = [Linearisation(torch.full((5,), 0.1), made_up(5, 0.5, seed)) for seed in range(2)]
-        function = _Surrogate(seen, 0.3)
+        function = _Surrogate(seen, 0.3, DEFAULTS)
         at = np.linspace(-0.5, 0.5, 5)
         _, slope = function(at)
         for index in range(5):
@@ -306,14 +307,14 @@ class TestStep:
     def test_what_is_not_finite_is_said(self) -> None:
         broken = replace(made_up(4, 1.0, 0), log_odds_gradients=torch.full((16, 4), torch.nan))
         with pytest.raises(StudyError, match="not finite"):
-            _step([Linearisation(torch.zeros(4), broken)], torch.zeros(4), 0.1)
+            _step([Linearisation(torch.zeros(4), broken)], torch.zeros(4), 0.1, DEFAULTS)
 
 
 class TestSweep:
     def test_dearer_trade_offs_refuse_less(self, model: Model, directions: Tensor) -> None:
         objective = make_objective(model, directions)
         start = sample(objective, torch.zeros(objective.shape))
-        path = list(sweep(objective, seed=1, trade_offs=(0.01, 0.3, 10.0)))
+        path = list(sweep(objective, 1, SweepOptions(trade_offs=(0.01, 0.3, 10.0))))
         ends = [sample(objective, weights) for weights in path]
         odds = [end.log_odds.mean().item() for end in ends]
         assert odds[2] < start.log_odds.mean()
@@ -323,7 +324,7 @@ class TestSweep:
     def test_same_seed_same_path(self, model: Model, directions: Tensor) -> None:
         objective = make_objective(model, directions)
         first, second, other = (
-            list(sweep(objective, seed=seed, trade_offs=(0.1, 1.0))) for seed in (4, 4, 5)
+            list(sweep(objective, seed, SweepOptions(trade_offs=(0.1, 1.0)))) for seed in (4, 4, 5)
         )
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
         assert not torch.equal(first[-1], other[-1])

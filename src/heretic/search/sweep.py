@@ -2,7 +2,7 @@
 
 Minimises, over one ablation weight per component, layer and direction,
 
-    KL + trade_off * mean softplus(log-odds of refusal + MARGIN) + penalty
+    KL + trade_off * mean softplus(log-odds of refusal + margin) + penalty
 
 by Gauss-Newton steps on mini-batches, from the smallest trade-off to the largest, each starting
 where the one before ended. There are only tens to hundreds of weights, so the curvature is a small
@@ -29,37 +29,44 @@ from heretic.model.reading import Prompts
 from heretic.records.plan import LayerWeights, Plan, RowNormalization
 from heretic.search.objective import Objective, Sample
 
-TRADE_OFFS = tuple(0.01 * 1.8**power for power in range(12))
-"""Nats of KL divergence that one unit of the refusal term is worth, in the order of the sweep."""
 
-GONE = 0.005
-"""The sweep ends when the average probability of refusal (of its opposite, when inducing) is below
-this fraction of the first one: larger trade-offs would cost more and gain nothing."""
+@dataclass(frozen=True, slots=True)
+class SweepOptions:
+    """Figures of the method, which no user needs to set.
 
-FIRST_STEPS, STEPS = 4, 2
-"""Steps at the first trade-off, and at each later one."""
+    Attributes:
+        trade_offs: Nats of KL divergence that one unit of the refusal term is worth, in the order
+            of the sweep.
+        gone: The sweep ends when the average probability of refusal (of its opposite, when
+            inducing) is below this fraction of the first one: larger trade-offs would cost more and
+            gain nothing.
+        first_steps: Steps at the first trade-off.
+        steps: Steps at each later trade-off.
+        batch: Number of good prompts, and of bad prompts, per step.
+        margin: Refusal is pushed down until its odds are well below 1 to e^margin (12% at 2).
+        penalty: Half of this, times the sum of squared weights, is added to the objective, in nats.
+        decay: Factor by which a linearisation's weight shrinks at every later step.
+        iterations: Most iterations to minimise the convex function of all linearisations.
+        largest_step: Largest change of a weight in one step: further away, linearisations are not
+            reliable.
+        lowest: Share of the layers, from the first on, that is not edited: directions are not
+            formed there yet, and layers without edits need no derivatives.
+    """
 
-BATCH = 16
-"""Number of good prompts, and of bad prompts, per step."""
+    trade_offs: Sequence[float] = tuple(0.01 * 1.8**power for power in range(12))
+    gone: float = 0.005
+    first_steps: int = 4
+    steps: int = 2
+    batch: int = 16
+    margin: float = 2.0
+    penalty: float = 0.01
+    decay: float = 0.8
+    iterations: int = 500
+    largest_step: float = 1.0
+    lowest: float = 0.3
 
-MARGIN = 2.0
-"""Refusal is pushed down until its odds are well below 1 to e^2 (a probability of 12%)."""
 
-PENALTY = 0.01
-"""Half of this, times the sum of squared weights, is added to the objective, in nats."""
-
-DECAY = 0.8
-"""Factor by which a linearisation's weight shrinks at every later step."""
-
-ITERATIONS = 500
-"""Most iterations to minimise the convex function that all linearisations make up."""
-
-LARGEST_STEP = 1.0
-"""Largest change of a weight in one step: further away, linearisations are not reliable."""
-
-LOWEST = 0.3
-"""Share of the layers, from the first on, that is not edited: directions are not formed there yet,
-and layers without edits need no derivatives."""
+DEFAULTS = SweepOptions()
 
 DIGITS = 4
 """Decimals of a weight in a plan: more than the search can distinguish."""
@@ -81,7 +88,7 @@ class Linearisation:
 def sweep(
     objective: Objective,
     seed: int,
-    trade_offs: Sequence[float] = TRADE_OFFS,
+    options: SweepOptions = DEFAULTS,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[Tensor]:
     """Yield the best weights [components, layers, k] at each trade-off, in order.
@@ -98,25 +105,28 @@ def sweep(
     weights = torch.zeros(objective.shape).flatten()
     seen: list[Linearisation] = []
     likely: list[float] = []
-    good = _batches(range(objective.good), random.Random(seed))  # noqa: S311 - not a secret
-    bad = _batches(objective.bad, random.Random(seed + 1))  # noqa: S311
+    rows, size = range(objective.good), options.batch
+    good = _batches(rows, size, random.Random(seed))  # noqa: S311 - not a secret
+    bad = _batches(objective.bad, size, random.Random(seed + 1))  # noqa: S311
     generator = torch.Generator().manual_seed(seed)
-    total = FIRST_STEPS + STEPS * (len(trade_offs) - 1)
-    for trade_off in trade_offs:
-        for _ in range(STEPS if seen else FIRST_STEPS):
+    total = options.first_steps + options.steps * (len(options.trade_offs) - 1)
+    for trade_off in options.trade_offs:
+        for _ in range(options.steps if seen else options.first_steps):
             shaped = weights.reshape(objective.shape)
             sample = objective.sample(shaped, next(good), next(bad), generator)
             seen.append(Linearisation(weights, sample))
             likely.append(float(sample.log_odds.sigmoid().mean()))
-            weights = _step(seen, weights, trade_off)
+            weights = _step(seen, weights, trade_off, options)
             on_step(len(seen), total)
         yield weights.reshape(objective.shape).clone()
-        if sum(likely[-STEPS:]) / STEPS < GONE * likely[0]:
+        if sum(likely[-options.steps :]) / options.steps < options.gone * likely[0]:
             return
 
 
-def _step(seen: Sequence[Linearisation], weights: Tensor, trade_off: float) -> Tensor:
-    """Weights that minimise the surrogate of all mini-batches so far, within `LARGEST_STEP`.
+def _step(
+    seen: Sequence[Linearisation], weights: Tensor, trade_off: float, options: SweepOptions
+) -> Tensor:
+    """Weights that minimise the surrogate of all mini-batches so far, within the largest step.
 
     In the surrogate each prompt's log-odds are linear in the weights, and its divergence quadratic,
     around the weights where they were computed; older mini-batches count less. Using all prompts at
@@ -135,12 +145,12 @@ def _step(seen: Sequence[Linearisation], weights: Tensor, trade_off: float) -> T
         )
     start = weights.double().numpy()
     found = minimize(
-        _Surrogate(seen, trade_off),
+        _Surrogate(seen, trade_off, options),
         start,
         jac=True,
         method="L-BFGS-B",
-        bounds=Bounds(start - LARGEST_STEP, start + LARGEST_STEP),
-        options={"maxiter": ITERATIONS},
+        bounds=Bounds(start - options.largest_step, start + options.largest_step),
+        options={"maxiter": options.iterations},
     )
     return torch.from_numpy(found.x).to(weights.dtype)
 
@@ -149,13 +159,16 @@ class _Surrogate:
     """The convex function of the weights that all linearisations make up.
 
     Args:
-        seen: The mini-batches, oldest first; their weight shrinks by `DECAY` per step.
+        seen: The mini-batches, oldest first; their weight shrinks by `decay` per step.
         trade_off: Factor of the refusal term.
     """
 
-    def __init__(self, seen: Sequence[Linearisation], trade_off: float) -> None:
-        ages = [DECAY ** (len(seen) - 1 - index) for index in range(len(seen))]
+    def __init__(
+        self, seen: Sequence[Linearisation], trade_off: float, options: SweepOptions
+    ) -> None:
+        self._options = options
         self._trade_off = trade_off
+        ages = [options.decay ** (len(seen) - 1 - index) for index in range(len(seen))]
         # Divergence: mean of g . (w - at) + (p . (w - at))^2 / 2, as slope at 0 and matrix.
         samples = [one.sample for one in seen]
         share = sum(age * len(s.probes) for age, s in zip(ages, samples, strict=True))
@@ -180,17 +193,17 @@ class _Surrogate:
     def __call__(self, weights: Any) -> tuple[float, Any]:
         """Value and gradient at weights [weights], float64 NumPy arrays, penalty included."""
         w = torch.from_numpy(weights)
-        odds = self._offsets + self._gradients @ w + MARGIN
+        odds = self._offsets + self._gradients @ w + self._options.margin
         refusal = self._trade_off * (self._shares @ functional.softplus(odds))
-        bent = self._matrix @ w + PENALTY * w
+        bent = self._matrix @ w + self._options.penalty * w
         value = self._slope @ w + w @ bent / 2 + refusal
         pull = self._trade_off * self._shares * odds.sigmoid()
         return value.item(), (self._slope + bent + pull @ self._gradients).numpy()
 
 
-def _batches(rows: Sequence[int], rng: random.Random) -> Iterator[list[int]]:
+def _batches(rows: Sequence[int], size: int, rng: random.Random) -> Iterator[list[int]]:
     """Endless batches: rows in random order, drawn anew when fewer than a batch are left."""
-    size = min(BATCH, len(rows))
+    size = min(size, len(rows))
     queue: list[int] = []
     while True:
         if len(queue) < size:
@@ -228,6 +241,7 @@ def sweep_plans(
     shows: Callable[[str], bool],
     seed: int,
     induce: bool = False,
+    options: SweepOptions = DEFAULTS,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Plan]:
     """The plans of a sweep along a model's directions.
@@ -238,7 +252,7 @@ def sweep_plans(
         protected: Prompts that trigger the behaviour, but on which the model should not change.
         shows: Whether a reply shows the behaviour.
         induce: Whether the behaviour is to be strengthened, not removed.
-        seed, on_step: See `sweep`.
+        seed, options, on_step: See `sweep`.
 
     Raises:
         StudyError: No layer has a direction, the gradient is not finite, or see `Objective`.
@@ -248,7 +262,7 @@ def sweep_plans(
     ablations = {
         writer.name: factory.ablation(writer, basis[writer.layer + 1], row_normalization)
         for writer in model.writers
-        if writer.layer >= LOWEST * model.n_layers and basis[writer.layer + 1].any()
+        if writer.layer >= options.lowest * model.n_layers and basis[writer.layer + 1].any()
     }
     if not ablations:
         raise StudyError(
@@ -258,6 +272,6 @@ def sweep_plans(
     components = model.get_abliterable_components()
     plans = [
         plan_of(weights, components, row_normalization)
-        for weights in sweep(objective, seed, on_step=on_step)
+        for weights in sweep(objective, seed, options, on_step)
     ]
     return list(dict.fromkeys(plans))
