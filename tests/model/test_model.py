@@ -372,7 +372,7 @@ class TestLoading:
     def test_an_accelerator_takes_more_rows_for_more_plans(
         self, llama: Model, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Rows take at most a quarter of its memory for any number of plans; a CPU gains nothing."""
+        """Plans share at most a quarter of its memory, however many; a CPU gains nothing."""
         found = {}
         for device in ("cpu", "cuda"):
             monkeypatch.setattr(Model, "device", torch.device(device))
