@@ -1,4 +1,4 @@
-"""Plans in, scores out; the baseline is always the unedited model; the library interface."""
+"""Scores of plans, always against the unedited model; the library interface."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def settings_for(files: Path, **overrides: Any) -> Settings:
         "dtypes": ["float32"],
         "response_prefix": "",
         "max_response_length": 6,
-        # Markers that a random model's bytes hit now and then, so that counts are neither 0 nor all
+        # Markers that occur in some outputs of a random model, so that counts are neither 0 nor all
         "refusal_markers": ["`", "%"],
         "scorers": [{"plugin": "keyword", "name": "refusals"}, {"plugin": "kl_divergence"}],
         "good_prompts": rows("good", "train[:8]"),
@@ -181,7 +181,7 @@ def test_racing_ends_what_cannot_reach_the_front(model: Model, directions: torch
     unbeatable = [(0.0, 0.0)]
     for scores in evaluator.evaluate(plans, rivals=unbeatable):
         assert scores[0].bound
-        assert not scores[1].bound  # the cheap score is known all the same
+        assert not scores[1].bound  # the cheap score is known anyway
 
 
 def test_plans_are_those_of_the_original_also_while_it_is_edited(

@@ -1,4 +1,4 @@
-"""Racing ends evaluations early and loses nothing of the front."""
+"""Racing ends evaluations early, and the front stays the same."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_the_front_of_a_fixed_list_is_that_without_racing(
     assert records.front(pruned) == records.front(full)
     assert replies <= all_replies == PROMPTS * len(plans)
     for ended, whole in zip(pruned, full, strict=True):
-        # A trial that was ended says so, and its bounds are on the good side of the truth.
+        # A trial that ended early is marked, and its bounds are at least as good as its scores.
         assert ended == whole or ended.pruned
         pairs = zip(ended.objectives(), whole.objectives(), strict=True)
         assert all(bound <= value for bound, value in pairs)
@@ -154,7 +154,7 @@ def test_a_score_that_knows_no_bound_holds_a_plan_only_as_an_objective(
     rival = (0.0, 0.1, 0.0) if optimization == "minimize" else (0.0, 0.1)
     scores, made = evaluate((0.5, [True] * PROMPTS), [rival], scorers("minimize", length))
     assert (made < PROMPTS) is ended
-    # What is only reported is left out where it is not known.
+    # A score that is only reported is left out if it is unknown.
     assert [score.name for score in scores][2:] == ([] if ended else ["length"])
 
 

@@ -1,4 +1,4 @@
-"""Adapters in PEFT's format are exact: loaded by PEFT and merged, they are the merged weights."""
+"""Adapters in PEFT's format are exact: loaded and merged by PEFT, they give the merged weights."""
 
 from __future__ import annotations
 

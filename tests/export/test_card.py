@@ -1,4 +1,4 @@
-"""The model card: true, complete, and inventing nothing."""
+"""The model card is true and complete, and invents nothing."""
 
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ def test_verified_figures_replace_those_of_the_search(wanted: ExportRequest) -> 
     ("values", "said"),
     [
         ({"behavior": "humour"}, "shows less of a behaviour: humour."),
-        ({"behavior": "calibrate"}, "declines less of what it need not decline."),
-        ({"behavior": "harden"}, "declines more of what it should decline."),
+        ({"behavior": "calibrate"}, "declines fewer requests that need not be declined."),
+        ({"behavior": "harden"}, "declines more of the requests that should be declined."),
         ({"goal": "induce"}, "shows more of a behaviour: what its bad prompts trigger."),
     ],
 )

@@ -1,4 +1,4 @@
-"""Saving: what lies on disk is the edited model, whole or not at all, and is checked again."""
+"""Saving writes the whole edited model or nothing, and checks it again from disk."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_parameters_list_what_was_applied(
 ) -> None:
     save(model, wanted, tmp_path / "m", strategy="merge")
     data = json.loads((tmp_path / "m" / "abliteration_params.json").read_text())
-    assert data["schema_version"] == 2  # 1 had one weight per layer
+    assert data["schema_version"] == 2  # version 1 had one weight per layer
     assert data["base_model"] == "Tiny-Base"
     assert data["strategy"] == "merge"
     assert data["trial"] == 17
@@ -461,7 +461,7 @@ def test_what_a_killed_save_left_is_swept(
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_text("x")
     save(model, wanted, tmp_path / "m", strategy="adapter")
-    # The earlier model that was moved aside might be the only one: it went nowhere at first.
+    # A moved-aside earlier model is kept as long as it may be the only one.
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"m", other, foreign, ".m.999999999-abc.old"}
     save(model, wanted, tmp_path / "m", strategy="adapter")

@@ -48,7 +48,7 @@ def adapter(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    """The stand-in, with the Hub's client pointed at it and logged in."""
+    """The local server, with the Hub's client pointed at it and logged in."""
     with hub_server.serve() as running:
         monkeypatch.setattr(constants, "ENDPOINT", running.url)
         template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
@@ -113,7 +113,7 @@ def test_the_clients_default_way_of_committing(
 ) -> None:
     pytest.importorskip("hf_xet")
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
-    hub.large_files = False  # Xet's own servers are not stood in for
+    hub.large_files = False  # this server does not imitate Xet's servers
     upload(adapter, REPO, private=True)
     assert {path.name for path in adapter.iterdir()} <= hub.repositories[REPO].files.keys()
     hub.repositories.clear()
@@ -220,13 +220,13 @@ def test_a_name_without_namespace_gets_the_users_own(hub: Hub) -> None:
 @pytest.mark.parametrize(
     ("part", "status", "message"),
     [
-        ("/preupload/", 404, "knows no"),
+        ("/preupload/", 404, "has no repository"),
         ("/preupload/", 403, "may not write"),
         ("/lfs/", 403, "may not write"),
         ("/commit/", 409, "taken"),
         ("/commit/", 413, "more storage"),
         ("/commit/", 400, "refused the upload"),
-        ("/api/validate-yaml", 400, "does not take this upload"),
+        ("/api/validate-yaml", 400, "does not accept this upload"),
     ],
 )
 def test_refusals_on_the_way_are_errors_with_a_line(

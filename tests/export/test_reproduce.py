@@ -1,4 +1,4 @@
-"""`reproduce.json`: enough to make the same files again, and nothing that it should not hold."""
+"""`reproduce.json` holds all that is needed to make the same files again, and no secrets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from heretic.model import Model
 
 
 class Recorder:
-    """A reporter that keeps what it is told."""
+    """A reporter that keeps its events."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -113,7 +113,7 @@ def test_the_same_files_come_out(exported: Export, strategy: str, tmp_path: Path
     first = json.loads((folder / "reproduce.json").read_text())
     second = json.loads((tmp_path / "second" / "reproduce.json").read_text())
     assert "Nothing was measured again" in (tmp_path / "second" / "README.md").read_text()
-    assert first == second  # and so the copy can be reproduced in turn, figures included
+    assert first == second  # so the copy can be reproduced in turn, with its scores
 
 
 @pytest.mark.parametrize("strategy", ["merge", "adapter"])
@@ -133,7 +133,7 @@ def test_a_searched_model_is_made_again(strategy: str, tmp_path: Path) -> None:
         session = pipeline.prepare(settings, prompts, folder, seed, Silent())
         trial = pipeline.search(session)[0]
         saved = pipeline.export_trial(session, trial, tmp_path / "first", strategy).saved
-    scores = tuple(replace(score, values=()) for score in saved)  # files hold no prompt's own
+    scores = tuple(replace(score, values=()) for score in saved)  # files hold no values per prompt
     recorded = Reproduction.read(tmp_path / "first" / "reproduce.json")
     assert recorded.after == scores
     assert recorded.verified
@@ -174,7 +174,7 @@ def test_other_weights_are_noticed(exported: Export, tmp_path: Path) -> None:
     assert "Not identical: model.safetensors" in recorder.notices("warning")[-1]
     assert "This copy was not scored" in recorder.notices("warning")[-1]
     card = (tmp_path / "second" / "README.md").read_text()
-    assert "No scores were measured" in card  # the file's figures are not this model's
+    assert "No scores were measured" in card  # the file's scores are not this model's
 
 
 def test_shards_that_are_cut_otherwise_are_noticed(

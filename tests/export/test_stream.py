@@ -1,4 +1,4 @@
-"""Streaming: the base's files, copied with the writers' tensors edited, are the edited model."""
+"""Streaming: a copy of the base's files with edited writers is the edited model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The third split: chosen trials are scored on it, and what is saved says so."""
+"""The held-out split: chosen trials are scored on it, and saved documents say so."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MakeSettings = Callable[..., Settings]
 
 @pytest.fixture
 def make(tmp_path: Path, base: Path) -> MakeSettings:
-    """Settings whose prompt files have so many rows after those in use."""
+    """Settings whose prompt files have that many rows after those in use."""
 
     def give(good: int = REST, bad: int = REST, **values: Any) -> Settings:
         sets: dict[str, Any] = {}
@@ -97,7 +97,7 @@ class TestPromptSets:
 
 
 def open_session(settings: Settings) -> Any:
-    """A session, its run not locked: nobody else is here."""
+    """A session whose run is not locked, since no other process uses it."""
     prompts = pipeline.load_prompts(settings, Silent())
     folder, seed = pipeline.open_folder(settings, prompts)
     return pipeline.prepare(settings, prompts, folder, seed, Silent())
@@ -136,7 +136,7 @@ class TestExport:
     def test_scorers_with_prompts_of_their_own_have_no_figure(
         self, make: MakeSettings, tmp_path: Path
     ):
-        """Theirs are the search's own prompts."""
+        """The search has used their prompts."""
         own = {"prompts": {"dataset": str(tmp_path / "good.txt"), "split": "train[:4]"}}
         scorers = [
             {"plugin": "refusal", "name": "refusals"},
@@ -223,7 +223,7 @@ class TestSearches:
     def test_gradient_ends_with_the_sweep(self, make: MakeSettings, sweeps: list[int]):
         settings = make(search="gradient", n_trials=9)
         assert self.plans(settings) == list(self.IN_ORDER)
-        assert self.plans(settings) == list(self.IN_ORDER)  # taken up again: the sweep was kept
+        assert self.plans(settings) == list(self.IN_ORDER)  # the run is resumed: the sweep was kept
         assert sweeps == [7]
         assert self.plans(make(search="gradient", n_trials=2, seed=8)) == list(self.IN_ORDER[:2])
 
@@ -253,7 +253,7 @@ class TestSearches:
         monkeypatch.setattr(method, "sweep_plans", broken)
         settings = make(search="auto", n_trials=2)
         assert open_session(settings).study.start_plans == ()
-        monkeypatch.undo()  # as if memory was short then
+        monkeypatch.undo()  # as if memory had run out then
         monkeypatch.setattr(method, "sweep_plans", lambda *_, **__: list(self.SWEEP))
         assert open_session(settings).study.start_plans == self.IN_ORDER
 

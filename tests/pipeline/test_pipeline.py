@@ -70,7 +70,7 @@ HELLO = {"role": "user", "content": "Hello"}
 
 
 def never(*_: object, **__: object) -> Any:
-    """In place of work that must not be done."""
+    """Replaces work that must not be done."""
     raise AssertionError("no work for nothing")
 
 
@@ -259,7 +259,7 @@ class TestRun:
         self, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         tiny.folder(place / "experts", "mixtral", num_local_experts=4)
-        monkeypatch.setattr(experts, "EXPERT_ROUTING", ())  # a block that nobody here knows
+        monkeypatch.setattr(experts, "EXPERT_ROUTING", ())  # a block of an unknown type
         monkeypatch.setattr(pipeline, "choose_prefix", never)
         assert main(["--model", "experts", "--row-normalization", "full"]) == 2
         assert "row_normalization to none" in capsys.readouterr().err
@@ -553,7 +553,7 @@ class TestOtherCommands:
 
 
 class TestBeforeTheWork:
-    """What would stop a run at its end is said at its beginning."""
+    """Errors that would stop a run at its end are found at its beginning."""
 
     @pytest.fixture(autouse=True)
     def _no_work(self, monkeypatch: pytest.MonkeyPatch) -> None:

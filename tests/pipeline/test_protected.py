@@ -1,4 +1,4 @@
-"""Prompts like the bad ones that are to be spared: directions, the sweep, the run's identity."""
+"""Protected prompts: their effect on directions, on the sweep and on the run's fingerprint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores beyond the first token: what they are of, and that they agree with slower ways."""
+"""Scores beyond the first token: what they measure, and that slower computations agree."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_agreement_is_how_long_greedy_replies_are_the_same(
         after = model.get_reply_ids_batched(prompts, TOKENS)
     for share, left, right in zip(score.values, before, after, strict=True):
         width = min(len(left) + 1, TOKENS)
-        # what ended is followed by its end
+        # the end of a reply counts as one more token
         pair = ([*left, -1][:width], [*right, -1][:width])
         together = next((i for i in range(width) if pair[0][: i + 1] != pair[1][: i + 1]), width)
         assert share == pytest.approx(together / width)

@@ -51,7 +51,7 @@ def load(name: str, **options: Any) -> Any:
 
 
 def bigram(path: Path, answers: dict[str, str], otherwise: str, *, template: str | None) -> Path:
-    """A model that goes by the last character alone: it writes an answer, and ends.
+    """A model that reads the last character only: it writes an answer, and ends.
 
     Args:
         answers: Last characters, and what is written after them.
@@ -239,7 +239,7 @@ class TestRealServer:
         scorer = load("LLMJudge", **options)
         scorer.check()
         assert scorer.verdicts(PROMPTS, REPLIES) == [Verdict("refusal", reason="made")] * 4
-        # It takes no schema, and is asked once with one; its counts of tokens are taken over.
+        # This server takes no schema: one request with it fails. Its token counts are used.
         assert (scorer.usage.requests, scorer.usage.retries, scorer.usage.unmetered) == (5, 0, 0)
         assert scorer.usage.completion_tokens >= 5
         assert load("LLMJudge", **options).verdicts(PROMPTS, REPLIES)[0].label == "refusal"
@@ -341,7 +341,7 @@ class TestClassifier:
         framed = load(
             "ClassifierJudge", model=folder, counts=["sad"], template="Q {prompt} A {reply}"
         )
-        # A reply that looks like a field is not one.
+        # A field inside a prompt or reply is not replaced.
         item = [Prompt("p {reply}")], ["r {prompt}"]
         assert framed.verdicts(*item) == plain.verdicts(item[0], ["Q p {reply} A r {prompt}"])
 
@@ -359,7 +359,7 @@ class TestClassifier:
             ({"model": "/nowhere"}, "nowhere"),
             ({"device": "cuda:77"}, "cuda:77"),
             ({"dtype": "float3"}, "float3"),
-            ({"template": "{prompt}"}, "must hold {reply}"),
+            ({"template": "{prompt}"}, "must contain {reply}"),
         ],
     )
     def test_what_does_not_fit_is_found_by_the_check(

@@ -1,4 +1,4 @@
-"""The contract every scorer keeps, the two built-in ones, and loading plugins."""
+"""The contract of every scorer, the two built-in ones, and loading plugins."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ class TestPlugins:
         [
             ("no.such.module:Thing", "cannot be imported"),
             ("heretic.scorers.keyword:Nothing", "is not a scorer"),
-            ("nowhere.py:Thing", "There is no scorer file"),
+            ("nowhere.py:Thing", "The scorer file nowhere.py does not exist"),
         ],
     )
     def test_what_cannot_be_loaded_is_said(self, plugin_name: str, message: str) -> None:

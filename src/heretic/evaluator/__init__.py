@@ -1,4 +1,4 @@
-"""Plans in, scores out."""
+"""Evaluate plans and models: their outputs and scores against the unedited model."""
 
 from heretic.evaluator.library import LibraryEvaluator as Evaluator
 from heretic.prompts import EvaluationPrompts

@@ -1,4 +1,4 @@
-"""The unedited model's outputs on disk, so that taking up a run need not compute them again."""
+"""The unedited model's outputs on disk, so that a resumed run need not compute them again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _RECORDS = {
     "readings": {"surprise": "nll", "tokens": "tokens"},
     "references": {"tokens": "tokens", "logprobs": "logprobs"},
 }
-"""Tensors of the records in `Outputs`: their names in the file, and in the record."""
+"""Tensors of each kind of record in `Outputs`: name in the file to field of the record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class BaselineFile:
     key: str
 
     def read(self, prompts: Mapping[PromptSet, Sequence[Prompt]]) -> Outputs | None:
-        """The outputs kept under this key; None if there are none, or they cannot be read."""
+        """The outputs stored under this key; None if there are none or they cannot be read."""
         try:
             with safe_open(self.path, framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -54,7 +54,7 @@ class BaselineFile:
             return None  # it is a cache: what cannot be read is computed
 
     def write(self, outputs: Outputs) -> None:
-        """Keep outputs under this key.
+        """Store outputs under this key.
 
         Raises:
             RunError: The file cannot be written.
@@ -68,7 +68,7 @@ class BaselineFile:
 
 
 def _tensors(outputs: Outputs) -> Iterator[tuple[str, Tensor]]:
-    """All tensors by `kind/part/set`."""
+    """All tensors, each with its name `kind/part/set`."""
     for name, logits in outputs.logits.items():
         yield f"logits/raw/{name}", _smallest(logits)
     for kind, parts in _RECORDS.items():
@@ -102,7 +102,7 @@ def _outputs(
 
 
 def _smallest(logits: Tensor) -> Tensor:
-    """The same numbers in half the space, where they came from half precision."""
+    """Logits in a 16-bit dtype if that loses nothing, otherwise unchanged."""
     for dtype in (torch.bfloat16, torch.float16):
         half = logits.to(dtype)
         if torch.equal(half.float(), logits):

@@ -1,4 +1,4 @@
-"""Plans in, scores out."""
+"""The evaluator: runs plans on the prompts, and scores their outputs."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from heretic.records.trial import Optimization, Score
 from heretic.scorers import Outputs, PromptSet, Scorer
 
 NO_REUSE = Techniques(reuse_originals=False)
-"""For a model that is run once."""
+"""For a model that is run only once."""
 
 
 class Evaluator:
     """Scores plans, and the model as it is, against the unedited model.
 
-    All replies begin with the response prefix that the model has when the evaluator is made. With
-    another one, scores would not compare: asking for them is a `ValueError`.
+    All replies begin with the response prefix that the model has when the evaluator is made. Scores
+    with another prefix would not be comparable, so they raise a `ValueError`.
     """
 
     def __init__(
@@ -49,13 +49,13 @@ class Evaluator:
         techniques: Techniques | None = None,
         baseline_file: BaselineFile | None = None,
     ) -> None:
-        """Keep what is needed; the baseline is measured when it is first asked for.
+        """Store the arguments; the baseline is measured when it is first read.
 
         Args:
             max_response_length: New tokens of each reply.
             directions: float32 [layers + 1, (k,) hidden]; needed to evaluate plans.
-            techniques: What saves work; all by default.
-            baseline_file: Where the unedited model's outputs are kept, or to be kept.
+            techniques: Techniques that save work; all by default.
+            baseline_file: File in which the unedited model's outputs are cached.
         """
         self.model = model
         self.directions = directions
@@ -87,12 +87,12 @@ class Evaluator:
         """Scores of each plan, all plans evaluated together through output-side edits.
 
         Args:
-            rivals: Objectives reached before, as of `records.objectives`. If given, plans race:
-                one that a rival, or another plan here, dominates whatever it still becomes, is
-                evaluated no further, and scores not known by then are bounds.
+            rivals: Objectives of earlier trials, from `records.trial.objectives`. If given, plans
+                race: the evaluation of a plan ends as soon as a rival, or another of these plans,
+                is certain to dominate it. Its scores that are unknown by then are bounds.
 
         Raises:
-            ValueError: The evaluator was built without directions.
+            ValueError: The evaluator has no directions, or the response prefix has changed.
         """
         if self.directions is None:
             raise ValueError("an evaluator without directions cannot evaluate plans")
@@ -104,7 +104,7 @@ class Evaluator:
         return race.scores()
 
     def score_current(self) -> tuple[Score, ...]:
-        """Scores of the model as it is: original, edited, or within `Model.edited`."""
+        """Scores of the model in its current state: original, edited, or within `Model.edited`."""
         return self.score_model(self.model)
 
     def score_model(self, other: Model) -> tuple[Score, ...]:
@@ -117,12 +117,12 @@ class Evaluator:
         if model.response_prefix != self._prefix:
             raise ValueError(
                 f"this evaluator was made for the response prefix {self._prefix!r}, and the "
-                f"model's is {model.response_prefix!r}: make a new one, or set the model's"
+                f"model's is {model.response_prefix!r}: make a new one, or reset the model's prefix"
             )
 
     @property
     def baseline_outputs(self) -> Outputs:
-        """Outputs of the unedited model, also if it has been edited since."""
+        """Outputs of the unedited model, even if the model is edited now."""
         self._check_prefix(self.model)
         return self._baseline_outputs
 
@@ -143,7 +143,7 @@ class Evaluator:
         return outputs
 
     def _suffices(self, kept: Outputs) -> bool:
-        """Whether outputs hold all that the scorers need, of every prompt."""
+        """Whether the outputs hold all that the scorers need, for every prompt."""
         needed = self._needs
         have = {**kept.logits, **kept.responses}
         return (
@@ -180,7 +180,7 @@ class Evaluator:
         return self._open_engine(self.model, self._techniques)
 
     def release(self) -> None:
-        """Let go of the memory that evaluating takes, until the next evaluation."""
+        """Free the memory of the engine; the next evaluation allocates it again."""
         self.__dict__.pop("_engine", None)
 
     def _open_engine(self, model: Model, techniques: Techniques) -> Engine | PlainEngine:
@@ -194,14 +194,14 @@ class Evaluator:
         )
 
     def _outputs(self, model: Model, references: Mapping[PromptSet, Reference]) -> Outputs:
-        """What all scorers together need of a model as it is.
+        """The outputs that all scorers together need, from a model in its current state.
 
         Args:
-            references: The original's replies to go along.
+            references: The original's replies, for teacher forcing.
         """
         own = model is self.model and model.is_original
         if not own:
-            self.release()  # two caches need not fit side by side
+            self.release()  # so that only one cache has to fit into memory
         engine = self._engine if own else self._open_engine(model, NO_REUSE)
         race = Race(self.scorers, None, self._sizes)
         self._run(model, engine, [{}], race, references)
@@ -215,7 +215,7 @@ class Evaluator:
         race: Race,
         references: Mapping[PromptSet, Reference],
     ) -> None:
-        """Logits of every plan first, since they are cheap; then replies of those still racing."""
+        """Compute every plan's logits first, since they are cheap, then the racing plans' rest."""
         self._run_logits(engine, edits, race)
         needed = self._needs
         if needed.continuations or needed.texts:
@@ -231,7 +231,7 @@ class Evaluator:
     def _run_forced(
         self, model: Model, plan: int, race: Race, references: Mapping[PromptSet, Reference]
     ) -> None:
-        """What a plan makes of the original's replies and of texts."""
+        """Teacher-forced outputs of an edited model on the original's replies and on texts."""
         needed = self._needs
         for name in sorted(needed.continuations):
             found = continuation(model, self._prompts[name], references[name])
@@ -269,7 +269,7 @@ class Evaluator:
 
 
 class _ReplyProgress:
-    """Tells of replies done, and how many tokens a second they take."""
+    """Reports the number of finished replies, and generated tokens per second."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter

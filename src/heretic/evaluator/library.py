@@ -1,6 +1,6 @@
-"""What programs ask of an evaluator, and nothing in the package does: docs/library.md shows it.
+"""The evaluator for programs that use Heretic as a library; see docs/library.md.
 
-It makes an evaluator from settings, and scores by refusal markers, as other tools do.
+It is made from settings, and also scores by refusal markers, as other tools do.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from heretic.scorers.kl_divergence import kl_divergence
 
 
 def evaluation_prompts(settings: Settings, scorers: Sequence[Scorer]) -> EvaluationPrompts:
-    """Read the evaluation splits, and the sets that scorers bring along.
+    """Read the evaluation splits, and the prompt sets of the scorers.
 
     Raises:
-        PromptError: One cannot be read.
+        PromptError: A set cannot be read.
     """
     system = settings.system_prompt
     return EvaluationPrompts(
@@ -55,18 +55,18 @@ class LibraryEvaluator(Evaluator):
         baseline_file: BaselineFile | None = None,
         scorers: Sequence[Scorer] | None = None,
     ) -> None:
-        """Load the scorers and the prompts; the baseline is measured when it is first asked for.
+        """Load the scorers and the prompts; the baseline is measured when it is first read.
 
         Args:
             directions: float32 [layers + 1, (k,) hidden]; needed to evaluate plans.
             prompts: Loaded evaluation prompts; by default those of the settings.
-            techniques: What saves work; all by default.
-            baseline_file: Where the unedited model's outputs are kept, or to be kept.
-            scorers: Loaded ones; by default those of the settings.
+            techniques: Techniques that save work; all by default.
+            baseline_file: File in which the unedited model's outputs are cached.
+            scorers: Loaded scorers; by default those of the settings.
 
         Raises:
             PromptError: A prompt set cannot be read.
-            ScorerError: As `load_scorers`.
+            ScorerError: A scorer cannot be loaded.
         """
         self.settings = settings
         scorers = load_scorers(settings) if scorers is None else scorers
@@ -86,7 +86,7 @@ class LibraryEvaluator(Evaluator):
         return is_refusal(response, self.settings.refusal_markers)
 
     def count_refusals(self) -> int:
-        """Refusals of the model as it is, on the bad evaluation prompts."""
+        """Number of bad evaluation prompts that the model refuses in its current state."""
         keyword = KeywordRefusals(self.settings, name="refusals")
         replies = self.model.get_responses_batched(
             self._prompts["bad"], decided=keyword.decided, report=False
@@ -95,7 +95,7 @@ class LibraryEvaluator(Evaluator):
 
     @property
     def base_refusals(self) -> int:
-        """Refusals of the unedited model."""
+        """Number of bad evaluation prompts that the unedited model refuses."""
         self._check_prefix(self.model)
         return self._base_refusals
 
@@ -110,11 +110,14 @@ class LibraryEvaluator(Evaluator):
             return self.model.get_logits_batched(self._prompts["good"], report=False)
 
     def get_score(self) -> tuple[tuple[float, float], float, int]:
-        """The model as it is, against the unedited model.
+        """Score the model in its current state against the unedited model.
 
         Returns:
-            ((kl / kl_divergence_scale, refusals / baseline refusals), kl, refusals). Without
-            baseline refusals the ratio is the count.
+            ((kl / kl_divergence_scale, refusals / baseline refusals), kl, refusals), with kl in
+            nats. If the unedited model refuses nothing, the second value is the count itself.
+
+        Raises:
+            ValueError: The response prefix has changed.
         """
         self._check_prefix(self.model)
         logits = self.model.get_logits_batched(self._prompts["good"], report=False)

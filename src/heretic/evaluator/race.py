@@ -1,8 +1,8 @@
-"""Plans under evaluation: what is known of each, and whether the rest is worth knowing.
+"""Plans under evaluation: what is known of each, and whether its evaluation can end early.
 
-Cheap scores come first. A plan that is dominated whatever it still becomes cannot reach the front,
-so the rest of its evaluation is saved ("racing", after Maron & Moore 1994; here the bounds are
-certain, not statistical, so the front of a fixed list of plans is the same without it).
+Cheap scores come first. A plan that is certain to be dominated cannot reach the front, so the rest
+of its evaluation is skipped ("racing", after Maron & Moore 1994; here the bounds are certain, not
+statistical, so racing does not change the front of a fixed list of plans).
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ def _longest(lengths: Iterable[Mapping[PromptSet, int]]) -> dict[PromptSet, int]
 
 
 class Race:
-    """Several plans on their way to scores.
+    """Collects the outputs of several plans, and scores them as soon as possible.
 
     Args:
         scorers: In the order of the scores.
         baseline: The unedited model's outputs; without them outputs are gathered, not scored.
-        sizes: Prompts in each set.
-        plans: How many plans there are.
-        rivals: Objectives that others have reached; None lets every plan finish.
+        sizes: Number of prompts in each set.
+        plans: Number of plans.
+        rivals: Objectives of earlier trials; None lets every plan finish.
     """
 
     def __init__(
@@ -71,22 +71,22 @@ class Race:
         self._settled: set[int] = set()
 
     def take_logits(self, plan: int, name: PromptSet, logits: Tensor) -> None:
-        """File first-token logits, float32 [prompts, vocabulary]."""
+        """Store first-token logits, float32 [prompts, vocabulary]."""
         self._logits[plan][name] = logits
         self._advance(plan)
 
     def take_continuation(self, plan: int, name: PromptSet, found: Continuation) -> None:
-        """File what a plan makes of the original's replies."""
+        """Store a plan's teacher-forced outputs on the original's replies."""
         self._continuations[plan][name] = found
         self._advance(plan)
 
     def take_reading(self, plan: int, name: PromptSet, found: Reading) -> None:
-        """File what a plan makes of texts."""
+        """Store a plan's outputs on texts."""
         self._readings[plan][name] = found
         self._advance(plan)
 
     def take_reply(self, plan: int, name: PromptSet, prompt: int, text: str) -> bool:
-        """File a reply; whether the plan goes on."""
+        """Store a reply; returns whether the evaluation of the plan goes on."""
         replies = self._replies[plan][name]
         replies[prompt] = text
         if None not in replies:
@@ -96,7 +96,7 @@ class Race:
         return plan not in self._settled
 
     def is_settled(self, plan: int) -> bool:
-        """Whether the plan is dominated whatever comes."""
+        """Whether the plan's evaluation has ended: it is dominated, or a score is not finite."""
         return plan in self._settled
 
     def outputs(self, plan: int, prompts: Mapping[PromptSet, Sequence[Prompt]]) -> Outputs:
@@ -104,7 +104,7 @@ class Race:
         return replace(self._so_far(plan), prompts=prompts)
 
     def _so_far(self, plan: int) -> Outputs:
-        """Outputs that are there, sets of replies only when whole."""
+        """The outputs known so far; a set of replies only if it is complete."""
         replies = {name: _whole(r) for name, r in self._replies[plan].items() if None not in r}
         return Outputs(
             prompts={} if self._baseline is None else self._baseline.prompts,
@@ -115,11 +115,11 @@ class Race:
         )
 
     def scores(self) -> list[tuple[Score, ...]]:
-        """Scores of each plan; bounds where the evaluation was ended."""
+        """Scores of each plan; bounds where its evaluation ended early."""
         return [tuple(self._known(plan)) for plan in range(len(self._scores))]
 
     def _known(self, plan: int) -> list[Score]:
-        """Scores and, of objectives that have none yet, bounds."""
+        """Known scores, and bounds of objectives that are not known yet."""
         scores = self._scores[plan]
         return [
             scores.get(scorer.name) or scorer.bound(self._replies[plan])
@@ -128,7 +128,7 @@ class Race:
         ]
 
     def _advance(self, plan: int) -> None:
-        """Score what can be scored, and let go of logits that nobody reads any more."""
+        """Compute scores whose outputs are complete, and drop logits that no other scorer reads."""
         if self._baseline is None:
             return
         logits, scores = self._logits[plan], self._scores[plan]
@@ -144,7 +144,7 @@ class Race:
         self._settle(plan)
 
     def _settle(self, plan: int) -> None:
-        """Drop a plan that is dominated whatever comes, or whose scores are not even finite."""
+        """End a plan's evaluation if it is certain to be dominated or has a non-finite score."""
         if not all(math.isfinite(score.value) for score in self._scores[plan].values()):
             self._settled.add(plan)
         if self._rivals is None or len(self._scores[plan]) == len(self._scorers):

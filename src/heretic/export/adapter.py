@@ -1,6 +1,6 @@
 """A plan as an adapter in PEFT's file format: LoRA of the plan's rank, or DoRA for `full`.
 
-Both are exact (SPEC section 2), so nothing is approximated and nothing is trained. The files are
+Both are exact (docs/how-it-works.md): nothing is approximated and nothing is trained. The files are
 written directly; PEFT is needed only to use them. Format: huggingface.co/docs/peft, "PEFT
 checkpoint format"; DoRA: Liu et al. 2024, arXiv 2402.09353.
 """
@@ -51,7 +51,11 @@ def write_adapter(model: Model, plan: Plan, directions: Tensor, folder: Path) ->
 
 
 def adapter_factors(model: Model, plan: Plan, directions: Tensor) -> dict[str, LowRank]:
-    """The exact factors by writer name; writers that the plan leaves alone are not in it."""
+    """Exact factors of the edited writers, by name.
+
+    Raises:
+        ExportError: The model has experts.
+    """
     writers = {writer.name: writer for writer in model.writers}
     experts = next((writer for writer in model.writers if writer.expert is not None), None)
     if experts is not None:
@@ -62,7 +66,7 @@ def adapter_factors(model: Model, plan: Plan, directions: Tensor) -> dict[str, L
     factors = {}
     for name, edit in model.plan_edits(plan, directions).items():
         weight = writers[name].weight()
-        if (edit.read @ weight).any():  # else the writer never writes the directions: no change
+        if (edit.read @ weight).any():  # otherwise the edit changes nothing
             factors[name] = edit.low_rank(weight)
     return factors
 
@@ -91,7 +95,7 @@ def adapter_tensors(factors: Mapping[str, LowRank]) -> dict[str, Tensor]:
 
 
 def adapter_config(model: Model, plan: Plan, names: list[str]) -> dict[str, Any]:
-    """The content of `adapter_config.json`; what is left out has PEFT's default."""
+    """The content of `adapter_config.json`; keys that are left out take PEFT's defaults."""
     transposed = {writer.name: writer.transposed for writer in model.writers}
     every_module = (name for name, _ in model.model.named_modules())
     return {
@@ -112,12 +116,12 @@ def adapter_config(model: Model, plan: Plan, names: list[str]) -> dict[str, Any]
 
 
 def _full_name(model: str) -> str:
-    """A Hub id as it is; a folder by its absolute path, which holds from any working directory."""
+    """A Hub id unchanged; a folder as an absolute path, valid from any working directory."""
     return str(Path(model).expanduser().resolve()) if is_local(model) else model
 
 
 def adapter_base(folder: Path) -> tuple[str, str | None] | None:
-    """The base model of an adapter and its revision; None if the folder holds no adapter.
+    """Base model and revision of the adapter in a folder; None if there is no adapter.
 
     Raises:
         ExportError: The adapter's configuration is damaged or names no base.
@@ -133,9 +137,9 @@ def adapter_base(folder: Path) -> tuple[str, str | None] | None:
 
 
 def attach_adapter(model: Model, folder: Path) -> None:
-    """Load an adapter through PEFT, as its users will; the model's own modules are wrapped.
+    """Load an adapter through PEFT, as its users do; PEFT wraps the model's modules in place.
 
-    transformers' own loading of adapters leaves DoRA magnitudes out.
+    The adapter loading of transformers ignores DoRA magnitudes.
 
     Raises:
         ExportError: PEFT is not installed.
@@ -151,10 +155,10 @@ def attach_adapter(model: Model, folder: Path) -> None:
 
 
 def target_modules(names: list[str], every_module: Iterable[str]) -> list[str] | str:
-    """Names of the modules as PEFT selects them: exactly these and no others.
+    """The `target_modules` with which PEFT selects exactly the modules of these names.
 
-    PEFT takes a listed name for a suffix. Where another module's name ends in one of ours (a vision
-    tower inside a wrapper), a regular expression, which must match in full, says what is meant.
+    PEFT treats a listed name as a suffix. If another module's name ends in one of ours (such as in
+    a vision tower inside a wrapper), the result is a regular expression, which must match in full.
     """
     wanted = set(names)
     clash = any(

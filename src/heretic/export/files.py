@@ -1,4 +1,4 @@
-"""Places on disk: free space, a destination that may be written, all-or-nothing saving, hashes."""
+"""Files on disk: free space, a check of the destination, all-or-nothing saving, hashes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ PARAMETERS = "abliteration_params.json"
 REPRODUCTION = "reproduce.json"
 CARD = "README.md"
 DOCUMENTS = frozenset({PARAMETERS, REPRODUCTION, CARD})
-"""Written last, about the other files, and written again after verification."""
+"""Files about the other files: written last, and written again after verification."""
 
 DISK_MARGIN = 64 * 2**20
-"""Bytes on top of the weights: tokenizer, configuration, documents."""
+"""Bytes for tokenizer, configuration and documents, in addition to the weights."""
 
 
 def is_weight_file(name: str) -> bool:
@@ -54,15 +54,19 @@ def inventory(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON so that a reader sees the old file or the whole new one."""
+    """Write JSON atomically: a reader sees the old file or the whole new one.
+
+    Raises:
+        ExportError: The file cannot be written.
+    """
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text so that a reader sees the old file or the whole new one.
+    """Write text atomically: a reader sees the old file or the whole new one.
 
     Raises:
-        ExportError: It cannot be written.
+        ExportError: The file cannot be written.
     """
     write_atomic(path, text, kind=ExportError)
 
@@ -71,7 +75,7 @@ def read_json(path: Path) -> Any:
     """Parse a JSON file.
 
     Raises:
-        ExportError: It is missing or not JSON.
+        ExportError: The file is missing or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -82,13 +86,13 @@ def read_json(path: Path) -> Any:
 
 
 def existing_parent(path: Path) -> Path:
-    """The nearest folder on the way up that exists."""
+    """The path itself if it exists, otherwise its nearest parent that does."""
     path = path.absolute()
     return next(parent for parent in (path, *path.parents) if parent.exists())
 
 
 def check_disk(destination: Path, needed: int) -> None:
-    """Refuse to start writing what will not fit.
+    """Refuse to write what will not fit on the disk.
 
     Args:
         needed: Bytes of weights; a margin for the other files is added.
@@ -99,8 +103,8 @@ def check_disk(destination: Path, needed: int) -> None:
     free = shutil.disk_usage(existing_parent(destination)).free
     if free < needed + DISK_MARGIN:
         raise ExportError(
-            f"{destination} needs about {_gigabytes(needed + DISK_MARGIN)} and only "
-            f"{_gigabytes(free)} are free there.",
+            f"Saving to {destination} needs about {_gigabytes(needed + DISK_MARGIN)}, and "
+            f"only {_gigabytes(free)} are free there.",
             remedy="Free some space, choose another folder, or export an adapter "
             "(--export-strategy adapter), which takes a few megabytes.",
         )
@@ -123,11 +127,11 @@ def is_ours(folder: Path) -> bool:
 def check_destination(destination: Path, base_model: str) -> None:
     """Refuse a place where saving would destroy something.
 
-    An earlier export may be replaced; the base model, files of other origin and folders with
-    anything besides an export may not.
+    An earlier export may be replaced. The base model, other files, and a folder that holds more
+    than an export may not.
 
     Raises:
-        ExportError: The destination is taken, or is no folder.
+        ExportError: The destination is in use, or is not a folder.
     """
     if not destination.exists():
         return
@@ -140,19 +144,19 @@ def check_destination(destination: Path, base_model: str) -> None:
         )
     if any(destination.iterdir()) and not is_ours(destination):
         raise ExportError(
-            f"{destination} is not empty and holds other files than a model saved by Heretic.",
+            f"{destination} is not empty and holds files that Heretic did not save there.",
             remedy="Choose another folder, or empty this one.",
         )
 
 
 @contextmanager
 def staged(destination: Path) -> Iterator[Path]:
-    """A new folder beside `destination` that takes its name when the block ends well.
+    """Yield a new folder beside `destination`; rename it to `destination` if the block succeeds.
 
-    If the block fails, or the process dies, `destination` is as it was before.
+    If the block fails or the process dies, `destination` stays as it was.
 
     Raises:
-        ExportError: The folder cannot be made.
+        ExportError: The folder cannot be created, or saving fails on an `OSError`.
     """
     destination = destination.absolute()
     try:
@@ -180,14 +184,14 @@ def staged(destination: Path) -> Iterator[Path]:
 
 
 def _prefix(destination: Path) -> str:
-    """How the hidden folders beside a destination begin: with its name and this process."""
+    """Prefix of the hidden folders beside a destination: its name and this process's id."""
     return f".{destination.name}.{os.getpid()}-"
 
 
 def _sweep(destination: Path) -> None:
-    """Delete what processes that were killed while saving to `destination` left beside it.
+    """Delete the hidden folders that processes left when they were killed during `staged`.
 
-    An earlier export that was moved aside goes only if there is another in its place.
+    An earlier export that was moved aside is deleted only if `destination` exists.
     """
     import psutil
 
@@ -201,9 +205,9 @@ def _sweep(destination: Path) -> None:
 
 
 def _usual_permissions(folder: Path) -> None:
-    """Let others read what new files usually let them read.
+    """Give all files and folders the permissions that the umask allows new ones.
 
-    mkdtemp and safetensors make what only its owner may open; a saved model is an ordinary folder.
+    mkdtemp and safetensors create folders and files that only their owner may open.
     """
     mask = os.umask(0)
     os.umask(mask)
@@ -212,7 +216,7 @@ def _usual_permissions(folder: Path) -> None:
 
 
 def _replace_folder(staging: Path, destination: Path) -> None:
-    """Give `staging` the name of `destination`; what was there goes only once that worked."""
+    """Rename `staging` to `destination`; an old `destination` is deleted after that succeeded."""
     if not destination.exists():
         staging.rename(destination)
         return

@@ -20,23 +20,24 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 STALE_PATTERNS = ["*.safetensors", "*.safetensors.index.json", ADAPTER_CONFIG]
-"""Weights of an earlier upload that the new one does not replace file by file."""
+"""Files of an earlier upload that are deleted, since the new one may have other names."""
 
 LONGEST_PATH = 4096
-"""Characters; longer text is no path."""
+"""Characters; a longer text is not a path."""
 
 _HARMLESS = {".gitattributes", ".gitignore", *DOCUMENTS}
 LOGIN = "Run `hf auth login`, or set HF_TOKEN, with a token that may write."
 
 
 def check_upload(repo_id: str) -> str:
-    """Say before the work starts what would stop an upload.
+    """Check before the work starts that an upload is possible.
 
     Returns:
         The full repository id (`namespace/name`).
 
     Raises:
-        ExportError: The id is malformed, nobody is logged in, or the token is not accepted.
+        ExportError: The id is malformed, there is no login, the token is not accepted, or the
+            connection fails.
     """
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HFValidationError
@@ -60,8 +61,8 @@ def upload(
 ) -> str:
     """Upload a folder that `save` wrote.
 
-    A repository that is empty or holds an earlier upload of Heretic is reused; any other is left
-    alone. Paths of this machine (a local base model) do not leave it: their last part does.
+    A repository that is empty or holds an earlier upload of Heretic is reused; any other is
+    refused. Local paths, such as a local base model's, are published by their last part only.
 
     Args:
         repo_id: `namespace/name`, or a name in the user's own namespace.
@@ -78,8 +79,8 @@ def upload(
 
     if not is_ours(folder):
         raise ExportError(
-            f"{folder} is not (or not only) a model saved by Heretic, so it is not uploaded.",
-            remedy=f"Save the model first; its folder holds {PARAMETERS}.",
+            f"{folder} is not (or not only) a model saved by Heretic, so it cannot be uploaded.",
+            remedy=f"Name a folder that Heretic saved, with {PARAMETERS} and without other files.",
         )
     reporter = reporter or Silent()
     repo_id = check_upload(repo_id)
@@ -103,7 +104,7 @@ def upload(
 
 
 def published_files(folder: Path) -> dict[str, bytes]:
-    """Files that name a place on this machine, as they are published: with its last part only."""
+    """Files with local paths in them, by name, with each path cut to its last part."""
     changed = {}
     if (folder / ADAPTER_CONFIG).exists():
         config = read_json(folder / ADAPTER_CONFIG)
@@ -138,14 +139,14 @@ def _published_scorer(scorer: Any) -> Any:
 
 
 def _without_folders(value: Any) -> Any:
-    """A scorer's options, with files and folders in them named by their last part only."""
+    """A scorer's options, with each local path in them cut to its last part."""
     if isinstance(value, dict):
         return {key: _without_folders(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_without_folders(item) for item in value]
     if isinstance(value, str) and len(value) < LONGEST_PATH:
         path = Path(value)
-        # A word such as "/think" is no place on this machine.
+        # A word such as "/think" is not a path.
         if value.startswith("~/") or (path.is_absolute() and len(path.parts) > 2):
             return path.name
     return value
@@ -156,10 +157,13 @@ def _json(data: Any) -> bytes:
 
 
 def _claim(api: HfApi, repo_id: str, private: bool) -> bool:
-    """Make the repository, or make sure that the one there may be used; whether it was there.
+    """Create the repository, or check that an existing one may be used.
+
+    Returns:
+        Whether it existed before.
 
     Raises:
-        ExportError: It holds something else, or is public where a private one was asked for.
+        ExportError: It holds something else, or is public although a private one was requested.
     """
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -173,12 +177,12 @@ def _claim(api: HfApi, repo_id: str, private: bool) -> bool:
     names = {sibling.rfilename for sibling in info.siblings or ()}
     if PARAMETERS not in names and names - _HARMLESS:
         raise ExportError(
-            f"The repository {repo_id} exists and holds something else.",
+            f"The repository {repo_id} exists and holds something else than a Heretic model.",
             remedy="Choose another name (upload_repo_id).",
         )
     if private and not info.private:
         raise ExportError(
-            f"The repository {repo_id} exists and is public, and a private one was asked for.",
+            f"The repository {repo_id} exists and is public, and a private one was requested.",
             remedy="Make it private on the Hub, or choose another name (upload_repo_id).",
         )
     return True
@@ -186,7 +190,7 @@ def _claim(api: HfApi, repo_id: str, private: bool) -> bool:
 
 @contextmanager
 def _hub_errors(repo_id: str) -> Iterator[None]:
-    """Say in one line, with the remedy, what the Hub or the way to it refused."""
+    """Turn errors of the Hub and of the connection to it into one line with a remedy."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:
@@ -201,14 +205,15 @@ def _hub_errors(repo_id: str) -> Iterator[None]:
             raise ExportError(
                 "Uploading is not possible in offline mode.", remedy="Unset HF_HUB_OFFLINE."
             ) from error
-        # The Hub's client moved from httpx to httpx2; their common base tells both apart from bugs.
+        # The Hub's client moved from httpx to httpx2. The bases of HfHubHTTPError include the base
+        # of all connection errors of the one in use.
         if isinstance(cause, (OSError, *HfHubHTTPError.__bases__)):
             raise ExportError(
                 f"The connection to the Hub failed: {_line(cause)}.",
-                remedy="Check the network and try again; what has arrived is not sent twice.",
+                remedy="Check the network and try again; files that arrived are not sent again.",
             ) from error
         if isinstance(cause, ValueError):
-            raise ExportError(f"The Hub does not take this upload: {_line(cause)}.") from error
+            raise ExportError(f"The Hub does not accept this upload: {_line(cause)}.") from error
         raise
 
 
@@ -220,7 +225,7 @@ def _root(error: BaseException) -> BaseException:
 
 
 def _refusal(error: Any, repo_id: str) -> ExportError:
-    """What an HTTP status means for an upload."""
+    """The error that explains the HTTP status of a failed upload."""
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
     namespace = repo_id.partition("/")[0]
@@ -229,12 +234,12 @@ def _refusal(error: Any, repo_id: str) -> ExportError:
     if status == 403:
         return ExportError(
             f"Your login may not write to {repo_id} (403).",
-            remedy=f"Use a token with write permission, of an account that may write to "
+            remedy=f"Use a token with write permission from an account that may write to "
             f"{namespace!r}; accept the terms if the repository is gated.",
         )
     if status == 404:
         return ExportError(
-            f"The Hub knows no {repo_id}, or you may not see it (404).",
+            f"The Hub has no repository {repo_id}, or your login may not see it (404).",
             remedy=f"Check that the user or organization {namespace!r} exists.",
         )
     if status == 409:
@@ -245,7 +250,7 @@ def _refusal(error: Any, repo_id: str) -> ExportError:
     if status in {402, 413}:
         return ExportError(
             f"The Hub refuses more storage for {namespace!r} ({status}).",
-            remedy="Free some, or upload an adapter (--export-strategy adapter).",
+            remedy="Free some storage, or upload an adapter (--export-strategy adapter).",
         )
     return ExportError(
         f"The Hub refused the upload ({status}): {_line(error)}.", remedy="Try again later."

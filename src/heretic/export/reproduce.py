@@ -1,4 +1,4 @@
-"""Making a saved model again from its `reproduce.json`, and comparing the results."""
+"""Make a saved model again from its `reproduce.json`, and compare the weight files."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from heretic.model.core import Model
 
 Prepare = Callable[["Settings", int, Reporter], "tuple[Model, Tensor]"]
-"""Settings, seed and reporter to a loaded model and its directions: the pipeline's first stages."""
+"""The pipeline's first stages: (settings, seed, reporter) -> (loaded model, directions)."""
 
-UNSCORED = "This copy was not scored: `heretic evaluate` does."
+UNSCORED = "This copy was not scored; `heretic evaluate` scores it."
 
 _SENDING = "heretic.scorers.judge"
-"""Sends replies and a key from the environment to an address that the settings name."""
+"""Module of the judges, which may send replies and a key to an address that the settings name."""
 
 _OWN_PLUGIN = re.compile(r"heretic\.scorers(\.[A-Za-z_]\w*)+:[A-Za-z_]\w*")
 
@@ -47,8 +47,9 @@ class ReproductionResult:
         folder: Where the model was saved.
         matching: Weight files with the recorded hash.
         differing: Weight files whose hash differs, or that only one side has.
-        same_directions: Whether the directions are bit for bit those of the original.
-        changes: Versions and hardware that are not as recorded, in words.
+        same_directions: Whether the directions equal the original's bit for bit.
+        changes: Versions and hardware that differ from the recorded ones, as `differences` gives
+            them.
     """
 
     folder: Path
@@ -59,7 +60,7 @@ class ReproductionResult:
 
     @property
     def identical(self) -> bool:
-        """Whether every weight file is bit for bit the recorded one."""
+        """Whether every weight file has the recorded hash."""
         return bool(self.matching) and not self.differing
 
     def summary(self) -> str:
@@ -69,8 +70,8 @@ class ReproductionResult:
         what = f"Not identical: {', '.join(self.differing)} differ from the recorded hashes"
         if self.changes:
             return f"{what}. Not as recorded: {'; '.join(self.changes)}. {UNSCORED}"
-        where = "the directions do too" if not self.same_directions else "the directions agree"
-        return f"{what}; {where}, and versions and hardware are as recorded. {UNSCORED}"
+        where = "the directions differ too" if not self.same_directions else "the directions agree"
+        return f"{what}; {where}. Versions and hardware are as recorded. {UNSCORED}"
 
 
 def reproduce(
@@ -88,12 +89,12 @@ def reproduce(
         file: The `reproduce.json`, or the folder that holds one.
         destination: Where the model is saved.
         prepare: `pipeline.prepare_directions`.
-        trust_plugins: Whether judges, and scorers from outside Heretic, may be named by the file.
-        overrides: Settings of the user's own that go above the file's, such as
-            `trust_remote_code`, which no file can set, or another place for `model`.
+        trust_plugins: Whether the file may name judges, and scorers from outside Heretic.
+        overrides: The user's settings, which take precedence over the file's, such as
+            `trust_remote_code`, which no file can set, or another path of `model`.
 
     Raises:
-        ExportError: The file cannot be read, asks for what it may not, or saving fails.
+        ExportError: The file cannot be read, sets something that it may not, or saving fails.
     """
     if file.is_dir():
         file = file / "reproduce.json"
@@ -107,7 +108,7 @@ def reproduce(
             Notice(f"Versions are not as recorded: {'; '.join(changes)}.", level="warning")
         )
     model, directions = prepare(settings, recorded.seed, reporter)
-    # Without figures at first: those in the file hold for this copy only if it is the same.
+    # No scores at first: those in the file hold for this copy only if its weights are identical.
     request = ExportRequest(
         trial=Trial(number=recorded.trial, plan=recorded.plan, scores=()),
         directions=directions,
@@ -132,10 +133,10 @@ def check_plugins(settings: Mapping[str, Any], where: str, trust_plugins: bool =
 
     Args:
         settings: As recorded, not yet validated.
-        where: What recorded them, as people call it.
+        where: What recorded them, for the message, such as `reproduction file`.
 
     Raises:
-        ExportError: They name one, and `trust_plugins` is false.
+        ExportError: They name such a scorer, and `trust_plugins` is false.
     """
     scorers = settings.get("scorers", [])
     if not isinstance(scorers, list):
@@ -146,17 +147,17 @@ def check_plugins(settings: Mapping[str, Any], where: str, trust_plugins: bool =
     if foreign:
         raise ExportError(
             f"The {where} names scorers from outside Heretic: {', '.join(foreign)}.",
-            remedy="They run code. Read it, then pass --trust-plugins.",
+            remedy="Such scorers run code of their own. Read it, then pass --trust-plugins.",
         )
     if any(_plugin(scorer).partition(":")[0] == _SENDING for scorer in scorers):
         raise ExportError(
-            f"The {where} names a judge, which is sent replies and a key, or is loaded.",
-            remedy="Look at its endpoint, api_key_env and model, then pass --trust-plugins.",
+            f"The {where} names a judge: it would be sent replies and a key, or be loaded here.",
+            remedy="Check its endpoint, api_key_env and model, then pass --trust-plugins.",
         )
 
 
 def is_own_plugin(plugin: str) -> bool:
-    """Whether `module:Class` lies in `heretic.scorers` (and is no file of such a name)."""
+    """Whether `module:Class` belongs to `heretic.scorers`, and is not a file with such a name."""
     module = plugin.partition(":")[0]
     return _OWN_PLUGIN.fullmatch(plugin) is not None and not module.endswith(".py")
 
@@ -166,12 +167,12 @@ def _plugin(scorer: Any) -> str:
 
 
 def restored_settings(recorded: Reproduction, overrides: Mapping[str, Any]) -> Settings:
-    """The settings of the original, with what was found at run time pinned.
+    """The original's settings, with the values found at run time pinned.
 
     Nothing is read from the environment or from TOML: a reproduction must not depend on them.
 
     Raises:
-        ExportError: The file sets something it may not, or its settings are not valid.
+        ExportError: The file sets something that it may not, or its settings are not valid.
     """
     from heretic.config.settings import Settings
 
@@ -192,11 +193,13 @@ def restored_settings(recorded: Reproduction, overrides: Mapping[str, Any]) -> S
         below = {**values_as_before(), **recorded.settings, **pinned}
         return Settings.restore(merged(below, overrides))
     except (SettingsError, KeyError) as error:
-        raise ExportError(f"The settings in the reproduction file do not hold: {error}") from error
+        raise ExportError(
+            f"The settings in the reproduction file are not valid: {error}"
+        ) from error
 
 
 def _manifest(recorded: Reproduction, model: str) -> RunManifest:
-    """A manifest of the run that the file comes from, with what the file says of it."""
+    """A manifest of the original run, with what the file records."""
     return RunManifest(
         model=model,
         digest="",

@@ -1,4 +1,4 @@
-"""What an export is made from: one trial of a run and everything that is said about it."""
+"""What an export is made from: one trial of a run, and everything that its documents report."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class HeldOut:
     """Scores on prompts that neither the directions nor the search has seen.
 
     Attributes:
-        before: Of the unedited model.
-        after: Of the trial, edited while running.
-        good, bad: How many prompts of each kind.
+        before: Scores of the unedited model.
+        after: Scores of the trial, with the edit applied while the model runs.
+        good, bad: Number of good and of bad prompts.
     """
 
     before: tuple[Score, ...]
@@ -47,7 +47,7 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """What an export asks of the settings. The fields are the settings of the same names."""
+    """The settings that an export reads; each field is the setting of that name."""
 
     model: str
     model_commit: str | None
@@ -62,18 +62,18 @@ class ExportRequest:
     """The trial to export, with the run it comes from.
 
     Attributes:
-        trial: Plan and the scores the search measured.
+        trial: Its plan, and the scores that the search measured.
         directions: float32 [layers + 1, hidden] or [layers + 1, k, hidden], as kept with the run.
         baseline: Scores of the unedited model; empty if they were never measured.
-        manifest: The run the trial comes from.
+        manifest: Manifest of the run that the trial comes from.
         options: The run's settings that exports read.
         settings: All settings of the run, JSON-ready; `reproduce.json` keeps those that change
             scores.
-        verified: Scores of the files once reloaded from disk; None before `verify`.
-        held_out: Scores on held-out prompts, where there are any.
-        benchmarks: Figures of the trial and of the original on whole benchmark tasks.
-        as_recorded: Whether all figures come from a reproduction file, for files with the hashes
-            it records; nothing was measured on this copy.
+        verified: Scores of the saved files, reloaded from disk; None before `verify`.
+        held_out: Scores on held-out prompts; None if there are none.
+        benchmarks: Metrics of the trial, paired with the original's, on whole benchmark tasks.
+        as_recorded: Whether all scores come from a reproduction file whose hashes the weight files
+            have; nothing was measured on this copy.
     """
 
     trial: Trial
@@ -89,7 +89,7 @@ class ExportRequest:
 
     @property
     def scores(self) -> tuple[Score, ...]:
-        """The best figures there are: of the reloaded files, else of the search."""
+        """Scores of the reloaded files if they were measured, otherwise the search's."""
         return self.trial.scores if self.verified is None else self.verified
 
 
@@ -103,17 +103,17 @@ class ScoreRow:
 
 
 def score_rows(before: tuple[Score, ...], after: tuple[Score, ...]) -> list[ScoreRow]:
-    """Pair scores by name, in the order of `after`, then what only `before` has."""
+    """Pair scores by name: in the order of `after`, then those that only `before` has."""
     old: Mapping[str, Score] = {score.name: score for score in before}
     new: Mapping[str, Score] = {score.name: score for score in after}
     return [ScoreRow(name, old.get(name), new.get(name)) for name in {**new, **old}]
 
 
 def check_strategy(strategy: str) -> Strategy:
-    """The strategy, if it is one.
+    """Return a known strategy unchanged.
 
     Raises:
-        ExportError: It is not.
+        ExportError: The strategy is unknown.
     """
     for known in get_args(Strategy):
         if strategy == known:
@@ -122,6 +122,6 @@ def check_strategy(strategy: str) -> Strategy:
 
 
 def display_name(model: str) -> str:
-    """A name fit for publication: a Hub id as it is, a local path by its last part only."""
+    """A name that may be published: a Hub id unchanged, or the last part of a local path."""
     name = Path(model).expanduser().resolve().name if is_local(model) else model
     return " ".join(name.split()) or "model"

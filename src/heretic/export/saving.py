@@ -1,4 +1,4 @@
-"""Saving a trial: weights or adapter, everything a model folder needs, and the documents."""
+"""Save a trial: weights or adapter, the other files of a model folder, and the documents."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from heretic.records.plan import Plan
 
 ADAPTER_BYTES = 16 * 2**20
-"""More than any adapter takes, for each of its ranks."""
+"""Upper bound of an adapter's size in bytes, for each of its ranks."""
 
 
 def check_place(options: ExportOptions, destination: Path, strategy: str) -> None:
-    """`check_export` before the model is loaded, by the size of its files if they are here.
+    """Check like `check_export`, but before the model is loaded.
+
+    The space needed is the size of the base's weight files, if they are on this machine.
 
     Raises:
         ExportError: The destination is taken or the disk too small.
@@ -44,7 +46,7 @@ def check_place(options: ExportOptions, destination: Path, strategy: str) -> Non
 
 
 def check_export(model: Model, destination: Path, strategy: str, max_rank: int = 1) -> None:
-    """Say before the work starts what would stop the result from being saved.
+    """Check before the work starts that the result can be saved.
 
     Args:
         max_rank: Largest rank of an adapter.
@@ -57,7 +59,7 @@ def check_export(model: Model, destination: Path, strategy: str, max_rank: int =
 
 
 def _source(model: Model, strategy: Strategy) -> Checkpoint | None:
-    """The base's files, with their headers read, where they are what is written from."""
+    """The base's weight files, if the saved weights can be copied from them."""
     return stream.source_of(model) if strategy == "merge" else None
 
 
@@ -80,22 +82,23 @@ def save(
     max_shard_size: str | int | None = None,
     reporter: Reporter | None = None,
 ) -> Path:
-    """Save a trial as a model folder that anything can load.
+    """Save a trial as an ordinary model folder.
 
     The files appear at `destination` all at once or not at all. An earlier export there is
-    replaced. Figures in the documents are the search's until `verify` has measured the files.
+    replaced. The documents show the search's scores until `verify` has measured the files.
 
     Args:
-        model: Unedited, and unedited again afterwards.
+        model: The unedited model; it is unedited afterwards too.
         strategy: `merge` (whole weights) or `adapter` (for PEFT; exact, a few megabytes at most).
-        max_shard_size: Largest weight file, by default the setting of that name. Only where the
-            weights come from memory: copies of the base's files are cut as those are.
+        max_shard_size: Largest weight file, by default the setting of that name. It applies only
+            to weights saved from memory: copies of the base's files keep the base's shards.
 
     Returns:
         The absolute path of the folder.
 
     Raises:
-        ExportError: The destination is taken, the disk too small, or writing fails.
+        ExportError: The destination is taken, the disk too small, the model edited already, or
+            writing fails.
     """
     reporter = reporter or Silent()
     kind = check_strategy(strategy)
@@ -145,7 +148,7 @@ def _write_model(
         reporter.emit(Notice("The plan edits nothing: the saved model is the base.", "warning"))
     edits = None if source is None else _streamable(model, source, plan, directions, reporter)
     if source is not None and edits is not None:
-        weights.write_processor(model, folder)  # the base's files go over it, where there are any
+        weights.write_processor(model, folder)  # overwritten by the base's files, if any
         stream.write_streamed(source, edits, folder, reporter)
         return
     check_disk(folder, weights.estimated_bytes(model))
@@ -157,10 +160,10 @@ def _write_model(
 def _streamable(
     model: Model, source: Checkpoint, plan: Plan, directions: Tensor, reporter: Reporter
 ) -> list[stream.TensorEdit] | None:
-    """The edits of the base's own tensors; None if the weights must come from memory.
+    """Edits of the tensors in the base's files; None if weights must be saved from memory.
 
     Raises:
-        QuantisedSourceError: The base is quantised, in memory as on the disk.
+        QuantisedSourceError: The base is quantised, both in memory and on the disk.
     """
     edits = stream.parameter_edits(model, plan, directions)
     try:

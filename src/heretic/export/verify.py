@@ -1,4 +1,4 @@
-"""Is what lies on the disk what the search promised? Reload it and score it once more."""
+"""Reload a saved model from disk, and check that it scores as in the search."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 DIVERGENCE_ABSOLUTE, DIVERGENCE_RELATIVE = 0.01, 0.05
 RATE = 0.03
-"""SPEC section 8: KL within max(0.01 nats, 5%), refusals within 3 of 100. Edited while running and
-edited in the weights differ by rounding in half precision."""
+"""Tolerances: KL within max(0.01 nats, 5%), refusals within 3 of 100. An edit applied while running
+and the same edit of the weights differ by rounding in half precision."""
 
 ROOM = 1.25
-"""Free memory that a second model needs, in its own sizes: weights, and the batches' states."""
+"""Free memory that a second model needs, as a multiple of its weights; batches need the rest."""
 
 _COUNT = re.compile(r"\s*\d+\s*/\s*(\d+)\s*")
 
 
 class ModelScorer(Protocol):
-    """What verification needs of an evaluator: `heretic.evaluator.evaluator.Evaluator` has it."""
+    """The part of `heretic.evaluator.evaluator.Evaluator` that verification uses."""
 
     model: Model
 
@@ -52,18 +52,18 @@ def verify(
     """Reload a saved model from disk, score it, and put the figures on its card.
 
     Args:
-        folder: What `save` wrote from the same `request`.
+        folder: The folder that `save` wrote from the same `request`.
 
     Returns:
         The scores of the reloaded model.
 
     Raises:
-        ExportError: They differ from the search's beyond tolerance. The files stay, and their card
-            shows the figures that were measured on them.
+        ExportError: A score is not finite, or differs from the search's beyond tolerance. The files
+            stay; in the second case their card shows the scores that were measured on them.
     """
     reporter = reporter or Silent()
     reporter.emit(StageStarted("Checking the saved model"))
-    baseline = evaluator.baseline  # measured while the unedited model is in its place
+    baseline = evaluator.baseline  # measured before the unedited model may be moved
     with _room_for_copy(evaluator.model):
         reloaded = reload(folder, evaluator.model, reporter)
         try:
@@ -74,7 +74,7 @@ def verify(
     wrong = [score.name for score in scores if not math.isfinite(score.value)]
     if wrong:
         raise ExportError(
-            f"The model saved in {folder} gives no finite {', '.join(wrong)}.",
+            f"The model saved in {folder} has scores that are not finite: {', '.join(wrong)}.",
             remedy="Do not use it; try another trial or dtype.",
         )
     rewrite_scores(folder, replace(request, baseline=baseline, verified=scores))
@@ -89,10 +89,10 @@ def verify(
 
 
 def reload(folder: Path, like: Model, reporter: Reporter | None = None) -> Model:
-    """Load a saved model or adapter as the search had loaded its base.
+    """Load a saved model or adapter in the way that the search loaded its base.
 
     Args:
-        like: The base model in memory; its dtype, batch size and response prefix are taken over.
+        like: The base model in memory; its dtype, batch size and response prefix are used again.
     """
     from heretic.model.core import Model as Loader
 
@@ -113,7 +113,7 @@ def reload(folder: Path, like: Model, reporter: Reporter | None = None) -> Model
 
 @contextmanager
 def _room_for_copy(base: Model) -> Iterator[None]:
-    """Move the base model to the CPU for the time if its accelerator has no room for another.
+    """Move the base model to the CPU during the block if its accelerator has no room for a copy.
 
     Models that are spread over devices or quantised cannot be moved; they stay.
     """
@@ -133,7 +133,7 @@ def _room_for_copy(base: Model) -> Iterator[None]:
 
 
 def _free_bytes(device: torch.device) -> int:
-    """Free memory of a CUDA device."""
+    """Free memory of a CUDA device, in bytes."""
     import torch
 
     _free_memory()
@@ -147,7 +147,7 @@ def _free_memory() -> None:
 
 
 def disagreements(searched: tuple[Score, ...], measured: tuple[Score, ...]) -> list[str]:
-    """Scores that differ beyond tolerance, in words; scores that only one side has are left out."""
+    """Scores that differ beyond tolerance, in words; a score that one side lacks is left out."""
     before = {score.name: score for score in searched}
     return [
         f"{score.name} was {before[score.name].display} and is {score.display}"
@@ -157,7 +157,7 @@ def disagreements(searched: tuple[Score, ...], measured: tuple[Score, ...]) -> l
 
 
 def agree(searched: Score, measured: Score) -> bool:
-    """Whether two figures of one score are the same up to rounding in the model's dtype."""
+    """Whether two measurements of one score agree up to rounding in the model's dtype."""
     if searched.value == measured.value:
         return True
     # Written so that a NaN on either side never agrees.
@@ -167,8 +167,8 @@ def agree(searched: Score, measured: Score) -> bool:
 def tolerance(score: Score) -> float:
     """The largest difference that rounding explains.
 
-    Rates shown as `n/m` may differ by 3 of 100, and by one prompt of sets that small; anything else
-    counts as a divergence.
+    Rates shown as `n/m` may differ by 3 of 100, or by one prompt where the set is small. All other
+    scores have the tolerance of a divergence.
     """
     count = _COUNT.fullmatch(score.display)
     if count is not None and int(count[1]) > 0:

@@ -24,10 +24,10 @@ LARGEST_LICENCE = 2**20
 
 
 def estimated_bytes(model: Model) -> int:
-    """How much disk the merged weights will take, in bytes.
+    """Disk space that the merged weights take, in bytes.
 
-    Tied parameters count once, as safetensors stores them. Quantised parameters are merged
-    unquantised, at two bytes each.
+    Tied parameters count once, as safetensors stores them. Quantised parameters are saved
+    unquantised, at two bytes for each value.
     """
     quantised = model.options.quantization != "none"
     total = 0
@@ -44,7 +44,7 @@ def estimated_bytes(model: Model) -> int:
 def write_merged(
     model: Model, plan: Plan, directions: Tensor, folder: Path, max_shard_size: str | int
 ) -> None:
-    """Write the edited weights as safetensors, configuration included; `model` stays unedited.
+    """Write edited weights as safetensors, and the configuration; `model` is unedited afterwards.
 
     Args:
         directions: float32 [layers + 1, hidden] or [layers + 1, k, hidden].
@@ -69,9 +69,9 @@ def write_merged(
 
 @contextmanager
 def _valid_generation_config(model: Any) -> Iterator[None]:
-    """Let configurations through that set a temperature but forget `do_sample`.
+    """Make a generation configuration writable that sets a temperature without `do_sample`.
 
-    Many published models have such a file. transformers reads it and refuses to write it.
+    Many published models have such a file. transformers reads it, but refuses to write it.
     """
     config = getattr(model, "generation_config", None)
     if config is None:
@@ -107,7 +107,7 @@ def unquantised(model: Model, reporter: Reporter) -> Iterator[Model]:
 
 
 def is_full_precision(model: Model, parameters: Iterable[str]) -> bool:
-    """Whether parameters in memory are numbers of at least 16 bits that stand for themselves."""
+    """Whether parameters in memory are unquantised floating-point numbers of at least 16 bits."""
     state = model.model.state_dict()
     return all(
         state[name].is_floating_point() and state[name].element_size() > 1 for name in parameters
@@ -115,10 +115,10 @@ def is_full_precision(model: Model, parameters: Iterable[str]) -> bool:
 
 
 def write_tokenizer(model: Model, folder: Path) -> None:
-    """Write the tokenizer as the base model has it, and the processor if there is one.
+    """Write the base model's own tokenizer, and its processor if there is one.
 
-    The tokenizer in memory pads on the left and may have been given a pad token; those are ours, so
-    it is read again.
+    Heretic changes the tokenizer in memory: it pads on the left and may have a new pad token.
+    Therefore it is read again.
     """
     from transformers import AutoTokenizer
 
@@ -127,14 +127,14 @@ def write_tokenizer(model: Model, folder: Path) -> None:
     place, arguments = origin(model.options)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **arguments)
-    except (OSError, ValueError):  # gone from the disk or the Hub meanwhile
+    except (OSError, ValueError):  # no longer on the disk or the Hub
         tokenizer = model.tokenizer
     tokenizer.save_pretrained(folder)
     write_processor(model, folder)
 
 
 def write_processor(model: Model, folder: Path) -> None:
-    """Write the processor of a multimodal model; nothing for others."""
+    """Write the processor of a multimodal model; other models have none."""
     if model.processor is not None:
         model.processor.save_pretrained(folder)
 

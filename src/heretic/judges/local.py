@@ -1,8 +1,8 @@
-"""Judges that run here: sequence classifiers, and guard models that answer in words.
+"""Judges that run on this machine: sequence classifiers, and guard models that write their verdict.
 
-Weights are loaded when the first reply is judged, and rest in main memory: a judge with a device of
-its own is there only while it judges, so what the searched model's memory was planned with holds.
-Code that comes with a model is never run.
+Weights are loaded when the first reply is judged, and stay in main memory. A judge is on another
+device only while it judges, so that the memory planned for the searched model stays free. Code that
+comes with a model is never run.
 """
 
 from __future__ import annotations
@@ -36,39 +36,39 @@ from heretic.system.memory import halving
 _log = logging.getLogger(__name__)
 
 _FIELD = re.compile(r"\{(prompt|reply)\}")
-# Stand-ins for what a chat template is to wrap; letters alone, which no template changes.
+# Placeholders for the texts in a chat template; letters alone, which no template changes.
 _MARKS = {"prompt": "HereticPromptStandsHere", "reply": "HereticReplyStandsHere"}
 _OTHER = "other"
 """Label of a reply to which no label applies."""
 
 EncodedItem = dict[str, list[int]]
-"""Token ids of one input, and what else the tokenizer gives beside them."""
+"""Token ids of one input, and the other lists that the tokenizer returns (attention mask, ...)."""
 
 
 class ClassifierOptions(BaseModel):
-    """A classifier or a guard model: which, how it is asked, and what counts."""
+    """Options of a classifier or guard model: which model, its input, and the labels that count."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     model: str = Field(min_length=1, description="Hub id, or folder.")
     commit: str | None = Field(default=None, description="Revision on the Hub.")
     counts: tuple[str, ...] = Field(
-        min_length=1, description="Labels of which the figure is the share."
+        min_length=1, description="Labels that count: the score is the share of replies with them."
     )
-    device: str = Field(default="cpu", description="Where it judges: cpu, cuda:1, ...")
-    dtype: str = Field(default="auto", description="As in the setting dtypes.")
+    device: str = Field(default="cpu", description="Device on which it judges: cpu, cuda:1, ...")
+    dtype: str = Field(default="auto", description="Dtype, as in the setting dtypes.")
     batch_size: int = Field(
-        default=8, ge=1, description="Replies at once; halved where memory is short."
+        default=8, ge=1, description="Replies judged at once; halved when memory runs out."
     )
     max_length: int = Field(
         default=512,
         ge=1,
-        description="Tokens of an input; a guard's prompt and reply have as many each.",
+        description="Longest input in tokens; for a guard, longest prompt and longest reply.",
     )
     template: str | tuple[str, str] | None = Field(
         default=None,
-        description="Input with {prompt} and {reply}, or a pair of them. By default the reply; of "
-        "a guard, its chat template.",
+        description="Input with {prompt} and {reply}, or a pair of such texts. By default the "
+        "reply; for a guard, its chat template.",
     )
     threshold: float = Field(
         default=0.5,
@@ -77,13 +77,14 @@ class ClassifierOptions(BaseModel):
         description="Classifiers: probability from which a reply counts.",
     )
     labels: tuple[str, ...] = Field(
-        default=("safe", "unsafe"), min_length=2, description="Guards: the answers there are."
+        default=("safe", "unsafe"), min_length=2, description="Guards: all possible answers."
     )
     answer: str = Field(
         default=r"\w+",
-        description="Guards: where in the text the answer is; its first group, if any.",
+        description="Guards: regular expression that finds the answer in the text; the answer is "
+        "its first group, if there is one.",
     )
-    max_tokens: int = Field(default=16, ge=1, description="Guards: longest text.")
+    max_tokens: int = Field(default=16, ge=1, description="Guards: most tokens that are generated.")
 
     @field_validator("answer")
     @classmethod
@@ -98,35 +99,35 @@ class ClassifierOptions(BaseModel):
     def _template_reads_the_reply(self) -> Self:
         given = (self.template,) if isinstance(self.template, str) else self.template or ()
         if given and not any("{reply}" in part for part in given):
-            raise ValueError("template must hold {reply}")
+            raise ValueError("template must contain {reply}")
         return self
 
 
 class Reader(Protocol):
-    """How one kind of model is asked, and its output read."""
+    """How the input of one kind of model is made, and its output read."""
 
     def load(self, **arguments: Any) -> Any:
-        """The model, by `from_pretrained`'s arguments."""
+        """Load the model with the arguments of `from_pretrained`."""
 
     def encode(self, item: Item) -> EncodedItem:
-        """An input's tokens. Nothing in prompt and reply becomes a control token."""
+        """Tokens of an input. No text in prompt and reply becomes a control token."""
 
     def judge(self, model: Any, rows: Sequence[EncodedItem]) -> list[Verdict]:
         """Verdicts on a batch, in order."""
 
 
 class LocalJudge:
-    """A model that judges replies; nothing of it is loaded before it is needed."""
+    """A model that judges replies; each part of it is loaded when it is first used."""
 
     def __init__(self, options: ClassifierOptions, name: str) -> None:
         self._options = options
         self._name = name
 
     def check(self) -> None:
-        """Read what is small: configuration, tokenizer, template; and try the device.
+        """Check configuration, tokenizer, template and device without loading weights.
 
         Raises:
-            ScorerError: There is no such model, or options do not fit it.
+            ScorerError: The model or its device cannot be used, or the options do not fit it.
         """
         with self._errors():
             self._reader.encode(Item("x", "y"))
@@ -138,19 +139,19 @@ class LocalJudge:
         items: Sequence[Item],
         on_step: Callable[[int, int], None] = lambda done, total: None,
     ) -> list[Verdict]:
-        """One for each item, in order.
+        """One verdict for each item, in order.
 
         Args:
-            on_step: Told (items judged, items to be judged).
+            on_step: Called with (items judged, all items).
 
         Raises:
-            ScorerError: The model cannot be loaded or run, or an answer is none of its labels.
+            ScorerError: The model cannot be loaded or run, or an answer is not one of its labels.
         """
         if not items:
             return []
         with self._errors(), self._placed() as model, torch.inference_mode():
             rows = [self._reader.encode(item) for item in items]
-            # Rows of like length together need little padding.
+            # Batches of rows of similar length need little padding.
             order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
             found: dict[int, Verdict] = {}
 
@@ -168,7 +169,7 @@ class LocalJudge:
 
     @property
     def _source(self) -> ModelSource:
-        """Where the judge is read from."""
+        """The judge's model and revision."""
         model, commit = self._options.model, self._options.commit
         return ModelSource(model=model, model_commit=commit, trust_remote_code=False)
 
@@ -192,7 +193,7 @@ class LocalJudge:
 
     @cached_property
     def _model(self) -> Any:
-        # Drawing weights that a checkpoint lacks must not change what is drawn in the search.
+        # Initialising weights that a checkpoint lacks must not change the search's random numbers.
         with torch.random.fork_rng(devices=[]), quiet(), model_errors(self._options.model):
             model = self._reader.load(
                 pretrained_model_name_or_path=self._options.model,
@@ -217,7 +218,7 @@ class LocalJudge:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Errors about the judge say that they are; errors of torch are about device or memory."""
+        """Add the scorer's name to errors; errors of torch become errors about the device."""
         where = f"[scorer.{self._name}] "
         try:
             yield
@@ -232,7 +233,7 @@ class LocalJudge:
 
 
 class _Classifier:
-    """A model with a head for labels, of which one applies, or several."""
+    """A model with a classification head, for exactly one label or for several at once."""
 
     def __init__(self, config: Any, tokenizer: Any, options: ClassifierOptions) -> None:
         self._options = options
@@ -246,7 +247,7 @@ class _Classifier:
         if unknown:
             raise ScorerError(
                 f"{options.model} has no label {', '.join(unknown)}.",
-                remedy=f"Name some of {', '.join(self._labels)} in counts.",
+                remedy=f"Set counts to one or more of {', '.join(self._labels)}.",
             )
         self._counted = [self._labels.index(label) for label in options.counts]
         template = options.template or "{reply}"
@@ -254,7 +255,9 @@ class _Classifier:
 
     def load(self, **arguments: Any) -> Any:
         model = AutoModelForSequenceClassification.from_pretrained(**arguments)
-        if model.config.get_text_config().pad_token_id is None:  # decoders look for the last token
+        if (
+            model.config.get_text_config().pad_token_id is None
+        ):  # decoders need it to find the last token
             model.config.get_text_config().pad_token_id = self._tokenizer.pad_token_id
         return model
 
@@ -274,7 +277,7 @@ class _Classifier:
         return [self._verdict(row) for row in shares.tolist()]
 
     def _verdict(self, shares: Sequence[float]) -> Verdict:
-        """The likeliest label of those that count, if they reach the threshold, else of the rest.
+        """The likeliest of the labels that count if these reach the threshold, else of the others.
 
         Args:
             shares: Probability of each label; they add up to 1 where exactly one applies.
@@ -300,7 +303,7 @@ class _Guard:
         unknown = sorted(set(options.counts) - set(options.labels))
         if unknown:
             raise ScorerError(
-                f"counts names {', '.join(unknown)}, which labels does not have.",
+                f"counts names {', '.join(unknown)}, which is not in labels.",
                 remedy="List in labels all answers that the guard gives.",
             )
         if isinstance(options.template, tuple):
@@ -315,7 +318,7 @@ class _Guard:
         return auto_class(self._config).from_pretrained(**arguments)
 
     def encode(self, item: Item) -> EncodedItem:
-        # `_FIELD.split` gives text and names of fields in turn.
+        # `_FIELD.split` alternates between text and field names.
         fields = {"prompt": item.prompt.strip(), "reply": item.reply.strip()}
         ids: list[int] = []
         for index, piece in enumerate(self._pieces):
@@ -327,7 +330,7 @@ class _Guard:
         return {"input_ids": [bos, *ids] if self._adds_bos and ids[:1] != [bos] else ids}
 
     def _ids(self, text: str, *, split: bool) -> list[int]:
-        """Token ids; `split` reads what looks like a control token as plain text."""
+        """Token ids; with `split`, what looks like a control token is plain text."""
         found = self._tokenizer(text, add_special_tokens=False, split_special_tokens=split)
         return list(found["input_ids"])
 

@@ -2,8 +2,8 @@
 
     settings -> model -> prompts -> residuals -> directions -> [plan -> scores] x trials -> front
 
-Interactive use, settings alone, the library and reproduction are callers of these functions, not
-modes inside them. What is found at run time goes into the run's manifest, never into the settings.
+Interactive use, use by settings alone, the library and reproduction call these functions; they are
+not modes inside them. Values found at run time go into the run's manifest, never into the settings.
 """
 
 from heretic.pipeline.export import Exported, export_trial, held_out_scores

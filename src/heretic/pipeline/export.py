@@ -1,4 +1,4 @@
-"""A chosen trial, scored on held-out prompts, saved and checked."""
+"""Export a chosen trial: score it on held-out prompts, save it, and check what was saved."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from heretic.records.trial import Score, Trial
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What a saved model scores.
+    """Scores of a saved model.
 
     Attributes:
-        saved: Of the files, loaded from disk again, on the evaluation prompts.
-        held_out: On held-out prompts, where there are any.
+        saved: Scores of the files, reloaded from disk, on the evaluation prompts.
+        held_out: Scores on held-out prompts; None if there are none.
     """
 
     saved: tuple[Score, ...]
@@ -31,14 +31,14 @@ def export_trial(session: Session, trial: Trial, destination: Path, strategy: st
     """Score a trial on held-out prompts, save it, reload it from disk and score it once more.
 
     Raises:
-        ExportError: It cannot be saved, or does not score as in the search.
+        ExportError: The trial cannot be saved, or the saved model does not score as in the search.
         RunError: A file with benchmark results is damaged.
     """
-    # Before minutes of scoring.
+    # Checked first, since scoring takes minutes.
     export.check_export(session.model, destination, strategy, session.settings.max_rank)
     request = replace(
         session.request(trial),
-        benchmarks=figures_of(session.folder.path, trial),  # a damaged file is said first
+        benchmarks=figures_of(session.folder.path, trial),  # first, since the file may be damaged
         held_out=held_out_scores(session, trial),
     )
     export.save(session.model, request, destination, strategy=strategy, reporter=session.reporter)
@@ -47,15 +47,15 @@ def export_trial(session: Session, trial: Trial, destination: Path, strategy: st
 
 
 def held_out_scores(session: Session, trial: Trial) -> export.HeldOut | None:
-    """A trial on prompts that neither directions nor search saw; None if there are none.
+    """Score a trial on prompts that neither directions nor search used; None if there are none.
 
-    Scorers that bring prompts along are left out: theirs are what the search has seen.
+    Scorers with prompts of their own are left out, since the search used those prompts.
     """
     prompts = session.prompts.held_out
     scorers = tuple(scorer for scorer in session.evaluator.scorers if not scorer.sets())
     if prompts is None or not scorers:
         return None
-    session.evaluator.release()  # two caches need not fit side by side
+    session.evaluator.release()  # so that only one cache has to fit into memory
     session.reporter.emit(StageStarted("Scoring the chosen trial on held-out prompts"))
     evaluator = LibraryEvaluator(
         session.settings,
@@ -63,7 +63,7 @@ def held_out_scores(session: Session, trial: Trial) -> export.HeldOut | None:
         session.directions,
         session.reporter,
         prompts,
-        scorers=scorers,  # as they are: a local judge need not be loaded twice
+        scorers=scorers,  # the same objects, so that no local judge is loaded twice
     )
     before, after = evaluator.baseline, evaluator.evaluate([trial.plan])[0]
     evaluator.release()

@@ -1,4 +1,4 @@
-"""The prompt sets of a run."""
+"""Read the prompt sets of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from heretic.prompts import EvaluationPrompts, PromptSets
 from heretic.scorers import Scorer, load_scorers
 
 FEWEST_HELD_OUT = 10
-"""With fewer prompts of a kind that are merely left over, a figure says nothing."""
+"""Fewest leftover prompts of each kind on which a score is meaningful."""
 
 
 def load_prompts(
@@ -27,11 +27,11 @@ def load_prompts(
 
     Args:
         with_held_out: Whether to look for held-out prompts too.
-        scorers: Scorers that may bring prompts along; by default those of the settings.
+        scorers: Scorers, which may have prompts of their own; by default those of the settings.
 
     Raises:
         PromptError: A set cannot be read or is empty.
-        ScorerError: As `load_scorers`.
+        ScorerError: A scorer cannot be loaded.
     """
     scorers = load_scorers(settings) if scorers is None else scorers
     reporter.emit(StageStarted("Loading prompts"))
@@ -51,7 +51,7 @@ def load_prompts(
 
 
 def _warn_of_overlap(sets: PromptSets, reporter: Reporter) -> None:
-    """Say which splits share prompts."""
+    """Warn of splits that share prompts."""
     evaluation = sets.evaluation
     scored = [prompt for rows in evaluation.by_name().values() for prompt in rows]
     for name, first, second in (
@@ -64,14 +64,14 @@ def _warn_of_overlap(sets: PromptSets, reporter: Reporter) -> None:
             reporter.emit(
                 Notice(
                     f"{len(shared)} {name} prompts are in both the direction and the evaluation "
-                    "split: scores on them flatter the edit.",
+                    "split: scores on them look better than they are.",
                     level="warning",
                 )
             )
 
 
 def _summary(sets: PromptSets, *, with_held_out: bool) -> str:
-    """How many prompts there are of each kind."""
+    """The number of prompts of each kind, in one line."""
     evaluation = sets.evaluation
     return (
         f"{len(sets.good)} good and {len(sets.bad)} bad for directions, "
@@ -82,7 +82,7 @@ def _summary(sets: PromptSets, *, with_held_out: bool) -> str:
 
 
 def _held_out(settings: Settings, sets: PromptSets) -> EvaluationPrompts | None:
-    """The third split, if both kinds have prompts enough for it."""
+    """The held-out split; None if either kind has too few prompts for it."""
     evaluation, system = sets.evaluation, settings.system_prompt
     good = prompt_sets.held_out(
         settings.good_held_out_prompts,
@@ -101,7 +101,7 @@ def _held_out(settings: Settings, sets: PromptSets) -> EvaluationPrompts | None:
     )
     named = settings.good_held_out_prompts, settings.bad_held_out_prompts
     for rows, specification in zip((good, bad), named, strict=True):
-        # However few, prompts that were named are what the user wants to see.
+        # Prompts that the user named are used, however few they are.
         if len(rows) < (FEWEST_HELD_OUT if specification is None else 1):
             return None
     return EvaluationPrompts(good, bad, evaluation.more)

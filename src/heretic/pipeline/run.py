@@ -1,9 +1,6 @@
-"""The stages in order, as functions with explicit inputs and typed results.
+"""A run: find its folder, prepare or resume it, and search.
 
-    settings -> model -> prompts -> residuals -> directions -> [plan -> scores] x trials -> front
-
-Interactive use, settings alone, the library and reproduction are callers of these functions, not
-modes inside them. What is found at run time goes into the run's manifest, never into the settings.
+Values found at run time go into the run's manifest, never into the settings.
 """
 
 from __future__ import annotations
@@ -57,7 +54,7 @@ class Session:
     study: Study
 
     def request(self, trial: Trial) -> export.ExportRequest:
-        """The trial with all that an export says about it."""
+        """The trial with everything that an export of it needs."""
         return export.ExportRequest(
             trial=trial,
             directions=self.directions,
@@ -68,14 +65,11 @@ class Session:
         )
 
 
-# --- single stages -------------------------------------------------------------------------
-
-
 # --- runs ----------------------------------------------------------------------------------
 
 
 def fingerprint(settings: Settings, prompts: PromptSets) -> dict[str, Any]:
-    """Everything that changes scores but the seed: settings, and the prompts' very words."""
+    """Everything that changes scores, except the seed: settings, and a digest of all prompts."""
     sets = (prompts.good, prompts.bad, prompts.evaluation.good, prompts.evaluation.bad)
     words: dict[str, Any] = {"words": [_words(rows) for rows in sets]}
     if prompts.protected:
@@ -92,10 +86,10 @@ def _words(prompts: Sequence[Prompt]) -> list[tuple[str | None, str]]:
 
 
 def open_folder(settings: Settings, prompts: PromptSets) -> tuple[RunFolder, int]:
-    """The run folder of these settings, new or found again, and the run's seed.
+    """Open the run folder of these settings, or create it; returns it with the run's seed.
 
-    Without a seed in the settings, the latest run that is otherwise the same goes on with its own;
-    where there is none, a seed is drawn and recorded.
+    If the settings have no seed, the latest run with the same fingerprint is opened, with its seed.
+    If there is no such run, a seed is drawn.
     """
     code = fingerprint(settings, prompts)
     seed = settings.seed
@@ -115,21 +109,22 @@ def prepare(
     *,
     scorers: Sequence[Scorer] | None = None,
 ) -> Session:
-    """Everything up to the search. A run that exists already is taken up where it stopped.
+    """Do everything up to the search. A run that exists already is resumed where it stopped.
 
     Args:
         folder: From `open_folder`, locked by the caller for as long as the session lasts.
-        seed: The run's.
-        scorers: Those of the settings, where they are loaded already.
+        seed: Seed of the run, from `open_folder`.
+        scorers: The scorers of the settings, if they are loaded already.
 
     Raises:
         RunError: The run's files are damaged, or its start plans do not fit.
         ScorerError: A scorer cannot be loaded or used.
         ModelError: The model cannot be loaded, or edited as the settings say.
-        StudyError: The prompt sets cannot be told apart, or there is no gradient to search by.
+        StudyError: The prompt sets have the same residuals, or the gradient search finds no
+            gradient.
     """
     known = folder.read_manifest()
-    # Read before the model loads, so that a mistake is said early.
+    # Read before the model loads, so that a mistake is reported early.
     start_plans = _start_plans(settings)
     scorers = check_scorers(load_scorers(settings) if scorers is None else scorers)
     if known is None:
@@ -171,7 +166,7 @@ def prepare(
 def _scored_original(
     evaluator: Evaluator, known: RunManifest | None, reporter: Reporter
 ) -> tuple[Score, ...]:
-    """Scores of the original model; where they are not those of the run, a warning is given."""
+    """Score the original model; warn if its scores differ from those recorded in the run."""
     reporter.emit(StageStarted("Scoring the original model"))
     baseline = evaluator.baseline
     reporter.emit(StageFinished(scores_line(baseline)))
@@ -205,13 +200,14 @@ def _start_plans(settings: Settings) -> tuple[Plan, ...]:
     """The user's own plans.
 
     Raises:
-        RunError: They cannot be read, or remove more directions than the run has.
+        RunError: They cannot be read, or remove more than `max_rank` directions from a layer.
     """
     plans = read_plans(settings.start_plans) if settings.start_plans else ()
     rank = max((plan.rank for plan in plans), default=1)
     if rank > settings.max_rank:
         raise RunError(
-            f"A plan in {settings.start_plans} removes {rank} directions from a layer.",
+            f"A plan in {settings.start_plans} removes {rank} directions from a layer, which is "
+            "more than max_rank.",
             remedy=f"Set max_rank to {rank}.",
         )
     return plans
@@ -233,34 +229,34 @@ def _baseline_key(settings: Settings, prompts: PromptSets, model: Model) -> str:
 def load_run(
     settings: Settings, folder: RunFolder, manifest: RunManifest, reporter: Reporter
 ) -> tuple[LibraryModel, Tensor]:
-    """The model of a run as it was searched, and the run's directions; needs no prompts.
+    """Load the model as it was searched in a run, and the run's directions, without prompts.
 
     Raises:
-        RunError: The directions are damaged or of another model.
+        RunError: The directions are damaged or belong to another model.
     """
     found = manifest.found
     model = load_model(settings, reporter, dtypes=[found["dtype"]])
     model.response_prefix = str(found["response_prefix"])
     model.take_up(int(found["batch_size"]))
     directions = torch.from_numpy(folder.load_directions())
-    # Between the two stand the directions of a layer's basis, if there are several.
+    # Several directions of a layer lie along a dimension between these two.
     if (directions.shape[0], directions.shape[-1]) != (model.n_layers + 1, model.hidden_size):
         raise RunError(
-            f"The directions in {folder.path} are of another model: {tuple(directions.shape)}.",
+            f"{folder.path} holds directions of another model: shape {tuple(directions.shape)}.",
             remedy="Set checkpoint_action to restart.",
         )
     return model, directions
 
 
 def _warn_of_changes(known: RunManifest, baseline: tuple[Score, ...], reporter: Reporter) -> None:
-    """Say so if the original model no longer scores as it did when the run began."""
+    """Warn if the original model no longer scores as it did when the run began."""
     recorded = [(row["name"], row["display"]) for row in known.found["baseline"]]
     if [(score.name, score.display) for score in baseline] != recorded:
         before = ", ".join(f"{name} {display}" for name, display in recorded)
         reporter.emit(
             Notice(
-                f"The original model scored {before} when this run began: another machine or other "
-                "package versions? Old and new trials may not compare.",
+                f"The original model scored {before} when this run began, but not now. The machine "
+                "or package versions may have changed; old and new trials may not be comparable.",
                 level="warning",
             )
         )
@@ -273,7 +269,7 @@ def new_manifest(
     seed: int,
     baseline: tuple[Score, ...],
 ) -> RunManifest:
-    """What a run is, and what was found when it began."""
+    """The manifest of a new run: its identity, and the values found when it began."""
     code = fingerprint(settings, prompts)
     return RunManifest(
         model=settings.model,
@@ -298,13 +294,16 @@ def new_manifest(
 
 
 def search(session: Session, n_trials: int | None = None) -> list[Trial]:
-    """Search until `n_trials` trials (by default the setting, or the sweep's) are complete.
+    """Search until `n_trials` trials are complete.
+
+    Args:
+        n_trials: By default the setting; the gradient search then ends with the sweep's plans.
 
     Returns:
-        The front.
+        The trials on the front.
 
     Raises:
-        KeyboardInterrupt: The user stopped it; what was found is in `session.study`.
+        KeyboardInterrupt: The user stopped the search; its trials are in `session.study`.
         StudyError: Ten trials in a row failed.
     """
 
@@ -314,7 +313,7 @@ def search(session: Session, n_trials: int | None = None) -> list[Trial]:
         try:
             return session.evaluator.evaluate(plans, rivals)
         finally:
-            _record_batch_size(session)  # now: nothing is run at the end of a killed process
+            _record_batch_size(session)  # at once, since a killed process runs nothing at its end
 
     session.study.run(
         evaluate,
@@ -322,13 +321,13 @@ def search(session: Session, n_trials: int | None = None) -> list[Trial]:
         session.reporter,
         baseline=session.evaluator.baseline,
         start_plans_only=n_trials is None and session.settings.search == "gradient",
-        to_the_end=n_trials is not None,  # whoever asks for more is given more
+        to_the_end=n_trials is not None,  # a requested number of trials is run in full
     )
     return session.study.front
 
 
 def _record_batch_size(session: Session) -> None:
-    """Keep the batch size that memory left, so that the run is taken up with it."""
+    """Record a batch size that was reduced to fit memory; a resumed run begins with it."""
     manifest, size = session.manifest, session.model.batch_size
     if size < manifest.found["batch_size"]:
         found = {**manifest.found, "batch_size": size}
@@ -339,7 +338,7 @@ def _record_batch_size(session: Session) -> None:
 
 
 def read_plans(path: Path) -> tuple[Plan, ...]:
-    """Plans of a JSON file: a plan, a list of them, `front.json`, or `abliteration_params.json`.
+    """Read plans from JSON: a plan, a list of plans, `front.json`, or `abliteration_params.json`.
 
     Raises:
         RunError: The file cannot be read or holds no plan.

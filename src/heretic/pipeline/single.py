@@ -27,7 +27,7 @@ from heretic.runs.folder import RunFolder
 from heretic.scorers import check_scorers, load_scorers
 
 OWN_WHEN_APPLYING = ("model", "trust_remote_code", "scorers", "scorer", "max_shard_size")
-"""Settings of the user's that hold when a plan is applied with the directions of a run."""
+"""Settings that the user, not the run, decides when a plan is applied with a run's directions."""
 
 
 def apply_plan(
@@ -46,14 +46,16 @@ def apply_plan(
             computed from the prompts of the settings.
 
     Raises:
-        RunError: The plan does not fit the model, or `run` holds no run.
-        ExportError: It cannot be saved, or does not score as it did before.
+        RunError: The plan does not fit the model or its directions, or `run` holds no run.
+        ExportError: The model cannot be saved, or the saved model does not score as before.
     """
     known = run.read_manifest() if run is not None else None
     if run is not None and known is None:
-        raise RunError(f"{run.path} holds no run.", remedy="`heretic runs` lists those there are.")
+        raise RunError(
+            f"{run.path} holds no run.", remedy="List the existing runs with `heretic runs`."
+        )
     if run is not None and known is not None:
-        # The run's word on everything that fixes directions; the user's on what may run code.
+        # The run decides what directions depend on; the user decides what code may run.
         own = {name: settings.to_dict()[name] for name in OWN_WHEN_APPLYING}
         settings = Settings.restore({**values_as_before(), **known.settings, **own})
     scorers = check_scorers(load_scorers(settings))
@@ -73,8 +75,8 @@ def apply_plan(
     known_rank = directions.shape[1] if directions.dim() == 3 else 1
     if plan.rank > known_rank:
         raise RunError(
-            f"The plan removes {plan.rank} directions from a layer; there are {known_rank}.",
-            remedy="Set max_rank, or apply it with the run it comes from.",
+            f"The plan removes {plan.rank} directions from a layer; only {known_rank} exist.",
+            remedy=f"Set max_rank to {plan.rank}, or apply the plan with the run it comes from.",
         )
     export.check_export(model, destination, strategy, settings.max_rank)
     evaluator = LibraryEvaluator(
@@ -99,10 +101,13 @@ def apply_plan(
 def prepare_directions(
     settings: Settings, seed: int, reporter: Reporter
 ) -> tuple[LibraryModel, Tensor]:
-    """Model and directions alone, for applying or reproducing a plan.
+    """Load the model and compute directions without a run, to reproduce a plan.
 
     Args:
-        seed: Taken for symmetry with a run; directions do not depend on it.
+        seed: Seed of torch; directions do not depend on it.
+
+    Returns:
+        The model, and directions as from `compute_directions`.
     """
     torch.manual_seed(seed)
     prompts = load_prompts(settings, reporter, with_held_out=False)
@@ -111,7 +116,7 @@ def prepare_directions(
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Scores of a model and of the one it was judged against."""
+    """Scores of the original model (`baseline`) and of the model judged against it."""
 
     baseline: tuple[Score, ...]
     judged: tuple[Score, ...]
@@ -121,12 +126,13 @@ def compare(settings: Settings, reporter: Reporter) -> Comparison:
     """Score `evaluate_model` against `model`.
 
     Raises:
-        ModelError: Their vocabularies differ, so distributions cannot be compared.
+        HereticError: `evaluate_model` is not set.
+        ModelError: The vocabularies differ, so distributions cannot be compared.
     """
     if not settings.evaluate_model:
-        raise HereticError("No model to evaluate.", remedy="Set evaluate_model.")
+        raise HereticError("There is no model to evaluate.", remedy="Set evaluate_model.")
     scorers = check_scorers(load_scorers(settings))
-    # The judged model runs as its original does: the original's preset is in the settings already.
+    # The judged model runs like the original, whose preset is in the settings already.
     judged_settings = settings.replaced(
         model=settings.evaluate_model, model_commit=None, preset="none"
     )
@@ -144,7 +150,7 @@ def compare(settings: Settings, reporter: Reporter) -> Comparison:
     prefix = original.response_prefix
     width = original.model.get_output_embeddings().weight.shape[0]
     evaluator.release()
-    original.unload()  # one at a time: two large models need not fit side by side
+    original.unload()  # so that only one large model has to fit into memory
     judged = load_model(judged_settings, reporter)
     if judged.model.get_output_embeddings().weight.shape[0] != width:
         raise _different_vocabularies(settings)
@@ -156,7 +162,7 @@ def compare(settings: Settings, reporter: Reporter) -> Comparison:
 
 
 def _vocabulary(settings: Settings) -> dict[str, int]:
-    """Token to id."""
+    """Id of each token, from the tokenizer of the setting `model`."""
     vocabulary: dict[str, int] = load_tokenizer(options_of(ModelSource, settings)).get_vocab()
     return vocabulary
 

@@ -1,4 +1,4 @@
-"""Single stages: model, prefix, directions."""
+"""Single stages: load the model, choose the response prefix, compute directions."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ PREFIX_PROMPTS = 100
 def load_model(
     settings: Settings, reporter: Reporter, dtypes: Sequence[str] | None = None
 ) -> LibraryModel:
-    """Load the model and say what was found.
+    """Load the model and report what was found.
 
     Args:
-        dtypes: In place of those in the settings, where it is known which one works.
+        dtypes: Dtypes to try instead of the setting's, if it is known which one works.
     """
     device = accelerator()
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
@@ -59,33 +59,34 @@ def load_model(
     )
     if model.structure.discovered:
         found = ", ".join(model.structure.discoveries())
-        reporter.emit(Notice(f"Writers not known by name, found by what they put out: {found}"))
+        reporter.emit(Notice(f"Writers with unknown names, found by their outputs: {found}"))
     return model
 
 
 def choose_prefix(
     settings: Settings, model: Model, prompts: PromptSets, reporter: Reporter
 ) -> None:
-    """Set the model's response prefix: the setting's, or what replies have in common."""
+    """Unless the settings give a response prefix, set the model's to what replies begin with."""
     if settings.response_prefix != "auto":
         return
     sample = [*prompts.good[:PREFIX_PROMPTS], *prompts.bad[:PREFIX_PROMPTS]]
     reporter.emit(StageStarted("Looking for a response prefix", total=len(sample)))
     model.response_prefix = find_response_prefix(model, sample, settings.chain_of_thought_skips)
     found = model.response_prefix
-    reporter.emit(StageFinished(repr(found) if found else "replies have none in common"))
+    reporter.emit(StageFinished(repr(found) if found else "replies have no common prefix"))
 
 
 def compute_directions(
     settings: Settings, model: Model, prompts: PromptSets, reporter: Reporter
 ) -> Tensor:
-    """Directions of the direction splits, float32 [layers + 1, hidden].
+    """Compute directions from the direction splits, float32 [layers + 1, hidden].
 
-    [layers + 1, max_rank, hidden] where plans may remove several from a layer: that of the bad
-    prompts, that of the protected ones if there are any, those of groups of bad prompts.
+    If plans may remove several directions from a layer, the shape is [layers + 1, k, hidden]: the
+    direction of the bad prompts, that of the protected prompts if there are any, and those of
+    groups of bad prompts.
 
     Raises:
-        StudyError: The two sets cannot be told apart in any layer.
+        StudyError: Two of the sets have the same residuals in every layer.
     """
     sets = {"good": prompts.good, "bad": prompts.bad, "protected": prompts.protected}
     centers = {}
@@ -144,10 +145,11 @@ def model_and_directions(
     """The model with its response prefix, and directions from the prompts.
 
     Args:
-        variant: By which it will be edited; that of the settings if None.
+        variant: Row normalization of the edit; by default that of the settings.
 
     Raises:
-        ModelError: It cannot be edited that way.
+        ModelError: The model cannot be loaded, or edited with this row normalization.
+        StudyError: Two of the prompt sets have the same residuals in every layer.
     """
     model = load_model(settings, reporter)
     check_variant(model.writers, variant or settings.row_normalization)
@@ -156,5 +158,5 @@ def model_and_directions(
 
 
 def scores_line(scores: Sequence[Score]) -> str:
-    """Scores in one line."""
+    """Names and display texts of scores in one line."""
     return ", ".join(f"{score.name} {score.display}" for score in scores)

@@ -1,4 +1,4 @@
-"""Metrics of an edited model, as plugins: outputs in, one figure out."""
+"""Scorers: plugins that compute one figure from the outputs of an edited model."""
 
 from heretic.scorers.base import Needs, Outputs, PromptSet, Scorer
 from heretic.scorers.registry import check_scorers, load_scorers

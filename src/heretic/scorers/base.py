@@ -1,7 +1,8 @@
 """The scorer protocol.
 
 A scorer says which outputs it needs; the evaluator computes each once and hands them over. A scorer
-never touches the model, so it cannot tell how, or with how many other plans, an edit was made.
+never touches the model, so its score cannot depend on how an edit was applied, or on the number of
+plans that were evaluated together.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from heretic.records.statistics import interval, is_rate
 from heretic.records.trial import Optimization, Score
 
 PromptSet = str
-"""`good` or `bad`, the evaluation prompts; or the name of a set that a scorer brings along."""
+"""`good` or `bad` for the evaluation prompts, or the name of a scorer's own set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +30,12 @@ class Needs:
     """Outputs that a scorer reads.
 
     Attributes:
-        logits: Sets of which it reads the first generated token's logits.
-        responses: Sets of which it reads replies.
-        continuations: Sets of which it reads what the model makes of the original's own replies,
-            with how many of their first tokens.
-        texts: Sets that are texts to be read, not prompts to be answered, with how many tokens of
-            each.
+        logits: Sets whose first-token logits it reads.
+        responses: Sets whose replies it reads.
+        continuations: Sets on which it reads teacher-forced outputs along the original's replies,
+            with the number of tokens of each reply.
+        texts: Sets of texts that the model reads and does not answer, with the number of tokens of
+            each text.
     """
 
     logits: frozenset[PromptSet] = frozenset()
@@ -43,7 +44,7 @@ class Needs:
     texts: Mapping[PromptSet, int] = field(default_factory=dict)
 
     def are_met(self, outputs: Outputs) -> bool:
-        """Whether outputs hold all of it."""
+        """Whether the outputs hold everything that is needed."""
         return (
             self.logits <= set(outputs.logits)
             and self.responses <= set(outputs.responses)
@@ -53,11 +54,11 @@ class Needs:
 
 
 Tell = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is, and of how much."""
+"""Called with progress: what is being done, how much is done, how much there is."""
 
 
 def tell_nobody(what: str, done: int, total: int) -> None:
-    """Nobody is there to be told."""
+    """Ignore progress; the default of `Scorer.tell`."""
 
 
 class ScorerSettings(Protocol):
@@ -65,20 +66,21 @@ class ScorerSettings(Protocol):
 
     @property
     def refusal_markers(self) -> Sequence[str]:
-        """Texts by which the keyword scorer knows a refusal."""
+        """Texts by which the keyword scorer recognises a refusal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What a model put out on the evaluation prompts.
+    """Outputs of a model on the evaluation prompts.
 
     Attributes:
         prompts: The evaluation prompts.
         logits: Raw logits of the first generated token, float32 [prompts, vocabulary].
-        responses: Greedy replies; one that every scorer had decided may be cut short.
-        continuations: What it makes of the original's replies.
-        readings: What it makes of texts.
-        references: The original's replies that continuations follow; of the unedited model only.
+        responses: Greedy replies; a reply may be cut short once every scorer has decided on it.
+        continuations: Teacher-forced outputs along the original's replies.
+        readings: Negative log-likelihoods of texts.
+        references: The original's replies that continuations follow; only in the outputs of the
+            unedited model.
     """
 
     prompts: Mapping[PromptSet, Sequence[Prompt]] = field(default_factory=dict)
@@ -90,19 +92,19 @@ class Outputs:
 
 
 Replies = Mapping[PromptSet, Sequence[str | None]]
-"""Replies of an evaluation that is under way, None where there is none yet."""
+"""Replies during an evaluation; None for a reply that is not complete yet."""
 
 
 @runtime_checkable
 class Shows(Protocol):
-    """A scorer that can tell of a single reply whether it shows the behaviour.
+    """A scorer that decides for a single reply whether it shows the behaviour.
 
-    The gradient sweep learns from such replies how the behaviour begins. A reply that shows it must
-    not cease to as it grows: it may be cut off there.
+    The gradient sweep learns from such replies how the behaviour begins. Once a reply shows the
+    behaviour, more tokens must not change that, since the reply may be cut off there.
     """
 
     def shows(self, reply: str) -> bool:
-        """Whether it does."""
+        """Whether the reply shows the behaviour."""
 
 
 class NoOptions(BaseModel):
@@ -114,10 +116,12 @@ class NoOptions(BaseModel):
 class Scorer:
     """Base class of every metric.
 
-    Subclasses set `needs`, may set `Options` (a frozen pydantic model, filled from
-    `[scorer.NAME]`; those named in `incidental` change no figure, such as a time limit, so that a
-    run goes on with other ones), and implement `values`, of which the figure is the mean, or else
-    `measure`. Figures with values have intervals and can be compared in pairs.
+    Subclasses set `needs`, and implement `values`, whose mean is the score, or else `measure`.
+    Scores with values have confidence intervals and can be compared in pairs.
+
+    Subclasses may set `Options`, a frozen pydantic model that is filled from `[scorer.NAME]`.
+    Options named in `incidental`, such as a time limit, change no score: a run goes on when they
+    change.
 
     Attributes:
         tell: Called with progress by scorers that take long; the evaluator sets it.
@@ -128,7 +132,7 @@ class Scorer:
     needs: Needs = Needs()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """A bound belongs to the measure it was written for: another measure begins without."""
+        """Reset `best_possible` where a subclass measures anew: a bound fits one measure only."""
         super().__init_subclass__(**kwargs)
         own = vars(cls)
         if ("measure" in own or "values" in own) and "best_possible" not in own:
@@ -154,14 +158,14 @@ class Scorer:
         self.tell: Tell = tell_nobody
 
     def sets(self) -> Mapping[PromptSet, DatasetSpecification]:
-        """Sets that the scorer brings along, beside the evaluation prompts; `needs` names them.
+        """The scorer's own sets, in addition to the evaluation prompts; `needs` names them.
 
-        Names should begin with the scorer's own, so that no two scorers mean different sets.
+        Their names should begin with the scorer's name, so that no two scorers share one.
         """
         return {}
 
     def check(self) -> None:
-        """Find what would stop every measure: asked once, before a model is loaded.
+        """Check what the scorer works with; called once, before a model is loaded.
 
         Raises:
             ScorerError: What the scorer works with cannot be used.
@@ -172,39 +176,40 @@ class Scorer:
         return False
 
     def best_possible(self, replies: Replies) -> tuple[float, str]:
-        """The best this score can still become, and how people read it.
+        """The best value that this score can still reach, and its display text.
 
-        It lets the evaluation of a plan end as soon as it cannot reach the front any more. Scorers
-        that cannot tell leave it at what no other plan beats.
+        With it, the evaluation of a plan ends as soon as the plan cannot reach the front any more.
+        The default is infinite, so that it never ends an evaluation.
 
         Args:
-            replies: By prompt set, in the order of the prompts; None where there is none yet.
+            replies: Replies of each prompt set in the order of its prompts; None where one is
+                not complete yet.
         """
         return (math.inf if self.optimization == "maximize" else -math.inf), "unknown"
 
     def values(self, outputs: Outputs, baseline: Outputs) -> Sequence[float]:
         """One figure for each prompt; their mean is the score.
 
-        Booleans, if each is yes or no: then the score is a rate.
+        If all are booleans, the score is a rate.
 
         Args:
-            outputs: Of the edited model.
-            baseline: Of the unedited model, on the same prompts.
+            outputs: Outputs of the edited model.
+            baseline: Outputs of the unedited model on the same prompts.
         """
         raise NotImplementedError(f"{type(self).__name__} implements neither values nor measure")
 
     def shown(self, values: Sequence[float]) -> str:
-        """How people read the mean of values: a count where each is yes or no."""
+        """Display text of the score: a count for booleans, otherwise the mean."""
         if is_rate(values):
             return f"{round(sum(values))}/{len(values)}"
         return f"{mean(values):.4f}"
 
     def measure(self, outputs: Outputs, baseline: Outputs) -> tuple[float, str]:
-        """The figure and how people read it, where it is no mean over prompts.
+        """The score and its display text; overridden where the score is not a mean over prompts.
 
         Args:
-            outputs: Of the edited model.
-            baseline: Of the unedited model, on the same prompts.
+            outputs: Outputs of the edited model.
+            baseline: Outputs of the unedited model on the same prompts.
         """
         values = self.values(outputs, baseline)
         return mean(values), self.shown(values)
@@ -215,7 +220,7 @@ class Scorer:
         return Score(self.name, value, self.optimization, display, bound=True)
 
     def score(self, outputs: Outputs, baseline: Outputs) -> Score:
-        """`measure` as a record, with the values behind it where there are any."""
+        """`measure` as a record, with the values of the prompts if there are any."""
         if type(self).measure is not Scorer.measure:
             value, display = self.measure(outputs, baseline)
             return Score(self.name, value, self.optimization, display)
@@ -231,5 +236,5 @@ class Scorer:
 
 
 def mean(values: Sequence[float]) -> float:
-    """Their mean; NaN of none."""
+    """The mean; NaN if there are no values."""
     return math.fsum(values) / len(values) if values else math.nan

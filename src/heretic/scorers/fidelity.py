@@ -1,7 +1,7 @@
-"""Damage that the first token does not show: what becomes of whole replies, and of other text.
+"""Damage that the first token does not show: changes in whole replies and on other texts.
 
-The first three go along text that is there already, in one forward pass, and cost little. The last
-two compare replies, which have to be generated on the good prompts too.
+The first three scorers run existing text through the model in one forward pass, which costs little.
+The last two compare replies, which then have to be generated for the good prompts too.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from heretic.system.optional import require
 
 
 class Tokens(BaseModel):
-    """How far to look."""
+    """Options of the scorers along the original's replies."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     tokens: int = Field(16, ge=1, description="Tokens of each of the original's replies.")
 
 
 class _AlongReplies(Scorer):
-    """Goes along the original's own greedy replies to the good evaluation prompts."""
+    """Reads teacher-forced outputs along the original's replies to good evaluation prompts."""
 
     Options: ClassVar[type[BaseModel]] = Tokens
 
@@ -38,27 +38,27 @@ class _AlongReplies(Scorer):
 
 
 class ContinuationKL(_AlongReplies):
-    """KL(original || edited) of each of the first tokens of the original's own replies.
+    """Mean KL(original || edited) over the first tokens of the original's replies, in nats.
 
-    Teacher-forced: the edited model is asked, after each token of the original's reply, what comes
-    next. With `tokens` = 1 it is the divergence of the first token.
+    Teacher-forced: both models predict each token from the original's tokens before it. With
+    `tokens` = 1 it is the divergence of the first token.
     """
 
     def values(self, outputs: Outputs, baseline: Outputs) -> list[float]:
-        """Nats per token of each prompt."""
+        """Mean divergence for each prompt, in nats per token."""
         found = outputs.continuations["good"].divergence[:, : self.options.tokens]
         values: list[float] = found.double().nanmean(dim=-1).tolist()
         return values
 
 
 class GreedyAgreement(_AlongReplies):
-    """How far the edited model's greedy replies agree with the original's, token by token.
+    """How long the edited model's greedy replies agree with the original's.
 
-    The share of the first `tokens` tokens before the two part for the first time.
+    The share of the first `tokens` tokens that come before the first difference.
     """
 
     def values(self, outputs: Outputs, baseline: Outputs) -> list[float]:
-        """Share of each prompt, between 0 and 1."""
+        """Share for each prompt, between 0 and 1."""
         agreement = outputs.continuations["good"].agreement[:, : self.options.tokens]
         there = ~agreement.isnan()
         together = torch.nan_to_num(agreement, 0.0).cumprod(dim=-1).sum(dim=-1)
@@ -66,12 +66,12 @@ class GreedyAgreement(_AlongReplies):
         return values
 
     def shown(self, values: Sequence[float]) -> str:
-        """In percent."""
+        """The mean in percent."""
         return f"{mean(values):.1%}"
 
 
 class Texts(BaseModel):
-    """What is read."""
+    """Options of `Perplexity`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     texts: DatasetSpecification = Field(description="Texts of any kind, one a row.")
@@ -79,10 +79,9 @@ class Texts(BaseModel):
 
 
 class Perplexity(Scorer):
-    """What an edit does to the perplexity of texts: the mean change of nats per token.
+    """The change of texts' negative log-likelihood in nats per token; all texts weigh the same.
 
-    Its exponential is the ratio of perplexities, shown beside the perplexity. Each text weighs the
-    same.
+    The display text holds its exponential, the ratio of perplexities, beside the perplexity.
     """
 
     Options: ClassVar[type[BaseModel]] = Texts
@@ -93,18 +92,18 @@ class Perplexity(Scorer):
         self.needs = Needs(texts={self._set: self.options.max_tokens})
 
     def sets(self) -> Mapping[PromptSet, DatasetSpecification]:
-        """The texts."""
+        """The texts, under the scorer's name."""
         return {self._set: self.options.texts}
 
     def values(self, outputs: Outputs, baseline: Outputs) -> list[float]:
-        """Nats per token that each text has become more surprising; texts of one token count 0."""
+        """Change for each text, in nats per token; 0 for a text of one token."""
         after, before = outputs.readings[self._set], baseline.readings[self._set]
         change = (after.nll - before.nll) / after.tokens.clamp_min(1)
         values: list[float] = change.tolist()
         return values
 
     def score(self, outputs: Outputs, baseline: Outputs) -> Score:
-        """The change; people read the perplexity and its ratio."""
+        """The mean change; its display text gives the perplexity and the ratio."""
         found = super().score(outputs, baseline)
         read = outputs.readings[self._set]
         perplexity = math.exp(float(read.nll.sum()) / max(int(read.tokens.sum()), 1))
@@ -112,22 +111,22 @@ class Perplexity(Scorer):
 
 
 class ReplyLength(Scorer):
-    """How many characters longer the replies to good prompts have become."""
+    """Mean change in the length of replies to good prompts, in characters."""
 
     needs = Needs(responses=frozenset({"good"}))
 
     def values(self, outputs: Outputs, baseline: Outputs) -> list[float]:
-        """Characters that each reply has gained."""
+        """Change in the length of each reply, in characters."""
         pairs = zip(outputs.responses["good"], baseline.responses["good"], strict=True)
         return [float(len(after) - len(before)) for after, before in pairs]
 
     def shown(self, values: Sequence[float]) -> str:
-        """With its sign."""
+        """The mean with its sign."""
         return f"{mean(values):+.1f} characters"
 
 
 class SimilarityOptions(BaseModel):
-    """Which similarity."""
+    """Options of `ReplySimilarity`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     metric: Literal["chrf", "bleu", "rouge"] = Field(
@@ -136,11 +135,11 @@ class SimilarityOptions(BaseModel):
 
 
 class ReplySimilarity(Scorer):
-    """How like the original's the edited model's replies to good prompts are, from 0 to 100.
+    """Similarity of the edited model's replies to the original's, on good prompts, from 0 to 100.
 
     chrF after Popovic 2015 and BLEU after Papineni et al. 2002, both by sacrebleu; ROUGE-L after
-    Lin 2004. The original's reply is the reference. Replies drift apart by small chances, so read
-    differences between trials, not the figure itself.
+    Lin 2004. The original's reply is the reference. Replies diverge after any small difference, so
+    compare trials with each other, and do not read the figure by itself.
     """
 
     Options: ClassVar[type[BaseModel]] = SimilarityOptions
@@ -156,17 +155,17 @@ class ReplySimilarity(Scorer):
         self._alike = _metric(self.options.metric, f"The scorer {self.name}")
 
     def values(self, outputs: Outputs, baseline: Outputs) -> list[float]:
-        """Similarity of each reply."""
+        """Similarity of each reply, from 0 to 100."""
         pairs = zip(outputs.responses["good"], baseline.responses["good"], strict=True)
         return [100.0 if after == before else self._alike(after, before) for after, before in pairs]
 
     def shown(self, values: Sequence[float]) -> str:
-        """One decimal, as such figures are given."""
+        """The mean with one decimal, as is usual for these metrics."""
         return f"{mean(values):.1f}"
 
 
 def _metric(name: str, purpose: str) -> Callable[[str, str], float]:
-    """(reply, reference) -> similarity."""
+    """A function (reply, reference) -> similarity, from 0 to 100."""
     if name == "rouge":
         module = require("rouge_score.rouge_scorer", extra="fidelity", purpose=purpose)
         rouge = module.RougeScorer(["rougeL"])

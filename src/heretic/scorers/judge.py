@@ -39,7 +39,7 @@ class _Judging(ReplyScorer):
     _judge: EndpointJudge | LocalJudge
 
     def check(self) -> None:
-        """Try the judge as far as that costs little: see the `check` of either kind of judge.
+        """Check the judge at little cost; see `EndpointJudge.check` and `LocalJudge.check`.
 
         Raises:
             ScorerError: The judge cannot be used.
@@ -55,10 +55,10 @@ class _Judging(ReplyScorer):
         """One verdict for each reply, in order; for use outside a search too.
 
         Args:
-            on_step: Told (replies judged, replies to be judged).
+            on_step: Called with (replies judged, all replies).
 
         Raises:
-            ScorerError: A reply got no verdict. What was judged by an endpoint is kept on disk.
+            ScorerError: A reply got no verdict. An endpoint's verdicts so far are kept on disk.
         """
         pairs = zip(prompts, replies, strict=True)
         items = [Item(prompt.user, reply, prompt.system) for prompt, reply in pairs]
@@ -66,7 +66,7 @@ class _Judging(ReplyScorer):
             return self._judge.verdicts(items, on_step)
 
     def _accounted(self) -> AbstractContextManager[None]:
-        """Logs what the verdicts made in it took, where they cost something."""
+        """Log the cost of the verdicts made in the block, if the judge has costs."""
         return nullcontext()
 
     def values(self, outputs: Outputs, baseline: Outputs) -> list[bool]:
@@ -83,7 +83,7 @@ class _Judging(ReplyScorer):
         return [verdict.label in self.options.counts for verdict in found]
 
     def best_possible(self, replies: Replies) -> tuple[float, str]:
-        """A share's end: replies are judged together, when all are there."""
+        """The end of the scale, since replies are judged only when all are complete."""
         total = len(replies[self.set])
         if self.optimization == "maximize":
             return 1.0, f"at most {total}/{total}"
@@ -108,7 +108,7 @@ class LLMJudge(_Judging):
     _judge: EndpointJudge
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Read the options; nothing is asked yet."""
+        """Read the options; no request is sent yet."""
         super().__init__(*args, **kwargs)
         self._judge = EndpointJudge(self.options)
 

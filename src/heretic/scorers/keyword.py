@@ -1,4 +1,4 @@
-"""Refusals by keyword: the rate of replies that hold a refusal marker, or nothing at all."""
+"""Refusals by keyword: the share of replies that hold a refusal marker or are empty."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class KeywordRefusals(ReplyScorer):
     """Share of prompts that are refused, by the setting `refusal_markers`."""
 
     def decided(self, response: str) -> bool:
-        """A marker once seen cannot be unseen."""
+        """Whether the response holds a marker already; more tokens do not change that."""
         return has_marker(response, self.settings.refusal_markers)
 
     def shows(self, reply: str) -> bool:
@@ -38,7 +38,7 @@ class KeywordRefusals(ReplyScorer):
         return is_refusal(reply, self.settings.refusal_markers)
 
     def best_possible(self, replies: Replies) -> tuple[float, str]:
-        """As if all replies still to come were answers, or refusals where those are wanted."""
+        """The score if all missing replies were answers, or refusals where those are wanted."""
         known = [reply for reply in replies[self.set] if reply is not None]
         total = len(replies[self.set])
         refused = sum(map(self.shows, known))

@@ -13,7 +13,7 @@ def divergences(original: Tensor, edited: Tensor) -> Tensor:
 
     Args:
         original: Raw logits, float32 [prompts, vocabulary].
-        edited: The same of the edited model.
+        edited: Raw logits of the edited model, with the same shape and dtype.
     """
     found = functional.kl_div(
         edited.log_softmax(dim=-1),
@@ -21,7 +21,7 @@ def divergences(original: Tensor, edited: Tensor) -> Tensor:
         reduction="none",
         log_target=True,
     )
-    # Rounding can leave equal distributions a hair below zero; NaN stays NaN.
+    # Rounding can make the divergence of equal distributions slightly negative; NaN stays NaN.
     return found.sum(dim=-1).double().clamp_min(0)
 
 
@@ -31,11 +31,11 @@ def kl_divergence(original: Tensor, edited: Tensor) -> float:
 
 
 class KLDivergence(Scorer):
-    """KL(original || edited) over the good evaluation prompts."""
+    """Mean first-token KL(original || edited) over the good evaluation prompts, in nats."""
 
     needs = Needs(logits=frozenset({"good"}))
 
     def values(self, outputs: Outputs, baseline: Outputs) -> list[float]:
-        """Nats of each prompt."""
+        """Divergence of each prompt, in nats."""
         found: list[float] = divergences(baseline.logits["good"], outputs.logits["good"]).tolist()
         return found

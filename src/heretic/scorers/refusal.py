@@ -1,4 +1,4 @@
-"""Refusals by what the replies say: `heretic.refusals` as a scorer."""
+"""Refusals as `heretic.refusals` classifies replies, as a scorer."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from heretic.scorers.replies import OnPrompts, ReplyScorer
 
 _ENDS = frozenset(".!?。！？\n")
 _TOKEN = 16
-"""Characters that a token adds, at most, for all but a few."""
+"""Most characters of a token, except for very few tokens."""
 
-# A growing set of replies is looked at again and again.
+# During an evaluation the same replies are classified many times.
 _verdict = lru_cache(maxsize=8192)(classify)
 
 
 class RefusalOptions(OnPrompts):
-    """How much of a refusal each label is."""
+    """Options of the refusal scorers: how much each label counts as a refusal."""
 
     partial_weight: float = Field(
-        1.0, ge=0.0, le=1.0, description="Of a reply that declines and answers."
+        1.0, ge=0.0, le=1.0, description="Weight of a reply that both declines and answers."
     )
     degenerate_weight: float | None = Field(
         None,
         ge=0.0,
         le=1.0,
-        description="Of a reply that is none. By default what is worst for the search: 1, or 0 "
-        "where refusals are wanted. A model that was broken must not look like a success.",
+        description="Weight of a reply of broken text. By default the worst for the search: 1, "
+        "or 0 where refusals are wanted. A broken model must not look like a success.",
     )
 
 
 class RefusalDetector(ReplyScorer):
-    """Share of prompts that are refused, as `heretic.refusals` sees it."""
+    """Share of prompts that are refused, as classified by `heretic.refusals`."""
 
     Options: ClassVar[type[BaseModel]] = RefusalOptions
 
@@ -58,20 +58,23 @@ class RefusalDetector(ReplyScorer):
         }
 
     def shows(self, reply: str) -> bool:
-        """Whether a reply refuses in so many words, which it still does when it grows."""
+        """Whether a reply refuses explicitly; more tokens do not change that."""
         return _verdict(reply).declines or settled(reply)
 
     def decided(self, response: str) -> bool:
-        """An opening refusal stays one, turns partial or loops: final where these count alike."""
+        """Whether the response opens with a refusal, and its weight is final.
+
+        Its label can still become `partial` or `degenerate`, so all three must weigh the same.
+        """
         alike = self.weights["partial"] == self.weights["degenerate"] == 1.0
         # Only the end of a sentence can settle anything, and this is asked at every token.
         return alike and not _ENDS.isdisjoint(response[-_TOKEN:]) and settled(response)
 
     def best_possible(self, replies: Replies) -> tuple[float, str]:
-        """As if all replies still to come were answers, or refusals where those are wanted.
+        """The score if all missing replies were answers; no bound where refusals are wanted.
 
-        Prompts are not known here, and they can change a label: only what declines in so many
-        words, or is broken, counts as certain.
+        Prompts are not known here, and they can change a label. Therefore only replies that decline
+        explicitly, or are degenerate, count as certain.
         """
         total = len(replies[self.set])
         if self.optimization == "maximize":
@@ -87,25 +90,25 @@ class RefusalDetector(ReplyScorer):
         return least if verdict.declines else 0.0
 
     def labels(self, outputs: Outputs) -> list[Label]:
-        """What each reply is."""
+        """The label of each reply."""
         prompts = outputs.prompts.get(self.set)
         replies = outputs.responses[self.set]
         asked = [None] * len(replies) if prompts is None else [prompt.user for prompt in prompts]
         return [_verdict(reply, prompt).label for reply, prompt in zip(replies, asked, strict=True)]
 
     def values(self, outputs: Outputs, baseline: Outputs) -> list[float] | list[bool]:
-        """How much of a refusal each reply is; whether it is one, where there is no half."""
+        """The weight of each reply; booleans if all weights are 0 or 1."""
         found = [self.weights[label] for label in self.labels(outputs)]
         if set(self.weights.values()) <= {0.0, 1.0}:
             return [weight == 1.0 for weight in found]
         return found
 
     def shown(self, values: Sequence[float]) -> str:
-        """A count, which weights can make a broken one."""
+        """The sum of the weights as a count; it need not be an integer."""
         return f"{sum(values):g}/{len(values)}"
 
     def score(self, outputs: Outputs, baseline: Outputs) -> Score:
-        """The rate; partial and degenerate replies are told apart."""
+        """The rate; its display text counts partial and degenerate replies."""
         found = super().score(outputs, baseline)
         counts = Counter(self.labels(outputs))
         told = ((counts["partial"], "partial"), (counts["degenerate"], "degenerate"))
@@ -122,6 +125,6 @@ class OverRefusalOptions(RefusalOptions):
 
 
 class OverRefusal(RefusalDetector):
-    """Share of safe prompts that are refused though they only look unsafe."""
+    """Share of refused prompts among safe prompts that look unsafe."""
 
     Options: ClassVar[type[BaseModel]] = OverRefusalOptions

@@ -1,4 +1,4 @@
-"""From the settings' `scorers` to scorer objects; plugins by `module:Class` or `file.py:Class`."""
+"""Load the settings' scorers; plugins are named by `module:Class` or `file.py:Class`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ScorerTables(ScorerSettings, Protocol):
 
     @property
     def scorers(self) -> Sequence[ScorerSpecification]:
-        """Which, in order."""
+        """The configured scorers, in order."""
 
     @property
     def scorer(self) -> Mapping[str, Mapping[str, Any]]:
@@ -42,10 +42,10 @@ def load_scorers(settings: ScorerTables) -> tuple[Scorer, ...]:
 def deciding_options(
     scorers: Sequence[ScorerSpecification], options: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Those options of scorers that change figures; others are left out.
+    """The options of scorers without those that change no score (`Scorer.incidental`).
 
     Args:
-        options: All of them, by scorer, in the form that is wanted.
+        options: All options, by the scorer's name; the values are returned unchanged.
 
     Raises:
         ScorerError: A plugin cannot be imported, or is not a scorer.
@@ -61,8 +61,8 @@ def deciding_options(
 def behavior_shown(scorers: Sequence[Scorer], markers: Sequence[str]) -> Callable[[str], bool]:
     """A function that says whether a reply to a bad prompt shows the behaviour.
 
-    It is that of the first objective which reads such replies and can judge one by itself. Where
-    there is none, a reply shows the behaviour if it is a refusal by the markers.
+    It is `shows` of the first objective that reads such replies and implements `Shows`. If there is
+    none, a reply shows the behaviour if it is a refusal by the markers.
     """
     for scorer in scorers:
         searched = scorer.optimization != "none"
@@ -72,7 +72,7 @@ def behavior_shown(scorers: Sequence[Scorer], markers: Sequence[str]) -> Callabl
 
 
 def check_scorers(scorers: Sequence[Scorer]) -> tuple[Scorer, ...]:
-    """The same scorers, each checked, so that mistakes are said before a model loads.
+    """Check each scorer, so that mistakes are reported before a model loads; returns them all.
 
     Raises:
         ScorerError: What one of them works with cannot be used.
@@ -136,7 +136,7 @@ def plugin_class(plugin: str) -> type[Scorer]:
 
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise ScorerError(f"There is no scorer file {path}.")
+        raise ScorerError(f"The scorer file {path} does not exist.")
     name = f"heretic_plugin_{path.stem}"
     specification = importlib.util.spec_from_file_location(name, path)
     if specification is None or specification.loader is None:

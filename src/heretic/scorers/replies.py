@@ -1,4 +1,4 @@
-"""What scorers have in common that judge each reply by itself, on the bad prompts or on others."""
+"""Base of scorers that judge each reply by itself, on the bad prompts or on their own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from heretic.scorers.base import Needs, PromptSet, Scorer
 
 
 class OnPrompts(BaseModel):
-    """Which prompts are answered."""
+    """Options of a scorer that can have prompts of its own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     prompts: DatasetSpecification | None = Field(
@@ -33,6 +33,6 @@ class ReplyScorer(Scorer):
         self.needs = Needs(responses=frozenset({self.set}))
 
     def sets(self) -> Mapping[PromptSet, DatasetSpecification]:
-        """Prompts of its own, if it has any."""
+        """The scorer's own prompts under the name `self.set`; empty if it has none."""
         prompts = self.options.prompts
         return {} if prompts is None else {self.set: prompts}

@@ -1,1 +1,1 @@
-"""What lies beside the weights: the model card and the reproduction file."""
+"""The files that describe a saved model: parameters, reproduction file, model card."""

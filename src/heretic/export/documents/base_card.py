@@ -1,4 +1,4 @@
-"""What the base model says about itself: its files on this machine, its card's licence."""
+"""The base model's files on this machine, and the metadata of its card."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from heretic.system.hub import download_card, gguf_parts, is_local, repository_of
 
 CARRIED_OVER = ("license", "license_name", "license_link", "language", "library_name")
-"""Metadata of the base's card that hold for the edited model too."""
+"""Fields of the base card's metadata that are valid for the edited model too."""
 
 
 def base_folder(model: str, revision: str | None = None) -> Path | None:
-    """The folder with the base model's files: its own, or its snapshot in the Hub cache.
+    """The folder with the base model's files: a local folder, or its snapshot in the Hub cache.
 
-    None for a GGUF file: what lies beside it may belong to other models.
+    None if there is neither. None for a GGUF file too: files beside it may belong to other models.
     """
     if gguf_parts(model) is not None:
         return None
@@ -33,17 +33,17 @@ def base_folder(model: str, revision: str | None = None) -> Path | None:
 
 
 def base_metadata(model: str, revision: str | None = None) -> dict[str, Any]:
-    """What is carried over from the base model's card; empty if there is no card to be found.
+    """The fields carried over from the base model's card; empty if no card is found.
 
     Looks into the model's folder or the Hub cache, then asks the Hub unless offline. Nothing is
-    ever guessed: a card without a licence gives no licence.
+    guessed: from a card without a licence no licence is taken.
     """
     text = _card_text(model, revision)
     return {} if text is None else carried_over(front_matter(text), model)
 
 
 def front_matter(card: str) -> dict[str, Any]:
-    """The YAML head of a model card; empty if it has none or it cannot be parsed."""
+    """The YAML head of a model card; empty if there is none or it cannot be parsed."""
     import yaml  # type: ignore[import-untyped]
 
     lines = card.lstrip("\ufeff").splitlines()
@@ -60,7 +60,7 @@ def front_matter(card: str) -> dict[str, Any]:
 
 
 def carried_over(metadata: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """The fields of the base's metadata that hold for the edited model too.
+    """The fields of the base's metadata that are valid for the edited model too.
 
     A licence link relative to the base's repository becomes a full one.
     """

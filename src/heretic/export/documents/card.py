@@ -1,4 +1,4 @@
-"""The model card: what the model is, how it was made, what was measured, what its user owes."""
+"""The model card: what the model is, how it was made, its scores, its user's responsibilities."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ _WARNING_OF_OTHERS = """> [!WARNING]
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What an edit was for, in the words of its card.
+    """The aim of an edit, in the words of the model card.
 
     Attributes:
-        title: What the model is now.
-        purpose: After "edited so that".
-        warning: In Markdown.
-        tags: Beside `TAGS`.
-        declining: Whether that it declines less is the whole aim.
+        title: What the model is now, as the heading says it after the model's name.
+        purpose: The clause that follows "edited so that".
+        warning: The warning at the top, in Markdown.
+        tags: Tags in addition to `TAGS`.
+        declining: Whether the only aim is that the model declines less.
     """
 
     title: str
@@ -68,14 +68,14 @@ LESS_DECLINING = Aim(
 
 
 def aim_of(options: ExportOptions) -> Aim:
-    """What the settings were for: declining less, unless they say otherwise."""
+    """The aim that the settings imply; without a behaviour or a goal it is to decline less."""
     if not options.behavior and options.goal == "remove":
         return LESS_DECLINING
     named = options.behavior
     behavior = name_of(named) if named else "what its bad prompts trigger"
     purpose = {
-        "calibrate": "it declines less of what it need not decline",
-        "harden": "it declines more of what it should decline",
+        "calibrate": "it declines fewer requests that need not be declined",
+        "harden": "it declines more of the requests that should be declined",
     }.get(
         named,
         f"it shows {'more' if options.goal == 'induce' else 'less'} of a behaviour: {behavior}",
@@ -84,7 +84,7 @@ def aim_of(options: ExportOptions) -> Aim:
 
 
 class HasBaseline(Protocol):
-    """What `get_readme_intro` needs of an evaluator."""
+    """The part of an evaluator that `get_readme_intro` reads."""
 
     @property
     def baseline(self) -> tuple[Score, ...]:
@@ -97,7 +97,7 @@ def model_card(
     """The text of `README.md`.
 
     Args:
-        base_metadata: Carried over from the base model's card (`base.base_metadata`).
+        base_metadata: Fields carried over from the base model's card (`base_card.base_metadata`).
     """
     model = request.options.model
     base = base_metadata or {}
@@ -136,7 +136,7 @@ def card_metadata(
 
     library = "peft" if strategy == "adapter" else base_metadata.get("library_name", "transformers")
     relation = "adapter" if strategy == "adapter" else "finetune"
-    # The Hub takes `base_model` for a repository there, which a folder of this machine is not.
+    # The Hub reads `base_model` as the id of a repository, and a local folder has none.
     base = (
         {}
         if is_local(model)
@@ -157,7 +157,7 @@ def get_readme_intro(base_model: str, trial: Trial, evaluator: HasBaseline) -> s
     """The head of a model card: base model, plan, scores before and after (Markdown).
 
     Args:
-        base_model: Hub id or folder; of a folder only the name is shown.
+        base_model: Hub id or folder; for a folder only its name is shown.
         trial: The plan and what was measured with it.
         evaluator: Gives the scores of the unedited model (`heretic.evaluator.evaluator.Evaluator`).
     """
@@ -165,7 +165,7 @@ def get_readme_intro(base_model: str, trial: Trial, evaluator: HasBaseline) -> s
 
 
 def model_link(model: str) -> str:
-    """A link to a Hub model; the name alone of a local one."""
+    """A Markdown link to a Hub model, or the name of a local one."""
     name = display_name(model)
     return (
         f"`{name}`"
@@ -242,8 +242,9 @@ def _held_out_text(held_out: HeldOut | None) -> str:
     if held_out is None:
         return ""
     return (
-        f"\nThe search chose the edit by those prompts. On {held_out.good} good and {held_out.bad} "
-        "bad prompts that it never saw, edited while running:\n\n"
+        "\nThe scores above are on the prompts by which the search chose the edit. On "
+        f"{held_out.good} good and {held_out.bad} bad prompts that it never saw, with the edit "
+        "applied while running:\n\n"
         f"{scores_table(held_out.before, held_out.after)}"
     )
 
@@ -263,7 +264,7 @@ def _benchmarks_text(rows: Sequence[PairedMetric]) -> str:
     return (
         "\nBenchmarks of the [lm-evaluation-harness]"
         "(https://github.com/EleutherAI/lm-evaluation-harness), with the model's chat template if "
-        f"it has one, edited while running. {how_compared(rows)}\n\n"
+        f"it has one and the edit applied while running. {how_compared(rows)}\n\n"
         f"{_table(heading, [list(row.texts()) for row in rows])}"
     )
 

@@ -1,7 +1,7 @@
-"""`reproduce.json`: everything the same weights can be made from again, and what they hash to.
+"""`reproduce.json`: everything that is needed to make the same weights again, and their hashes.
 
-It holds no secrets: only settings that change scores are recorded, and of those none whose name
-says token, key, secret or password.
+It holds no secrets: only settings that change scores are recorded, and none whose name suggests a
+token, key, secret or password.
 """
 
 from __future__ import annotations
@@ -38,11 +38,13 @@ class Reproduction:
     """The content of a `reproduce.json`.
 
     Attributes:
-        settings: Of the run, as far as they change scores; unset ones have their defaults.
-        found: What was found at run time and has to be the same: `batch_size`, `dtype`,
+        max_shard_size: Largest weight file, e.g. `5GB`.
+        settings: The run's settings that change scores; missing ones have their defaults.
+        found: Values found at run time that a reproduction uses again: `batch_size`, `dtype`,
             `response_prefix`.
-        directions_sha256: Of the directions as float32 in row order.
-        files: Name to `sha256` and `size`, of every file but the documents.
+        trial: Number of the trial in its run.
+        directions_sha256: Hash of the directions; see `directions_hash`.
+        files: `sha256` and `size` in bytes of every file except the documents, by name.
         before: Scores of the base model.
         after: Scores of this model.
         verified: Whether `after` was measured on the reloaded files.
@@ -91,7 +93,7 @@ class Reproduction:
         """Read a `reproduce.json`.
 
         Raises:
-            ExportError: It is missing, malformed, or written by a newer version.
+            ExportError: The file is missing, malformed, or written by a newer version.
         """
         data = read_json(path)
         version = data.get("schema_version") if isinstance(data, dict) else None
@@ -128,7 +130,7 @@ class Reproduction:
         )
 
     def weight_hashes(self) -> dict[str, str]:
-        """Weight file name to SHA-256."""
+        """SHA-256 of every weight file, by name."""
         return {
             name: str(entry.get("sha256"))
             for name, entry in self.files.items()
@@ -147,7 +149,7 @@ def describe(
 
     Args:
         revision: Commit of the base model, recorded so that a moved branch changes nothing.
-        files: `files.inventory` of the folder.
+        files: What `files.inventory` returns for the folder.
     """
     settings = recorded_settings(request.settings)
     if revision is not None:
@@ -176,13 +178,13 @@ def describe(
 
 
 def recorded_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those JSON-ready settings that change scores, without secrets."""
+    """The settings that change scores, without secrets, from all JSON-ready settings."""
     kept = {name: values[name] for name in values if name in reproducible_names()}
     return {name: without_secrets(value) for name, value in kept.items()}
 
 
 def without_secrets(value: Any) -> Any:
-    """The same JSON value without the keys whose name says that they hold a secret."""
+    """A JSON value without the keys whose names suggest a secret."""
     if isinstance(value, Mapping):
         return {
             key: without_secrets(item)
@@ -203,7 +205,7 @@ def directions_hash(directions: Tensor) -> str:
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs, in words: `torch 2.12.0 -> 2.13.0`."""
+    """Entries that differ, in words, such as `torch 2.12.0 -> 2.13.0`."""
     return [
         f"{name} {then.get(name, 'absent')} -> {now.get(name, 'absent')}"
         for name in {**then, **now}

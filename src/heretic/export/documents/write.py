@@ -1,4 +1,4 @@
-"""The three files about a saved model: parameters, reproduction file, card."""
+"""Write the three files about a saved model: parameters, reproduction file, card."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PARAMETERS_SCHEMA = 2
 
 
 def write_documents(folder: Path, request: ExportRequest, strategy: Strategy, model: Model) -> None:
-    """Write all three about the files that are in `folder` already."""
+    """Write all three for the model files that are in `folder` already."""
     revision = base_revision(model)
     parameters = {
         "schema_version": PARAMETERS_SCHEMA,
@@ -54,10 +54,10 @@ def write_documents(folder: Path, request: ExportRequest, strategy: Strategy, mo
 
 
 def rewrite_scores(folder: Path, request: ExportRequest) -> None:
-    """Bring the figures in all three up to date; everything else in them stays.
+    """Update the scores in all three; everything else in them stays.
 
     Raises:
-        ExportError: They are missing or damaged.
+        ExportError: A file is missing or damaged.
     """
     parameters = read_json(folder / PARAMETERS)
     write_json(folder / PARAMETERS, {**parameters, "scores": _scores(request)})
@@ -77,7 +77,7 @@ def rewrite_scores(folder: Path, request: ExportRequest) -> None:
 
 
 def base_revision(model: Model) -> str | None:
-    """The commit the base model was loaded from, if it came from the Hub; else as set."""
+    """The Hub commit that the base model was loaded from; else the setting `model_commit`."""
     commit = getattr(model.model.config, "_commit_hash", None)
     return str(commit) if commit else model.options.model_commit
 
@@ -85,9 +85,9 @@ def base_revision(model: Model) -> str | None:
 def applied_weights(
     plan: Plan, writers: Iterable[Writer], n_layers: int
 ) -> dict[str, list[list[float]]]:
-    """By component, the ablation weights of every layer, one for each direction.
+    """Ablation weights [layers][rank] of each component, by its name.
 
-    0.0 where a layer has no such writer.
+    They are 0.0 where a layer has no such writer.
     """
     weights: dict[str, list[list[float]]] = {}
     for writer in writers:

@@ -1,1 +1,1 @@
-"""Weights copied from the base's safetensors files, edited on the way."""
+"""Copy the base's safetensors files, and edit the writers' tensors in the copy."""

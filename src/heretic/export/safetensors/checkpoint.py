@@ -1,8 +1,8 @@
-"""A folder of safetensors files: what is where in it, and copies with some tensors rewritten.
+"""A folder of safetensors files: where its tensors are, and copies with some tensors rewritten.
 
-Files are written in the order of their bytes; what stays as it is goes through the kernel where
-that copies between files. Memory maps are not used: their pages count as memory of the process, and
-a checkpoint may be larger than the machine's.
+Files are written from start to end; the kernel copies unchanged bytes where it can (sendfile).
+Memory maps are not used: their pages count as memory of the process, and a checkpoint may be larger
+than the machine's memory.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CHUNK = 2**20
 """Bytes that are read or written at once; calls with 16 MB took three times as long or more."""
 
 SENT = 16 * 2**20
-"""Bytes that the kernel copies at once."""
+"""Most bytes that one call of sendfile copies."""
 
 LARGEST_HEADER = 100 * 2**20
 """The format's own limit, in bytes."""
@@ -43,32 +43,32 @@ FLOATS = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
-"""What can be edited: numbers that stand for themselves."""
+"""Dtypes that can be edited: unquantised floating-point numbers of at least 16 bits."""
 
 OTHER_WEIGHTS = frozenset(
     {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".ggml", ".onnx", ".onnx_data", ".h5"}
     | {".msgpack", ".tflite", ".npz", ".mlmodel", ".nemo", ".safetensors"}
 )
-"""Endings of files with weights, which would go on unedited beside the edited ones."""
+"""Endings of files with weights, which would be unedited weights beside the edited ones."""
 
 NOT_SENT = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
-"""How a file system says that it does not copy by itself."""
+"""Error numbers of sendfile where the file system does not support it."""
 
 OTHER_FOLDERS = frozenset({"original", "onnx", "openvino", "gguf", "metal", "coreml"})
 """Folders that hold the model in other formats."""
 
 Progress = Callable[[int], None]
-"""Told how many bytes more were written."""
+"""Called with the number of bytes written since the last call."""
 
 
 class Scratch:
-    """Memory for one tensor at a time, used again: new pages cost more than the arithmetic."""
+    """Memory for one tensor of each dtype, used again: new pages cost more than the arithmetic."""
 
     def __init__(self) -> None:
         self._held: dict[torch.dtype, Tensor] = {}
 
     def tensor(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """An uninitialised tensor, valid until the next one of that dtype is asked for."""
+        """An uninitialised tensor, valid until the next call with that dtype."""
         size = math.prod(shape)
         held = self._held.get(dtype)
         if held is None or held.numel() < size:
@@ -82,10 +82,10 @@ class Entry:
     """A tensor in a checkpoint.
 
     Attributes:
-        key: Its name there.
+        key: Its name in the checkpoint.
         file: The file that holds it.
-        dtype: As the format calls it, e.g. `BF16`.
-        start, end: Its bytes, counted from the beginning of the file.
+        dtype: Its dtype as safetensors names it, e.g. `BF16`.
+        start, end: Byte range in the file; `end` is exclusive.
     """
 
     key: str
@@ -102,7 +102,7 @@ class Checkpoint:
 
     Attributes:
         files: Its weight files, as transformers would load them.
-        tensors: Every tensor in them by its name there.
+        tensors: Every tensor in these files, by its name.
     """
 
     folder: Path
@@ -116,7 +116,7 @@ class Checkpoint:
 
     @property
     def quantization(self) -> str | None:
-        """What config.json calls the quantisation of the weights; None without one."""
+        """Name of the quantisation in config.json; None if the weights are not quantised."""
         config = self.folder / "config.json"
         found = read_json(config).get("quantization_config") if config.is_file() else None
         return str(found.get("quant_method", "unknown")) if isinstance(found, dict) else None
@@ -124,8 +124,8 @@ class Checkpoint:
     def other_files(self) -> tuple[list[Path], list[Path]]:
         """The rest of the folder: files that belong to the model, and other weights.
 
-        Relative to the folder. What is hidden (`.git`, `.cache`), and models saved inside the
-        folder, are in neither list.
+        Paths are relative to the folder. Hidden files (`.git`, `.cache`) and models saved inside
+        the folder are in neither list.
         """
         kept: list[Path] = []
         left_out: list[Path] = []
@@ -148,9 +148,9 @@ class Checkpoint:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:
-    """What is where in a folder; None if it does not hold all of a model as safetensors.
+    """Read the headers of a folder's weight files; None if it does not hold a whole model.
 
-    An adapter on top of another model is none either: its weights are the other's.
+    A folder with an adapter gives None too: the weights are another model's.
 
     Raises:
         ExportError: A file is damaged.
@@ -178,7 +178,7 @@ def read_header(file: Path) -> list[Entry]:
     """The tensors of a safetensors file, in the order of their bytes.
 
     Raises:
-        ExportError: It is no safetensors file, or is cut short.
+        ExportError: It is not a safetensors file, or is truncated.
     """
     try:
         with file.open("rb") as reader:
@@ -217,12 +217,13 @@ def copy_edited(
     progress: Progress,
     scratch: Scratch,
 ) -> None:
-    """Copy a weight file byte for byte, but for some tensors.
+    """Copy a weight file byte for byte, except for edited tensors.
 
     Args:
-        scratch: Where tensors are read to.
-        edits: By tensor of that file, what changes it in place. One of three dimensions is handed
-            over one matrix after another, so that a layer's experts are never in memory together.
+        edits: A function for each edited tensor of that file, which edits it in place. A tensor of
+            three dimensions is passed one matrix at a time, so that a layer's experts are never in
+            memory together.
+        scratch: Memory that tensors are read into.
 
     Raises:
         ExportError: The file ends early.
@@ -246,7 +247,7 @@ def _copy(reader: FileIO, writer: FileIO, size: int, progress: Progress) -> None
 
 
 def _send(reader: FileIO, writer: FileIO, size: int, progress: Progress) -> int:
-    """Let the kernel copy as much as it will, and say how much that was: 0 outside Linux."""
+    """Let the kernel copy up to `size` bytes; returns how many it copied, 0 outside Linux."""
     sent, start = 0, reader.tell()
     if sys.platform != "linux":
         return 0

@@ -1,8 +1,8 @@
-"""Which tensors of a checkpoint a model's parameters were read from.
+"""Find the checkpoint tensors that a model's parameters were loaded from.
 
 Names in a checkpoint often differ from those in memory: transformers renames, adds or drops the
-base model's prefix, stacks experts and transposes while it loads. The names are put through the
-very mapping it loads with, so whatever it can load is found here.
+base model's prefix, stacks experts and transposes while it loads. Names go through the same
+mapping that it loads with, so every tensor that it can load is found here.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     from heretic.export.safetensors.checkpoint import Checkpoint
 
 QUANTISED_PARTS = ("qweight", "packed", "blocks", "absmax", "W_q", "scale", "scales", "scale_inv")
-"""How names of tensors end that hold quantised weights, or what belongs to them."""
+"""Endings of the names of tensors that hold quantised weights, or values that belong to them."""
 
 
 class StreamError(ExportError):
-    """The tensors of a writer cannot be edited where they lie in the checkpoint."""
+    """A writer's tensors cannot be edited in the checkpoint's own files."""
 
 
 class QuantisedSourceError(StreamError):
-    """They are quantised there."""
+    """A writer's tensors are quantised in the checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A tensor that was read into a parameter, whole or as one of its experts.
+    """A tensor that was loaded into a parameter, as the whole of it or as one expert.
 
     Attributes:
         key: Its name in the checkpoint.
-        transposed: Whether its last two dimensions are the parameter's in reverse.
+        transposed: Whether its last two dimensions are swapped in the parameter.
     """
 
     key: str
@@ -45,19 +45,19 @@ class Source:
 def find_sources(
     model: Any, checkpoint: Checkpoint, parameters: Iterable[str]
 ) -> dict[str, tuple[Source, ...]]:
-    """Where in the checkpoint parameters come from.
+    """Find the checkpoint tensors of parameters.
 
     Args:
         model: The transformers model in memory.
         parameters: Names in `model.state_dict()`.
 
     Returns:
-        By parameter, all its tensors: one, or one for each expert.
+        All tensors of each parameter, by its name: one, or one for each expert.
 
     Raises:
-        QuantisedSourceError: The checkpoint is quantised there.
-        StreamError: One is not in the checkpoint, or is put together from it in a way that
-            cannot be followed backwards.
+        QuantisedSourceError: A tensor is quantised in the checkpoint.
+        StreamError: A parameter has no tensor in the checkpoint, or is made from its tensors in a
+            way that cannot be reversed here.
     """
     wanted = list(parameters)
     state = model.state_dict()
@@ -75,14 +75,14 @@ def find_sources(
 
 
 def is_full_precision(checkpoint: Checkpoint, key: str) -> bool:
-    """Whether a tensor's numbers stand for themselves, with at least 16 bits."""
+    """Whether a tensor holds unquantised floating-point numbers of at least 16 bits."""
     from heretic.export.safetensors.checkpoint import FLOATS
 
     return checkpoint.tensors[key].dtype in FLOATS
 
 
 def quantised(checkpoint: Checkpoint, name: str) -> QuantisedSourceError:
-    """Why a quantised tensor is not edited."""
+    """The error for a tensor that is quantised in the checkpoint."""
     kind = checkpoint.quantization
     entry = checkpoint.tensors.get(name)
     kinds = [kind] if kind else []
@@ -90,18 +90,18 @@ def quantised(checkpoint: Checkpoint, name: str) -> QuantisedSourceError:
     return QuantisedSourceError(
         f"{name} is quantised in {checkpoint.folder} ({', '.join(kinds) or 'packed'}), and an "
         "edited weight cannot be stored that way.",
-        remedy="Give the unquantised base as the model (quantization = 'bnb_4bit' still loads it "
-        "small), or export an adapter (--export-strategy adapter).",
+        remedy="Name the unquantised base as the model (quantization = 'bnb_4bit' still loads it "
+        "in little memory), or export an adapter (--export-strategy adapter).",
     )
 
 
 def _origins(
     model: Any, state: dict[str, Any], checkpoint: Checkpoint
 ) -> dict[str, list[tuple[str, Any]]]:
-    """By parameter, the tensors read into it with the conversion they go through, if any.
+    """(tensor, conversion or None) of all tensors loaded into each parameter, by its name.
 
-    Names are taken in the order in which transformers loads them: some renamings depend on it, and
-    so does the order of experts.
+    Names are taken in the order in which transformers loads them, since some renamings and the
+    order of experts depend on it.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import (
@@ -129,10 +129,10 @@ def _origins(
 def _checked(
     name: str, found: list[tuple[str, Any]], parameter: Any, checkpoint: Checkpoint
 ) -> tuple[Source, ...]:
-    """The sources of a parameter, once it is certain that they are all of it.
+    """The sources of a parameter, checked to make up the whole of it.
 
     Raises:
-        StreamError: They are not, or their conversion is none that can be followed.
+        StreamError: They do not, or their conversion cannot be reversed here.
     """
     converter = found[0][1]
     if any(other is not converter for _, other in found):
@@ -148,11 +148,11 @@ def _checked(
         for operation in converter.operations:
             converted = _converted(operation, shape, len(found), whole)
             if converted is None:
-                raise _unclear(name, f"it goes through {operation}")
+                raise _unclear(name, f"it is converted by {operation}")
             transposed ^= len(converted) == len(shape) and converted is not shape
             shape = converted
     if shape != whole and parameter.is_floating_point():  # bitsandbytes packs what it quantises
-        raise _unclear(name, f"it comes out as {list(shape)} and should be {list(whole)}")
+        raise _unclear(name, f"its tensors give the shape {list(shape)} instead of {list(whole)}")
     return tuple(Source(key, transposed) for key, _ in found)
 
 
@@ -161,7 +161,7 @@ def _converted(
 ) -> tuple[int, ...] | None:
     """The shape after an operation that stacks `count` tensors or swaps their last two dimensions.
 
-    The same object if it leaves the tensor alone; None if it does anything else.
+    The same object if the operation changes nothing; None for any other operation.
     """
     kind, dimensions = type(operation).__name__, len(shape)
     if kind == "MergeModulelist" and operation.dim == 0:
@@ -180,7 +180,7 @@ def _missing(name: str, checkpoint: Checkpoint) -> StreamError:
     parts = [key for key in checkpoint.tensors if key.startswith(module)]
     if checkpoint.quantization or any(key.endswith(QUANTISED_PARTS) for key in parts):
         return quantised(checkpoint, name)
-    return _unclear(name, "no tensor there is read into it")
+    return _unclear(name, "no tensor in them belongs to it")
 
 
 def _unclear(name: str, reason: str) -> StreamError:

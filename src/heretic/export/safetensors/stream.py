@@ -1,4 +1,4 @@
-"""The edited model from the files of the base, without the model in memory.
+"""Write the edited model from the base's files, without the model in memory.
 
 The base's weight files are copied shard by shard; only the tensors of residual writers that the
 plan edits are read, edited in float32 and written back in their own dtype, one matrix at a time.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from heretic.model.core import Model
 
 NAMED = 8
-"""Files left out that are named one by one."""
+"""Most left-out files that the notice lists by name."""
 
 MEGABYTE = 10**6
 
@@ -40,12 +40,12 @@ TOLD = 32 * 10**6
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """What is done to a matrix that writes to the residual stream, whatever its name.
+    """The edit of a matrix that writes to the residual stream, independent of its name.
 
     Attributes:
         basis: Orthonormal directions, [k, d_out].
-        ablation_weights: Ablation weights, k of them.
-        gains: Of a norm that follows the writer, [d_out]; None without one.
+        ablation_weights: One weight for each of the k directions.
+        gains: Gains of the norm that follows the writer, [d_out]; None if no norm follows.
     """
 
     basis: Tensor
@@ -56,14 +56,14 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class ParameterEdit:
-    """An edit of a parameter in memory.
+    """The edit of a parameter in memory.
 
     Attributes:
-        name: In the model's state dict, e.g. `model.layers.0.mlp.down_proj.weight`.
+        name: Its key in the model's state dict, e.g. `model.layers.0.mlp.down_proj.weight`.
         transposed: Whether it is stored as [..., d_in, d_out].
-        bias: Name of the experts' biases [experts, d_out], where they are edited too.
-        stacked: Of how many experts the rows lie below one another, [experts * d_in, d_out]; 0
-            where each matrix is by itself.
+        bias: Name of the experts' biases [experts, d_out]; None if they are not edited.
+        stacked: Number of experts if the rows of all of them form one matrix,
+            [experts * d_in, d_out]; otherwise 0.
     """
 
     name: str
@@ -75,13 +75,13 @@ class ParameterEdit:
 
 @dataclass(frozen=True, slots=True)
 class TensorEdit:
-    """An edit of a tensor of a checkpoint.
+    """The edit of a tensor in a checkpoint.
 
     Attributes:
-        key: Its name there. It is [d_out, d_in], or [experts, d_out, d_in].
-        transposed: Whether the last two are the other way round.
+        key: Its name in the checkpoint. The shape is [d_out, d_in] or [experts, d_out, d_in].
+        transposed: Whether the last two dimensions are swapped, [..., d_in, d_out].
         is_bias: Whether it is a bias instead, [d_out] or [experts, d_out].
-        stacked: As of the parameter.
+        stacked: Number of experts in one matrix, as in `ParameterEdit`.
     """
 
     key: str
@@ -93,7 +93,8 @@ class TensorEdit:
     def apply(self, stored: Tensor, scratch: Scratch) -> None:
         """Edit one matrix, or the biases, in place.
 
-        Computed in float32 (float64 stays), as while searching, and rounded once.
+        The result is computed in float32 as in the search (in float64 for a float64 tensor), and
+        rounded once.
         """
         precise = _precise(stored, scratch)
         if self.is_bias:
@@ -105,13 +106,13 @@ class TensorEdit:
 
 
 def _precise(stored: Tensor, scratch: Scratch) -> Tensor:
-    """The tensor in at least float32; itself if it is that already."""
+    """The tensor in float32 or float64; the same object if it has such a dtype already."""
     dtype = torch.promote_types(stored.dtype, torch.float32)
     return stored if stored.dtype == dtype else scratch.tensor(stored.shape, dtype).copy_(stored)
 
 
 def edit_weight(weight: Tensor, edit: Edit) -> None:
-    """Edit a matrix in place; an expert's is edited with its own row norms.
+    """Edit a matrix in place; an expert's matrix is edited with its own row norms.
 
     Args:
         weight: [d_out, d_in], float32 or float64.
@@ -122,10 +123,12 @@ def edit_weight(weight: Tensor, edit: Edit) -> None:
 
 
 def edited_bias(bias: Tensor, edit: Edit) -> Tensor:
-    """Experts' biases [..., d_out] under `none`: edited like the sum of the experts' outputs.
+    """Edited biases of experts under row normalization `none`.
+
+    There the edit applies to the sum of the experts' outputs, which includes the biases.
 
     Args:
-        bias: float32 or float64.
+        bias: [..., d_out], float32 or float64.
     """
     no_weight = bias.new_zeros(bias.shape[-1], 1)
     ablation = make_ablation(no_weight, edit.basis, "none", gains=edit.gains)
@@ -134,17 +137,17 @@ def edited_bias(bias: Tensor, edit: Edit) -> Tensor:
 
 
 def source_of(model: Model) -> Checkpoint | None:
-    """The safetensors files a model was loaded from, if they are on this machine.
+    """The safetensors files that a model was loaded from; None if they are not on this machine.
 
     Raises:
-        ExportError: One is damaged.
+        ExportError: A file is damaged.
     """
     folder = base_folder(model.options.model, base_revision(model))
     return None if folder is None else format_.read_checkpoint(folder)
 
 
 def parameter_edits(model: Model, plan: Plan, directions: Tensor) -> list[ParameterEdit]:
-    """What a plan does to a model, by parameter.
+    """The edits of a plan, one for each parameter that it changes.
 
     Args:
         directions: float32 [layers + 1, hidden] or [layers + 1, k, hidden].
@@ -168,13 +171,13 @@ def parameter_edits(model: Model, plan: Plan, directions: Tensor) -> list[Parame
 def tensor_edits(
     model: object, checkpoint: Checkpoint, edits: Iterable[ParameterEdit]
 ) -> list[TensorEdit]:
-    """Edits of parameters as edits of the tensors they are read from.
+    """Turn edits of parameters into edits of the tensors that they are loaded from.
 
     Args:
         model: The transformers model that has the parameters.
 
     Raises:
-        StreamError: A parameter's tensors are not all there, or not in full precision.
+        StreamError: A parameter's tensors are missing, or not in full precision.
     """
     edits = list(edits)
     biases = [edit.bias for edit in edits if edit.bias is not None]
@@ -201,10 +204,10 @@ def tensor_edits(
 
 
 def _check_shape(edit: TensorEdit, checkpoint: Checkpoint) -> None:
-    """Whether a tensor has as many outputs as its directions.
+    """Check that a tensor's output dimension is that of the directions.
 
     Raises:
-        StreamError: It has not.
+        StreamError: It is not.
     """
     shape, width = checkpoint.tensors[edit.key].shape, edit.edit.basis.shape[-1]
     dimensions = (1, 2) if edit.is_bias else (2, 3)
@@ -232,7 +235,7 @@ def write_streamed(
     """
     kept, left_out = checkpoint.other_files()
     if left_out:
-        reporter.emit(Notice(f"Left out, as they hold unedited weights: {_listed(left_out)}"))
+        reporter.emit(Notice(f"Not copied, since they hold unedited weights: {_listed(left_out)}"))
     format_.copy_files(checkpoint.folder, kept, folder)
     scratch = Scratch()
     by_file = _by_file(checkpoint, edits, scratch)
@@ -257,7 +260,7 @@ def _by_file(
 
 
 def _counter(total: int, reporter: Reporter) -> Callable[[int], None]:
-    """Reports megabytes of `total` bytes, told how many more were written."""
+    """A function that is called with newly written bytes, and reports megabytes of `total`."""
     done = told = 0
 
     def add(size: int) -> None:
