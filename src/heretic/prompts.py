@@ -116,8 +116,8 @@ def _rest_of(specification: DatasetSpecification) -> DatasetSpecification | None
 def shared_prompts(first: Iterable[Prompt], second: Iterable[Prompt]) -> list[str]:
     """Prompts that two sets have in common, in the order of the first.
 
-    The sets that directions are found on and those they are judged on must share none (SPEC
-    section 1); case and white space make no difference.
+    The sets that directions are found on and the sets they are judged on must share none. Case
+    and white space make no difference.
     """
     known = {" ".join(prompt.user.lower().split()) for prompt in second}
     return [prompt.user for prompt in first if " ".join(prompt.user.lower().split()) in known]

@@ -1,4 +1,4 @@
-"""The search space: its ranges are those of the specification, plans go there and back."""
+"""The search space: its ranges are the documented ones, plans go there and back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from heretic.records import ATTENTION, MLP, Kernel, LayerWeights, Plan
 from heretic.search.space import SearchSpace
 
 COMPONENTS = (MLP, ATTENTION)
-LAST = 30  # L of the specification, for 31 layers
+LAST = 30  # index of the last of 31 layers
 
 
 class Drawing:

@@ -1,7 +1,7 @@
 """Where settings come from, and what is said about keys that nobody knows.
 
-pydantic-settings reads and merges the layers; this module adds the strictness (SPEC section 4):
-a key that is no setting is an error that names the nearest one, wherever it stood.
+pydantic-settings reads and merges the layers; this module adds the strictness:
+a key that is not a setting is an error that names the nearest one, wherever it stood.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A plan as an adapter in PEFT's file format: LoRA of the plan's rank, or DoRA for `full`.
 
-Both are exact (SPEC section 2), so nothing is approximated and nothing is trained. The files are
-written directly; PEFT is needed only to use them. Format: huggingface.co/docs/peft, "PEFT
+Both are exact (docs/how-it-works.md), so nothing is approximated and nothing is trained. The files
+are written directly; PEFT is needed only to use them. Format: huggingface.co/docs/peft, "PEFT
 checkpoint format"; DoRA: Liu et al. 2024, arXiv 2402.09353.
 """
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 DIVERGENCE_ABSOLUTE, DIVERGENCE_RELATIVE = 0.01, 0.05
 RATE = 0.03
-"""SPEC section 8: KL within max(0.01 nats, 5%), refusals within 3 of 100. Edited while running and
+"""Tolerances: KL within max(0.01 nats, 5%), refusals within 3 of 100. Edited while running and
 edited in the weights differ by rounding in half precision."""
 
 ROOM = 1.25

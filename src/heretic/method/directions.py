@@ -124,7 +124,7 @@ def sparing_directions(directions: Tensor, protected: Tensor) -> Tensor:
 
 
 def layer_basis(directions: Tensor, layer: int, plan: Plan) -> Tensor:
-    """The orthonormal directions that a layer is edited along (SPEC section 2).
+    """The orthonormal directions that a layer is edited along (docs/how-it-works.md).
 
     Args:
         directions: [layers + 1, hidden], or [layers + 1, k, hidden] with k orthonormal ones per

@@ -2,8 +2,8 @@
 
 `OutputEdit.apply` acts on the module's output while searching; `OutputEdit.edited_weight` and
 `OutputEdit.low_rank` give the weights for export. Both follow from the same vectors, because the
-edit is an exact linear function of the output (SPEC section 2). Directional ablation is due to
-Arditi et al. 2024 (arXiv 2406.11717); `full`, the norm-preserving variant, to Jim Lai (2025).
+edit is an exact linear function of the output (docs/how-it-works.md). Directional ablation is due
+to Arditi et al. 2024 (arXiv 2406.11717); `full`, the norm-preserving variant, to Jim Lai (2025).
 
 One direction is the usual case; k of them, orthonormal, make an edit of rank k:
 W^ - sum_j a_j v_j (v_j^T W^). Where row norms differ, `pre` and `full` do not make the result

@@ -24,7 +24,9 @@ COMPONENT_ALIASES = {"attn": ATTENTION, "mlp": MLP}
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """Ablation weight as a function of the layer index, one per component (SPEC section 2).
+    """The ablation weight of one component as a function of the layer index.
+
+    See docs/how-it-works.md, "Edits".
 
     Attributes:
         max_weight: Weight at the peak.

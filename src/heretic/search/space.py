@@ -1,4 +1,4 @@
-"""The search space: named parameters, and the plan they stand for (SPEC section 3)."""
+"""The search space: named parameters, and the plan they stand for (docs/how-it-works.md)."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class SearchSpace:
     """Ranges of all parameters, in a fixed order that does not hang on the model's discovery.
 
     Args:
-        n_layers: Number of layers; `L` in the specification is `n_layers - 1`.
+        n_layers: Number of layers; the last layer has index `n_layers - 1`.
         components: Components to search; any but `mlp.down_proj` has the ranges of attention.
         kind: `default`, or `wide` with larger weights, all positions and the scope `mean`.
         row_normalization: The edit variant of all plans.
