@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from heretic.method.median import weiszfeld
 from heretic.records.plan import Plan
 
 RELATIVE_TOLERANCE = 1e-4
@@ -57,26 +58,16 @@ class RunningMean:
         return self._total / self._count
 
 
-def geometric_median(residuals: Tensor, *, steps: int = 200, tolerance: float = 1e-9) -> Tensor:
-    """Geometric median over prompts, by Weiszfeld's algorithm (Weiszfeld 1937) in float64.
+def geometric_median(residuals: Tensor) -> Tensor:
+    """Geometric median over prompts, computed in float64.
 
     Args:
-        residuals: [prompts, layers + 1, hidden].
+        residuals: [prompts, layers + 1, hidden], any floating dtype.
 
     Returns:
         float64 [layers + 1, hidden].
     """
-    points = residuals.to(torch.float64)
-    median = points.mean(dim=0)
-    for _ in range(steps):
-        distance = (points - median).norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        weights = 1.0 / distance
-        updated = (points * weights).sum(dim=0) / weights.sum(dim=0)
-        change = (updated - median).norm() / median.norm().clamp_min(1e-12)
-        median = updated
-        if change < tolerance:
-            break
-    return median
+    return weiszfeld(residuals.to(torch.float64))
 
 
 def difference_directions(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heretic.errors import HereticError
+from heretic.method.median import weiszfeld
 
 Floats = NDArray[np.float64]
 Residuals = NDArray[np.floating]
@@ -100,23 +101,6 @@ def check_residuals(good: Residuals, bad: Residuals) -> None:
         raise HereticError("A set of residuals is empty.")
 
 
-def geometric_median(points: Floats, *, steps: int = 200, tolerance: float = 1e-9) -> Floats:
-    """Geometric median of [points, hidden] by Weiszfeld's algorithm (Weiszfeld 1937): [hidden].
-
-    The same as `heretic.method.directions.geometric_median`, for one layer and without torch.
-    """
-    median: Floats = points.mean(axis=0)
-    for _ in range(steps):
-        distances = np.maximum(np.linalg.norm(points - median, axis=1, keepdims=True), 1e-12)
-        weights = 1.0 / distances
-        updated: Floats = (points * weights).sum(axis=0) / weights.sum()
-        change = float(np.linalg.norm(updated - median))
-        median = updated
-        if change < tolerance * max(float(np.linalg.norm(median)), 1e-12):
-            break
-    return median
-
-
 def silhouette(first: Floats, second: Floats) -> float:
     """Mean silhouette coefficient of two sets of points, [n, hidden] and [m, hidden].
 
@@ -157,7 +141,7 @@ def _layer_geometry(
     layer: int, good: Floats, bad: Floats, previous: Floats | None
 ) -> tuple[LayerGeometry, Floats]:
     g, b = good.mean(axis=0), bad.mean(axis=0)
-    g_median, b_median = geometric_median(good), geometric_median(bad)
+    g_median, b_median = weiszfeld(good), weiszfeld(bad)
     r, r_median = b - g, b_median - g_median
     row = LayerGeometry(
         layer=layer,
