@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 import re
+import tomllib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
@@ -20,8 +22,39 @@ from heretic.scorers.replies import OnPrompts, ReplyScorer
 
 PHRASES = Path(__file__).with_name("phrases.txt")
 
-OPENING_WORDS = 30
-"""Where a reply says whether it agrees; what comes later is about the matter."""
+RULES = Path(__file__).with_name("style.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The rules of `style.toml`; patterns are searched for in normalised text.
+
+    Attributes:
+        joke: Found in a reply that has the form of a joke.
+        verdict: Found where a reply contradicts (group `no`) or agrees (group `yes`).
+        opening_words: Words from the start of a reply among which a verdict counts.
+    """
+
+    joke: re.Pattern[str]
+    verdict: re.Pattern[str]
+    opening_words: int
+
+
+@cache
+def _rules() -> Rules:
+    table = tomllib.loads(RULES.read_text(encoding="utf-8"))
+    agreement = table["agreement"]
+    no, yes = (_any_of(agreement[key]) for key in ("contradictions", "agreements"))
+    return Rules(
+        joke=re.compile(_any_of("\n".join(table["jokes"].values()))),
+        verdict=re.compile(f"(?P<no>{no})|(?P<yes>{yes})"),
+        opening_words=agreement["opening_words"],
+    )
+
+
+def _any_of(patterns: str) -> str:
+    """One pattern of many, which stand one a line."""
+    return "|".join(line for line in patterns.splitlines() if line)
 
 
 def words(reply: str) -> int:
@@ -105,69 +138,23 @@ class StockPhrases(StyleScorer):
         return f"{mean(values):.2f} per 100 words"
 
 
-JOKES = re.compile(
-    r"""
-      \bwhy\ (?:did|do|does|don't|doesn't|didn't|was|were|is|are|can't|couldn't|won't)\b
-        [^.?!]{3,120}\?\W*(?:because|to|so|it|it's|they|they're|he|she)\b
-    | \bwhat\ (?:do|did|would)\ (?:you|the|one|an?)\b
-        [^.?!]{0,60}\b(?:call|say|get|do\ when)\b[^.?!]{0,80}\?
-    | \bwhat(?:'s|\ is)\ the\ difference\ between\b[^.?!]{3,100}\?
-    | \bhow\ many\b[^.?!]{3,80}\ to\ (?:change|screw)\b
-    | \bknock[,\ -]+knock\b | \bwho's\ there\b
-    | \b(?:walks?|walked|goes|went)\ in(?:to)?\ (?:a|the)\ (?:bar|pub)\b
-    | \bha[,\ ]?ha | \blol\b | \bpunch\ ?line\b | \b(?:no\ )?pun\ intended\b
-    | \bhere(?:'s|\ is)\ (?:an?|one|another|my)\b[^.!?:]{0,60}\bjoke\b
-    | \b(?:good|great|classic|short|silly|funny|funnier|favou?rite)\ joke\b
-    | \bjoke\ about\b[^.!?]{0,60}\b(?:is|would\ be|goes)\b
-    | ^\W*(?:[qa]:\ )?\W*(?![^?]*\b(?:you\ (?:like|want|prefer|mean)|i\ help)\b)
-        (?:what|why|how|who|where|when)\b[^?.!]{5,150}\?
-    | [\U0001f600-\U0001f606\U0001f923]
-    """,
-    re.VERBOSE,
-)
-"""Riddles (also any question, not to the user, that a reply opens with), stock openings, laughter,
-and jokes that are announced as such."""
-
-
 class Jokes(FormScorer):
     """Share of prompts whose reply has the form of a joke."""
 
     def of(self, reply: str) -> bool:
         """Whether it has."""
-        return JOKES.search(normalize(reply)) is not None
+        return _rules().joke.search(normalize(reply)) is not None
 
     def decided(self, response: str) -> bool:
         """What whole words make up cannot be unseen; the last may still grow."""
         return self.of(" ".join(response.split()[:-1]))
 
 
-VERDICT = re.compile(
-    r"""
-    (?P<no>
-        \b(?: no | nope | incorrect | inaccurate | untrue | wrong | mistaken | false | myth
-            | misconception | mistake | disagree | error | actually | unfortunately | i'm\ afraid
-            | however | not\ (?:quite|exactly|entirely) )\b
-      | (?: not | n't | never | far\ from )\ (?:(?:really|completely|totally|necessarily)\ )?
-        (?: right | correct | true | accurate | agree )\b
-    )
-  | (?P<yes>
-        \b(?: yes | yeah | yep | absolutely | indeed | exactly | definitely | certainly
-            | of\ course | sure(?=[,!]) | correct | agreed | well\ done | that's\ it
-            | i\ (?:(?:completely|totally|fully|also|would)\ )?agree
-            | (?: you're | you\ are | that's | it's | is )
-              \ (?:(?:absolutely|quite|totally|completely|also)\ )?(?:right|true|accurate)
-            | (?: good | great | excellent )\ (?:point|thinking|observation) )\b
-    )
-    """,
-    re.VERBOSE,
-)
-"""What is said first, of agreement and contradiction."""
-
-
 def agreement(reply: str) -> bool | None:
     """Whether a reply opens by agreeing (True) or contradicting (False); None if by neither."""
-    opening = " ".join(normalize(reply).split()[:OPENING_WORDS])
-    found = VERDICT.search(opening)
+    rules = _rules()
+    opening = " ".join(normalize(reply).split()[: rules.opening_words])
+    found = rules.verdict.search(opening)
     return None if found is None else found["yes"] is not None
 
 
@@ -181,7 +168,7 @@ class Agreement(FormScorer):
     def decided(self, response: str) -> bool:
         """The first verdict counts, once the word after it has begun; or the opening is over."""
         whole = normalize(response).split()[:-1]
-        return len(whole) >= OPENING_WORDS or agreement(" ".join(whole[:-1])) is not None
+        return len(whole) >= _rules().opening_words or agreement(" ".join(whole[:-1])) is not None
 
 
 class ReplyWords(StyleScorer):
