@@ -11,7 +11,6 @@ import logging
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 CHUNK = 64 * 1024
 """Bytes of one sample of a large file."""
@@ -177,47 +176,50 @@ def gguf_architecture(file: Path) -> str | None:
 
 @cache  # asked once in a process, however often settings are made
 def hub_config(model: str, revision: str | None) -> str:
-    """The configuration in the Hub cache, else from the Hub; empty if there is none to be had.
+    """The text of config.json, from the Hub's cache or else from the Hub; empty without one.
 
-    Asked for once and briefly, where the library's own download would try for half a minute.
     Without an answer no preset is chosen, and loading gives the error and the remedy.
     """
-    from huggingface_hub import constants, get_session, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.utils._headers import build_hf_headers
+    from huggingface_hub import try_to_load_from_cache
 
     try:
         found = try_to_load_from_cache(model, "config.json", revision=revision)
         if isinstance(found, str):
             return Path(found).read_text(encoding="utf-8")
-        if constants.HF_HUB_OFFLINE:
-            return ""
+    except Exception as error:  # not a valid name, or a file that cannot be read
+        _log.info("No configuration of %s to choose a preset by: %s", model, error)
+        return ""
+    return _small_file(model, "config.json", revision, timeout=HUB_TIMEOUT) or ""
+
+
+def download_card(model: str, revision: str | None) -> str | None:
+    """The text of the model's card from the Hub; None if the Hub does not send one."""
+    return _small_file(repository_of(model), "README.md", revision, timeout=CARD_TIMEOUT)
+
+
+def _small_file(repository: str, file: str, revision: str | None, *, timeout: float) -> str | None:
+    """The text of one file in a repository on the Hub; None offline and after any failure.
+
+    There is one short try, because work goes on without the file. The library's own download would
+    try for half a minute.
+
+    Args:
+        timeout: Seconds.
+    """
+    from huggingface_hub import constants, get_session, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    if constants.HF_HUB_OFFLINE:
+        return None
+    try:
         reply = get_session().get(
-            hf_hub_url(model, "config.json", revision=revision),
+            hf_hub_url(repository, file, revision=revision),
             headers=build_hf_headers(),
-            timeout=HUB_TIMEOUT,
+            timeout=timeout,
             follow_redirects=True,
         )
         reply.raise_for_status()
         return str(reply.text)
-    except Exception as error:  # offline, gated, missing, no valid name
-        _log.info("No configuration of %s to choose a preset by: %s", model, error)
-        return ""
-
-
-def download_card(model: str, revision: str | None) -> str | None:
-    """The card's text from the Hub; one try, because saving must go on without it."""
-    from huggingface_hub import get_session, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
-
-    failures: tuple[type[Any], ...] = (OSError, ValueError, *HfHubHTTPError.__bases__)
-    try:
-        response = get_session().get(
-            hf_hub_url(repository_of(model), "README.md", revision=revision),
-            headers=build_hf_headers(),
-            timeout=CARD_TIMEOUT,
-            follow_redirects=True,
-        )
-    except failures:
+    except Exception as error:  # no connection, gated, missing, not a valid name
+        _log.info("The Hub does not send %s of %s: %s", file, repository, error)
         return None
-    return str(response.text) if response.status_code == 200 else None
