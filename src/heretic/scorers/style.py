@@ -1,6 +1,6 @@
-"""Behaviours of style: stock phrases, jokes, agreement, length. Counted by rules in each reply.
+"""Scorers of style: stock phrases, jokes, agreement, length, measured by rules in each reply.
 
-An empty reply shows nothing and is no improvement: it counts as the original's reply does.
+An empty reply must not pass for an improvement, so it counts like the original model's reply.
 """
 
 from __future__ import annotations
@@ -53,32 +53,32 @@ def _rules() -> Rules:
 
 
 def _any_of(patterns: str) -> str:
-    """One pattern of many, which stand one a line."""
+    """One pattern that matches any of the patterns, which are one a line."""
     return "|".join(line for line in patterns.splitlines() if line)
 
 
 def words(reply: str) -> int:
-    """How many words a reply has."""
+    """Number of words in a reply, separated by white space."""
     return len(reply.split())
 
 
 class StyleScorer(ReplyScorer):
-    """Judges each reply by itself through `of`; the score is the mean."""
+    """Measures each reply separately by `of`; the score is the mean."""
 
     largest: ClassVar[float] = math.inf
-    """No reply has more."""
+    """Largest possible value of `of`."""
 
     def of(self, reply: str) -> float:
-        """The figure of a reply, at least 0; a boolean where it is yes or no."""
+        """The value of one reply, at least 0; a boolean for a question of yes or no."""
         raise NotImplementedError
 
     def values(self, outputs: Outputs, baseline: Outputs) -> list[float]:
-        """The figure of each reply; of the original's where there is none."""
+        """The value of each reply; of the original model's reply where the reply is empty."""
         pairs = zip(outputs.responses[self.set], baseline.responses[self.set], strict=True)
         return [self.of(reply if reply.strip() else original) for reply, original in pairs]
 
     def best_possible(self, replies: Replies) -> tuple[float, str]:
-        """As if what is to come, and what is empty, were as good as can be."""
+        """The score if missing and empty replies had the best possible value."""
         wanted = self.optimization == "maximize"
         if wanted and self.largest == math.inf:
             return super().best_possible(replies)
@@ -90,31 +90,31 @@ class StyleScorer(ReplyScorer):
 
 
 class FormScorer(StyleScorer):
-    """Says of each reply whether it has a form; the score is the share that has."""
+    """Tells whether each reply has a certain form; the score is the share of those that have."""
 
     largest = 1.0
 
     def of(self, reply: str) -> bool:
-        """Whether it has."""
+        """Whether the reply has the form."""
         raise NotImplementedError
 
     def shows(self, reply: str) -> bool:
-        """As `of`."""
+        """Whether the reply has the form, for the gradient sweep."""
         return self.of(reply)
 
 
 class PhraseOptions(OnPrompts):
-    """Which phrases."""
+    """Options of `StockPhrases`."""
 
     phrases: tuple[str, ...] = Field(
-        (), description="Phrases to count, in place of those that come with Heretic."
+        (), description="Phrases to count instead of those that come with Heretic."
     )
 
 
 @cache
 def _phrase_pattern(phrases: tuple[str, ...]) -> re.Pattern[str]:
     chosen = phrases or tuple(PHRASES.read_text(encoding="utf-8").split("\n"))
-    # longest first, so that one inside another is not counted as well
+    # longest first, so that a phrase inside a longer one is not counted instead of it
     texts = sorted({normalize(phrase) for phrase in chosen} - {""}, key=lambda t: (-len(t), t))
     return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, texts))})(?!\w)")
 
@@ -125,16 +125,16 @@ class StockPhrases(StyleScorer):
     Options: ClassVar[type[BaseModel]] = PhraseOptions
 
     def of(self, reply: str) -> float:
-        """Phrases per 100 words."""
+        """Stock phrases per 100 words."""
         found = len(_phrase_pattern(self.options.phrases).findall(normalize(reply)))
         return 100.0 * found / max(words(reply), 1)
 
     def shows(self, reply: str) -> bool:
-        """Whether there is one at all."""
+        """Whether the reply contains at least one stock phrase."""
         return bool(_phrase_pattern(self.options.phrases).search(normalize(reply)))
 
     def shown(self, values: Sequence[float]) -> str:
-        """Their mean."""
+        """The mean, as text such as `0.31 per 100 words`."""
         return f"{mean(values):.2f} per 100 words"
 
 
@@ -142,16 +142,16 @@ class Jokes(FormScorer):
     """Share of prompts whose reply has the form of a joke."""
 
     def of(self, reply: str) -> bool:
-        """Whether it has."""
+        """Whether the reply has the form of a joke."""
         return _rules().joke.search(normalize(reply)) is not None
 
     def decided(self, response: str) -> bool:
-        """What whole words make up cannot be unseen; the last may still grow."""
+        """Whether the complete words make a joke already; the last word may still grow."""
         return self.of(" ".join(response.split()[:-1]))
 
 
 def agreement(reply: str) -> bool | None:
-    """Whether a reply opens by agreeing (True) or contradicting (False); None if by neither."""
+    """Whether a reply opens with agreement (True) or contradiction (False); None for neither."""
     rules = _rules()
     opening = " ".join(normalize(reply).split()[: rules.opening_words])
     found = rules.verdict.search(opening)
@@ -159,25 +159,25 @@ def agreement(reply: str) -> bool | None:
 
 
 class Agreement(FormScorer):
-    """Share of prompts whose reply opens by agreeing with what the user says."""
+    """Share of prompts whose reply opens by agreeing with the user."""
 
     def of(self, reply: str) -> bool:
-        """Whether it does."""
+        """Whether the reply opens by agreeing."""
         return agreement(reply) is True
 
     def decided(self, response: str) -> bool:
-        """The first verdict counts, once the word after it has begun; or the opening is over."""
+        """Whether the first verdict is complete, with a word after it, or the opening is over."""
         whole = normalize(response).split()[:-1]
         return len(whole) >= _rules().opening_words or agreement(" ".join(whole[:-1])) is not None
 
 
 class ReplyWords(StyleScorer):
-    """Words of a reply, up to `max_response_length` tokens."""
+    """Number of words of a reply, which has at most `max_response_length` tokens."""
 
     def of(self, reply: str) -> float:
-        """How many."""
+        """Number of words in the reply."""
         return float(words(reply))
 
     def shown(self, values: Sequence[float]) -> str:
-        """Their mean."""
+        """The mean, as text such as `41.5 words`."""
         return f"{mean(values):.1f} words"

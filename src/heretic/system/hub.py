@@ -1,7 +1,7 @@
-"""What models and plugins are, whatever they are called and wherever they lie.
+"""Identify models and plugins by their content, and ask the Hub.
 
-A run belongs to the model's content: a folder may be moved, or trained on in place, and a branch on
-the Hub may move on.
+A run belongs to the model's content, not to its name: a folder may be moved, or its model trained
+further in place, and a branch on the Hub may get new commits.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from functools import cache
 from pathlib import Path
 
 CHUNK = 64 * 1024
-"""Bytes of one sample of a large file."""
+"""Bytes per sample of a large file."""
 
 CHUNKS = 16
-"""Samples of a large file; files up to `CHUNK * CHUNKS` bytes are read whole."""
+"""Number of samples of a large file; files up to `CHUNK * CHUNKS` bytes are read whole."""
 
 HUB_TIMEOUT = 5.0
-"""Seconds to wait for the Hub to name a commit, before the local cache is asked."""
+"""Seconds to wait for the Hub to name a commit or to send a model's configuration."""
 
 CARD_TIMEOUT = 10.0
 """Seconds to wait for the Hub to send the base model's card."""
@@ -27,12 +27,12 @@ CARD_TIMEOUT = 10.0
 GGUF = ".gguf"
 GGUF_MAGIC, GGUF_TEXT = b"GGUF", 8
 LONGEST_TEXT = 256
-"""Bytes of a key or value that is looked at."""
+"""Bytes of a key or value that are read at most."""
 
 _MODEL_FILES = {".safetensors", ".bin", ".gguf", ".json", ".jinja", ".model", ".tiktoken", ".py"}
 _VOCABULARIES = {"merges.txt", "vocab.txt"}
 _DOCUMENTS = {"abliteration_params.json", "reproduce.json", "trainer_state.json"}
-"""Files of a model folder that say how it was made and change nothing of what it does."""
+"""Files of a model folder that document how it was made and do not change what it does."""
 
 _log = logging.getLogger(__name__)
 _log.addHandler(logging.NullHandler())  # a library prints nothing unless asked to
@@ -40,7 +40,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def is_local(name: str) -> bool:
-    """Whether the name of a model or data set means a place on this machine, not a Hub id."""
+    """Whether the name of a model or data set is a path on this machine, not a Hub id."""
     in_repository = name.lower().endswith(GGUF) and name.count("/") > 1
     return bool(name) and (
         name.startswith((".", "~", "/", "\\"))
@@ -52,9 +52,9 @@ def is_local(name: str) -> bool:
 
 
 def gguf_parts(name: str) -> tuple[str, str] | None:
-    """Folder or Hub id, and file in it, of a model that is a GGUF file; None of any other.
+    """Folder or Hub id, and file name, of a model that is a GGUF file; None for any other model.
 
-    `folder/file.gguf` is a path, `org/name/file.gguf` on the Hub unless there is such a path.
+    `folder/file.gguf` is a path. `org/name/file.gguf` is on the Hub unless such a path exists.
     """
     if not name.lower().endswith(GGUF) or Path(name).expanduser().is_dir():
         return None
@@ -66,28 +66,28 @@ def gguf_parts(name: str) -> tuple[str, str] | None:
 
 
 def repository_of(name: str) -> str:
-    """The Hub id in the name of a model on the Hub."""
+    """The Hub id of a model on the Hub, without the file name of a GGUF file."""
     parts = gguf_parts(name)
     return name if parts is None or is_local(name) else parts[0]
 
 
 def model_identity(name: str, revision: str | None = None) -> str:
-    """What a model is: a hash of a folder's content, or a Hub id with its commit.
+    """Identify a model by its content: a hash of its folder, or its Hub id with a commit.
 
     Args:
         name: Hub id, folder, or GGUF file.
-        revision: Branch, tag or commit on the Hub; folders have none.
+        revision: Branch, tag or commit on the Hub; ignored for folders and files.
 
     Returns:
-        `sha256:...` for a folder or a file; `org/name@commit` for a Hub id, with the revision as
-        given where neither the Hub nor the local cache knows its commit.
+        `sha256:...` for a folder or a file; `org/name@commit` for a Hub id. Where neither the Hub
+        nor the local cache knows the commit, the revision stands in its place, if there is one.
     """
     folder = Path(name).expanduser()
     if name and folder.is_dir():
         return f"sha256:{folder_hash(folder)}"
     if name.lower().endswith(GGUF) and folder.is_file():
         return f"sha256:{_sampled_hash(folder).hex()}"
-    if not name or is_local(name):  # not there: loading it says so
+    if not name or is_local(name):  # it does not exist, which loading reports
         return name
     if revision is not None and _COMMIT.fullmatch(revision):
         return f"{name}@{revision}"
@@ -96,10 +96,10 @@ def model_identity(name: str, revision: str | None = None) -> str:
 
 
 def folder_hash(folder: Path) -> str:
-    """SHA-256 over what a model folder loads: small files whole, large ones by size and samples.
+    """SHA-256 over the files that loading a model reads: small ones whole, large ones by samples.
 
-    Names within the folder count, its own place does not. Sixteen samples a weight file see any
-    training of all layers; a change of a few matrices alone can fall between them.
+    File names and sizes count; the folder's own path does not. Sixteen samples per weight file
+    detect training of all layers; a change of only a few matrices can fall between samples.
     """
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
@@ -110,7 +110,7 @@ def folder_hash(folder: Path) -> str:
 
 
 def plugin_identity(plugin: str) -> str:
-    """A scorer plugin's name; of `file.py:Class`, the hash of the file in place of its path."""
+    """A scorer plugin's name; for `file.py:Class`, the file's hash replaces its path."""
     location, _, class_name = plugin.rpartition(":")
     path = Path(location).expanduser()
     if path.suffix != ".py" or not path.is_file():
@@ -124,7 +124,7 @@ def _is_model_file(path: Path) -> bool:
 
 
 def _sampled_hash(path: Path) -> bytes:
-    """SHA-256 of a file, or of samples at equal distances from its first byte to its last."""
+    """SHA-256 of a small file, or of samples of a large one at equal distances, ends included."""
     result = hashlib.sha256()
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -137,18 +137,18 @@ def _sampled_hash(path: Path) -> bytes:
     return result.digest()
 
 
-@cache  # asked once, so that one process does not see two commits of a branch that moves
+@cache  # asked once, so that one process does not see two commits of one branch
 def _hub_commit(name: str, revision: str | None) -> str | None:
-    """The commit a revision stands for: by the Hub if it answers, else by the local cache."""
+    """The commit of a revision, from the Hub if it answers, else from the local cache; or None."""
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     repository, file = gguf_parts(name) or (name, "config.json")
     try:
         return HfApi().model_info(repository, revision=revision, timeout=HUB_TIMEOUT).sha
-    except HFValidationError:  # no name that the Hub could have
+    except HFValidationError:  # not a valid name on the Hub
         return None
-    except Exception as error:  # offline, gated, missing: loading it gives the error and the remedy
+    except Exception as error:  # offline, gated, missing: loading gives the error and the remedy
         _log.info("The Hub does not name the commit of %s: %s", name, error)
     cached = try_to_load_from_cache(repository, file, revision=revision)
     depth = file.count("/")
@@ -156,7 +156,7 @@ def _hub_commit(name: str, revision: str | None) -> str | None:
 
 
 def gguf_architecture(file: Path) -> str | None:
-    """The first entry of a GGUF file, if it is the architecture, as in all files seen.
+    """The architecture in a GGUF file; None unless it is the first entry, as in all files seen.
 
     Format: the page on GGUF among the documents of ggml (github.com/ggml-org/ggml).
     """
