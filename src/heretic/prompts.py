@@ -186,7 +186,7 @@ def _open_file(path: Path) -> _Source:
             lines = path.read_text(encoding="utf-8-sig").split("\n")
             data = Dataset.from_dict({"text": [line for line in lines if line.strip()]})
         elif path.stat().st_size == 0:
-            raise PromptError(f"Prompt file {path} is empty.")
+            raise _empty(path)
         else:
             options: dict[str, Any] = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
             data = _quietly(
@@ -196,8 +196,11 @@ def _open_file(path: Path) -> _Source:
         raise
     except Exception as error:  # the readers of the formats raise many kinds of errors
         if "corresponds to no data" in str(error):
-            raise PromptError(f"Prompt file {path} is empty.") from error
-        raise PromptError(f"Prompt file {path} cannot be read: {_first_line(error)}") from error
+            raise _empty(path) from error
+        raise PromptError(
+            f"Prompt file {path} cannot be read: {_first_line(error)}",
+            remedy="Check that its content is what its ending says.",
+        ) from error
     return _Source({"train": data}, any_split=True)
 
 
@@ -305,6 +308,13 @@ def _neighbours(path: Path) -> str:
         return f", nor does its folder {folder}"
     names = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in FILE_FORMATS)
     return f"; its folder has {_listed(names)}" if names else "; its folder has no data files"
+
+
+def _empty(path: Path) -> PromptError:
+    return PromptError(
+        f"Prompt file {path} is empty.",
+        remedy="Put at least one prompt in it, or name another file.",
+    )
 
 
 def _unreachable(wanted: str, error: Exception) -> PromptError:

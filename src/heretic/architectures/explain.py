@@ -275,7 +275,7 @@ class _Search:
         return _fit(columns, target, self._part, allowed, channels=self._count == 1)
 
     def _added(self, target: Tensor) -> Tensor:
-        """The part of a target that is no mixture of the incoming streams; [rows, hidden]."""
+        """The part of a target that is not a mixture of the incoming streams, [rows, hidden]."""
         if self._count == 1:
             return (target - self._before)[self._part]
         streams = torch.stack([each[self._part] for each in self._streams.values()], dim=-1)

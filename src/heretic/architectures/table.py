@@ -181,10 +181,10 @@ STREAMS: dict[str, Streams] = {
 `heretic.architectures.streams`."""
 
 SEVERAL_STREAMS = (
-    "they carry several residual streams at once, and how is not known, so there is no one stream "
-    "whose directions could be found"
+    "they carry several residual streams at once, in a form that is not known, so there is no one "
+    "stream whose directions could be found"
 )
-"""Reason in the error for layers with several hidden states per token in an unknown form."""
+"""Why layers with several hidden states per token in an unknown form are refused."""
 
 UNCACHED = ("blt", "cpmant")
 """Model types that read the whole text at every step. Their forward cannot take new tokens alone

@@ -60,4 +60,7 @@ class RunManifest:
         try:
             return cls(**data)
         except TypeError as error:
-            raise RunError(f"Not a run manifest: {error}.") from error
+            raise RunError(
+                f"Not a run manifest: {error}.",
+                remedy="Start the run over (checkpoint_action = restart), or remove the folder.",
+            ) from error

@@ -200,8 +200,8 @@ def download_card(model: str, revision: str | None) -> str | None:
 def _small_file(repository: str, file: str, revision: str | None, *, timeout: float) -> str | None:
     """The text of one file in a repository on the Hub; None offline and after any failure.
 
-    There is one short try, because work goes on without the file. The library's own download would
-    try for half a minute.
+    There is one short try, because work continues without the file; the library's own download
+    would try for half a minute.
 
     Args:
         timeout: Seconds.
