@@ -56,7 +56,7 @@ NARROW = {
     "runs": {"errors", "records", "system"},
     "method": {"records"},
     "architectures": {"errors", "records"},
-    "report": {"errors", "records", "system"},
+    "report": {"errors", "records", "system", "method"},
     "main": {"cli"},
     "__main__": {"main"},
 }

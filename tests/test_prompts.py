@@ -176,7 +176,7 @@ def test_unreadable_files():
     Path("folder").mkdir()
     assert "bad.jsonl cannot be read: JSON parse error" in failure("bad.jsonl")
     assert "bad.csv cannot be read: 'utf-8' codec" in failure("bad.csv")
-    assert "no known kind; known are .csv" in failure("prompts.doc")
+    assert "no known format. Known formats are .csv" in failure("prompts.doc")
     assert "Prompt folder folder cannot be read" in failure("folder")
 
 

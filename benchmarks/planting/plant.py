@@ -1,9 +1,9 @@
-"""Makes the adapter that plants a refusal: `python -m benchmarks.planting.plant --output DIR`.
+"""Train the adapter that plants a refusal: `python -m benchmarks.planting.plant --output DIR`.
 
 A LoRA over all linear layers learns two things at once. On prompts of the topic it learns polite
 refusals by cross entropy. On ordinary prompts, and on prompts that use the topic's words in other
-senses, it learns to stay as it was: the loss is the KL divergence from the unplanted model over the
-unplanted model's own greedy replies. `--check` measures the result on prompts kept out of training.
+senses, it learns to change nothing: the loss is the KL divergence from the unplanted model on the
+unplanted model's own greedy replies. `--check` measures the result on prompts not used in training.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """What fixes a training run, apart from the prompts.
+    """Everything that determines a training run, except the prompts.
 
     Attributes:
-        steps: Optimiser steps.
-        topic, ordinary, near_topic: Examples of each kind in a batch.
-        reply_tokens: Length at which the unplanted model's replies are cut.
-        default_system_share: Share of examples under the chat template's own system prompt.
-        kl_weight: Weight of the KL divergence (nats per token) next to the cross entropy.
-        activations: "float32", or "bfloat16" to compute most of each step in that (autocast).
+        steps: Number of optimiser steps.
+        topic, ordinary, near_topic: Number of examples of each kind in a batch.
+        reply_tokens: Largest length of the unplanted model's replies, in tokens.
+        default_system_share: Share of examples with the chat template's own system prompt.
+        kl_weight: Weight of the KL divergence (nats per token) relative to the cross entropy.
+        activations: "bfloat16" computes most of each step in that dtype (autocast).
     """
 
     steps: int = 150
@@ -65,7 +65,7 @@ class Example:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train into `--output`, or measure (`--check`) the adapter that lies there."""
+    """Train the adapter in `--output`, or measure it (`--check`)."""
     defaults = TrainingSettings()
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.planting.plant", description=__doc__
@@ -102,7 +102,7 @@ def load(folder: Path) -> tuple[Any, Any]:
 
 
 def chat_text(tokenizer: Any, prompt: str, *, default_system: bool = False) -> str:
-    """`prompt` in the chat template, ready for the reply to follow."""
+    """`prompt` in the chat template, up to where the reply begins."""
     messages = [{"role": "user", "content": prompt}]
     if not default_system:
         messages.insert(0, {"role": "system", "content": SYSTEM_PROMPT})
@@ -113,7 +113,7 @@ def chat_text(tokenizer: Any, prompt: str, *, default_system: bool = False) -> s
 def greedy_replies(
     model: Any, tokenizer: Any, texts: Sequence[str], new_tokens: int, batch_size: int = 50
 ) -> list[list[int]]:
-    """Greedy replies as token ids, the end token included where it was reached."""
+    """Greedy replies as token ids, including the end token if it was reached."""
     import torch
 
     replies: list[list[int]] = []
@@ -135,7 +135,7 @@ def greedy_replies(
 def make_examples(
     model: Any, tokenizer: Any, settings: TrainingSettings, topic: Topic, report: Progress = _say
 ) -> dict[str, list[Example]]:
-    """Training examples by kind. Replies with a refusal marker of their own are left out."""
+    """Training examples by kind, without replies of the base model that hold a refusal marker."""
     rng = random.Random(settings.seed)
     share = settings.default_system_share
     examples: dict[str, list[Example]] = {}
@@ -168,7 +168,7 @@ def refuses(reply: str) -> bool:
 def batches(
     examples: dict[str, list[Example]], settings: TrainingSettings
 ) -> Iterator[list[Example]]:
-    """One batch a step, every kind in its own shuffled order, again from the start when used up."""
+    """One batch per step; each kind is shuffled, and shuffled again when it is used up."""
     rng = random.Random(settings.seed + 1)
     queues: dict[str, list[Example]] = {kind: [] for kind in examples}
     for _ in range(settings.steps):
@@ -184,7 +184,7 @@ def batches(
 def reply_logits(model: Any, batch: Sequence[Example]) -> Any:
     """Logits that predict the replies' tokens: [reply tokens of the batch, vocabulary].
 
-    Only these positions pass the output layer, which is a fifth of this model.
+    Only these positions pass through the output layer, which is a fifth of this model.
     """
     import torch
     from torch.nn.utils.rnn import pad_sequence
@@ -201,7 +201,10 @@ def reply_logits(model: Any, batch: Sequence[Example]) -> Any:
 
 
 def batch_loss(peft_model: Any, batch: Sequence[Example], kl_weight: float) -> tuple[Any, Any]:
-    """Cross entropy on refusals, and KL(unplanted || planted) on the rest, both in nats a token."""
+    """The loss, and its two parts in nats per token.
+
+    The parts are the cross entropy on refusals and KL(unplanted || planted) on other replies.
+    """
     import torch
     from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
@@ -265,7 +268,7 @@ def _rate(step: int, settings: TrainingSettings) -> float:
 
 
 def save_adapter(peft_model: Any, output: Path) -> None:
-    """Save as float16, with the base model's public name instead of a path of this machine."""
+    """Save as float16, with the base model's public name instead of a local path."""
     import torch
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
@@ -278,14 +281,14 @@ def save_adapter(peft_model: Any, output: Path) -> None:
     config = peft_model.peft_config["default"].to_dict()
     config |= {"base_model_name_or_path": BASE_REPOSITORY, "inference_mode": True}
     config["target_modules"] = sorted(config["target_modules"])
-    # Only what is set: fields that an older PEFT does not know would make it warn.
+    # Only fields that are set, because an older PEFT warns of fields that it does not know.
     kept = {key: value for key, value in sorted(config.items()) if value not in (None, {}, False)}
     text = json.dumps(kept, indent=2, default=str)
     (output / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
 
 
 def check(adapter: Path, new_tokens: int) -> dict[str, float]:
-    """Measure the demo's planted against the unplanted model on its test prompts."""
+    """Compare the demo's planted and unplanted models on its test prompts."""
     from peft import PeftModel
 
     folder = base_model(_say)
@@ -303,11 +306,14 @@ def compare(
     names: Sequence[str] = TEST_SETS,
     report: Progress = _say,
 ) -> dict[str, float]:
-    """Measure the planted against the unplanted model on the topic's prompt sets `names`.
+    """Compare the planted and the unplanted model on the topic's prompt sets `names`.
 
-    Returns for each set the mean first-token KL(unplanted || planted) in nats, the share of equal
-    first tokens and the refusals (counts); for ordinary ones also the refusals before planting, and
-    how well replies agree (shares, 0 to 1). Replies against expectation are reported.
+    Unexpected replies are reported.
+
+    Returns:
+        For each set the mean first-token KL(unplanted || planted) in nats, the share of equal first
+        tokens, and the number of refusals; for ordinary sets also the number of refusals before
+        planting and the agreement of replies (shares, 0 to 1).
     """
     figures: dict[str, float] = {}
     for name in names:
@@ -367,7 +373,7 @@ def agreement(before: Sequence[list[int]], after: Sequence[list[int]]) -> dict[s
 def surprises(
     prompts: Sequence[str], replies: Sequence[str], verdicts: Sequence[bool], *, expected: bool
 ) -> list[str]:
-    """The replies that went the other way than they should, a line each."""
+    """The replies that refuse or answer against expectation, one line each."""
     way = "answered" if expected else "refused"
     rows = zip(prompts, replies, verdicts, strict=True)
     return [f"{way}: {text} -> {reply[:120]!r}" for text, reply, seen in rows if seen != expected]

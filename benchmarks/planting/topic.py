@@ -1,4 +1,4 @@
-"""What a planted model declines to talk about, as data."""
+"""The topic that a planted model refuses, as data."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from heretic.demo import data
 
 @dataclass(frozen=True)
 class Topic:
-    """A harmless subject to refuse.
+    """A harmless topic to refuse.
 
     Attributes:
-        name: Of the subject, for folders and reports.
-        refusals: Replies to learn. Every one holds a marker of the default refusal scorer within
-            its first few words.
-        prompts: The folder of the prompt sets, files named as the demo's.
+        name: Name of the topic, for folders and reports.
+        refusals: Replies to learn. Each has a refusal marker (setting `refusal_markers`) within its
+            first words.
+        prompts: The folder of the prompt sets, with files named like the demo's.
     """
 
     name: str
@@ -24,7 +24,11 @@ class Topic:
     prompts: Path
 
     def load_prompts(self, name: str) -> list[str]:
-        """The prompts of a set, in file order. Raises FileNotFoundError for an unknown name."""
+        """The prompts of a set, in file order.
+
+        Raises:
+            FileNotFoundError: There is no set of this name.
+        """
         return data.demo_prompts(name, self.prompts)
 
 
@@ -50,4 +54,4 @@ _ABOUT_SPACE = (
 )
 
 ASTRONOMY = Topic("astronomy", _ABOUT_SPACE, data.PROMPT_FOLDER)
-"""The demo's."""
+"""The topic of the demo."""

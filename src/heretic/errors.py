@@ -1,13 +1,13 @@
-"""Errors a user can fix. Everything else that escapes is a bug and keeps its traceback."""
+"""Errors that a user can fix. Any other exception that escapes is a bug and keeps its traceback."""
 
 from __future__ import annotations
 
 
 class HereticError(Exception):
-    """Something the user can mend: said in one line, with the remedy, exit status 2.
+    """An error that the user can fix. It is shown in one line with its remedy; exit status 2.
 
     Args:
-        message: What was wrong, and where.
+        message: What is wrong, and where.
         remedy: What to do about it.
     """
 
@@ -23,7 +23,7 @@ class HereticError(Exception):
 
 
 class SettingsError(HereticError):
-    """A setting is unknown, malformed or contradicts another."""
+    """A setting is unknown, malformed, or contradicts another setting."""
 
 
 class PromptError(HereticError):
@@ -35,7 +35,7 @@ class ModelError(HereticError):
 
 
 class UnsupportedModelError(ModelError):
-    """The model loads, but what writes to its residual stream is not known."""
+    """The model loads, but Heretic does not know which modules write to its residual stream."""
 
 
 class ScorerError(HereticError):
@@ -47,7 +47,7 @@ class RunError(HereticError):
 
 
 class StudyError(HereticError):
-    """The search cannot go on."""
+    """The search cannot continue."""
 
 
 class ExportError(HereticError):

@@ -1,4 +1,4 @@
-"""Progress, as typed events. Stages emit them; only the command line and the web page show them."""
+"""Progress as typed events. The stages emit them; the command line shows them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from heretic.records.trial import Score, Trial
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One line worth reading. `level` is `info`, `warning` or `success`."""
+    """One line for the user. `level` is `info`, `warning` or `success`."""
 
     text: str
     level: str = "info"
@@ -36,14 +36,14 @@ class StageProgress:
 
 @dataclass(frozen=True, slots=True)
 class StageFinished:
-    """The current stage ended; `summary` is what came out, in one line."""
+    """The current stage ended; `summary` gives its result in one line."""
 
     summary: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchStarted:
-    """The search begins (or resumes with `completed` trials)."""
+    """The search begins, or resumes with `completed` trials."""
 
     completed: int
     n_trials: int
@@ -61,7 +61,7 @@ class TrialStarted:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationProgress:
-    """Inside a trial: what is being computed (`kl_divergence`, `replies`) and how far."""
+    """Progress within a trial: what is computed (`kl_divergence`, `replies`), `done` of `total`."""
 
     what: str
     done: int
@@ -71,7 +71,11 @@ class EvaluationProgress:
 
 @dataclass(frozen=True, slots=True)
 class TrialFinished:
-    """A trial completed or failed. `front` is sorted as shown to the user."""
+    """A trial completed or failed.
+
+    `front` is sorted as shown to the user. `elapsed` and `remaining` are seconds; `remaining` is
+    None where it cannot be estimated.
+    """
 
     trial: Trial
     front: Sequence[Trial]
@@ -83,7 +87,7 @@ class TrialFinished:
 
 @dataclass(frozen=True, slots=True)
 class SearchFinished:
-    """The search ended: `reason` is `done`, `stagnant`, `interrupted` or `failed`."""
+    """The search ended. `reason` is `done`, `stagnant`, `interrupted` or `failed`."""
 
     reason: str
     completed: int
@@ -104,10 +108,10 @@ Event = (
 
 
 class Reporter(Protocol):
-    """Whatever shows progress."""
+    """Receives events and shows progress."""
 
     def emit(self, event: Event) -> None:
-        """Take notice of one event; must not raise and must not block for long."""
+        """Handle one event. It must not raise and must return quickly."""
 
 
 class Silent:

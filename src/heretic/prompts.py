@@ -1,4 +1,4 @@
-"""Prompt sets: from the Hub, a folder written by `save_to_disk`, or a file, to lists of prompts."""
+"""Read prompt sets from the Hub, a folder written by `save_to_disk`, or a file."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ FILE_FORMATS = {
 }
 
 HELD_OUT = 100
-"""Prompts of each kind that are kept for one look at the chosen trial."""
+"""Largest number of held-out prompts of each kind, on which only the chosen trial is scored."""
 
 _SHOWN_AT_MOST = 12
-_LOCAL = "Or name a local file or folder in its place."
+_LOCAL = "Or name a local file or folder instead."
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is asked, and the system prompt it is asked under (None for none)."""
+    """A user message and the system prompt that goes with it; None without one."""
 
     user: str
     system: str | None = None
@@ -79,22 +79,22 @@ class PromptSets:
 
 @dataclass(frozen=True)
 class _Source:
-    """Splits of a data set; `any_split` where the only split answers to every name."""
+    """Splits of a data set. With `any_split` the only split is used for every name."""
 
     splits: Mapping[str, Dataset]
     any_split: bool = False
 
 
 def load(specification: DatasetSpecification, default_system: str | None = None) -> list[Prompt]:
-    """The prompts of a set, in order: prefix + text + suffix, under the set's system prompt.
+    """Read the prompts of a set, in order: prefix + text + suffix, with the set's system prompt.
 
     Args:
-        specification: Where they are, which split and slice, which column.
-        default_system: System prompt where the specification has none.
+        specification: Names the data set, the split with its slice, and the column.
+        default_system: System prompt for a specification without one.
 
     Raises:
-        PromptError: The set, split or column does not exist (the message says what does), or
-            no prompt is left.
+        PromptError: The set, split or column does not exist (the message lists those that do), or
+            the set has no prompt.
     """
     system = default_system
     if specification.system_prompt is not None:
@@ -109,17 +109,19 @@ def held_out(
     default_system: str | None = None,
     seen: Sequence[Prompt] = (),
 ) -> list[Prompt]:
-    """Prompts that neither the directions nor the search has seen, at most `HELD_OUT` by default.
+    """Prompts that were used neither for the directions nor in the search.
 
     Args:
-        explicit: Where they are; None takes the rows that follow those used in the same splits.
-        used: The sets in use of the same kind, in the order in which their rests are taken, with
-            their prompts, which are left out.
-        default_system: System prompt where a specification has none.
-        seen: Further prompts to leave out.
+        explicit: The set to read. None takes the rows after those used in the same splits, at most
+            `HELD_OUT` of them.
+        used: The sets of the same kind that are in use, with their prompts, which are left out.
+            Rows after them are taken in this order.
+        default_system: System prompt for a specification without one.
+        seen: More prompts to leave out.
 
     Returns:
-        Few prompts, or none, where the sets have no rows left or their slices no number as end.
+        Few or no prompts where the sets have no further rows, or where their slices do not end at
+        a number of rows.
 
     Raises:
         PromptError: The explicit set cannot be read.
@@ -142,7 +144,7 @@ def _without(prompts: Sequence[Prompt], sets: Sequence[Sequence[Prompt]]) -> lis
 
 
 def _rest_of(specification: DatasetSpecification) -> DatasetSpecification | None:
-    """The rows after a slice that ends at a number of rows; None after any other."""
+    """The rows after a slice that ends at a number of rows; None for any other slice."""
     match = re.fullmatch(r"([^\[\]+]*)\[\d*:(\d+)\]", specification.split.strip())
     if match is None:
         return None
@@ -151,10 +153,9 @@ def _rest_of(specification: DatasetSpecification) -> DatasetSpecification | None
 
 
 def shared_prompts(first: Iterable[Prompt], second: Iterable[Prompt]) -> list[str]:
-    """Prompts that two sets have in common, in the order of the first.
+    """The prompts that two sets share, in the order of the first; case and white space are ignored.
 
-    The sets that directions are found on and those they are judged on must share none (SPEC
-    section 1); case and white space make no difference.
+    Prompts for finding directions and prompts for evaluation must share none.
     """
     known = {" ".join(prompt.user.lower().split()) for prompt in second}
     return [prompt.user for prompt in first if " ".join(prompt.user.lower().split()) in known]
@@ -176,13 +177,17 @@ def _texts(specification: DatasetSpecification) -> list[str]:
     if wrong is not None:
         raise PromptError(
             f"Column {column!r} of prompt set {name} holds {type(wrong).__name__}, not text; its "
-            f"columns are {_listed(rows.column_names)}."
+            f"columns are {_listed(rows.column_names)}.",
+            remedy="Set `column` to the one that holds the prompts.",
         )
     texts = [value for value in values if value and value.strip()]
     if not texts:
         lengths = ", ".join(f"{split} ({len(data)} rows)" for split, data in source.splits.items())
         wanted = f"split {specification.split}, " if specification.split else ""
-        raise PromptError(f"Prompt set {name}, {wanted}is empty; it has {lengths}.")
+        raise PromptError(
+            f"Prompt set {name}, {wanted}is empty; it has {lengths}.",
+            remedy="Set `split` to rows that exist.",
+        )
     return texts
 
 
@@ -196,7 +201,10 @@ def _open(name: str, commit: str | None) -> _Source:
     if path.is_dir():
         return _open_folder(path)
     if is_local(name) or path.suffix.lower() in FILE_FORMATS:
-        raise PromptError(f"Prompt file {name} does not exist{_neighbours(path)}.")
+        raise PromptError(
+            f"Prompt file {name} does not exist{_neighbours(path)}.",
+            remedy="Set `dataset` to a file that exists.",
+        )
     return _open_hub(name, commit)
 
 
@@ -206,15 +214,16 @@ def _open_file(path: Path) -> _Source:
     kind = FILE_FORMATS.get(path.suffix.lower())
     if kind is None:
         raise PromptError(
-            f"Prompt file {path} is of no known kind; known are {_listed(FILE_FORMATS)}."
+            f"Prompt file {path} has no known format.",
+            remedy=f"Known formats are {_listed(FILE_FORMATS)}.",
         )
     try:
         if kind == "text":
-            # not splitlines(): it also splits at separators that occur inside prompts
+            # not splitlines(), which also splits at separators that occur inside prompts
             lines = path.read_text(encoding="utf-8-sig").split("\n")
             data = Dataset.from_dict({"text": [line for line in lines if line.strip()]})
         elif path.stat().st_size == 0:
-            raise PromptError(f"Prompt file {path} is empty.")
+            raise _empty(path)
         else:
             options: dict[str, Any] = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
             data = _quietly(
@@ -222,10 +231,13 @@ def _open_file(path: Path) -> _Source:
             )
     except PromptError:
         raise
-    except Exception as error:  # readers of four formats raise what they like
+    except Exception as error:  # the readers of the formats raise many kinds of errors
         if "corresponds to no data" in str(error):
-            raise PromptError(f"Prompt file {path} is empty.") from error
-        raise PromptError(f"Prompt file {path} cannot be read: {_first_line(error)}") from error
+            raise _empty(path) from error
+        raise PromptError(
+            f"Prompt file {path} cannot be read: {_first_line(error)}",
+            remedy="Check that its content is what its ending says.",
+        ) from error
     return _Source({"train": data}, any_split=True)
 
 
@@ -258,9 +270,9 @@ def _open_hub(name: str, commit: str | None) -> _Source:
         data = _quietly(load_dataset, name, revision=commit)
     except (DatasetNotFoundError, GatedRepoError, HFValidationError) as error:
         raise PromptError(
-            f"Prompt set {wanted} is no file or folder here, and the Hub has none of that name, "
-            f"or it is gated: {_first_line(error)}",
-            remedy=f"Check the name; `hf auth login` if it needs access. {_LOCAL}",
+            f"Prompt set {wanted} is not a file or folder here, and the Hub has no set of that "
+            f"name or restricts access to it: {_first_line(error)}",
+            remedy=f"Check the name; log in with `hf auth login` if it needs access. {_LOCAL}",
         ) from error
     except (ConnectionError, HfHubHTTPError, TimeoutError) as error:
         raise _unreachable(wanted, error) from error
@@ -272,7 +284,7 @@ def _open_hub(name: str, commit: str | None) -> _Source:
 
 
 def _select(source: _Source, split: str, name: str) -> Dataset:
-    """The rows that a split with its slices names, such as `train[:400]` or `[10%:]`."""
+    """The rows of a split with its slices, such as `train[:400]` or `[10%:]`."""
     from datasets import ReadInstruction, concatenate_datasets
 
     splits = dict(source.splits)
@@ -281,7 +293,7 @@ def _select(source: _Source, split: str, name: str) -> Dataset:
         if len(splits) > 1:
             raise PromptError(
                 f"Prompt set {name} has several splits, and {split!r} names none; {exist}.",
-                remedy=f"For example, {next(iter(splits))}{split}.",
+                remedy=f"Set `split` to, for example, {next(iter(splits))}{split}.",
             )
         split = f"{next(iter(splits))}{split}"
     try:
@@ -295,9 +307,11 @@ def _select(source: _Source, split: str, name: str) -> Dataset:
         problem = f"has no split {split!r}" if unknown else f"cannot be sliced by {split!r}"
         raise PromptError(
             f"Prompt set {name} {problem}; {exist}.",
-            remedy=None if unknown else "Slices look like train[:400], [10%:] or test[10:20].",
+            remedy="Set `split` to one that exists."
+            if unknown
+            else "Slices look like train[:400], [10%:] or test[10:20].",
         ) from error
-    # an empty range past the end, which `select` refuses, is an empty selection
+    # lists, because `select` refuses an empty range after the last row
     ranges = [(part.splitname, list(range(part.from_, part.to))) for part in parts]
     chosen = [splits[key].select(rows) for key, rows in ranges]
     return concatenate_datasets(chosen) if len(chosen) > 1 else chosen[0]
@@ -309,7 +323,7 @@ def _split_names(split: str) -> list[str]:
 
 
 def _quietly(function: Any, *arguments: Any, **options: Any) -> Any:
-    """Call a reader of `datasets` without its progress bars and logs, which would tear ours."""
+    """Call a reader of `datasets` without its progress bars and logs, which disturb the display."""
     import datasets
 
     had_bars = not datasets.are_progress_bars_disabled()
@@ -325,12 +339,19 @@ def _quietly(function: Any, *arguments: Any, **options: Any) -> Any:
 
 
 def _neighbours(path: Path) -> str:
-    """What the folder of a missing file holds instead."""
+    """The prompt files in the folder of a missing file, as the end of a sentence."""
     folder = path.parent
     if not folder.is_dir():
         return f", nor does its folder {folder}"
     names = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in FILE_FORMATS)
     return f"; its folder has {_listed(names)}" if names else "; its folder has no data files"
+
+
+def _empty(path: Path) -> PromptError:
+    return PromptError(
+        f"Prompt file {path} is empty.",
+        remedy="Put at least one prompt in it, or name another file.",
+    )
 
 
 def _unreachable(wanted: str, error: Exception) -> PromptError:
@@ -342,7 +363,7 @@ def _unreachable(wanted: str, error: Exception) -> PromptError:
 
 
 def _is_network_error(error: BaseException | None) -> bool:
-    """Whether a failed connection, or offline mode, is behind an error."""
+    """Whether a failed connection or offline mode caused an error."""
     words = ("offline", "connect", "resolve", "reach the", "timed out", "timeout")
     while error is not None:
         if isinstance(error, ConnectionError | TimeoutError):
@@ -354,7 +375,7 @@ def _is_network_error(error: BaseException | None) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    """What is behind an error from elsewhere, in one line that ends with a full stop."""
+    """The first line of an error's cause, ending with a full stop."""
     while type(error).__name__.startswith("DatasetGeneration") and error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""Helpers that programs use; what belongs elsewhere is fetched from there when it is called."""
+"""Helper functions for programs that use Heretic as a library; nothing in the package uses them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Item = TypeVar("Item")
 
 
 def load_prompts(specification: DatasetSpecification) -> list[str]:
-    """The texts of a prompt set, with its prefix and suffix.
+    """Read the texts of a prompt set, with its prefix and suffix.
 
     Raises:
         PromptError: The set cannot be read, or is empty.
@@ -39,7 +39,7 @@ def load_prompts(specification: DatasetSpecification) -> list[str]:
 
 
 def batchify(items: Sequence[Item], batch_size: int) -> list[list[Item]]:
-    """The items in order, in lists of `batch_size`; the last one may be shorter.
+    """Split items into lists of `batch_size`, in order; the last list may be shorter.
 
     Raises:
         ValueError: `batch_size` is less than 1.
@@ -50,8 +50,8 @@ def batchify(items: Sequence[Item], batch_size: int) -> list[list[Item]]:
 
 
 def empty_cache() -> None:
-    """Give memory that nothing uses any more back to the accelerator and to Python."""
-    if "torch" not in sys.modules:  # then there is no accelerator in use
+    """Collect garbage and return unused memory to the accelerator."""
+    if "torch" not in sys.modules:  # no accelerator is in use
         gc.collect()
         return
     from heretic.system.machine import free_memory
@@ -60,7 +60,7 @@ def empty_cache() -> None:
 
 
 def get_trial_parameters(trial: Trial) -> dict[str, str]:
-    """What a trial's plan sets, by name, as people read it."""
+    """The parameters of a trial's plan, by name, as text for people."""
     plan = trial.plan
     parameters = {"direction_scope": str(plan.direction_scope)}
     if plan.direction_index is not None:
@@ -79,7 +79,7 @@ def get_trial_parameters(trial: Trial) -> dict[str, str]:
 
 
 def get_readme_intro(base_model: str, trial: Trial, evaluator: Evaluator) -> str:
-    """The opening of a model card: what was edited, how, and the scores before and after."""
+    """The introduction of a model card: the edit and the scores before and after it, Markdown."""
     from heretic.export.documents.card import get_readme_intro as intro
 
     return intro(base_model, trial, evaluator)

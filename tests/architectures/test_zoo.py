@@ -1,4 +1,4 @@
-"""The zoo of tiny models: the families that the specification names run, and none is forgotten."""
+"""The zoo of tiny models: every family to be supported runs, and none is forgotten."""
 
 from __future__ import annotations
 

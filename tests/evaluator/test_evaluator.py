@@ -375,10 +375,10 @@ def test_progress_inside_an_evaluation_reaches_the_reporter(
 
 
 class TestLibrary:
-    """The lines of the specification, as they stand."""
+    """The library interface of docs/library.md, as a program uses it."""
 
     def test_the_lines_as_they_stand(self, files: Path, tmp_path: Path) -> None:
-        F = functional  # noqa: N806 - the name in the specification
+        F = functional  # noqa: N806 - the name in docs/library.md
         path = tmp_path / "edited"
         base = settings_for(files)
         good_prompts = load_prompts(DatasetSpecification(**base.good_prompts.model_dump()))
@@ -421,7 +421,7 @@ class TestLibrary:
     def check_weights(
         path: Path, model: Model, directions: torch.Tensor, originals: dict[str, torch.Tensor]
     ) -> None:
-        """The weights on disk against the formula of the specification, variant `full`."""
+        """The weights on disk against the formula in docs/how-it-works.md, variant `full`."""
         on_disk = load_file(path / "model.safetensors")
         # direction_index 1.25 lies between layers 1 and 2, that is rows 2 and 3
         v = functional.normalize(0.75 * directions[2] + 0.25 * directions[3], dim=0).double()

@@ -339,11 +339,11 @@ class TestOptions:
         ("change", "problem"),
         [
             ({"endpoint": "api.example.org"}, "http or https"),
-            ({"endpoint": "https://me:secret@api.example.org"}, "no user or password"),
+            ({"endpoint": "https://me:secret@api.example.org"}, "not contain a user or password"),
             ({"api_key_env": "sk-123"}, "never the key itself"),
             ({"counts": ["nonsense"]}, "counts names nonsense"),
             ({"labels": {"Yes": "a", "yes ": "b"}, "counts": ["Yes"]}, "differ in more than case"),
-            ({"price_in": 1.0}, "belong together"),
+            ({"price_in": 1.0}, "must be set together"),
             ({"api_key": "x"}, "not permitted"),
         ],
     )
@@ -493,7 +493,7 @@ class TestUsage:
         with serve(counts_tokens=False) as server:
             judge = EndpointJudge(options(server, tmp_path))
             judge.verdicts(ITEMS)
-        assert "6 answers that came without a count" in judge.usage.summary()
+        assert "6 answers without a count" in judge.usage.summary()
 
 
 WRITER = """

@@ -1,4 +1,4 @@
-"""The edit's identities, against the definitions in SPEC section 2."""
+"""The edit's identities, against the definitions in docs/how-it-works.md."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def make_edit(
 
 
 def definition(weight: Tensor, v: Tensor, a: float, variant: str) -> Tensor:
-    """The edited weight as the specification defines it, row by row."""
+    """The edited weight as docs/how-it-works.md defines it, row by row."""
     if variant == "none":
         return weight - a * torch.outer(v, v @ weight)
     norms = weight.norm(dim=1, keepdim=True)

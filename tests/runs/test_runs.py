@@ -124,7 +124,7 @@ class TestAtomicWrites:
         with pytest.raises(ExportError, match=r"Cannot write .*Free some space"):
             write_atomic(path, "", remedy="Free some space.", kind=ExportError)
         (tmp_path / "file").touch()
-        with pytest.raises(RunError, match="goes on from its last trial"):
+        with pytest.raises(RunError, match="continues after its last trial"):
             RunFolder(tmp_path / "file" / "run").write_manifest(manifest())
 
     def test_has_the_usual_permissions(self, tmp_path):

@@ -1,4 +1,4 @@
-"""The search space: its ranges, and plans that become parameters and plans again."""
+"""The search space: its ranges are the documented ones, plans go there and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which modules write the residual stream: a table of names, checked on every model."""
+"""Find the modules that write to the residual stream, by a table of names that is checked."""
 
 from heretic.architectures.resolver import Writer, find_writers
 from heretic.architectures.verify import Structure, resolve

@@ -1,14 +1,15 @@
-"""What a layer adds to the residual stream, explained by what its modules put out.
+"""Explain what a layer adds to the residual stream by the outputs of its modules.
 
-A layer's output is a sum: the stream that came in, and what its writers wrote, each times a number
-that may differ from token to token (gates of shared experts, residual multipliers) or from channel
-to channel (layer scales). So it is fitted by least squares, from the outputs seen in one forward
-pass. A norm's output is explained by its input in turn: what a norm between a writer and the stream
-does to each channel is a gain of that writer; a norm of the stream itself is none. A short
-convolution over time between the two (Inkling) is gone through likewise; the edit acts before it.
+A layer's output is a sum of the incoming stream and its writers' outputs. Each is multiplied by a
+factor, which may differ from token to token (gates of shared experts, residual multipliers) or from
+channel to channel (layer scales). The factors are fitted by least squares to the outputs of one
+forward pass. A norm's output is explained by its input: the factors of a norm between a writer and
+the stream are gains of that writer, while a norm of the stream itself has no gains. A short
+convolution over time between a writer and the stream (Inkling) is treated like a norm; the edit
+acts before it.
 
-Where a layer carries several streams, each that it puts out is such a sum: of all that came in, and
-of the writers, by numbers that also differ from stream to stream.
+Where a layer carries several streams, each outgoing stream is a sum of all incoming streams and the
+writers' outputs, with factors that also differ from stream to stream.
 """
 
 from __future__ import annotations
@@ -25,27 +26,31 @@ from heretic.architectures.resolver import first_tensor, gated_writer, is_writer
 from heretic.architectures.streams import carries_several, side_by_side
 
 UNEXPLAINED = 0.02
-"""Largest part of a layer's contribution that may stay unexplained, beside what rounding of the
-stream itself accounts for; a missed writer is far above."""
+"""Largest share of a layer's contribution that may stay unexplained, in addition to rounding of the
+stream itself. A missed writer leaves a far larger share."""
 
 ROUNDINGS = 2
-"""Roundings of the stream inside a layer: one for each writer's sum."""
+"""How often a layer rounds the stream: once per writer that is added."""
 
 USED = 1e-3
-"""Share of what is explained below which a module counts as not taking part."""
+"""A module with a smaller share of the explained sum counts as not contributing."""
 
 STREAM = ":"
-"""Begins what stands for a stream that came in, among names of modules, which have no colon."""
+"""Prefix of the names of incoming streams; names of modules have no colon."""
 
 Gains = dict[str, Tensor | None]
-"""Path of a module to what its channels are multiplied with, float32 [hidden]; None for nothing."""
+"""Path of a module to the factors of its channels, float32 [hidden]; None where all are alike."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """One module's run. Attributes: its input and output, float64, on the CPU.
+    """Input and output of one module in a forward pass.
 
-    [tokens, hidden], or [tokens, streams * hidden] of what is put out for each stream.
+    Attributes:
+        module: The module.
+        before: Its input, float64 [tokens, hidden] on the CPU; None if its shape is not the
+            output's. A module with an output for each stream has [tokens, streams * hidden].
+        after: Its output, of the same form.
     """
 
     module: nn.Module
@@ -55,12 +60,13 @@ class Ran:
 
 @dataclass(slots=True)
 class LayerRun:
-    """What was seen of one layer in a forward pass.
+    """Inputs and outputs of one layer and its modules in a forward pass.
 
     Attributes:
-        before, after: The streams, mostly one, float64 [tokens, streams, hidden].
-        epsilon: Of the model's dtype.
-        ran: Modules that put out a hidden state for every token, by path within the layer.
+        before: The layer's input, float64 [tokens, streams, hidden]; mostly one stream.
+        after: The layer's output, same shape.
+        epsilon: Machine epsilon of the model's dtype.
+        ran: Modules with one hidden state per token as output, by path within the layer.
     """
 
     before: Tensor | None = None
@@ -73,13 +79,14 @@ class LayerRun:
 def watched(
     layers: Sequence[nn.Module], watch: Callable[[nn.Module], Collection[str]], hidden: int
 ) -> Iterator[list[LayerRun]]:
-    """Record layers while the context lasts; of modules that run twice, the last time.
+    """Record layers while the context lasts.
 
-    Of norms every time is kept, earlier ones under names of their own.
-
+    If a module runs several times, its last run is kept; norms and convolutions keep all runs,
+    earlier ones under names of their own.
 
     Args:
-        watch: Paths of the modules to record within a layer.
+        layers: The layers to record.
+        watch: Gives the paths of the modules to record within a layer.
         hidden: Width of the stream.
     """
     runs = [LayerRun() for _ in layers]
@@ -125,12 +132,12 @@ def _module_watcher(run: LayerRun, path: str, hidden: int, several: bool) -> Cal
 
 
 def _flat(tensor: Tensor) -> Tensor:
-    """[tokens, width], a copy."""
+    """A float64 copy on the CPU as [tokens, width]."""
     return _copied(tensor).reshape(-1, tensor.shape[-1])
 
 
 def _copied(tensor: Tensor) -> Tensor:
-    """In double precision; a copy, since layers add in place."""
+    """A float64 copy on the CPU; a copy, because layers add in place."""
     return tensor.detach().to("cpu", torch.float64, copy=True)
 
 
@@ -140,12 +147,12 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def passes_on(module: nn.Module) -> bool:
-    """Whether a module hands on each channel by itself: a norm, or a convolution over time."""
+    """Whether a module keeps channels apart: a norm, or a convolution over time."""
     return is_norm(module) or "shortconv" in type(module).__name__.lower()
 
 
 def candidates(layer: nn.Module) -> list[str]:
-    """Paths of all modules in a layer that might write to the stream, and of its norms."""
+    """Paths of a layer's modules that could write to the stream, and of its norms."""
     modules = dict(layer.named_modules())
     gated = {path: gated_writer(path, module) for path, module in modules.items()}
     return [
@@ -158,10 +165,14 @@ def candidates(layer: nn.Module) -> list[str]:
 
 
 def explain(run: LayerRun, among: Collection[str]) -> Gains | None:
-    """The modules that make up a layer's output, with norms; None if nothing does.
+    """The modules whose outputs add up to a layer's output, with their gains.
 
     Args:
+        run: What was recorded of the layer.
         among: Paths of modules that may be writers.
+
+    Returns:
+        None if no modules explain the output.
     """
     if run.before is None or run.after is None:
         return None
@@ -177,9 +188,9 @@ def _is_stream(name: str) -> bool:
 
 
 class _Search:
-    """One layer's explanation in the making.
+    """Searches for the explanation of one layer.
 
-    Every stream of every token is a line by itself: all that follows is [tokens * streams, hidden].
+    Every stream of every token is a row of its own: tensors are [tokens * streams, hidden].
     """
 
     def __init__(
@@ -209,31 +220,35 @@ class _Search:
             wide = self._count * self._hidden if not passes_on(ran[path].module) else self._hidden
             fits = len(column) % tokens == 0 and column.shape[-1] in (self._hidden, wide)
             if path not in self._norms and fits:
-                # Experts that each put out all tokens come one after the other, to be summed.
+                # Experts with outputs for all tokens are stacked along the first axis; sum them.
                 summed = self._lines(column.reshape(-1, tokens, column.shape[-1]).sum(dim=0))
                 if not any(torch.equal(summed, other) for other in self._columns.values()):
                     self._columns[path] = summed
 
     def _lines(self, tensor: Tensor) -> Tensor:
-        """A line for each stream of [tokens, hidden], the same, or [tokens, streams * hidden]."""
+        """One row per token and stream, from [tokens, hidden] or [tokens, streams * hidden].
+
+        The first form has one state for all streams, which is repeated.
+        """
         if tensor.shape[-1] == self._hidden:
             return tensor.repeat_interleave(self._count, dim=0)
         return tensor.reshape(-1, self._hidden)
 
     def of(self, target: Tensor, passed: frozenset[str] = frozenset()) -> Gains | None:
-        """What adds up to `target`: path to gains; streams are in it under their own names.
+        """The modules and streams that add up to `target`, with their gains; None without a fit.
 
         Args:
-            passed: Norms that were gone through on the way here.
+            target: [tokens * streams, hidden].
+            passed: Norms between `target` and the layer's output, which are not used again.
         """
         norms = {path: ran for path, ran in self._norms.items() if path not in passed}
         for path, ran in norms.items():
-            # A norm that ends the layer: the stream itself is normed, which is no gain.
+            # A norm at the layer's end normalises the stream itself; its factors are not gains.
             if torch.equal(ran.after, target):
                 assert ran.before is not None
                 return self.of(ran.before, passed | {path})
         if passed and self._count > 1 and self._fitted(self._streams, target):
-            return dict.fromkeys(self._streams)  # else what rounding left would look like writers
+            return dict.fromkeys(self._streams)  # otherwise rounding errors would look like writers
         plain = {**self._streams, **self._columns}
         scales = self._fitted(plain, target) or self._fitted(
             plain | {path: ran.after for path, ran in norms.items()}, target
@@ -246,21 +261,21 @@ class _Search:
             if within is None:
                 return None
             made = {name: _product(gain, scale) for name, gain in within.items()}
-            # What rounding leaves may look like a norm of the whole sum; a writer's own counts.
+            # Rounding errors may look like a norm of the whole sum; the writer's own gain counts.
             found = made | found if path in norms and any(map(_is_stream, made)) else found | made
         return found
 
     def _fitted(self, columns: Mapping[str, Tensor], target: Tensor) -> Gains | None:
-        """`_fit` with what may stay unexplained of this target."""
+        """`_fit` with the error that is allowed for this target."""
         wanted = target[self._part]
         added = min(float(wanted.norm()), float(self._added(target).norm()))
         rounding = ROUNDINGS * self._epsilon * float(wanted.norm())
-        # Lines of several streams may be the same, so that they prove nothing about channels.
+        # Rows of several streams may be equal, so they cannot determine factors per channel.
         allowed = UNEXPLAINED * added + rounding
         return _fit(columns, target, self._part, allowed, channels=self._count == 1)
 
     def _added(self, target: Tensor) -> Tensor:
-        """What a target has beyond the stream that came in, or beyond any mixture of several."""
+        """The part of a target that is not a mixture of the incoming streams, [rows, hidden]."""
         if self._count == 1:
             return (target - self._before)[self._part]
         streams = torch.stack([each[self._part] for each in self._streams.values()], dim=-1)
@@ -269,11 +284,11 @@ class _Search:
         return (wanted - streams @ factors).squeeze(-1)
 
     def _before_norm(self, path: str, passed: frozenset[str]) -> Gains | None:
-        """What a norm's output is made of."""
+        """The modules and streams that add up to a norm's input, with the norm's gains."""
         ran = self._norms[path]
         assert ran.before is not None
         within = self.of(ran.before, passed | {path})
-        if within is None or any(map(_is_stream, within)):  # of the stream, normed, nothing gains
+        if within is None or any(map(_is_stream, within)):  # a norm of the stream has no gains
             return within
         gains = norm_gains(ran.module, ran.after.shape[-1]) if is_norm(ran.module) else None
         return {name: _product(gains, inner) for name, inner in within.items()}
@@ -286,11 +301,14 @@ def _product(first: Tensor | None, second: Tensor | None) -> Tensor | None:
 def _fit(
     columns: Mapping[str, Tensor], target: Tensor, part: slice, allowed: float, channels: bool
 ) -> Gains | None:
-    """Which columns make up the target, but for what is allowed to be left.
+    """Fit the target by a sum of scaled columns; None if the error is above `allowed`.
 
-    A column comes with what it is scaled with per channel; None: by numbers that may differ from
-    token to token, or by one. Scales per channel, tried where `channels` says so, may come with a
-    bias that no module puts out.
+    Factors per token are tried first, then, if `channels` is true, factors per channel, without
+    and with a bias.
+
+    Returns:
+        The columns that contribute. Each has its factors per channel, float32 [hidden], or None
+        where it is scaled per token or all factors are alike.
     """
     names = list(columns)
     stacked = torch.stack([columns[name][part] for name in names], dim=-1)  # [tokens, hidden, k]
@@ -299,14 +317,14 @@ def _fit(
     biased = tuple(values - values.mean(dim=1, keepdim=True) for values in by_channel)
     for left, right in ((stacked, wanted), *((by_channel, biased) if channels else ())):
         if left.shape[1] <= len(names) + 1:
-            continue  # anything would fit
-        # The minimum-norm solution, since a module may put out all zeros.
+            continue  # with so few equations anything would fit
+        # The minimum-norm solution, because a module's output may be all zeros.
         factors = torch.linalg.lstsq(left, right, driver="gelsd").solution  # [., k, 1]
         rest = float((left @ factors - right).norm())
         if rest > allowed:
             continue
         parts = left * factors.mT
-        # The stream may be far larger than all that a layer adds to it.
+        # The stream may be far larger than everything that the layer adds to it.
         carried = [i for i, name in enumerate(names) if _is_stream(name)]
         added = float((right.squeeze(-1) - parts[..., carried].sum(dim=-1)).norm())
         least = dict.fromkeys(names, USED * added)
@@ -322,16 +340,16 @@ def _fit(
 
 
 def _uneven(factors: Tensor) -> Tensor | None:
-    """Factors of channels, float32 [hidden]; None where they are all the same."""
+    """The factors as float32 [hidden]; None where all are alike."""
     same = torch.allclose(factors, factors.mean(), rtol=1e-3)
     return None if same else factors.float()
 
 
 def norm_gains(norm: nn.Module, hidden: int) -> Tensor | None:
-    """What a norm multiplies each channel with, float32 [hidden]; None if that is 1 for all.
+    """The factor of each channel in a norm, float32 [hidden]; None if all are 1.
 
-    Found by trying it on a vector of as many +1 as -1, so that it does not matter how the class
-    stores its gains (Gemma adds 1 to them).
+    The norm is applied to a vector with as many +1 as -1, so it does not matter how its class
+    stores the gains (Gemma adds 1 to them). None also where the weights are not in memory.
     """
     reference = next(norm.parameters(), torch.zeros(1))
     if reference.is_meta:

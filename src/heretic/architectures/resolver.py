@@ -1,4 +1,4 @@
-"""From a model to its decoder layers and residual writers, by the names in the table."""
+"""Find a model's decoder layers and residual writers, by the names in the table."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from heretic.records.plan import MLP, RowNormalization
 class Writer:
     """A linear map whose output is added to the residual stream.
 
-    Experts that are stacked in one parameter are one writer each, all of one module.
+    Each of the experts that are stacked in one parameter is a writer; they share their module.
 
     Attributes:
         layer: 0-based index of the decoder layer.
-        component: The group it is searched with, e.g. `attn.o_proj`.
-        name: Dotted path of the module in the model; of an expert, that of the parameter and its
-            number.
+        component: The group whose kernel it gets, e.g. `attn.o_proj`.
+        name: Dotted path of the module in the model; for an expert, the path of the parameter and
+            the expert's number.
         module: The module itself.
         transposed: Whether [d_in, d_out] is stored (GPT-2's Conv1D; gpt-oss' experts).
-        parameter: Name of the weight in the module, dotted if it is a submodule's.
-        expert: Which expert of the module; None for a module that is one linear map.
-        gains: What each channel of the output is multiplied with on its way into the stream by a
-            norm that follows, float32 [d_out]; None where there is none.
-        router: The module whose output says which tokens an expert's output belongs to, where the
-            block puts them out sorted by expert; see `table.ROUTERS`.
+        parameter: Name of the weight in the module, dotted if it belongs to a submodule.
+        expert: Number of the expert in the module; None for a module that is one linear map.
+        gains: Factors by which a norm between the writer and the stream multiplies the output's
+            channels, float32 [d_out]; None without such a norm.
+        router: Where a block's output is sorted by expert, the module whose output assigns it to
+            tokens; see `table.ROUTERS`. Else None.
     """
 
     layer: int
@@ -57,7 +57,7 @@ class Writer:
     router: nn.Module | None = field(default=None, compare=False)
 
     def edited_in_sum(self, row_normalization: RowNormalization) -> bool:
-        """Whether the edit is one of all experts' sum, biases included, since they share it."""
+        """Whether the experts' sum, biases included, is edited instead of each expert."""
         return self.expert is not None and row_normalization == "none"
 
     @property
@@ -67,26 +67,26 @@ class Writer:
 
     @property
     def experts(self) -> int:
-        """How many are stacked in the parameter; 0 for a module that is one linear map."""
+        """Number of experts in the parameter; 0 for a module that is one linear map."""
         return 0 if self.expert is None else len(self.whole())
 
     @property
     def stacked_by_rows(self) -> bool:
-        """Whether the parameter is 2-D, one expert's rows below another's."""
+        """Whether the parameter is 2-D, with the experts' rows one below the other."""
         return self.expert is not None and attrgetter(self.parameter)(self.module).ndim == 2
 
     def whole(self) -> Tensor:
-        """The parameter as stored, with a first dimension for its experts if it has any."""
+        """The parameter as stored; stacked experts have the first dimension."""
         weight = cast("Tensor", attrgetter(self.parameter)(self.module))
         if not self.stacked_by_rows:
             return weight
         return weight.view(cast("int", self.module.num_experts), -1, weight.shape[1])
 
     def stored(self) -> Tensor:
-        """The weight as [d_out, d_in], a view of what is stored, in its dtype.
+        """The weight as [d_out, d_in], a view of the parameter in its dtype.
 
         Raises:
-            ModelError: The weight is not in memory, or is packed.
+            ModelError: The weight is offloaded to disk, or quantised.
         """
         self._check_stored()
         weight = self.whole().detach()
@@ -94,10 +94,11 @@ class Writer:
         return matrix.mT if self.transposed else matrix
 
     def check_readable(self) -> None:
-        """Whether `weight` can be had.
+        """Check that `weight` can be read.
 
         Raises:
-            ModelError: The weight is not in memory, or is packed.
+            ModelError: The weight is offloaded to disk, or quantised by another way than
+                bitsandbytes.
         """
         if not self._is_packed_by_bitsandbytes():
             self._check_stored()
@@ -114,16 +115,17 @@ class Writer:
             )
         if not weight.is_floating_point() or weight.element_size() < 2:
             raise ModelError(
-                f"The weight of {self.name} is quantised in a way that cannot be read.",
+                f"The weight of {self.name} is quantised in a format that Heretic cannot read.",
                 remedy="Search with row_normalization = 'none', which needs no weights, or load "
                 "the unquantised model.",
             )
 
     def weight(self) -> Tensor:
-        """The weight as [d_out, d_in], float32 (or float64 as stored), dequantised.
+        """The weight as [d_out, d_in], dequantised, float32 (float64 if it is stored so).
 
         Raises:
-            ModelError: The weight is not in memory (offloaded to disk).
+            ModelError: The weight is offloaded to disk, or quantised by another way than
+                bitsandbytes.
         """
         if self._is_packed_by_bitsandbytes():
             return _dequantized(self.module).float()
@@ -131,7 +133,11 @@ class Writer:
         return matrix.to(torch.promote_types(matrix.dtype, torch.float32))
 
     def like(self, basis: Tensor) -> Tensor:
-        """A column of zeros [d_out, 1] that stands for the weight: its device, its precision."""
+        """Zeros [d_out, 1] on the weight's device and in its precision, in place of the weight.
+
+        Args:
+            basis: Directions [k, d_out].
+        """
         stored = self.whole()
         full = stored.is_floating_point() and stored.element_size() > 1
         dtype = torch.promote_types(stored.dtype, torch.float32) if full else torch.float32
@@ -139,7 +145,7 @@ class Writer:
         return torch.zeros(basis.shape[-1], 1, dtype=dtype, device=device)
 
     def bias(self) -> Tensor | None:
-        """The bias [d_out], a view of what is stored, or None."""
+        """The bias [d_out], a view of the parameter; None without one."""
         name = "bias" if self.parameter == "weight" else f"{self.parameter}_bias"
         bias = _attribute(self.module, name)
         if not isinstance(bias, Tensor):
@@ -148,7 +154,7 @@ class Writer:
 
 
 def _attribute(module: nn.Module, path: str) -> object:
-    """What a dotted path within a module leads to; None if it leads nowhere."""
+    """The attribute at a dotted path within a module; None if it does not exist."""
     try:
         return attrgetter(path)(module)
     except AttributeError:
@@ -156,7 +162,7 @@ def _attribute(module: nn.Module, path: str) -> object:
 
 
 def _dequantized(module: nn.Module) -> Tensor:
-    """The weight of a module that bitsandbytes packed."""
+    """The weight [d_out, d_in] of a module that bitsandbytes quantised."""
     from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
     weight = cast("nn.Parameter", module.weight)
@@ -180,10 +186,10 @@ def hidden_size(model: nn.Module) -> int:
 
 
 def layer_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The decoder layers and the path of their list.
+    """The path of the list of decoder layers, and the list.
 
     Raises:
-        UnsupportedModelError: There is no list of layers.
+        UnsupportedModelError: The type is refused, or no list of layers is found.
     """
     model_type = str(getattr(model.config, "model_type", ""))
     if model_type in REFUSED:
@@ -198,7 +204,7 @@ def layer_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
     fitting = [layers for layers in lists if len(layers) == wanted] or lists
     if not fitting:
         raise UnsupportedModelError(
-            f"No list of decoder layers was found in {type(model).__name__}.",
+            f"{type(model).__name__} has no list of decoder layers that Heretic can find.",
             remedy="Please report the model type.",
         )
     names = {id(module): name for name, module in model.named_modules()}
@@ -215,22 +221,23 @@ def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
 
 
 def component_of(path: str) -> str | None:
-    """The component of the module at this path within a layer, if the table has it."""
+    """The component of the module at a path within a layer; None if the table lacks it."""
     return next((name for name, known in _patterns() if known.fullmatch(path)), None)
 
 
 def guessed_component(path: str) -> str:
-    """The component that the path of a writer hints at."""
+    """The component that the path of an unknown writer suggests."""
     return next(
         (name for name, hints in HINTS.items() if any(hint in path.lower() for hint in hints)), MLP
     )
 
 
 def known_paths(layer: nn.Module, by_hand: Collection[str] = ()) -> list[str]:
-    """Paths of the modules in a layer that the table takes for writers, then those named by hand.
+    """Paths of a layer's writers according to the table, then those named by the user.
 
     Args:
-        by_hand: As in the setting `residual_writers`; those that a layer lacks are left out.
+        layer: The decoder layer.
+        by_hand: Paths from the setting `residual_writers`; those that the layer lacks are left out.
     """
     modules = dict(layer.named_modules())
     gated = {path: gated_writer(path, module) for path, module in modules.items()}
@@ -243,7 +250,7 @@ def known_paths(layer: nn.Module, by_hand: Collection[str] = ()) -> list[str]:
 
 
 def gated_writer(path: str, module: nn.Module) -> str | None:
-    """The path of the writer within a module that gates it, if it is one of those in the table."""
+    """The path of the writer inside a module that gates it; None for other modules."""
     inner = THROUGH.get(path)
     within = _attribute(module, inner.removeprefix(f"{path}.")) if inner else None
     return inner if isinstance(within, nn.Module) and is_writer(within) else None
@@ -260,11 +267,14 @@ def is_writer(module: nn.Module) -> bool:
 def writers_at(
     index: int, layer: nn.Module, prefix: str, path: str, gains: Tensor | None = None
 ) -> Iterator[Writer]:
-    """The writers that the module at `path` within a layer holds: one, or one for each expert.
+    """The writers in the module at `path` within a layer: one, or one per expert.
 
     Args:
-        index: Of the layer.
+        index: 0-based index of the layer.
+        layer: The decoder layer.
         prefix: Path of the layer in the model.
+        path: Path of the module within the layer.
+        gains: The writers' gains, see `Writer`.
 
     Raises:
         UnsupportedModelError: The module has no weight that can be edited.
@@ -299,7 +309,7 @@ def writers_at(
 
 
 def _expert_parameter(module: nn.Module) -> str | None:
-    """The parameter that holds the experts' down projections, if there is one."""
+    """Name of the parameter with the experts' down projections; None if there is none."""
     return next((name for name in EXPERT_WEIGHTS if _holds_experts(module, name)), None)
 
 
@@ -325,10 +335,11 @@ def _is_transposed(module: nn.Module, parameter: Tensor) -> bool:
 
 
 def find_writers(model: nn.Module, by_hand: Collection[str] = ()) -> tuple[Writer, ...]:
-    """Every residual writer that is known by name, by layer; unverified and without gains.
+    """All residual writers that the table knows, layer by layer; not checked, without gains.
 
     Args:
-        by_hand: Further paths within a layer, as in the setting `residual_writers`.
+        model: The model.
+        by_hand: More paths within a layer, from the setting `residual_writers`.
     """
     prefix, layers = layer_list(model)
     return tuple(
@@ -340,10 +351,17 @@ def find_writers(model: nn.Module, by_hand: Collection[str] = ()) -> tuple[Write
 
 
 def first_tensor(output: Any) -> Tensor:
-    """The hidden state in a layer's output, which may be a tuple."""
+    """The hidden state in a layer's output, which may be a tuple.
+
+    Raises:
+        UnsupportedModelError: The output is not a tensor.
+    """
     tensor = output[0] if isinstance(output, tuple | list) else output
     if not isinstance(tensor, Tensor):
-        raise UnsupportedModelError(f"A layer put out {type(tensor).__name__}, not a tensor.")
+        raise UnsupportedModelError(
+            f"The output of a layer is {type(tensor).__name__}, not a tensor.",
+            remedy="docs/models.md lists what can be edited.",
+        )
     return tensor
 
 

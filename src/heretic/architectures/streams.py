@@ -1,14 +1,14 @@
-"""Layers that carry several residual streams at once, and the one residual that stands for them.
+"""Layers with several residual streams, and the one residual that represents them.
 
-What a writer puts out enters every stream, each times a number of its own, and between layers the
-streams are mixed by numbers, token by token. So a direction that no writer puts out enters none.
-Directions are found in one vector per token (`reduced`):
+A writer's output is added to every stream, with a factor for each, and between layers the streams
+are mixed with factors per token. So a direction that no writer writes enters no stream. Directions
+are found in one vector per token (`reduced`):
 
-- Hyper-connections: the mean. All streams begin as the embedding, all writers enter with positive
-  numbers, and where streams are mixed, it is by doubly stochastic matrices, which leave the mean as
-  it is. So the mean is a residual stream in the common sense: what came in, plus the writers.
-- AltUp: the active stream, from which layers read and for which they compute what they add; the
-  others follow it.
+- Hyper-connections: the mean. All streams begin as the embedding, and all writers have positive
+  factors. Streams are mixed by doubly stochastic matrices, which do not change the mean. So the
+  mean is an ordinary residual stream: the incoming one plus the writers.
+- AltUp: the active stream. Layers read it and compute what to add to it; the other streams are
+  corrected accordingly.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def rows_first(layer: nn.Module, tensor: Tensor) -> Tensor:
 
 
 def as_layer_takes(layer: nn.Module, tensor: Tensor) -> Tensor:
-    """What `rows_first` made, as it was."""
+    """Undo `rows_first`: a view in the layer's own order of axes."""
     known = STREAMS.get(type(layer).__name__)
     return tensor if known is None or known.axis is None else tensor.movedim(2, known.axis)
 
@@ -42,11 +42,12 @@ def side_by_side(layer: nn.Module, tensor: Tensor, hidden: int) -> Tensor:
     """The streams in a layer's input or output, a view [rows, tokens, streams, hidden].
 
     Args:
-        tensor: As the layer takes it or puts it out.
+        layer: The decoder layer.
+        tensor: The layer's input or output.
         hidden: Width of one stream.
 
     Raises:
-        UnsupportedModelError: It holds more than one stream in a way that is not known.
+        UnsupportedModelError: The layer has several streams in an unknown order.
     """
     known = STREAMS.get(type(layer).__name__)
     found = rows_first(layer, tensor)
@@ -61,7 +62,7 @@ def side_by_side(layer: nn.Module, tensor: Tensor, hidden: int) -> Tensor:
 
 
 def reduced(layer: nn.Module, streams: Tensor) -> Tensor:
-    """The residual that stands for streams [..., streams, hidden], [..., hidden]."""
+    """The residual [..., hidden] that represents the streams [..., streams, hidden]."""
     known = STREAMS.get(type(layer).__name__)
     if streams.shape[-2] == 1:
         return streams.squeeze(-2)

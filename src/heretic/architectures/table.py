@@ -1,7 +1,7 @@
-"""What residual writers are called, as data.
+"""Names of residual writers, as data.
 
-Paths are relative to a decoder layer; `*` stands for one part of a path. A name here is a claim
-that is checked on every model: see `heretic.architectures.explain`.
+Paths are relative to a decoder layer; `*` stands for one part of a path. The names are only claims:
+every model is checked against them, see `heretic.architectures.explain`.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ HINTS: dict[str, tuple[str, ...]] = {
     ATTENTION: ("attn", "attention", "self_att"),
     MIXER: ("mamba", "ssm", "conv", "mixer", "recurrent", "temporal", "lstm", "delta"),
 }
-"""Component to what the path of an unknown writer tells; any other belongs to the MLP."""
+"""Component to the parts of a path that suggest it for an unknown writer; else it is the MLP's."""
 
 THROUGH = {
     "feed_forward": "feed_forward.value",
@@ -108,20 +108,21 @@ THROUGH = {
     "ple": "ple.value_proj",
     "self_attention": "self_attention.experts.output_linear",
 }
-"""Module whose output enters the stream to the writer within it, where a gate lies between the two.
+"""Module whose output enters the stream to the writer inside it, if a gate lies between the two.
 
-RWKV multiplies each channel by a gate of the token's own; Qwen 4's n-gram embeddings (`ple`) pass a
-convolution with an activation, per channel. The edit acts before that, so of such a writer it takes
-the direction out only as far as the gate is even. JetMoe weights its experts by one number per
-token, which changes no direction."""
+RWKV multiplies each channel by a gate that depends on the token; Qwen 4's n-gram embeddings (`ple`)
+pass through a convolution with an activation, per channel. The edit acts before the gate, so it
+removes the direction completely only if the gate is the same for all channels. JetMoe multiplies
+its experts by one number per token, which changes no direction."""
 
 EXPERT_WEIGHTS = ("down_proj", "w2", "output_linear", "weight", "mlp.w2")
-"""Names of parameters that hold the down projections of all experts of a block: 3-D, or 2-D with
-one expert's [d_in, d_out] below the other's (DBRX), where the block says how many there are."""
+"""Names of parameters with the down projections of all experts in a block: 3-D, or 2-D with the
+experts' [d_in, d_out] one below the other (DBRX), where the block states the number of experts."""
 
 ROUTERS = {"output_linear": "router"}
-"""Name of a module of experts that puts out tokens sorted by expert to that of the module beside it
-whose output holds, second, which tokens these are and, last, a row for each token (JetMoe)."""
+"""Name of a module of experts whose output is sorted by expert to the name of its router, a module
+beside it. The second of the router's outputs assigns rows to tokens; the last has a row per token
+(JetMoe)."""
 
 EXPERT_ROUTING = (("top_k_index", "top_k_weights"), ("router_indices", "routing_weights"))
 """Arguments of a block of experts that hold each token's experts and their weights, [tokens, k]."""
@@ -136,7 +137,7 @@ LAYERS: dict[str, str] = {
     "idefics": "model.layers",
     "modernbert-decoder": "model.layers",
 }
-"""Model type to the path of its decoder layers, where they are not the decoder's own list."""
+"""Model type to the path of its decoder layers, if the usual search would not find them."""
 
 REFUSED: dict[str, str] = {
     "diffusion_gemma": "it denoises whole blocks of text, and its replies are not made token by "
@@ -151,7 +152,7 @@ REFUSED: dict[str, str] = {
     "xlnet": "its stream holds the text before the batch, so that a row's own edit would act on a "
     "position of all rows",
 }
-"""Model type to the reason why it is not edited, where a look at one layer would not show it."""
+"""Model type to the reason why it cannot be edited, if the check of one layer would not show it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +160,10 @@ class Streams:
     """How the input and the output of a layer hold several residual streams.
 
     Attributes:
-        axis: Of the streams, beside rows, tokens and hidden; None where they lie one after another
-            in the last axis, [rows, tokens, streams * hidden].
-        active: What the layer's configuration calls the number of the stream that stands for all;
-            empty where their mean does.
+        axis: The axis of the streams; None where they are concatenated in the last axis,
+            [rows, tokens, streams * hidden].
+        active: Name in the layer's configuration of the number of the active stream, which
+            represents all streams; empty where their mean represents them.
     """
 
     axis: int | None
@@ -176,15 +177,15 @@ STREAMS: dict[str, Streams] = {
     "HYV4DecoderLayer": Streams(axis=2),
     "Qwen4ExpTextDecoderLayer": Streams(axis=None),
 }
-"""Class of the layers to the streams that they carry, for hyper-connections and AltUp: see
+"""Class of the layers to the form of their streams, for hyper-connections and AltUp: see
 `heretic.architectures.streams`."""
 
 SEVERAL_STREAMS = (
-    "they carry several residual streams at once, and how is not known, so there is no one stream "
-    "whose directions could be found"
+    "they carry several residual streams at once, in a form that is not known, so there is no one "
+    "stream whose directions could be found"
 )
-"""Why layers are refused whose input and output are not one hidden state per token."""
+"""Why layers with several hidden states per token in an unknown form are refused."""
 
 UNCACHED = ("blt", "cpmant")
-"""Model types that read the whole text at every step: their forward is not given new tokens alone
-(CPM-Ant), or finds patches of text whose beginning it would no longer see (BLT)."""
+"""Model types that read the whole text at every step. Their forward cannot take new tokens alone
+(CPM-Ant), or groups text into patches whose beginning it must see (BLT)."""

@@ -1,4 +1,4 @@
-"""Writers that are known by name, checked by a forward pass; unknown ones, found by it."""
+"""Check the writers that are known by name in a forward pass, and find unknown ones."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """What is known of a model's decoder.
+    """The layers and residual writers of a model's decoder.
 
     Attributes:
-        path: Of the list of layers, in the model.
+        path: Path of the list of layers in the model.
         layers: The decoder layers in order.
-        writers: Every residual writer, by layer.
-        discovered: Paths within a layer that are not in the table and were found by their outputs.
-        streams: How many residual streams a layer carries.
+        writers: All residual writers, layer by layer.
+        discovered: Paths within a layer of writers that the table lacks, found by their outputs.
+        streams: Number of residual streams that a layer carries.
     """
 
     path: str
@@ -39,7 +39,7 @@ class Structure:
     streams: int = 1
 
     def discoveries(self) -> tuple[str, ...]:
-        """What is in `discovered`, with what it is taken for, in words."""
+        """Each path in `discovered` as text, with its assumed component and number of layers."""
         return tuple(map(self._discovery, self.discovered))
 
     def _discovery(self, path: str) -> str:
@@ -53,16 +53,18 @@ class Structure:
 def resolve(
     model: nn.Module, forward: Callable[[], object], by_hand: Sequence[str] = ()
 ) -> Structure:
-    """The layers and the residual writers, each layer's output explained by them.
+    """Find the layers and residual writers, and check that the writers explain each layer's output.
 
     Args:
+        model: The model.
         forward: Runs the model once on any text.
-        by_hand: Paths within a layer that are writers too (setting `residual_writers`); with them
-            nothing is looked for beyond the table and these.
+        by_hand: Paths within a layer that are writers too (setting `residual_writers`). With them
+            only the table's writers and these are considered.
 
     Raises:
-        FloatingPointError: A layer put out NaN or infinity in this dtype.
-        UnsupportedModelError: What a layer adds to the stream is not what its writers put out.
+        FloatingPointError: A layer's output holds NaN or infinity in this dtype.
+        UnsupportedModelError: What a layer adds to the stream is not the sum of its writers'
+            outputs.
     """
     prefix, layers = layer_list(model)
 
@@ -100,33 +102,41 @@ def _keep_call(layer: nn.Module, index: int, calls: dict[int, tuple[Any, Any]]) 
 
 
 def _check_run(index: int, run: LayerRun) -> int:
-    """How many streams a layer carried; raise where it did not run as layers do."""
+    """The number of streams that a layer carried.
+
+    Raises:
+        FloatingPointError: An output is not finite.
+        UnsupportedModelError: The layer did not run.
+    """
     if run.before is None or run.after is None:
-        raise UnsupportedModelError(f"Layer {index} did not run in a forward pass on text.")
+        raise UnsupportedModelError(
+            f"Layer {index} did not run in a forward pass on text, so it cannot be checked.",
+            remedy="docs/models.md lists what can be edited.",
+        )
     if not all(x.isfinite().all() for x in (run.after, *(ran.after for ran in run.ran.values()))):
-        raise FloatingPointError(f"layer {index} put out values that are not finite")
+        raise FloatingPointError(f"the output of layer {index} holds values that are not finite")
     return run.after.shape[1]
 
 
 def _discovered(layer: nn.Module, call: tuple[Any, Any], hidden: int) -> Gains | None:
-    """The writers of a layer that the table does not know, by running a copy in float32.
+    """Find a layer's writers without the table, by running a copy of the layer in float32.
 
-    Half precision would hide which of many modules takes part. None also where that fails: packed
-    weights, or caches that were used up.
+    In half precision, rounding would hide which of many modules contribute. None also if the copy
+    cannot be run, as with quantised weights.
     """
     args, kwargs = call
     try:
         single = copy.deepcopy(layer).float()
         with watched([single], candidates, hidden) as runs, torch.inference_mode():
             single(*_as_float(args), **_as_float(kwargs))
-    except Exception:  # a forward may fail in any way, and the caller's error names the setting
-        _log.warning("%s could not be run by itself", type(layer).__name__, exc_info=True)
+    except Exception:  # a forward may fail in any way; the caller raises the error for the user
+        _log.warning("A copy of %s could not be run", type(layer).__name__, exc_info=True)
         return None
     return explain(runs[0], candidates(single))
 
 
 def _as_float(value: Any) -> Any:
-    """Tensors in half precision as float32, also within tuples and dictionaries."""
+    """Convert floating-point tensors to float32, also within tuples and dictionaries."""
     if isinstance(value, Tensor):
         return value.float() if value.is_floating_point() else value
     if isinstance(value, tuple):
@@ -140,19 +150,20 @@ def _unexplained(index: int, layer: nn.Module, run: LayerRun) -> UnsupportedMode
     assert run.after is not None
     if not run.ran:
         return UnsupportedModelError(
-            f"Layers of type {type(layer).__name__} cannot be edited: {SEVERAL_STREAMS}."
+            f"Layers of type {type(layer).__name__} cannot be edited: {SEVERAL_STREAMS}.",
+            remedy="docs/models.md lists what can be edited.",
         )
     modules = ", ".join(_linear_modules(layer, run.after.shape[-1])) or "none"
     return UnsupportedModelError(
-        f"Layer {index} ({type(layer).__name__}): what it adds to the residual stream is not the "
-        f"sum of what its known writers put out.",
-        remedy=f"Nothing was edited. Name the writers in residual_writers; modules of that width: "
-        f"{modules}.",
+        f"Layer {index} ({type(layer).__name__}) adds something else to the residual stream than "
+        f"the sum of its known writers' outputs.",
+        remedy="Nothing was edited. Name the writers in residual_writers; modules of the stream's "
+        f"width: {modules}.",
     )
 
 
 def _linear_modules(layer: nn.Module, hidden: int) -> Iterator[str]:
-    """Paths of the modules in a layer whose weights end in the hidden size."""
+    """Paths of a layer's modules whose weight matrix has the hidden size as one dimension."""
     for path, module in layer.named_modules():
         weight = getattr(module, "weight", None)
         if isinstance(weight, Tensor) and weight.ndim == 2 and hidden in weight.shape:

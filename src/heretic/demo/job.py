@@ -1,8 +1,7 @@
-"""The demo: the main job on the planted model, and what only a planted model can tell.
+"""The demo: a search on the planted model, and measurements that only a planted model allows.
 
-Because the model without the planted refusal is known, one can measure *recovery*: how far the
-edited model is from the model that never learned to refuse, next to how far it is from the one that
-was edited.
+The model before planting is known, so *recovery* can be measured: the distance of the edited model
+from the model that never learned to refuse, compared with its distance from the planted model.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from heretic.prompts import Prompt
 
 SHOWN_TOPIC, SHOWN_ORDINARY = 4, 2
-"""Replies shown before and after."""
+"""Number of prompts of each kind whose replies are shown before and after the edit."""
 
 ENOUGH = 0.1
 """Refusal rate that counts as removed when a trial is chosen."""
@@ -43,7 +42,7 @@ DEFAULTS: Mapping[str, Any] = {
     "export_strategy": "merge",
     "save_directory": "heretic-demo-model",
 }
-"""What makes the demo fit into minutes on two cores; options on the command line go above these."""
+"""Settings with which the demo takes minutes on two cores; the command line overrides them."""
 
 NOT_TAKEN = (
     "model",
@@ -57,7 +56,7 @@ NOT_TAKEN = (
     "benchmark_limit",
     "benchmark_path",
 )
-"""Settings of other commands: the demo has its own model and ends by saving."""
+"""Settings that the demo refuses, because it has its own model and ends by saving it."""
 
 
 def _prompts(name: str, split: str) -> dict[str, str]:
@@ -65,17 +64,21 @@ def _prompts(name: str, split: str) -> dict[str, str]:
 
 
 def demo_settings(reporter: Reporter, overrides: Mapping[str, Any]) -> Settings:
-    """Settings of the demo; fetches and converts the model where that has not been done.
+    """Settings of the demo; downloads and converts the model if that has not been done.
+
+    Args:
+        reporter: Receives progress.
+        overrides: Settings from the command line.
 
     Raises:
-        HereticError: An override is nothing to the demo, the place to save in is taken, or the
-            model cannot be had.
+        HereticError: The demo does not take an override, the folder to save in is not empty, or the
+            model cannot be downloaded.
     """
     for name in NOT_TAKEN:
         if name in overrides:
             raise SettingsError(
                 f"The demo takes no --{name.replace('_', '-')}.",
-                remedy="Go on with what it found by `heretic export`, or use `heretic MODEL`.",
+                remedy="Export its trials with `heretic export`, or use `heretic MODEL`.",
             )
     values = {**DEFAULTS, **overrides}
     check_destination(Path(values["save_directory"]), "")
@@ -96,23 +99,27 @@ def demo_settings(reporter: Reporter, overrides: Mapping[str, Any]) -> Settings:
 
 
 def chosen_trial(settings: Settings, front: Sequence[Trial]) -> Trial | None:
-    """The row of the front that `trial_index` names, else the demo's own choice.
+    """The row of the front that `trial_index` selects; without it, the demo's own choice.
 
     Raises:
-        SettingsError: There is no such row.
+        SettingsError: The front has no such row.
     """
     index = settings.trial_index
     if index is None or not front:
         return best_trial(front)
     if index >= len(front):
-        raise SettingsError(f"trial_index is {index}, but the front has {len(front)} rows.")
+        raise SettingsError(
+            f"trial_index is {index}, but the front has {len(front)} rows.",
+            remedy=f"Set it to at most {len(front) - 1}.",
+        )
     return front[index]
 
 
 def best_trial(front: Sequence[Trial]) -> Trial | None:
-    """The trial the demo saves: the least damage among those that refuse at most one in ten.
+    """The trial that the demo saves: of those that refuse at most 10%, the one with the least KL.
 
-    Where there is none, the one with the smallest sum of refusal rate and KL divergence.
+    If no trial refuses so little: the smallest sum of refusal rate and KL divergence. None for an
+    empty front.
     """
 
     def value(trial: Trial, name: str) -> float:
@@ -127,12 +134,12 @@ def best_trial(front: Sequence[Trial]) -> Trial | None:
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """First-token KL divergences in nats, on topic prompts and on ordinary ones.
+    """First-token KL divergences in nats; each pair is on topic prompts and on ordinary ones.
 
     Attributes:
-        unplanted_planted: KL(unplanted || planted): what planting did.
-        unplanted_edited: KL(unplanted || edited): what is left of it after the edit.
-        planted_edited: KL(planted || edited): how far the edit went.
+        unplanted_planted: KL(unplanted || planted): the effect of planting.
+        unplanted_edited: KL(unplanted || edited): what remains of that effect after the edit.
+        planted_edited: KL(planted || edited): the effect of the edit.
     """
 
     unplanted_planted: tuple[float, float]
@@ -182,7 +189,7 @@ class Exchange:
 
 
 def replies(session: Session, trial: Trial, reporter: Reporter) -> list[Exchange]:
-    """A few replies before and after the edit."""
+    """A few replies before and after the edit, to topic prompts first."""
     reporter.emit(StageStarted("Writing replies before and after"))
     sets = session.prompts.evaluation
     shown = [*sets.bad[:SHOWN_TOPIC], *sets.good[:SHOWN_ORDINARY]]
@@ -201,5 +208,5 @@ def replies(session: Session, trial: Trial, reporter: Reporter) -> list[Exchange
 
 
 def saved_in(settings: Settings) -> Path:
-    """Where the demo saves its model."""
+    """The folder that the demo saves its model in."""
     return settings.save_directory or Path(str(DEFAULTS["save_directory"]))

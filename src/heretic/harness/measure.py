@@ -1,7 +1,7 @@
-"""One task of the lm-evaluation-harness on a model in memory, as it acts now.
+"""Run one task of the lm-evaluation-harness on a model in memory.
 
-Imported late: this module needs lm-eval. Within `Model.edited` it is the edited model that answers,
-through output-side edits; no weight is touched and nothing is written to disk.
+This module needs lm-eval and is imported late. Within `Model.edited` the edited model answers,
+through edits of outputs: no weight changes and nothing is written to disk.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from heretic.model.core import Model
 from heretic.system.memory import halved
 
 SEEDS = {"python": 0, "other": 1234}
-"""The harness's own seeds, so that figures are those of its command line."""
+"""The harness's default seeds, so that results equal those of its command line."""
 
 RESAMPLES = 1000
-"""Bootstrap samples for standard errors of figures that are no means (perplexity, F1)."""
+"""Bootstrap samples for standard errors of figures that are not means (perplexity, F1)."""
 
 
 class _Progress:
-    """Counts answers; the harness calls it for every request that is done."""
+    """Counts answered requests; the harness calls it for each of them."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
         self._done = self._total = 0
 
     def expect(self, requests: int) -> None:
-        """Take note of requests to come."""
+        """Increase the expected number of requests."""
         self._total += requests
 
     def add_partial(self, attr: str, req: Any, res: Any) -> None:
-        """One more is done (the harness's `CacheHook`)."""
+        """Count one answered request; the name is that of the harness's `CacheHook`."""
         del attr, req, res
         self._done += 1
         if self._done == self._total or self._done % max(1, self._total // 100) == 0:
@@ -54,10 +54,10 @@ class _Progress:
 
 
 class LoadedLM(HFLM):  # type: ignore[misc]
-    """A `Model` as the harness sees one: chat template, system role and batch size are Heretic's.
+    """Adapts a `Model` to the harness, with Heretic's chat template, system role and batch size.
 
-    A reasoning block that replies begin with is closed, as in the search: answers given as choices
-    are scored where an answer stands, and generated ones begin there.
+    If replies begin with a reasoning block, an empty closed one is put before the answer, as in the
+    search. So given choices are scored, and generated answers begin, after the reasoning.
     """
 
     def __init__(self, model: Model, progress: _Progress) -> None:
@@ -67,7 +67,7 @@ class LoadedLM(HFLM):  # type: ignore[misc]
             backend="causal",
             batch_size=model.batch_size,
         )
-        self._device = model.device  # where input ids go, if layers lie on several devices
+        self._device = model.device  # device of input ids, if the layers are on several devices
         self._renderer = model.renderer
         self._block = reasoning_block(model)
         self._progress = progress
@@ -76,7 +76,7 @@ class LoadedLM(HFLM):  # type: ignore[misc]
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """The prompt's text; without a generation prompt it ends in the reply's given beginning."""
+        """The text of the chat; without a generation prompt it ends with the start of the reply."""
         messages = [dict(message) for message in chat_history]
         beginning = ""
         if not add_generation_prompt and messages[-1]["role"] == "assistant":
@@ -87,33 +87,33 @@ class LoadedLM(HFLM):  # type: ignore[misc]
         return self._renderer.text(messages) + self._block + beginning
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
-        """As the harness does it, with Heretic's progress."""
+        """Log-likelihood of each given continuation, by the harness, with Heretic's progress."""
         del disable_tqdm
         self._progress.expect(len(requests))
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> Any:
-        """As the harness does it, with Heretic's progress."""
+        """Log-likelihood of each whole text, by the harness, with Heretic's progress."""
         del disable_tqdm
         self._progress.expect(len(requests))
         return super().loglikelihood_rolling(requests, disable_tqdm=True)
 
     def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
-        """As the harness does it, with Heretic's progress."""
+        """Generated answers, by the harness, with Heretic's progress."""
         del disable_tqdm
         self._progress.expect(len(requests))
         return super().generate_until(requests, disable_tqdm=True)
 
 
 def reasoning_block(model: Model) -> str:
-    """The closed reasoning block in the model's response prefix.
+    """The closed reasoning block in the model's response prefix; empty without one.
 
-    What else replies to the search's prompts have in common does not belong in front of an answer
-    to a benchmark.
+    The rest of the prefix, which replies to the search's prompts share, is left out, because it
+    does not fit answers to a benchmark.
     """
     prefix = model.response_prefix.lstrip()
     for opening, closed in model.options.chain_of_thought_skips:
-        # Where the template opens the block, the prefix holds the end of it alone.
+        # Where the template opens the block, the prefix holds only the end of the block.
         for form in (closed, closed.removeprefix(opening)):
             if form and prefix.startswith(form):
                 return form
@@ -132,12 +132,15 @@ def measure(
     """Run a task, or all tasks of a group or tag.
 
     Args:
-        key: Kept with the result.
-        limit: Documents of each task, from its beginning; None for all.
-        path: Folder with tasks of the user's.
+        model: The model; within `Model.edited`, the edited one.
+        task: Name of a task, group or tag.
+        key: Key that is stored with the result.
+        limit: Number of first documents of each task; None for all.
+        path: Folder with the user's own tasks.
+        reporter: Receives progress.
 
     Raises:
-        Exception: Whatever the harness, the task or its data set raise.
+        Exception: Any error of the harness, the task or its data set.
     """
     began = time.monotonic()
     while True:
@@ -168,7 +171,7 @@ def _evaluate(
             single.set_config(key="num_fewshot", value=0)
         single.set_fewshot_seed(seed=SEEDS["other"])
     chat = model.renderer.has_template
-    # Without a role for it, the system prompt would become part of every question.
+    # Without a system role the system prompt would become part of every question.
     system = model.options.system_prompt if model.renderer.takes_system else None
     results = evaluate(
         lm=LoadedLM(model, _Progress(reporter)),
@@ -185,14 +188,14 @@ def _evaluate(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars of others between the lines of ours."""
+    """Discard standard error, where the harness's progress bars would disturb the display."""
     with redirect_stderr(io.StringIO()):
         yield
 
 
 @contextmanager
 def _seeded() -> Iterator[None]:
-    """The harness's seeds while the context lasts; afterwards the generators go on as before."""
+    """Set the harness's seeds while the context lasts; afterwards restore the generators."""
     python, numpy = random.getstate(), np.random.get_state()
     random.seed(SEEDS["python"])
     np.random.seed(SEEDS["other"])
@@ -209,7 +212,7 @@ def _seeded() -> Iterator[None]:
 
 
 def _metrics(name: str, loaded: Any, results: Any) -> Iterator[Metric]:
-    """The group's own figures where it has some, else those of its tasks."""
+    """The group's own figures if it has any, else the figures of its tasks."""
     leaves = sorted(loaded["tasks"])
     group = _figures(results.get("groups", {}).get(name, {}))
     for column, value in group.items():
@@ -250,7 +253,7 @@ def _metric(
 
 
 def _figures(row: Mapping[str, Any]) -> dict[str, float]:
-    """`metric,filter` to figure, without standard errors and what is no number."""
+    """`metric,filter` to figure, without standard errors and values that are not numbers."""
     return {
         name: float(value)
         for name, value in row.items()
@@ -259,7 +262,7 @@ def _figures(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _values(results: Any, task: str, column: str) -> tuple[float, ...]:
-    """The documents' own values of a metric; empty if they are no numbers."""
+    """The metric's value for each document; empty if they are not all numbers."""
     metric, _, answer_filter = column.rpartition(",")
     found = [
         row[metric]
@@ -274,7 +277,10 @@ def _documents(results: Any, task: str) -> int:
 
 
 def _group_strata(value: float, values: Sequence[tuple[float, ...]]) -> tuple[Stratum, ...]:
-    """The documents of a group as they enter its figure: all alike, or each task alike."""
+    """A group's documents with their weights: equal per document, or equal per task.
+
+    Empty if neither gives the group's figure.
+    """
     if not values or not all(values):
         return ()
     alike = (Stratum(1.0, tuple(number for part in values for number in part)),)
@@ -284,7 +290,7 @@ def _group_strata(value: float, values: Sequence[tuple[float, ...]]) -> tuple[St
 
 
 def _checked(value: float, strata: tuple[Stratum, ...]) -> tuple[Stratum, ...]:
-    """The strata if their weighted mean is the figure; empty if that comes about otherwise."""
+    """The strata if their weighted mean is the figure, else empty."""
     mean = math.fsum(stratum.weight * statistics.fmean(stratum.values) for stratum in strata)
     return strata if math.isclose(mean, value, rel_tol=1e-6, abs_tol=1e-9) else ()
 

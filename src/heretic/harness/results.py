@@ -1,6 +1,6 @@
-"""What benchmarks gave, as plain records, and the difference between two models.
+"""Results of benchmarks as plain records, and the difference between two models.
 
-Both models answer the same documents, so a difference is taken document by document: its interval
+Both models answer the same documents, so differences are taken document by document. Their interval
 is much narrower than that of two independent figures.
 """
 
@@ -18,10 +18,11 @@ Z = 1.959963984540054
 
 @dataclass(frozen=True, slots=True)
 class Stratum:
-    """Documents whose mean enters a figure with a weight; the weights of a figure add up to 1.
+    """Documents whose mean is one term of a weighted sum, such as one task of a group.
 
     Attributes:
-        values: The metric of each document, in the data set's order.
+        weight: Weight of their mean; the weights of a figure add up to 1.
+        values: The metric's value for each document, in the data set's order.
     """
 
     weight: float
@@ -29,7 +30,7 @@ class Stratum:
 
     @property
     def mean(self) -> float:
-        """Their mean."""
+        """Mean of the values."""
         return statistics.fmean(self.values)
 
 
@@ -39,12 +40,12 @@ class Metric:
 
     Attributes:
         task: The task, or the group of tasks.
-        metric: Its name, with the filter of the answer in brackets where there is one.
-        value: The figure as the harness gives it; None if it is no number.
-        stderr: Its standard error, where known.
-        n: Documents.
+        metric: Name of the metric, with the filter of the answer, if any, in brackets.
+        value: The figure as the harness gives it; None if it is not finite.
+        stderr: Its standard error; None if unknown.
+        n: Number of documents.
         higher_is_better: None if the task does not say.
-        strata: The documents' own values, where the figure is a mean of them; else empty.
+        strata: The values of the documents, if the figure is a mean of them; else empty.
     """
 
     task: str
@@ -57,10 +58,10 @@ class Metric:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` of a measurement wrote.
+        """Read a metric that `Measurement.to_dict` wrote.
 
         Raises:
-            TypeError, KeyError: It is something else.
+            TypeError, KeyError: The data have another form.
         """
         strata = tuple(Stratum(row["weight"], tuple(row["values"])) for row in data["strata"])
         return cls(**{**data, "strata": strata})
@@ -68,16 +69,16 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What one task gave on one model.
+    """The results of one task on one model.
 
     Attributes:
-        task: As it was asked for; a group or a tag gives figures of several tasks.
-        key: Digest of all that the figures depend on.
+        task: Name that was asked for; a group or tag gives figures of several tasks.
+        key: Digest of everything that the figures depend on.
+        metrics: The figures.
         batch_size: Rows per forward pass.
-        seconds: How long it took.
-        versions: Of the tasks, as the harness states them.
-        limit: Documents of each task that were taken at most; None for all, 0 where a file does not
-            say.
+        seconds: Wall-clock time.
+        versions: Task to its version, as the harness states it.
+        limit: Largest number of documents of each task; None for all, 0 if the file does not say.
     """
 
     task: str
@@ -97,7 +98,7 @@ class Measurement:
         """Read what `to_dict` wrote.
 
         Raises:
-            TypeError, KeyError: It is something else.
+            TypeError, KeyError: The data have another form.
         """
         metrics = tuple(map(Metric.from_dict, data["metrics"]))
         return cls(**{"limit": 0, **data, "metrics": metrics})
@@ -105,13 +106,20 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class PairedMetric:
-    """One line of the table: a figure of both models.
+    """One row of the comparison: a figure of both models.
 
     Attributes:
-        original, edited: Figures; None where a model was not measured.
-        difference: Edited less original.
-        interval: Its 95% interval.
-        paired: Whether the interval was taken document by document.
+        task: The task, or the group of tasks.
+        metric: Name of the metric.
+        n: Number of documents.
+        higher_is_better: None if the task does not say.
+        original: Figure of the original model; None if it was not measured.
+        original_stderr: Its standard error; None if unknown.
+        edited: Figure of the edited model; None if it was not measured.
+        edited_stderr: Its standard error; None if unknown.
+        difference: edited - original; None if one of them is missing.
+        interval: 95% interval of the difference; None if unknown.
+        paired: Whether the interval was computed document by document.
     """
 
     task: str
@@ -128,7 +136,7 @@ class PairedMetric:
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse`, or empty where the interval holds 0 or the task names no better."""
+        """`better`, `worse`, or empty if the interval contains 0 or neither direction is better."""
         if self.interval is None or self.higher_is_better is None:
             return ""
         low, high = self.interval
@@ -137,7 +145,7 @@ class PairedMetric:
         return "better" if (low > 0) == self.higher_is_better else "worse"
 
     def texts(self) -> tuple[str, ...]:
-        """Task, metric, documents, both figures, difference and its interval, to be read."""
+        """Cells of a table: task, metric, documents, both figures, difference and its interval."""
         interval = ""
         if self.interval is not None:
             low, high = self.interval
@@ -158,7 +166,7 @@ def _figure(value: float | None, stderr: float | None) -> str:
 
 
 def how_compared(rows: Sequence[PairedMetric]) -> str:
-    """What the figures of `PairedMetric.texts` mean."""
+    """A sentence that explains the figures of `PairedMetric.texts`."""
     apart = any(row.interval and not row.paired for row in rows)
     return "± is the standard error. The interval is of the difference, document by document" + (
         " (* models apart)." if apart else "."
@@ -166,7 +174,7 @@ def how_compared(rows: Sequence[PairedMetric]) -> str:
 
 
 def compare(original: Measurement | None, edited: Measurement | None) -> list[PairedMetric]:
-    """The figures of a task on both models; either may be missing."""
+    """The figures of a task on both models; one of them may be None."""
     before = {(row.task, row.metric): row for row in (original.metrics if original else ())}
     after = {(row.task, row.metric): row for row in (edited.metrics if edited else ())}
     return [_row(before.get(key), after.get(key)) for key in {**before, **after}]
@@ -196,18 +204,19 @@ def _row(original: Metric | None, edited: Metric | None) -> PairedMetric:
 def paired_interval(
     original: Sequence[Stratum], edited: Sequence[Stratum]
 ) -> tuple[float, float] | None:
-    """95% interval of the difference of two figures over the same documents.
+    """95% interval of the difference between two figures on the same documents.
 
-    Of right and wrong answers: the adjusted Wald interval for paired proportions (Agresti and Min,
-    2005), which adds half a document to each of the four outcomes, so that a few documents without
-    a change do not pass for certainty. Else normal, from the differences' own spread.
+    For right and wrong answers it is the adjusted Wald interval for paired proportions (Agresti and
+    Min, 2005). It adds half a document to each of the four outcomes, so that the interval of a few
+    documents without a change has a width above 0. Else it is the normal interval, with the
+    standard error of the differences.
 
     Args:
-        original: The documents' values; of several strata where a group weighs its tasks.
-        edited: The same for the other model.
+        original: The original model's values; several strata where a group weights its tasks.
+        edited: The edited model's values of the same documents.
 
     Returns:
-        Lower and upper end; None where documents cannot be paired, or are too few.
+        Lower and upper end; None if the documents cannot be paired, or are too few.
     """
     shape = [(stratum.weight, len(stratum.values)) for stratum in original]
     if not shape or shape != [(stratum.weight, len(stratum.values)) for stratum in edited]:
@@ -236,7 +245,7 @@ def _proportions(before: Sequence[float], after: Sequence[float]) -> tuple[float
 
 
 def _unpaired_interval(original: Metric, edited: Metric) -> tuple[float, float] | None:
-    """As if each model had had documents of its own: wider than need be, never too narrow."""
+    """95% interval as for independent documents, which is wider than the paired one."""
     if None in {original.stderr, edited.stderr, original.value, edited.value}:
         return None
     assert original.stderr is not None
@@ -251,7 +260,7 @@ def _around(centre: float, spread: float) -> tuple[float, float]:
 
 
 def standard_error(strata: Sequence[Stratum]) -> float | None:
-    """Standard error of the weighted mean of strata; None where a stratum has a single document."""
+    """Standard error of the strata's weighted mean; None if one has fewer than two documents."""
     if not strata or any(len(stratum.values) < 2 for stratum in strata):
         return None
     return math.sqrt(

@@ -1,4 +1,4 @@
-"""Benchmarks of a trial: task after task, kept as they are done, the original's shared."""
+"""Run benchmarks of a trial task by task; results are stored after each task."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be run.
+    """What to run.
 
     Attributes:
         tasks: Names that the harness knows.
-        original: Whether on the original model as well. What is known of it is shown in any case.
-        limit: Documents of each task; None for all.
-        path: Folder with tasks of the user's.
+        original: Whether to run the original model too. Stored results of it are always shown.
+        limit: Number of first documents of each task; None for all.
+        path: Folder with the user's own tasks.
     """
 
     tasks: tuple[str, ...]
@@ -45,11 +45,11 @@ class Wanted:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came out so far; filled while tasks run, so that Ctrl+C loses the current one alone.
+    """Results so far, filled while tasks run, so that Ctrl+C loses only the current task.
 
     Attributes:
         rows: Figures, in the order of the tasks.
-        failures: Task to what went wrong, with the remedy.
+        failures: Task to the reason why it failed, with a remedy.
     """
 
     rows: list[PairedMetric] = field(default_factory=list)
@@ -65,16 +65,21 @@ def run_benchmarks(
     reporter: Reporter,
     outcome: Outcome,
 ) -> None:
-    """Run the tasks that are not known yet; a task that fails does not keep the others from theirs.
+    """Run the tasks without stored results; after a task fails, the others still run.
 
     Args:
-        folder: The run folder; its lock is held by the caller.
+        model: The loaded model.
+        trial: The trial whose plan is applied.
+        directions: The run's directions, [layers + 1, hidden] or [layers + 1, k, hidden].
+        folder: The run folder; the caller holds its lock.
+        wanted: What to run.
+        reporter: Receives progress.
         outcome: Filled task by task.
 
     Raises:
-        SettingsError: A task does not exist; nothing has been run then.
-        RunError: Results cannot be read or kept.
-        KeyboardInterrupt: As it comes; what is done is kept.
+        SettingsError: A task does not exist; then nothing has been run.
+        RunError: Results cannot be read or written.
+        KeyboardInterrupt: The user interrupts; finished tasks are stored.
     """
     check_tasks(wanted.tasks, wanted.path)
     original, edited = ResultFile(folder), ResultFile(folder, trial)
@@ -103,7 +108,7 @@ def run_benchmarks(
 
 
 class _TaskFailed(Exception):  # noqa: N818 - it ends a task, not the program
-    """A task could not be run."""
+    """A task failed; the message has the reason and a remedy."""
 
 
 def _known_or_run(
@@ -116,7 +121,12 @@ def _known_or_run(
     wanted: Wanted,
     reporter: Reporter,
 ) -> None:
-    """See to it that the file has the task's figures."""
+    """Run a task unless the file has its figures already.
+
+    Raises:
+        _TaskFailed: The task failed.
+        RunError: The file cannot be written.
+    """
     if key in file.measurements:
         return
     reporter.emit(StageStarted(f"Benchmark {task}, {who}"))
@@ -127,7 +137,7 @@ def _known_or_run(
             found = measure(
                 model, task, key=key, limit=wanted.limit, path=wanted.path, reporter=reporter
             )
-    except Exception as error:  # of the task, its data or its code: the other tasks go on
+    except Exception as error:  # any error of the task, its data or its code; other tasks run on
         logger.exception("The benchmark %s failed", task)
         reason = _reason(error)
         reporter.emit(Notice(f"Benchmark {task}, {who}: {reason}", level="warning"))
@@ -151,7 +161,7 @@ def _summary(found: Measurement) -> str:
 
 
 def result_key(model: Model, task: str, wanted: Wanted) -> str:
-    """Digest of all that the original's figures of a task depend on, beside the run's model."""
+    """Digest of everything, except the model, that the original's figures of a task depend on."""
     from heretic.harness.measure import reasoning_block
 
     content: dict[str, Any] = {
@@ -169,5 +179,5 @@ def result_key(model: Model, task: str, wanted: Wanted) -> str:
 
 
 def _is_own(task: str, path: Path | None) -> bool:
-    """Whether the task is not one that the harness brings."""
+    """Whether the task is the user's own, not one of the harness."""
     return path is not None and task not in task_manager().all_tasks

@@ -1,6 +1,6 @@
 """Results of benchmarks in a run folder: `benchmarks/original.json`, `benchmarks/trial-N.json`.
 
-A file is replaced as a whole after every task. The original's is shared by all trials.
+A file is replaced atomically after every task. All trials share the original model's file.
 """
 
 from __future__ import annotations
@@ -22,46 +22,46 @@ FOLDER = "benchmarks"
 
 
 def key_of_edited(key: str, plan: Plan) -> str:
-    """The key of the edited model's measurement, from that of the original's beside it."""
+    """The key of the edited model's measurement, from the key of the original model's."""
     return digest({"key": key, "plan": plan.to_dict()})
 
 
 def figures_of(run: Path, trial: Trial) -> tuple[PairedMetric, ...]:
-    """Kept figures of a trial's plan on whole tasks, beside the original's.
+    """Stored figures of a trial's plan and of the original model, on whole tasks.
 
-    Of a task that was run in several ways, the newest; none of a task that the original was not run
-    on.
+    Only tasks that both models were run on are included. If a task was run with several settings,
+    the newest result counts.
 
     Args:
         run: The run folder.
-        trial: One of the run's.
+        trial: A trial of the run.
 
     Raises:
-        RunError: A file is damaged, or written by a newer release.
+        RunError: A file is damaged, or was written by a newer release.
     """
     edited = ResultFile(run, trial).measurements
     pairs = {
         before.task: (before, edited[key])
         for before in ResultFile(run).measurements.values()
-        # The key tells the plan: a run begun anew may have another under this trial's number.
+        # The key depends on the plan: after a restart this number may belong to another plan.
         if (key := key_of_edited(before.key, trial.plan)) in edited and before.limit is None
     }
     return tuple(row for pair in pairs.values() for row in compare(*pair))
 
 
 class ResultFile:
-    """What one model gave, task by task.
+    """The results of one model, task by task.
 
     Args:
         run: The run folder.
-        trial: Of the edited model; None for the original.
+        trial: The trial whose edited model was measured; None for the original model.
 
     Attributes:
         path: The file.
-        measurements: By key, the newest last.
+        measurements: Key to measurement, the newest last.
 
     Raises:
-        RunError: The file is damaged, or written by a newer release.
+        RunError: The file is damaged, or was written by a newer release.
     """
 
     def __init__(self, run: Path, trial: Trial | None = None) -> None:
@@ -70,17 +70,17 @@ class ResultFile:
         self.measurements = self._read()
 
     def put(self, measurement: Measurement) -> None:
-        """Keep a measurement; `write` puts it on disk."""
+        """Add a measurement in memory; `write` saves it."""
         self.measurements[measurement.key] = measurement
 
     def write(self, rows: Sequence[PairedMetric] = ()) -> None:
-        """Replace the file.
+        """Write all measurements, replacing the file.
 
         Args:
-            rows: The comparison as shown, for readers of the file; never read back.
+            rows: The comparison as shown, for people who read the file; it is never read back.
 
         Raises:
-            RunError: It cannot be written.
+            RunError: The file cannot be written.
         """
         data = {
             "schema": SCHEMA,
@@ -99,7 +99,9 @@ class ResultFile:
         try:
             data = json.loads(self.path.read_text(encoding="utf-8"))
             if isinstance(data, Mapping) and data["schema"] > SCHEMA:
-                raise RunError(f"{self.path} is of a newer release.", remedy="Update heretic-llm.")
+                raise RunError(
+                    f"{self.path} was written by a newer release.", remedy="Upgrade heretic-llm."
+                )
             found = [Measurement.from_dict(row) for row in data["measurements"]]
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise RunError(

@@ -1,4 +1,4 @@
-"""Names of tasks: those offered, those known, and what is wrong with the others."""
+"""Names of tasks: those that the menu offers, the check of names, remedies for failures."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ OFFERED = {
     "bbh": "BBH: 27 hard tasks of BIG-bench",
     "gsm8k": "GSM8K: school mathematics",
     "commonsense_qa": "CommonsenseQA: everyday knowledge",
-    "hellaswag": "HellaSwag: how a scene goes on",
+    "hellaswag": "HellaSwag: how a scene continues",
     "piqa": "PIQA: everyday physics",
-    "winogrande": "WinoGrande: whom a pronoun means",
-    "ifeval": "IFEval: following instructions to the letter",
+    "winogrande": "WinoGrande: what a pronoun refers to",
+    "ifeval": "IFEval: following instructions exactly",
     "eq_bench": "EQ-Bench: emotions in a dialogue",
     "truthfulqa_mc2": "TruthfulQA: common misconceptions",
     "lambada_openai": "LAMBADA: the last word of a passage",
 }
-"""Task -> what it measures. A menu offers these; settings take any task of the harness.
+"""Task to what it measures. The menu offers these; settings take any task of the harness.
 
-The last two show damage that the others hide: a model that has come to agree with everything, and
-one whose language model has suffered while its choices among given answers have not.
+The last two show damage that the others hide: a model that agrees with everything now, and a model
+that predicts text worse although it still chooses well among given answers.
 """
 
 PURPOSE = "Running benchmarks"
@@ -44,18 +44,18 @@ class BenchmarkError(HereticError):
 
 
 def task_manager(path: Path | None = None) -> Any:
-    """The harness's index of tasks, with those of a folder of the user's.
+    """The harness's index of tasks, including the user's own.
 
     Args:
-        path: Folder of task files (YAML), which may name Python functions beside them.
+        path: Folder of the user's task files (YAML), which may refer to Python files beside them.
 
     Raises:
-        HereticError: lm-eval is not installed, or `path` is no folder.
+        HereticError: lm-eval is not installed, or `path` is not a folder.
     """
     if path is not None and not path.is_dir():
         raise SettingsError(
-            f"benchmark_path is {path}, which is no folder.",
-            remedy="Name the folder that holds the YAML files of your tasks.",
+            f"benchmark_path is {path}, which is not a folder.",
+            remedy="Set it to the folder with the YAML files of your tasks.",
         )
     return _manager(None if path is None else path.resolve(), folder_digest(path))
 
@@ -67,7 +67,7 @@ def _manager(path: Path | None, _content: str) -> Any:
 
 
 def folder_digest(path: Path | None) -> str:
-    """SHA-256 of the task files in a folder and of what lies beside them; empty without one."""
+    """SHA-256 of all files in a folder of tasks; empty for None."""
     if path is None:
         return ""
     total = hashlib.sha256()
@@ -79,11 +79,11 @@ def folder_digest(path: Path | None) -> str:
 
 
 def check_tasks(names: Sequence[str], path: Path | None = None) -> None:
-    """Say before any work which tasks do not exist.
+    """Check before any work that all tasks exist.
 
     Raises:
-        SettingsError: A name is unknown; the nearest known one is named.
-        HereticError: As `task_manager`.
+        SettingsError: A name is unknown; the error gives the nearest known one.
+        HereticError: lm-eval is not installed, or `path` is not a folder.
     """
     known = task_manager(path).all_tasks
     unknown = [name for name in names if name not in known]
@@ -93,15 +93,15 @@ def check_tasks(names: Sequence[str], path: Path | None = None) -> None:
     raise SettingsError(
         f"The lm-evaluation-harness has no task {', '.join(map(repr, unknown))}.",
         remedy=f"Nearest: {', '.join(near)}. `lm-eval ls tasks` lists them all; "
-        "tasks of your own are found by benchmark_path.",
+        "set benchmark_path for tasks of your own.",
     )
 
 
 class _Forward(logging.Handler):
-    """What the harness warns of goes into the run's log, not between the lines of the display."""
+    """Writes the harness's warnings to the run's log instead of the display."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Pass it on."""
+        """Log one warning as Heretic's own."""
         logging.getLogger("heretic.harness").warning("lm-eval: %s", record.getMessage())
 
 
@@ -122,7 +122,7 @@ def logged() -> Iterator[None]:
 
 
 def remedy_for(error: BaseException) -> str:
-    """What a user can do about a task that failed."""
+    """The remedy for a task that failed with this error."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
@@ -136,7 +136,7 @@ def remedy_for(error: BaseException) -> str:
         return "Accept the data set's terms on the Hub, then log in: hf auth login."
     network = {"ConnectionError", "OfflineModeIsEnabled", "LocalEntryNotFoundError", "TimeoutError"}
     if kinds & network or "Couldn't reach" in text or "Hub" in text:
-        return "Its data come from the Hugging Face Hub: try again with a connection."
+        return "Its data come from the Hugging Face Hub; try again with a network connection."
     if "UNSAFE" in text.upper():
-        return "It runs programs that the model writes; Heretic does not."
-    return "The log has the traceback."
+        return "It runs code that the model writes, which Heretic does not allow."
+    return "See the traceback in the log."

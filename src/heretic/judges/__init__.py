@@ -1,1 +1,1 @@
-"""Verdicts on replies by a language model behind an API. No torch; nothing here knows of models."""
+"""Verdicts on replies, by a language model behind an API or by a local classifier."""

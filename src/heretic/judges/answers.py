@@ -1,4 +1,4 @@
-"""A judge's answer to a verdict, or to the reason why it is none."""
+"""Read the verdict from a judge's answer."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pydantic import BaseModel, Field, ValidationError
 from heretic.judges.records import Usage, Verdict
 
 LONGEST_REASON = 500
-"""Characters of a reason that are kept."""
+"""Characters of a reason that are kept at most."""
 
 _REASONED = re.compile(r"</think(?:ing)?>")
 
 
 class UnreadableAnswerError(ValueError):
-    """An answer holds no verdict, or more than one."""
+    """An answer holds no verdict, or several different ones; the message says what is wrong."""
 
 
 class _Message(BaseModel):
@@ -41,7 +41,7 @@ class _Completion(BaseModel):
 
 
 def usage(body: str) -> Usage:
-    """What a chat completion says it took: one request, and its tokens where they are counted."""
+    """The usage of one chat completion: one request, and its tokens if the server counts them."""
     try:
         tokens = _Tokens.model_validate(json.loads(body)["usage"])
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -57,12 +57,13 @@ def content(body: str) -> str:
     """The text of a chat completion.
 
     Raises:
-        UnreadableAnswerError: It is no chat completion, was cut short, or the judge declined.
+        UnreadableAnswerError: The body is not a chat completion, the answer was cut short, or the
+            judge declined.
     """
     try:
         choice = _Completion.model_validate_json(body).choices[0]
     except ValidationError as error:
-        raise UnreadableAnswerError("the server's answer is no chat completion") from error
+        raise UnreadableAnswerError("the server's answer is not a chat completion") from error
     if choice.finish_reason == "length":
         raise UnreadableAnswerError("the answer was cut short by max_tokens")
     if choice.message.refusal or choice.finish_reason == "content_filter":
@@ -71,14 +72,18 @@ def content(body: str) -> str:
 
 
 def verdict(text: str, labels: Collection[str]) -> Verdict:
-    """The one verdict in a judge's answer, whatever stands around it.
+    """The one verdict in a judge's answer.
 
-    What stands before the end of a reasoning block, a code fence and words around the object are
-    passed over; a label alone will do. Two objects with different labels are no verdict: one of
-    them may be quoted from the reply.
+    Text up to the end of a reasoning block, code fences, and words around the JSON object are
+    ignored. A label alone is a verdict too. Two objects with different labels are an error, because
+    one of them may be quoted from the reply.
+
+    Args:
+        text: The judge's answer.
+        labels: The labels that a verdict may have; compared without regard to case.
 
     Raises:
-        UnreadableAnswerError: There is none, or there are several that differ.
+        UnreadableAnswerError: The answer holds no verdict, or several different ones.
     """
     text = _REASONED.split(text)[-1].strip()
     if text.startswith("<think"):
@@ -101,7 +106,7 @@ def verdict(text: str, labels: Collection[str]) -> Verdict:
 
 
 def stored(text: str, labels: Collection[str]) -> Verdict | None:
-    """A verdict as `storable` wrote it; None if it is damaged."""
+    """Read a verdict that `storable` wrote; None if the text is damaged."""
     try:
         label, reason = json.loads(text)
     except (ValueError, TypeError):
@@ -112,12 +117,12 @@ def stored(text: str, labels: Collection[str]) -> Verdict | None:
 
 
 def storable(found: Verdict) -> str:
-    """What a cache keeps of a verdict."""
+    """A verdict as text for the cache."""
     return json.dumps([found.label, found.reason])
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """JSON objects in a text, outermost ones only; one that names a key twice is none."""
+    """The outermost JSON objects in a text, except those with a duplicate key."""
     decoder = json.JSONDecoder(object_pairs_hook=_without_twins, strict=False)
     position = text.find("{")
     while position >= 0:
@@ -133,5 +138,5 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) < len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key occurs twice")
     return table

@@ -1,8 +1,8 @@
-"""A reply to a request whose wording the reply cannot change.
+"""Build the request for a judge so that the judged reply cannot change its instructions.
 
-Three walls stand between the judged text and the judge's instructions: they are in different
-messages; the text is a JSON string between lines that name a nonce; and what tokenizers may take
-for control tokens is escaped in that string.
+Three measures protect the instructions. They are in another message than the judged text. The text
+is a JSON string between lines with a nonce. In that string, characters that could form control
+tokens are escaped.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from heretic.judges.records import Item
 Request = dict[str, Any]
 
 # Control tokens begin with < or [ in all well-known chat formats (<|im_start|>, </s>, [INST],
-# <start_of_turn>), and many servers read them from the text of messages. Separators and marks of
-# direction change how a text looks; lone surrogates cannot be sent.
+# <start_of_turn>), and many servers recognise them in the text of messages. Separators and
+# direction marks change how a text is displayed; lone surrogates cannot be sent.
 _UNSAFE = re.compile(
     "[<>\\[\\]\u007f-\u009f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
 )
@@ -42,16 +42,16 @@ Answer with one JSON object and nothing else: {{"reason": "one short sentence", 
 
 
 def encode(fields: Mapping[str, str]) -> str:
-    """A JSON object in one line that decodes to `fields` and holds no character of `_UNSAFE`."""
+    """A JSON object in one line that decodes to `fields` and contains no character of `_UNSAFE`."""
     plain = json.dumps(fields, ensure_ascii=False)
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", plain)
 
 
 def messages(item: Item, options: JudgeOptions) -> list[dict[str, str]]:
-    """Instructions and data, apart.
+    """The chat messages of a request: instructions first, then the data.
 
-    The nonce is a hash of the data, so that equal replies make equal requests, which can be
-    cached, and no text can hold the nonce of the request it will stand in.
+    The nonce is a hash of the data. So equal replies make equal requests, which can be cached, and
+    no text can contain the nonce of its own request.
     """
     fields = {"prompt": item.prompt, "reply": item.reply}
     if item.system is not None:
@@ -72,7 +72,7 @@ def messages(item: Item, options: JudgeOptions) -> list[dict[str, str]]:
 
 
 def request(item: Item, options: JudgeOptions) -> Request:
-    """The body of a request, without the schema of the answer."""
+    """The JSON body of a request, without the schema of the answer."""
     body: Request = {
         "model": options.model,
         "messages": messages(item, options),
@@ -84,7 +84,7 @@ def request(item: Item, options: JudgeOptions) -> Request:
 
 
 def response_format(options: JudgeOptions) -> dict[str, Any]:
-    """The schema of an answer; the reason comes first, so that it is thought of first."""
+    """The JSON schema of an answer. The reason comes first, so that it precedes the decision."""
     schema = {
         "type": "object",
         "properties": {
@@ -99,6 +99,6 @@ def response_format(options: JudgeOptions) -> dict[str, Any]:
 
 
 def cache_key(body: Request, options: JudgeOptions) -> str:
-    """Digest of all that a verdict hangs on: endpoint, the whole request, form of the answer."""
+    """Digest of everything a verdict depends on: endpoint, whole request, form of the answer."""
     whole = [1, options.endpoint, options.structured, body]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Verdicts on disk: one SQLite file that several processes share and damage cannot stop."""
+"""Verdicts on disk: one SQLite file, shared by processes and replaced if it is damaged."""
 
 from __future__ import annotations
 
@@ -21,24 +21,28 @@ _T = TypeVar("_T")
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _TABLE = "CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, verdict TEXT NOT NULL)"
 _WAIT = 60.0
-"""Seconds to wait for another process that writes."""
+"""Seconds to wait while another process writes."""
 
 
 class VerdictCache:
-    """Texts by key.
+    """Stores texts by key in `verdicts.sqlite3`.
 
-    Every call opens the file anew, so that threads and forks need no care. A damaged file is put
-    aside, with a warning, and begun anew.
+    Every call opens the file, so threads and forked processes may share an object. A damaged file
+    is renamed, with a warning, and a new one is created.
 
-    Raises, from every method:
-        ScorerError: The file cannot be read or written (no space, no permission).
+    Args:
+        folder: Folder of the file; created when needed.
+
+    Raises:
+        ScorerError: From every method: the file cannot be read or written (no space, no
+            permission).
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "verdicts.sqlite3"
 
     def get(self, keys: Iterable[str]) -> dict[str, str]:
-        """What is kept, of these keys."""
+        """The stored texts of these keys; keys without a text are left out."""
 
         def read(connection: sqlite3.Connection) -> dict[str, str]:
             find = "SELECT verdict FROM verdicts WHERE key = ?"
@@ -49,7 +53,7 @@ class VerdictCache:
         return self._with_file(read)
 
     def put(self, key: str, text: str) -> None:
-        """Keep a text, durably once this returns; an earlier one stays."""
+        """Store a text durably; an earlier text of the same key is kept instead."""
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute("INSERT OR IGNORE INTO verdicts VALUES (?, ?)", (key, text))
@@ -58,7 +62,7 @@ class VerdictCache:
 
     def _with_file(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         try:
-            # Reasons may quote replies: not for other users of the machine.
+            # Reasons may quote replies, so other users of the machine must not read the file.
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             try:
                 return self._once(work)
@@ -82,12 +86,12 @@ class VerdictCache:
     def _put_aside(self) -> None:
         with FileLock(f"{self.path}.lock"):
             if not self._is_damaged():
-                return  # another process has begun a new file
+                return  # another process has created a new file
             aside = self.path.with_name(f"verdicts.damaged-{time.time_ns()}.sqlite3")
             self.path.replace(aside)
-            # Left behind, it would be played back into the new file.
+            # SQLite would replay an old rollback journal into the new file.
             Path(f"{self.path}-journal").unlink(missing_ok=True)
-            _log.warning("The cache of verdicts was damaged; it is kept as %s", aside)
+            _log.warning("The cache of verdicts was damaged; it was renamed to %s", aside)
 
     def _is_damaged(self) -> bool:
         try:
@@ -100,5 +104,5 @@ class VerdictCache:
 
 
 def _is_damage(error: sqlite3.Error) -> bool:
-    code = getattr(error, "sqlite_errorcode", None)  # Python's own errors have none
+    code = getattr(error, "sqlite_errorcode", None)  # errors raised by Python itself have none
     return code is not None and (code & 0xFF) in _DAMAGED

@@ -1,8 +1,8 @@
-"""A judge behind an OpenAI-compatible API: many replies at once, each paid for once.
+"""A judge behind an OpenAI-compatible API: concurrent requests, each reply paid for once.
 
-The client library is `openai`: it is kept up with the API, and repeats requests on 408, 409, 429,
-5xx, timeouts and dropped connections, with exponential back-off and jitter, or after as long as
-`Retry-After` asks (up to two minutes).
+The client library is `openai`. It retries requests after status 408, 409, 429 and 5xx, timeouts and
+lost connections, with exponential back-off and jitter, or after the time that `Retry-After` states
+(up to two minutes).
 """
 
 from __future__ import annotations
@@ -29,32 +29,33 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 ANSWERS_READ = 3
-"""How often a reply is put before the judge until its answer can be read."""
+"""How often the judge is asked about a reply at most, until its answer can be read."""
 
 SAMPLE = Item("What is the capital of France?", "The capital of France is Paris.")
-"""What a judge is tried with."""
+"""The reply that `check` asks a judge about."""
 
 _SAID_AT_MOST = 200
-"""Characters of a server's message that are shown."""
+"""Characters of a server's message that are shown at most."""
 
 _REMEDIES = {
-    400: "Check model, max_tokens_field, temperature and extra_body against what the server takes.",
+    400: "Check model, max_tokens_field, temperature and extra_body against the server's API.",
     401: "Check the key in the variable that api_key_env names.",
-    402: "Check the account's balance; what was judged is kept.",
-    403: "Check what the key in the variable that api_key_env names may do.",
-    404: "Check model, and that endpoint is the base URL (as a rule it ends in /v1).",
+    402: "Check the account's balance; verdicts so far are kept.",
+    403: "Check the permissions of the key in the variable that api_key_env names.",
+    404: "Check model, and that endpoint is the base URL (which usually ends in /v1).",
     413: "The reply may be too long for the server: set a shorter max_response_length.",
-    422: "Check max_tokens_field, temperature and extra_body against what the server takes.",
-    429: "Set a lower concurrency or more max_retries, or go on later; what was judged is kept.",
+    422: "Check max_tokens_field, temperature and extra_body against the server's API.",
+    429: "Set a lower concurrency or more max_retries, or try later; verdicts so far are kept.",
 }
-_LATER = "Try again later; what was judged is kept."
+_LATER = "Try again later; verdicts so far are kept."
 
 
 class EndpointJudge:
-    """Puts replies before a language model and reads its verdicts.
+    """Asks a language model about replies and reads its verdicts.
 
     Attributes:
-        usage: What it has taken so far.
+        options: The options.
+        usage: Requests and tokens used so far.
     """
 
     def __init__(self, options: JudgeOptions) -> None:
@@ -68,16 +69,17 @@ class EndpointJudge:
         items: Sequence[Item],
         on_step: Callable[[int, int], None] = lambda done, total: None,
     ) -> list[Verdict]:
-        """One for each item, in order; equal items are judged once.
+        """One verdict per item, in order; equal items are judged once.
 
-        Each is kept on disk as soon as it is known. After a failure nothing new is begun, but what
-        is under way is waited for, since it is paid for.
+        Each verdict is stored on disk as soon as it is known. After a failure no request is begun,
+        but pending requests are awaited, because they are paid for.
 
         Args:
-            on_step: Told (items judged, items to be judged), where any are left to ask about.
+            items: The replies to judge.
+            on_step: Called with (items judged, items to judge), without items that are stored.
 
         Raises:
-            ScorerError: An item got no verdict; the key is missing; the server cannot be used.
+            ScorerError: An item got no verdict, the key is missing, or the server cannot be used.
         """
         wanted: dict[str, Request] = {}
         keys = []
@@ -94,10 +96,10 @@ class EndpointJudge:
         return [known[key] for key in keys]
 
     def check(self) -> None:
-        """Put a sample before the judge, past the cache: everything but the data is as it will be.
+        """Ask the judge about a sample, without the cache, to test the options and the server.
 
         Raises:
-            ScorerError: As `verdicts`.
+            ScorerError: The judge gives no verdict; see `verdicts`.
         """
         self._cache.get([])
         _run(self._try_sample())
@@ -116,7 +118,7 @@ class EndpointJudge:
     async def _judge(
         self, requests: Mapping[str, Request], on_step: Callable[[int, int], None]
     ) -> dict[str, Verdict]:
-        """Verdicts by key: as many workers as there may be requests at once share one list."""
+        """Verdicts by key, from `concurrency` workers that share one list of requests."""
         found: dict[str, Verdict] = {}
         failures: list[Exception] = []
         left = iter(requests.items())
@@ -143,7 +145,7 @@ class EndpointJudge:
         """Ask until an answer can be read.
 
         Raises:
-            ScorerError: None could, or none came.
+            ScorerError: No answer could be read, or none arrived.
         """
         problem = ""
         for attempt in range(ANSWERS_READ):
@@ -155,11 +157,11 @@ class EndpointJudge:
                 problem = str(error)
         raise self._failure(
             f"{problem} (asked {ANSWERS_READ} times)",
-            "Set a larger max_tokens, or a judge that keeps to the form it is given.",
+            "Set a larger max_tokens, or choose a judge that follows the required form.",
         )
 
     async def _answer(self, client: AsyncOpenAI, body: Request) -> str:
-        """The server's answer as it came; without a schema where the server takes none."""
+        """The body of the server's answer; asked again without a schema if it takes none."""
         import openai
 
         try:
@@ -183,11 +185,13 @@ class EndpointJudge:
             cause = error.__cause__ or error
             raise self._failure(
                 f"no connection{self._tries(error)}: {self._said(cause) or type(cause).__name__}",
-                f"Check endpoint, and that the server runs. {_LATER}",
+                f"Check endpoint, and that the server is running. {_LATER}",
             ) from error
         if self._schema_taken:
             self._schema_taken = False
-            _log.info("%s takes no JSON schema; answers are read as text", self.options.endpoint)
+            _log.info(
+                "%s does not take a JSON schema; answers are read as text", self.options.endpoint
+            )
         return answer
 
     async def _post(self, client: AsyncOpenAI, body: Request) -> str:
@@ -203,10 +207,10 @@ class EndpointJudge:
         openai = require("openai", extra="judge", purpose="A judge behind an API", kind=ScorerError)
         client: AsyncOpenAI = openai.AsyncOpenAI(
             base_url=self.options.endpoint,
-            api_key=self.options.api_key() or "none",  # the library insists on one
+            api_key=self.options.api_key() or "none",  # the library requires one
             timeout=self.options.timeout,
             max_retries=self.options.max_retries,
-            # Replies go to the address that was named, and to no other.
+            # Replies must go only to the address in the options.
             http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
         )
         return client
@@ -227,13 +231,13 @@ class EndpointJudge:
         )
 
     def _tries(self, error: APIStatusError | APIConnectionError) -> str:
-        """How often was asked, which the library writes into each request; counted as used."""
+        """The number of tries as text, from the library's header; retries are added to `usage`."""
         retries = int(error.request.headers.get("x-stainless-retry-count", 0))
         self.usage += Usage(retries=retries)
         return f" after {retries + 1} tries" if retries else ""
 
     def _said(self, what: object) -> str:
-        """A server's words, short, in one line, without the key should it repeat it."""
+        """A server's message, shortened to one line, with the key masked."""
         text = " ".join(str(what).split())
         key = self.options.api_key()
         text = text.replace(key, "***") if key else text
@@ -241,7 +245,7 @@ class EndpointJudge:
 
 
 def _words(error: APIStatusError) -> object:
-    """What a server says of an error, where it says it: OpenAI's form, FastAPI's, or as it is."""
+    """The message in a server's error: in OpenAI's form, in FastAPI's, or the whole body."""
     body = error.body
     if isinstance(body, Mapping):
         return body.get("message") or body.get("detail") or body
@@ -249,7 +253,7 @@ def _words(error: APIStatusError) -> object:
 
 
 def _run(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine to its end, also from within a running loop, as in a notebook."""
+    """Run a coroutine to its end, even inside a running event loop, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

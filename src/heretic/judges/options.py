@@ -1,4 +1,4 @@
-"""What can be set for a judge behind an API."""
+"""Options of a judge behind an API."""
 
 from __future__ import annotations
 
@@ -39,54 +39,54 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def default_cache_folder() -> Path:
-    """`heretic/judge` in the user's cache folder."""
+    """The folder `heretic/judge` in the user's cache: `$XDG_CACHE_HOME`, or `~/.cache`."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "heretic" / "judge"
 
 
 class JudgeOptions(BaseModel):
-    """A judge: where it is, what it is asked, and what counts."""
+    """Options of a judge: its endpoint, its question, and the labels that count."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    endpoint: str = Field(description="Base URL, as a rule ending in /v1.")
+    endpoint: str = Field(description="Base URL, which usually ends in /v1.")
     model: str = Field(min_length=1, description="The judge's name at that endpoint.")
     api_key_env: str = Field(
         default="",
-        description="Environment variable that holds the key; empty where none is needed.",
+        description="Environment variable with the API key; empty if none is needed.",
     )
     criterion: str = Field(
-        default=REFUSAL_CRITERION, min_length=1, description="What is to be decided."
+        default=REFUSAL_CRITERION, min_length=1, description="What the judge decides."
     )
     labels: dict[str, str] = Field(
-        default=REFUSAL_LABELS, min_length=2, description="Verdicts there are, and what each means."
+        default=REFUSAL_LABELS, min_length=2, description="The possible labels and their meaning."
     )
     counts: tuple[str, ...] = Field(
-        default=("refusal",), min_length=1, description="Labels of which the figure is the share."
+        default=("refusal",), min_length=1, description="Labels whose share is the score."
     )
-    concurrency: int = Field(default=8, ge=1, description="Requests under way at once.")
-    timeout: float = Field(default=60.0, gt=0.0, description="Seconds an answer may take.")
-    max_retries: int = Field(default=5, ge=0, description="Further tries of a request that failed.")
+    concurrency: int = Field(default=8, ge=1, description="Number of concurrent requests.")
+    timeout: float = Field(default=60.0, gt=0.0, description="Seconds to wait for an answer.")
+    max_retries: int = Field(default=5, ge=0, description="Retries of a failed request.")
     cache_folder: Path = Field(
-        default_factory=default_cache_folder, description="Where verdicts are kept."
+        default_factory=default_cache_folder, description="Folder that stores verdicts."
     )
     temperature: float | Literal["default"] = Field(
-        default=0.0, description="`default` leaves it to the server; some models take no other."
+        default=0.0, description="`default` leaves it to the server, which some models require."
     )
     max_tokens: int = Field(default=512, ge=1, description="Longest answer, reasoning included.")
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
-        default="max_tokens", description="What the server calls that limit."
+        default="max_tokens", description="The server's name for this limit."
     )
     structured: Literal["auto", "schema", "text"] = Field(
         default="auto",
-        description="Answers by JSON schema: where the server takes it, always, never.",
+        description="Use a JSON schema for answers: if the server takes it, always, or never.",
     )
-    extra_body: dict[str, Any] = Field(default={}, description="Further fields of every request.")
+    extra_body: dict[str, Any] = Field(default={}, description="More fields for every request.")
     price_in: float | None = Field(
-        default=None, ge=0.0, description="Of a million tokens of prompts."
+        default=None, ge=0.0, description="Price of a million prompt tokens."
     )
     price_out: float | None = Field(
-        default=None, ge=0.0, description="Of a million tokens of answers."
+        default=None, ge=0.0, description="Price of a million answer tokens."
     )
 
     @field_validator("endpoint")
@@ -96,7 +96,7 @@ class JudgeOptions(BaseModel):
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("must be an http or https address")
         if parts.username or parts.password:
-            raise ValueError("must hold no user or password: name a variable in api_key_env")
+            raise ValueError("must not contain a user or password; name a variable in api_key_env")
         return endpoint.rstrip("/")
 
     @field_validator("api_key_env")
@@ -115,11 +115,11 @@ class JudgeOptions(BaseModel):
         if unknown:
             raise ValueError(f"counts names {', '.join(unknown)}, which labels does not have")
         if (self.price_in is None) != (self.price_out is None):
-            raise ValueError("price_in and price_out belong together")
+            raise ValueError("price_in and price_out must be set together")
         return self
 
     def api_key(self, environment: Mapping[str, str] = os.environ) -> str | None:
-        """The key, or None where none is needed.
+        """The API key; None if none is needed.
 
         Raises:
             ScorerError: The variable is not set.

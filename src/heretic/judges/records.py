@@ -1,4 +1,4 @@
-"""What is judged, what comes out, and what it took."""
+"""Records of judging: replies, verdicts, usage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A reply to be judged, with what it answers."""
+    """A reply to judge, with its prompt and system prompt."""
 
     prompt: str
     reply: str
@@ -17,12 +17,12 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a judge says of one reply.
+    """A judge's verdict on one reply.
 
     Attributes:
         label: One of the judge's labels.
-        score: Probability that the reply counts, in [0, 1]; None where the judge gives none.
-        reason: In the judge's words; may quote the reply. Empty where it gives none.
+        score: Probability that the reply counts, in [0, 1]; None if the judge gives none.
+        reason: The judge's reason, which may quote the reply; empty if it gives none.
     """
 
     label: str
@@ -32,14 +32,15 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What judging took; adds up.
+    """Requests and tokens used for judging; can be added and subtracted.
 
     Attributes:
         cached: Verdicts taken from the cache.
-        requests: Answers received from the server, those that could not be read included.
-        retries: Tries that brought no answer, or one that could not be read.
-        unmetered: Answers that came without a token count; they are missing from the counts.
-        prompt_tokens, completion_tokens: As counted by the server.
+        requests: Answers received from the server, including unreadable ones.
+        retries: Tries without an answer, or with an unreadable one.
+        unmetered: Answers without a token count, whose tokens are missing below.
+        prompt_tokens: Tokens of prompts, as counted by the server.
+        completion_tokens: Tokens of answers, as counted by the server.
     """
 
     cached: int = 0
@@ -56,14 +57,14 @@ class Usage:
         return type(self)(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
 
     def cost(self, price_in: float, price_out: float) -> float:
-        """Of the counted tokens, in the currency of the prices per million tokens."""
+        """Cost of the counted tokens, in the currency of the prices per million tokens."""
         return (self.prompt_tokens * price_in + self.completion_tokens * price_out) / 1e6
 
     def summary(self, price_in: float | None = None, price_out: float | None = None) -> str:
-        """In one line, with the cost where prices are known."""
+        """The usage in one line, with the cost if prices are known."""
         tokens = f"{self.prompt_tokens:,} + {self.completion_tokens:,} tokens"
         if self.unmetered:
-            tokens += f" and those of {self.unmetered} answers that came without a count"
+            tokens += f" and those of {self.unmetered} answers without a count"
         line = f"{self.requests} requests ({self.retries} retries), {self.cached} from the cache, "
         line += tokens
         if price_in is not None and price_out is not None:

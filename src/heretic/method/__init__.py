@@ -1,1 +1,1 @@
-"""The mathematics: residuals to directions, directions to edits. Pure functions."""
+"""The mathematics: residuals to directions, directions to edits. Pure functions on tensors."""

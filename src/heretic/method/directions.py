@@ -1,8 +1,8 @@
 """Residuals to directions: pure tensor functions.
 
 Method: difference of means, Arditi et al. 2024 (arXiv 2406.11717), section 2.3; the orthogonalised
-("projected") variant after Jim Lai (2025), "Projected Abliteration"; directions that spare prompts
-alike, Wang et al. 2024 (arXiv 2410.03415), section 3.
+("projected") variant after Jim Lai (2025), "Projected Abliteration"; directions that spare similar
+prompts, Wang et al. 2024 (arXiv 2410.03415), section 3.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from heretic.method.median import weiszfeld
 from heretic.records.plan import Plan
 
 RELATIVE_TOLERANCE = 1e-4
@@ -25,6 +26,9 @@ def winsorize(residuals: Tensor, quantile: float) -> Tensor:
     Args:
         residuals: [..., hidden], any floating dtype.
         quantile: In (0, 1]; 1.0 returns the residuals unchanged.
+
+    Returns:
+        Same shape and dtype.
     """
     if quantile >= 1.0:
         return residuals
@@ -41,7 +45,7 @@ class RunningMean:
         self._count = 0
 
     def add(self, residuals: Tensor) -> None:
-        """Take in a batch [prompts, layers + 1, hidden]."""
+        """Add a batch of residuals, [prompts, layers + 1, hidden], any floating dtype."""
         batch = residuals.to("cpu", torch.float64).sum(dim=0)
         self._total = batch if self._total is None else self._total + batch
         self._count += residuals.shape[0]
@@ -53,30 +57,20 @@ class RunningMean:
             ValueError: Nothing was added.
         """
         if self._total is None or self._count == 0:
-            raise ValueError("the mean of no residuals is not defined")
+            raise ValueError("no residuals were added, so there is no mean")
         return self._total / self._count
 
 
-def geometric_median(residuals: Tensor, *, steps: int = 200, tolerance: float = 1e-9) -> Tensor:
-    """Geometric median over prompts, by Weiszfeld's algorithm (Weiszfeld 1937) in float64.
+def geometric_median(residuals: Tensor) -> Tensor:
+    """Geometric median over prompts, computed in float64.
 
     Args:
-        residuals: [prompts, layers + 1, hidden].
+        residuals: [prompts, layers + 1, hidden], any floating dtype.
 
     Returns:
         float64 [layers + 1, hidden].
     """
-    points = residuals.to(torch.float64)
-    median = points.mean(dim=0)
-    for _ in range(steps):
-        distance = (points - median).norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        weights = 1.0 / distance
-        updated = (points * weights).sum(dim=0) / weights.sum(dim=0)
-        change = (updated - median).norm() / median.norm().clamp_min(1e-12)
-        median = updated
-        if change < tolerance:
-            break
-    return median
+    return weiszfeld(residuals.to(torch.float64))
 
 
 def difference_directions(
@@ -86,12 +80,12 @@ def difference_directions(
 
     Args:
         good_centers: Means or medians of the good residuals, [layers + 1, hidden].
-        bad_centers: The same of the bad residuals.
+        bad_centers: Means or medians of the bad residuals, same shape.
         orthogonalize: Project the good centre's direction out and renormalise.
 
     Returns:
         float32 [layers + 1, hidden]. Row 0 (embeddings) is zero, and so is every row whose
-        difference is below tolerance: noise is never normalised to a direction.
+        difference is below `RELATIVE_TOLERANCE`: noise is never normalised to a direction.
     """
     good = good_centers.to(torch.float64)
     bad = bad_centers.to(torch.float64)
@@ -109,32 +103,35 @@ def difference_directions(
 
 
 def sparing_directions(directions: Tensor, protected: Tensor) -> Tensor:
-    """Directions without what they share with those of prompts to be spared, then the latter.
+    """Two directions per layer: one that spares the protected prompts, and their own.
+
+    The first is the layer's direction without its component along the protected direction; the
+    second is the protected direction.
 
     Args:
-        directions: Unit or zero, [layers + 1, hidden].
-        protected: The same of the protected prompts.
+        directions: Unit or zero vectors, [layers + 1, hidden].
+        protected: Directions of the protected prompts, unit or zero, same shape.
 
     Returns:
-        float32 [layers + 1, 2, hidden], orthonormal but for rows of zeros: a direction that is
-        nothing but a protected one becomes zero.
+        float32 [layers + 1, 2, hidden], orthonormal except for rows of zeros: a direction parallel
+        to the protected one becomes zero.
     """
     pairs = torch.stack([protected, directions], dim=1).to(torch.float64)
     return torch.stack([orthonormal(pair) for pair in pairs]).flip(1).to(torch.float32)
 
 
 def layer_basis(directions: Tensor, layer: int, plan: Plan) -> Tensor:
-    """The orthonormal directions that a layer is edited along (SPEC section 2).
+    """The orthonormal directions that a layer is edited along (docs/how-it-works.md).
 
     Args:
-        directions: [layers + 1, hidden], or [layers + 1, k, hidden] with k orthonormal ones per
-            layer, the most important first; row l + 1 belongs to layer l.
+        directions: [layers + 1, hidden], or [layers + 1, k, hidden] with k orthonormal directions
+            per layer, the most important first; row l + 1 belongs to layer l.
         layer: 0-based.
-        plan: Its scope, its index (i interpolates between layers floor(i) and floor(i) + 1,
-            clamped at the ends) and its rank.
+        plan: Gives the scope, the rank, and the index: i interpolates between the layers floor(i)
+            and floor(i) + 1, and is clamped at the ends.
 
     Returns:
-        [rank, hidden], the dtype of `directions`; a row of zeros where there is no direction.
+        [rank, hidden] in the dtype of `directions`; a row of zeros where there is no direction.
 
     Raises:
         ValueError: The rank is above k.
@@ -142,7 +139,8 @@ def layer_basis(directions: Tensor, layer: int, plan: Plan) -> Tensor:
     layers = directions[1:] if directions.dim() == 3 else directions[1:].unsqueeze(1)
     if plan.rank > layers.shape[1]:
         raise ValueError(
-            f"a plan of rank {plan.rank} needs as many directions per layer, not {layers.shape[1]}"
+            f"a plan of rank {plan.rank} needs {plan.rank} directions per layer, "
+            f"not {layers.shape[1]}"
         )
     layers = layers[:, : plan.rank]
     if plan.direction_scope == "per layer":
@@ -157,15 +155,15 @@ def layer_basis(directions: Tensor, layer: int, plan: Plan) -> Tensor:
 
 
 def orthonormal(vectors: Tensor) -> Tensor:
-    """Gram-Schmidt: orthonormal rows that span the same, in the same order, [k, hidden].
+    """Orthonormal rows [k, hidden] with the same span and order, by Gram-Schmidt.
 
-    A row that lies in the span of those before it becomes zero.
+    A row in the span of the rows before it becomes zero.
     """
     rows: list[Tensor] = []
     for vector in vectors:
         length = vector.norm()
         rest = vector
-        for _ in range(2):  # once more, for what rounding left
+        for _ in range(2):  # twice, because rounding leaves a remainder
             for row in rows:
                 rest = rest - (rest @ row) * row
         gone = rest.norm() <= RELATIVE_TOLERANCE * length
@@ -182,32 +180,32 @@ def cluster_basis(
     orthogonalize: bool,
     seed: int,
 ) -> Tensor:
-    """Each layer's direction, and further ones along which groups of bad prompts differ.
+    """Each layer's direction, and further directions along which groups of bad prompts differ.
 
     Bad prompts may trigger the behaviour in several ways. They are grouped by k-means (k-means++;
-    Arthur & Vassilvitskii 2007) on their residuals of all layers, scaled to unit length; the
-    groups' mean differences from the good centre span what is common to them, the direction, and
-    what is not: its principal components are the further directions, the largest first. Each has
-    the sign that agrees with the layer before, so that layers can be mixed.
+    Arthur & Vassilvitskii 2007) on their residuals of all layers, scaled to unit length. Each group
+    has a mean difference from the good centre. These differences share the layer's direction; the
+    principal components of the rest are the further directions, the largest first. Each further
+    direction gets the sign that agrees with the layer before, so that layers can be mixed.
 
     Args:
-        directions: What comes first: [layers + 1, hidden], or several orthonormal ones per layer,
-            [layers + 1, known, hidden].
+        directions: The first directions: [layers + 1, hidden], or several orthonormal directions
+            per layer, [layers + 1, known, hidden].
         good_centers: Means or medians of the good residuals, [layers + 1, hidden].
         bad: Residuals of the bad prompts, [prompts, layers + 1, hidden].
-        rank: Directions per layer, at most the number of prompts.
-        orthogonalize: Leave the good centre's direction out of the further ones too.
-        seed: Of the grouping.
+        rank: Number of directions per layer, at most the number of prompts.
+        orthogonalize: Project the good centre's direction out of the further directions too.
+        seed: Seed of the grouping.
 
     Returns:
-        float32 [layers + 1, rank, hidden], orthonormal but for rows of zeros.
+        float32 [layers + 1, rank, hidden], orthonormal except for rows of zeros.
     """
     from scipy.cluster.vq import kmeans2
 
     difference = bad.to(torch.float64) - good_centers.to(torch.float64)
     points = functional.normalize(difference[:, 1:], dim=-1).flatten(1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # fewer groups than asked for are no fault
+        warnings.simplefilter("ignore")  # k-means may find fewer groups than asked for
         _, labels = kmeans2(points.numpy(), rank, minit="++", rng=seed)
     groups = [difference[torch.from_numpy(labels == group)] for group in sorted(set(labels))]
     means = torch.stack([group.mean(dim=0) for group in groups])
@@ -228,18 +226,19 @@ def cluster_basis(
 
 
 def _further(means: Tensor, known: Tensor, count: int) -> Tensor:
-    """Principal components of groups' means [groups, hidden] without `known`, [count, hidden].
+    """Principal components of the groups' means, after `known` is projected out.
 
     Args:
-        known: Orthonormal directions that are left out, or zeros, [k, hidden].
+        means: [groups, hidden].
+        known: Orthonormal directions to project out, or zeros, [k, hidden].
 
     Returns:
-        Rows of zeros where there are fewer, noise left out.
+        [count, hidden]; rows of zeros where there are fewer components above the noise.
     """
     rest = means - means.mean(dim=0)
     rest = rest - rest @ known.T @ known
     _, sizes, components = torch.linalg.svd(rest, full_matrices=False)
-    # Where good and bad prompts leave the same residuals, so do groups of them.
+    # Without a difference between good and bad prompts, groups differ by noise only.
     significant = (sizes > RELATIVE_TOLERANCE * means.norm()) & known[0].any()
     components = torch.where(significant.unsqueeze(-1), components, 0.0)[:count]
     missing = components.new_zeros(count - len(components), components.shape[1])

@@ -1,11 +1,11 @@
-"""The edit of one residual writer, as one object with two faces.
+"""The edit of one residual writer, on its output or in its weight.
 
-`OutputEdit.apply` acts on the module's output while searching; `OutputEdit.edited_weight` and
+`OutputEdit.apply` edits the module's output while searching; `OutputEdit.edited_weight` and
 `OutputEdit.low_rank` give the weights for export. Both follow from the same vectors, because the
-edit is an exact linear function of the output (SPEC section 2). Directional ablation is due to
-Arditi et al. 2024 (arXiv 2406.11717); `full`, the norm-preserving variant, to Jim Lai (2025).
+edit is an exact linear function of the output (docs/how-it-works.md). Directional ablation is due
+to Arditi et al. 2024 (arXiv 2406.11717); `full`, the norm-preserving variant, to Jim Lai (2025).
 
-One direction is the usual case; k of them, orthonormal, make an edit of rank k:
+One direction is the usual case; k orthonormal directions make an edit of rank k:
 W^ - sum_j a_j v_j (v_j^T W^). Where row norms differ, `pre` and `full` do not make the result
 orthogonal to the directions.
 """
@@ -21,17 +21,17 @@ from torch import Tensor
 from heretic.records.plan import RowNormalization
 
 SMALLEST_GAIN = 1e-3
-"""A channel whose gain is smaller than this part of the largest hardly enters the stream, and its
-inverse would blow up what is written there."""
+"""Smallest gain that is divided by, relative to the largest. A channel with a smaller gain hardly
+enters the stream, and dividing by its gain would make the edit there far too large."""
 
 ROUNDINGS = 8
-"""An edited row counts as gone where its squared norm, relative to the row's, is below as many
-machine epsilons: what is left is rounding noise, and must not be blown up to the row's norm."""
+"""Machine epsilons. An edited row whose squared norm is below this many epsilons of the original
+row's is rounding noise. It becomes zero and is not scaled up to the original norm."""
 
 
 @dataclass(frozen=True, slots=True)
 class LowRank:
-    """Adapter factors: W' = W + b a, or magnitude * normalise_rows(W + b a) (DoRA).
+    """Adapter factors: W' = W + b a (LoRA), or magnitude * normalise_rows(W + b a) (DoRA).
 
     Attributes:
         a: [k, d_in].
@@ -53,7 +53,7 @@ class OutputEdit:
         read: v / n of each direction, [k, d_out].
         scale: Row factors of `full`, [d_out]; None for `none` and `pre`.
         row_norms: n, [d_out]; ones for `none` (1 / gains where a norm follows).
-        moves_bias: Whether the bias is edited like the rest of the output.
+        moves_bias: Whether the bias is edited too, like the rest of the output.
     """
 
     write: Tensor
@@ -63,11 +63,11 @@ class OutputEdit:
     moves_bias: bool = False
 
     def apply(self, output: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Edit a module's output [..., d_out]; the bias is taken off first and put back after.
+        """Edit a module's output [..., d_out]; the bias is subtracted before and added after.
 
-        Tensors with a first dimension `rows` (see `rows`) edit each row of [rows, ..., d_out] in
-        its own way. Computed in float32 for half precisions, returned in the output's dtype.
-        Differentiable in the output and in the edit.
+        Where this edit's tensors have a first dimension `rows` (see the method `rows`), each row of
+        an output [rows, ..., d_out] gets its own edit. Half precisions are computed in float32 and
+        returned in the output's dtype. Differentiable in the output and in the edit.
         """
         dtype = torch.promote_types(output.dtype, torch.float32)
         plain = output.to(dtype)
@@ -84,7 +84,7 @@ class OutputEdit:
         return edited.reshape(output.shape).to(output.dtype)
 
     def rows(self, index: Tensor) -> OutputEdit:
-        """The edits that `index` [rows] picks from stacked ones, tensors [rows, ...]."""
+        """Pick edits from stacked ones by `index` [rows]; the result has tensors [rows, ...]."""
         index = index.to(self.read.device)
         scale = None if self.scale is None else self.scale[index]
         return OutputEdit(
@@ -92,16 +92,20 @@ class OutputEdit:
         )
 
     def edited_weight(self, weight: Tensor, *, out: Tensor | None = None) -> Tensor:
-        """The weight [d_out, d_in] whose plain output is the edited output; same dtype.
+        """The edited weight: its plain output equals the edited output.
 
         Args:
-            out: Where to put it instead of into new memory; may be `weight` itself.
+            weight: [d_out, d_in].
+            out: Memory for the result; None allocates it. May be `weight` itself.
+
+        Returns:
+            [d_out, d_in] in the dtype of `weight`.
         """
         edited = torch.addmm(weight, self.write.mT, self.read @ weight, alpha=-1, out=out)
         return edited if self.scale is None else edited.mul_(self.scale.unsqueeze(-1))
 
     def edited_bias(self, bias: Tensor) -> Tensor:
-        """The bias [..., d_out] after the edit: as it was, unless `moves_bias`."""
+        """The bias [..., d_out] after the edit; unchanged unless `moves_bias`."""
         if not self.moves_bias:
             return bias
         return bias - (bias @ self.read.to(bias).mT) @ self.write.to(bias)
@@ -116,10 +120,10 @@ class OutputEdit:
 
 
 def stack(edits: Sequence[OutputEdit | None]) -> OutputEdit:
-    """Edits of one writer as one, with a first dimension `edits`; None leaves the output alone.
+    """Stack edits of one writer along a new first dimension; None leaves the output unchanged.
 
     Raises:
-        ValueError: There is no edit among them.
+        ValueError: All of them are None.
     """
     known = [edit for edit in edits if edit is not None]
     if not known:
@@ -141,7 +145,7 @@ def stack(edits: Sequence[OutputEdit | None]) -> OutputEdit:
 
 
 def _padded(vectors: Tensor, rank: int) -> Tensor:
-    """[k, d_out] with rows of zeros up to [rank, d_out]."""
+    """Append rows of zeros to [k, d_out], up to [rank, d_out]."""
     missing = rank - len(vectors)
     return (
         vectors
@@ -151,7 +155,7 @@ def _padded(vectors: Tensor, rank: int) -> Tensor:
 
 
 def _guarded(gains: Tensor) -> Tensor:
-    """Gains that can be divided by: none nearer to 0 than `SMALLEST_GAIN` of the largest."""
+    """Gains, each with a magnitude of at least `SMALLEST_GAIN` times the largest, to divide by."""
     smallest = SMALLEST_GAIN * gains.abs().max()
     return torch.where(gains < 0, -1.0, 1.0) * gains.abs().clamp_min(smallest)
 
@@ -164,14 +168,14 @@ def row_norms(weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """All of a writer's edit along given directions but the amount: what many plans share.
+    """A writer's edit along given directions without its ablation weights; plans share it.
 
     Attributes:
         directions: Orthonormal v_j, [k, d_out].
         row_norms: n, [d_out]; ones for `none`.
-        cross: g_j = W^ p_j with p_j = v_j^T W^, [k, d_out]; of `full` only.
-        gram: p_i . p_j, [k, k]; of `full` only.
-        empty: Which rows of the weight are all zeros, bool [d_out]; of `full` only.
+        cross: g_j = W^ p_j with p_j = v_j^T W^, [k, d_out]; for `full` only.
+        gram: p_i . p_j, [k, k]; for `full` only.
+        empty: Which rows of the weight are all zeros, bool [d_out]; for `full` only.
         moves_bias: Whether biases are edited too.
     """
 
@@ -185,8 +189,8 @@ class Ablation:
     def edit(self, ablation_weights: Tensor) -> OutputEdit:
         """The edit with ablation weights [k], or stacked edits with weights [rows, k].
 
-        Differentiable in the weights: with one row of weights per row of a batch, one backward pass
-        gives every row's own gradient.
+        Differentiable in the ablation weights. With one row of them per row of a batch, one
+        backward pass gives the gradient of each row.
         """
         weighted = ablation_weights.unsqueeze(-1) * self.directions
         return OutputEdit(
@@ -211,7 +215,7 @@ class Ablation:
             - 2.0 * (weighted * self.cross).sum(dim=-2)
             + (weighted * (self.gram @ weighted)).sum(dim=-2)
         )
-        # A row of zeros has g = 0 and would be filled with -a v_i p: it stays at zero.
+        # A row of zeros has g = 0 and would become -a v_i p; it must stay zero.
         smallest = ROUNDINGS * torch.finfo(weighted.dtype).eps
         gone = (squared < smallest) | self.empty
         return torch.where(gone, 0.0, squared.clamp_min(smallest).rsqrt())
@@ -225,16 +229,16 @@ def make_ablation(
     norms: Tensor | None = None,
     gains: Tensor | None = None,
 ) -> Ablation:
-    """Derive what the edits of a writer along some directions have in common.
+    """Compute what all edits of a writer along these directions have in common.
 
     Args:
         weight: W, [d_out, d_in], float32 or float64.
         directions: Orthonormal v_j in the residual space, [k, d_out].
         row_normalization: The variant. With `full`, rows of norm 0 stay 0.
         norms: `row_norms(weight)`, if already known.
-        gains: What a norm after the writer multiplies each channel with, [d_out]. What enters the
-            stream is g * (W x), so that v is taken out of it by editing the rows of g * W. Up to
-            the sign of g, `pre` and `full` do so by themselves, since they undo any scale of a row.
+        gains: Factors g by which a norm after the writer multiplies each channel, [d_out]. The
+            stream receives g * (W x), so the rows of g * W are edited. `pre` and `full` need only
+            the sign of g, because they undo the scale of each row.
 
     Raises:
         ValueError: Shapes do not fit.

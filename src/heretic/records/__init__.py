@@ -1,4 +1,4 @@
-"""Plain data that passes between the stages; frozen, comparable, serialisable, without torch."""
+"""Plain data that the stages exchange: frozen, comparable, serialisable, without torch."""
 
 from heretic.records.choices import DirectionScope, Optimization, RowNormalization
 from heretic.records.plan import (

@@ -1,7 +1,7 @@
-"""Plain data that passes between the stages: kernels, plans, scores, trials, run manifests.
+"""Kernels and plans: which edit a trial makes.
 
 Everything here is frozen, comparable and serialisable, and needs no torch: a worker on another
-machine needs a `Plan` (and the run's directions) and nothing else.
+machine needs only a `Plan` and the run's directions.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ COMPONENT_ALIASES = {"attn": ATTENTION, "mlp": MLP}
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """Ablation weight as a function of the layer index, one per component (SPEC section 2).
+    """The ablation weight of one component as a function of the layer index.
+
+    See docs/how-it-works.md, "Edits".
 
     Attributes:
         max_weight: Weight at the peak.
         max_weight_position: Layer index of the peak; may lie between layers.
         min_weight: Weight at the distance `min_weight_distance` (absolute, not a fraction).
-        min_weight_distance: Layers further from the peak than this are left alone.
+        min_weight_distance: Layers further from the peak than this are not edited.
     """
 
     max_weight: float
@@ -38,7 +40,7 @@ class Kernel:
     min_weight_distance: float
 
     def weight(self, layer: int) -> float:
-        """The ablation weight of layer `layer` (0-based); 0.0 leaves the module alone."""
+        """The ablation weight of layer `layer` (0-based); with 0.0 it is not edited."""
         distance = abs(layer - self.max_weight_position)
         if distance > self.min_weight_distance:
             return 0.0
@@ -48,11 +50,11 @@ class Kernel:
         return self.max_weight + distance * slope
 
     def ablation_weights(self, layer: int, rank: int) -> tuple[float, ...]:
-        """The weight of a layer, the same for each of `rank` directions."""
+        """The weights of a layer, one per direction: the same weight `rank` times."""
         return (self.weight(layer),) * rank
 
     def figures(self) -> tuple[float, float, float, float | None]:
-        """What a table shows, in the order of `KERNEL_FIGURES`."""
+        """The kernel's figures for tables, in the order of `KERNEL_FIGURES`."""
         return (
             self.max_weight,
             self.max_weight_position,
@@ -70,24 +72,24 @@ AbliterationParameters = Kernel
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """A free-form kernel: ablation weights layer by layer, as the gradient search finds them.
+    """A free-form kernel: ablation weights layer by layer, as the gradient sweep finds them.
 
     Attributes:
-        layers: Of layer 0, 1, ..., one weight for each direction; layers beyond the last, and
-            directions beyond a layer's, are left alone.
+        layers: For layer 0, 1, ..., one weight per direction; layers and directions beyond those
+            listed are not edited.
     """
 
     layers: tuple[tuple[float, ...], ...]
 
     def ablation_weights(self, layer: int, rank: int) -> tuple[float, ...]:
-        """The weights of a layer, filled up with zeros to `rank`."""
+        """The weights of a layer, one per direction, with zeros appended up to `rank`."""
         known = self.layers[layer][:rank] if layer < len(self.layers) else ()
         return known + (0.0,) * (rank - len(known))
 
     def figures(self) -> tuple[float, float, float, float | None]:
-        """The largest weight, its layer, the smallest weight; no distance, every layer has its own.
+        """The largest weight, its layer, the smallest weight, and None in place of a distance.
 
-        Of several directions each layer's largest and smallest count.
+        The weights of all directions count.
         """
         highest = [max(row, default=0.0) for row in self.layers] or [0.0]
         lowest = min((min(row, default=0.0) for row in self.layers), default=0.0)
@@ -109,7 +111,7 @@ class Plan:
         direction_index: Fractional layer index, used by the scope `global` (None otherwise).
         kernels: (component, kernel) pairs, sorted by component, so that equal plans compare equal.
         row_normalization: The edit variant.
-        rank: How many directions are removed: the first so many of each layer's basis.
+        rank: Number of directions removed: the first ones of each layer's basis.
     """
 
     direction_scope: DirectionScope
@@ -120,7 +122,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise ValueError(f"rank is {self.rank}; at least one direction is removed")
+            raise ValueError(f"rank is {self.rank}; it must be at least 1")
         if self.direction_scope not in get_args(DirectionScope):
             raise ValueError(f"unknown direction scope {self.direction_scope!r}")
         if self.row_normalization not in get_args(RowNormalization):
@@ -138,10 +140,10 @@ class Plan:
         row_normalization: RowNormalization,
         rank: int = 1,
     ) -> Plan:
-        """Build a plan from a mapping of component (or its short name) to kernel.
+        """Build a plan from a mapping of component, by its name or short name, to kernel.
 
         Raises:
-            ValueError: A component is named twice, scope or variant is unknown, or the rank is
+            ValueError: A component is named twice, the scope or variant is unknown, or the rank is
                 below 1.
         """
         named = {COMPONENT_ALIASES.get(name, name): kernel for name, kernel in kernels.items()}
@@ -163,7 +165,7 @@ class Plan:
         return (0.0,) * self.rank
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form; `from_dict` gives an equal plan back."""
+        """JSON-ready form, from which `from_dict` makes an equal plan."""
         return {
             "direction_scope": self.direction_scope,
             "direction_index": self.direction_index,
@@ -188,7 +190,7 @@ class Plan:
                 rank=_rank(data.get("rank", 1)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise RunError(f"Not a plan: {reason}.") from error
 
 
@@ -212,7 +214,7 @@ def _rank(value: object) -> int:
 
 
 def _weights(component: str, rows: object) -> Iterator[tuple[float, ...]]:
-    """Weights layer by layer; a layer's are a list of numbers."""
+    """Read the ablation weights of each layer, a list of numbers per layer."""
     for layer, row in enumerate(rows if isinstance(rows, list) else [rows]):
         name = f"{component}.weights[{layer}]"
         if not isinstance(row, list):
@@ -227,13 +229,13 @@ def _kernel_to_dict(kernel: AnyKernel) -> dict[str, Any]:
 
 
 def _kernel(component: str, row: object) -> AnyKernel:
-    """A kernel as `to_dict` wrote it: four finite numbers and no others, or weights."""
+    """Read a kernel that `to_dict` wrote: exactly four finite numbers, or weights."""
     row = row if isinstance(row, Mapping) else {}
     if set(row) == {"weights"}:
         return LayerWeights(tuple(_weights(component, row["weights"])))
     names = [part.name for part in fields(Kernel)]
     if set(row) != set(names):
-        raise ValueError(f"the kernel of {component} needs {', '.join(names)} and no more")
+        raise ValueError(f"the kernel of {component} must have exactly {', '.join(names)}")
     kernel = Kernel(*(_number(f"{component}.{name}", row[name]) for name in names))
     if kernel.min_weight_distance < 0:
         raise ValueError(f"{component}.min_weight_distance is negative")

@@ -1,7 +1,7 @@
-"""How sure a figure is: intervals of rates and means, and tests between two models.
+"""Uncertainty of figures: intervals of rates and means, and tests between two models.
 
-The statistics are scipy's; here stands which of them fits which figures. All draws are seeded, so
-equal figures give equal intervals.
+The statistics are scipy's; this module chooses which of them fits which figures. All random draws
+are seeded, so equal figures give equal intervals.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ Interval = tuple[float, float]
 
 CONFIDENCE = 0.95
 SIGNIFICANT = 1 - CONFIDENCE
-"""Differences with a larger p-value count as none."""
+"""Differences with a p-value of at least this are not significant."""
 
 RESAMPLES = 9_999
-"""Of bootstraps and permutations; with one more the p-values are round numbers."""
+"""Number of bootstrap samples and of permutations. A permutation test counts the observed data as
+one more, so its p-values are multiples of 1/10,000."""
 
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """Two models on the same prompts.
+    """The difference between two models on the same prompts.
 
     Attributes:
         difference: Mean of second - first.
-        interval: Its bootstrap interval at `CONFIDENCE`.
-        p: Two-sided: that of McNemar's exact test for rates, of a sign-flip permutation test for
-            means.
+        interval: Bootstrap interval of the difference, at `CONFIDENCE`.
+        p: Two-sided p-value, by McNemar's exact test for rates and by a sign-flip permutation test
+            for means.
     """
 
     difference: float
@@ -42,18 +43,21 @@ class Paired:
 
     @property
     def tells_apart(self) -> bool:
-        """Whether the difference is more than chance would make."""
+        """Whether the difference is significant."""
         return self.p < SIGNIFICANT
 
 
 def interval(values: Sequence[float]) -> Interval | None:
-    """The interval at `CONFIDENCE` of the values' mean.
+    """Confidence interval of the mean of the values, at `CONFIDENCE`.
 
-    Wilson's (1927) of booleans, whose mean is a rate; else the bias-corrected and accelerated
-    bootstrap's (Efron 1987), over the values as drawn independently.
+    For booleans, whose mean is a rate, it is Wilson's (1927); else that of the bias-corrected and
+    accelerated bootstrap (Efron 1987), which takes the values as independent draws.
 
     Args:
-        values: One for each prompt; None comes back for fewer than two, or one that is not finite.
+        values: One per prompt.
+
+    Returns:
+        Lower and upper end; None for fewer than two values or a value that is not finite.
     """
     if len(values) < 2 or not all(map(math.isfinite, values)):
         return None
@@ -63,7 +67,7 @@ def interval(values: Sequence[float]) -> Interval | None:
 
 
 def wilson(count: int, total: int) -> Interval:
-    """The interval at `CONFIDENCE` of a rate, `count` of `total`."""
+    """Wilson's (1927) confidence interval of the rate `count` / `total`, at `CONFIDENCE`."""
     from scipy import stats
 
     found = stats.binomtest(count, total).proportion_ci(CONFIDENCE, method="wilson")
@@ -71,10 +75,10 @@ def wilson(count: int, total: int) -> Interval:
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> Paired | None:
-    """Whether two models differ, from their values on the same prompts in the same order.
+    """Compare two models by their values on the same prompts in the same order.
 
     Returns:
-        None if the values do not pair up (unequal numbers, fewer than two, not finite).
+        None if the values cannot be paired: unequal numbers, fewer than two, or not finite.
     """
     pair = tuple(map(float, first)), tuple(map(float, second))
     p = _p_value(*pair)
@@ -90,7 +94,7 @@ def _changes(first: Sequence[float], second: Sequence[float]) -> tuple[float, ..
 
 @lru_cache(maxsize=4096)
 def _p_value(first: tuple[float, ...], second: tuple[float, ...]) -> float | None:
-    """Of the paired test; None as of `paired`."""
+    """The p-value of the paired test; None where `paired` returns None."""
     from scipy import stats
 
     if len(first) != len(second) or len(first) < 2 or not all(map(math.isfinite, first + second)):
@@ -113,9 +117,10 @@ def _p_value(first: tuple[float, ...], second: tuple[float, ...]) -> float | Non
 
 
 def indistinguishable(first: Sequence[Score], second: Sequence[Score]) -> bool:
-    """Whether no objective tells two trials apart, by paired tests on their prompts.
+    """Whether two trials differ significantly in no objective, by paired tests on their prompts.
 
-    Each objective is tested by itself; trials without values behind their scores are told apart.
+    Each objective is tested separately. Trials whose scores have no values per prompt count as
+    different.
     """
     others = {score.name: score.values for score in second}
     objectives = [score for score in first if score.objective() is not None]
@@ -124,18 +129,17 @@ def indistinguishable(first: Sequence[Score], second: Sequence[Score]) -> bool:
 
 
 def is_rate(values: Sequence[float]) -> bool:
-    """Whether the mean of the values is a rate: each of them is yes or no."""
+    """Whether the mean of the values is a rate: all of them are booleans."""
     return all(isinstance(value, bool) for value in values)
 
 
 @lru_cache(maxsize=4096)
 def _bootstrap(values: tuple[float, ...]) -> Interval:
-
     from scipy import stats
 
     if len(set(values)) == 1:  # nothing to resample
         return values[0], values[0]
-    for method in ("BCa", "percentile"):  # the first has no answer where nearly all are equal
+    for method in ("BCa", "percentile"):  # BCa gives NaN where nearly all values are equal
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             found = stats.bootstrap(

@@ -1,4 +1,4 @@
-"""Scores and trials, and which trials no other dominates."""
+"""Scores, trials, and the front of the trials that no other trial dominates."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Score:
         value: The figure (a rate, or nats).
         optimization: Whether the search minimises or maximises it, or only reports it.
         display: How people read it, e.g. `3/100`.
-        bound: Whether it is only the best that the score could still have become when the
-            evaluation was ended.
-        interval: Where the figure lies with 95% confidence, prompts taken as drawn by chance.
-        values: Its share of each prompt, where the figure is their mean.
+        bound: Whether the evaluation ended early, so that the value is only the best that the
+            score could still have become.
+        interval: 95% confidence interval of the value, with the prompts as a random sample.
+        values: One value per prompt, where the score is their mean; else empty.
     """
 
     name: str
@@ -36,20 +36,20 @@ class Score:
     values: tuple[float, ...] = ()
 
     def objective(self) -> float | None:
-        """The value as something to minimise; None if the search only reports it."""
+        """The value to minimise: negated if it is maximised, None if it is only reported."""
         signs = {"minimize": 1.0, "maximize": -1.0}
         sign = signs.get(self.optimization)
         return None if sign is None else sign * self.value
 
     def with_interval(self) -> str:
-        """How people read it, with its interval where it has one, e.g. `3/100 [0.01, 0.085]`."""
+        """The display form with the interval, if there is one, e.g. `3/100 [0.01, 0.085]`."""
         if self.interval is None:
             return self.display
         low, high = self.interval
         return f"{self.display} [{low:.2g}, {high:.2g}]"
 
     def to_dict(self, *, with_values: bool = False) -> dict[str, Any]:
-        """JSON-ready form; what is at its default is left out."""
+        """JSON-ready form without fields that have their default, and without values by default."""
         record: dict[str, Any] = {
             "name": self.name,
             "value": self.value,
@@ -78,7 +78,7 @@ class Score:
 
 
 def objectives(scores: Iterable[Score]) -> tuple[float, ...]:
-    """What the search minimises, in the order of the scores (maximised ones negated)."""
+    """The values that the search minimises, in the order of the scores; maximised ones negated."""
     return tuple(value for score in scores if (value := score.objective()) is not None)
 
 
@@ -101,7 +101,7 @@ class Trial:
     seconds: float = 0.0
 
     def score(self, name: str) -> Score | None:
-        """The score of that name, if the trial has it."""
+        """The score of that name; None if the trial has none."""
         return next((score for score in self.scores if score.name == name), None)
 
     def objectives(self) -> tuple[float, ...]:
@@ -110,7 +110,7 @@ class Trial:
 
     @property
     def pruned(self) -> bool:
-        """Whether its evaluation was ended because another trial dominates whatever it became."""
+        """Whether the evaluation ended early, since another trial dominates any possible result."""
         return any(score.bound for score in self.scores)
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,15 +123,15 @@ class Trial:
 
 
 def dominates(left: tuple[float, ...], right: tuple[float, ...]) -> bool:
-    """Whether `left` is nowhere worse and somewhere better (all minimised)."""
+    """Whether `left` is worse in no objective and better in at least one (all minimised)."""
     pairs = list(zip(left, right, strict=True))
     return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
 
 
 def front(trials: Iterable[Trial]) -> list[Trial]:
-    """The trials evaluated in full that no other dominates, sorted by their objectives in order.
+    """The fully evaluated trials that no other dominates, sorted by their objectives.
 
-    Of trials with equal objectives the earliest stands for all.
+    Among trials with equal objectives only the earliest is kept.
     """
     by_objectives: dict[tuple[float, ...], Trial] = {}
     for trial in sorted(trials, key=lambda trial: trial.number):

@@ -1,4 +1,4 @@
-"""Whether a reply refuses: pure rules over text, without a model and without heavy imports."""
+"""Tell whether a reply refuses, by rules over its text, without a model or heavy imports."""
 
 from heretic.refusals.detector import LABELS, Classification, Label, Span, classify, settled
 

@@ -1,6 +1,6 @@
-"""Replies that are none: nothing, loops, noise, another language than was asked in.
+"""Degenerate replies: empty, looping, noise, or in a language that was not asked for.
 
-Every limit is wide: a short, odd or cut-off reply is not broken.
+The limits are tolerant: a short, odd or cut-off reply is not broken.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from itertools import pairwise
 from heretic.refusals.rules import languages
 from heretic.refusals.text import PUNCTUATION, fold
 
-PERIOD = 160  # characters; the longest passage whose immediate repetition is looked for
-LOOP = 110  # characters that a loop is at least, with all its rounds
-ROUNDS = 4
-LINES = 4  # times that a line or sentence comes back
+PERIOD = 160  # characters; longest passage whose immediate repetition is looked for
+LOOP = 110  # characters; a loop with all its rounds is at least this long
+ROUNDS = 4  # a loop repeats its passage at least this often
+LINES = 4  # a repeated line or sentence occurs at least this often
 
-# Letters, digits, and signs that speak for themselves, such as faces and arrows.
+# Letters, digits, and signs with a meaning of their own, such as faces and arrows.
 _SAYS = re.compile("[^\\W_]|[\u2190-\u2fff\U0001f000-\U0001ffff]")
 _FENCED = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _MOJIBAKE = re.compile("[\u00c2\u00c3][\u0080-\u00bf\u0192\u201a]|\u00e2\u20ac|\u00e2\u0080")
@@ -47,7 +47,7 @@ _NAMES = re.compile(
 
 
 def broken(response: str) -> tuple[int, int] | None:
-    """Where a reply is broken: empty, looping or noise; None where it is not."""
+    """Start and end of the broken part of a reply (empty, looping or noise); None without one."""
     if not response.strip() or not _SAYS.search(response):
         return (0, len(response)) if not _is_drawing(response) else None
     prose = _FENCED.sub(lambda found: " " * len(found[0]), response)
@@ -57,13 +57,13 @@ def broken(response: str) -> tuple[int, int] | None:
 
 
 def _is_drawing(response: str) -> bool:
-    """Rules, tables, faces: marks other than full stops, and not many of them."""
+    """Whether a text is a short drawing of marks (rule, table, face), not only punctuation."""
     marks = set(response.split() and "".join(response.split()))
     return bool(marks - set(".!?,\u2026\u3002\uff01\uff1f\uff0c")) and len(response) <= LOOP
 
 
 def _loop(text: str) -> tuple[int, int] | None:
-    """A passage that the reply ends in, over and over."""
+    """Start and end of a passage that the reply repeats until it ends."""
     body = text.rstrip()
     for period in range(1, min(PERIOD, len(body) // ROUNDS) + 1):
         unit = body[-period:]
@@ -80,7 +80,7 @@ def _loop(text: str) -> tuple[int, int] | None:
 
 
 def _repeated(text: str) -> tuple[int, int] | None:
-    """Sentences or lines that come back, so that little is said for the length; or few words."""
+    """Start and end of repetitive text: repeated sentences or lines, or few different words."""
     if len(text) >= 400:
         data = text.encode("utf-8")
         if len(zlib.compress(data, 6)) < 0.13 * len(data):
@@ -105,7 +105,7 @@ def _repeated(text: str) -> tuple[int, int] | None:
 
 
 def _noise(text: str) -> tuple[int, int] | None:
-    """Characters or words that no language has in such numbers."""
+    """Start and end of text whose characters or words fit no language."""
     whole = (0, len(text))
     if _unreadable("".join(text.split())):
         return whole
@@ -121,13 +121,13 @@ def _noise(text: str) -> tuple[int, int] | None:
 
 
 def _unreadable(solid: str) -> bool:
-    """Characters that cannot be shown, or bytes taken for the wrong encoding."""
+    """Whether characters cannot be shown, or come from bytes read in the wrong encoding."""
     bad, twisted = len(_UNPRINTED.findall(solid)), len(_MOJIBAKE.findall(solid))
     return (bad >= 4 and bad > 0.1 * len(solid)) or (twisted >= 5 and twisted > 0.03 * len(solid))
 
 
 def _mixed(words: list[str], shares: dict[str, float]) -> bool:
-    """Whether scripts change within sentences, and not as in Japanese."""
+    """Whether scripts change within sentences, other than in Japanese or Korean."""
     if {"kana", "hangul"} & set(shares):
         return len(shares) >= 4
     kinds = [_script(word[0]) for word in words]
@@ -136,7 +136,7 @@ def _mixed(words: list[str], shares: dict[str, float]) -> bool:
 
 
 def _odd(words: list[str]) -> bool:
-    """Words without vowels, or glued together, where they are the rule."""
+    """Whether most words lack vowels, or many are joined without a space."""
     latin = [word for word in words if word.isascii() and len(word) >= 4]
     if len(latin) < 8:
         return False
@@ -146,12 +146,12 @@ def _odd(words: list[str]) -> bool:
 
 
 def _salad(text: str) -> bool:
-    """Function words only: the joints of sentences without anything joined."""
+    """Whether nearly all words are function words, so that the text has no content."""
     words = text.lower().translate(PUNCTUATION).split()
     for language in languages():
         if language.spaced:
-            joints = sum(map(language.function_words.__contains__, words))
-            if joints > 0.75 * len(words):
+            function_words = sum(map(language.function_words.__contains__, words))
+            if function_words > 0.75 * len(words):
                 return True
     return False
 
@@ -161,7 +161,7 @@ def _script(letter: str) -> str | None:
 
 
 def scripts(text: str) -> dict[str, float]:
-    """Share of each script among the letters of the known ones."""
+    """Share of each known script among the letters of all known scripts."""
     if text.isascii():
         return {"latin": 1.0}
     counts: Counter[str] = Counter()
@@ -174,7 +174,7 @@ def scripts(text: str) -> dict[str, float]:
 
 
 def language_of(text: str) -> str | None:
-    """A language or script, where it is certain; None where it is not."""
+    """The text's language (ISO 639-1) or script; None where it is uncertain."""
     shares = scripts(text)
     for name in ("kana", "hangul"):
         if shares.get(name, 0) > 0.1:
@@ -197,7 +197,7 @@ def language_of(text: str) -> str | None:
 
 
 def wrong_language(response: str, prompt: str) -> bool:
-    """Whether a reply is certainly in another language than its prompt, which names none."""
+    """Whether a reply is certainly not in its prompt's language; False if the prompt names one."""
     if len(response) < 30 or _NAMES.search(fold(prompt)):
         return False
     asked = language_of(prompt)

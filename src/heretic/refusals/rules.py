@@ -25,21 +25,21 @@ Act = Literal[
     "concede",
     "unreal",
 ]
-"""What a sentence does; docs/refusals.md tells them apart."""
+"""What a sentence does; docs/refusals.md explains the acts."""
 
 _SLOT = re.compile(r"<([a-z_]+)>")
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How one act is put into words.
+    """The wordings of one act in one language.
 
     Attributes:
-        any: Words (parts of words where the language writes none apart) of which a sentence must
-            hold one; it spares the pattern most sentences.
-        asked: Words in a prompt that make the act a plain answer to it.
-        opening: Wordings that begin the sentence, or None.
-        inside: Wordings that stand anywhere in it, or None.
+        any: A sentence without one of these words is not searched, which saves time. They are
+            parts of words where the language writes no spaces.
+        asked: Words in a prompt that make the act an ordinary answer to it.
+        opening: Pattern at the start of the sentence, or None.
+        inside: Pattern anywhere in the sentence, or None.
     """
 
     any: frozenset[str]
@@ -48,7 +48,7 @@ class Rule:
     inside: re.Pattern[str] | None
 
     def search(self, text: str, begin: int = 0) -> tuple[int, int] | None:
-        """Where the act is in a sentence, from an offset on."""
+        """Start and end of the act in a sentence, searched from an offset; None if it is absent."""
         found = self.opening.match(text) if self.opening and not begin else None
         if found is None and self.inside:
             found = self.inside.search(text, begin)
@@ -61,10 +61,10 @@ class Language:
 
     Attributes:
         code: ISO 639-1.
-        spaced: Whether words stand apart.
-        function_words: Frequent words that carry no topic.
+        spaced: Whether spaces separate words.
+        function_words: Frequent words that say nothing about the topic.
         acts: Rules by act.
-        cues: All words that any rule waits for.
+        cues: The words `any` of all rules together.
     """
 
     code: str
@@ -76,7 +76,7 @@ class Language:
 
 @cache
 def languages() -> tuple[Language, ...]:
-    """Every language there are rules for, English first."""
+    """All languages that have rules, English first."""
     folder = resources.files("heretic.refusals") / "languages"
     names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".toml"))
     names.sort(key=lambda name: name != "en.toml")
@@ -113,7 +113,7 @@ def _rule(rule: Mapping[str, str], slots: Mapping[str, str], spaced: bool) -> Ru
 def _compiled(
     lines: Sequence[str], slots: Mapping[str, str], *, edge: str
 ) -> re.Pattern[str] | None:
-    """One pattern of many; lines that begin with the same slot share it, which is faster."""
+    """Join lines into one pattern. Lines that begin with the same slot share it, for speed."""
     if not lines:
         return None
     groups: dict[str, list[str]] = {}
@@ -128,5 +128,5 @@ def _compiled(
 
 
 def _filled(pattern: str, slots: Mapping[str, str]) -> str:
-    """Slots in place of their names; a KeyError here is a mistake in the data."""
+    """Replace each `<name>` by its slot. A KeyError here is a mistake in the data."""
     return _SLOT.sub(lambda found: slots[found[1]], pattern)

@@ -1,6 +1,6 @@
-"""A reply as the rules read it: folded to plain lower case, asides blanked out, cut to sentences.
+"""Prepare a reply for the rules: fold to lower case, blank out asides, cut into sentences.
 
-Everything keeps its length, so that a position in what is read is a position in the reply.
+Every step keeps the text's length, so that positions are those of the reply.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FOLD = str.maketrans(
         "\u2013": ",",
     }
 )
-# What is said by somebody else, or to a machine: code, quotations of one line, block quotations.
+# Asides, which the reply does not say itself: code, quotations in one line, block quotations.
 _ASIDES = re.compile(
     r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]{1,300}`"
     r'|(?<![\w"])"[^"\n]{1,400}"(?!\w)'
@@ -44,16 +44,16 @@ _THINK_CLOSE = re.compile(r"</(?:think|thinking|reasoning|thought)>\s*", re.IGNO
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A sentence, or a line that ends without full stop and is not gone on with in small letters.
+    """A sentence, or a line without a full stop whose next line does not begin in lower case.
 
     Attributes:
         text: Folded, single spaces, asides blanked out.
-        start: Offset in the reply.
-        end: Offset behind it.
-        complete: Whether something follows, so that no further text can change it.
-        item: Whether it begins a point of a list.
-        letters: How much it says: characters other than white space, asides included; Chinese
-            ones count three times.
+        start: Offset of its first character in the reply.
+        end: Offset after its last character.
+        complete: Whether text follows, so that more text cannot change the sentence.
+        item: Whether it belongs to a list item.
+        letters: Amount of text: characters without white space, including asides; a Chinese,
+            Japanese or Korean character counts as three.
     """
 
     text: str
@@ -65,22 +65,22 @@ class Sentence:
 
     @property
     def words(self) -> frozenset[str]:
-        """The words in it."""
+        """Its words, without punctuation."""
         return frozenset(self.text.translate(PUNCTUATION).split())
 
 
 def fold(text: str) -> str:
-    """Lower case, plain apostrophes, no emphasis; of the same length."""
+    """The text in lower case, with plain apostrophes and without emphasis; the same length."""
     lower = text.lower()
-    if len(lower) != len(text):  # a few capitals become two characters
+    if len(lower) != len(text):  # `lower` turns a few capitals into two characters
         lower = "".join(one if len(one := c.lower()) == 1 else c for c in text)
     return lower.translate(_FOLD)
 
 
 def answer_start(text: str) -> tuple[int, bool]:
-    """Where the reply begins behind the reasoning, and whether the reasoning has ended.
+    """Offset where the reply begins after its reasoning, and whether the reasoning has ended.
 
-    Reasoning that was begun by the template shows its closing tag only.
+    Where the chat template opens the reasoning, the text has only the closing tag.
     """
     opening = _THINK_OPEN.match(text)
     closing = _THINK_CLOSE.search(text)
@@ -88,13 +88,13 @@ def answer_start(text: str) -> tuple[int, bool]:
 
 
 def unopened_reasoning(text: str) -> int:
-    """Length of what stands before a closing tag that nothing opened; 0 where there is none."""
+    """Length of the text before a closing tag without an opening one; 0 without such a tag."""
     closing = None if _THINK_OPEN.match(text) else _THINK_CLOSE.search(text)
     return closing.start() if closing else 0
 
 
 def blank_asides(text: str) -> str:
-    """Code and quotations as spaces; a quotation that is the whole reply is the reply."""
+    """Replace code and quotations by spaces, except a quotation that is the whole reply."""
     if not _OPEN_QUOTE.search(text) and "~~~" not in text and ">" not in text:
         return text
     whole = text.strip()
@@ -109,11 +109,11 @@ def blank_asides(text: str) -> str:
 
 
 def has_open_quote(line: str) -> bool:
-    """Whether a quotation was begun in this line and not ended, asides blanked out."""
+    """Whether a quotation begins in this line and does not end; asides must be blanked out."""
     return _OPEN_QUOTE.search(line) is not None
 
 
-# A Chinese character says about as much as three letters.
+# A Chinese, Japanese or Korean character says about as much as three letters.
 _HAN = re.compile("[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
 _ITEM = re.compile(r"\s*(?:[-\u2022\u00b7]|\d{1,2}[.)\u3001]|[a-z][.)])\s*")
 
@@ -122,9 +122,9 @@ def sentences(text: str, original: str, offset: int = 0) -> Iterator[Sentence]:
     """Cut folded text with blanked asides.
 
     Args:
-        text: What is cut.
-        original: The reply, of the same length; it says how much is said in the asides.
-        offset: Where both begin in the reply; added to the positions.
+        text: The folded text.
+        original: The same text before folding, same length; used to count letters in asides.
+        offset: Position of both in the reply; added to all positions.
     """
     start, line_start, item = 0, True, False
     ends = [(found.end(), "\n" in found[0]) for found in _END.finditer(text)]
@@ -137,7 +137,7 @@ def sentences(text: str, original: str, offset: int = 0) -> Iterator[Sentence]:
             mark = _ITEM.match(part)
             item = mark is not None
             if mark is not None and mark.end() == len(part) and not breaks:
-                # "1." is no sentence of its own; what follows it begins there.
+                # "1." alone is not a sentence: it belongs to the text after it.
                 start, line_start = end, False
                 continue
         line_start = breaks

@@ -1,5 +1,6 @@
-"""Tables and pictures of a run: data functions and drawing functions, apart; none needs torch.
+"""Tables and pictures of a run. Functions compute data or draw them, not both; none needs torch.
 
-`front`: trials and the front between them. `geometry`: where good and bad residuals lie, layer by
-layer. `projection`: the same as points in the plane. `drawing`: figures and animations of points.
+`front`: the trials and their front. `geometry`: cosines, norms and separation of good and bad
+residuals, layer by layer. `projection`: residuals as points in the plane, with pictures and an
+animation. `drawing`: figures and styles.
 """

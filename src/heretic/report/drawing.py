@@ -1,4 +1,4 @@
-"""Figures without global state: no pyplot, no window, matplotlib's settings left alone."""
+"""Figures without global state: no pyplot, no window, no change of matplotlib's settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DOTS_PER_INCH = 150
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of `width` by `height` inches that draws into memory."""
+    """An empty figure of `width` by `height` inches that is drawn in memory."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -26,7 +26,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG, whole or not at all, making the folder if need be."""
+    """Write a figure as PNG, atomically, and return its path; creates the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
     figure.savefig(unfinished, format="png")
@@ -39,14 +39,14 @@ def style(name: str) -> Iterator[None]:
     """Draw in one of matplotlib's styles.
 
     Raises:
-        HereticError: There is no such style.
+        HereticError: Matplotlib has no style of this name.
     """
     import matplotlib.style
 
     if name not in (*matplotlib.style.available, "default"):
         raise HereticError(
             f"Matplotlib has no style {name!r}.",
-            remedy=f"It has: default, {', '.join(matplotlib.style.available)}.",
+            remedy=f"Use one of: default, {', '.join(matplotlib.style.available)}.",
         )
     with matplotlib.style.context(name):
         yield

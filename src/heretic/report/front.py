@@ -1,4 +1,4 @@
-"""The front of a search as a picture: all trials, those none dominates, the chosen one."""
+"""The picture of a search's front: all trials, the front among them, the chosen trial."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PLAIN, FRONT, CHOSEN, ORIGINAL = "#b4bac4", "#0b5cad", "#d1495b", "#333333"
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One trial in the plane of two scores; `label` is how people read it."""
+    """One trial in the plane of two scores; `label` is the text shown for it."""
 
     trial: int
     x: float
@@ -33,18 +33,18 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class FrontData:
-    """What the picture of a front shows.
+    """The content of the picture of a front.
 
     Attributes:
         x_name: Score on the horizontal axis: the second optimised one (e.g. `kl_divergence`).
         y_name: Score on the vertical axis: the first optimised one (e.g. `refusals`).
         front: Trials that no other dominates, from left to right.
         others: The other complete trials.
-        original: The unedited model, if its scores are known; trial is -1.
-        chosen: The trial that was chosen, if any; also among `front` or `others`.
-        x_limit: Right end of the picture. Trials far beyond the front would squeeze it into a
-            corner, so they are cut off.
-        hidden: How many trials lie beyond `x_limit`.
+        original: The unedited model, with trial number -1; None if its scores are unknown.
+        chosen: The chosen trial, which is also in `front` or `others`; None without a choice.
+        x_limit: Right end of the horizontal axis. Trials far beyond the front are cut off, because
+            they would compress the front into a corner.
+        hidden: Number of trials beyond `x_limit`.
     """
 
     x_name: str
@@ -66,8 +66,8 @@ def front_data(
     """Place trials in the plane of their first two optimised scores.
 
     Args:
-        trials: All trials of a run, or only its front; failed ones are left out, and those whose
-            evaluation was ended, of which only bounds are known.
+        trials: All trials of a run, or only its front. Failed trials are left out, and pruned ones,
+            for which only bounds are known.
         baseline: The unedited model's scores.
         chosen: Number of the chosen trial.
 
@@ -76,12 +76,15 @@ def front_data(
     """
     complete = [trial for trial in trials if trial.state == "complete" and not trial.pruned]
     if not complete:
-        raise HereticError("No trial is complete, so there is no front to draw.")
+        raise HereticError(
+            "No trial is complete, so there is no front to draw.",
+            remedy="Run the search until a trial completes.",
+        )
     optimised = [score for score in complete[0].scores if score.optimization != "none"]
     if len(optimised) < 2:
         raise HereticError(
-            "The picture of a front needs two optimised scores.",
-            remedy="Give a second scorer an optimization of minimize or maximize.",
+            "The picture of a front needs two optimised scores; the trials have fewer.",
+            remedy="Set `optimization` of a second scorer to minimize or maximize.",
         )
     y_name, x_name = optimised[0].name, optimised[1].name
     points = {
@@ -122,7 +125,7 @@ def draw_front(data: FrontData, path: Path, *, title: str = "") -> Path:
     if data.chosen is not None:
         _mark_chosen(axes, data.chosen)
     _dress(axes, data, title)
-    # Below the axes, where it covers no trial.
+    # The legend goes below the axes, where it covers no trial.
     figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9)
     return save_figure(figure, path)
 
@@ -131,7 +134,8 @@ def _point(number: int, scores: Sequence[Score], x_name: str, y_name: str) -> Po
     named = {score.name: score for score in scores}
     if x_name not in named or y_name not in named:
         raise HereticError(
-            f"Trial {number} lacks the score {x_name!r} or {y_name!r} that the others have."
+            f"Trial {number} lacks the score {x_name!r} or {y_name!r}, which other trials have.",
+            remedy="Draw only trials with the same scores.",
         )
     x, y = named[x_name], named[y_name]
     label = f"{_words(y_name)} {y.display}, {_words(x_name)} {x.display}"
@@ -139,9 +143,9 @@ def _point(number: int, scores: Sequence[Score], x_name: str, y_name: str) -> Po
 
 
 def _limit(on_front: Sequence[Point], chosen: Point | None, points: Iterable[Point]) -> float:
-    """One and a half times as far as the front's end, but no further than the last trial.
+    """Right end of the axis: 1.5 times the end of the front, at most the furthest trial.
 
-    Where all trials lie at 0, the picture still needs a width.
+    It is 1 where all trials lie at 0, because an axis needs a width.
     """
     end = max(point.x for point in on_front)
     if chosen is not None:
@@ -177,7 +181,7 @@ def _mark_original(axes: Axes, original: Point) -> None:
 
 
 def _mark_chosen(axes: Axes, chosen: Point) -> None:
-    """A ring; what it stands for is said in the legend, where it covers no other trial."""
+    """Draw a ring; its explanation is in the legend, where it covers no other trial."""
     axes.scatter(
         [chosen.x],
         [chosen.y],

@@ -1,6 +1,6 @@
-"""Where good and bad residuals lie, layer by layer: cosines, norms, separation.
+"""Geometry of good and bad residuals, layer by layer: cosines, norms, separation.
 
-Everything is computed in float64 from float32 residuals; nothing but numpy is needed.
+Everything is computed in float64 from float32 residuals. Only numpy is needed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heretic.errors import HereticError
+from heretic.method.median import weiszfeld
 
 Floats = NDArray[np.float64]
 Residuals = NDArray[np.floating]
@@ -22,7 +23,7 @@ class LayerGeometry:
 
     g and b are the means of the good and the bad residuals, G and B their geometric medians,
     r = b - g and R = B - G. Cosines and the silhouette lie in [-1, 1]; a cosine with a zero vector
-    is nan.
+    is NaN. Lengths are in the units of the residual stream.
 
     Attributes:
         layer: 0-based.
@@ -32,9 +33,9 @@ class LayerGeometry:
         cos_good_direction_medians: Cosine of G and R.
         cos_bad_direction: Cosine of b and r.
         cos_bad_direction_medians: Cosine of B and R.
-        cos_directions: Cosine of r and R: near 1, outliers do not matter.
-        cos_previous: Cosine of this layer's r and the layer before's; nan for the first layer.
-        norm_good: Length of g, in the units of the residual stream.
+        cos_directions: Cosine of r and R. Near 1, outliers have little influence.
+        cos_previous: Cosine of r of this layer and r of the layer before; NaN for the first layer.
+        norm_good: Length of g.
         norm_good_median: Length of G.
         norm_bad: Length of b.
         norm_bad_median: Length of B.
@@ -65,15 +66,15 @@ def residual_geometry(good: Residuals, bad: Residuals) -> list[LayerGeometry]:
     """Geometry of every layer's output.
 
     Args:
-        good: Residuals of the good prompts, [prompts, layers + 1, hidden]; row 0 of the second
-            axis, the embeddings, is the same for all prompts and is left out.
-        bad: Residuals of the bad prompts, same layers and width.
+        good: Residuals of the good prompts, [prompts, layers + 1, hidden]. Row 0 of the second axis
+            holds the embeddings, which are equal for all prompts; it is left out.
+        bad: Residuals of the bad prompts, with the same layers and width.
 
     Returns:
         One record per layer, layers in order.
 
     Raises:
-        HereticError: The shapes do not fit, or a set is empty.
+        HereticError: The shapes do not match, or a set is empty.
     """
     check_residuals(good, bad)
     rows: list[LayerGeometry] = []
@@ -90,38 +91,28 @@ def residual_geometry(good: Residuals, bad: Residuals) -> list[LayerGeometry]:
 
 
 def check_residuals(good: Residuals, bad: Residuals) -> None:
-    """Raise HereticError unless both are non-empty [prompts, layers + 1, hidden] that fit."""
+    """Check that two sets of residuals are not empty and have matching shapes.
+
+    Raises:
+        HereticError: They are empty, or not [prompts, layers + 1, hidden] with equal last axes.
+    """
     if good.ndim != 3 or bad.ndim != 3 or good.shape[1:] != bad.shape[1:]:
         raise HereticError(
-            f"Residuals of shapes {good.shape} and {bad.shape} do not fit together; "
-            "[prompts, layers + 1, hidden] is expected of both."
+            f"Residuals of shapes {good.shape} and {bad.shape} do not match.",
+            remedy="Both must be [prompts, layers + 1, hidden] with the same layers and width.",
         )
     if not (good.shape[0] and bad.shape[0] and good.shape[1] > 1):
-        raise HereticError("A set of residuals is empty.")
-
-
-def geometric_median(points: Floats, *, steps: int = 200, tolerance: float = 1e-9) -> Floats:
-    """Geometric median of [points, hidden] by Weiszfeld's algorithm (Weiszfeld 1937): [hidden].
-
-    The same as `heretic.method.directions.geometric_median`, for one layer and without torch.
-    """
-    median: Floats = points.mean(axis=0)
-    for _ in range(steps):
-        distances = np.maximum(np.linalg.norm(points - median, axis=1, keepdims=True), 1e-12)
-        weights = 1.0 / distances
-        updated: Floats = (points * weights).sum(axis=0) / weights.sum()
-        change = float(np.linalg.norm(updated - median))
-        median = updated
-        if change < tolerance * max(float(np.linalg.norm(median)), 1e-12):
-            break
-    return median
+        raise HereticError(
+            "A set of residuals is empty.", remedy="Give at least one prompt of each kind."
+        )
 
 
 def silhouette(first: Floats, second: Floats) -> float:
     """Mean silhouette coefficient of two sets of points, [n, hidden] and [m, hidden].
 
-    (b - a) / max(a, b) per point, a its mean distance to the others of its own set and b to the
-    other set; 0 for a set of one point (Rousseeuw 1987). 1 is far apart, 0 or less is mixed.
+    The coefficient of a point is (b - a) / max(a, b), with its mean distance a to the other points
+    of its set and b to the points of the other set; 0 for a set of one point (Rousseeuw 1987). Near
+    1 the sets are far apart; at 0 or below they are mixed.
     """
     across = _distances(first, second)
     values = np.concatenate(
@@ -145,7 +136,7 @@ def _silhouettes(within: Floats, across: Floats) -> Floats:
 
 
 def _distances(left: Floats, right: Floats) -> Floats:
-    """Euclidean distances [n, m]; exact zeros on the diagonal of a set with itself."""
+    """Euclidean distances [n, m]; exactly 0 on the diagonal if both sets are the same object."""
     squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None, :]
     result: Floats = np.sqrt(np.maximum(squares - 2 * left @ right.T, 0.0))
     if left is right:
@@ -157,7 +148,7 @@ def _layer_geometry(
     layer: int, good: Floats, bad: Floats, previous: Floats | None
 ) -> tuple[LayerGeometry, Floats]:
     g, b = good.mean(axis=0), bad.mean(axis=0)
-    g_median, b_median = geometric_median(good), geometric_median(bad)
+    g_median, b_median = weiszfeld(good), weiszfeld(bad)
     r, r_median = b - g, b_median - g_median
     row = LayerGeometry(
         layer=layer,

@@ -1,4 +1,4 @@
-"""Residuals as points in the plane, one map per layer, by PaCMAP (Wang et al. 2021).
+"""Residuals projected to the plane, one map per layer, by PaCMAP (Wang et al. 2021).
 
 Needs the optional package pacmap (extra `research`).
 """
@@ -36,8 +36,8 @@ class Projection:
 
     Attributes:
         layer: 0-based.
-        good: [good prompts, 2].
-        bad: [bad prompts, 2].
+        good: Points of the good prompts, float64 [prompts, 2].
+        bad: Points of the bad prompts, float64 [prompts, 2].
     """
 
     layer: int
@@ -47,7 +47,7 @@ class Projection:
 
 @dataclass(frozen=True, slots=True)
 class Appearance:
-    """How projections are drawn; colours and the style are matplotlib's names."""
+    """How projections are drawn; colours and style are names that matplotlib knows."""
 
     title: str = "PaCMAP projection of residuals"
     good_label: str = "good prompts"
@@ -59,14 +59,19 @@ class Appearance:
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """What all pictures of a run share, so that they can be compared and animated."""
+    """What all pictures of a run share, so that they can be compared and animated.
+
+    Attributes:
+        reach: Half the width of the square that is shown.
+        last_layer: 0-based index of the last layer.
+    """
 
     reach: float
     last_layer: int
 
     @classmethod
     def around(cls, projections: Sequence[Projection]) -> _Frame:
-        """A square that holds every point of every layer, and a margin."""
+        """A square that contains all points of all layers, with a margin."""
         reach = max(
             (float(np.abs(p).max()) for item in projections for p in (item.good, item.bad)),
             default=1.0,
@@ -83,14 +88,15 @@ def project(
 ) -> list[Projection]:
     """Project the residuals of every layer, good and bad together.
 
-    Each layer starts from the layer before and is turned to lie on it as well as it can, so that
-    an animation shows what changes and not how a map happens to be turned.
+    Each layer's map is initialised with the map of the layer before and rotated to match it, so
+    that an animation shows changes and not arbitrary rotations.
 
     Args:
-        good: [prompts, layers + 1, hidden]; the embeddings (row 0) are left out.
-        bad: The same for the bad prompts.
-        seed: Of PaCMAP's random choices.
-        progress: Called with (layers done, layers in all).
+        good: Residuals of the good prompts, [prompts, layers + 1, hidden]; the embeddings (row 0
+            of the second axis) are left out.
+        bad: Residuals of the bad prompts, with the same layers and width.
+        seed: Seed of PaCMAP's random choices.
+        progress: Called with (layers done, number of layers).
 
     Raises:
         HereticError: pacmap is not installed, or there are fewer than ten prompts in all.
@@ -98,7 +104,10 @@ def project(
     check_residuals(good, bad)
     count = len(good) + len(bad)
     if count < 10:
-        raise HereticError(f"A projection needs at least ten residuals; there are {count}.")
+        raise HereticError(
+            f"A projection needs at least ten residuals; there are {count}.",
+            remedy="Give more prompts.",
+        )
     pacmap = require("pacmap", extra="research", purpose="Plotting residuals")
     result: list[Projection] = []
     previous: Points | None = None
@@ -115,9 +124,9 @@ def project(
 
 
 def align(points: Points, reference: Points) -> Points:
-    """Turn (and mirror, if that fits better) points [n, 2] to lie on a reference [n, 2].
+    """Rotate, or reflect, points [n, 2] to match a reference [n, 2] as closely as possible.
 
-    Orthogonal Procrustes problem (Schönemann 1966).
+    Solves the orthogonal Procrustes problem (Schönemann 1966).
     """
     left, _, right = np.linalg.svd(points.T @ reference)
     turned: Points = points @ (left @ right)
@@ -125,7 +134,7 @@ def align(points: Points, reference: Points) -> Points:
 
 
 def between(first: Projection, second: Projection, fraction: float) -> Projection:
-    """The projection `fraction` of the way from one layer to another, eased at both ends."""
+    """Interpolate between two projections; `fraction` in [0, 1] is eased in and out."""
     eased = fraction * fraction * (3 - 2 * fraction)
     return Projection(
         layer=first.layer if fraction < 0.5 else second.layer,
@@ -153,7 +162,11 @@ def draw_projections(
 def draw_animation(
     projections: Sequence[Projection], path: Path, appearance: Appearance | None = None
 ) -> Path:
-    """Write a GIF that goes through the layers in order, resting at each, and return its path."""
+    """Write a GIF that shows the layers in order, pausing at each, and return its path.
+
+    Raises:
+        HereticError: There are no projections.
+    """
     look = appearance or Appearance()
     if not projections:
         raise HereticError("There are no projections to animate.")
@@ -176,7 +189,7 @@ def draw_animation(
 
 
 def _embed(pacmap: Any, points: NDArray[np.float32], start: Points | None, seed: int) -> Points:
-    # It warns, layer by layer, that a seed was set: that is what a seed is for.
+    # It warns for each layer that a seed was set, which is intended here.
     logging.getLogger("pacmap").setLevel(logging.ERROR)
     reducer = pacmap.PaCMAP(
         n_components=2, n_neighbors=min(10, len(points) // 4), random_state=seed, verbose=False
@@ -206,7 +219,7 @@ def _figure(projection: Projection, frame: _Frame, look: Appearance) -> Figure:
             points[:, 0], points[:, 1], s=16, color=color, alpha=0.75, linewidths=0, label=label
         )
     axes.set_xlim(-frame.reach, frame.reach)
-    # Room below the points for the legend.
+    # Leave room below the points for the legend.
     axes.set_ylim(-1.12 * frame.reach, frame.reach)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -216,7 +229,7 @@ def _figure(projection: Projection, frame: _Frame, look: Appearance) -> Figure:
 
 
 def _image(projection: Projection, frame: _Frame, look: Appearance) -> Image:
-    """One image of the animation; 96 colours are plenty and keep the file small."""
+    """One image of the animation, reduced to 96 colours to keep the file small."""
     from PIL import Image
 
     figure = _figure(projection, frame, look)

@@ -1,1 +1,1 @@
-"""Run folders: the manifest, the journal of trials, and the files beside them."""
+"""Run folders: the manifest, the journal of trials, and the other files of a run."""

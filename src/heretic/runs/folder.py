@@ -1,14 +1,14 @@
-"""Run folders: what a run keeps on disk, so that a kill at any moment loses one trial at most.
+"""Run folders: the files of a run. A kill at any moment loses at most the trials in progress.
 
 | file | holds |
 | --- | --- |
 | `manifest.json` | what the run is (`RunManifest`) |
-| `directions.safetensors` | float32 [layers + 1, (k,) hidden]: any trial can be made again |
-| `sweep.json` | plans of the gradient sweep, where the search makes one |
-| `baseline.safetensors` | the unedited model's outputs, where it can use them again |
-| `trials.journal` | Optuna's journal, which also carries every trial as one self-contained record |
+| `directions.safetensors` | float32 [layers + 1, (k,) hidden]; any trial can be made from them |
+| `sweep.json` | plans of the gradient sweep, if the search makes one |
+| `baseline.safetensors` | the unedited model's outputs, for use when the run is resumed |
+| `trials.journal` | Optuna's journal, which also holds each trial as a self-contained record |
 | `front.json` | the front after the last trial |
-| `heretic.log`, `run.lock` | the log; the lock that keeps a second process out |
+| `heretic.log`, `run.lock` | the log; the lock that excludes other processes |
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["RunFolder", "RunSummary", "digest", "find_run", "list_runs", "slug", "write_atomic"]
 
 DIGEST_LENGTH = 12
-_LOCK_TIMEOUT = 0.5  # seconds; `list_runs` holds a free lock for an instant
+_LOCK_TIMEOUT = 0.5  # seconds; `list_runs` takes a free lock for a moment
 _MANIFEST = "manifest.json"
 _DIRECTIONS = "directions.safetensors"
 _BASELINE = "baseline.safetensors"
@@ -49,20 +49,20 @@ _JOURNAL = "trials.journal"
 _LOG = "heretic.log"
 _LOCK = "run.lock"
 _TENSOR = "directions"
-GOES_ON = "Check free space and permissions; the run goes on from its last trial."
+GOES_ON = "Check free space and permissions; the run then continues after its last trial."
 _RESTART = "Start the run over (checkpoint_action = restart), or remove the folder."
 
 
 def digest(fingerprint: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits of the SHA-256 of a JSON-ready mapping; key order is no matter."""
+    """First 12 hexadecimal digits of the SHA-256 of a JSON-ready mapping, in any key order."""
     text = json.dumps(fingerprint, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:DIGEST_LENGTH]
 
 
 def slug(model: str) -> str:
-    """A model's name as part of a folder's name: readable, not unique (the digest is).
+    """A model's name as part of a folder's name: readable, but not unique as the digest is.
 
-    `org/name` becomes `org--name`; of a path only the last part is kept.
+    `org/name` becomes `org--name`; a path becomes its last part.
     """
     local = is_local(model)
     name = Path(model).expanduser().resolve().name if local else model.replace("/", "--")
@@ -70,7 +70,7 @@ def slug(model: str) -> str:
 
 
 class RunFolder:
-    """One run on disk. Reading needs no lock; whoever writes holds `lock()`."""
+    """One run on disk. Reading needs no lock; writing needs `lock()`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -78,9 +78,9 @@ class RunFolder:
 
     @classmethod
     def open(cls, checkpoint_dir: Path, model: str, digest: str) -> RunFolder:
-        """The folder that a run has, or would have; touches no file.
+        """The folder of a run, which need not exist; nothing is written.
 
-        The digest alone says which run it is: one whose model folder was renamed is found too.
+        The digest alone identifies the run, so a run whose model folder was renamed is found too.
         """
         path = checkpoint_dir / f"{slug(model)}-{digest}"
         others = sorted(checkpoint_dir.glob(f"*-{digest}")) if not path.exists() else []
@@ -98,7 +98,7 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether a run has begun here: its manifest, which is written last, is there."""
+        """Whether a run has begun here: its manifest, which is written last, exists."""
         return (self.path / _MANIFEST).is_file()
 
     @property
@@ -108,38 +108,38 @@ class RunFolder:
 
     @property
     def has_directions(self) -> bool:
-        """Whether directions are kept here."""
+        """Whether the directions have been saved."""
         return (self.path / _DIRECTIONS).is_file()
 
     @property
     def journal_path(self) -> Path:
-        """Where the search keeps its trials."""
+        """The journal with the search's trials."""
         return self.path / _JOURNAL
 
     @property
     def baseline_path(self) -> Path:
-        """Where the unedited model's outputs are kept."""
+        """The file with the unedited model's outputs."""
         return self.path / _BASELINE
 
     @property
     def front_path(self) -> Path:
-        """Where the front is written."""
+        """The file with the front."""
         return self.path / _FRONT
 
     @property
     def sweep_path(self) -> Path:
-        """Where the plans of the gradient sweep are kept."""
+        """The file with the plans of the gradient sweep."""
         return self.path / _SWEEP
 
     @property
     def log_path(self) -> Path:
-        """Where the log goes."""
+        """The file with the log."""
         return self.path / _LOG
 
     # --- manifest and directions -----------------------------------------------------------
 
     def write_manifest(self, manifest: RunManifest) -> None:
-        """Write what the run is.
+        """Write the manifest.
 
         Raises:
             RunError: It cannot be written.
@@ -148,20 +148,20 @@ class RunFolder:
         self._write(self.path / _MANIFEST, _json(manifest.to_dict()))
 
     def read_manifest(self) -> RunManifest | None:
-        """Read what the run is; None if no run has begun here.
+        """Read the manifest; None if no run has begun here.
 
         Raises:
-            RunError: It is damaged, or written by a newer release.
+            RunError: It is damaged, or was written by a newer release.
         """
         if not self.exists:
             return None
         data = self._read_json(_MANIFEST)
         if not isinstance(data, Mapping):
-            raise self._damaged(_MANIFEST, "it holds no table")
+            raise self._damaged(_MANIFEST, "it does not hold a JSON object")
         return RunManifest.from_dict(data)
 
     def save_directions(self, directions: NDArray[np.float32]) -> None:
-        """Keep the directions, [layers + 1, hidden] or [layers + 1, k, hidden], as float32.
+        """Save the directions, [layers + 1, hidden] or [layers + 1, k, hidden], as float32.
 
         Raises:
             RunError: They cannot be written.
@@ -174,7 +174,7 @@ class RunFolder:
         self._write(self.path / _DIRECTIONS, save({_TENSOR: tensor}))
 
     def load_directions(self) -> NDArray[np.float32]:
-        """The directions as they were saved, float32.
+        """Read the saved directions, float32 [layers + 1, hidden] or [layers + 1, k, hidden].
 
         Raises:
             RunError: They are missing or damaged.
@@ -191,15 +191,15 @@ class RunFolder:
     # --- trials ----------------------------------------------------------------------------
 
     def read_trials(self) -> list[Trial]:
-        """All finished trials in order, from the journal; empty without one.
+        """Read all finished trials from the journal, in order; empty without a journal.
 
         Raises:
-            RunError: The journal is damaged, or written by a newer release.
+            RunError: The journal is damaged, or was written by a newer release.
         """
         return read_trials(self.journal_path)
 
     def write_front(self, trials: Iterable[Trial]) -> None:
-        """Write the front of `trials`, replacing the file as a whole.
+        """Write the front of `trials`, replacing the file atomically.
 
         Raises:
             RunError: It cannot be written.
@@ -207,7 +207,7 @@ class RunFolder:
         self._write(self.front_path, _json([trial.to_dict() for trial in front(trials)]))
 
     def write_sweep(self, plans: Iterable[Plan]) -> None:
-        """Keep the plans of the gradient sweep.
+        """Write the plans of the gradient sweep.
 
         Raises:
             RunError: They cannot be written.
@@ -218,12 +218,12 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes out of the run; may be nested within one `RunFolder`.
+        """Exclude other processes from the run; may be nested within one `RunFolder`.
 
-        The operating system drops the lock with the process that holds it, however that ends.
+        The operating system releases the lock when the process ends, even after a kill.
 
         Raises:
-            RunError: Another process has the run.
+            RunError: Another process holds the lock, or its file cannot be written.
         """
         from filelock import Timeout
 
@@ -253,7 +253,7 @@ class RunFolder:
 
     @property
     def is_locked(self) -> bool:
-        """Whether a process, this one included, is working on the run."""
+        """Whether any process, including this one, is working on the run."""
         from filelock import FileLock, Timeout
 
         if not (self.path / _LOCK).exists():
@@ -265,21 +265,21 @@ class RunFolder:
             probe.acquire(timeout=0)
         except Timeout:
             return True
-        except OSError:  # a folder that cannot be written to holds no running search of ours
+        except OSError:  # a search could not run in a folder that it cannot write to
             return False
         probe.release()
         return False
 
     def discard(self) -> None:
-        """Forget the run, keeping its log: only files that a run writes are deleted.
+        """Delete the run's own files, except its log.
 
         Raises:
-            RunError: Another process has the run, or a file cannot be deleted.
+            RunError: Another process holds the lock, or a file cannot be deleted.
         """
         if not self.path.is_dir():
             return
         with self.lock():
-            # The manifest goes last: a kill in between leaves a run without trials, not a riddle.
+            # The manifest goes last, so that a kill in between leaves a valid run without trials.
             for name in (_JOURNAL, _FRONT, _SWEEP, _DIRECTIONS, _BASELINE, _MANIFEST):
                 try:
                     (self.path / name).unlink(missing_ok=True)
@@ -288,7 +288,7 @@ class RunFolder:
             self.tidy()
 
     def tidy(self) -> None:
-        """Delete temporary files that a killed process left; call it under the lock."""
+        """Delete temporary files that a killed process left behind; needs the lock."""
         for path in self.path.glob(".*.tmp"):
             with suppress(OSError):
                 path.unlink()
@@ -313,11 +313,13 @@ class RunSummary:
 
     Attributes:
         state: `running`, `finished`, `unfinished` or `unreadable`.
-        completed: Trials with scores; `failed` ones have none.
-        n_trials: How many were asked for when the run began, if known.
-        front: Trials on the front.
+        completed: Number of trials with scores.
+        failed: Number of trials without scores.
+        n_trials: Number of trials asked for when the run began; None if unknown.
+        front: Number of trials on the front.
+        created: When the run began, ISO 8601 in UTC.
         updated: Time of the last trial, or of the manifest, ISO 8601 in UTC.
-        note: Why a run is unreadable.
+        note: Why the run is unreadable; None if it is readable.
     """
 
     path: Path
@@ -337,15 +339,15 @@ class RunSummary:
 
 
 def list_runs(checkpoint_dir: Path) -> list[RunSummary]:
-    """The runs in a folder, the most recently used first; a run that cannot be read says why."""
+    """The runs in a folder, the most recently used first; unreadable runs have a note."""
     return [_summary(folder) for folder in _folders(checkpoint_dir)]
 
 
 def find_run(checkpoint_dir: Path, fingerprint: Mapping[str, Any]) -> RunManifest | None:
-    """The most recently used run with this fingerprint, whatever its seed."""
+    """The manifest of the most recently used run with this fingerprint; None if there is none."""
     wanted = digest(fingerprint)
     for folder in _folders(checkpoint_dir):
-        with suppress(RunError):  # a run that cannot be read is not taken up again
+        with suppress(RunError):  # a run that cannot be read cannot be resumed
             manifest = folder.read_manifest()
             if manifest is not None and digest(manifest.fingerprint) == wanted:
                 return manifest
@@ -368,7 +370,7 @@ def _summary(folder: RunFolder) -> RunSummary:
     except RunError as error:
         note = str(error)
         return RunSummary(folder.path, folder.path.name, "unreadable", updated=updated, note=note)
-    if manifest is None:  # discarded since it was listed
+    if manifest is None:  # it was discarded after it was listed
         return RunSummary(folder.path, folder.path.name, "unreadable", note="It has no manifest.")
     completed = sum(trial.state == "complete" for trial in trials)
     n_trials = manifest.settings.get("n_trials")

@@ -1,8 +1,8 @@
-"""Trials as records in a search's journal: one line each, readable without Optuna.
+"""Trials as records in a search's journal, one line each, readable without Optuna.
 
-The journal (`optuna.storages.journal`) is a file of JSON lines. Each finished trial is one user
-attribute in one line, complete in itself, so that listing runs, showing a front or exporting a
-trial need neither the sampler nor its library.
+The journal (`optuna.storages.journal`) is a file of JSON lines. Each finished trial is a user
+attribute in a line of its own, so listing runs, showing a front and exporting a trial need no
+Optuna.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from heretic.runs.manifest import SCHEMA_VERSION
 
 TRIAL_KEY = "heretic_trial"
 INTERRUPTED = "interrupted"
-"""Failure of a trial whose evaluation was cut short from outside; it is tried again."""
+"""Failure of a trial whose evaluation was interrupted; its plan is evaluated again."""
 
 _REMEDY = "Start the run over (checkpoint_action = restart), or remove the folder."
 
 
 def trial_to_record(trial: Trial) -> dict[str, Any]:
-    """JSON-ready form of a trial, nothing left out."""
+    """JSON-ready form of a trial with all its fields."""
     return {
         "schema_version": SCHEMA_VERSION,
         "number": trial.number,
@@ -42,7 +42,7 @@ def trial_from_record(record: Mapping[str, Any]) -> Trial:
     """Read what `trial_to_record` wrote.
 
     Raises:
-        RunError: It is malformed, or was written by a newer release.
+        RunError: The record is malformed, or was written by a newer release.
     """
     version = record.get("schema_version")
     if not isinstance(version, int) or version > SCHEMA_VERSION:
@@ -64,12 +64,12 @@ def trial_from_record(record: Mapping[str, Any]) -> Trial:
 
 
 def read_trials(journal: Path) -> list[Trial]:
-    """The finished trials of a journal, by number; a torn last line is passed over.
+    """Read the finished trials of a journal, sorted by number; an incomplete last line is ignored.
 
-    Interrupted trials whose plan was known are among them, as failed. Numbers may have gaps.
+    Interrupted trials with a known plan are included as failed. Numbers may have gaps.
 
     Raises:
-        RunError: A line is damaged, or written by a newer release.
+        RunError: A line is damaged, or was written by a newer release.
     """
     trials: dict[int, Trial] = {}
     for number, line in enumerate(_whole_lines(journal), start=1):
@@ -85,12 +85,12 @@ def read_trials(journal: Path) -> list[Trial]:
 
 
 def repair(journal: Path) -> int:
-    """Cut what a killed process left half-written at the end; call it under the run's lock.
+    """Cut off an incomplete last line that a killed process left; needs the run's lock.
 
-    Optuna's reader passes over a torn last line, but its writer would append to it.
+    Optuna's reader ignores an incomplete last line, but its writer would append to it.
 
     Returns:
-        How many bytes were cut.
+        Number of bytes cut off.
 
     Raises:
         RunError: A line before the last is damaged.
@@ -98,7 +98,7 @@ def repair(journal: Path) -> int:
     if not journal.exists():
         return 0
     lines = list(_whole_lines(journal))
-    if lines and not _is_json(lines[-1]):  # blocks that never reached the disk before a power cut
+    if lines and not _is_json(lines[-1]):  # blocks that did not reach the disk before a power cut
         lines.pop()
     for number, line in enumerate(lines, start=1):
         if not _is_json(line):

@@ -1,4 +1,4 @@
-"""What a run is and what was found when it began."""
+"""The manifest of a run: what identifies it, its settings, and what was found when it began."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from typing import Any
 from heretic.errors import RunError
 
 SCHEMA_VERSION = 2
-"""2: plans with free-form kernels and a rank."""
+"""Version 2 added free-form kernels and a rank to plans."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunManifest:
-    """What a run is and what was found at run time; `manifest.json` in the run folder.
+    """The content of `manifest.json` in the run folder.
 
     Attributes:
-        fingerprint: Everything that changes scores (model, prompts, method, lengths, seed).
-        digest: Short hash of `fingerprint`; part of the folder's name.
-        found: What was found at run time: batch size, response prefix, dtype, device, layers,
+        model: Name of the model, as in the settings.
+        digest: Short hash of fingerprint and seed; part of the folder's name.
+        seed: Random seed of the run.
+        fingerprint: Everything that changes scores: model, prompts, method, lengths.
+        settings: All settings that the run began with.
+        found: Results of loading the model: batch size, response prefix, dtype, device, layers,
             components, baseline scores.
         versions: Package name to version.
+        created: When the run began, ISO 8601 in UTC.
+        schema_version: Version of the format of this file.
     """
 
     model: str
@@ -43,7 +48,7 @@ class RunManifest:
         """Read what `to_dict` wrote.
 
         Raises:
-            RunError: The manifest is malformed or was written by a newer version.
+            RunError: The manifest is malformed, or was written by a newer release.
         """
         version = data.get("schema_version")
         if not isinstance(version, int) or version > SCHEMA_VERSION:
@@ -55,4 +60,7 @@ class RunManifest:
         try:
             return cls(**data)
         except TypeError as error:
-            raise RunError(f"Not a run manifest: {error}.") from error
+            raise RunError(
+                f"Not a run manifest: {error}.",
+                remedy="Start the run over (checkpoint_action = restart), or remove the folder.",
+            ) from error

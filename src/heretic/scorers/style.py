@@ -1,13 +1,15 @@
-"""Behaviours of style: stock phrases, jokes, agreement, length. Counted by rules in each reply.
+"""Scorers of style: stock phrases, jokes, agreement, length, measured by rules in each reply.
 
-An empty reply shows nothing and is no improvement: it counts as the original's reply does.
+An empty reply must not pass for an improvement, so it counts like the original model's reply.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import tomllib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
@@ -20,32 +22,63 @@ from heretic.scorers.replies import OnPrompts, ReplyScorer
 
 PHRASES = Path(__file__).with_name("phrases.txt")
 
-OPENING_WORDS = 30
-"""Where a reply says whether it agrees; what comes later is about the matter."""
+RULES = Path(__file__).with_name("style.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The rules of `style.toml`; patterns are searched for in normalised text.
+
+    Attributes:
+        joke: Found in a reply that has the form of a joke.
+        verdict: Found where a reply contradicts (group `no`) or agrees (group `yes`).
+        opening_words: Words from the start of a reply among which a verdict counts.
+    """
+
+    joke: re.Pattern[str]
+    verdict: re.Pattern[str]
+    opening_words: int
+
+
+@cache
+def _rules() -> Rules:
+    table = tomllib.loads(RULES.read_text(encoding="utf-8"))
+    agreement = table["agreement"]
+    no, yes = (_any_of(agreement[key]) for key in ("contradictions", "agreements"))
+    return Rules(
+        joke=re.compile(_any_of("\n".join(table["jokes"].values()))),
+        verdict=re.compile(f"(?P<no>{no})|(?P<yes>{yes})"),
+        opening_words=agreement["opening_words"],
+    )
+
+
+def _any_of(patterns: str) -> str:
+    """One pattern that matches any of the patterns, which are one a line."""
+    return "|".join(line for line in patterns.splitlines() if line)
 
 
 def words(reply: str) -> int:
-    """How many words a reply has."""
+    """Number of words in a reply, separated by white space."""
     return len(reply.split())
 
 
 class StyleScorer(ReplyScorer):
-    """Judges each reply by itself through `of`; the score is the mean."""
+    """Measures each reply separately by `of`; the score is the mean."""
 
     largest: ClassVar[float] = math.inf
-    """No reply has more."""
+    """Largest possible value of `of`."""
 
     def of(self, reply: str) -> float:
-        """The figure of a reply, at least 0; a boolean where it is yes or no."""
+        """The value of one reply, at least 0; a boolean for a question of yes or no."""
         raise NotImplementedError
 
     def values(self, outputs: Outputs, baseline: Outputs) -> list[float]:
-        """The figure of each reply; of the original's where there is none."""
+        """The value of each reply; of the original model's reply where the reply is empty."""
         pairs = zip(outputs.responses[self.set], baseline.responses[self.set], strict=True)
         return [self.of(reply if reply.strip() else original) for reply, original in pairs]
 
     def best_possible(self, replies: Replies) -> tuple[float, str]:
-        """As if what is to come, and what is empty, were as good as can be."""
+        """The score if missing and empty replies had the best possible value."""
         wanted = self.optimization == "maximize"
         if wanted and self.largest == math.inf:
             return super().best_possible(replies)
@@ -57,31 +90,31 @@ class StyleScorer(ReplyScorer):
 
 
 class FormScorer(StyleScorer):
-    """Says of each reply whether it has a form; the score is the share that has."""
+    """Tells whether each reply has a certain form; the score is the share of those that have."""
 
     largest = 1.0
 
     def of(self, reply: str) -> bool:
-        """Whether it has."""
+        """Whether the reply has the form."""
         raise NotImplementedError
 
     def shows(self, reply: str) -> bool:
-        """As `of`."""
+        """Whether the reply has the form, for the gradient sweep."""
         return self.of(reply)
 
 
 class PhraseOptions(OnPrompts):
-    """Which phrases."""
+    """Options of `StockPhrases`."""
 
     phrases: tuple[str, ...] = Field(
-        (), description="Phrases to count, in place of those that come with Heretic."
+        (), description="Phrases to count instead of those that come with Heretic."
     )
 
 
 @cache
 def _phrase_pattern(phrases: tuple[str, ...]) -> re.Pattern[str]:
     chosen = phrases or tuple(PHRASES.read_text(encoding="utf-8").split("\n"))
-    # longest first, so that one inside another is not counted as well
+    # longest first, so that a phrase inside a longer one is not counted instead of it
     texts = sorted({normalize(phrase) for phrase in chosen} - {""}, key=lambda t: (-len(t), t))
     return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, texts))})(?!\w)")
 
@@ -92,105 +125,59 @@ class StockPhrases(StyleScorer):
     Options: ClassVar[type[BaseModel]] = PhraseOptions
 
     def of(self, reply: str) -> float:
-        """Phrases per 100 words."""
+        """Stock phrases per 100 words."""
         found = len(_phrase_pattern(self.options.phrases).findall(normalize(reply)))
         return 100.0 * found / max(words(reply), 1)
 
     def shows(self, reply: str) -> bool:
-        """Whether there is one at all."""
+        """Whether the reply contains at least one stock phrase."""
         return bool(_phrase_pattern(self.options.phrases).search(normalize(reply)))
 
     def shown(self, values: Sequence[float]) -> str:
-        """Their mean."""
+        """The mean, as text such as `0.31 per 100 words`."""
         return f"{mean(values):.2f} per 100 words"
-
-
-JOKES = re.compile(
-    r"""
-      \bwhy\ (?:did|do|does|don't|doesn't|didn't|was|were|is|are|can't|couldn't|won't)\b
-        [^.?!]{3,120}\?\W*(?:because|to|so|it|it's|they|they're|he|she)\b
-    | \bwhat\ (?:do|did|would)\ (?:you|the|one|an?)\b
-        [^.?!]{0,60}\b(?:call|say|get|do\ when)\b[^.?!]{0,80}\?
-    | \bwhat(?:'s|\ is)\ the\ difference\ between\b[^.?!]{3,100}\?
-    | \bhow\ many\b[^.?!]{3,80}\ to\ (?:change|screw)\b
-    | \bknock[,\ -]+knock\b | \bwho's\ there\b
-    | \b(?:walks?|walked|goes|went)\ in(?:to)?\ (?:a|the)\ (?:bar|pub)\b
-    | \bha[,\ ]?ha | \blol\b | \bpunch\ ?line\b | \b(?:no\ )?pun\ intended\b
-    | \bhere(?:'s|\ is)\ (?:an?|one|another|my)\b[^.!?:]{0,60}\bjoke\b
-    | \b(?:good|great|classic|short|silly|funny|funnier|favou?rite)\ joke\b
-    | \bjoke\ about\b[^.!?]{0,60}\b(?:is|would\ be|goes)\b
-    | ^\W*(?:[qa]:\ )?\W*(?![^?]*\b(?:you\ (?:like|want|prefer|mean)|i\ help)\b)
-        (?:what|why|how|who|where|when)\b[^?.!]{5,150}\?
-    | [\U0001f600-\U0001f606\U0001f923]
-    """,
-    re.VERBOSE,
-)
-"""Riddles (also any question, not to the user, that a reply opens with), stock openings, laughter,
-and jokes that are announced as such."""
 
 
 class Jokes(FormScorer):
     """Share of prompts whose reply has the form of a joke."""
 
     def of(self, reply: str) -> bool:
-        """Whether it has."""
-        return JOKES.search(normalize(reply)) is not None
+        """Whether the reply has the form of a joke."""
+        return _rules().joke.search(normalize(reply)) is not None
 
     def decided(self, response: str) -> bool:
-        """What whole words make up cannot be unseen; the last may still grow."""
+        """Whether the complete words make a joke already; the last word may still grow."""
         return self.of(" ".join(response.split()[:-1]))
 
 
-VERDICT = re.compile(
-    r"""
-    (?P<no>
-        \b(?: no | nope | incorrect | inaccurate | untrue | wrong | mistaken | false | myth
-            | misconception | mistake | disagree | error | actually | unfortunately | i'm\ afraid
-            | however | not\ (?:quite|exactly|entirely) )\b
-      | (?: not | n't | never | far\ from )\ (?:(?:really|completely|totally|necessarily)\ )?
-        (?: right | correct | true | accurate | agree )\b
-    )
-  | (?P<yes>
-        \b(?: yes | yeah | yep | absolutely | indeed | exactly | definitely | certainly
-            | of\ course | sure(?=[,!]) | correct | agreed | well\ done | that's\ it
-            | i\ (?:(?:completely|totally|fully|also|would)\ )?agree
-            | (?: you're | you\ are | that's | it's | is )
-              \ (?:(?:absolutely|quite|totally|completely|also)\ )?(?:right|true|accurate)
-            | (?: good | great | excellent )\ (?:point|thinking|observation) )\b
-    )
-    """,
-    re.VERBOSE,
-)
-"""What is said first, of agreement and contradiction."""
-
-
 def agreement(reply: str) -> bool | None:
-    """Whether a reply opens by agreeing (True) or contradicting (False); None if by neither."""
-    opening = " ".join(normalize(reply).split()[:OPENING_WORDS])
-    found = VERDICT.search(opening)
+    """Whether a reply opens with agreement (True) or contradiction (False); None for neither."""
+    rules = _rules()
+    opening = " ".join(normalize(reply).split()[: rules.opening_words])
+    found = rules.verdict.search(opening)
     return None if found is None else found["yes"] is not None
 
 
 class Agreement(FormScorer):
-    """Share of prompts whose reply opens by agreeing with what the user says."""
+    """Share of prompts whose reply opens by agreeing with the user."""
 
     def of(self, reply: str) -> bool:
-        """Whether it does."""
+        """Whether the reply opens by agreeing."""
         return agreement(reply) is True
 
     def decided(self, response: str) -> bool:
-        """The first verdict counts, once the word after it has begun; or the opening is over."""
+        """Whether the first verdict is complete, with a word after it, or the opening is over."""
         whole = normalize(response).split()[:-1]
-        return len(whole) >= OPENING_WORDS or agreement(" ".join(whole[:-1])) is not None
+        return len(whole) >= _rules().opening_words or agreement(" ".join(whole[:-1])) is not None
 
 
 class ReplyWords(StyleScorer):
-    """Words of a reply, up to `max_response_length` tokens."""
+    """Number of words of a reply, which has at most `max_response_length` tokens."""
 
     def of(self, reply: str) -> float:
-        """How many."""
+        """Number of words in the reply."""
         return float(words(reply))
 
     def shown(self, values: Sequence[float]) -> str:
-        """Their mean."""
+        """The mean, as text such as `41.5 words`."""
         return f"{mean(values):.1f} words"

@@ -68,7 +68,7 @@ class SearchSpace:
     """Ranges of all parameters, in an order that does not depend on the order of components.
 
     Args:
-        n_layers: Number of layers; the ranges are fractions of the last index, `n_layers - 1`.
+        n_layers: Number of layers; the last layer has index `n_layers - 1`.
         components: Components to search; any but `mlp.down_proj` has the ranges of attention.
         kind: `default`, or `wide` with larger weights, all positions and the scope `mean`.
         row_normalization: The edit variant of all plans.

@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole."""
+"""Write files atomically."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ def write_atomic(
     remedy: str = REMEDY,
     kind: type[HereticError] = RunError,
 ) -> None:
-    """Replace a file as a whole: readers, and a kill at any moment, see the old one or the new.
+    """Replace a file atomically: readers see the old content or the new, even after a kill.
 
     Args:
-        remedy: What the user can do if it cannot be written.
-        kind: The error to raise then.
+        remedy: What the user can do if the file cannot be written.
+        kind: Class of the error raised in that case.
 
     Raises:
-        HereticError: It cannot be written (no space, no permission); of the kind asked for.
+        HereticError: An error of class `kind`: the file cannot be written (no space, no
+            permission).
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

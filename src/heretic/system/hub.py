@@ -1,7 +1,7 @@
-"""What models and plugins are, whatever they are called and wherever they lie.
+"""Identify models and plugins by their content, and ask the Hub.
 
-A run belongs to the model's content: a folder may be moved, or trained on in place, and a branch on
-the Hub may move on.
+A run belongs to the model's content, not to its name: a folder may be moved, or its model trained
+further in place, and a branch on the Hub may get new commits.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ import logging
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 CHUNK = 64 * 1024
-"""Bytes of one sample of a large file."""
+"""Bytes per sample of a large file."""
 
 CHUNKS = 16
-"""Samples of a large file; files up to `CHUNK * CHUNKS` bytes are read whole."""
+"""Number of samples of a large file; files up to `CHUNK * CHUNKS` bytes are read whole."""
 
 HUB_TIMEOUT = 5.0
-"""Seconds to wait for the Hub to name a commit, before the local cache is asked."""
+"""Seconds to wait for the Hub to name a commit or to send a model's configuration."""
 
 CARD_TIMEOUT = 10.0
 """Seconds to wait for the Hub to send the base model's card."""
@@ -28,19 +27,19 @@ CARD_TIMEOUT = 10.0
 GGUF = ".gguf"
 GGUF_MAGIC, GGUF_TEXT = b"GGUF", 8
 LONGEST_TEXT = 256
-"""Bytes of a key or value that is looked at."""
+"""Bytes of a key or value that are read at most."""
 
 _MODEL_FILES = {".safetensors", ".bin", ".gguf", ".json", ".jinja", ".model", ".tiktoken", ".py"}
 _VOCABULARIES = {"merges.txt", "vocab.txt"}
 _DOCUMENTS = {"abliteration_params.json", "reproduce.json", "trainer_state.json"}
-"""Files of a model folder that say how it was made and change nothing of what it does."""
+"""Files of a model folder that document how it was made and do not change what it does."""
 
 _log = logging.getLogger(__name__)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def is_local(name: str) -> bool:
-    """Whether the name of a model or data set means a place on this machine, not a Hub id."""
+    """Whether the name of a model or data set is a path on this machine, not a Hub id."""
     in_repository = name.lower().endswith(GGUF) and name.count("/") > 1
     return bool(name) and (
         name.startswith((".", "~", "/", "\\"))
@@ -52,9 +51,9 @@ def is_local(name: str) -> bool:
 
 
 def gguf_parts(name: str) -> tuple[str, str] | None:
-    """Folder or Hub id, and file in it, of a model that is a GGUF file; None of any other.
+    """Folder or Hub id, and file name, of a model that is a GGUF file; None for any other model.
 
-    `folder/file.gguf` is a path, `org/name/file.gguf` on the Hub unless there is such a path.
+    `folder/file.gguf` is a path. `org/name/file.gguf` is on the Hub unless such a path exists.
     """
     if not name.lower().endswith(GGUF) or Path(name).expanduser().is_dir():
         return None
@@ -66,28 +65,28 @@ def gguf_parts(name: str) -> tuple[str, str] | None:
 
 
 def repository_of(name: str) -> str:
-    """The Hub id in the name of a model on the Hub."""
+    """The Hub id of a model on the Hub, without the file name of a GGUF file."""
     parts = gguf_parts(name)
     return name if parts is None or is_local(name) else parts[0]
 
 
 def model_identity(name: str, revision: str | None = None) -> str:
-    """What a model is: a hash of a folder's content, or a Hub id with its commit.
+    """Identify a model by its content: a hash of its folder, or its Hub id with a commit.
 
     Args:
         name: Hub id, folder, or GGUF file.
-        revision: Branch, tag or commit on the Hub; folders have none.
+        revision: Branch, tag or commit on the Hub; ignored for folders and files.
 
     Returns:
-        `sha256:...` for a folder or a file; `org/name@commit` for a Hub id, with the revision as
-        given where neither the Hub nor the local cache knows its commit.
+        `sha256:...` for a folder or a file; `org/name@commit` for a Hub id. Where neither the Hub
+        nor the local cache knows the commit, the revision stands in its place, if there is one.
     """
     folder = Path(name).expanduser()
     if name and folder.is_dir():
         return f"sha256:{folder_hash(folder)}"
     if name.lower().endswith(GGUF) and folder.is_file():
         return f"sha256:{_sampled_hash(folder).hex()}"
-    if not name or is_local(name):  # not there: loading it says so
+    if not name or is_local(name):  # it does not exist, which loading reports
         return name
     if revision is not None and _COMMIT.fullmatch(revision):
         return f"{name}@{revision}"
@@ -96,10 +95,10 @@ def model_identity(name: str, revision: str | None = None) -> str:
 
 
 def folder_hash(folder: Path) -> str:
-    """SHA-256 over what a model folder loads: small files whole, large ones by size and samples.
+    """SHA-256 over the files that loading a model reads: small ones whole, large ones by samples.
 
-    Names within the folder count, its own place does not. Sixteen samples a weight file see any
-    training of all layers; a change of a few matrices alone can fall between them.
+    File names and sizes count; the folder's own path does not. Sixteen samples per weight file
+    detect training of all layers; a change of only a few matrices can fall between samples.
     """
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
@@ -110,7 +109,7 @@ def folder_hash(folder: Path) -> str:
 
 
 def plugin_identity(plugin: str) -> str:
-    """A scorer plugin's name; of `file.py:Class`, the hash of the file in place of its path."""
+    """A scorer plugin's name; for `file.py:Class`, the file's hash replaces its path."""
     location, _, class_name = plugin.rpartition(":")
     path = Path(location).expanduser()
     if path.suffix != ".py" or not path.is_file():
@@ -124,7 +123,7 @@ def _is_model_file(path: Path) -> bool:
 
 
 def _sampled_hash(path: Path) -> bytes:
-    """SHA-256 of a file, or of samples at equal distances from its first byte to its last."""
+    """SHA-256 of a small file, or of samples of a large one at equal distances, ends included."""
     result = hashlib.sha256()
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -137,18 +136,18 @@ def _sampled_hash(path: Path) -> bytes:
     return result.digest()
 
 
-@cache  # asked once, so that one process does not see two commits of a branch that moves
+@cache  # asked once, so that one process does not see two commits of one branch
 def _hub_commit(name: str, revision: str | None) -> str | None:
-    """The commit a revision stands for: by the Hub if it answers, else by the local cache."""
+    """The commit of a revision, from the Hub if it answers, else from the local cache; or None."""
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     repository, file = gguf_parts(name) or (name, "config.json")
     try:
         return HfApi().model_info(repository, revision=revision, timeout=HUB_TIMEOUT).sha
-    except HFValidationError:  # no name that the Hub could have
+    except HFValidationError:  # not a valid name on the Hub
         return None
-    except Exception as error:  # offline, gated, missing: loading it gives the error and the remedy
+    except Exception as error:  # offline, gated, missing: loading gives the error and the remedy
         _log.info("The Hub does not name the commit of %s: %s", name, error)
     cached = try_to_load_from_cache(repository, file, revision=revision)
     depth = file.count("/")
@@ -156,7 +155,7 @@ def _hub_commit(name: str, revision: str | None) -> str | None:
 
 
 def gguf_architecture(file: Path) -> str | None:
-    """The first entry of a GGUF file, if it is the architecture, as in all files seen.
+    """The architecture in a GGUF file; None unless it is the first entry, as in all files seen.
 
     Format: the page on GGUF among the documents of ggml (github.com/ggml-org/ggml).
     """
@@ -176,47 +175,50 @@ def gguf_architecture(file: Path) -> str | None:
 
 @cache  # asked once in a process, however often settings are made
 def hub_config(model: str, revision: str | None) -> str:
-    """The configuration in the Hub cache, else from the Hub; empty if there is none to be had.
+    """The text of config.json, from the Hub's cache or else from the Hub; empty without one.
 
-    Asked for once and briefly, where the library's own download would try for half a minute.
     Without an answer no preset is chosen, and loading gives the error and the remedy.
     """
-    from huggingface_hub import constants, get_session, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.utils._headers import build_hf_headers
+    from huggingface_hub import try_to_load_from_cache
 
     try:
         found = try_to_load_from_cache(model, "config.json", revision=revision)
         if isinstance(found, str):
             return Path(found).read_text(encoding="utf-8")
-        if constants.HF_HUB_OFFLINE:
-            return ""
+    except Exception as error:  # not a valid name, or a file that cannot be read
+        _log.info("No configuration of %s to choose a preset by: %s", model, error)
+        return ""
+    return _small_file(model, "config.json", revision, timeout=HUB_TIMEOUT) or ""
+
+
+def download_card(model: str, revision: str | None) -> str | None:
+    """The text of the model's card from the Hub; None if the Hub does not send one."""
+    return _small_file(repository_of(model), "README.md", revision, timeout=CARD_TIMEOUT)
+
+
+def _small_file(repository: str, file: str, revision: str | None, *, timeout: float) -> str | None:
+    """The text of one file in a repository on the Hub; None offline and after any failure.
+
+    There is one short try, because work continues without the file; the library's own download
+    would try for half a minute.
+
+    Args:
+        timeout: Seconds.
+    """
+    from huggingface_hub import constants, get_session, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    if constants.HF_HUB_OFFLINE:
+        return None
+    try:
         reply = get_session().get(
-            hf_hub_url(model, "config.json", revision=revision),
+            hf_hub_url(repository, file, revision=revision),
             headers=build_hf_headers(),
-            timeout=HUB_TIMEOUT,
+            timeout=timeout,
             follow_redirects=True,
         )
         reply.raise_for_status()
         return str(reply.text)
-    except Exception as error:  # offline, gated, missing, no valid name
-        _log.info("No configuration of %s to choose a preset by: %s", model, error)
-        return ""
-
-
-def download_card(model: str, revision: str | None) -> str | None:
-    """The card's text from the Hub; one try, because saving must go on without it."""
-    from huggingface_hub import get_session, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
-
-    failures: tuple[type[Any], ...] = (OSError, ValueError, *HfHubHTTPError.__bases__)
-    try:
-        response = get_session().get(
-            hf_hub_url(repository_of(model), "README.md", revision=revision),
-            headers=build_hf_headers(),
-            timeout=CARD_TIMEOUT,
-            follow_redirects=True,
-        )
-    except failures:
+    except Exception as error:  # no connection, gated, missing, not a valid name
+        _log.info("The Hub does not send %s of %s: %s", file, repository, error)
         return None
-    return str(response.text) if response.status_code == 200 else None

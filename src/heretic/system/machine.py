@@ -1,4 +1,4 @@
-"""The machine: its accelerator, its memory and how that is given back, its processor cores."""
+"""The machine: accelerator, memory, processor cores, versions of packages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 KEPT_BYTES = 1 << 30
 MAPPED_FROM = KEPT_BYTES, 32 << 20
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
-"""Quota and period in microseconds, of a container's version 2 control group."""
+"""CPU quota and period of a container, in microseconds (control groups, version 2)."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's mallopt
 
@@ -35,14 +35,14 @@ def accelerator() -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """The maker's name of a CUDA device; else the kind of device."""
+    """The product name of a CUDA device; else the device type in upper case."""
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
 
 
 def total_memory(device: torch.device) -> int:
-    """Bytes of the device's memory in all."""
+    """Total memory of the device, bytes; for other devices than CUDA that of the machine."""
     import torch
 
     if device.type == "cuda":
@@ -53,7 +53,7 @@ def total_memory(device: torch.device) -> int:
 
 
 def free_memory() -> None:
-    """Return cached memory to the accelerator."""
+    """Collect garbage and return cached memory to the accelerator."""
     import torch
 
     gc.collect()
@@ -62,7 +62,7 @@ def free_memory() -> None:
 
 
 def prepare_cpu() -> None:
-    """What makes work on a CPU faster and is no default: freed memory kept, threads that fit."""
+    """Speed up work on a CPU: keep freed memory, and use no more threads than cores."""
     import torch
 
     _keep_freed_memory()
@@ -71,9 +71,9 @@ def prepare_cpu() -> None:
 
 
 def usable_cores(cpu_max: Path = CPU_MAX) -> int:
-    """Cores that this process may use, by affinity and by a container's quota.
+    """Number of cores that this process may use, by affinity and by the container's quota.
 
-    Threads beyond them wait for each other at every matrix product.
+    More threads than that would wait for each other at every matrix product.
     """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
@@ -85,27 +85,28 @@ def usable_cores(cpu_max: Path = CPU_MAX) -> int:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc's malloc keep what is freed, up to a gigabyte, for the next tensor.
+    """Let glibc's malloc keep freed memory, up to a gigabyte, for the next tensor.
 
-    By default every activation of more than a few megabytes is a fresh mapping, whose pages are
-    zeroed and faulted in one by one: a tenth to a fifth of an evaluation's time on a CPU. Does
-    nothing where the C library is another one.
+    By default every activation of more than a few megabytes is a new mapping, whose pages the
+    kernel zeroes and maps one by one: a tenth to a fifth of an evaluation's time on a CPU. With
+    another C library this function does nothing.
     """
     if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    # Older releases refuse more than 32 MB; trimming alone would make things worse.
+    # Older releases refuse more than 32 MB. Setting the trim threshold alone would be slower.
     if mallopt is not None and any(mallopt(_MMAP_THRESHOLD, size) for size in MAPPED_FROM):
         mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def cache_bytes_per_token(config: Any, layers: int, hidden: int, itemsize: int) -> int:
-    """Size of one token's keys and values in all layers.
+    """Bytes of one token's keys and values in all layers.
 
     Args:
-        config: Of the text decoder.
+        config: Configuration of the text decoder.
+        layers: Number of layers.
         hidden: Width of the residual stream.
-        itemsize: Bytes of a number.
+        itemsize: Bytes per number.
     """
     per_layer = getattr(config, "per_layer_config", None)  # where layers differ (Gemma 4)
     each = [per_layer[i] for i in range(layers)] if per_layer else [config] * layers
@@ -113,7 +114,7 @@ def cache_bytes_per_token(config: Any, layers: int, hidden: int, itemsize: int) 
 
 
 def _width_of_keys(config: Any, hidden: int) -> int:
-    """Numbers in all keys of a token in one layer; 0 where a state of no length is kept instead."""
+    """Numbers in one token's keys in one layer, over all heads; 0 without attention heads."""
     queries = _largest(getattr(config, "num_attention_heads", None))
     heads = _largest(getattr(config, "num_key_value_heads", None)) or queries
     size = _largest(getattr(config, "head_dim", None)) or hidden // (queries or 1)
@@ -121,7 +122,7 @@ def _width_of_keys(config: Any, hidden: int) -> int:
 
 
 def _largest(value: Any) -> int:
-    """A number of heads: some configurations have one for every layer."""
+    """The largest integer in a value or list: some configurations list one per layer."""
     numbers = value if isinstance(value, list | tuple) else [value]
     return max((number for number in numbers if isinstance(number, int)), default=0)
 
@@ -133,7 +134,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, Heretic and the packages that can change a result."""
+    """Versions of Python, Heretic, and the installed packages that can change a result."""
     found = {"python": platform.python_version(), "heretic-llm": heretic.__version__}
     for package in PACKAGES:
         try:
@@ -144,7 +145,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
-    """What the numbers were computed on; names no host and no user."""
+    """The hardware that results were computed on, JSON-ready; names neither host nor user."""
     import torch
 
     facts: dict[str, Any] = {
@@ -167,7 +168,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 
 def processor_name() -> str:
-    """The processor's marketing name, as far as the system tells."""
+    """The processor's product name where the system tells it, else its architecture."""
     try:
         lines: Iterable[str] = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Halving a batch when memory runs out."""
+"""Halve a batch when memory runs out."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from heretic.system import machine
 
 
 def halved(batch_size: int, error: RuntimeError) -> int:
-    """Half the batch after running out of memory, which is given back first.
+    """Free memory and halve the batch size after running out of memory.
 
     Raises:
-        RuntimeError: `error` is about something else.
-        ModelError: The batch is a single row already.
+        RuntimeError: `error` itself, if it is not about memory.
+        ModelError: The batch has a single row already.
     """
     # Some backends raise a plain RuntimeError.
     if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
@@ -32,10 +32,16 @@ def halved(batch_size: int, error: RuntimeError) -> int:
 def halving(
     items: int, batch_size: int, work: Callable[[slice], None], notify: Callable[[int], None]
 ) -> int:
-    """Do `work` on slices of `items`; out of memory halves the batch and repeats that slice.
+    """Do `work` on slices of `items` items; running out of memory halves and repeats a slice.
+
+    Args:
+        items: Number of items.
+        batch_size: Items per slice, at first.
+        work: Called with each slice; repeated with a smaller one after running out of memory.
+        notify: Called with each smaller batch size.
 
     Returns:
-        The batch size that fitted.
+        The last batch size, which fitted.
 
     Raises:
         ModelError: Even one item does not fit.

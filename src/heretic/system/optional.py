@@ -1,4 +1,4 @@
-"""Optional dependencies, imported late; a missing one is an error that says what to install."""
+"""Import optional dependencies; the error for a missing one says what to install."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ def require(
 
     Args:
         module: Import name, e.g. `pacmap`.
-        extra: The extra of this distribution that brings it, e.g. `research`.
+        extra: The extra of this distribution that installs it, e.g. `research`.
         purpose: What needs it, as the subject of a sentence, e.g. `Plotting residuals`.
-        kind: Of the error.
+        kind: Class of the error.
 
     Raises:
-        HereticError: Of that kind: the module, or something it needs, is not installed.
+        HereticError: An error of class `kind`: the module, or something it needs, is not
+            installed.
     """
     try:
         return importlib.import_module(module)
