@@ -451,7 +451,8 @@ class TestEvents:
 def test_listing_trials_needs_no_optuna(tmp_path):
     make_study(tmp_path / "run").run(evaluate, 2)
     code = (
-        "import sys; from pathlib import Path; from heretic.runs.folder import RunFolder, list_runs\n"
+        "import sys; from pathlib import Path\n"
+        "from heretic.runs.folder import RunFolder, list_runs\n"
         "assert len(RunFolder(Path(sys.argv[1])).read_trials()) > 0\n"
         "assert not {'optuna', 'torch', 'numpy'} & set(sys.modules)"
     )
