@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from heretic import pipeline
 from heretic.demo import job
@@ -12,12 +15,22 @@ from heretic.demo.data import prompt_file
 from heretic.events import Silent
 
 
-def rows(name: str, count: int) -> dict[str, str]:
-    return {"dataset": str(prompt_file(name)), "split": f"train[:{count}]"}
+def rows(name: str, end: int, start: int = 0) -> dict[str, str]:
+    return {"dataset": str(prompt_file(name)), "split": f"train[{start}:{end}]"}
+
+
+@pytest.fixture
+def all_cores() -> Iterator[None]:
+    """This model is large enough for more than the one thread of other tests."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.slow
 @pytest.mark.demo
+@pytest.mark.usefixtures("all_cores")
 def test_the_planted_refusal_is_found_and_removed(tmp_path: Path) -> None:
     settings = job.demo_settings(
         Silent(),
@@ -30,6 +43,8 @@ def test_the_planted_refusal_is_found_and_removed(tmp_path: Path) -> None:
             "bad_prompts": rows("topic_train", 60),
             "good_evaluation_prompts": rows("ordinary_test", 30),
             "bad_evaluation_prompts": rows("topic_test", 30),
+            "good_held_out_prompts": rows("ordinary_test", 40, start=30),
+            "bad_held_out_prompts": rows("topic_test", 40, start=30),
             "study_checkpoint_dir": str(tmp_path / "runs"),
             "dtypes": ["float32"],
         },
@@ -46,5 +61,7 @@ def test_the_planted_refusal_is_found_and_removed(tmp_path: Path) -> None:
         assert refusals <= baseline / 2
         assert 0.0 < kl < 1.0
         exported = pipeline.export_trial(session, best, tmp_path / "edited", "merge")
+    assert exported.held_out is not None
+    assert (exported.held_out.good, exported.held_out.bad) == (10, 10)
     assert exported.saved[0].value == pytest.approx(refusals, abs=0.04)
     assert (tmp_path / "edited" / "model.safetensors").is_file()

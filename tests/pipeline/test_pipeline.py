@@ -56,13 +56,13 @@ dataset = "bad.txt"
 split = "train[8:]"
 """
 SLOW_SCORER = """
+import os
 import time
-from heretic.scorers import Needs
 from heretic.scorers.keyword import KeywordRefusals
 
 class Slow(KeywordRefusals):
     def measure(self, outputs, baseline):
-        time.sleep({seconds})
+        time.sleep(float(os.environ.get("SECONDS_A_TRIAL", "0")))
         return super().measure(outputs, baseline)
 """
 
@@ -93,12 +93,27 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def place(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with a model, prompts and a configuration."""
-    (tmp_path / "model").symlink_to(template / "model")
-    (tmp_path / "good.txt").write_text("\n".join(tiny.GOOD_PROMPTS))
-    (tmp_path / "bad.txt").write_text("\n".join(tiny.BAD_PROMPTS))
-    write_config(tmp_path)
+    lay_out(tmp_path, template)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def lay_out(place: Path, template: Path) -> None:
+    (place / "model").symlink_to(template / "model")
+    (place / "good.txt").write_text("\n".join(tiny.GOOD_PROMPTS))
+    (place / "bad.txt").write_text("\n".join(tiny.BAD_PROMPTS))
+    write_config(place)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a search leaves, made once."""
+    place = tmp_path_factory.mktemp("searched")
+    lay_out(place, template)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        assert main([]) == 0
+    return place / "checkpoints"
 
 
 def the_run(place: Path) -> RunFolder:
@@ -114,7 +129,7 @@ def start(place: Path, arguments: Sequence[str] = ()) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "SECONDS_A_TRIAL": "0.5"},
     )
 
 
@@ -298,7 +313,8 @@ class TestInterruption:
 
     @pytest.fixture
     def slow(self, place: Path) -> Path:
-        (place / "slow.py").write_text(SLOW_SCORER.format(seconds=0.5))
+        """Trials take long in the processes that are stopped, and only there."""
+        (place / "slow.py").write_text(SLOW_SCORER)
         extra = 'scorers = [{plugin = "slow.py:Slow", name = "refusals"}, '
         extra += '{plugin = "heretic.scorers.kl_divergence:KLDivergence", name = "kl_divergence"}]'
         write_config(place, n_trials=8, extra=extra)
@@ -345,8 +361,9 @@ class TestInterruption:
 
 class TestOtherCommands:
     @pytest.fixture
-    def searched(self, place: Path) -> Path:
-        main([])
+    def searched(self, place: Path, checkpoints: Path) -> Path:
+        """A working directory in which that search has been."""
+        shutil.copytree(checkpoints, place / "checkpoints")
         return place
 
     def test_apply_makes_the_trials_model_without_a_search(

@@ -14,6 +14,7 @@ from heretic.config.settings import Settings
 from heretic.errors import HereticError, ModelError, RunError
 from heretic.evaluator.library import LibraryEvaluator
 from heretic.events import Reporter, StageFinished, StageStarted
+from heretic.model.core import Model
 from heretic.model.library import LibraryModel
 from heretic.model.loading import load_tokenizer
 from heretic.model.source import ModelSource
@@ -24,6 +25,7 @@ from heretic.records.options import options_of
 from heretic.records.plan import Plan
 from heretic.records.trial import Score, Trial
 from heretic.runs.folder import RunFolder
+from heretic.runs.manifest import RunManifest
 from heretic.scorers import check_scorers, load_scorers
 
 OWN_WHEN_APPLYING = ("model", "trust_remote_code", "scorers", "scorer", "max_shard_size")
@@ -49,12 +51,8 @@ def apply_plan(
         RunError: The plan does not fit the model or its directions, or `run` holds no run.
         ExportError: The model cannot be saved, or the saved model does not score as before.
     """
-    known = run.read_manifest() if run is not None else None
-    if run is not None and known is None:
-        raise RunError(
-            f"{run.path} holds no run.", remedy="List the existing runs with `heretic runs`."
-        )
-    if run is not None and known is not None:
+    known = None if run is None else _manifest_of(run)
+    if known is not None:
         # The run decides what directions depend on; the user decides what code may run.
         own = {name: settings.to_dict()[name] for name in OWN_WHEN_APPLYING}
         settings = Settings.restore({**values_as_before(), **known.settings, **own})
@@ -66,18 +64,7 @@ def apply_plan(
         model, directions = model_and_directions(
             settings, prompts, reporter, variant=plan.row_normalization
         )
-    unknown = {name for name, _ in plan.kernels} - set(model.get_abliterable_components())
-    if unknown:
-        raise RunError(
-            f"The plan edits {', '.join(sorted(unknown))}, which this model does not have.",
-            remedy=f"It has {', '.join(model.get_abliterable_components())}.",
-        )
-    known_rank = directions.shape[1] if directions.dim() == 3 else 1
-    if plan.rank > known_rank:
-        raise RunError(
-            f"The plan removes {plan.rank} directions from a layer; only {known_rank} exist.",
-            remedy=f"Set max_rank to {plan.rank}, or apply the plan with the run it comes from.",
-        )
+    _check_fits(plan, model, directions)
     export.check_export(model, destination, strategy, settings.max_rank)
     evaluator = LibraryEvaluator(
         settings, model, directions, reporter, prompts.evaluation, scorers=scorers
@@ -96,6 +83,31 @@ def apply_plan(
     )
     export.save(model, request, destination, strategy=strategy, reporter=reporter)
     return export.verify(destination, request, evaluator, reporter)
+
+
+def _manifest_of(run: RunFolder) -> RunManifest:
+    known = run.read_manifest()
+    if known is None:
+        raise RunError(
+            f"{run.path} holds no run.", remedy="List the existing runs with `heretic runs`."
+        )
+    return known
+
+
+def _check_fits(plan: Plan, model: Model, directions: Tensor) -> None:
+    """Refuse a plan for components or directions that are not there."""
+    unknown = {name for name, _ in plan.kernels} - set(model.get_abliterable_components())
+    if unknown:
+        raise RunError(
+            f"The plan edits {', '.join(sorted(unknown))}, which this model does not have.",
+            remedy=f"It has {', '.join(model.get_abliterable_components())}.",
+        )
+    known_rank = directions.shape[1] if directions.dim() == 3 else 1
+    if plan.rank > known_rank:
+        raise RunError(
+            f"The plan removes {plan.rank} directions from a layer; only {known_rank} exist.",
+            remedy=f"Set max_rank to {plan.rank}, or apply the plan with the run it comes from.",
+        )
 
 
 def prepare_directions(
