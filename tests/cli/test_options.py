@@ -274,7 +274,7 @@ def process(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPro
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["config"], ["evalute", "--x"]])
 def test_no_heavy_library_is_loaded(arguments: list[str]):
-    heavy = "{'torch', 'transformers', 'datasets', 'optuna', 'matplotlib', 'pydantic_settings'}"
+    heavy = "{'torch', 'transformers', 'datasets', 'optuna', 'matplotlib', 'dotenv'}"
     code = (
         f"import sys; from heretic.main import main; main({arguments!r})\n"
         f"sys.stderr.write(str({heavy} & set(sys.modules)))"
