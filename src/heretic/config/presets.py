@@ -19,7 +19,7 @@ from heretic.errors import SettingsError
 from heretic.system.hub import gguf_architecture, gguf_parts, hub_config, is_local
 
 if TYPE_CHECKING:
-    from heretic.config.settings import Settings
+    from heretic.config.fields.all import SettingsFields
 
 OWN_FILE = Path(__file__).with_name("presets.toml")
 
@@ -75,9 +75,9 @@ class Preset:
             for condition, globs in self.conditions.items()
         )
 
-    def held(self, settings: Settings) -> Preset:
+    def held(self, settings: SettingsFields) -> Preset:
         """The preset with only those values that `settings` have: users may have set others."""
-        values = settings.to_dict()
+        values = settings.model_dump(mode="json")
         kept = {name: value for name, value in self.settings.items() if _in(value, values[name])}
         return replace(self, settings=kept)
 
@@ -210,7 +210,7 @@ def _configuration(model: str, revision: str | None) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def applied(settings: Settings) -> Preset | None:
+def applied(settings: SettingsFields) -> Preset | None:
     """The preset that applied to settings, with those of its values that they have; or None.
 
     Settings keep the values of a preset, not the preset: None too if its file no longer exists.
