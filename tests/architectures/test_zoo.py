@@ -1,4 +1,4 @@
-"""The zoo of tiny models: the families that the specification names run, and none is forgotten."""
+"""The zoo of tiny models: the families below run, and no model type is forgotten."""
 
 from __future__ import annotations
 

@@ -378,7 +378,7 @@ class TestLibrary:
     """The lines of the specification, as they stand."""
 
     def test_the_lines_as_they_stand(self, files: Path, tmp_path: Path) -> None:
-        F = functional  # noqa: N806 - the name in the specification
+        F = functional  # noqa: N806 - the usual name
         path = tmp_path / "edited"
         base = settings_for(files)
         good_prompts = load_prompts(DatasetSpecification(**base.good_prompts.model_dump()))

@@ -1,4 +1,4 @@
-"""The third split: chosen trials are scored on it, and what is saved says so."""
+"""Held-out prompts: chosen trials are scored on them, and what is saved says so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search space: its ranges are those of the specification, plans go there and back."""
+"""The search space: its ranges, and plans to parameters and back."""
 
 from __future__ import annotations
 

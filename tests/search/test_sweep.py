@@ -222,7 +222,7 @@ class TestObjective:
     def test_protected_prompts_are_to_stay_and_tell_how_the_behaviour_begins(
         self, model: Model, directions: Tensor
     ) -> None:
-        """What they reply shows the behaviour too: it is no sign of the opposite."""
+        """Their replies show the behaviour too, so they are not a sign of its opposite."""
         ablations = make_objective(model, directions)._ablations
         bad, protected = BAD[:4], BAD[4:]
         replies = dict(zip(BAD, model.get_responses_batched(BAD, max_new_tokens=32), strict=True))

@@ -132,7 +132,7 @@ class TestIsStagnant:
     def test_failed_and_raced_trials(self):
         front = [(1.0, 0.0), (0.0, 1.0)]
         assert is_stagnant(trials(*front, (1.0, 1.0), None, None), 1)
-        assert not is_stagnant(trials(*front, None, None), 1)  # failures are no trials
+        assert not is_stagnant(trials(*front, None, None), 1)  # failed trials do not count
         # The scores of a trial that was ended early are only the best it could have become.
         assert is_stagnant(trials(*front, (0.1, 0.1), pruned=[2]), 1)
 
