@@ -15,8 +15,8 @@ from heretic.demo.data import prompt_file
 from heretic.events import Silent
 
 
-def rows(name: str, end: int, start: int = 0) -> dict[str, str]:
-    return {"dataset": str(prompt_file(name)), "split": f"train[{start}:{end}]"}
+def rows(name: str, count: int) -> dict[str, str]:
+    return {"dataset": str(prompt_file(name)), "split": f"train[:{count}]"}
 
 
 @pytest.fixture
@@ -43,8 +43,8 @@ def test_the_planted_refusal_is_found_and_removed(tmp_path: Path) -> None:
             "bad_prompts": rows("topic_train", 60),
             "good_evaluation_prompts": rows("ordinary_test", 30),
             "bad_evaluation_prompts": rows("topic_test", 30),
-            "good_held_out_prompts": rows("ordinary_test", 40, start=30),
-            "bad_held_out_prompts": rows("topic_test", 40, start=30),
+            "good_held_out_prompts": rows("ordinary_held_out", 10),
+            "bad_held_out_prompts": rows("topic_held_out", 10),
             "study_checkpoint_dir": str(tmp_path / "runs"),
             "dtypes": ["float32"],
         },

@@ -1,4 +1,4 @@
-"""Residuals to directions."""
+"""From residuals to directions."""
 
 from __future__ import annotations
 

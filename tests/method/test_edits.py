@@ -166,7 +166,7 @@ def basis(seed: int, k: int, d_out: int = 12) -> Tensor:
     return rows
 
 
-def some_amounts(seed: int, *shape: int) -> Tensor:
+def some_weights(seed: int, *shape: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(shape, dtype=torch.float64, generator=generator) * 3 - 1
 
@@ -195,7 +195,7 @@ class TestRank:
         self, variant: RowNormalization, seed: int, k: int
     ) -> None:
         weight, _, _ = case(seed)
-        v, ablation_weights = basis(seed, k), some_amounts(seed, k)
+        v, ablation_weights = basis(seed, k), some_weights(seed, k)
         edited = edit_of(weight, v, ablation_weights, variant).edited_weight(weight)
         expected = definition_row_by_row(weight, v, ablation_weights, variant)
         torch.testing.assert_close(edited, expected, rtol=1e-9, atol=1e-10)
@@ -207,14 +207,14 @@ class TestRank:
     ) -> None:
         weight, _, inputs = case(seed)
         bias = torch.linspace(-3, 3, 12, dtype=torch.float64) if with_bias else None
-        edit = edit_of(weight, basis(seed, k), some_amounts(seed, k), variant)
+        edit = edit_of(weight, basis(seed, k), some_weights(seed, k), variant)
         hooked = edit.apply(functional.linear(inputs, weight, bias), bias)
         edited = functional.linear(inputs, edit.edited_weight(weight), bias)
         torch.testing.assert_close(hooked, edited, rtol=1e-9, atol=1e-9)
 
     def test_low_rank_factors_are_exact(self, variant: RowNormalization) -> None:
         weight, _, _ = case(1)
-        edit = edit_of(weight, basis(1, 3), some_amounts(1, 3), variant)
+        edit = edit_of(weight, basis(1, 3), some_weights(1, 3), variant)
         factors = edit.low_rank(weight)
         assert (factors.a.shape, factors.b.shape) == ((3, 20), (12, 3))
         result = weight + factors.b @ factors.a
@@ -256,14 +256,14 @@ class TestRank:
 
     def test_signs_of_directions_are_no_matter(self, variant: RowNormalization) -> None:
         weight, _, _ = case(11)
-        v, ablation_weights = basis(11, 3), some_amounts(11, 3)
+        v, ablation_weights = basis(11, 3), some_weights(11, 3)
         expected = edit_of(weight, v, ablation_weights, variant).edited_weight(weight)
         for signs in itertools.product((1.0, -1.0), repeat=3):
             turned = v * torch.tensor(signs, dtype=torch.float64).unsqueeze(-1)
             edited = edit_of(weight, turned, ablation_weights, variant).edited_weight(weight)
             torch.testing.assert_close(edited, expected, rtol=1e-12, atol=1e-12)
 
-    def test_equal_amounts_remove_a_span_whatever_its_axes(self, variant: RowNormalization) -> None:
+    def test_equal_weights_remove_a_span_whatever_its_axes(self, variant: RowNormalization) -> None:
         """Sum_j v_j v_j^T is the projection onto the span; unequal weights tell the axes apart."""
         weight, _, _ = case(12)
         v = basis(12, 3)
@@ -279,7 +279,7 @@ class TestRank:
     def test_rows_of_zeros_stay_finite(self, variant: RowNormalization) -> None:
         weight, _, inputs = case(5)
         weight[3] = 0
-        edit = edit_of(weight, basis(5, 2), some_amounts(5, 2), variant)
+        edit = edit_of(weight, basis(5, 2), some_weights(5, 2), variant)
         edited = edit.edited_weight(weight)
         assert edited.isfinite().all()
         if variant == "full":
@@ -294,7 +294,7 @@ class TestMany:
     def test_weights_row_by_row_are_edits_row_by_row(self, variant: RowNormalization) -> None:
         weight, _, inputs = case(20)
         ablation = make_ablation(weight, basis(20, 2), variant)
-        ablation_weights = some_amounts(20, 3, 2)
+        ablation_weights = some_weights(20, 3, 2)
         together = ablation.edit(ablation_weights)
         alone = [ablation.edit(row) for row in ablation_weights]
         assert_same(together, stack(alone))
@@ -309,10 +309,10 @@ class TestMany:
     def test_stacked_edits_may_differ_in_rank(self, variant: RowNormalization) -> None:
         weight, _, inputs = case(21)
         edits = [
-            edit_of(weight, basis(21, 1), some_amounts(21, 1), variant),
+            edit_of(weight, basis(21, 1), some_weights(21, 1), variant),
             None,
-            edit_of(weight, basis(22, 3), some_amounts(22, 3), variant),
-            edit_of(weight, basis(23, 2), some_amounts(23, 2), "none"),
+            edit_of(weight, basis(22, 3), some_weights(22, 3), variant),
+            edit_of(weight, basis(23, 2), some_weights(23, 2), "none"),
         ]
         stacked = stack(edits)
         assert stacked.read.shape == stacked.write.shape == (4, 3, 12)
@@ -326,7 +326,7 @@ class TestMany:
 
     def test_one_vector_per_row(self, variant: RowNormalization) -> None:
         weight, _, inputs = case(24)
-        ablation_weights = some_amounts(24, 3, 2)
+        ablation_weights = some_weights(24, 3, 2)
         edit = edit_of(weight, basis(24, 2), ablation_weights, variant)
         output = inputs @ weight.T
         torch.testing.assert_close(edit.apply(output[:, 0]), edit.apply(output)[:, 0])
@@ -355,7 +355,7 @@ class TestGradients:
         def edited(ablation_weights: Tensor, output: Tensor) -> Tensor:
             return ablation.edit(ablation_weights).apply(output, bias).sin().sum()
 
-        ablation_weights = some_amounts(31, *shape).requires_grad_()
+        ablation_weights = some_weights(31, *shape).requires_grad_()
         output = (inputs @ weight.T + bias).requires_grad_()
         assert torch.autograd.gradcheck(edited, (ablation_weights, output))
 
@@ -363,7 +363,7 @@ class TestGradients:
         weight, _, inputs = case(32)
         ablation = make_ablation(weight, basis(32, 2), variant)
         output = inputs @ weight.T
-        together = some_amounts(33, 3, 2).requires_grad_()
+        together = some_weights(33, 3, 2).requires_grad_()
         ablation.edit(together).apply(output).square().sum().backward()
         assert together.grad is not None
         for row in range(3):
@@ -377,7 +377,7 @@ class TestGradients:
     ) -> None:
         weight, _, inputs = case(34)
         ablation = make_ablation(weight.float(), basis(34, 2).float(), variant)
-        ablation_weights = some_amounts(34, 2).float().requires_grad_()
+        ablation_weights = some_weights(34, 2).float().requires_grad_()
         ablation.edit(ablation_weights).apply(
             (inputs @ weight.T).to(torch.bfloat16)
         ).sum().backward()

@@ -116,6 +116,15 @@ def checkpoints(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return place / "checkpoints"
 
 
+@pytest.fixture(scope="module")
+def own_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a task, the same for all tests: the harness takes seconds to index its own."""
+    folder = tmp_path_factory.mktemp("benchmark") / "tasks"
+    folder.mkdir()
+    benchmark_tasks.choice_task(folder, "tiny_own")
+    return folder
+
+
 def the_run(place: Path) -> RunFolder:
     (run,) = list_runs(place / "checkpoints")
     return RunFolder(run.path)
@@ -511,10 +520,10 @@ class TestOtherCommands:
         assert "--trust-plugins" in capsys.readouterr().err
 
     @pytest.fixture
-    def own_task(self, searched: Path) -> str:
+    def own_task(self, searched: Path, own_tasks: Path) -> str:
         """The name of a task in the folder `tasks`."""
-        (searched / "tasks").mkdir()
-        return benchmark_tasks.choice_task(searched / "tasks", "tiny_own")
+        (searched / "tasks").symlink_to(own_tasks)
+        return "tiny_own"
 
     def test_benchmarks_of_a_trial_beside_the_original(
         self, searched: Path, own_task: str, capsys: pytest.CaptureFixture[str]

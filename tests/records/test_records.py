@@ -165,7 +165,7 @@ class TestPlan:
         assert PLAN.ablation_weights("other", 10) == (0.0,)
         assert PLAN.ablation_weights(MLP, 10) == (1.0,)
 
-    def test_amounts_are_one_for_each_direction(self):
+    def test_there_is_one_ablation_weight_for_each_direction(self):
         plan = self.free(rank=3)
         assert plan.ablation_weights(MLP, 8) == pytest.approx((0.6, 0.6, 0.6))
         assert plan.ablation_weights(ATTENTION, 0) == (0.5, 0.25, 0.0)

@@ -196,7 +196,7 @@ def test_the_rest_of_the_vocabulary_counts_as_one_token(
     assert (bound[there] > 0.3 * exact[there]).all()
 
 
-def test_surprise_is_the_models_own_loss(model: Model) -> None:
+def test_nll_is_the_models_own_loss(model: Model) -> None:
     text = "Bread needs time."
     ids = torch.tensor(model.renderer.token_ids([text]))
     with torch.inference_mode():

@@ -272,7 +272,7 @@ def result_of(model_type: str) -> Result:
         case = Case.of(model_type)
     except UnsupportedModelError as error:
         return Result(model_type, reason=error.message)
-    # Whether there is a cache says how a text is read, and is no input beside it.
+    # Whether there is a cache says how a text is read. It is not a further input.
     if set(case.inputs) - {"use_cache"} != {"input_ids"}:
         others = ", ".join(sorted(set(case.inputs) - {"input_ids"})) or "no token ids"
         return Result(model_type, reason=f"does not run on text alone: it takes {others}")

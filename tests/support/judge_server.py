@@ -36,7 +36,7 @@ class Server:
 
     Attributes:
         script: What the next requests get, in order: a status, or `slow`, `drop`, `half`, `garbage`
-            (a body that is no JSON), or text as the judge's answer. Requests beyond it are judged.
+            (a body that is not JSON), or text as the judge's answer. Requests beyond it are judged.
         takes_schema: Whether `response_format` is known.
         meeting: If set, requests wait until as many are under way.
     """

@@ -1,4 +1,4 @@
-"""Models and plugins by their content."""
+"""Models and plugins are identified by their content."""
 
 from __future__ import annotations
 
