@@ -200,14 +200,10 @@ def known_run(path: Path) -> tuple[RunFolder, RunManifest]:
     Raises:
         RunError: The folder holds no run, or a damaged one.
     """
-    from heretic.errors import RunError
     from heretic.runs.folder import RunFolder
 
     folder = RunFolder(path)
-    manifest = folder.read_manifest()
-    if manifest is None:
-        raise RunError(f"{path} is not a run folder.", remedy="`heretic runs` lists run folders.")
-    return folder, manifest
+    return folder, folder.require_manifest()
 
 
 def run_settings(manifest: RunManifest, options: SettingsOptions) -> Settings:

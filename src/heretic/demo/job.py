@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heretic.config.nested import merged
+from heretic.config.schema import option_name
 from heretic.config.settings import Settings
 from heretic.demo.base import base_model, planted_model
 from heretic.demo.data import prompt_file
@@ -77,7 +78,7 @@ def demo_settings(reporter: Reporter, overrides: Mapping[str, Any]) -> Settings:
     for name in NOT_TAKEN:
         if name in overrides:
             raise SettingsError(
-                f"The demo takes no --{name.replace('_', '-')}.",
+                f"The demo takes no {option_name(name)}.",
                 remedy="Export its trials with `heretic export`, or use `heretic MODEL`.",
             )
     values = {**DEFAULTS, **overrides}

@@ -25,7 +25,6 @@ from heretic.records.options import options_of
 from heretic.records.plan import Plan
 from heretic.records.trial import Score, Trial
 from heretic.runs.folder import RunFolder
-from heretic.runs.manifest import RunManifest
 from heretic.scorers import check_scorers, load_scorers
 
 OWN_WHEN_APPLYING = ("model", "trust_remote_code", "scorers", "scorer", "max_shard_size")
@@ -51,7 +50,7 @@ def apply_plan(
         RunError: The plan does not fit the model or its directions, or `run` holds no run.
         ExportError: The model cannot be saved, or the saved model does not score as before.
     """
-    known = None if run is None else _manifest_of(run)
+    known = None if run is None else run.require_manifest()
     if known is not None:
         # The run decides what directions depend on; the user decides what code may run.
         own = {name: settings.to_dict()[name] for name in OWN_WHEN_APPLYING}
@@ -83,15 +82,6 @@ def apply_plan(
     )
     export.save(model, request, destination, strategy=strategy, reporter=reporter)
     return export.verify(destination, request, evaluator, reporter)
-
-
-def _manifest_of(run: RunFolder) -> RunManifest:
-    known = run.read_manifest()
-    if known is None:
-        raise RunError(
-            f"{run.path} holds no run.", remedy="List the existing runs with `heretic runs`."
-        )
-    return known
 
 
 def _check_fits(plan: Plan, model: Model, directions: Tensor) -> None:

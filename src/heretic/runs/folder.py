@@ -160,6 +160,19 @@ class RunFolder:
             raise self._damaged(_MANIFEST, "it does not hold a JSON object")
         return RunManifest.from_dict(data)
 
+    def require_manifest(self) -> RunManifest:
+        """Read the manifest of a run that must exist.
+
+        Raises:
+            RunError: No run has begun here; or see `read_manifest`.
+        """
+        manifest = self.read_manifest()
+        if manifest is None:
+            raise RunError(
+                f"{self.path} is not a run folder.", remedy="`heretic runs` lists run folders."
+            )
+        return manifest
+
     def save_directions(self, directions: NDArray[np.float32]) -> None:
         """Save the directions, [layers + 1, hidden] or [layers + 1, k, hidden], as float32.
 
