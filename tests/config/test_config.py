@@ -19,7 +19,13 @@ from heretic.config import DatasetSpecification, Settings, load_settings
 from heretic.config import reference as config_docs
 from heretic.config.declaration import AS_BEFORE, setting
 from heretic.config.fields.all import SettingsFields
-from heretic.config.schema import SettingsLayer, check_keys, known_paths, values_as_before
+from heretic.config.schema import (
+    SettingsLayer,
+    check_keys,
+    known_paths,
+    settings_of,
+    values_as_before,
+)
 from heretic.config.sources import ARGUMENTS
 from heretic.config.tables import ScorerSpecification
 from heretic.errors import SettingsError
@@ -484,6 +490,12 @@ def test_so_is_a_key_added_to_the_table_of_a_scorer():
     assert fingerprint_of(LaterSettings, scorers=[chosen]) == before
     heavier = fingerprint_of(LaterSettings, scorers=[{**chosen, "weight": 2.0}])
     assert heavier["scorers"] == [{**before["scorers"][0], "weight": 2.0}]
+
+
+def test_a_key_of_a_scorer_means_as_before_by_its_default():
+    """Runs made without the key get its default."""
+    keys = next(s.keys for s in settings_of() if s.name == "scorers")
+    assert all(key.as_before in ((), (key.default,)) for key in keys)
 
 
 def test_a_record_made_before_a_setting_existed_means_as_before():

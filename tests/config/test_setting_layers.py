@@ -145,6 +145,8 @@ class TestVariables:
             ({"HERETIC_MODEL": "3"}, {"model": "3"}),
             ({"HERETIC_SCORER__A__B": "3"}, {"scorer": {"a": {"b": 3}}}),
             ({"HERETIC_SCORER__A__B": "null"}, {"scorer": {"a": {"b": None}}}),
+            ({"HERETIC_SCORER__A": '{"b": "3"}'}, {"scorer": {"a": {"b": 3}}}),
+            ({"HERETIC_SCORER__A__B": '{"c": "3"}'}, {"scorer": {"a": {"b": {"c": "3"}}}}),
             (
                 {"HERETIC_SCORER__A__C": "x", "HERETIC_SCORER": '{"a": {"b": 3}}'},
                 {"scorer": {"a": {"b": 3, "c": "x"}}},

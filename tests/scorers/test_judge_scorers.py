@@ -116,7 +116,7 @@ class TestLLMJudge:
                 price_out=10.0,
             )
             told: list[tuple[str, int, int]] = []
-            scorer.tell = lambda *step: told.append(step)
+            scorer.on_progress = lambda *step: told.append(step)
             score = scorer.score(OUTPUTS, OUTPUTS)
             assert told == [("judge, judged", done, 4) for done in (1, 2, 3, 4)]
             assert (score.value, score.display) == (0.5, "2/4")
@@ -426,7 +426,7 @@ class TestGuard:
         assert found[0].reason == "unsafe\nS1"
         told: list[int] = []
         outputs = Outputs(prompts={"bad": self.PROMPTS}, responses={"bad": self.REPLIES})
-        scorer.tell = lambda what, done, total: told.append(done)
+        scorer.on_progress = lambda what, done, total: told.append(done)
         assert scorer.score(outputs, outputs).display == "2/4"
         assert told == [*range(batch_size, 4, batch_size), 4]
 

@@ -29,8 +29,9 @@ def setting(default: Any, group: str, description: str, **options: Any) -> Any:
     Every setting that changes scores is part of a run's fingerprint, which names the run's folder.
     A setting that is added later would therefore rename the folders of all runs made before it, so
     that they are not found again. Such a setting must pass `as_before`: where it has that value, it
-    is left out of the fingerprint. A key that is added to `DatasetSpecification` or
-    `ScorerSpecification` says the same by `Field(json_schema_extra={AS_BEFORE: VALUE})`.
+    is left out of the fingerprint. A key that is added to
+    `ScorerSpecification` says the same by `Field(VALUE, json_schema_extra={AS_BEFORE: VALUE})`:
+    there the value must be the default, which runs without the key go on with.
 
     Args:
         default: Its default; None stands for "unset".

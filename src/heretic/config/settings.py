@@ -165,7 +165,7 @@ def _without_as_before(
     kept: dict[str, Any] = {}
     for setting in settings:
         value = values[setting.name]
-        if value in setting.as_before:
+        if any(type(value) is type(old) and value == old for old in setting.as_before):
             continue
         tables = setting.kind == "list of tables"
         kept[setting.name] = (

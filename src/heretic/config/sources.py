@@ -150,10 +150,10 @@ def read_variables(variables: Mapping[str, str | None], origin: SettingsOrigin) 
         if text is None:
             continue
         value = text if setting.kind in _PLAIN else decoded(text)
-        whole = path == setting.path
-        if whole and setting.kind == "open table" and isinstance(value, Mapping):
+        depth = len(path) - len(setting.path)
+        if setting.kind == "open table" and depth <= 1 and isinstance(value, Mapping):
             value = decoded(value)  # texts within it too: their types are not known here
-        if not (whole and value is None):  # JSON's null leaves a setting to the layers below
+        if depth > 0 or value is not None:  # JSON's null leaves a setting to the layers below
             put(values, path, value)
     return _checked(SettingsLayer(origin, values))
 

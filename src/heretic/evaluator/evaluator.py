@@ -25,6 +25,7 @@ from heretic.prompts import EvaluationPrompts
 from heretic.records.plan import Plan
 from heretic.records.trial import Optimization, Score
 from heretic.scorers import Outputs, PromptSet, Scorer
+from heretic.scorers.base import Tell
 
 NO_REUSE = Techniques(reuse_originals=False)
 """For a model that is run only once."""
@@ -67,8 +68,9 @@ class Evaluator:
         self._prefix = model.response_prefix
         self._baseline_file = baseline_file
         self._prompts = prompts.by_name()
+        self._tell = _progress_to(self._reporter)
         for scorer in self.scorers:
-            scorer.tell = self._tell
+            scorer.on_progress = self._tell
 
     @property
     def _sizes(self) -> dict[PromptSet, int]:
@@ -171,9 +173,6 @@ class Evaluator:
     def _score(self, outputs: Outputs, baseline: Outputs) -> tuple[Score, ...]:
         return tuple(scorer.score(outputs, baseline) for scorer in self.scorers)
 
-    def _tell(self, what: str, done: int, total: int) -> None:
-        self._reporter.emit(EvaluationProgress(what, done, total))
-
     @cached_property
     def _engine(self) -> Engine | PlainEngine:
         """The engine of the unedited model, which keeps the original's states for all plans."""
@@ -266,6 +265,11 @@ class Evaluator:
             finished=lambda row, prompt, text: race.take_reply(numbers[row], name, prompt, text),
             on_step=_ReplyProgress(self._reporter),
         )
+
+
+def _progress_to(reporter: Reporter) -> Tell:
+    """A function that reports progress; scorers keep it, and must not keep the evaluator alive."""
+    return lambda what, done, total: reporter.emit(EvaluationProgress(what, done, total))
 
 
 class _ReplyProgress:

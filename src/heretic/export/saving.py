@@ -45,7 +45,7 @@ def check_place(options: ExportOptions, destination: Path, strategy: str) -> Non
     check_disk(destination, needed)
 
 
-def check_export(model: Model, destination: Path, strategy: str, max_rank: int = 1) -> None:
+def check_export(model: Model, destination: Path, strategy: str, max_rank: int) -> None:
     """Check before the work starts that the result can be saved.
 
     Args:

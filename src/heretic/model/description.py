@@ -69,7 +69,7 @@ class WriterRow:
         """How it is edited, in words."""
         if self.experts:
             return "sum of experts with none, otherwise each expert"
-        return "output during the search, weight on saving"
+        return "output in the search, weight when saved"
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,3 +58,8 @@ class Reading:
 
     nll: Tensor
     tokens: Tensor
+
+    @property
+    def surprise(self) -> Tensor:
+        """`nll` under the name that plugins of earlier releases read."""
+        return self.nll

@@ -58,7 +58,7 @@ Tell = Callable[[str, int, int], None]
 
 
 def tell_nobody(what: str, done: int, total: int) -> None:
-    """Ignore progress; the default of `Scorer.tell`."""
+    """Ignore progress; the default of `Scorer.on_progress`."""
 
 
 class ScorerSettings(Protocol):
@@ -124,7 +124,8 @@ class Scorer:
     change.
 
     Attributes:
-        tell: Called with progress by scorers that take long; the evaluator sets it.
+        on_progress: Called as (what is done, units done, units in all) by scorers that take long;
+            the evaluator sets it.
     """
 
     Options: ClassVar[type[BaseModel]] = NoOptions
@@ -155,7 +156,7 @@ class Scorer:
         self.name = name
         self.optimization: Optimization = optimization
         self.options: Any = self.Options(**(options or {}))
-        self.tell: Tell = tell_nobody
+        self.on_progress: Tell = tell_nobody
 
     def sets(self) -> Mapping[PromptSet, DatasetSpecification]:
         """The scorer's own sets, in addition to the evaluation prompts; `needs` names them.

@@ -78,7 +78,7 @@ class _Judging(ReplyScorer):
         found = self.verdicts(
             outputs.prompts[self.set],
             outputs.responses[self.set],
-            partial(self.tell, f"{self.name}, judged"),
+            partial(self.on_progress, f"{self.name}, judged"),
         )
         return [verdict.label in self.options.counts for verdict in found]
 
