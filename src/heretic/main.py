@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from heretic.cli import INTERRUPTED
+
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; errors are raised. See `heretic.cli.main.run`."""
@@ -19,5 +21,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from heretic.cli import main as command_line
     except KeyboardInterrupt:  # in the first moments, while modules load
         print("Interrupted.", file=sys.stderr)  # noqa: T201 - the program ends here
-        return 130
+        return INTERRUPTED
     return command_line.main(arguments)

@@ -35,6 +35,7 @@ from heretic.config import Settings
 from heretic.errors import ExportError, SettingsError
 from heretic.export.files import check_destination
 from heretic.records import Trial, front
+from heretic.records.options import options_of
 
 FRONT = front([trial(number) for number in range(4)])  # row 0 is trial 3
 ENTER = "\r"
@@ -294,7 +295,7 @@ def test_actions_that_are_not_there() -> None:
 
 def test_answers_are_read_from_the_real_settings() -> None:
     settings = Settings(model="m", trial_index=3, save_directory="out", benchmarks=["mmlu"])
-    answers = Answers.from_settings(settings)
+    answers = options_of(Answers, settings)
     assert answers == Answers(trial_index=3, save_directory=Path("out"), benchmarks=("mmlu",))
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
 
 from heretic.config.schema import option_name, settings_of
 
@@ -43,11 +42,6 @@ class Answers:
     benchmarks: tuple[str, ...] | None = None
     benchmark_original: bool | None = None
     checkpoint_action: str | None = None
-
-    @classmethod
-    def from_settings(cls, settings: Any) -> Self:
-        """The answers among `heretic.config.Settings` (or anything with fields of these names)."""
-        return cls(**{field.name: getattr(settings, field.name) for field in fields(cls)})
 
     def open_questions(self) -> list[str]:
         """Names of unset settings that a run without a terminal needs to finish."""

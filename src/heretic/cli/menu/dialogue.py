@@ -12,6 +12,7 @@ from rich.text import Text
 from heretic.cli.display.text import print_command, safe
 from heretic.cli.menu.answers import Answers, program_arguments, way_on
 from heretic.cli.menu.questions import Prompter, Unanswered, terminal_prompter
+from heretic.records.options import options_of
 from heretic.records.trial import Score
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Dialogue:
     def of_command(cls, settings: Settings, display: Display, baseline: Sequence[Score]) -> Self:
         """The dialogue of this command, on the terminal if there is one."""
         return cls(
-            answers=Answers.from_settings(settings),
+            answers=options_of(Answers, settings),
             model=settings.model,
             argv=program_arguments(),
             display=display,
