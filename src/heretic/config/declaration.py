@@ -38,7 +38,9 @@ def setting(default: Any, group: str, description: str, **options: Any) -> Any:
         group: The heading it is listed under, one of `GROUPS`.
         description: What it means, for the help, `config.default.toml` and the reference page.
         **options: `example` (a value to show where the default is unset); `scores` (False where a
-            change cannot change any score, so that a run can be resumed after it); `as_before` (the
+            change cannot change any score, so that a run can be resumed after it); `consent` (True
+            where any value but the default lets code of others run: such a value counts only where
+            the user gave it, see `heretic.config.consent`); `as_before` (the
             value, as JSON has it, with which everything is as it was before the setting existed;
             for settings added later that change scores); and constraints, as `pydantic.Field` takes
             them.
@@ -46,6 +48,7 @@ def setting(default: Any, group: str, description: str, **options: Any) -> Any:
     extra = {
         "group": group,
         "scores": options.pop("scores", True),
+        "consent": options.pop("consent", False),
         "example": options.pop("example", None),
     }
     if AS_BEFORE in options:

@@ -62,6 +62,7 @@ class SettingInfo:
         required: Whether it has to be given; only keys of tables are.
         example: A value to show where the default is unset.
         scores: Whether a change of it can change a score.
+        consent: Whether any value but the default lets code of others run.
         as_before: Empty, or the one value (in JSON) with which everything is as it was before the
             setting existed; see `heretic.config.declaration.setting`.
         choices: The values of a `choice`.
@@ -76,6 +77,7 @@ class SettingInfo:
     required: bool
     example: Any
     scores: bool
+    consent: bool
     as_before: tuple[Any, ...]
     choices: tuple[str, ...]
     keys: tuple[SettingInfo, ...]
@@ -127,6 +129,7 @@ def _decoded_field(path: tuple[str, ...], field: FieldInfo) -> SettingInfo:
         required=field.is_required(),
         example=extra.get("example"),
         scores=bool(extra.get("scores", True)),
+        consent=bool(extra.get("consent", False)),
         as_before=(extra[AS_BEFORE],) if AS_BEFORE in extra else (),
         choices=get_args(annotation) if kind == "choice" else (),
         keys=_decoded_fields(inner, path) if _is_model(inner) else (),

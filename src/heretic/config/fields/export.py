@@ -97,4 +97,5 @@ class ExportFields(FieldGroup):
         "code that they name is run.",
         example="my-tasks",
         scores=False,
+        consent=True,
     )

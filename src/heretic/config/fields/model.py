@@ -70,6 +70,7 @@ class ModelFields(FieldGroup):
         "Model",
         "Run code that comes with the model. Never switched on by anything but you.",
         scores=False,
+        consent=True,
     )
     residual_writers: Texts = setting(
         (),
