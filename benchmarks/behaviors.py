@@ -17,7 +17,8 @@ from pathlib import Path
 
 from heretic.demo.base import base_model
 from heretic.records import Score, Trial
-from heretic.runs.folder import RunFolder, list_runs
+from heretic.runs.folder import RunFolder
+from heretic.runs.listing import list_runs
 
 BEHAVIORS = ("humour", "sycophancy", "slop", "verbosity")
 LIMIT = 0.5

@@ -29,7 +29,8 @@ from heretic.harness.store import figures_of
 from heretic.main import main
 from heretic.model import experts
 from heretic.records import Trial, front
-from heretic.runs.folder import RunFolder, list_runs
+from heretic.runs.folder import RunFolder
+from heretic.runs.listing import list_runs
 
 CONFIG = """
 model = "model"

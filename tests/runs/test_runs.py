@@ -16,8 +16,9 @@ from heretic.cli.commands import runs as runs_command
 from heretic.errors import ExportError, RunError
 from heretic.records import Trial, front
 from heretic.runs import folder as runs
-from heretic.runs.folder import RunFolder, digest, find_run, list_runs, slug
+from heretic.runs.folder import RunFolder, digest, slug
 from heretic.runs.journal import read_trials, trial_from_record, trial_to_record
+from heretic.runs.listing import find_run, list_runs
 from heretic.runs.manifest import SCHEMA_VERSION, RunManifest
 from heretic.system.files import write_atomic
 

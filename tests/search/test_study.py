@@ -452,7 +452,8 @@ def test_listing_trials_needs_no_optuna(tmp_path):
     make_study(tmp_path / "run").run(evaluate, 2)
     code = (
         "import sys; from pathlib import Path\n"
-        "from heretic.runs.folder import RunFolder, list_runs\n"
+        "from heretic.runs.folder import RunFolder\n"
+        "from heretic.runs.listing import list_runs\n"
         "assert len(RunFolder(Path(sys.argv[1])).read_trials()) > 0\n"
         "assert not {'optuna', 'torch', 'numpy'} & set(sys.modules)"
     )

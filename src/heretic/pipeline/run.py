@@ -30,7 +30,8 @@ from heretic.prompts import Prompt, PromptSets
 from heretic.records.options import options_of
 from heretic.records.plan import Plan
 from heretic.records.trial import Optimization, Score, Trial
-from heretic.runs.folder import RunFolder, digest, find_run
+from heretic.runs.folder import RunFolder, digest
+from heretic.runs.listing import find_run
 from heretic.runs.manifest import RunManifest
 from heretic.scorers import Scorer, check_scorers, load_scorers
 from heretic.scorers.registry import behavior_shown, deciding_options

@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from heretic.runs.folder import RunSummary
+    from heretic.runs.listing import RunSummary
 
 
 @click.command("runs", context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,7 +36,7 @@ def command(study_checkpoint_dir: Path | None, config: Path | None, as_json: boo
     continues it), or unreadable.
     """
     from heretic.config.settings import load_settings
-    from heretic.runs.folder import list_runs
+    from heretic.runs.listing import list_runs
 
     given = {} if study_checkpoint_dir is None else {"study_checkpoint_dir": study_checkpoint_dir}
     folder = load_settings(given, config, require_model=False).study_checkpoint_dir

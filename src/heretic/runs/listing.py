@@ -1,0 +1,106 @@
+"""The runs in a folder: one row for each, and the run of some settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from heretic.errors import RunError
+from heretic.records.trial import front
+from heretic.runs.folder import RunFolder, digest
+from heretic.runs.manifest import RunManifest
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """One row of `heretic runs`.
+
+    Attributes:
+        state: `running`, `finished`, `unfinished` or `unreadable`.
+        completed: Number of trials with scores.
+        failed: Number of trials without scores.
+        n_trials: Number of trials asked for when the run began; None if unknown.
+        front: Number of trials on the front.
+        created: When the run began, ISO 8601 in UTC.
+        updated: Time of the last trial, or of the manifest, ISO 8601 in UTC.
+        note: Why the run is unreadable; None if it is readable.
+    """
+
+    path: Path
+    model: str
+    state: str
+    completed: int = 0
+    failed: int = 0
+    n_trials: int | None = None
+    front: int = 0
+    created: str = ""
+    updated: str = ""
+    note: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+def list_runs(checkpoint_dir: Path) -> list[RunSummary]:
+    """The runs in a folder, the most recently used first; unreadable runs have a note."""
+    return [_summary(folder) for folder in _folders(checkpoint_dir)]
+
+
+def find_run(checkpoint_dir: Path, fingerprint: Mapping[str, Any]) -> RunManifest | None:
+    """The manifest of the most recently used run with this fingerprint; None if there is none."""
+    wanted = digest(fingerprint)
+    for folder in _folders(checkpoint_dir):
+        with suppress(RunError):  # a run that cannot be read cannot be resumed
+            manifest = folder.read_manifest()
+            if manifest is not None and digest(manifest.fingerprint) == wanted:
+                return manifest
+    return None
+
+
+def _folders(checkpoint_dir: Path) -> list[RunFolder]:
+    """Folders that hold a run, the most recently used first."""
+    if not checkpoint_dir.is_dir():
+        return []
+    folders = [RunFolder(path) for path in sorted(checkpoint_dir.iterdir())]
+    return sorted((folder for folder in folders if folder.exists), key=_used, reverse=True)
+
+
+def _summary(folder: RunFolder) -> RunSummary:
+    updated = datetime.fromtimestamp(_used(folder), UTC).isoformat(timespec="seconds")
+    try:
+        manifest = folder.read_manifest()
+        trials = folder.read_trials()
+    except RunError as error:
+        note = str(error)
+        return RunSummary(folder.path, folder.path.name, "unreadable", updated=updated, note=note)
+    if manifest is None:  # it was discarded after it was listed
+        return RunSummary(folder.path, folder.path.name, "unreadable", note="It has no manifest.")
+    completed = sum(trial.state == "complete" for trial in trials)
+    n_trials = manifest.settings.get("n_trials")
+    target = n_trials if isinstance(n_trials, int) else None
+    if folder.is_locked:
+        state = "running"
+    else:
+        state = "finished" if target is not None and completed >= target else "unfinished"
+    return RunSummary(
+        path=folder.path,
+        model=manifest.model,
+        state=state,
+        completed=completed,
+        failed=len(trials) - completed,
+        n_trials=target,
+        front=len(front(trials)),
+        created=manifest.created,
+        updated=updated,
+    )
+
+
+def _used(folder: RunFolder) -> float:
+    """When the run was last written to, in seconds since the epoch."""
+    paths = (folder.journal_path, folder.manifest_path)
+    return max((path.stat().st_mtime for path in paths if path.is_file()), default=0.0)
