@@ -293,6 +293,12 @@ class TestBaselineFile:
         assert sizes[0] < 0.6 * sizes[1]
 
 
+def test_scores_of_replies_are_known_by_name(model: Model) -> None:
+    evaluator = Evaluator(model.settings, model)
+    assert evaluator.replies_read == {"refusals": len(evaluator.baseline_outputs.responses["bad"])}
+    assert {score.name for score in evaluator.baseline} == {"refusals", "kl_divergence"}
+
+
 def test_plans_need_directions(model: Model) -> None:
     with pytest.raises(ValueError, match="without directions"):
         Evaluator(model.settings, model).evaluate([plan()])

@@ -247,23 +247,51 @@ def test_reloading_takes_the_files_not_the_memory(
     assert reloaded.response_prefix == model.response_prefix
 
 
+def rate(count: int, total: int, note: str = "") -> Score:
+    """A score of replies as the refusal scorer makes it, with a note of broken replies."""
+    values = tuple(float(index < count) for index in range(total))
+    return Score("r", count / total, "minimize", f"{count}/{total}{note}", values=values)
+
+
+def divergence(value: float) -> Score:
+    return Score("k", value, "minimize", f"{value:.4f}")
+
+
+def length(*words: float) -> Score:
+    """A score of replies that is no rate."""
+    return Score("r", sum(words) / len(words), "minimize", "long", values=words)
+
+
 @pytest.mark.parametrize(
     ("searched", "measured", "good"),
     [
-        (Score("r", 0.10, "minimize", "10/100"), Score("r", 0.13, "minimize", "13/100"), True),
-        (Score("r", 0.10, "minimize", "10/100"), Score("r", 0.14, "minimize", "14/100"), False),
-        (Score("r", 0.10, "minimize", "1/10"), Score("r", 0.20, "minimize", "2/10"), True),
-        (Score("r", 0.10, "minimize", "1/10"), Score("r", 0.30, "minimize", "3/10"), False),
-        (Score("k", 0.02, "minimize", "0.02"), Score("k", 0.03, "minimize", "0.03"), True),
-        (Score("k", 0.02, "minimize", "0.02"), Score("k", 0.031, "minimize", "0.031"), False),
-        (Score("k", 1.0, "minimize", "1.0"), Score("k", 1.05, "minimize", "1.05"), True),
-        (Score("k", 1.0, "minimize", "1.0"), Score("k", 1.06, "minimize", "1.06"), False),
-        (Score("k", 1.0, "minimize", "1"), Score("k", float("nan"), "minimize", "nan"), False),
+        (rate(10, 100), rate(13, 100), True),
+        (rate(10, 100), rate(14, 100), False),
+        (rate(1, 10), rate(2, 10), True),
+        (rate(1, 10), rate(3, 10), False),
+        # What the text says beside the count changes nothing.
+        (rate(1, 8, " (1 degenerate)"), rate(2, 8, " (1 partial, 1 degenerate)"), True),
+        (rate(1, 8, " (1 degenerate)"), rate(3, 8), False),
+        (rate(0, 8), rate(1, 8, " (1 degenerate)"), True),
+        # Weights between 0 and 1, and scores on another scale.
+        (length(0.5, 0.0, 0.0, 0.0), length(0.5, 0.5, 0.0, 0.0), True),
+        (length(0.5, 0.0, 0.0, 0.0), length(0.5, 0.5, 0.5, 0.0), False),
+        (length(20.0, 90.0, 50.0, 40.0), length(80.0, 90.0, 50.0, 40.0), True),
+        (length(20.0, 90.0, 50.0, 40.0), length(80.0, 90.0, 90.0, 40.0), False),
+        # Runs of earlier releases kept no values of single prompts.
+        (replace(rate(10, 100, " (2 partial)"), values=()), rate(13, 100), True),
+        (replace(rate(10, 100), values=()), rate(14, 100), False),
+        (divergence(0.02), divergence(0.03), True),
+        (divergence(0.02), divergence(0.031), False),
+        (divergence(1.0), divergence(1.05), True),
+        (divergence(1.0), divergence(1.06), False),
+        (divergence(1.0), divergence(float("nan")), False),
     ],
 )
 def test_tolerances(searched: Score, measured: Score, good: bool) -> None:
-    assert agree(searched, measured) == good
-    assert bool(disagreements((searched,), (measured,))) != good
+    replies = {"r": max(len(measured.values), 1)}
+    assert agree(searched, measured, replies.get(searched.name, 0)) == good
+    assert bool(disagreements((searched,), (measured,), replies)) != good
 
 
 def test_an_earlier_export_is_replaced(model: Model, wanted: ExportRequest, tmp_path: Path) -> None:

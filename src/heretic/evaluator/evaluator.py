@@ -81,6 +81,15 @@ class Evaluator:
         """What the search does with each score, in order."""
         return tuple(scorer.optimization for scorer in self.scorers)
 
+    @property
+    def replies_read(self) -> dict[str, int]:
+        """Number of replies behind each score that rests on replies, by its name."""
+        return {
+            scorer.name: sum(self._sizes[name] for name in scorer.needs.responses)
+            for scorer in self.scorers
+            if scorer.needs.responses
+        }
+
     # --- plans -----------------------------------------------------------------------------
 
     def evaluate(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,8 +29,6 @@ and the same edit of the weights differ by rounding in half precision."""
 ROOM = 1.25
 """Free memory that a second model needs, as a multiple of its weights; batches need the rest."""
 
-_COUNT = re.compile(r"\s*\d+\s*/\s*(\d+)\s*")
-
 
 class ModelScorer(Protocol):
     """The part of `heretic.evaluator.evaluator.Evaluator` that verification uses."""
@@ -41,6 +38,10 @@ class ModelScorer(Protocol):
     @property
     def baseline(self) -> tuple[Score, ...]:
         """Scores of the unedited model."""
+
+    @property
+    def replies_read(self) -> Mapping[str, int]:
+        """Number of replies behind each score that rests on replies, by its name."""
 
     def score_model(self, other: Model) -> tuple[Score, ...]:
         """Scores of another model against the unedited one."""
@@ -78,7 +79,7 @@ def verify(
             remedy="Do not use it; try another trial or dtype.",
         )
     rewrite_scores(folder, replace(request, baseline=baseline, verified=scores))
-    problems = disagreements(request.trial.scores, scores)
+    problems = disagreements(request.trial.scores, scores, evaluator.replies_read)
     if problems:
         raise ExportError(
             f"The model saved in {folder} does not score as in the search: {'; '.join(problems)}.",
@@ -146,31 +147,45 @@ def _free_memory() -> None:
     free_memory()
 
 
-def disagreements(searched: tuple[Score, ...], measured: tuple[Score, ...]) -> list[str]:
-    """Scores that differ beyond tolerance, in words; a score that one side lacks is left out."""
+def disagreements(
+    searched: tuple[Score, ...], measured: tuple[Score, ...], replies: Mapping[str, int]
+) -> list[str]:
+    """Scores that differ beyond tolerance, in words; a score that one side lacks is left out.
+
+    Args:
+        replies: Number of replies behind each score that rests on replies, by its name.
+    """
     before = {score.name: score for score in searched}
     return [
         f"{score.name} was {before[score.name].display} and is {score.display}"
         for score in measured
-        if score.name in before and not agree(before[score.name], score)
+        if score.name in before and not agree(before[score.name], score, replies.get(score.name, 0))
     ]
 
 
-def agree(searched: Score, measured: Score) -> bool:
-    """Whether two measurements of one score agree up to rounding in the model's dtype."""
+def agree(searched: Score, measured: Score, replies: int = 0) -> bool:
+    """Whether two measurements of one score agree up to rounding in the model's dtype.
+
+    Args:
+        replies: Number of replies that the score rests on; 0 if it rests on other outputs.
+    """
     if searched.value == measured.value:
         return True
     # Written so that a NaN on either side never agrees.
-    return abs(searched.value - measured.value) <= tolerance(searched) + 1e-9
+    return abs(searched.value - measured.value) <= tolerance(searched, measured, replies) + 1e-9
 
 
-def tolerance(score: Score) -> float:
+def tolerance(searched: Score, measured: Score, replies: int) -> float:
     """The largest difference that rounding explains.
 
-    Rates shown as `n/m` may differ by 3 of 100, or by one prompt where the set is small. All other
-    scores have the tolerance of a divergence.
+    Rounding may turn a reply into another one. Therefore 3 of 100 replies, or one where there are
+    few, may have any value among those that were measured; the same holds for yes and no by other
+    outputs. All other scores have the tolerance of a divergence.
     """
-    count = _COUNT.fullmatch(score.display)
-    if count is not None and int(count[1]) > 0:
-        return max(RATE, 1 / int(count[1]))
-    return max(DIVERGENCE_ABSOLUTE, DIVERGENCE_RELATIVE * abs(score.value))
+    known = bool(searched.values and measured.values)  # runs of earlier releases kept no values
+    values = (*searched.values, *measured.values)
+    yes_or_no = known and set(values) <= {0.0, 1.0}
+    count = len(measured.values) if yes_or_no else replies
+    if not count:
+        return max(DIVERGENCE_ABSOLUTE, DIVERGENCE_RELATIVE * abs(searched.value))
+    return max(RATE, 1 / count) * (max(values) - min(values) if known else 1.0)

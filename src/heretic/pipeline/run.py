@@ -6,6 +6,7 @@ Values found at run time go into the run's manifest, never into the settings.
 from __future__ import annotations
 
 import json
+import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -250,10 +251,13 @@ def load_run(
 
 
 def _warn_of_changes(known: RunManifest, baseline: tuple[Score, ...], reporter: Reporter) -> None:
-    """Warn if the original model no longer scores as it did when the run began."""
-    recorded = [(row["name"], row["display"]) for row in known.found["baseline"]]
-    if [(score.name, score.display) for score in baseline] != recorded:
-        before = ", ".join(f"{name} {display}" for name, display in recorded)
+    """Warn if the original model no longer scores as it did when the run began.
+
+    Figures are compared, not their texts: a text may also say how replies were classified.
+    """
+    recorded = [Score.from_dict(row) for row in known.found["baseline"]]
+    if not _same_figures(recorded, baseline):
+        before = ", ".join(f"{score.name} {score.display}" for score in recorded)
         reporter.emit(
             Notice(
                 f"The original model scored {before} when this run began, but not now. The machine "
@@ -261,6 +265,14 @@ def _warn_of_changes(known: RunManifest, baseline: tuple[Score, ...], reporter: 
                 level="warning",
             )
         )
+
+
+def _same_figures(first: Sequence[Score], second: Sequence[Score]) -> bool:
+    """Whether scores have the same names in the same order, and equal values to four digits."""
+    return [score.name for score in first] == [score.name for score in second] and all(
+        math.isclose(one.value, other.value, rel_tol=1e-4, abs_tol=1e-4)
+        for one, other in zip(first, second, strict=True)
+    )
 
 
 def new_manifest(

@@ -1,0 +1,45 @@
+"""Figures of a run that goes on are compared as figures, not as texts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from heretic.events import Event, Notice
+from heretic.pipeline.run import _warn_of_changes
+from heretic.records import Score
+from heretic.runs.manifest import RunManifest
+
+REFUSED = Score("refusals", 0.5, "minimize", "4/8 (1 degenerate)", values=(1.0,) * 4 + (0.0,) * 4)
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.notices: list[Notice] = []
+
+    def emit(self, event: Event) -> None:
+        if isinstance(event, Notice):
+            self.notices.append(event)
+
+
+@pytest.mark.parametrize(
+    ("now", "warned"),
+    [
+        (REFUSED, False),
+        (replace(REFUSED, display="4/8"), False),
+        (replace(REFUSED, value=0.500001), False),
+        (replace(REFUSED, value=0.625, display="5/8"), True),
+        (replace(REFUSED, value=0.625), True),
+        (replace(REFUSED, name="others"), True),
+    ],
+)
+def test_a_warning_follows_the_figures(now: Score, warned: bool, tmp_path: Path) -> None:
+    known = RunManifest(
+        model="m", digest="", seed=1, fingerprint={}, settings={},
+        found={"baseline": [REFUSED.to_dict()]},
+    )  # fmt: skip
+    heard = Heard()
+    _warn_of_changes(known, (now,), heard)
+    assert [notice.level for notice in heard.notices] == ["warning"] * warned
