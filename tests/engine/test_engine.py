@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from tests.model.test_model import FAMILIES, GPT2_SIZES
 from tests.support import tiny
 from torch import Tensor
@@ -26,7 +28,7 @@ from heretic.engine.prefill import KEPT_SHARE, Techniques
 from heretic.engine.slots import SlotCache, States
 from heretic.events import Event, Notice
 from heretic.method.edits import OutputEdit
-from heretic.model import AbliterationParameters, Model
+from heretic.model import AbliterationParameters, Model, generation
 from heretic.model.editing import RowEdits
 from heretic.records import AnyKernel, LayerWeights, Plan, RowNormalization
 from heretic.scorers.keyword import has_marker, is_refusal
@@ -66,6 +68,24 @@ def load(path: Path, reporter: Collector | None = None, **overrides: Any) -> Mod
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load(tiny.folder(tmp_path_factory.mktemp("llama")))
+
+
+def with_cache_called(name: str, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the model a forward that calls its cache `name`, as other releases do."""
+    own = generation.cache_argument(model.model)
+    plain = type(model.model).forward
+
+    def forward(self: Any, *args: Any, **given: Any) -> Any:
+        if name in given:
+            given[str(own)] = given.pop(name)
+        return plain(self, *args, **given)
+
+    known = inspect.signature(plain)
+    forward.__signature__ = known.replace(  # type: ignore[attr-defined]
+        parameters=[p.replace(name=name) if p.name == own else p for p in known.parameters.values()]
+    )
+    renamed = type("Renamed", (type(model.model),), {"forward": forward})
+    monkeypatch.setattr(model.model, "__class__", renamed)
 
 
 def edits_of(model: Model, *weights: float) -> list[dict[str, OutputEdit]]:
@@ -591,6 +611,33 @@ class TestFaults:
         with edited(model, plans[0]):
             expected = model.get_logits_batched(GOOD)
         assert torch.equal(engine.logits("good", plans[0]), expected)
+
+    @pytest.mark.parametrize("name", ["cache", "past_key_values"])
+    def test_the_cache_may_have_its_old_name_or_its_new_one(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = load(tiny.folder(tmp_path))
+        expected = plain_replies(model, {})
+        with_cache_called(name, model, monkeypatch)
+        assert plain_replies(model, {}) == expected
+        engine = open_engine(model, {"bad": BAD}, replied={"bad"}, max_new_tokens=LENGTH)
+        assert isinstance(engine, Engine)
+        assert engine.replies("bad", [{}]) == [expected]
+
+    def test_a_cache_of_another_name_is_not_found_and_the_notice_says_what_was_seen(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        reporter = Collector()
+        model = load(tiny.folder(tmp_path), reporter)
+        expected = plain_replies(model, {})
+        with_cache_called("memory", model, monkeypatch)
+        engine = open_engine(model, {"bad": BAD}, replied={"bad"}, max_new_tokens=LENGTH)
+        assert isinstance(engine, PlainEngine)
+        [warning] = [text for text in reporter.warnings if "one by one" in text]
+        assert "cache or past_key_values" in warning
+        assert "input_ids, attention_mask, position_ids, memory" in warning
+        assert transformers.__version__ in warning
+        assert engine.replies("bad", [{}]) == [expected]
 
     def test_the_plain_way_drops_plans_too(
         self, llama: Model, monkeypatch: pytest.MonkeyPatch

@@ -28,7 +28,7 @@ from heretic.errors import HereticError
 from heretic.method.edits import OutputEdit
 from heretic.model import capture
 from heretic.model.editing import RowEdits
-from heretic.model.generation import has_plain_cache, most_likely
+from heretic.model.generation import most_likely, without_plain_cache
 from heretic.system import memory
 
 if TYPE_CHECKING:
@@ -68,11 +68,9 @@ def open_engine(
     """
     if techniques is not None and not techniques.share_batches:
         return PlainEngine(model, prompts, max_new_tokens=max_new_tokens)
-    if not has_plain_cache(model.model):
-        model.say(
-            "Plans are evaluated one by one, which is slower: the model needs other states than "
-            "keys and values, or reads the whole text at every step"
-        )
+    reason = without_plain_cache(model.model)
+    if reason is not None:
+        model.say(f"Plans are evaluated one by one, which is slower with this model: {reason}")
         return PlainEngine(model, prompts, max_new_tokens=max_new_tokens)
     reason = ""
     try:

@@ -131,9 +131,9 @@ class Model(PromptReader):
             input_ids=tokens.to(device),
             position_ids=positions.to(device),
             attention_mask=added,
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{generation.cache_argument(self.model) or "cache": cache},
         ).logits
         return logits[:, -1]
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import DynamicCache, StoppingCriteriaList
 
@@ -15,6 +16,9 @@ from heretic.model.capture import forward_arguments
 
 Decide = Callable[[Sequence[list[int]]], Sequence[bool]]
 """Maps new token ids of the live rows to whether each row needs no further tokens."""
+
+CACHE_ARGUMENTS = ("cache", "past_key_values")
+"""What forwards call their cache."""
 
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -52,16 +56,17 @@ def greedy(
     Returns:
         New token ids of each row, in the order of the input.
     """
-    if not has_plain_cache(model):
+    if without_plain_cache(model) is not None:
         return _by_generate(model, input_ids, attention_mask, max_new_tokens, end, decide, on_step)
     replies: list[list[int]] = [[] for _ in range(len(input_ids))]
     live = list(range(len(input_ids)))
     cache = DynamicCache(config=model.config)
     mask = attention_mask
+    held: dict[str, Any] = {"use_cache": True, cache_argument(model) or "cache": cache}
     arguments = forward_arguments(model, mask)
     tokens = input_ids
     for _ in range(max_new_tokens):
-        output = model(input_ids=tokens, past_key_values=cache, use_cache=True, **arguments)
+        output = model(input_ids=tokens, **held, **arguments)
         chosen = most_likely(output.logits[:, -1])
         keep = _take_in(chosen.tolist(), live, replies, end)
         if decide is not None:
@@ -84,15 +89,35 @@ def greedy(
     return replies
 
 
-def has_plain_cache(model: Any) -> bool:
-    """Whether decoding needs only a cache of keys and values, from which rows can be removed."""
+def cache_argument(model: Any) -> str | None:
+    """What the model's forward calls its cache; None if it takes none.
+
+    transformers renamed `past_key_values` to `cache` in 5.24. Code that comes with a model may use
+    the old name under any release.
+    """
+    accepted = inspect.signature(model.forward).parameters
+    return next((name for name in CACHE_ARGUMENTS if name in accepted), None)
+
+
+def without_plain_cache(model: Any) -> str | None:
+    """Why decoding needs more than a cache of keys and values whose rows can be removed.
+
+    None if it needs no more.
+    """
     if _is_uncached(model):
-        return False
-    stateful = getattr(model, "_is_stateful", False) or model.config.is_encoder_decoder
+        return "it reads the whole text at every step"
+    if model.config.is_encoder_decoder:
+        return "it has an encoder and a decoder"
     default = getattr(model, "_supports_default_dynamic_cache", lambda: False)
-    if stateful or not default():
-        return False
-    return "past_key_values" in inspect.signature(model.forward).parameters
+    if getattr(model, "_is_stateful", False) or not default():
+        return "it keeps other states than keys and values"
+    if cache_argument(model) is None:
+        known = " or ".join(CACHE_ARGUMENTS)
+        return (
+            f"its forward takes no {known} in transformers {transformers.__version__} "
+            f"({', '.join(inspect.signature(model.forward).parameters)})"
+        )
+    return None
 
 
 def _is_uncached(model: Any) -> bool:
