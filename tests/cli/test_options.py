@@ -163,7 +163,7 @@ def refusal(*arguments: str) -> str:
         (["m", "--scorer.refusals", "3"], "--scorer.NAME.OPTION VALUE"),
         (["m", "--scorer.refusals.x"], "requires an argument"),
         (["m", "--scorer", "3"], "not a JSON table"),
-        (["m", "--config", "none.toml"], "none.toml cannot be read: No such file"),
+        (["m", "--config", "none.toml"], "none.toml does not exist."),
         ([], "No model given. Usage: heretic MODEL"),
         (["config", "extra"], "See `heretic config --help`."),
     ],

@@ -220,7 +220,7 @@ class TestOwn:
         assert re.search(complaint, f"{caught.value} {caught.value.remedy or ''}")
 
     def test_a_missing_folder_is_said(self):
-        with pytest.raises(SettingsError, match=r"nowhere.*cannot be read"):
+        with pytest.raises(SettingsError, match=r"nowhere.*does not exist"):
             Settings(model="m", behavior="./nowhere")
 
 

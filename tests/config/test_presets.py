@@ -159,7 +159,7 @@ def test_mistakes_name_the_file_and_the_key(text: str, complaint: str):
 
 
 def test_a_file_that_is_not_there():
-    with pytest.raises(SettingsError, match=r"none\.toml cannot be read"):
+    with pytest.raises(SettingsError, match=r"none\.toml does not exist"):
         Settings(model=model("m", "llama"), preset="none.toml")
 
 

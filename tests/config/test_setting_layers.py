@@ -66,7 +66,7 @@ class TestReaders:
         assert read_environment() == SettingsLayer(ENVIRONMENT, values)
 
     def test_dotenv(self):
-        assert read_dotenv() == SettingsLayer(DOTENV, {})
+        assert read_dotenv() == SettingsLayer(DOTENV, {}, consents=False)
         Path(".env").write_text(
             "HERETIC_MODEL=m  # which\nexport HERETIC_SYSTEM_PROMPT='Be brief.'\n"
             "HERETIC_SEED\nX=y\n"
@@ -118,16 +118,16 @@ class TestReaders:
 
     def test_no_file_is_read_twice(self, monkeypatch: pytest.MonkeyPatch):
         read: list[Path] = []
-        read_text = Path.read_text
+        opened = Path.open
 
-        def counted(path: Path, *arguments: Any, **options: Any) -> str:
+        def counted(path: Path, *arguments: Any, **options: Any) -> Any:
             read.append(path)
-            return read_text(path, *arguments, **options)
+            return opened(path, *arguments, **options)
 
         Path("config.toml").write_text('behavior = "./mine.toml"\npreset = "./presets.toml"\n')
         Path("mine.toml").write_text("seed = 3\n")
         Path("presets.toml").write_text("[all]\nn_trials = 7\n")
-        monkeypatch.setattr(Path, "read_text", counted)
+        monkeypatch.setattr(Path, "open", counted)
         settings = Settings(model="m")
         assert (settings.seed, settings.n_trials) == (3, 7)
         names = [path.name for path in read if path.parent.name != "config"]

@@ -17,6 +17,7 @@ from torch import Tensor
 from heretic import pipeline, prompts
 from heretic.config import Settings
 from heretic.config.schema import reproducible_names
+from heretic.config.tables import is_own_plugin
 from heretic.errors import ExportError
 from heretic.events import Event, Notice, Reporter, Silent
 from heretic.export import reproduce, save
@@ -28,7 +29,7 @@ from heretic.export.documents.reproduction import (
     without_secrets,
 )
 from heretic.export.files import sha256_file
-from heretic.export.reproduce import check_plugins, is_own_plugin, restored_settings
+from heretic.export.reproduce import check_plugins, restored_settings
 from heretic.export.request import ExportRequest
 from heretic.export.safetensors import stream
 from heretic.method.directions import difference_directions

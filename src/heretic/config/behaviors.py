@@ -7,6 +7,7 @@ overrides the preset of the model's family.
 
 from __future__ import annotations
 
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,15 +23,9 @@ FILE_NAME = "config.toml"
 ABOUT = "about"
 """Key beside the settings: a description in one line."""
 
-FORBIDDEN = (
-    "model",
-    "model_commit",
-    "evaluate_model",
-    "trust_remote_code",
-    "preset",
-    "behavior",
-)
-"""Settings that only the user may set, or that decide which files are read."""
+FORBIDDEN = ("model", "model_commit", "evaluate_model", "preset", "behavior")
+"""Settings that decide which files are read. Settings that are consents are refused as well; but a
+behaviour that the user names may bring scorer files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +131,14 @@ def _absolute(value: Any, folder: Path, key: str = "") -> Any:
     return value
 
 
-def read_behavior_layer(above: Mapping[str, Any]) -> SettingsLayer | None:
+def read_behavior_layer(
+    above: Mapping[str, Any], named_by: SettingsLayer | None = None
+) -> SettingsLayer | None:
     """The ready configuration that `behavior` names, adapted to what the user set.
 
     Args:
         above: All layers above this one, merged.
+        named_by: The layer that names it: if that gives consent, so does the configuration.
 
     Raises:
         SettingsError: As `find_behavior`.
@@ -149,7 +147,12 @@ def read_behavior_layer(above: Mapping[str, Any]) -> SettingsLayer | None:
     if not choice:
         return None
     behavior = find_behavior(str(choice))
-    return SettingsLayer(behavior.origin, _fitted(behavior.settings, above))
+    return SettingsLayer(
+        behavior.origin,
+        _fitted(behavior.settings, above),
+        consents=named_by is None or named_by.consents,
+        whole=f"--behavior {shlex.quote(str(choice))}",
+    )
 
 
 def _fitted(settings: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

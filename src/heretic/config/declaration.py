@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from heretic.system.documents import parse_json
 
 GROUPS = ("Model", "Generation", "Prompts", "Method", "Search", "Scorers", "Export", "Research")
 """The headings of the help and of the generated files, in their order."""
@@ -62,8 +63,8 @@ def as_list(value: Any) -> Any:
         return value
     if value.lstrip().startswith("["):
         try:
-            return json.loads(value)
-        except json.JSONDecodeError as error:
+            return parse_json(value)
+        except ValueError as error:
             raise ValueError(f"looks like a JSON list, but is not valid JSON: {error}") from error
     return [value] if value else []
 
@@ -72,8 +73,8 @@ def as_table(value: Any) -> Any:
     """Text that looks like a JSON table as a table; other text stays text."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
-            return json.loads(value)
-        except json.JSONDecodeError as error:
+            return parse_json(value)
+        except ValueError as error:
             raise ValueError(f"looks like a JSON table, but is not valid JSON: {error}") from error
     return value
 

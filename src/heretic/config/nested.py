@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from heretic.errors import SettingsError
+from heretic.system import documents
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,8 +40,8 @@ def decoded(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
-    except json.JSONDecodeError:
+        return documents.parse_json(value)
+    except ValueError:
         return value
 
 
@@ -52,12 +51,4 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         SettingsError: The file cannot be read or is not TOML.
     """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise SettingsError(f"The configuration file {path} cannot be read: {reason}.") from error
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"The configuration file {path} is not UTF-8 text.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"The configuration file {path} is not valid TOML: {error}.") from error
+    return documents.read_toml(path, kind=SettingsError, what=f"The configuration file {path}")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from heretic.config.nested import read_toml
 from heretic.config.schema import SettingsLayer, SettingsOrigin, check_ready_made, no_such
 from heretic.errors import SettingsError
+from heretic.system.documents import parse_json
 from heretic.system.hub import gguf_architecture, gguf_parts, hub_config, is_local
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ OWN_FILE = Path(__file__).with_name("presets.toml")
 CONDITIONS = ("model_types", "names", "stored_dtypes")
 WHY = "why"
 
-FORBIDDEN = ("model", "model_commit", "evaluate_model", "trust_remote_code", "preset")
-"""Settings that choose the preset, or that only the user may set."""
+FORBIDDEN = ("model", "model_commit", "evaluate_model", "preset")
+"""Settings that choose the preset. What gives consent is refused as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,11 +201,11 @@ def _configuration(model: str, revision: str | None) -> dict[str, Any]:
         return {} if kind is None else {"model_type": kind}
     try:
         text = (
-            (Path(model).expanduser() / "config.json").read_text(encoding="utf-8")
+            (Path(model).expanduser() / "config.json").read_text(encoding="utf-8-sig")
             if is_local(model)
             else hub_config(model, revision)
         )
-        data = json.loads(text)
+        data = parse_json(text, strict=False)
     except (OSError, ValueError):
         return {}
     return data if isinstance(data, dict) else {}
@@ -239,7 +240,9 @@ def read_preset_layer(above: Mapping[str, Any]) -> SettingsLayer | None:
         )
     except OSError as error:
         raise SettingsError(f"The model {model} cannot be looked up: {error}.") from error
-    return None if preset is None else SettingsLayer(preset.origin, preset.settings)
+    if preset is None:
+        return None
+    return SettingsLayer(preset.origin, preset.settings, consents=preset.file == OWN_FILE)
 
 
 def documented() -> Iterator[tuple[str, str, str, str]]:

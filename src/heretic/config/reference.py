@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from heretic.config import behaviors
 from heretic.config.declaration import GROUPS
-from heretic.config.schema import Kind, SettingInfo, settings_of
+from heretic.config.schema import Kind, SettingInfo, consent_names, settings_of
 from heretic.config.tables import DatasetSpecification, ScorerSpecification
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ _PAIR = 2
 _TOML_HEAD = """\
 Every setting of Heretic with its default and its meaning; printed by `heretic config`.
 Settings that are commented out are unset; the value shown is an example.
-Copy what you want to change to config.toml, or name a file by --config FILE.
+Copy what you want to change to config.toml, or name a file by --config FILE. What lets code of
+others run or sends data away (docs/settings.md, Consent) counts only in a file that you name.
 """
 _PAGE_HEAD = """\
 # Settings
@@ -56,6 +57,15 @@ out keeps its default. Lists are JSON in variables (`'["auto", "float32"]'`), or
 single element; on the command line, the option can also be repeated. Empty text unsets a setting
 that may be unset. `heretic config` prints everything below as a TOML file.
 
+<a name="consent"></a>
+**Consent.** A `config.toml` or `.env` that lies in the working directory may come from anybody. It
+cannot let code of others run or send data away. So these count only from the arguments, the command
+line, the environment, the secrets folder, or a file named by `--config`: CONSENTS, scorers from
+outside Heretic (`file.py:Class`, `module:Class`), and a scorer's `endpoint` and `api_key_env`. A
+behaviour named in one of these places may name scorers and judges too; a preset may not. Elsewhere
+they are an error that gives the options to say it with. In `.env`, `${NAME}` stands for a variable
+of the same file, never for one of the environment.
+
 Settings that say "Unset: ask" are questions. With a terminal they are asked; without one, the front
 is printed together with the command that continues from there.
 """
@@ -71,7 +81,7 @@ set is recorded with a run like any other setting, so that a run continues as it
 A file of your own, `preset = "mine.toml"`, has one table for each preset, with conditions
 (`model_types`, `names`, `stored_dtypes`: lists of globs, each of which may be left out), `why`, and
 settings. Its presets are tried first, in order, then those below; the first that fits applies. It
-cannot set `model`, `model_commit`, `evaluate_model`, `trust_remote_code` and `preset`.
+cannot set `model`, `model_commit`, `evaluate_model` and `preset`, nor give a consent.
 
 | preset | for | sets | why |
 | --- | --- | --- | --- |
@@ -114,7 +124,7 @@ def settings_page() -> str:
     """The reference page, in Markdown."""
     from heretic.config.presets import documented
 
-    parts = [_PAGE_HEAD]
+    parts = [_PAGE_HEAD.replace("CONSENTS", ", ".join(f"`{name}`" for name in consent_names()))]
     for group in GROUPS:
         parts.append(
             f"\n## {group}\n\n| setting | type | default | meaning |\n| --- | --- | --- | --- |\n"

@@ -179,6 +179,11 @@ def reproducible_names() -> frozenset[str]:
     return frozenset(setting.name for setting in settings_of() if setting.scores)
 
 
+def consent_names() -> tuple[str, ...]:
+    """The settings that let code of others run, in the order of the settings."""
+    return tuple(setting.name for setting in settings_of() if setting.consent)
+
+
 def values_as_before(model: type[BaseModel] = SettingsFields) -> dict[str, Any]:
     """The values, as JSON has them, of settings that a record lacks because they came later."""
     return {setting.name: value for setting in settings_of(model) for value in setting.as_before}
@@ -217,11 +222,16 @@ class SettingsLayer:
     Attributes:
         values: By name; tables are nested.
         of_command: Whether it belongs to one command: its options, and the file of `--config`.
+        consents: Whether it can give consent (`heretic.config.consent`): the user wrote or named
+            it, it was not merely found.
+        whole: The option that gives consent to all of it; None if there is none.
     """
 
     origin: SettingsOrigin
     values: Mapping[str, Any]
     of_command: bool = False
+    consents: bool = True
+    whole: str | None = None
 
 
 def unknown_key(path: tuple[str, ...], origin: SettingsOrigin) -> SettingsError:
@@ -265,13 +275,13 @@ def check_ready_made(
     """Refuse what a preset or a ready configuration must not set.
 
     Args:
-        forbidden: Names of settings that only the user may set.
+        forbidden: Names of settings that only the user may set, in addition to all consents.
         kind: "presets" or "behaviors", for the error.
 
     Raises:
         SettingsError: A key is forbidden; or as `check_keys`.
     """
-    for key in forbidden:
+    for key in (*forbidden, *consent_names()):
         if key in values:
             raise SettingsError(f"Setting {key} {origin.name}: {kind} cannot set it.")
     check_keys(values, origin)

@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from heretic.config import tables
 from heretic.config.behaviors import read_behavior_layer
+from heretic.config.consent import check_consent
 from heretic.config.fields.all import SettingsFields
 from heretic.config.nested import merged
 from heretic.config.presets import read_preset_layer
@@ -34,14 +35,16 @@ class Settings(SettingsFields):
     `Settings(good_prompts={"split": "train[:50]"})` keeps the other defaults of that table.
 
     Raises:
-        SettingsError: A key is unknown or a value malformed, in whatever place it stands.
+        SettingsError: A key is unknown or a value malformed, in whatever place it stands; or as
+            `check_consent`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     def __init__(self, **values: Any) -> None:
-        said = (read_arguments(values), *read_user_layers({}, None))
-        self._validate_layers(with_ready_made(said))
+        layers = with_ready_made((read_arguments(values), *read_user_layers({}, None)))
+        self._validate_layers(layers)
+        check_consent(self, layers)
 
     @classmethod
     def from_layers(cls, layers: Sequence[SettingsLayer]) -> Self:
@@ -112,14 +115,19 @@ def load_settings(
         command_line: What the command line sets, nested as in TOML; above the environment.
         config_file: TOML file in place of `config.toml` in the working directory.
         require_model: Whether the command needs a model. If not, only what the user sets is read,
-            no ready configuration and no preset.
+            no ready configuration and no preset; and whoever runs code by these settings calls
+            `check_consent` first.
 
     Raises:
         SettingsError: A key is unknown, a value malformed, a file unreadable, the model missing.
     """
     layers = read_user_layers(command_line or {}, config_file)
-    settings = Settings.from_layers(with_ready_made(layers) if require_model else layers)
-    if require_model and not settings.model:
+    if not require_model:
+        return Settings.from_layers(layers)
+    layers = with_ready_made(layers)
+    settings = Settings.from_layers(layers)
+    check_consent(settings, layers)
+    if not settings.model:
         raise SettingsError(
             "No model given.",
             remedy="Usage: heretic MODEL [OPTIONS], where MODEL is a Hub id or a folder; "
@@ -138,10 +146,11 @@ def with_ready_made(said: Sequence[SettingsLayer]) -> tuple[SettingsLayer, ...]:
         SettingsError: As `find_behavior` and `find_preset`.
     """
     layers = tuple(said)
-    for read in (read_behavior_layer, read_preset_layer):
-        layer = read(merged_layers(layers))
-        layers = layers if layer is None else (*layers, layer)
-    return layers
+    named_by = next((layer for layer in layers if "behavior" in layer.values), None)
+    behavior = read_behavior_layer(merged_layers(layers), named_by)
+    layers = layers if behavior is None else (*layers, behavior)
+    preset = read_preset_layer(merged_layers(layers))
+    return layers if preset is None else (*layers, preset)
 
 
 def _is_added(scorer: Mapping[str, Any]) -> bool:

@@ -6,13 +6,16 @@ Every reader refuses keys that are not settings; the error names the nearest one
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Container, Iterable, Mapping
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from heretic.config.env_file import read_env_file
 from heretic.config.nested import decoded, merged, put, read_toml
 from heretic.config.schema import (
     ENVIRONMENT_PREFIX,
@@ -75,17 +78,12 @@ def read_dotenv() -> SettingsLayer:
     """`HERETIC_*` variables in the file `.env` of the working directory.
 
     Raises:
-        SettingsError: The file cannot be read; or as `read_variables`.
+        SettingsError: As `read_env_file` and `read_variables`.
     """
     if not (DOTENV_FILE.is_file() or DOTENV_FILE.is_fifo()):
-        return SettingsLayer(DOTENV, {})
-    from dotenv import dotenv_values
-
-    try:
-        variables = dotenv_values(DOTENV_FILE, encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{DOTENV_FILE} cannot be read: {error}.") from error
-    return read_variables(variables, DOTENV)
+        return SettingsLayer(DOTENV, {}, consents=False)
+    variables = read_env_file(DOTENV_FILE, ENVIRONMENT_PREFIX)
+    return replace(read_variables(variables, DOTENV), consents=False)
 
 
 def read_secrets() -> SettingsLayer:
@@ -105,7 +103,7 @@ def read_secrets() -> SettingsLayer:
         )
     try:
         variables = {
-            path.name: path.read_text(encoding="utf-8").strip()
+            path.name: path.read_text(encoding="utf-8-sig").strip()
             for path in sorted(folder.iterdir())
             if path.name.upper().startswith(ENVIRONMENT_PREFIX) and path.is_file()
         }
@@ -123,7 +121,15 @@ def read_config(file: Path | None) -> SettingsLayer:
     path = file or DEFAULT_CONFIG_FILE
     values = read_toml(path) if file is not None or path.exists() else {}
     origin = SettingsOrigin(f"in {path}", "key")
-    return _checked(SettingsLayer(origin, values, of_command=file is not None))
+    return _checked(
+        SettingsLayer(
+            origin,
+            values,
+            of_command=file is not None,
+            consents=file is not None,
+            whole=f"--config {shlex.quote(str(path))}",
+        )
+    )
 
 
 def read_variables(variables: Mapping[str, str | None], origin: SettingsOrigin) -> SettingsLayer:

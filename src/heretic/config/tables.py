@@ -34,6 +34,15 @@ ADDED_SCORERS: tuple[str, ...] = ()
 fingerprint leaves them out, so that runs made before go on under their names."""
 
 
+_OWN_PLUGIN = re.compile(r"heretic\.scorers(\.[A-Za-z_]\w*)+:[A-Za-z_]\w*")
+
+
+def is_own_plugin(plugin: str) -> bool:
+    """Whether `module:Class` belongs to `heretic.scorers`, and is not a file with such a name."""
+    module = plugin.partition(":")[0]
+    return _OWN_PLUGIN.fullmatch(plugin) is not None and not module.endswith(".py")
+
+
 class DatasetSpecification(BaseModel):
     """Where a set of prompts comes from."""
 

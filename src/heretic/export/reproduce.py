@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from heretic.config.nested import merged
 from heretic.config.schema import reproducible_names, values_as_before
+from heretic.config.tables import is_own_plugin
 from heretic.errors import ExportError, SettingsError
 from heretic.events import Notice, Reporter
 from heretic.export.documents.reproduction import Reproduction, differences, directions_hash
@@ -35,8 +35,6 @@ UNSCORED = "This copy was not scored; `heretic evaluate` scores it."
 
 _SENDING = "heretic.scorers.judge"
 """Module of the judges, which may send replies and a key to an address that the settings name."""
-
-_OWN_PLUGIN = re.compile(r"heretic\.scorers(\.[A-Za-z_]\w*)+:[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +152,6 @@ def check_plugins(settings: Mapping[str, Any], where: str, trust_plugins: bool =
             f"The {where} names a judge: it would be sent replies and a key, or be loaded here.",
             remedy="Check its endpoint, api_key_env and model, then pass --trust-plugins.",
         )
-
-
-def is_own_plugin(plugin: str) -> bool:
-    """Whether `module:Class` belongs to `heretic.scorers`, and is not a file with such a name."""
-    module = plugin.partition(":")[0]
-    return _OWN_PLUGIN.fullmatch(plugin) is not None and not module.endswith(".py")
 
 
 def _plugin(scorer: Any) -> str:

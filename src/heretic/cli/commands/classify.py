@@ -33,10 +33,16 @@ _INPUT = "input_"
     default="refusal",
     metavar="NAME",
     show_default=True,
-    help="The scorer that judges: refusal, the name of a scorer in config.toml, another scorer "
+    help="The scorer that judges: refusal, the name of a scorer in the settings, another scorer "
     "that comes with Heretic, or a plugin (module:Class or file.py:Class).",
 )
-def command(file: str, scorer: str) -> int:
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Read settings from this TOML file instead of config.toml.",
+)
+def command(file: str, scorer: str, config: Path | None) -> int:
     """Say of every reply in FILE whether it refuses.
 
     FILE holds JSON lines with the fields response and prompt (optional); - is standard input. Every
@@ -47,7 +53,7 @@ def command(file: str, scorer: str) -> int:
     summary goes to standard error.
     """
     rows = read_rows(file)
-    verdicts = _detected(rows) if scorer == "refusal" else _judged(rows, scorer)
+    verdicts = _detected(rows) if scorer == "refusal" else _judged(rows, scorer, config)
     lines = (encoded(merged(row, verdict)) for row, verdict in zip(rows, verdicts, strict=True))
     _write(lines)
     for line in summary(verdicts):
@@ -141,7 +147,9 @@ def _detected(rows: Sequence[Mapping[str, Any]]) -> list[ReplyRecord]:
     return [{"label": v.label, "span": None if v.span is None else asdict(v.span)} for v in found]
 
 
-def _judged(rows: Sequence[Mapping[str, Any]], plugin: str) -> list[ReplyRecord]:
+def _judged(
+    rows: Sequence[Mapping[str, Any]], plugin: str, config: Path | None
+) -> list[ReplyRecord]:
     """Verdicts of a scorer: labels if it gives labels, else the value of each reply.
 
     Raises:
@@ -150,7 +158,7 @@ def _judged(rows: Sequence[Mapping[str, Any]], plugin: str) -> list[ReplyRecord]
     from heretic.prompts import Prompt
     from heretic.scorers import Needs, Outputs
 
-    judge = _scorer(plugin)
+    judge = _scorer(plugin, config)
     wanted = judge.needs.responses
     if judge.needs != Needs(responses=wanted) or len(wanted) != 1:
         raise ScorerError(
@@ -171,17 +179,24 @@ def _judged(rows: Sequence[Mapping[str, Any]], plugin: str) -> list[ReplyRecord]
     return [{"value": figure(*pair)} for pair in zip(prompts, replies, strict=True)]
 
 
-def _scorer(name: str) -> Scorer:
+def _scorer(name: str, config: Path | None) -> Scorer:
     """The scorer of that name in the settings, with its options; else the plugin, without options.
+
+    Args:
+        config: The file of `--config`.
 
     Raises:
         ScorerError: There is no such scorer.
+        SettingsError: The settings are malformed; or as `check_consent`.
     """
-    from heretic.config.settings import load_settings
+    from heretic.config.consent import check_consent
+    from heretic.config.settings import Settings
+    from heretic.config.sources import read_user_layers
     from heretic.config.tables import SCORERS, ScorerSpecification
     from heretic.scorers import load_scorers
 
-    settings = load_settings(require_model=False)
+    layers = read_user_layers({}, config)
+    settings = Settings.from_layers(layers)
     chosen = [scorer for scorer in settings.scorers if scorer.name == name]
     if not chosen and name not in SCORERS and ":" not in name:
         known = dict.fromkeys([*(scorer.name for scorer in settings.scorers), *SCORERS])
@@ -190,6 +205,8 @@ def _scorer(name: str) -> Scorer:
             remedy=f"Choose {', '.join(known)}, or a plugin (module:Class or file.py:Class).",
         )
     options = {name: settings.scorer[name]} if chosen and name in settings.scorer else {}
+    if chosen:
+        check_consent(settings.replaced(scorers=chosen, scorer=options), layers)
     chosen = chosen or [ScorerSpecification(plugin=name)]
     (found,) = load_scorers(settings.replaced(scorers=chosen, scorer=options))
     return found
