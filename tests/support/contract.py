@@ -32,6 +32,7 @@ from heretic.export.safetensors import stream
 from heretic.export.safetensors.checkpoint import read_checkpoint
 from heretic.export.safetensors.sources import StreamError
 from heretic.model.capture import forward_arguments, last_residuals
+from heretic.model.completeness import read_weights
 from heretic.model.editing import EditFactory, RowEdits, WeightEditor
 from heretic.model.generation import greedy
 from heretic.records import LayerWeights, Plan, RowNormalization
@@ -208,10 +209,12 @@ def saved_is_edited(case: Case, variant: RowNormalization) -> None:
 
 
 def _read(case: Case, folder: Path) -> Tensor:
-    """Logits of a saved model."""
+    """Logits of a saved model, all of whose weights are in its files."""
     # The configuration's own class cannot read what stands in for another library's tower.
     given = {"config": case.model.config} if case.model_type in TOWERS else {}
-    return _run(type(case.model).from_pretrained(folder, **given).eval(), case.inputs)
+    model, unread = read_weights(type(case.model), str(folder), case.model_type, given)
+    assert not unread, f"nothing reads {unread}"
+    return _run(model.eval(), case.inputs)
 
 
 def streamed(case: Case, plan: Plan, base: Path, folder: Path) -> bool:

@@ -21,6 +21,7 @@ from transformers import AutoModelForSequenceClassification
 
 from heretic.errors import ModelError, ScorerError, SettingsError
 from heretic.judges.records import Item, Verdict
+from heretic.model.completeness import read_weights
 from heretic.model.loading import (
     auto_class,
     configuration,
@@ -106,8 +107,12 @@ class ClassifierOptions(BaseModel):
 class Reader(Protocol):
     """How the input of one kind of model is made, and its output read."""
 
-    def load(self, **arguments: Any) -> Any:
-        """Load the model with the arguments of `from_pretrained`."""
+    def load(self, model: str, **arguments: Any) -> Any:
+        """Load the model with the arguments of `from_pretrained`.
+
+        Raises:
+            ModelError: Its files lack weights.
+        """
 
     def encode(self, item: Item) -> EncodedItem:
         """Tokens of an input. No text in prompt and reply becomes a control token."""
@@ -193,10 +198,10 @@ class LocalJudge:
 
     @cached_property
     def _model(self) -> Any:
-        # Initialising weights that a checkpoint lacks must not change the search's random numbers.
+        # Loading must not change the search's random numbers.
         with torch.random.fork_rng(devices=[]), quiet(), model_errors(self._options.model):
             model = self._reader.load(
-                pretrained_model_name_or_path=self._options.model,
+                self._options.model,
                 revision=self._options.commit,
                 trust_remote_code=False,
                 dtype=self._dtype(),
@@ -253,13 +258,13 @@ class _Classifier:
         template = options.template or "{reply}"
         self._templates = (template,) if isinstance(template, str) else template
 
-    def load(self, **arguments: Any) -> Any:
-        model = AutoModelForSequenceClassification.from_pretrained(**arguments)
-        if (
-            model.config.get_text_config().pad_token_id is None
-        ):  # decoders need it to find the last token
-            model.config.get_text_config().pad_token_id = self._tokenizer.pad_token_id
-        return model
+    def load(self, model: str, **arguments: Any) -> Any:
+        auto = AutoModelForSequenceClassification
+        loaded, _ = read_weights(auto, model, model, arguments)
+        config = loaded.config.get_text_config()
+        if config.pad_token_id is None:  # decoders need it to find the last token
+            config.pad_token_id = self._tokenizer.pad_token_id
+        return loaded
 
     def encode(self, item: Item) -> EncodedItem:
         fields = {"prompt": item.prompt, "reply": item.reply}
@@ -314,8 +319,9 @@ class _Guard:
         self._pieces = _FIELD.split(options.template or self._from_chat_template())
         self._adds_bos = tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]
 
-    def load(self, **arguments: Any) -> Any:
-        return auto_class(self._config).from_pretrained(**arguments)
+    def load(self, model: str, **arguments: Any) -> Any:
+        loaded, _ = read_weights(auto_class(self._config), model, model, arguments)
+        return loaded
 
     def encode(self, item: Item) -> EncodedItem:
         # `_FIELD.split` alternates between text and field names.

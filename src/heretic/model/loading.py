@@ -34,6 +34,7 @@ from transformers.utils import logging as transformers_logging
 from heretic.architectures.verify import Structure, resolve
 from heretic.errors import HereticError, ModelError, SettingsError, UnsupportedModelError
 from heretic.events import Notice, Reporter
+from heretic.model.completeness import read_weights, summary
 from heretic.model.source import ModelSource, dequantising, forget_quantisation, origin
 from heretic.system import machine
 
@@ -62,12 +63,17 @@ class LoadingOptions(ModelSource):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model that has passed its test, with its tokenizer and residual writers."""
+    """A model that has passed its test, with its tokenizer and residual writers.
+
+    Attributes:
+        remarks: What the user should know about how it was loaded, in sentences.
+    """
 
     model: Any
     tokenizer: Any
     dtype: torch.dtype
     structure: Structure
+    remarks: tuple[str, ...] = ()
 
 
 def cpu_has_bfloat16() -> bool:
@@ -116,7 +122,7 @@ def load(options: LoadingOptions, reporter: Reporter) -> Loaded:
     for name in options.dtypes:
         try:
             with quiet(), model_errors(options.model):
-                model = _load_weights(options, name)
+                model, unread = _load_weights(options, name)
                 structure = _check(model, tokenizer, options.residual_writers)
         except HereticError:
             raise
@@ -126,7 +132,7 @@ def load(options: LoadingOptions, reporter: Reporter) -> Loaded:
             model = None
             machine.free_memory()
             continue
-        return Loaded(model, tokenizer, model.dtype, structure)
+        return Loaded(model, tokenizer, model.dtype, structure, _remarks(unread))
     raise ModelError(
         f"{options.model} could not be run with any dtype ({'; '.join(failures)}).",
         remedy="Try other `dtypes`, or another `quantization` or `device_map`.",
@@ -162,7 +168,15 @@ def load_tokenizer(source: ModelSource) -> Any:
     return tokenizer
 
 
-def _load_weights(options: LoadingOptions, dtype_name: str) -> Any:
+def _remarks(unread: Sequence[str]) -> tuple[str, ...]:
+    if not unread:
+        return ()
+    count = "1 tensor" if len(unread) == 1 else f"{len(unread)} tensors"
+    return (f"{count} in the files belong to nothing in the model: {summary(unread)}",)
+
+
+def _load_weights(options: LoadingOptions, dtype_name: str) -> tuple[Any, tuple[str, ...]]:
+    """The model, and the names of tensors in its files that belong to nothing in it."""
     device = machine.accelerator()
     place, arguments = origin(options)
     arguments["dtype"] = resolve_dtype(dtype_name, device)
@@ -179,11 +193,11 @@ def _load_weights(options: LoadingOptions, dtype_name: str) -> Any:
     auto = auto_class(configuration(options))
     if options.is_gguf:
         with redirect_stderr(io.StringIO()):  # its reader's bar cannot be switched off
-            model = auto.from_pretrained(place, **arguments)
+            model, unread = read_weights(auto, place, options.model, arguments)
         forget_quantisation(model)
     else:
-        model = auto.from_pretrained(place, **arguments)
-    return model.eval().requires_grad_(False)
+        model, unread = read_weights(auto, place, options.model, arguments)
+    return model.eval().requires_grad_(False), unread
 
 
 def auto_class(config: Any) -> Any:

@@ -50,6 +50,7 @@ class PromptReader:
         model: The transformers model.
         tokenizer: Its tokenizer, padding on the left.
         writers: Every residual writer, by layer.
+        remarks: What the user should know about how it was loaded, in sentences.
         response_prefix: Text put at the start of every reply; found by the pipeline or set.
         batch_size: Prompts per forward pass; halved when memory runs out.
     """
@@ -61,6 +62,7 @@ class PromptReader:
         self.tokenizer = loaded.tokenizer
         self.dtype = loaded.dtype
         self.structure = loaded.structure
+        self.remarks = loaded.remarks
         self.writers: tuple[Writer, ...] = loaded.structure.writers
         self.response_prefix = "" if options.response_prefix == "auto" else options.response_prefix
         self.renderer = ChatRenderer(self.tokenizer, options.chat_template_kwargs)

@@ -57,6 +57,8 @@ def load_model(
             f"batch size {model.batch_size}"
         )
     )
+    for remark in model.remarks:
+        reporter.emit(Notice(remark))
     if model.structure.discovered:
         found = ", ".join(model.structure.discoveries())
         reporter.emit(Notice(f"Writers with unknown names, found by their outputs: {found}"))
