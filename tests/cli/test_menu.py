@@ -522,9 +522,8 @@ def test_checkpoint_by_setting_and_by_the_user() -> None:
 def test_checkpoint_without_a_terminal(tmp_path: Path) -> None:
     result = in_pipe("checkpoint", tmp_path, trial_index=0, model_action="chat")
     assert result.returncode == 0, result.stderr
-    assert "A run with 2 of 4 trials already exists." in result.stdout
-    assert f"heretic {MODEL} --n-trials 4 --checkpoint-action continue\n" in result.stdout
-    assert "chosen: quit" in result.stdout
+    assert "A run with 2 of 4 trials already exists. It is continued" in result.stdout
+    assert "chosen: continue" in result.stdout
 
 
 def test_checkpoint_on_a_terminal(tmp_path: Path) -> None:

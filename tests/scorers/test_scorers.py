@@ -277,3 +277,15 @@ def test_a_broken_reply_is_what_the_search_does_not_want(
     found = scorer.score(outputs, outputs)
     assert found.value == rate
     assert "1 degenerate" in found.display
+
+
+def test_broken_replies_show_no_refusal_whatever_they_weigh() -> None:
+    settings = Settings(model="m")
+    detector = RefusalDetector(settings, name="refusals")
+    replies = ["", "I'm sorry, but I can't help with that.", "Water boils at 100 degrees.", ""]
+    outputs = Outputs(
+        prompts={"bad": [Prompt("When does water boil?")] * 4}, responses={"bad": replies}
+    )
+    score = detector.score(outputs, outputs)
+    assert score.value == 0.75
+    assert detector.shown_share(outputs, score) == 0.25

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.text import Text
 
 from heretic.cli.display.log import logging_to
 from heretic.cli.display.reporter import Display, LoggedDisplay, make_reporter
+from heretic.cli.display.text import safe
 from heretic.cli.menu.answers import DEFAULT_STRATEGY
 from heretic.cli.menu.checkpoint import choose_checkpoint
 from heretic.cli.menu.details import trial_in_row
 from heretic.cli.menu.dialogue import Dialogue
+from heretic.cli.menu.questions import Back, terminal_prompter
+from heretic.events import Notice
 from heretic.records.trial import Score, Trial
 from heretic.records.trial import front as front_of
 from heretic.runs.manifest import RunManifest
@@ -56,11 +61,15 @@ class OpenRun:
 
 
 @contextmanager
-def held_run(settings: Settings, console: Console) -> Iterator[OpenRun]:
+def held_run(settings: Settings, console: Console, *, may_begin: bool = True) -> Iterator[OpenRun]:
     """Lock the run folder of these settings, log into it, and show progress.
 
+    Args:
+        may_begin: Whether a new run may begin; if not, one of exactly these settings must exist.
+
     Raises:
-        HereticError: As `check_before_work`; or the prompts cannot be read, or the run is in use.
+        HereticError: As `check_before_work`; or the prompts cannot be read, the run is in use, or
+            there is no run and none may begin.
     """
     from heretic import pipeline
     from heretic.scorers import load_scorers
@@ -70,6 +79,9 @@ def held_run(settings: Settings, console: Console) -> Iterator[OpenRun]:
         scorers = load_scorers(settings)
         prompts = pipeline.load_prompts(settings, display, scorers=scorers)
         folder, seed = pipeline.open_folder(settings, prompts)
+        if not folder.exists:
+            told = _new_run(settings, prompts, folder, seed, may_begin)
+            display.emit(Notice(told))
         with locked(folder, display) as logged:
             yield OpenRun(settings, folder, seed, prompts, scorers, logged)
 
@@ -97,12 +109,26 @@ def prepared(opened: OpenRun) -> Session:
         opened.seed,
         opened.display,
         scorers=opened.scorers,
+        agree=partial(_search_all_the_same, opened.display),
     )
     destination = _destination(opened.settings)
     if destination is not None:
         export.check_export(session.model, *destination, opened.settings.max_rank)
     show_residuals(session, opened.display)
     return session
+
+
+def _search_all_the_same(display: Display, found: str) -> bool:
+    """Ask whether to search for a behaviour that hardly shows; False where nobody can be asked."""
+    prompter = terminal_prompter()
+    if prompter is None:
+        return False
+    display.close()
+    display.console.print(Text(safe(found), style="yellow"))
+    try:
+        return prompter.confirm("Search all the same?")
+    except Back:
+        return False
 
 
 def check_before_work(settings: Settings) -> None:
@@ -151,6 +177,33 @@ def settle_existing_run(opened: OpenRun) -> bool:
     if action == "restart":
         opened.folder.discard()
     return action != "quit"
+
+
+def _new_run(
+    settings: Settings, prompts: PromptSets, folder: RunFolder, seed: int, may_begin: bool
+) -> str:
+    """A line that says that a new run begins, and which run of the same model is nearest.
+
+    Raises:
+        RunError: No new run may begin.
+    """
+    from heretic import pipeline
+    from heretic.errors import RunError
+    from heretic.pipeline.nearest import nearest_run
+
+    place = settings.study_checkpoint_dir
+    code = pipeline.fingerprint(settings, prompts)
+    nearest = nearest_run(place, code, seed, settings.to_dict())
+    if may_begin:
+        told = "" if nearest is None else f" It does not go on from {nearest.told()}."
+        return f"A new run begins in {folder.path}.{told}"
+    where = f"of {settings.model} with exactly these settings in {place.absolute()}"
+    near = "" if nearest is None else f" The nearest one is {nearest.told()}."
+    raise RunError(
+        f"There is no run {where} to continue.{near}",
+        remedy="Give the settings of a run that exists, or leave checkpoint_action out to begin "
+        "a new one.",
+    )
 
 
 def baseline_of(manifest: RunManifest) -> tuple[Score, ...]:

@@ -27,6 +27,7 @@ from heretic.events import Notice, Reporter, StageFinished, StageStarted
 from heretic.model.core import Model
 from heretic.model.library import LibraryModel
 from heretic.pipeline.stages import load_model, model_and_directions, scores_line
+from heretic.pipeline.worthwhile import Agree, check_worthwhile
 from heretic.prompts import Prompt, PromptSets
 from heretic.records.options import options_of
 from heretic.records.plan import Plan
@@ -110,6 +111,7 @@ def prepare(
     reporter: Reporter,
     *,
     scorers: Sequence[Scorer] | None = None,
+    agree: Agree | None = None,
 ) -> Session:
     """Do everything up to the search. A run that exists already is resumed where it stopped.
 
@@ -117,13 +119,14 @@ def prepare(
         folder: From `open_folder`, locked by the caller for as long as the session lasts.
         seed: Seed of the run, from `open_folder`.
         scorers: The scorers of the settings, if they are loaded already.
+        agree: Asks whether to search for a behaviour that hardly shows; without it a notice warns.
 
     Raises:
         RunError: The run's files are damaged, or its start plans do not fit.
         ScorerError: A scorer cannot be loaded or used.
         ModelError: The model cannot be loaded, or edited as the settings say.
-        StudyError: The prompt sets have the same residuals, or the gradient search finds no
-            gradient.
+        StudyError: The prompt sets have the same residuals, the gradient search finds no gradient,
+            or the behaviour hardly shows and the user does not agree to search for it.
     """
     known = folder.read_manifest()
     # Read before the model loads, so that a mistake is reported early.
@@ -144,6 +147,8 @@ def prepare(
         scorers=scorers,
     )
     baseline = _scored_original(evaluator, known, reporter)
+    if known is None:
+        check_worthwhile(settings, evaluator, reporter, agree)
     manifest = known or new_manifest(settings, prompts, model, seed, baseline)
     if known is None:
         folder.write_manifest(manifest)
@@ -160,9 +165,8 @@ def prepare(
     )
     method = choose_method(options, model, sweep, has_protected=bool(prompts.protected))
     study = _study(settings, folder, seed, method, evaluator.optimizations, start_plans)
-    return Session(
-        settings, reporter, model, prompts, directions, folder, manifest, evaluator, study
-    )
+    run = (folder, manifest, evaluator, study)
+    return Session(settings, reporter, model, prompts, directions, *run)
 
 
 def _scored_original(

@@ -35,6 +35,11 @@ class Score:
     interval: tuple[float, float] | None = None
     values: tuple[float, ...] = ()
 
+    @property
+    def is_count(self) -> bool:
+        """Whether the value is a share, which is shown as a count (`3/100`)."""
+        return "/" in self.display
+
     def objective(self) -> float | None:
         """The value to minimise: negated if it is maximised, None if it is only reported."""
         signs = {"minimize": 1.0, "maximize": -1.0}

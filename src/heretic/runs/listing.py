@@ -48,13 +48,13 @@ class RunSummary:
 
 def list_runs(checkpoint_dir: Path) -> list[RunSummary]:
     """The runs in a folder, the most recently used first; unreadable runs have a note."""
-    return [_summary(folder) for folder in _folders(checkpoint_dir)]
+    return [_summary(folder) for folder in run_folders(checkpoint_dir)]
 
 
 def find_run(checkpoint_dir: Path, fingerprint: Mapping[str, Any]) -> RunManifest | None:
     """The manifest of the most recently used run with this fingerprint; None if there is none."""
     wanted = digest(fingerprint)
-    for folder in _folders(checkpoint_dir):
+    for folder in run_folders(checkpoint_dir):
         with suppress(RunError):  # a run that cannot be read cannot be resumed
             manifest = folder.read_manifest()
             if manifest is not None and digest(manifest.fingerprint) == wanted:
@@ -62,7 +62,7 @@ def find_run(checkpoint_dir: Path, fingerprint: Mapping[str, Any]) -> RunManifes
     return None
 
 
-def _folders(checkpoint_dir: Path) -> list[RunFolder]:
+def run_folders(checkpoint_dir: Path) -> list[RunFolder]:
     """Folders that hold a run, the most recently used first."""
     if not checkpoint_dir.is_dir():
         return []

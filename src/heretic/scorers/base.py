@@ -215,6 +215,15 @@ class Scorer:
         values = self.values(outputs, baseline)
         return mean(values), self.shown(values)
 
+    def shown_share(self, outputs: Outputs, score: Score) -> float | None:
+        """The share of prompts whose replies show the behaviour; None if the score is no share.
+
+        Args:
+            outputs: Outputs of the unedited model.
+            score: Its score.
+        """
+        return score.value if score.is_count else None
+
     def bound(self, replies: Replies) -> Score:
         """`best_possible` as a record."""
         value, display = self.best_possible(replies)

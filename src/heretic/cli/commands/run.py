@@ -21,7 +21,8 @@ def command(model: str | None, options: SettingsOptions) -> int:
     from heretic.cli.opening import held_run, prepared, settle_existing_run
     from heretic.cli.workflow import search_and_choose
 
-    with held_run(settings, make_console()) as opened:
+    may_begin = settings.checkpoint_action != "continue"
+    with held_run(settings, make_console(), may_begin=may_begin) as opened:
         if not settle_existing_run(opened):
             return 0
         return search_and_choose(prepared(opened), opened.display)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from heretic.cli.display.text import count_of
 from heretic.events import (
     EvaluationProgress,
     Event,
@@ -39,7 +40,7 @@ class LogReporter:
             case StageFinished(summary=summary):
                 logger.info("... %s", summary or "done")
             case SearchStarted():
-                logger.info("Search: %d of %d trials", event.completed, event.n_trials)
+                logger.info("Search: %s trials", count_of(event.completed, event.n_trials))
             case TrialFinished(trial=trial):
                 scores = ", ".join(f"{score.name} {_figure(score)}" for score in trial.scores)
                 outcome = scores or f"failed: {trial.failure}"

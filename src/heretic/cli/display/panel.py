@@ -19,7 +19,7 @@ from rich.text import Text
 
 from heretic.cli.display.progress import ReporterBase, Search, Stage, failure_text, finished_text
 from heretic.cli.display.tables import front_table, scores_text
-from heretic.cli.display.text import format_duration, memory_text, safe, title
+from heretic.cli.display.text import count_of, format_duration, memory_text, safe, title
 from heretic.events import (
     EvaluationProgress,
     Event,
@@ -176,7 +176,7 @@ def _progress_lines(search: Search) -> Table:
     done = Table.grid(padding=(0, 1))
     done.add_row(
         _bar(search.completed, search.n_trials),
-        Text(f"{search.completed} of {search.n_trials}"),
+        Text(count_of(search.completed, search.n_trials)),
     )
     grid.add_row("trials", done)
     now = "-" if search.current is None else f"trial {search.current}"

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from heretic.cli.display.progress import ReporterBase, Stage, finished_text, trial_line
 from heretic.cli.display.tables import scores_text
-from heretic.cli.display.text import safe, title
+from heretic.cli.display.text import count_of, safe, title
 from heretic.events import (
     EvaluationProgress,
     Event,
@@ -50,7 +50,8 @@ class PlainReporter(ReporterBase):
                     self._line(stage.summary(event.summary))
             case SearchStarted():
                 self._line(f"Original model: {scores_text(event.baseline)}")
-                self._line(f"Search: {event.completed} of {event.n_trials} trials done")
+                done = count_of(event.completed, event.n_trials)
+                self._line(f"Search: {done} trials done")
             case TrialStarted():
                 self._told = time.monotonic()
             case EvaluationProgress():

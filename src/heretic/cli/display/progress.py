@@ -10,7 +10,7 @@ from typing import Self
 from rich.console import Console
 
 from heretic.cli.display.tables import scores_text
-from heretic.cli.display.text import format_duration, memory_text, safe
+from heretic.cli.display.text import count_of, format_duration, memory_text, safe
 from heretic.events import EvaluationProgress, Event, SearchFinished, TrialFinished
 from heretic.records.trial import Score, Trial
 
@@ -124,7 +124,7 @@ def trial_line(event: TrialFinished) -> str:
     told = failure_text(trial) if trial.state == "failed" else ""
     parts = [
         told or f"trial {trial.number}: {scores_text(trial.scores)}",
-        f"{event.completed} of {event.n_trials} trials",
+        f"{count_of(event.completed, event.n_trials)} trials",
         f"front of {len(event.front)}",
         f"elapsed {format_duration(event.elapsed)}",
     ]

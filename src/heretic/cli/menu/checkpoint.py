@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Literal, cast
 
 from heretic.cli.display.tables import front_table
+from heretic.cli.display.text import count_of
 from heretic.cli.menu.dialogue import Dialogue
 from heretic.cli.menu.questions import Back, Option, Prompter
+from heretic.events import Notice
 from heretic.records.trial import Trial
 
 CheckpointAction = Literal["continue", "restart", "quit"]
@@ -18,8 +20,7 @@ def choose_checkpoint(
 ) -> CheckpointAction:
     """The setting `checkpoint_action`, or else what the user says.
 
-    Without the setting and without a terminal, the front and the command that goes on from here are
-    printed.
+    Without the setting and without a terminal the run is continued.
 
     Args:
         dialogue: What the settings answer, and where to ask.
@@ -28,18 +29,18 @@ def choose_checkpoint(
         front: Front of that run.
 
     Returns:
-        `continue`, `restart` (the caller discards the run) or `quit` (also for Ctrl+C, and where
-        nobody can be asked).
+        `continue`, `restart` (the caller discards the run) or `quit` (also for Ctrl+C).
     """
     if dialogue.answers.checkpoint_action is not None:
         return cast("CheckpointAction", dialogue.answers.checkpoint_action)
+    state = f"A run with {count_of(completed, n_trials)} trials already exists."
+    if dialogue.prompter is None:
+        remedy = "--checkpoint-action restart starts it over."
+        dialogue.display.emit(Notice(f"{state} It is continued; {remedy}"))
+        return "continue"
     if front:
         heading = "front of the existing run"
         dialogue.display.console.print(front_table(front, dialogue.baseline, heading=heading))
-    state = f"A run with {completed} of {n_trials} trials already exists."
-    if dialogue.prompter is None:
-        dialogue.say_way_on(f"{state} To go on from here:")
-        return "quit"
     return _ask(dialogue.ask(), state, completed, n_trials)
 
 

@@ -80,10 +80,18 @@ class SearchFields(FieldGroup):
         setting(
             None,
             "Search",
-            "What to do if the run already exists: continue, restart, quit. Unset: ask.",
+            "What to do if the run already exists: continue (an error if no run has exactly these "
+            "settings), restart, quit. Unset: ask; without a terminal, continue.",
             example="continue",
             scores=False,
         )
+    )
+    force: bool = setting(
+        False,
+        "Search",
+        "Search even if the original model shows the behaviour on fewer than 10% of the bad "
+        "evaluation prompts. Without it a terminal asks, and all else is an error.",
+        scores=False,
     )
     n_additional_trials: Annotated[int | None, Optionally] = setting(
         None,
