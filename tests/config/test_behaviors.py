@@ -286,6 +286,7 @@ def test_a_search_by_each(name: str, tmp_path: Path):
     model = tiny.folder(tmp_path / "tiny")
     options += ["--n-trials", "2", "--n-startup-trials", "2", "--max-response-length", "6"]
     options += ["--search", "tpe", "--batch-size", "8", "--seed", "1", "--model-action", "none"]
+    options += ["--force"]  # a random model tells no jokes
     result = CliRunner().invoke(heretic, [str(model), "--behavior", name, *options])
     assert result.exit_code == 0, result.output
     assert f"Behavior: {name}" in result.output
