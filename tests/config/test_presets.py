@@ -284,9 +284,9 @@ def test_variables_reach_the_template():
     template = "{{ messages[-1]['content'] }}|{{ effort }}|{{ enable_thinking }}"
     tokenizer = tiny.tokenizer(template)
     message = [{"role": "user", "content": "x"}]
-    assert ChatRenderer(tokenizer).text(message) == "x||False"
+    assert ChatRenderer(tokenizer, template=template).text(message) == "x||False"
     variables = {"effort": "low", "enable_thinking": True}
-    assert ChatRenderer(tokenizer, variables).text(message) == "x|low|True"
+    assert ChatRenderer(tokenizer, variables, template=template).text(message) == "x|low|True"
 
 
 def test_a_model_of_the_hub_is_asked_for_its_configuration_once(tmp_path: Path) -> None:

@@ -73,6 +73,10 @@ class LoadedLM(HFLM):  # type: ignore[misc]
         self._progress = progress
         self.set_cache_hook(progress)
 
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        """The template's text, which the harness records; empty without one."""
+        return (self._renderer.template or "") if chat_template else ""
+
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
@@ -81,7 +85,7 @@ class LoadedLM(HFLM):  # type: ignore[misc]
         beginning = ""
         if not add_generation_prompt and messages[-1]["role"] == "assistant":
             beginning = messages.pop()["content"]
-        if messages[0]["role"] == "system" and not self._renderer.takes_system:
+        if messages[0]["role"] == "system" and not self._renderer.shows_system:
             system = messages.pop(0)["content"]  # it holds the task's instructions
             messages[0]["content"] = f"{system}\n\n{messages[0]['content']}"
         return self._renderer.text(messages) + self._block + beginning
@@ -172,7 +176,7 @@ def _evaluate(
         single.set_fewshot_seed(seed=SEEDS["other"])
     chat = model.renderer.has_template
     # Without a system role the system prompt would become part of every question.
-    system = model.options.system_prompt if model.renderer.takes_system else None
+    system = model.options.system_prompt if chat and model.renderer.shows_system else None
     results = evaluate(
         lm=LoadedLM(model, _Progress(reporter)),
         task_dict=loaded,

@@ -17,6 +17,7 @@ from heretic.events import Notice, Reporter, Silent, StageProgress
 from heretic.method.directions import RunningMean, winsorize
 from heretic.model import capture, loading
 from heretic.model.loading import Loaded, LoadingOptions
+from heretic.model.template_choice import find_template
 from heretic.model.templates import ChatRenderer, Messages, messages_for
 from heretic.prompts import Prompt
 from heretic.records.plan import RowNormalization
@@ -38,6 +39,7 @@ class ModelOptions(LoadingOptions):
     response_prefix: str
     chain_of_thought_skips: tuple[tuple[str, str], ...]
     system_prompt: str | None
+    chat_template: str | None
     chat_template_kwargs: Mapping[str, Any]
     row_normalization: RowNormalization
 
@@ -65,7 +67,12 @@ class PromptReader:
         self.remarks = loaded.remarks
         self.writers: tuple[Writer, ...] = loaded.structure.writers
         self.response_prefix = "" if options.response_prefix == "auto" else options.response_prefix
-        self.renderer = ChatRenderer(self.tokenizer, options.chat_template_kwargs)
+        self.renderer = ChatRenderer(
+            self.tokenizer,
+            options.chat_template_kwargs,
+            template=find_template(options, self.tokenizer, options.chat_template),
+            name=options.model,
+        )
         self._layers = list(loaded.structure.layers)
         self.batch_size, self._most_rows = options.batch_size, 0
         if not options.batch_size:

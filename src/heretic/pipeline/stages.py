@@ -22,6 +22,7 @@ from heretic.model.core import Model
 from heretic.model.experts import check_variant
 from heretic.model.library import LibraryModel
 from heretic.model.prefix import find_response_prefix
+from heretic.model.rendering import check_prompts
 from heretic.prompts import Prompt, PromptSets
 from heretic.records.plan import RowNormalization
 from heretic.records.trial import Score
@@ -62,7 +63,24 @@ def load_model(
     if model.structure.discovered:
         found = ", ".join(model.structure.discoveries())
         reporter.emit(Notice(f"Writers with unknown names, found by their outputs: {found}"))
+    if not model.renderer.has_template:
+        reporter.emit(Notice("The model has no chat template: it gets prompts as plain text"))
     return model
+
+
+def check_rendering(model: Model, prompts: PromptSets, reporter: Reporter) -> None:
+    """Check that the model gets the prompts, before anything is computed from them.
+
+    Raises:
+        PromptError: See `heretic.model.rendering.check_prompts`.
+    """
+    sets = {"good": prompts.good, "bad": prompts.bad, "protected": prompts.protected}
+    for prefix, evaluation in (("", prompts.evaluation), ("held out ", prompts.held_out)):
+        if evaluation is not None:
+            rows = evaluation.by_name()
+            sets |= {f"{prefix}evaluation {name}": rows[name] for name in rows}
+    for warning in check_prompts(model, sets):
+        reporter.emit(Notice(warning, "warning"))
 
 
 def choose_prefix(
@@ -155,6 +173,7 @@ def model_and_directions(
     """
     model = load_model(settings, reporter)
     check_variant(model.writers, variant or settings.row_normalization)
+    check_rendering(model, prompts, reporter)
     choose_prefix(settings, model, prompts, reporter)
     return model, compute_directions(settings, model, prompts, reporter)
 

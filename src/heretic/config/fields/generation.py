@@ -62,6 +62,14 @@ class GenerationFields(FieldGroup):
         "System prompt before every prompt; empty text means none. It is left out where the chat "
         "template refuses a system role.",
     )
+    chat_template: Annotated[str | None, Optionally] = setting(
+        None,
+        "Generation",
+        "Name of the chat template to use, for models that have several. Unset: the one called "
+        "default, or the only one.",
+        example="rag",
+        as_before=None,
+    )
     chat_template_kwargs: Annotated[dict[str, Any], BeforeValidator(as_table)] = setting(
         {},
         "Generation",
