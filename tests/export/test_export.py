@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.support import export_case, tiny
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from heretic.errors import ExportError
 from heretic.evaluator import Evaluator
@@ -419,22 +419,6 @@ def test_unknown_strategies_are_refused(
 ) -> None:
     with pytest.raises(ExportError, match="Unknown export strategy 'gguf'"):
         save(model, wanted, tmp_path / "m", strategy="gguf")
-
-
-def test_generation_configs_that_forget_do_sample_are_saved(
-    model: Model,
-    wanted: ExportRequest,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    from_memory: None,
-) -> None:
-    config = GenerationConfig(do_sample=False, temperature=0.6, top_p=0.9)
-    monkeypatch.setattr(model.model, "generation_config", config)
-    for strategy in ("merge", "adapter"):
-        save(model, wanted, tmp_path / strategy, strategy=strategy)
-        saved = json.loads((tmp_path / strategy / "generation_config.json").read_text())
-        assert saved["temperature"] == 0.6
-    assert config.do_sample is False
 
 
 class NameCase(NamedTuple):

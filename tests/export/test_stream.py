@@ -111,6 +111,9 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     (folder / "chat_template.jinja").write_text(tiny.CHAT_TEMPLATE + "\n\n")
     (folder / "code").mkdir()
     (folder / "code" / "modeling.py").write_text("x = 1\n")
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "code/modeling.Model"}
+    (folder / "config.json").write_text(json.dumps(config))
     (folder / ".cache").mkdir()
     (folder / ".cache" / "lock").touch()
     (folder / "original").mkdir()
@@ -193,7 +196,7 @@ def test_everything_else_is_copied_byte_for_byte(model: Model, tmp_path: Path) -
     for name in ("original", ".cache", "pytorch_model.bin", "consolidated.safetensors"):
         assert not (folder / name).exists()
     (notice,) = recorder.notices()
-    assert "consolidated.safetensors, original/params.json, pytorch_model.bin" in notice
+    assert "consolidated.safetensors, original/, pytorch_model.bin" in notice
     for file in checkpoint_of(source).files:
         with safe_open(file, "pt") as one, safe_open(folder / file.name, "pt") as other:
             assert one.metadata() == other.metadata()
@@ -344,6 +347,7 @@ def test_experts_are_edited_wherever_they_are_stored(
     (tmp_path / "m").mkdir()
     tensors = stream.tensor_edits(model, source, edits)
     stream.write_streamed(source, tensors, tmp_path / "m", Silent())
+    model.config.save_pretrained(tmp_path / "m")
     in_memory(model, edits)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype=dtype)
     expected = model.state_dict()

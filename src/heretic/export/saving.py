@@ -9,8 +9,9 @@ from heretic.errors import ExportError
 from heretic.events import Notice, Reporter, Silent, StageFinished, StageStarted
 from heretic.export import weights
 from heretic.export.adapter import write_adapter
+from heretic.export.base_files import write_base_files
 from heretic.export.documents.base_card import base_folder
-from heretic.export.documents.write import base_revision, write_documents
+from heretic.export.documents.write import write_documents
 from heretic.export.files import check_destination, check_disk, relative_files, staged
 from heretic.export.request import ExportOptions, ExportRequest, Strategy, check_strategy
 from heretic.export.safetensors import stream
@@ -120,8 +121,6 @@ def save(
             max_shard_size=shard,
             reporter=reporter,
         )
-        base = base_folder(request.options.model, base_revision(model))
-        weights.copy_licence(base, folder)
         write_documents(folder, request, kind, model)
         files = relative_files(folder)
     reporter.emit(StageFinished(f"{len(files)} files in {destination}"))
@@ -141,20 +140,22 @@ def _write_model(
     plan, directions = request.trial.plan, request.directions
     if strategy == "adapter":
         write_adapter(model, plan, directions, folder)
-        weights.write_generation_config(model, folder)
-        weights.write_tokenizer(model, folder)
+        write_base_files(model, folder, strategy, source=None, reporter=reporter)
         return
     if not model.plan_edits(plan, directions):
         reporter.emit(Notice("The plan edits nothing: the saved model is the base.", "warning"))
     edits = None if source is None else _streamable(model, source, plan, directions, reporter)
     if source is not None and edits is not None:
-        weights.write_processor(model, folder)  # overwritten by the base's files, if any
         stream.write_streamed(source, edits, folder, reporter)
+        write_base_files(model, folder, strategy, source, reporter)
         return
     check_disk(folder, weights.estimated_bytes(model))
-    with weights.unquantised(model, reporter) as full:
+    with weights.as_stored(model, reporter) as full:
         weights.write_merged(full, plan, directions, folder, max_shard_size)
-    weights.write_tokenizer(model, folder)
+    if model.options.is_gguf:
+        kind = str(full.dtype).removeprefix("torch.")
+        reporter.emit(Notice(f"The weights of the GGUF file are saved as {kind}"))
+    write_base_files(model, folder, strategy, source=None, reporter=reporter)
 
 
 def _streamable(

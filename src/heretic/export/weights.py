@@ -1,41 +1,45 @@
-"""Whole edited weights, tokenizer and everything else a model folder needs."""
+"""Whole edited weights, written from memory."""
 
 from __future__ import annotations
 
-import shutil
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from heretic.errors import ExportError, HereticError
+from heretic.events import Notice, Reporter
+from heretic.export.documents.base_card import base_folder
+from heretic.export.documents.write import base_revision
+from heretic.export.safetensors.checkpoint import FLOATS, read_checkpoint
 from heretic.records.plan import Plan
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from heretic.events import Reporter
     from heretic.model.core import Model
-
-LICENCE_PATTERNS = ("LICEN[CS]E*", "NOTICE*", "COPYING*", "USE_POLICY*")
-LARGEST_LICENCE = 2**20
-"""Bytes; anything larger under such a name is something else."""
 
 
 def estimated_bytes(model: Model) -> int:
     """Disk space that the merged weights take, in bytes.
 
     Tied parameters count once, as safetensors stores them. Quantised parameters are saved
-    unquantised, at two bytes for each value.
+    unquantised, in the dtype of the base's files or at two bytes for each value.
     """
     quantised = model.options.quantization != "none"
+    stored = stored_dtype(model)
+    width = None if stored is None else getattr(torch, stored).itemsize
     total = 0
     for parameter in model.model.parameters():
-        size = parameter.element_size()
+        size = width or parameter.element_size()
         if quantised and not parameter.is_floating_point():
             packed = 2 if model.options.quantization == "bnb_4bit" else 1
-            total += parameter.numel() * packed * 2
+            total += parameter.numel() * packed * (width or 2)
         else:
             total += parameter.numel() * size
     return total
@@ -89,21 +93,69 @@ def _valid_generation_config(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def unquantised(model: Model, reporter: Reporter) -> Iterator[Model]:
-    """The model itself, or a full-precision copy of it if it was loaded quantised."""
-    if model.options.quantization == "none":
+def as_stored(model: Model, reporter: Reporter) -> Iterator[Model]:
+    """The model itself, or a copy of it if it was loaded quantised or in another dtype than stored.
+
+    Raises:
+        ExportError: It was loaded quantised, and its full-precision weights cannot be loaded.
+    """
+    quantised = model.options.quantization != "none"
+    here = _name(model.dtype)
+    stored = stored_dtype(model) or here
+    if not quantised and stored == here:
         yield model
         return
     from heretic.model.core import Model as Loader
 
+    dtypes = model.options.dtypes if quantised and stored == here else (stored,)
     try:
-        full = Loader(replace(model.options, quantization="none"), reporter)
+        full = Loader(replace(model.options, quantization="none", dtypes=dtypes), reporter)
     except HereticError as error:
-        raise ExportError(
-            f"Merging needs the unquantised model, which could not be loaded: {error.message}",
-            remedy="Export an adapter instead (--export-strategy adapter).",
-        ) from error
+        if quantised:
+            raise ExportError(
+                f"Merging needs the unquantised model, which could not be loaded: {error.message}",
+                remedy="Export an adapter instead (--export-strategy adapter).",
+            ) from error
+        reporter.emit(
+            Notice(
+                f"The weights are saved as {here}, since the base could not be loaded as {stored}, "
+                f"as it is stored: {error.message}",
+                "warning",
+            )
+        )
+        full = model
     yield full
+
+
+def stored_dtype(model: Model) -> str | None:
+    """The dtype of most weights in the base's files, e.g. `float32`.
+
+    None if they are quantised, cannot be read, or are not on this machine.
+    """
+    base = base_folder(model.options.model, base_revision(model))
+    if base is None:
+        return None
+    sizes: Counter[torch.dtype | str] = Counter()
+    try:
+        source = read_checkpoint(base)
+        if source is not None:
+            for entry in source.tensors.values():
+                sizes[FLOATS.get(entry.dtype, entry.dtype)] += math.prod(entry.shape)
+        else:
+            for file in sorted(base.glob("pytorch_model*.bin")):
+                # Names and shapes alone; it loaded already, with the user's consent to pickles.
+                tensors = torch.load(file, map_location="meta", weights_only=True)
+                for tensor in tensors.values():
+                    sizes[tensor.dtype] += tensor.numel()
+    except Exception:  # unreadable in any way: the dtype of the search is used
+        return None
+    most = max(sizes, key=sizes.__getitem__, default=None)
+    known = isinstance(most, torch.dtype) and most in FLOATS.values()
+    return _name(most) if known else None
+
+
+def _name(dtype: object) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def is_full_precision(model: Model, parameters: Iterable[str]) -> bool:
@@ -112,53 +164,3 @@ def is_full_precision(model: Model, parameters: Iterable[str]) -> bool:
     return all(
         state[name].is_floating_point() and state[name].element_size() > 1 for name in parameters
     )
-
-
-def write_tokenizer(model: Model, folder: Path) -> None:
-    """Write the base model's own tokenizer, and its processor if there is one.
-
-    Heretic changes the tokenizer in memory: it pads on the left and may have a new pad token.
-    Therefore it is read again.
-    """
-    from transformers import AutoTokenizer
-
-    from heretic.model.source import origin
-
-    place, arguments = origin(model.options)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(place, **arguments)
-    except (OSError, ValueError):  # no longer on the disk or the Hub
-        tokenizer = model.tokenizer
-    tokenizer.save_pretrained(folder)
-    write_processor(model, folder)
-
-
-def write_processor(model: Model, folder: Path) -> None:
-    """Write the processor of a multimodal model; other models have none."""
-    if model.processor is not None:
-        model.processor.save_pretrained(folder)
-
-
-def write_generation_config(model: Model, folder: Path) -> None:
-    """Write `generation_config.json` alone, for an adapter."""
-    config = getattr(model.model, "generation_config", None)
-    if config is not None:
-        with _valid_generation_config(model.model):
-            config.save_pretrained(folder)
-
-
-def copy_licence(base: Path | None, folder: Path) -> list[str]:
-    """Copy the base model's licence files; returns their names.
-
-    Args:
-        base: Folder of the base model's files, if there is one on this machine.
-    """
-    if base is None:
-        return []
-    found = {path for pattern in LICENCE_PATTERNS for path in base.glob(pattern)}
-    copied = []
-    for path in sorted(found):
-        if path.is_file() and path.stat().st_size <= LARGEST_LICENCE:
-            shutil.copyfile(path, folder / path.name)
-            copied.append(path.name)
-    return copied

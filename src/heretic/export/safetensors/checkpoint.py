@@ -11,7 +11,6 @@ import errno
 import json
 import math
 import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,8 @@ import torch
 from torch import Tensor
 
 from heretic.errors import ExportError
-from heretic.export.files import REPRODUCTION, read_json
+from heretic.export.files import read_json
+from heretic.system.documents import parse_json, read_text
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -45,17 +45,8 @@ FLOATS = {
 }
 """Dtypes that can be edited: unquantised floating-point numbers of at least 16 bits."""
 
-OTHER_WEIGHTS = frozenset(
-    {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".ggml", ".onnx", ".onnx_data", ".h5"}
-    | {".msgpack", ".tflite", ".npz", ".mlmodel", ".nemo", ".safetensors"}
-)
-"""Endings of files with weights, which would be unedited weights beside the edited ones."""
-
 NOT_SENT = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 """Error numbers of sendfile where the file system does not support it."""
-
-OTHER_FOLDERS = frozenset({"original", "onnx", "openvino", "gguf", "metal", "coreml"})
-"""Folders that hold the model in other formats."""
 
 Progress = Callable[[int], None]
 """Called with the number of bytes written since the last call."""
@@ -103,11 +94,13 @@ class Checkpoint:
     Attributes:
         files: Its weight files, as transformers would load them.
         tensors: Every tensor in these files, by its name.
+        index: The text of the file that lists several weight files; None without one.
     """
 
     folder: Path
     files: tuple[Path, ...]
     tensors: Mapping[str, Entry]
+    index: str | None = None
 
     @property
     def size(self) -> int:
@@ -121,31 +114,6 @@ class Checkpoint:
         found = read_json(config).get("quantization_config") if config.is_file() else None
         return str(found.get("quant_method", "unknown")) if isinstance(found, dict) else None
 
-    def other_files(self) -> tuple[list[Path], list[Path]]:
-        """The rest of the folder: files that belong to the model, and other weights.
-
-        Paths are relative to the folder. Hidden files (`.git`, `.cache`) and models saved inside
-        the folder are in neither list.
-        """
-        kept: list[Path] = []
-        left_out: list[Path] = []
-        for path in sorted(self.folder.rglob("*")):
-            name = path.relative_to(self.folder)
-            if path.is_file() and path not in self.files and not self._is_foreign(name):
-                (left_out if self._is_other_weight(name) else kept).append(name)
-        return kept, left_out
-
-    def _is_foreign(self, name: Path) -> bool:
-        inner = list(name.parents)[:-1]
-        hidden = any(part.startswith(".") for part in name.parts)
-        return hidden or any((self.folder / place / REPRODUCTION).exists() for place in inner)
-
-    def _is_other_weight(self, name: Path) -> bool:
-        in_folder = any(part.lower() in OTHER_FOLDERS for part in name.parts[:-1])
-        is_own_index = name == Path(INDEX) and self.folder / SINGLE not in self.files
-        is_index = name.name.endswith(".index.json") and not is_own_index
-        return in_folder or is_index or name.suffix.lower() in OTHER_WEIGHTS
-
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:
     """Read the headers of a folder's weight files; None if it does not hold a whole model.
@@ -157,17 +125,36 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
     """
     if (folder / "adapter_config.json").exists():
         return None
+    index = None
     if (folder / SINGLE).is_file():
         names = [SINGLE]
     elif (folder / INDEX).is_file():
-        names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
+        index = read_text(folder / INDEX, kind=ExportError)
+        names = _shards(index, folder / INDEX)
     else:
         return None
     files = tuple(folder / name for name in names)
     if not all(map(_is_inside, names)) or not all(file.is_file() for file in files):
         return None
     tensors = {entry.key: entry for file in files for entry in read_header(file)}
-    return Checkpoint(folder, files, tensors)
+    return Checkpoint(folder, files, tensors, index)
+
+
+def _shards(index: str, file: Path) -> list[str]:
+    """The weight files that an index names.
+
+    Raises:
+        ExportError: It is damaged.
+    """
+    try:
+        names = set(parse_json(index, strict=False)["weight_map"].values())
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError("it names files by something else than texts")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ExportError(
+            f"{file} is not an index of weight files: {error}.", remedy="Download the model again."
+        ) from error
+    return sorted(names)
 
 
 def _is_inside(name: str) -> bool:
@@ -296,10 +283,3 @@ def _fill(reader: FileIO, buffer: memoryview) -> None:
 def _put(writer: FileIO, data: memoryview) -> None:
     while data:
         data = data[writer.write(data[:CHUNK]) :]
-
-
-def copy_files(source: Path, names: list[Path], folder: Path) -> None:
-    """Copy files, given relative to `source`, to the same places in `folder`."""
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, folder / name)

@@ -3,7 +3,7 @@
 The base's weight files are copied shard by shard; only the tensors of residual writers that the
 plan edits are read, edited in float32 and written back in their own dtype, one matrix at a time.
 Everything else stays as it is, to the byte: dtypes, shards, tensors that transformers does not
-load, tokenizer, configuration, custom code.
+load.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from heretic.events import Notice, Reporter, StageProgress
+from heretic.events import Reporter, StageProgress
 from heretic.export.documents.base_card import base_folder
 from heretic.export.documents.write import base_revision
+from heretic.export.files import write_text
 from heretic.export.safetensors import checkpoint as format_
 from heretic.export.safetensors.checkpoint import Checkpoint, Entry, Scratch
 from heretic.export.safetensors.sources import StreamError, find_sources
@@ -28,9 +29,6 @@ from heretic.records.plan import Plan, RowNormalization
 
 if TYPE_CHECKING:
     from heretic.model.core import Model
-
-NAMED = 8
-"""Most left-out files that the notice lists by name."""
 
 MEGABYTE = 10**6
 
@@ -223,20 +221,15 @@ def _check_shape(edit: TensorEdit, checkpoint: Checkpoint) -> None:
 def write_streamed(
     checkpoint: Checkpoint, edits: Iterable[TensorEdit], folder: Path, reporter: Reporter
 ) -> None:
-    """Write a checkpoint with some tensors edited, and all other files that belong to it.
+    """Write a checkpoint's weight files, with some tensors edited, and their index.
 
     Memory stays at a few times the largest edited matrix.
-
-    Args:
-        folder: Empty, or with files that those of the checkpoint may replace.
 
     Raises:
         ExportError: A weight file is damaged.
     """
-    kept, left_out = checkpoint.other_files()
-    if left_out:
-        reporter.emit(Notice(f"Not copied, since they hold unedited weights: {_listed(left_out)}"))
-    format_.copy_files(checkpoint.folder, kept, folder)
+    if checkpoint.index is not None:
+        write_text(folder / format_.INDEX, checkpoint.index)
     scratch = Scratch()
     by_file = _by_file(checkpoint, edits, scratch)
     progress = _counter(checkpoint.size, reporter)
@@ -271,8 +264,3 @@ def _counter(total: int, reporter: Reporter) -> Callable[[int], None]:
             reporter.emit(StageProgress(done // MEGABYTE, total // MEGABYTE, "MB"))
 
     return add
-
-
-def _listed(names: list[Path]) -> str:
-    shown = ", ".join(name.as_posix() for name in names[:NAMED])
-    return f"{shown} and {len(names) - NAMED} more" if len(names) > NAMED else shown
