@@ -485,7 +485,7 @@ def test_a_model_loaded_quantised_is_not_loaded_again(
 ) -> None:
     model = export_case.load(base(tmp_path / "base"))
     model.options = replace(model.options, quantization="bnb_4bit")
-    monkeypatch.delattr(weights, "unquantised")
+    monkeypatch.delattr(weights, "as_stored")
     save(model, export_case.request(model.settings), tmp_path / "m", strategy="merge")
     assert checkpoint_of(tmp_path / "m").tensors
 

@@ -9,6 +9,7 @@ docs/models.md of it.
 from __future__ import annotations
 
 import inspect
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -230,6 +231,7 @@ def streamed(case: Case, plan: Plan, base: Path, folder: Path) -> bool:
         return False
     folder.mkdir()
     stream.write_streamed(source, edits, folder, Silent())
+    shutil.copy(base / "config.json", folder)
     return True
 
 

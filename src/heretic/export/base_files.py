@@ -13,6 +13,7 @@ from heretic.export.documents.base_card import base_folder
 from heretic.export.documents.write import base_revision
 from heretic.export.files import write_json
 from heretic.export.request import Strategy
+from heretic.export.safetensors.checkpoint import INDEX
 from heretic.system.hub import HUB_TIMEOUT, gguf_parts, is_local
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ def write_base_files(
     model: Model,
     folder: Path,
     strategy: Strategy,
-    source: Checkpoint | None,
+    source: Checkpoint | None = None,
+    *,
+    streamed: bool,
     reporter: Reporter,
 ) -> None:
     """Write tokenizer, configurations, code and licences beside weights that are in `folder`.
@@ -33,7 +36,8 @@ def write_base_files(
     written from memory where a model needs it.
 
     Args:
-        source: The base's weight files, if the saved weights were copied from them.
+        source: The base's safetensors files, if they were read.
+        streamed: Whether the weights were copied from the base's files, under their names there.
     """
     name, revision = model.options.model, base_revision(model)
     on_hub = not is_local(name) and gguf_parts(name) is None
@@ -52,15 +56,14 @@ def write_base_files(
         _say_alone(model, reporter)
         return
     named = tuple(getattr(model.tokenizer, "vocab_files_names", {}).values())
-    read = _read_files(base, source)
-    found = companions.survey(base, companions.kinds(strategy), read, named)
+    found = companions.survey(base, companions.kinds(strategy), _read_files(base, source), named)
     known = set(found.known)
-    if strategy == "merge" and source is None and not _config_holds(base, folder):
+    if strategy == "merge" and not streamed and not _config_holds(base, folder):
         known.discard(CONFIG)
     # What transformers wrote beside weights from memory, or reads through a link, or would make up.
-    lacks_generation = source is None or GENERATION_CONFIG in found.outside
+    lacks_generation = not streamed or GENERATION_CONFIG in found.outside
     _write_missing(model, folder, known, named, with_generation=lacks_generation)
-    if strategy == "merge" and CONFIG in found.outside and source is not None:
+    if streamed and CONFIG in found.outside:
         write_json(folder / CONFIG, read_table(base / CONFIG))
     unread = companions.copy(base, sorted(known), folder)
     told = companions.Companions(
@@ -85,14 +88,11 @@ def _say_alone(model: Model, reporter: Reporter) -> None:
 
 def _read_files(base: Path, source: Checkpoint | None) -> set[str]:
     """Files of the base that hold the weights in memory, relative to its folder."""
-    from heretic.export.safetensors.checkpoint import INDEX, SINGLE
-
-    if source is not None:
-        return {file.relative_to(base).as_posix() for file in source.files} | (
-            set() if base / SINGLE in source.files else {INDEX}
-        )
-    patterns = ("model*.safetensors", "model.safetensors.index.json", "pytorch_model*.bin*")
-    return {path.name for pattern in patterns for path in base.glob(pattern)}
+    if source is None:
+        patterns = ("model*.safetensors", INDEX, "pytorch_model*.bin*")
+        return {path.name for pattern in patterns for path in base.glob(pattern)}
+    index = set() if source.index is None else {INDEX}
+    return {file.relative_to(base).as_posix() for file in source.files} | index
 
 
 def _config_holds(base: Path, folder: Path) -> bool:

@@ -140,14 +140,14 @@ def _write_model(
     plan, directions = request.trial.plan, request.directions
     if strategy == "adapter":
         write_adapter(model, plan, directions, folder)
-        write_base_files(model, folder, strategy, source=None, reporter=reporter)
+        write_base_files(model, folder, strategy, streamed=False, reporter=reporter)
         return
     if not model.plan_edits(plan, directions):
         reporter.emit(Notice("The plan edits nothing: the saved model is the base.", "warning"))
     edits = None if source is None else _streamable(model, source, plan, directions, reporter)
     if source is not None and edits is not None:
         stream.write_streamed(source, edits, folder, reporter)
-        write_base_files(model, folder, strategy, source, reporter)
+        write_base_files(model, folder, strategy, source, streamed=True, reporter=reporter)
         return
     check_disk(folder, weights.estimated_bytes(model))
     with weights.as_stored(model, reporter) as full:
@@ -155,7 +155,7 @@ def _write_model(
     if model.options.is_gguf:
         kind = str(full.dtype).removeprefix("torch.")
         reporter.emit(Notice(f"The weights of the GGUF file are saved as {kind}"))
-    write_base_files(model, folder, strategy, source=None, reporter=reporter)
+    write_base_files(model, folder, strategy, source, streamed=False, reporter=reporter)
 
 
 def _streamable(
