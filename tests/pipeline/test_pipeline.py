@@ -20,9 +20,10 @@ from tests.support import benchmark_tasks, tiny
 from transformers import AutoModelForCausalLM
 
 from heretic import pipeline
-from heretic.cli import opening, workflow
+from heretic.cli import workflow
 from heretic.cli.menu import chat as chat_module
 from heretic.cli.options import SettingsOptions
+from heretic.cli.recorded import run_settings
 from heretic.errors import StudyError
 from heretic.evaluator import Evaluator
 from heretic.harness.store import figures_of
@@ -330,14 +331,17 @@ class TestInterruption:
         write_config(place, n_trials=8, extra=extra)
         return place
 
+    OWN = ("--config", "config.toml")
+    """Its scorer is code of its own, so the file has to be named."""
+
     def reference(self, place: Path) -> list[Any]:
-        main(["--study-checkpoint-dir", "reference"])
+        main([*self.OWN, "--study-checkpoint-dir", "reference"])
         (run,) = list_runs(place / "reference")
         return [trial.plan for trial in RunFolder(run.path).read_trials()]
 
     @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
     def test_stopped_in_a_trial_then_resumed(self, slow: Path, how: signal.Signals) -> None:
-        process = start(slow)
+        process = start(slow, self.OWN)
         wait_for(process, "trial 2")
         time.sleep(0.1)  # into trial 3
         process.send_signal(how)
@@ -349,7 +353,7 @@ class TestInterruption:
         kept = [t for t in the_run(slow).read_trials() if t.state == "complete"]
         assert len(kept) >= 3
         assert json.loads(the_run(slow).front_path.read_text())
-        assert main(["--checkpoint-action", "continue"]) == 0
+        assert main([*self.OWN, "--checkpoint-action", "continue"]) == 0
         complete = [t for t in the_run(slow).read_trials() if t.state == "complete"]
         assert len(complete) == 8
         assert complete[: len(kept)] == kept
@@ -359,10 +363,10 @@ class TestInterruption:
     def test_two_processes_do_not_share_a_run(
         self, slow: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        process = start(slow)
+        process = start(slow, self.OWN)
         try:
             wait_for(process, "trial 0")
-            assert main(["--checkpoint-action", "continue"]) == 2
+            assert main([*self.OWN, "--checkpoint-action", "continue"]) == 2
             assert "Another process" in capsys.readouterr().err
         finally:
             process.kill()
@@ -481,13 +485,13 @@ class TestOtherCommands:
         evil = replace(manifest, settings={**manifest.settings, "trust_remote_code": True})
         (searched / "own.toml").write_text('export_strategy = "adapter"\n')
         monkeypatch.setenv("HERETIC_SAVE_DIRECTORY", "from-environment")
-        settings = opening.run_settings(evil, SettingsOptions(config=Path("own.toml")))
+        settings = run_settings(evil, SettingsOptions(config=Path("own.toml")))
         assert settings.trust_remote_code is False
         assert settings.export_strategy == "adapter"
         assert settings.save_directory == Path("from-environment")
         assert settings.max_response_length == 6
         trusted = SettingsOptions(overrides={"trust_remote_code": True})
-        assert opening.run_settings(evil, trusted).trust_remote_code is True
+        assert run_settings(evil, trusted).trust_remote_code is True
 
     def test_a_model_that_has_moved_is_found_and_another_is_not(
         self, searched: Path, capsys: pytest.CaptureFixture[str]
@@ -496,7 +500,7 @@ class TestOtherCommands:
         assert manifest is not None
         (searched / "model").rename(searched / "moved")
         moved = SettingsOptions(overrides={"model": "moved"})
-        assert opening.run_settings(manifest, moved).model == "moved"
+        assert run_settings(manifest, moved).model == "moved"
         tiny.folder(searched / "model", seed=5)
         assert main(["export", str(the_run(searched).path)]) == 2
         assert "not the model that was searched" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from heretic.cli.menu.checkpoint import choose_checkpoint
 from heretic.cli.menu.details import trial_in_row
 from heretic.cli.menu.dialogue import Dialogue
 from heretic.cli.menu.questions import Back, terminal_prompter
+from heretic.cli.recorded import check_prompts_are_here, run_settings
 from heretic.events import Notice
 from heretic.records.trial import Score, Trial
 from heretic.records.trial import front as front_of
@@ -32,16 +33,6 @@ if TYPE_CHECKING:
     from heretic.prompts import PromptSets
     from heretic.runs.folder import RunFolder
     from heretic.scorers import Scorer
-
-
-_CONSENT = {"trust_remote_code", "benchmark_path"}
-"""Settings by which code of others runs."""
-
-
-_PLACES = {"model", "model_commit"} | {
-    f"{kind}{split}_prompts" for kind in ("good", "bad") for split in ("", "_evaluation")
-}
-"""Settings of a run that may name another place, as long as the same is found there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +222,8 @@ def reopened_run(
 
     folder, manifest = known_run(path)
     check_plugins(manifest.settings, "run", trust_plugins)
-    settings = run_settings(manifest, options)
+    settings = run_settings(manifest, options, judged=True)
+    check_prompts_are_here(settings)
     check_before_work(settings)
     with make_reporter(console) as display:
         scorers = load_scorers(settings)
@@ -241,7 +233,8 @@ def reopened_run(
         ):
             raise RunError(
                 f"The prompts have changed since the run in {path} was searched.",
-                remedy="Restore the old prompts, or search again.",
+                remedy="Restore the old prompts, say where they are (--bad-prompts.dataset and so "
+                "on), or search again.",
             )
         with locked(folder, display) as logged:
             yield OpenRun(settings, folder, manifest.seed, prompts, scorers, logged)
@@ -257,54 +250,6 @@ def known_run(path: Path) -> tuple[RunFolder, RunManifest]:
 
     folder = RunFolder(path)
     return folder, folder.require_manifest()
-
-
-def run_settings(manifest: RunManifest, options: SettingsOptions) -> Settings:
-    """The settings of the search, overridden by what the user sets now that changes no score.
-
-    What the user sets is read from the command line, the environment and TOML as always. A new
-    place of the model or of prompts is taken as well, if their content is the same. A run folder
-    may come from anybody: it never decides whether the model's own code runs, nor where the code
-    of benchmarks lies.
-
-    Raises:
-        SettingsError: An option or the file of `--config` would make it another run.
-        RunError: The model is not the one that was searched.
-    """
-    from heretic.config.nested import merged
-    from heretic.config.schema import reproducible_names, values_as_before
-    from heretic.config.settings import Settings
-    from heretic.config.sources import merged_layers, read_user_layers
-    from heretic.errors import RunError, SettingsError
-
-    fixed = reproducible_names()
-    layers = read_user_layers(options.overrides, options.config)
-    own = Settings.from_layers(layers)
-    names = own.model_fields_set - fixed
-    recorded = {
-        **values_as_before(),
-        **{name: value for name, value in manifest.settings.items() if name not in _CONSENT},
-        **{name: value for name, value in own.to_dict().items() if name in names},
-    }
-    command = merged_layers(layer for layer in layers if layer.of_command)
-    asked = {name: value for name, value in command.items() if name in fixed}
-    settings = Settings.restore(merged(recorded, asked))
-    before = Settings.restore(recorded)
-    if any(getattr(settings, name) != getattr(before, name) for name in fixed - _PLACES):
-        raise SettingsError(
-            "These options belong to another run.",
-            remedy="Leave out what the run was not searched with, or search again.",
-        )
-    model = str(manifest.fingerprint["model"])
-    commit = model.partition("@")[2]
-    if commit and settings.model_commit is None:  # a branch on the Hub moves on
-        settings = settings.replaced(model_commit=commit)
-    if settings.fingerprint()["model"] != model:
-        raise RunError(
-            f"{settings.model} is not the model that was searched, or has changed since.",
-            remedy="Say where that is: --model, and for a Hub id --model-commit.",
-        )
-    return settings
 
 
 def trial_of(folder: RunFolder, index: int) -> Trial:

@@ -145,7 +145,7 @@ def find_preset(choice: str, model: str, revision: str | None) -> Preset | None:
     """
     if choice in ("", "none") or not model:
         return None
-    if choice != "auto" and not _is_file(choice):
+    if choice != "auto" and not is_file(choice):
         return _named(choice)
     presets = read_presets()
     if choice != "auto":
@@ -154,7 +154,8 @@ def find_preset(choice: str, model: str, revision: str | None) -> Preset | None:
     return next((preset for preset in presets if preset.fits(facts)), None)
 
 
-def _is_file(choice: str) -> bool:
+def is_file(choice: str) -> bool:
+    """Whether the setting `preset` names a file of the user's own."""
     return choice.endswith(".toml") or "/" in choice or "\\" in choice
 
 

@@ -179,6 +179,23 @@ def reproducible_names() -> frozenset[str]:
     return frozenset(setting.name for setting in settings_of() if setting.scores)
 
 
+_ALSO_OF_RUNS = frozenset(
+    {"device_map", "max_memory", "batch_size", "max_batch_size", "max_shard_size"}
+    | {"preset", "behavior", "kl_divergence_scale", "n_trials", "patience"}
+    | {"good_held_out_prompts", "bad_held_out_prompts"}
+)
+"""What else describes how a run was searched, and can do no harm in the hands of another."""
+
+
+def run_names() -> frozenset[str]:
+    """The settings that are taken from the folder of a run when it is opened again.
+
+    A run folder may come from anybody. Actions, destinations, repositories, pictures and consents
+    are not among them: they come from the user of the command.
+    """
+    return reproducible_names() | _ALSO_OF_RUNS
+
+
 def consent_names() -> tuple[str, ...]:
     """The settings that let code of others run, in the order of the settings."""
     return tuple(setting.name for setting in settings_of() if setting.consent)

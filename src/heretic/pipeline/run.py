@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from heretic import export
+from heretic.config.schema import consent_names
 from heretic.config.settings import Settings
 from heretic.errors import RunError
 from heretic.evaluator.baseline import BaselineFile
@@ -294,7 +295,7 @@ def new_manifest(
         seed=seed,
         fingerprint=code,
         # Consent to run code is given to a command, never by a file.
-        settings={**settings.to_dict(), "trust_remote_code": False},
+        settings={name: v for name, v in settings.to_dict().items() if name not in consent_names()},
         found={
             "response_prefix": model.response_prefix,
             "batch_size": model.batch_size,

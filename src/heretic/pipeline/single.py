@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from heretic import export
-from heretic.config.schema import values_as_before
+from heretic.config.schema import consent_names, run_names, values_as_before
 from heretic.config.settings import Settings
 from heretic.errors import HereticError, ModelError, RunError
 from heretic.evaluator.library import LibraryEvaluator
@@ -27,7 +27,7 @@ from heretic.records.trial import Score, Trial
 from heretic.runs.folder import RunFolder
 from heretic.scorers import check_scorers, load_scorers
 
-OWN_WHEN_APPLYING = ("model", "trust_remote_code", "scorers", "scorer", "max_shard_size")
+OWN_WHEN_APPLYING = ("model", "scorers", "scorer", "max_shard_size", *consent_names())
 """Settings that the user, not the run, decides when a plan is applied with a run's directions."""
 
 
@@ -54,7 +54,8 @@ def apply_plan(
     if known is not None:
         # The run decides what directions depend on; the user decides what code may run.
         own = {name: settings.to_dict()[name] for name in OWN_WHEN_APPLYING}
-        settings = Settings.restore({**values_as_before(), **known.settings, **own})
+        said = {name: value for name, value in known.settings.items() if name in run_names()}
+        settings = Settings.restore({**values_as_before(), **said, **own})
     scorers = check_scorers(load_scorers(settings))
     prompts = load_prompts(settings, reporter, with_held_out=False, scorers=scorers)
     if run is not None and known is not None:
@@ -105,6 +106,8 @@ def prepare_directions(
 ) -> tuple[LibraryModel, Tensor]:
     """Load the model and compute directions without a run, to reproduce a plan.
 
+    No scorer is loaded: nothing is scored, and a reproduction file may come from anybody.
+
     Args:
         seed: Seed of torch; directions do not depend on it.
 
@@ -112,7 +115,7 @@ def prepare_directions(
         The model, and directions as from `compute_directions`.
     """
     torch.manual_seed(seed)
-    prompts = load_prompts(settings, reporter, with_held_out=False)
+    prompts = load_prompts(settings, reporter, with_held_out=False, scorers=())
     return model_and_directions(settings, prompts, reporter)
 
 

@@ -25,7 +25,8 @@ def command(run: Path, options: SettingsOptions) -> int:
     from heretic.cli.display.reporter import make_reporter
     from heretic.cli.display.text import make_console
     from heretic.cli.menu.benchmarks import benchmarked, wanted_of
-    from heretic.cli.opening import known_run, locked, run_settings, trial_of
+    from heretic.cli.opening import known_run, locked, trial_of
+    from heretic.cli.recorded import run_settings
     from heretic.harness.tasks import check_tasks
 
     folder, manifest = known_run(run)

@@ -36,7 +36,8 @@ def command(model: str, options: SettingsOptions) -> int:
 def _chat_with_trial(path: Path, options: SettingsOptions, console: Console) -> None:
     from heretic import pipeline
     from heretic.cli.display.reporter import make_reporter
-    from heretic.cli.opening import known_run, run_settings, trial_of
+    from heretic.cli.opening import known_run, trial_of
+    from heretic.cli.recorded import run_settings
     from heretic.cli.workflow import converse
 
     folder, manifest = known_run(path)
