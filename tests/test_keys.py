@@ -32,14 +32,16 @@ REPRODUCED = names(
 """Settings that decide what a search finds."""
 
 SETTINGS = REPRODUCED | names(
-    "evaluate_model device_map max_memory trust_remote_code batch_size max_batch_size preset "
+    "evaluate_model device_map max_memory batch_size max_batch_size preset "
     "behavior good_held_out_prompts bad_held_out_prompts kl_divergence_scale n_trials seed "
     "patience start_plans study_checkpoint_dir print_residual_geometry plot_residuals "
     "residual_plot_path residual_plot_title residual_plot_style export_strategy max_shard_size "
     "checkpoint_action trial_index model_action save_directory upload_repo_id "
-    "upload_repo_private n_additional_trials benchmarks benchmark_path benchmark_limit "
+    "upload_repo_private n_additional_trials benchmarks benchmark_limit "
     "benchmark_original"
 )
+"""All settings but those by which code of others runs: no file decides them."""
+
 VERSIONS = {"heretic-llm", "python", "torch", "transformers", "accelerate", "optuna", "numpy"}
 FOUND = {"batch_size", "dtype", "response_prefix"}
 
