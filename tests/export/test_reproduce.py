@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,12 @@ class Recorder:
         return [e.text for e in self.events if isinstance(e, Notice) and e.level == level]
 
 
-def prepare(settings: Settings, seed: int, reporter: Reporter) -> tuple[Model, Tensor]:
+def prepare(
+    settings: Settings, seed: int, reporter: Reporter, date: datetime | None = None
+) -> tuple[Model, Tensor]:
     """The pipeline's stages up to the directions."""
     model = Model(settings, reporter)
+    model.renderer.date = date or model.renderer.date
     good, bad = (
         model.get_residual_means(prompts.load(spec, settings.system_prompt))
         for spec in (settings.good_prompts, settings.bad_prompts)
@@ -195,7 +199,9 @@ def test_other_versions_are_said_before_the_work(exported: Export, tmp_path: Pat
     file = edit_file(folder, lambda data: data["versions"].update(torch="1.0.0", oddity="3"))
     recorder = Recorder()
 
-    def stop(settings: Settings, seed: int, reporter: Reporter) -> tuple[Model, Tensor]:
+    def stop(
+        settings: Settings, seed: int, reporter: Reporter, date: datetime | None = None
+    ) -> tuple[Model, Tensor]:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
@@ -302,7 +308,9 @@ def test_foreign_plugins_run_only_when_trusted(exported: Export, tmp_path: Path)
     evil = {"plugin": "/srv/evil.py:Scorer", "optimization": "minimize", "name": "evil"}
     file = edit_file(folder, lambda data: data["settings"]["scorers"].append(evil))
 
-    def never(settings: Settings, seed: int, reporter: Reporter) -> tuple[Model, Tensor]:
+    def never(
+        settings: Settings, seed: int, reporter: Reporter, date: datetime | None = None
+    ) -> tuple[Model, Tensor]:
         raise AssertionError("no work before consent")
 
     with pytest.raises(ExportError, match=r"outside Heretic: /srv/evil\.py:Scorer") as caught:
@@ -361,7 +369,9 @@ def test_the_destination_is_checked_before_the_work(exported: Export, tmp_path: 
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.txt").write_text("x")
 
-    def never(settings: Settings, seed: int, reporter: Reporter) -> tuple[Model, Tensor]:
+    def never(
+        settings: Settings, seed: int, reporter: Reporter, date: datetime | None = None
+    ) -> tuple[Model, Tensor]:
         raise AssertionError("no work for nothing")
 
     with pytest.raises(ExportError, match="not empty"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from heretic.config.settings import Settings
     from heretic.model.core import Model
 
-Prepare = Callable[["Settings", int, Reporter], "tuple[Model, Tensor]"]
-"""The pipeline's first stages: (settings, seed, reporter) -> (loaded model, directions)."""
+Prepare = Callable[["Settings", int, Reporter, datetime | None], "tuple[Model, Tensor]"]
+"""The pipeline's first stages: (settings, seed, reporter, date) -> (loaded model, directions)."""
 
 UNSCORED = "This copy was not scored; `heretic evaluate` scores it."
 
@@ -105,7 +106,7 @@ def reproduce(
         reporter.emit(
             Notice(f"Versions are not as recorded: {'; '.join(changes)}.", level="warning")
         )
-    model, directions = prepare(settings, recorded.seed, reporter)
+    model, directions = prepare(settings, recorded.seed, reporter, recorded.date)
     # No scores at first: those in the file hold for this copy only if its weights are identical.
     request = ExportRequest(
         trial=Trial(number=recorded.trial, plan=recorded.plan, scores=()),

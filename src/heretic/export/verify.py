@@ -93,7 +93,7 @@ def reload(folder: Path, like: Model, reporter: Reporter | None = None) -> Model
     """Load a saved model or adapter in the way that the search loaded its base.
 
     Args:
-        like: The base model in memory; its dtype, batch size and response prefix are used again.
+        like: The base model in memory, whose dtype, batch size, response prefix and date are used.
     """
     from heretic.model.core import Model as Loader
 
@@ -109,6 +109,7 @@ def reload(folder: Path, like: Model, reporter: Reporter | None = None) -> Model
     if is_adapter:
         attach_adapter(loaded, folder)
     loaded.response_prefix = like.response_prefix
+    loaded.renderer.date = like.renderer.date
     return loaded
 
 

@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from functools import cached_property
 from typing import Any, Protocol, Self
 
@@ -31,6 +32,7 @@ from heretic.model.loading import (
     resolve_dtype,
 )
 from heretic.model.source import ModelSource
+from heretic.model.templates import clock_at
 from heretic.system import machine
 from heretic.system.memory import halving
 
@@ -39,6 +41,9 @@ _log = logging.getLogger(__name__)
 _FIELD = re.compile(r"\{(prompt|reply)\}")
 # Placeholders for the texts in a chat template; letters alone, which no template changes.
 _MARKS = {"prompt": "HereticPromptStandsHere", "reply": "HereticReplyStandsHere"}
+GUARDS_DATE = datetime(2025, 1, 1)
+"""The date that guards' templates are told: equal replies get equal verdicts on every day."""
+
 _OTHER = "other"
 """Label of a reply to which no label applies."""
 
@@ -382,9 +387,10 @@ class _Guard:
         ]
         for messages in (plain, listed):
             try:
-                text = self._tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=True
-                )
+                with clock_at(GUARDS_DATE):
+                    text = self._tokenizer.apply_chat_template(
+                        messages, tokenize=False, add_generation_prompt=True
+                    )
             except (TemplateError, TypeError, ValueError):
                 continue
             if all(text.count(mark) == 1 for mark in _MARKS.values()):

@@ -91,7 +91,7 @@ class ChatRenderer:
         self._tokenizer = tokenizer
         self.template = template
         self.has_template = template is not None
-        self.date = datetime.now()
+        self.date = datetime.now().replace(microsecond=0)
         switch = {"enable_thinking": False} if "enable_thinking" in (template or "") else {}
         self._switches = {**switch, **(variables or {})}
         if template is not None and template != tokenizer.chat_template:
@@ -154,7 +154,7 @@ class ChatRenderer:
         )
 
     def _apply(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        with _clock_at(self.date):
+        with clock_at(self.date):
             text: str = self._tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True, **self._switches
             )
@@ -215,7 +215,7 @@ def shows(text: str, word: str) -> bool:
 
 
 @contextmanager
-def _clock_at(moment: datetime) -> Iterator[None]:
+def clock_at(moment: datetime) -> Iterator[None]:
     """Let the clock of chat templates, transformers' `strftime_now`, stand still.
 
     transformers gives templates no other clock, and lets no function be handed to them.

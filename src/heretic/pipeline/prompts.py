@@ -50,6 +50,20 @@ def load_prompts(
     return sets
 
 
+def load_evaluation_prompts(
+    settings: Settings, reporter: Reporter, scorers: Sequence[Scorer]
+) -> PromptSets:
+    """Read the evaluation splits alone, which stand for the others as well.
+
+    Raises:
+        PromptError: A set cannot be read or is empty.
+    """
+    reporter.emit(StageStarted("Loading prompts"))
+    found = evaluation_prompts(settings, scorers)
+    reporter.emit(StageFinished(f"{len(found.good)} good and {len(found.bad)} bad for evaluation"))
+    return PromptSets(good=found.good, bad=found.bad, evaluation=found)
+
+
 def _warn_of_overlap(sets: PromptSets, reporter: Reporter) -> None:
     """Warn of splits that share prompts."""
     evaluation = sets.evaluation

@@ -27,7 +27,7 @@ from heretic.evaluator.library import LibraryEvaluator
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
 from heretic.model.core import Model
 from heretic.model.library import LibraryModel
-from heretic.pipeline.stages import load_model, model_and_directions, scores_line
+from heretic.pipeline.stages import check_rendering, load_model, model_and_directions, scores_line
 from heretic.pipeline.worthwhile import Agree, check_worthwhile
 from heretic.prompts import Prompt, PromptSets
 from heretic.records.options import options_of
@@ -138,6 +138,7 @@ def prepare(
         folder.save_directions(directions.numpy())
     else:
         model, directions = load_run(settings, folder, known, reporter)
+        check_rendering(model, prompts, reporter)
     evaluator = LibraryEvaluator(
         settings,
         model,
@@ -225,7 +226,11 @@ def _baseline_key(settings: Settings, prompts: PromptSets, model: Model) -> str:
     return digest(
         {
             **fingerprint(settings, prompts),
-            "response_prefix": model.response_prefix,
+            "rendered": [
+                model.prompt_text(prompt)
+                for rows in prompts.evaluation.by_name().values()
+                for prompt in rows
+            ],
             "dtype": str(model.dtype),
             "hardware": hardware(model.device),
             "versions": versions(),
@@ -244,6 +249,7 @@ def load_run(
     found = manifest.found
     model = load_model(settings, reporter, dtypes=[found["dtype"]])
     model.response_prefix = str(found["response_prefix"])
+    model.renderer.date = manifest.date or model.renderer.date
     model.take_up(int(found["batch_size"]))
     directions = torch.from_numpy(folder.load_directions())
     # Several directions of a layer lie along a dimension between these two.
@@ -298,6 +304,7 @@ def new_manifest(
         settings={name: v for name, v in settings.to_dict().items() if name not in consent_names()},
         found={
             "response_prefix": model.response_prefix,
+            "date": model.renderer.date.isoformat(),
             "batch_size": model.batch_size,
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": str(model.device),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import torch
@@ -13,18 +14,27 @@ from heretic.config.schema import consent_names, run_names, values_as_before
 from heretic.config.settings import Settings
 from heretic.errors import HereticError, ModelError, RunError
 from heretic.evaluator.library import LibraryEvaluator
-from heretic.events import Reporter, StageFinished, StageStarted
+from heretic.events import Notice, Reporter, StageFinished, StageStarted
+from heretic.export.documents.reproduction import found_in_export
 from heretic.model.core import Model
 from heretic.model.library import LibraryModel
 from heretic.model.loading import load_tokenizer
 from heretic.model.source import ModelSource
-from heretic.pipeline.prompts import load_prompts
+from heretic.pipeline.prompts import load_evaluation_prompts, load_prompts
 from heretic.pipeline.run import load_run, new_manifest
-from heretic.pipeline.stages import choose_prefix, load_model, model_and_directions, scores_line
+from heretic.pipeline.stages import (
+    check_rendering,
+    choose_prefix,
+    load_model,
+    model_and_directions,
+    scores_line,
+)
+from heretic.prompts import PromptSets
 from heretic.records.options import options_of
 from heretic.records.plan import Plan
 from heretic.records.trial import Score, Trial
 from heretic.runs.folder import RunFolder
+from heretic.runs.manifest import recorded_date
 from heretic.scorers import check_scorers, load_scorers
 
 OWN_WHEN_APPLYING = ("model", "scorers", "scorer", "max_shard_size", *consent_names())
@@ -39,12 +49,14 @@ def apply_plan(
     reporter: Reporter,
     *,
     run: RunFolder | None = None,
+    date: datetime | None = None,
 ) -> tuple[Score, ...]:
     """Edit and save a model without a search, and score what was saved.
 
     Args:
         run: A run whose directions, prompts and method are used; without one, directions are
             computed from the prompts of the settings.
+        date: Without a run, the date that the plan was found with, for chat templates.
 
     Raises:
         RunError: The plan does not fit the model or its directions, or `run` holds no run.
@@ -62,7 +74,7 @@ def apply_plan(
         model, directions = load_run(settings, run, known, reporter)
     else:
         model, directions = model_and_directions(
-            settings, prompts, reporter, variant=plan.row_normalization
+            settings, prompts, reporter, variant=plan.row_normalization, date=date
         )
     _check_fits(plan, model, directions)
     export.check_export(model, destination, strategy, settings.max_rank)
@@ -102,7 +114,7 @@ def _check_fits(plan: Plan, model: Model, directions: Tensor) -> None:
 
 
 def prepare_directions(
-    settings: Settings, seed: int, reporter: Reporter
+    settings: Settings, seed: int, reporter: Reporter, date: datetime | None = None
 ) -> tuple[LibraryModel, Tensor]:
     """Load the model and compute directions without a run, to reproduce a plan.
 
@@ -110,13 +122,14 @@ def prepare_directions(
 
     Args:
         seed: Seed of torch; directions do not depend on it.
+        date: The run's date, for chat templates.
 
     Returns:
         The model, and directions as from `compute_directions`.
     """
     torch.manual_seed(seed)
     prompts = load_prompts(settings, reporter, with_held_out=False, scorers=())
-    return model_and_directions(settings, prompts, reporter)
+    return model_and_directions(settings, prompts, reporter, date=date)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,27 +156,64 @@ def compare(settings: Settings, reporter: Reporter) -> Comparison:
     )
     if _vocabulary(settings) != _vocabulary(judged_settings):
         raise _different_vocabularies(settings)
-    prompts = load_prompts(settings, reporter, with_held_out=False, scorers=scorers)
+    prompts = load_evaluation_prompts(settings, reporter, scorers)
     original = load_model(settings, reporter)
-    choose_prefix(settings, original, prompts, reporter)
+    _prompt_as_recorded(settings, original, prompts, reporter)
     evaluator = LibraryEvaluator(
         settings, original, reporter=reporter, prompts=prompts.evaluation, scorers=scorers
     )
     reporter.emit(StageStarted(f"Scoring {settings.model}"))
     baseline = evaluator.baseline
     reporter.emit(StageFinished(scores_line(baseline)))
-    prefix = original.response_prefix
+    prefix, date = original.response_prefix, original.renderer.date
+    texts = _rendered(original, prompts)
     width = original.model.get_output_embeddings().weight.shape[0]
     evaluator.release()
     original.unload()  # so that only one large model has to fit into memory
     judged = load_model(judged_settings, reporter)
     if judged.model.get_output_embeddings().weight.shape[0] != width:
         raise _different_vocabularies(settings)
-    judged.response_prefix = prefix
+    judged.response_prefix, judged.renderer.date = prefix, date
+    check_rendering(judged, prompts, reporter)
+    if _rendered(judged, prompts) != texts:
+        reporter.emit(
+            Notice(
+                "The chat templates of the two models differ: their scores are for different "
+                "prompts.",
+                level="warning",
+            )
+        )
     reporter.emit(StageStarted(f"Scoring {settings.evaluate_model}"))
     scores = evaluator.score_model(judged)
     reporter.emit(StageFinished(scores_line(scores)))
     return Comparison(baseline=baseline, judged=scores)
+
+
+def _prompt_as_recorded(
+    settings: Settings, model: Model, prompts: PromptSets, reporter: Reporter
+) -> None:
+    """Give prompts the date and the response prefix that an export of Heretic's records.
+
+    Where neither model is one, the date is now, and the prefix is found on the evaluation prompts.
+    """
+    assert settings.evaluate_model is not None
+    name, recorded = settings.evaluate_model, found_in_export(settings.evaluate_model)
+    if not recorded:
+        name, recorded = settings.model, found_in_export(settings.model, settings.model_commit)
+    model.renderer.date = recorded_date(recorded) or model.renderer.date
+    check_rendering(model, prompts, reporter)
+    prefix = recorded.get("response_prefix")
+    if settings.response_prefix == "auto" and prefix is not None:
+        model.response_prefix = prefix
+        reporter.emit(Notice(f"Response prefix, as {name} records it: {prefix!r}"))
+        return
+    choose_prefix(settings, model, prompts, reporter)
+
+
+def _rendered(model: Model, prompts: PromptSets) -> list[str]:
+    """The text of every evaluation prompt."""
+    rows = prompts.evaluation.by_name().values()
+    return [model.prompt_text(prompt) for row in rows for prompt in row]
 
 
 def _vocabulary(settings: Settings) -> dict[str, int]:

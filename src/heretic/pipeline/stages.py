@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 import torch
 from torch import Tensor
@@ -161,17 +162,20 @@ def model_and_directions(
     reporter: Reporter,
     *,
     variant: RowNormalization | None = None,
+    date: datetime | None = None,
 ) -> tuple[LibraryModel, Tensor]:
     """The model with its response prefix, and directions from the prompts.
 
     Args:
         variant: Row normalization of the edit; by default that of the settings.
+        date: What chat templates are told when they ask for the time; by default it is now.
 
     Raises:
         ModelError: The model cannot be loaded, or edited with this row normalization.
         StudyError: Two of the prompt sets have the same residuals in every layer.
     """
     model = load_model(settings, reporter)
+    model.renderer.date = date or model.renderer.date
     check_variant(model.writers, variant or settings.row_normalization)
     check_rendering(model, prompts, reporter)
     choose_prefix(settings, model, prompts, reporter)

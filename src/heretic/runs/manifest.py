@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any
 
 from heretic.errors import RunError
@@ -23,7 +24,7 @@ class RunManifest:
         fingerprint: Everything that changes scores: model, prompts, method, lengths.
         settings: All settings that the run began with.
         found: Results of loading the model: batch size, response prefix, dtype, device, layers,
-            components, baseline scores.
+            components, baseline scores; and the date that chat templates are told.
         versions: Package name to version.
         created: When the run began, ISO 8601 in UTC.
         schema_version: Version of the format of this file.
@@ -38,6 +39,15 @@ class RunManifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def date(self) -> datetime | None:
+        """The local time that chat templates are told; of older runs, when they began.
+
+        Raises:
+            RunError: It is not a date.
+        """
+        return recorded_date(self.found, self.created)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -64,3 +74,22 @@ class RunManifest:
                 f"Not a run manifest: {error}.",
                 remedy="Start the run over (checkpoint_action = restart), or remove the folder.",
             ) from error
+
+
+def recorded_date(found: Mapping[str, Any], created: str = "") -> datetime | None:
+    """The date in the values found by a run, as local time without a zone.
+
+    Args:
+        created: Taken where there is no date, ISO 8601; empty where it is unknown too.
+
+    Raises:
+        RunError: It is not a date.
+    """
+    text = found.get("date") or created
+    if not text:
+        return None
+    try:
+        date = datetime.fromisoformat(text)
+        return date if date.tzinfo is None else date.astimezone().replace(tzinfo=None)
+    except (TypeError, ValueError, OverflowError, OSError) as error:
+        raise RunError(f"The recorded date {text!r} is not one.") from error

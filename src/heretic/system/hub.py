@@ -191,6 +191,28 @@ def hub_config(model: str, revision: str | None) -> str:
     return _small_file(model, "config.json", revision, timeout=HUB_TIMEOUT) or ""
 
 
+def model_text(model: str, file: str, revision: str | None) -> str | None:
+    """The text of a small file of a model; None if it has none, or if the Hub does not send it.
+
+    Args:
+        model: Folder, GGUF file or Hub id.
+    """
+    place, _ = gguf_parts(model) or (model, "")
+    try:
+        if is_local(model):
+            found: object = str(Path(place).expanduser() / file)
+        else:
+            from huggingface_hub import try_to_load_from_cache
+
+            found = try_to_load_from_cache(place, file, revision=revision)
+        if isinstance(found, str):
+            return Path(found).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:  # there is no such file, or it is not text
+        _log.info("%s of %s cannot be read: %s", file, model, error)
+        return None
+    return _small_file(place, file, revision, timeout=HUB_TIMEOUT)
+
+
 def download_card(model: str, revision: str | None) -> str | None:
     """The text of the model's card from the Hub; None if the Hub does not send one."""
     return _small_file(repository_of(model), "README.md", revision, timeout=CARD_TIMEOUT)

@@ -40,8 +40,10 @@ def command(
     from heretic.cli.display.tables import scores_table
     from heretic.cli.display.text import make_console
     from heretic.cli.menu.answers import DEFAULT_STRATEGY, default_directory
+    from heretic.export.documents.reproduction import found_in_export
     from heretic.pipeline import single
     from heretic.runs.folder import RunFolder
+    from heretic.runs.manifest import recorded_date
 
     settings = options.load(model=model)
     chosen = _chosen_plan(plan, index)
@@ -57,6 +59,7 @@ def command(
             settings.export_strategy or DEFAULT_STRATEGY,
             display,
             run=None if run_folder is None else RunFolder(run_folder),
+            date=recorded_date(found_in_export(str(plan.parent.absolute()))),
         )
     console.print(scores_table({"from disk": scores}, heading=f"Saved in {destination}", label=""))
     return 0

@@ -54,6 +54,8 @@ def _chat_with_model(name: str, options: SettingsOptions, console: Console) -> N
     from heretic.cli.display.reporter import make_reporter
     from heretic.cli.menu.chat import chat
     from heretic.export.adapter import adapter_base, attach_adapter
+    from heretic.export.documents.reproduction import found_in_export
+    from heretic.runs.manifest import recorded_date
 
     base = adapter_base(Path(name))
     if base is None:
@@ -62,6 +64,7 @@ def _chat_with_model(name: str, options: SettingsOptions, console: Console) -> N
         settings = options.load(model=base[0]).replaced(model_commit=base[1])
     with make_reporter(console) as display:
         model = pipeline.load_model(settings, display)
+    model.renderer.date = recorded_date(found_in_export(name)) or model.renderer.date
     if base is not None:
         attach_adapter(model, Path(name))
     chat(model.stream_reply, console=console, system=settings.system_prompt)

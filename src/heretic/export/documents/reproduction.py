@@ -10,16 +10,20 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import heretic
 from heretic.config.schema import reproducible_names
 from heretic.errors import ExportError, RunError
-from heretic.export.files import is_weight_file, read_json
+from heretic.export.files import REPRODUCTION, is_weight_file, read_json
 from heretic.export.request import ExportRequest, Strategy, check_strategy
 from heretic.records.plan import Plan
 from heretic.records.trial import Score
+from heretic.runs.manifest import recorded_date
+from heretic.system.documents import parse_json
+from heretic.system.hub import model_text
 from heretic.system.machine import hardware, versions
 
 if TYPE_CHECKING:
@@ -41,7 +45,7 @@ class Reproduction:
         max_shard_size: Largest weight file, e.g. `5GB`.
         settings: The run's settings that change scores; missing ones have their defaults.
         found: Values found at run time that a reproduction uses again: `batch_size`, `dtype`,
-            `response_prefix`.
+            `response_prefix`, `date`.
         trial: Number of the trial in its run.
         directions_sha256: Hash of the directions; see `directions_hash`.
         files: `sha256` and `size` in bytes of every file except the documents, by name.
@@ -64,6 +68,15 @@ class Reproduction:
     verified: bool = False
     versions: Mapping[str, str] = field(default_factory=dict)
     hardware: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def date(self) -> datetime | None:
+        """The date that chat templates were told; None in files of earlier versions.
+
+        Raises:
+            RunError: It is not a date.
+        """
+        return recorded_date(self.found)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
@@ -158,6 +171,7 @@ def describe(
         "batch_size": int(request.manifest.found.get("batch_size") or model.batch_size),
         "dtype": str(model.dtype).removeprefix("torch."),
         "response_prefix": model.response_prefix,
+        "date": model.renderer.date.isoformat(),
     }
     return Reproduction(
         strategy=strategy,
@@ -194,6 +208,25 @@ def without_secrets(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_secrets(item) for item in value]
     return value
+
+
+def found_in_export(model: str, revision: str | None = None) -> dict[str, str]:
+    """What a model that was saved by Heretic records of how its prompts were made.
+
+    Args:
+        model: Folder or Hub id.
+
+    Returns:
+        `response_prefix` and `date`, as far as they are recorded; empty for all other models.
+    """
+    try:
+        data = parse_json(model_text(model, REPRODUCTION, revision) or "null")
+        found = data["found"] if isinstance(data["schema_version"], int) else {}
+        kept = {name: found[name] for name in ("response_prefix", "date") if name in found}
+        recorded_date(kept)
+    except (ValueError, KeyError, TypeError, RunError):  # it is none of ours, or damaged
+        return {}
+    return {name: value for name, value in kept.items() if isinstance(value, str)}
 
 
 def directions_hash(directions: Tensor) -> str:
