@@ -512,3 +512,28 @@ def test_a_scorer_that_the_defaults_gain_later_is_left_out_of_the_fingerprint(
     assert after.fingerprint() == before.fingerprint()
     searched = [*scorers[:-1], {**added, "optimization": "minimize"}]
     assert Settings(model="m", scorers=searched).fingerprint() != before.fingerprint()
+
+
+@pytest.mark.parametrize("size", ["5", "0GB", "-1GB", "five", "5GiB", "nanGB", "", "5 GB 3"])
+def test_a_shard_size_that_cannot_be_read_is_said_at_once(size: str) -> None:
+    with pytest.raises(SettingsError, match="max_shard_size"):
+        Settings(model="org/model", max_shard_size=size)
+
+
+@pytest.mark.parametrize("size", ["5GB", "1.5gb", " 500 MB ", "1TB"])
+def test_shard_sizes_stay_as_written(size: str) -> None:
+    assert Settings(model="org/model", max_shard_size=size).max_shard_size == size
+
+
+def test_every_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    names = [known.name for known in settings_of() if known.kind == "path"]
+    assert {"save_directory", "study_checkpoint_dir", "start_plans"} <= set(names)
+    lines = "".join(f'{name} = "~/there/{name}"\n' for name in (*names, "model"))
+    Path("user.toml").write_text(lines)
+    settings = load_settings({}, Path("user.toml"))
+    for name in names:
+        assert getattr(settings, name) == tmp_path / "there" / name
+    assert settings.model == str(tmp_path / "there" / "model")
+    with pytest.raises(SettingsError, match=r"save_directory.*home"):
+        Settings(model="m", save_directory="~nobody-of-that-name/x")

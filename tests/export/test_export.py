@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from dataclasses import replace
@@ -342,7 +341,7 @@ def test_a_file_is_no_destination(model: Model, wanted: ExportRequest, tmp_path:
     (tmp_path / "m").write_text("x")
     with pytest.raises(ExportError, match="is a file"):
         save(model, wanted, tmp_path / "m", strategy="merge")
-    with pytest.raises(ExportError, match="Nothing can be written"):
+    with pytest.raises(ExportError, match="Nothing can be saved"):
         save(model, wanted, tmp_path / "m" / "below", strategy="merge")
 
 
@@ -446,6 +445,15 @@ def test_names_never_show_where_a_model_lies(case: NameCase) -> None:
 verification = sys.modules["heretic.export.verify"]  # the package has a function of that name
 
 
+@pytest.mark.parametrize("size", ["5", "many", 0.5])
+def test_a_shard_size_that_is_none_is_refused_before_writing(
+    model: Model, wanted: ExportRequest, size: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match="max_shard_size"):
+        save(model, wanted, tmp_path / "m", strategy="merge", max_shard_size=size)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("free", [0, 10**9])
 def test_the_base_leaves_an_accelerator_that_is_too_small(
     free: int, monkeypatch: pytest.MonkeyPatch
@@ -462,22 +470,6 @@ def test_the_base_leaves_an_accelerator_that_is_too_small(
     with verification._room_for_copy(base):
         assert places == ([] if free else ["cpu"])
     assert places == ([] if free else ["cpu", "cuda:0"])
-
-
-def test_what_a_killed_save_left_is_swept(
-    model: Model, wanted: ExportRequest, tmp_path: Path
-) -> None:
-    gone, other = ".m.999999999-abc.tmp", f".m.{os.getpid()}-abc.tmp"
-    foreign = ".m.notes.tmp"
-    for name in (gone, ".m.999999999-abc.old", other, foreign):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "model.safetensors").write_text("x")
-    save(model, wanted, tmp_path / "m", strategy="adapter")
-    # A moved-aside earlier model is kept as long as it may be the only one.
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"m", other, foreign, ".m.999999999-abc.old"}
-    save(model, wanted, tmp_path / "m", strategy="adapter")
-    assert {path.name for path in tmp_path.iterdir()} == {"m", other, foreign}
 
 
 def test_the_place_is_checked_before_loading(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -84,5 +85,16 @@ def empty_is_unset(value: Any) -> Any:
     return None if value == "" else value
 
 
+def from_home(value: Any) -> Any:
+    """A path that begins with `~` as the path that it means: only a shell expands it by itself."""
+    if not isinstance(value, str | Path) or not str(value).startswith("~"):
+        return value
+    try:
+        return type(value)(Path(value).expanduser())
+    except RuntimeError as error:  # no such user, or no home
+        raise ValueError("the home folder that ~ means is not known") from error
+
+
 Optionally = BeforeValidator(empty_is_unset)
+FromHome = BeforeValidator(from_home)
 Texts = Annotated[tuple[str, ...], BeforeValidator(as_list)]

@@ -1,19 +1,16 @@
-"""Files on disk: free space, a check of the destination, all-or-nothing saving, hashes."""
+"""Files on disk: free space, a check of the destination, hashes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from heretic.errors import ExportError
+from heretic.export.staging import contents, prove, recover, resolved
 from heretic.system.files import write_atomic
 
 PARAMETERS = "abliteration_params.json"
@@ -21,6 +18,9 @@ REPRODUCTION = "reproduce.json"
 CARD = "README.md"
 DOCUMENTS = frozenset({PARAMETERS, REPRODUCTION, CARD})
 """Files about the other files: written last, and written again after verification."""
+
+_HALF_WRITTEN = re.compile(rf"\.({'|'.join(map(re.escape, sorted(DOCUMENTS)))})\.\w+\.tmp")
+"""Temporary files of `write_atomic` for documents."""
 
 DISK_MARGIN = 64 * 2**20
 """Bytes for tokenizer, configuration and documents, in addition to the weights."""
@@ -38,9 +38,16 @@ def sha256_file(path: Path) -> str:
 
 
 def relative_files(folder: Path) -> list[str]:
-    """All files below `folder`, as sorted posix paths relative to it."""
+    """All files below `folder`, as sorted posix paths relative to it.
+
+    What a killed process left while it saved there, or wrote a document again, is left out.
+    """
     return sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()
+        path.relative_to(folder).as_posix()
+        for top in contents(folder)
+        if not _HALF_WRITTEN.fullmatch(top.name)
+        for path in (top, *top.rglob("*"))
+        if not path.is_dir()
     )
 
 
@@ -86,8 +93,8 @@ def read_json(path: Path) -> Any:
 
 
 def existing_parent(path: Path) -> Path:
-    """The path itself if it exists, otherwise its nearest parent that does."""
-    path = path.absolute()
+    """The folder that a path means if it exists, otherwise its nearest parent that does."""
+    path = resolved(path)
     return next(parent for parent in (path, *path.parents) if parent.exists())
 
 
@@ -124,109 +131,39 @@ def is_ours(folder: Path) -> bool:
     return PARAMETERS in present and present <= listed | DOCUMENTS
 
 
-def check_destination(destination: Path, base_model: str) -> None:
-    """Refuse a place where saving would destroy something.
+def check_destination(destination: Path, base_model: str) -> Path:
+    """Refuse a place where saving would destroy something, or is not possible.
 
     An earlier export may be replaced. The base model, other files, and a folder that holds more
-    than an export may not.
+    than an export may not. What a killed process left there is finished or undone first.
+
+    Returns:
+        The folder, absolute, with `~` and links followed.
 
     Raises:
-        ExportError: The destination is in use, or is not a folder.
+        ExportError: The destination is in use, is not a folder, or cannot be written to.
     """
-    if not destination.exists():
-        return
-    if not destination.is_dir():
+    destination = resolved(destination)
+    recover(destination)
+    try:
+        exists, is_folder = destination.exists(), destination.is_dir()
+        taken = is_folder and bool(contents(destination)) and not is_ours(destination)
+    except OSError as error:
+        raise ExportError(
+            f"{destination} cannot be looked into: {error.strerror or error}.",
+            remedy="Choose another folder.",
+        ) from error
+    if exists and not is_folder:
         raise ExportError(f"{destination} is a file.", remedy="Name a folder.")
     base = Path(base_model).expanduser()
-    if base_model and base.exists() and base.resolve() == destination.resolve():
+    if base_model and base.exists() and base.resolve() == destination:
         raise ExportError(
             f"{destination} is the base model itself.", remedy="Choose another folder."
         )
-    if any(destination.iterdir()) and not is_ours(destination):
+    if taken:
         raise ExportError(
             f"{destination} is not empty and holds files that Heretic did not save there.",
             remedy="Choose another folder, or empty this one.",
         )
-
-
-@contextmanager
-def staged(destination: Path) -> Iterator[Path]:
-    """Yield a new folder beside `destination`; rename it to `destination` if the block succeeds.
-
-    If the block fails or the process dies, `destination` stays as it was.
-
-    Raises:
-        ExportError: The folder cannot be created, or saving fails on an `OSError`.
-    """
-    destination = destination.absolute()
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(destination)
-        staging = Path(
-            tempfile.mkdtemp(prefix=_prefix(destination), suffix=".tmp", dir=destination.parent)
-        )
-    except OSError as error:
-        raise ExportError(
-            f"Nothing can be written to {destination.parent}: {error.strerror or error}.",
-            remedy="Choose another folder.",
-        ) from error
-    try:
-        yield staging
-        _usual_permissions(staging)
-        _replace_folder(staging, destination)
-    except OSError as error:
-        raise ExportError(
-            f"Saving to {destination} failed: {error.strerror or error}.",
-            remedy="Check the free space and the permissions of that disk.",
-        ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _prefix(destination: Path) -> str:
-    """Prefix of the hidden folders beside a destination: its name and this process's id."""
-    return f".{destination.name}.{os.getpid()}-"
-
-
-def _sweep(destination: Path) -> None:
-    """Delete the hidden folders that processes left when they were killed during `staged`.
-
-    An earlier export that was moved aside is deleted only if `destination` exists.
-    """
-    import psutil
-
-    pattern = re.compile(rf"\.{re.escape(destination.name)}\.(\d+)-\w+\.(tmp|old)")
-    for path in destination.parent.iterdir():
-        match = pattern.fullmatch(path.name)
-        if match is None or psutil.pid_exists(int(match[1])):
-            continue
-        if match[2] == "tmp" or destination.exists():
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _usual_permissions(folder: Path) -> None:
-    """Give all files and folders the permissions that the umask allows new ones.
-
-    mkdtemp and safetensors create folders and files that only their owner may open.
-    """
-    mask = os.umask(0)
-    os.umask(mask)
-    for path in (folder, *folder.rglob("*")):
-        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
-
-
-def _replace_folder(staging: Path, destination: Path) -> None:
-    """Rename `staging` to `destination`; an old `destination` is deleted after that succeeded."""
-    if not destination.exists():
-        staging.rename(destination)
-        return
-    with tempfile.TemporaryDirectory(
-        prefix=_prefix(destination), suffix=".old", dir=destination.parent
-    ) as aside:
-        old = Path(aside) / "old"
-        destination.rename(old)
-        try:
-            staging.rename(destination)
-        except OSError:
-            old.rename(destination)
-            raise
+    prove(destination)
+    return destination

@@ -100,7 +100,7 @@ def reproduce(
     recorded = Reproduction.read(file)
     check_plugins(recorded.settings, "reproduction file", trust_plugins)
     settings = restored_settings(recorded, overrides or {})
-    check_destination(destination, settings.model)
+    destination = check_destination(destination, settings.model)
     changes = differences(recorded.versions, versions())
     if changes:
         reporter.emit(

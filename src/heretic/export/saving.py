@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from heretic.config.sizes import size_in_bytes
 from heretic.errors import ExportError
 from heretic.events import Notice, Reporter, Silent, StageFinished, StageStarted
 from heretic.export import weights
@@ -12,10 +13,11 @@ from heretic.export.adapter import write_adapter
 from heretic.export.base_files import write_base_files
 from heretic.export.documents.base_card import base_folder
 from heretic.export.documents.write import write_documents
-from heretic.export.files import check_destination, check_disk, relative_files, staged
+from heretic.export.files import check_destination, check_disk, relative_files
 from heretic.export.request import ExportOptions, ExportRequest, Strategy, check_strategy
 from heretic.export.safetensors import stream
 from heretic.export.safetensors.sources import QuantisedSourceError, StreamError
+from heretic.export.staging import staged
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +39,7 @@ def check_place(options: ExportOptions, destination: Path, strategy: str) -> Non
         ExportError: The destination is taken or the disk too small.
     """
     kind = check_strategy(strategy)
-    check_destination(destination, options.model)
+    destination = check_destination(destination, options.model)
     needed = ADAPTER_BYTES * options.max_rank
     if kind == "merge":
         base = base_folder(options.model, options.model_commit)
@@ -66,12 +68,14 @@ def _source(model: Model, strategy: Strategy) -> Checkpoint | None:
 
 def _check_room(
     model: Model, destination: Path, strategy: Strategy, source: Checkpoint | None, rank: int
-) -> None:
-    check_destination(destination, model.options.model)
+) -> Path:
+    """The folder that the destination means, once it is known to be free and large enough."""
+    destination = check_destination(destination, model.options.model)
     needed = ADAPTER_BYTES * rank
     if strategy == "merge":
         needed = weights.estimated_bytes(model) if source is None else source.size
     check_disk(destination, needed)
+    return destination
 
 
 def save(
@@ -95,11 +99,11 @@ def save(
             to weights saved from memory: copies of the base's files keep the base's shards.
 
     Returns:
-        The absolute path of the folder.
+        The absolute path of the folder, with `~` and links followed.
 
     Raises:
-        ExportError: The destination is taken, the disk too small, the model edited already, or
-            writing fails.
+        ExportError: The destination is taken, the disk too small, the shard size none, the model
+            edited already, or writing fails.
     """
     reporter = reporter or Silent()
     kind = check_strategy(strategy)
@@ -108,10 +112,11 @@ def save(
             "The model in memory is edited already.", remedy="Call restore() before saving a plan."
         )
     source = _source(model, kind)
-    _check_room(model, destination, kind, source, request.trial.plan.rank)
+    shard = max_shard_size or request.options.max_shard_size
+    _check_shard_size(shard)
+    destination = _check_room(model, destination, kind, source, request.trial.plan.rank)
     reporter.emit(StageStarted(f"Saving to {destination}"))
     with staged(destination) as folder:
-        shard = max_shard_size or request.options.max_shard_size
         _write_model(
             model,
             request,
@@ -124,7 +129,19 @@ def save(
         write_documents(folder, request, kind, model)
         files = relative_files(folder)
     reporter.emit(StageFinished(f"{len(files)} files in {destination}"))
-    return destination.absolute()
+    return destination
+
+
+def _check_shard_size(size: str | int) -> None:
+    """Refuse what is no size.
+
+    Raises:
+        ExportError: It is none.
+    """
+    try:
+        size_in_bytes(size if isinstance(size, str) else f"{size / 1000:f}KB")
+    except ValueError as error:
+        raise ExportError(f"max_shard_size is {size!r}: it {error}.") from error
 
 
 def _write_model(

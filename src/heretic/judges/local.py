@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Protocol, Self
+from typing import Annotated, Any, Protocol, Self
 
 import torch
 from jinja2.exceptions import TemplateError
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from transformers import AutoModelForSequenceClassification
 
+from heretic.config.declaration import FromHome
 from heretic.errors import ModelError, ScorerError, SettingsError
 from heretic.judges.records import Item, Verdict
 from heretic.model.completeness import read_weights
@@ -56,7 +57,7 @@ class ClassifierOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    model: str = Field(min_length=1, description="Hub id, or folder.")
+    model: Annotated[str, FromHome] = Field(min_length=1, description="Hub id, or folder.")
     commit: str | None = Field(default=None, description="Revision on the Hub.")
     counts: tuple[str, ...] = Field(
         min_length=1, description="Labels that count: the score is the share of replies with them."

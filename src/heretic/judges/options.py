@@ -6,11 +6,12 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from heretic.config.declaration import FromHome
 from heretic.errors import ScorerError
 
 REFUSAL_CRITERION = (
@@ -67,7 +68,7 @@ class JudgeOptions(BaseModel):
     concurrency: int = Field(default=8, ge=1, description="Number of concurrent requests.")
     timeout: float = Field(default=60.0, gt=0.0, description="Seconds to wait for an answer.")
     max_retries: int = Field(default=5, ge=0, description="Retries of a failed request.")
-    cache_folder: Path = Field(
+    cache_folder: Annotated[Path, FromHome] = Field(
         default_factory=default_cache_folder, description="Folder that stores verdicts."
     )
     temperature: float | Literal["default"] = Field(

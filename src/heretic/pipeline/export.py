@@ -41,8 +41,10 @@ def export_trial(session: Session, trial: Trial, destination: Path, strategy: st
         benchmarks=figures_of(session.folder.path, trial),  # first, since the file may be damaged
         held_out=held_out_scores(session, trial),
     )
-    export.save(session.model, request, destination, strategy=strategy, reporter=session.reporter)
-    scores = export.verify(destination, request, session.evaluator, session.reporter)
+    folder = export.save(
+        session.model, request, destination, strategy=strategy, reporter=session.reporter
+    )
+    scores = export.verify(folder, request, session.evaluator, session.reporter)
     return Exported(scores, request.held_out)
 
 

@@ -93,8 +93,8 @@ def apply_plan(
         options=options_of(export.ExportOptions, settings),
         settings=settings.to_dict(),
     )
-    export.save(model, request, destination, strategy=strategy, reporter=reporter)
-    return export.verify(destination, request, evaluator, reporter)
+    folder = export.save(model, request, destination, strategy=strategy, reporter=reporter)
+    return export.verify(folder, request, evaluator, reporter)
 
 
 def _check_fits(plan: Plan, model: Model, directions: Tensor) -> None:

@@ -15,6 +15,7 @@ from heretic.cli.menu.dialogue import Dialogue
 from heretic.cli.menu.questions import Option
 from heretic.errors import ExportError, SettingsError
 from heretic.export.files import is_ours
+from heretic.export.staging import contents
 from heretic.harness.tasks import OFFERED
 from heretic.records.trial import Trial
 
@@ -148,7 +149,7 @@ def trial_in_row(front: Sequence[Trial], index: int) -> Trial:
 def destination_problem(path: Path) -> str | None:
     """Why nothing can be saved at `path` as it is; None if it is free."""
     if path.is_dir():
-        return f"{path} exists and is not empty." if any(path.iterdir()) else None
+        return f"{path} exists and is not empty." if contents(path) else None
     return f"{path} exists and is not a folder." if path.exists() else None
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 
-from heretic.config.declaration import FieldGroup, Optionally, as_list, setting
+from heretic.config.declaration import FieldGroup, FromHome, Optionally, as_list, setting
+from heretic.config.sizes import checked_size
 
 
 class ExportFields(FieldGroup):
@@ -38,14 +39,14 @@ class ExportFields(FieldGroup):
         example="merge",
         scores=False,
     )
-    max_shard_size: str = setting(
+    max_shard_size: Annotated[str, AfterValidator(checked_size)] = setting(
         "5GB",
         "Export",
-        "Largest size of a weight file where weights are saved from memory. Copies of the base "
-        "model's safetensors files are split as those are.",
+        "Largest size of a weight file where weights are saved from memory: a number and KB, MB, "
+        "GB or TB. Copies of the base model's safetensors files are split as those are.",
         scores=False,
     )
-    save_directory: Annotated[Path | None, Optionally] = setting(
+    save_directory: Annotated[Path | None, FromHome, Optionally] = setting(
         None,
         "Export",
         "Folder to save the edited model in. Unset: ask.",
@@ -90,7 +91,7 @@ class ExportFields(FieldGroup):
         ge=1,
         scores=False,
     )
-    benchmark_path: Annotated[Path | None, Optionally] = setting(
+    benchmark_path: Annotated[Path | None, FromHome, Optionally] = setting(
         None,
         "Export",
         "Folder with benchmark tasks of your own (YAML files of the lm-evaluation-harness). Python "

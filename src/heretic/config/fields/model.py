@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
-from heretic.config.declaration import FieldGroup, Optionally, Texts, as_table, setting
+from heretic.config.declaration import FieldGroup, FromHome, Optionally, Texts, as_table, setting
 
 
 def _device_numbers(value: Any) -> Any:
@@ -27,7 +27,7 @@ MemoryLimits = Annotated[
 class ModelFields(FieldGroup):
     """What is loaded, and how."""
 
-    model: str = setting(
+    model: Annotated[str, FromHome] = setting(
         "",
         "Model",
         "Hub id, folder or GGUF file (path, or org/model/file.gguf on the Hub) of the model to "
@@ -37,7 +37,7 @@ class ModelFields(FieldGroup):
     model_commit: Annotated[str | None, Optionally] = setting(
         None, "Model", "Revision of the model: branch, tag or commit.", example="main"
     )
-    evaluate_model: Annotated[str | None, Optionally] = setting(
+    evaluate_model: Annotated[str | None, FromHome, Optionally] = setting(
         None,
         "Model",
         "Evaluate this model (Hub id or folder) against `model` instead of searching.",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from heretic.config.declaration import FieldGroup, setting
+from heretic.config.declaration import FieldGroup, FromHome, setting
 
 
 class ResearchFields(FieldGroup):
@@ -19,7 +20,7 @@ class ResearchFields(FieldGroup):
         "Plot PaCMAP projections of the residuals, layer by layer, and an animation.",
         scores=False,
     )
-    residual_plot_path: Path = setting(
+    residual_plot_path: Annotated[Path, FromHome] = setting(
         Path("plots"), "Research", "Folder for residual plots.", scores=False
     )
     residual_plot_title: str = setting(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from heretic.config.declaration import FieldGroup, Optionally, setting
+from heretic.config.declaration import FieldGroup, FromHome, Optionally, setting
 
 
 class SearchFields(FieldGroup):
@@ -66,14 +66,14 @@ class SearchFields(FieldGroup):
         "Search",
         "Let torch use only algorithms that give the same bits on every run, which may be slower.",
     )
-    start_plans: Annotated[Path | None, Optionally] = setting(
+    start_plans: Annotated[Path | None, FromHome, Optionally] = setting(
         None,
         "Search",
         "JSON file with plans (such as front.json) that the search tries first.",
         example="front.json",
         scores=False,
     )
-    study_checkpoint_dir: Path = setting(
+    study_checkpoint_dir: Annotated[Path, FromHome] = setting(
         Path("checkpoints"), "Search", "Folder in which every run has its own folder.", scores=False
     )
     checkpoint_action: Annotated[Literal["continue", "restart", "quit"] | None, Optionally] = (
