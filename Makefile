@@ -5,11 +5,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-INPUTS := pyproject.toml constraints.txt
+INPUTS := pyproject.toml constraints.txt constraints-torch.txt
+EXTRAS := dev,research,fidelity,benchmarks
+# A PyTorch that is installed is kept, whatever its build; the tested one is for where none is.
+PINS = -c constraints.txt $$($(BIN)/python -c 'import importlib.util as u; \
+  print("" if u.find_spec("torch") else "-c constraints-torch.txt")')
+OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 PIP_NO_INDEX=1
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench bench-search models clean
+.PHONY: help install demo test newest audit bench bench-search models clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -21,12 +26,12 @@ $(VENV)/.made:
 	@touch $@
 
 $(VENV)/.user: $(VENV)/.made $(INPUTS)
-	$(PIP) install -q -e . -c constraints.txt
+	$(PIP) install -q -e . $(PINS)
 	@touch $@
 
 # The optional extras too: they are tested like everything else.
 $(VENV)/.dev: $(VENV)/.made $(INPUTS)
-	$(PIP) install -q -e '.[dev,research,fidelity,benchmarks]' -c constraints.txt
+	$(PIP) install -q -e '.[$(EXTRAS)]' $(PINS)
 	@touch $@ $(VENV)/.user
 
 install: $(VENV)/.user ## Make .venv and install heretic into it
@@ -40,7 +45,25 @@ test: $(VENV)/.dev ## Lint, check types, run all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 PIP_NO_INDEX=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(OFFLINE) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Beyond the upper bounds of pyproject.toml too: this is where one learns that they can be raised.
+NEWEST := transformers torch optuna peft datasets
+newest: ## Run all tests with the newest releases, in an environment of their own (PYTEST_ARGS=...)
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install -q --upgrade -e '.[$(EXTRAS)]'
+	.venv-newest/bin/python -m pip install -q --upgrade $(NEWEST)
+	.venv-newest/bin/python -m pip list | grep -iE '^($(subst $() ,|,$(NEWEST))) '
+	.venv-newest/bin/python -m heretic.demo.base
+	$(OFFLINE) .venv-newest/bin/python -m pytest $(PYTEST_ARGS)
+
+# --strict: a package that the service does not know is a failure, not a package without faults.
+audit: ## Look up known vulnerabilities of everything pinned, but those in audit-exceptions.txt
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install -q --upgrade pip-audit
+	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off \
+	  -r constraints.txt -r constraints-torch.txt \
+	  $$(sed -n 's/^\([^# ][^ ]*\) .*/--ignore-vuln \1/p' audit-exceptions.txt)
 
 bench: $(VENV)/.dev ## Measure what the README states
 	@for script in $(filter-out benchmarks/search.py,$(wildcard benchmarks/*.py)); do \
@@ -53,5 +76,5 @@ models: $(VENV)/.dev ## Ask every model type what must hold of it, and write doc
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.support.contract --write
 
 clean: ## Remove .venv and everything built; runs and saved models stay
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-audit build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from email.parser import HeaderParser
 from pathlib import Path
@@ -131,10 +133,86 @@ def test_installed_command_runs(installed: Path, tmp_path: Path):
     assert heretic.__version__ in output
 
 
-def test_constraints_pin_everything_exactly_and_name_no_host():
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = [line for line in lines if line and not line.startswith("#")]
-    assert "torch==2.13.0" in pins
-    assert all(line.count("==") == 1 and "+" not in line for line in pins)
+CONSTRAINTS = ("constraints.txt", "constraints-torch.txt")
+STACK = re.compile(r"(torch|triton|nvidia-.*|cuda-.*)")
+"""PyTorch and the packages that only it brings."""
+
+
+def pins(file: str) -> dict[str, str]:
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+@pytest.mark.parametrize("file", CONSTRAINTS)
+def test_constraints_pin_everything_exactly_and_name_no_host(file: str):
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    found = [line for line in lines if line and not line.startswith("#")]
+    assert all(line.count("==") == 1 and "+" not in line for line in found)
     assert not any("://" in line or line.startswith("-") for line in lines)
-    assert len({line.partition("==")[0] for line in pins}) == len(pins)
+    assert len(pins(file)) == len(found)
+
+
+def test_pytorch_is_pinned_apart_from_all_else():
+    users, torchs = (pins(file) for file in CONSTRAINTS)
+    assert torchs["torch"] == "2.13.0"
+    assert not users.keys() & torchs.keys()
+    assert not [name for name in users if STACK.fullmatch(name)]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Path:
+    """A virtual environment without anything in it, which the Makefile takes for its own."""
+    folder = tmp_path / "environment"
+    run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=tmp_path)
+    (folder / ".made").touch()
+    return folder
+
+
+def put_torch(environment: Path, version: str) -> None:
+    """Let an environment have a PyTorch of that version, as far as pip and imports can tell."""
+    (packages,) = environment.glob("lib/*/site-packages")
+    (packages / "torch").mkdir()
+    (packages / "torch" / "__init__.py").touch()
+    record = packages / f"torch-{version}.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+    (record / "INSTALLER").write_text("pip\n")
+    (record / "RECORD").write_text("")
+
+
+@pytest.mark.parametrize("version", ["2.15.0+cu130", "2.13.0+cpu", "2.9.1+rocm6.4"])
+def test_what_users_are_told_to_install_keeps_any_build_of_pytorch(
+    environment: Path, tmp_path: Path, version: str
+):
+    assert "pip install -e . -c constraints.txt" in (ROOT / "README.md").read_text("utf-8")
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
+    (wanted,) = (line for line in needed if line.startswith("torch>"))
+    put_torch(environment, version)
+    pip = (sys.executable, "-m", "pip", "--python", environment / "bin" / "python")
+    command = ("install", "--no-index", "--dry-run", wanted, "-c", ROOT / "constraints.txt")
+    bare = {"PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": "", "PIP_CONSTRAINT": ""}
+    assert "Would install" not in run(*pip, *command, cwd=tmp_path, **bare)
+
+
+@pytest.mark.parametrize("target", [".user", ".dev"])
+@pytest.mark.parametrize("there", [False, True])
+def test_the_makefile_pins_pytorch_only_where_there_is_none(
+    environment: Path, target: str, there: bool
+):
+    if there:
+        put_torch(environment, "2.15.0+cu130")
+    goal = environment / target
+    said = run("make", goal, f"VENV={environment}", "PIP=echo", "EXTRAS=dev", cwd=ROOT)
+    command = said.splitlines()[-1]
+    assert "-c constraints.txt" in command
+    assert ("-c constraints-torch.txt" in command) is not there
+
+
+def test_exceptions_of_the_audit_have_reasons():
+    lines = (ROOT / "audit-exceptions.txt").read_text(encoding="utf-8").splitlines()
+    entries = [line for line in lines if line and not line.startswith("#")]
+    known = {*pins(CONSTRAINTS[0]), *pins(CONSTRAINTS[1])}
+    for entry in entries:
+        match = re.fullmatch(r"[A-Z]+-[\w-]+ (?P<name>[\w.-]+): .{20,}", entry)
+        assert match, entry
+        assert match["name"] in known, entry

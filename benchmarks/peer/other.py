@@ -50,7 +50,7 @@ def install_peer(venv: Path) -> dict[str, str]:
     name, _, release = PEER.partition("==")
     if peer_versions(python).get(name) != release:
         say(f"Installing {PEER} (with PyTorch, up to 2.9 GB)")
-        constraints = Path(__file__).resolve().parents[2] / "constraints.txt"
+        constraints = Path(__file__).resolve().parents[2] / "constraints-torch.txt"
         torch = re.findall(r"^torch==\S+", constraints.read_text(encoding="utf-8"), re.MULTILINE)
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
         pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "-q"]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from tests.architectures.test_zoo import FAMILIES
 from tests.support.contract import NEW_TOKENS, PAGE, Case, result_of, row, streamed
 from tests.support.zoo import MODEL_TYPES, text_inputs, tiny_model
@@ -26,22 +27,40 @@ from heretic.model.generation import greedy
 from heretic.records import LayerWeights, Plan, RowNormalization
 
 LINES = PAGE.read_text(encoding="utf-8").splitlines()
+ROWS = {line.split("`")[1]: line for line in LINES if line.startswith("| `")}
+PASSING = {name for name, line in ROWS.items() if line.count(" | ") >= 5}
+DESCRIBED = f"transformers {transformers.__version__} " in " ".join(LINES)
+"""Whether the page describes the installed release, or another (`make newest`)."""
+
+ASKED = MODEL_TYPES if DESCRIBED else tuple(name for name in MODEL_TYPES if name in ROWS)
+"""Types that came with another release are asked when the page is written for it."""
+
+FAULTS = {"5.24.0": {"llama4": "image_outputs"}}
+"""Faults of other releases: by type, a word of the error that its forward raises there."""
 
 
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.parametrize("model_type", ASKED)
 def test_every_type_does_what_the_page_says(model_type: str) -> None:
+    fault = FAULTS.get(transformers.__version__, {}).get(model_type)
+    if fault is not None:
+        with pytest.raises(Exception, match=fault):
+            result_of(model_type)
+        return
     result = result_of(model_type)
-    assert row(result) in LINES, f"run `make models`: {row(result)}"
+    if DESCRIBED:
+        assert row(result) in LINES, f"run `make models`: {row(result)}"
+    else:  # reasons may be worded differently, but what passes must go on to pass
+        assert result.passes or model_type not in PASSING, row(result)
     if model_type in FAMILIES:
         assert result.passes, row(result)
 
 
 def test_the_page_counts_what_it_lists() -> None:
     """A type is lost, or a reason forgotten, only where somebody sees it."""
-    rows = [line for line in LINES if line.startswith("| `")]
-    passing = [line for line in rows if line.count(" | ") >= 5]
-    assert len(rows) == len(MODEL_TYPES)
-    assert f"**{len(passing)} of {len(rows)} pass**" in PAGE.read_text(encoding="utf-8")
+    assert f"**{len(PASSING)} of {len(ROWS)} pass**" in PAGE.read_text(encoding="utf-8")
+    assert len(ROWS) == len([line for line in LINES if line.startswith("| `")])
+    assert not DESCRIBED or set(ROWS) == set(MODEL_TYPES)
+    assert set(ROWS) <= set(MODEL_TYPES)
 
 
 def _names_without(monkeypatch: pytest.MonkeyPatch, *paths: str) -> None:
