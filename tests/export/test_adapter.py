@@ -14,9 +14,10 @@ from tests.support import export_case, tiny
 from transformers import AutoModelForCausalLM
 
 from heretic.errors import ExportError
-from heretic.export.adapter import adapter_base, adapter_tensors, target_modules, write_adapter
+from heretic.export.adapter import adapter_tensors, target_modules, write_adapter
 from heretic.model import Model
 from heretic.records import LayerWeights, Plan, RowNormalization
+from heretic.system.adapters import find_adapter
 
 VARIANTS: tuple[RowNormalization, ...] = ("none", "pre", "full")
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -142,16 +143,11 @@ def test_the_base_is_found_from_any_working_directory(
     relative = llama.settings.replaced(model=f"./{base.name}")
     monkeypatch.setattr(llama, "settings", relative)
     write_adapter(llama, export_case.plan(), export_case.directions(), tmp_path)
-    assert adapter_base(tmp_path) == (str(base), None)
+    adapter = find_adapter(str(tmp_path))
+    assert adapter is not None
+    assert (adapter.base, adapter.base_revision) == (str(base), None)
     monkeypatch.chdir(tmp_path)
     AutoPeftModelForCausalLM.from_pretrained(str(tmp_path))
-
-
-def test_a_folder_without_an_adapter_has_no_base(tmp_path: Path) -> None:
-    assert adapter_base(tmp_path) is None
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ExportError, match="names no base model"):
-        adapter_base(tmp_path)
 
 
 def test_peft_finds_the_base_by_the_config(llama: Model, tmp_path: Path) -> None:

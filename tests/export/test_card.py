@@ -15,7 +15,6 @@ from tests.support import export_case
 import heretic
 from heretic.config import Settings
 from heretic.export.documents.base_card import (
-    base_folder,
     base_metadata,
     carried_over,
     front_matter,
@@ -23,6 +22,7 @@ from heretic.export.documents.base_card import (
 from heretic.export.documents.card import get_readme_intro, model_card, scores_table
 from heretic.export.request import ExportRequest, Strategy
 from heretic.records import Score, Trial
+from heretic.system.hub import base_folder
 
 MODEL = "org/Base-1B"
 

@@ -18,11 +18,10 @@ from heretic.config import Settings
 from heretic.config.presets import model_facts
 from heretic.errors import ModelError, SettingsError, UnsupportedModelError
 from heretic.export import saving
-from heretic.export.adapter import adapter_base
 from heretic.export.documents import card
-from heretic.export.documents.base_card import base_folder
 from heretic.model import Model
-from heretic.system.hub import gguf_parts, is_local, model_identity, repository_of
+from heretic.system.adapters import find_adapter, model_identity
+from heretic.system.hub import base_folder, gguf_parts, is_local, repository_of
 
 PROMPTS = ["Name two things.", "Why is the moon so bright?"]
 
@@ -79,7 +78,9 @@ def test_an_adapter_names_the_file(packed: Path, tmp_path: Path, monkeypatch: py
     saved = saving.save(
         model, export_case.request(model.settings), tmp_path / "a", strategy="adapter"
     )
-    assert adapter_base(saved) == (str(packed), None)
+    adapter = find_adapter(str(saved))
+    assert adapter is not None
+    assert (adapter.base, adapter.base_revision) == (str(packed), None)
 
 
 def test_a_file_of_the_same_name_here_is_not_taken(
@@ -105,7 +106,7 @@ def test_inspect_reads_the_file(packed: Path):
 def test_what_cannot_be_is_said(original: Any, packed: Path, tmp_path: Path):
     with pytest.raises(SettingsError, match="loads dequantised; quantization is bnb_4bit"):
         export_case.load(packed, quantization="bnb_4bit")
-    with pytest.raises(ModelError, match=r"nothing\.gguf could not be loaded"):
+    with pytest.raises(ModelError, match=r"There is no file .*nothing\.gguf"):
         export_case.load(tmp_path / "nothing.gguf")
     unknown = tiny_gguf.write(tmp_path / "unknown.gguf", original, architecture="plamo")
     with pytest.raises(UnsupportedModelError, match="plamo"):

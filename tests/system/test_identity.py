@@ -9,7 +9,8 @@ import huggingface_hub
 import pytest
 
 from heretic.system import hub as identity
-from heretic.system.hub import folder_hash, is_local, model_identity, plugin_identity
+from heretic.system.adapters import model_identity
+from heretic.system.hub import folder_hash, is_local, plugin_identity
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

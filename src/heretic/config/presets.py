@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from heretic.config.nested import read_toml
 from heretic.config.schema import SettingsLayer, SettingsOrigin, check_ready_made, no_such
-from heretic.errors import SettingsError
+from heretic.errors import ModelError, SettingsError
+from heretic.system.adapters import find_adapter
 from heretic.system.documents import parse_json
-from heretic.system.hub import gguf_architecture, gguf_parts, hub_config, is_local
+from heretic.system.hub import gguf_architecture, gguf_parts, hub_text, is_local
 
 if TYPE_CHECKING:
     from heretic.config.fields.all import SettingsFields
@@ -169,8 +171,13 @@ def _named(name: str) -> Preset:
 def model_facts(model: str, revision: str | None) -> Facts:
     """What a model's configuration says.
 
-    Where it cannot be read, only the name is known; loading the model will say why.
+    Where it cannot be read, only the name is known; loading the model will say why. An adapter is
+    of the family of its base model.
     """
+    with suppress(ModelError):
+        adapter = find_adapter(model, revision)
+        if adapter is not None:
+            model, revision = adapter.base, adapter.base_revision
     config = _configuration(model, revision)
     text = config.get("text_config")
     parts = [config, text] if isinstance(text, dict) else [config]
@@ -204,7 +211,7 @@ def _configuration(model: str, revision: str | None) -> dict[str, Any]:
         text = (
             (Path(model).expanduser() / "config.json").read_text(encoding="utf-8-sig")
             if is_local(model)
-            else hub_config(model, revision)
+            else hub_text(model, "config.json", revision) or ""
         )
         data = parse_json(text, strict=False)
     except (OSError, ValueError):

@@ -24,7 +24,8 @@ from heretic.config.presets import read_preset_layer
 from heretic.config.schema import SettingInfo, SettingsLayer, SettingsOrigin, settings_of
 from heretic.config.sources import ARGUMENTS, merged_layers, read_arguments, read_user_layers
 from heretic.errors import SettingsError
-from heretic.system.hub import model_identity, plugin_identity
+from heretic.system.adapters import model_identity
+from heretic.system.hub import plugin_identity
 
 
 class Settings(SettingsFields):

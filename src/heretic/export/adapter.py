@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heretic.errors import ExportError
-from heretic.export.files import read_json, write_json
+from heretic.export.files import write_json
 from heretic.records.plan import Plan
+from heretic.system.adapters import ADAPTER_CONFIG
 from heretic.system.hub import is_local
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from heretic.method.edits import LowRank
     from heretic.model.core import Model
 
-ADAPTER_CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 
@@ -118,40 +118,6 @@ def adapter_config(model: Model, plan: Plan, names: list[str]) -> dict[str, Any]
 def _full_name(model: str) -> str:
     """A Hub id unchanged; a folder as an absolute path, valid from any working directory."""
     return str(Path(model).expanduser().resolve()) if is_local(model) else model
-
-
-def adapter_base(folder: Path) -> tuple[str, str | None] | None:
-    """Base model and revision of the adapter in a folder; None if there is no adapter.
-
-    Raises:
-        ExportError: The adapter's configuration is damaged or names no base.
-    """
-    path = folder / ADAPTER_CONFIG
-    if not path.is_file():
-        return None
-    config = read_json(path)
-    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
-    if not isinstance(base, str):
-        raise ExportError(f"{path} names no base model.")
-    return base, config.get("revision")
-
-
-def attach_adapter(model: Model, folder: Path) -> None:
-    """Load an adapter through PEFT, as its users do; PEFT wraps the model's modules in place.
-
-    The adapter loading of transformers ignores DoRA magnitudes.
-
-    Raises:
-        ExportError: PEFT is not installed.
-    """
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise ExportError(
-            "Loading an adapter needs PEFT, which is not installed.",
-            remedy="Run `pip install peft`.",
-        ) from error
-    PeftModel.from_pretrained(model.model, str(folder)).eval()
 
 
 def target_modules(names: list[str], every_module: Iterable[str]) -> list[str] | str:

@@ -9,12 +9,12 @@ from heretic.events import Notice, Reporter
 from heretic.export import companions
 from heretic.export.code_files import read_table
 from heretic.export.companions import CONFIG, GENERATION_CONFIG
-from heretic.export.documents.base_card import base_folder
 from heretic.export.documents.write import base_revision
 from heretic.export.files import write_json
 from heretic.export.request import Strategy
 from heretic.export.safetensors.checkpoint import INDEX
-from heretic.system.hub import HUB_TIMEOUT, gguf_parts, is_local
+from heretic.model.adapters import has_tokenizer
+from heretic.system.hub import HUB_TIMEOUT, base_folder, gguf_parts, is_local
 
 if TYPE_CHECKING:
     from heretic.export.safetensors.checkpoint import Checkpoint
@@ -39,7 +39,10 @@ def write_base_files(
         source: The base's safetensors files, if they were read.
         streamed: Whether the weights were copied from the base's files, under their names there.
     """
+    adapter = model.options.adapter
     name, revision = model.options.model, base_revision(model)
+    if adapter is not None:  # merged into its base, whose files belong to the result
+        name, revision = adapter.base, adapter.base_revision
     on_hub = not is_local(name) and gguf_parts(name) is None
     missing = fetch(name, revision) if on_hub else None
     if missing is not None:
@@ -66,6 +69,8 @@ def write_base_files(
     if streamed and CONFIG in found.outside:
         write_json(folder / CONFIG, read_table(base / CONFIG))
     unread = companions.copy(base, sorted(known), folder)
+    if adapter is not None and has_tokenizer(adapter):
+        write_tokenizer(model, folder)
     told = companions.Companions(
         weights=() if strategy == "adapter" else found.weights,
         foreign=found.foreign,
@@ -133,16 +138,16 @@ def _write_missing(
 
 
 def write_tokenizer(model: Model, folder: Path) -> None:
-    """Write the base model's own tokenizer.
+    """Write the tokenizer of the base model, or of the adapter that was given as the model.
 
     Heretic changes the tokenizer in memory: it pads on the left and may have a new pad token.
     Therefore it is read again.
     """
     from transformers import AutoTokenizer
 
-    from heretic.model.source import origin
+    from heretic.model.loading import tokenizer_origin
 
-    place, arguments = origin(model.options)
+    place, arguments = tokenizer_origin(model.options)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **arguments)
     except (OSError, ValueError):  # no longer on the disk or the Hub

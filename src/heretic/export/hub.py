@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import heretic
 from heretic.errors import ExportError
 from heretic.events import Reporter, Silent, StageFinished, StageStarted
-from heretic.export.adapter import ADAPTER_CONFIG
 from heretic.export.files import DOCUMENTS, PARAMETERS, REPRODUCTION, is_ours, read_json
 from heretic.export.request import display_name
+from heretic.system.adapters import ADAPTER_CONFIG
 from heretic.system.hub import is_local
 
 if TYPE_CHECKING:

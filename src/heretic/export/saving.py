@@ -11,13 +11,14 @@ from heretic.events import Notice, Reporter, Silent, StageFinished, StageStarted
 from heretic.export import weights
 from heretic.export.adapter import write_adapter
 from heretic.export.base_files import write_base_files
-from heretic.export.documents.base_card import base_folder
 from heretic.export.documents.write import write_documents
 from heretic.export.files import check_destination, check_disk, relative_files
 from heretic.export.request import ExportOptions, ExportRequest, Strategy, check_strategy
 from heretic.export.safetensors import stream
 from heretic.export.safetensors.sources import QuantisedSourceError, StreamError
 from heretic.export.staging import staged
+from heretic.system.adapters import Adapter, find_adapter
+from heretic.system.hub import base_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +40,8 @@ def check_place(options: ExportOptions, destination: Path, strategy: str) -> Non
         ExportError: The destination is taken or the disk too small.
     """
     kind = check_strategy(strategy)
+    if kind == "adapter":
+        _check_base(find_adapter(options.model, options.model_commit))
     destination = check_destination(destination, options.model)
     needed = ADAPTER_BYTES * options.max_rank
     if kind == "merge":
@@ -58,7 +61,19 @@ def check_export(model: Model, destination: Path, strategy: str, max_rank: int) 
         ExportError: The destination is taken or the disk too small.
     """
     kind = check_strategy(strategy)
+    if kind == "adapter":
+        _check_base(model.options.adapter)
     _check_room(model, destination, kind, _source(model, kind), max_rank)
+
+
+def _check_base(adapter: Adapter | None) -> None:
+    """Refuse an adapter of an adapter: programs load an adapter on a whole model only."""
+    if adapter is not None:
+        raise ExportError(
+            f"{adapter.place} is itself an adapter, so an adapter of the edited model would have "
+            "no base.",
+            remedy="Save merged weights (--export-strategy merge).",
+        )
 
 
 def _source(model: Model, strategy: Strategy) -> Checkpoint | None:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from heretic.errors import ExportError
 from heretic.events import Reporter, Silent, StageFinished, StageStarted
-from heretic.export.adapter import ADAPTER_CONFIG, attach_adapter
 from heretic.export.documents.write import rewrite_scores
 from heretic.export.request import ExportRequest
 from heretic.records.trial import Score
+from heretic.system.adapters import find_adapter
 
 if TYPE_CHECKING:
     import torch
@@ -95,6 +95,7 @@ def reload(folder: Path, like: Model, reporter: Reporter | None = None) -> Model
     Args:
         like: The base model in memory, whose dtype, batch size, response prefix and date are used.
     """
+    from heretic.model.adapters import attached
     from heretic.model.core import Model as Loader
 
     options = replace(
@@ -102,12 +103,12 @@ def reload(folder: Path, like: Model, reporter: Reporter | None = None) -> Model
         dtypes=(str(like.dtype).removeprefix("torch."),),
         batch_size=like.batch_size,
     )
-    is_adapter = (folder / ADAPTER_CONFIG).exists()
-    if not is_adapter:
+    adapter = find_adapter(str(folder.absolute()))
+    if adapter is None:
         options = replace(options, model=str(folder), model_commit=None, quantization="none")
     loaded = Loader(options, reporter)
-    if is_adapter:
-        attach_adapter(loaded, folder)
+    if adapter is not None:
+        attached(loaded.model, adapter)
     loaded.response_prefix = like.response_prefix
     loaded.renderer.date = like.renderer.date
     return loaded

@@ -14,10 +14,10 @@ import torch
 
 from heretic.errors import ExportError, HereticError
 from heretic.events import Notice, Reporter
-from heretic.export.documents.base_card import base_folder
 from heretic.export.documents.write import base_revision
 from heretic.export.safetensors.checkpoint import FLOATS, read_checkpoint
 from heretic.records.plan import Plan
+from heretic.system.hub import base_folder
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -24,6 +24,7 @@ from heretic.config.declaration import FromHome
 from heretic.errors import ModelError, ScorerError, SettingsError
 from heretic.judges.records import Item, Verdict
 from heretic.model.completeness import read_weights
+from heretic.model.files import check_files, reading
 from heretic.model.loading import (
     auto_class,
     configuration,
@@ -130,9 +131,18 @@ class Reader(Protocol):
 class LocalJudge:
     """A model that judges replies; each part of it is loaded when it is first used."""
 
-    def __init__(self, options: ClassifierOptions, name: str) -> None:
+    def __init__(
+        self, options: ClassifierOptions, name: str, *, allow_pickle: bool = False
+    ) -> None:
+        """Load nothing yet.
+
+        Args:
+            name: The scorer's name, for errors.
+            allow_pickle: The setting of that name.
+        """
         self._options = options
         self._name = name
+        self._allow_pickle = allow_pickle
 
     def check(self) -> None:
         """Check configuration, tokenizer, template and device without loading weights.
@@ -141,6 +151,7 @@ class LocalJudge:
             ScorerError: The model or its device cannot be used, or the options do not fit it.
         """
         with self._errors():
+            check_files(self._options.model, self._options.commit, self._allow_pickle)
             self._reader.encode(Item("x", "y"))
             self._dtype()
             torch.empty(1, device=self._options.device)
@@ -211,6 +222,7 @@ class LocalJudge:
                 revision=self._options.commit,
                 trust_remote_code=False,
                 dtype=self._dtype(),
+                **reading(self._allow_pickle),
             )
         return model.eval().requires_grad_(False)
 

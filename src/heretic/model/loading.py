@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -34,9 +35,12 @@ from transformers.utils import logging as transformers_logging
 from heretic.architectures.verify import Structure, resolve
 from heretic.errors import HereticError, ModelError, SettingsError, UnsupportedModelError
 from heretic.events import Notice, Reporter
+from heretic.model.adapters import check_adapter, has_tokenizer, merged
 from heretic.model.completeness import read_weights, summary
-from heretic.model.source import ModelSource, dequantising, forget_quantisation, origin
+from heretic.model.files import check_adapter_weights, check_files, pickled, reading
+from heretic.model.source import ModelSource, base_of, dequantising, forget_quantisation, origin
 from heretic.system import machine
+from heretic.system.adapters import ADAPTER_CONFIG, Adapter
 
 CHECKED_TEXT = (
     "Hello, how are you? The weather is fine today, so we went for a walk along the river and "
@@ -47,6 +51,9 @@ CHECKED_TEXT = (
 
 UNKNOWN_GGUF = "GGUF model with architecture"
 """Part of transformers' error about a GGUF file that it cannot read."""
+
+NO_SAFETENSORS = "cannot be loaded with `safetensors`"
+"""Part of transformers' error about a model on the Hub without such files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +66,7 @@ class LoadingOptions(ModelSource):
     max_memory: Mapping[int | str, int | str] | None
     residual_writers: tuple[str, ...]
     deterministic: bool
+    allow_pickle: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +122,18 @@ def load(options: LoadingOptions, reporter: Reporter) -> Loaded:
     """
     if machine.accelerator().type == "cpu":
         machine.prepare_cpu()
+    adapter = check_source(options)
     if options.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS requires it
         torch.use_deterministic_algorithms(True)
     tokenizer = load_tokenizer(options)
-    failures = []
+    source, failures = base_of(options), []
     for name in options.dtypes:
         try:
-            with quiet(), model_errors(options.model):
-                model, unread = _load_weights(options, name)
+            with quiet(), model_errors(source.model):
+                model, unread = _load_weights(source, name)
+                if adapter is not None:
+                    model = merged(model, adapter)
                 structure = _check(model, tokenizer, options.residual_writers)
         except HereticError:
             raise
@@ -132,7 +143,7 @@ def load(options: LoadingOptions, reporter: Reporter) -> Loaded:
             model = None
             machine.free_memory()
             continue
-        return Loaded(model, tokenizer, model.dtype, structure, _remarks(unread))
+        return Loaded(model, tokenizer, model.dtype, structure, _remarks(adapter, unread))
     raise ModelError(
         f"{options.model} could not be run with any dtype ({'; '.join(failures)}).",
         remedy="Try other `dtypes`, or another `quantization` or `device_map`.",
@@ -145,15 +156,15 @@ def load_tokenizer(source: ModelSource) -> Any:
     Raises:
         ModelError: The model has no tokenizer that can be used.
     """
-    place, arguments = origin(source)
-    with quiet(), model_errors(source.model):
+    place, arguments = tokenizer_origin(source)
+    with quiet(), model_errors(place):
         try:
             tokenizer = AutoTokenizer.from_pretrained(place, **arguments)
         except (ValueError, KeyError, TypeError) as error:
             if "trust_remote_code" in str(error) or UNKNOWN_GGUF in str(error):
                 raise
             raise ModelError(
-                f"{source.model} has no tokenizer that can be used: {_first_line(error)}",
+                f"{place} has no tokenizer that can be used: {_first_line(error)}",
                 remedy="Put tokenizer.json beside the model; some tokenizers need sentencepiece "
                 "or tiktoken installed.",
             ) from error
@@ -168,11 +179,49 @@ def load_tokenizer(source: ModelSource) -> Any:
     return tokenizer
 
 
-def _remarks(unread: Sequence[str]) -> tuple[str, ...]:
-    if not unread:
-        return ()
-    count = "1 tensor" if len(unread) == 1 else f"{len(unread)} tensors"
-    return (f"{count} in the files belong to nothing in the model: {summary(unread)}",)
+def check_source(options: LoadingOptions) -> Adapter | None:
+    """Look at the model's files before the long work; see `check_files` and `check_adapter`.
+
+    Returns:
+        The adapter, if the model is one.
+
+    Raises:
+        ModelError: The model is not there, or its files are not what they should be.
+        SettingsError: It is an adapter, and its base is to be quantised.
+    """
+    check_files(options.model, options.model_commit, options.allow_pickle)
+    adapter = options.adapter
+    if adapter is not None:
+        check_adapter(adapter, options.quantization)
+        with model_errors(adapter.place):
+            check_adapter_weights(adapter, options.allow_pickle)
+        try:
+            check_files(adapter.base, adapter.base_revision, options.allow_pickle)
+        except ModelError as error:
+            raise ModelError(
+                f"{adapter.place} is an adapter, and its base cannot be loaded: {error.message}",
+                remedy=f"Name its base as base_model_name_or_path in {ADAPTER_CONFIG}. "
+                + (error.remedy or ""),
+            ) from error
+    return adapter
+
+
+def _remarks(adapter: Adapter | None, unread: Sequence[str]) -> tuple[str, ...]:
+    remarks = []
+    if adapter is not None:
+        remarks.append(f"{adapter.place} is an adapter: it is merged into its base, {adapter.base}")
+    if unread:
+        count = "1 tensor" if len(unread) == 1 else f"{len(unread)} tensors"
+        remarks.append(f"{count} in the files belong to nothing in the model: {summary(unread)}")
+    return tuple(remarks)
+
+
+def tokenizer_origin(source: ModelSource) -> tuple[str, dict[str, Any]]:
+    """`origin` for the tokenizer: an adapter's own if it has one, else its base's."""
+    adapter = source.adapter
+    if adapter is not None and has_tokenizer(adapter):
+        return origin(source)
+    return origin(base_of(source))
 
 
 def _load_weights(options: LoadingOptions, dtype_name: str) -> tuple[Any, tuple[str, ...]]:
@@ -184,6 +233,8 @@ def _load_weights(options: LoadingOptions, dtype_name: str) -> tuple[Any, tuple[
         arguments |= dequantising(options.model, options.quantization)
         if arguments["dtype"] == "auto":  # would be float32, for numbers of few bits
             arguments["dtype"] = torch.bfloat16
+    else:
+        arguments |= reading(options.allow_pickle)
     if device.type != "cpu":
         arguments["device_map"] = options.device_map
         if options.max_memory is not None:
@@ -219,6 +270,7 @@ def skeleton(source: ModelSource) -> Any:
     Raises:
         ModelError: The configuration cannot be read.
     """
+    source = base_of(source)
     with quiet(), model_errors(source.model), torch.device("meta"):
         config = configuration(source)
         consent = source.trust_remote_code
@@ -227,7 +279,7 @@ def skeleton(source: ModelSource) -> Any:
 
 def configuration(source: ModelSource) -> Any:
     """The model's configuration, a transformers `PretrainedConfig`."""
-    place, arguments = origin(source)
+    place, arguments = origin(base_of(source))
     return AutoConfig.from_pretrained(place, **arguments)
 
 
@@ -239,7 +291,7 @@ def load_processor(source: ModelSource, config: Any) -> Any:
     """
     if auto_class(config) is not AutoModelForImageTextToText:
         return None
-    place, arguments = origin(source)
+    place, arguments = origin(base_of(source))
     with quiet():
         try:
             return AutoProcessor.from_pretrained(place, **arguments)
@@ -318,12 +370,19 @@ def model_errors(name: str) -> Iterator[None]:
             f"{name} is not on this machine and the Hub cannot be reached.",
             remedy="Check the connection, unset HF_HUB_OFFLINE, or give a local folder.",
         ) from error
+    except UnpicklingError as error:
+        raise ModelError(
+            f"The pickles of {name} hold more than tensors, or are damaged; they are not loaded.",
+            remedy="Do not trust them. Take a model with safetensors files.",
+        ) from error
     except ImportError as error:
         raise ModelError(
             f"Loading {name} needs a package that is not installed: {_first_line(error)}",
             remedy="Install it and try again.",
         ) from error
     except OSError as error:
+        if NO_SAFETENSORS in str(error):
+            raise pickled(name, "no safetensors file") from error
         raise ModelError(
             f"{name} could not be loaded: {_first_line(error)}",
             remedy="Give a Hub id, a GGUF file, or a folder that holds config.json, weights and a "

@@ -1,4 +1,4 @@
-"""Where a model is read from: a Hub id, a folder, or a GGUF file in either.
+"""Where a model is read from: a Hub id, a folder, a GGUF file in either, or an adapter's base.
 
 GGUF files load dequantised, as an ordinary model, which is edited and saved as such. The tokenizer
 comes from the file as well.
@@ -6,11 +6,12 @@ comes from the file as well.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from heretic.errors import SettingsError
+from heretic.system.adapters import Adapter, find_adapter
 from heretic.system.hub import gguf_parts, is_local
 
 
@@ -19,7 +20,7 @@ class ModelSource:
     """Which model is read. The fields are the settings of the same names.
 
     Attributes:
-        model: Hub id, folder, or GGUF file.
+        model: Hub id, folder, or GGUF file; a Hub id or folder may hold an adapter.
         model_commit: Branch, tag or commit on the Hub.
         trust_remote_code: Whether code that comes with the model may run.
     """
@@ -32,6 +33,22 @@ class ModelSource:
     def is_gguf(self) -> bool:
         """Whether the model is a GGUF file."""
         return gguf_parts(self.model) is not None
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """The adapter that `model` is; None if it is a whole model."""
+        return find_adapter(self.model, self.model_commit)
+
+
+Source = TypeVar("Source", bound=ModelSource)
+
+
+def base_of(source: Source) -> Source:
+    """The source of an adapter's base model; that of any other model unchanged."""
+    adapter = source.adapter
+    if adapter is None:
+        return source
+    return replace(source, model=adapter.base, model_commit=adapter.base_revision)
 
 
 def origin(source: ModelSource) -> tuple[str, dict[str, Any]]:

@@ -22,6 +22,7 @@ from heretic.pipeline.single import prepare_directions
 from heretic.pipeline.stages import (
     choose_prefix,
     compute_directions,
+    load_judged,
     load_model,
     model_and_directions,
     scores_line,
@@ -37,6 +38,7 @@ __all__ = [
     "export_trial",
     "fingerprint",
     "held_out_scores",
+    "load_judged",
     "load_model",
     "load_prompts",
     "load_run",

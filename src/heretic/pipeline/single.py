@@ -25,6 +25,7 @@ from heretic.pipeline.run import load_run, new_manifest
 from heretic.pipeline.stages import (
     check_rendering,
     choose_prefix,
+    load_judged,
     load_model,
     model_and_directions,
     scores_line,
@@ -170,7 +171,7 @@ def compare(settings: Settings, reporter: Reporter) -> Comparison:
     width = original.model.get_output_embeddings().weight.shape[0]
     evaluator.release()
     original.unload()  # so that only one large model has to fit into memory
-    judged = load_model(judged_settings, reporter)
+    judged = load_judged(judged_settings, reporter)
     if judged.model.get_output_embeddings().weight.shape[0] != width:
         raise _different_vocabularies(settings)
     judged.response_prefix, judged.renderer.date = prefix, date

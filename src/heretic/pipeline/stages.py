@@ -19,6 +19,7 @@ from heretic.method.directions import (
     sparing_directions,
     winsorize,
 )
+from heretic.model.adapters import attached
 from heretic.model.core import Model
 from heretic.model.experts import check_variant
 from heretic.model.library import LibraryModel
@@ -27,6 +28,7 @@ from heretic.model.rendering import check_prompts
 from heretic.prompts import Prompt, PromptSets
 from heretic.records.plan import RowNormalization
 from heretic.records.trial import Score
+from heretic.system.adapters import find_adapter
 from heretic.system.machine import accelerator, device_name
 
 PREFIX_PROMPTS = 100
@@ -82,6 +84,22 @@ def check_rendering(model: Model, prompts: PromptSets, reporter: Reporter) -> No
             sets |= {f"{prefix}evaluation {name}": rows[name] for name in rows}
     for warning in check_prompts(model, sets):
         reporter.emit(Notice(warning, "warning"))
+
+
+def load_judged(settings: Settings, reporter: Reporter) -> LibraryModel:
+    """Load a model that is not edited: an adapter may then lie on a quantised base.
+
+    Raises:
+        ModelError: The model cannot be loaded, or the adapter does not fit its base.
+    """
+    adapter = find_adapter(settings.model, settings.model_commit)
+    if adapter is None or settings.quantization == "none":
+        return load_model(settings, reporter)
+    changes = {"model": adapter.base, "model_commit": adapter.base_revision}
+    model = load_model(settings.replaced(**changes), reporter)
+    attached(model.model, adapter)
+    reporter.emit(Notice(f"{adapter.place} is an adapter: it lies on its base, {adapter.base}"))
+    return model
 
 
 def choose_prefix(

@@ -136,4 +136,6 @@ class ClassifierJudge(_Judging):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Read the options; nothing is loaded yet."""
         super().__init__(*args, **kwargs)
-        self._judge = LocalJudge(self.options, self.name)
+        # The settings of a plugin's own tests may lack it.
+        allow_pickle = bool(getattr(self.settings, "allow_pickle", False))
+        self._judge = LocalJudge(self.options, self.name, allow_pickle=allow_pickle)

@@ -21,6 +21,9 @@ CHUNKS = 16
 HUB_TIMEOUT = 5.0
 """Seconds to wait for the Hub to name a commit or to send a model's configuration."""
 
+MISSING = 404
+"""HTTP status of a file that does not exist."""
+
 CARD_TIMEOUT = 10.0
 """Seconds to wait for the Hub to send the base model's card."""
 
@@ -70,7 +73,7 @@ def repository_of(name: str) -> str:
     return name if parts is None or is_local(name) else parts[0]
 
 
-def model_identity(name: str, revision: str | None = None) -> str:
+def content_identity(name: str, revision: str | None = None) -> str:
     """Identify a model by its content: a hash of its folder, or its Hub id with a commit.
 
     Args:
@@ -174,21 +177,47 @@ def gguf_architecture(file: Path) -> str | None:
 
 
 @cache  # asked once in a process, however often settings are made
-def hub_config(model: str, revision: str | None) -> str:
-    """The text of config.json, from the Hub's cache or else from the Hub; empty without one.
+def hub_text(model: str, file: str, revision: str | None, *, ask: bool = True) -> str | None:
+    """The text of a small file, from the Hub's cache or else from the Hub.
 
     Without an answer no preset is chosen, and loading gives the error and the remedy.
+
+    Args:
+        ask: Whether the Hub is asked if the cache does not have it.
+
+    Returns:
+        None if the Hub says that there is no such file; empty if it is not known.
     """
     from huggingface_hub import try_to_load_from_cache
 
     try:
-        found = try_to_load_from_cache(model, "config.json", revision=revision)
+        found = try_to_load_from_cache(model, file, revision=revision)
         if isinstance(found, str):
             return Path(found).read_text(encoding="utf-8")
     except Exception as error:  # not a valid name, or a file that cannot be read
-        _log.info("No configuration of %s to choose a preset by: %s", model, error)
+        _log.info("No %s of %s: %s", file, model, error)
         return ""
-    return _small_file(model, "config.json", revision, timeout=HUB_TIMEOUT) or ""
+    return _small_file(model, file, revision, timeout=HUB_TIMEOUT) if ask else ""
+
+
+def base_folder(model: str, revision: str | None = None) -> Path | None:
+    """The folder with the base model's files: a local folder, or its snapshot in the Hub cache.
+
+    None if there is neither. None for a GGUF file too: files beside it may belong to other models.
+    """
+    if gguf_parts(model) is not None:
+        return None
+    if is_local(model):
+        folder = Path(model).expanduser()
+        return folder if folder.is_dir() else None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(model, "config.json", revision=revision)
+    except HFValidationError:
+        return None
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def model_text(model: str, file: str, revision: str | None) -> str | None:
@@ -215,11 +244,13 @@ def model_text(model: str, file: str, revision: str | None) -> str | None:
 
 def download_card(model: str, revision: str | None) -> str | None:
     """The text of the model's card from the Hub; None if the Hub does not send one."""
-    return _small_file(repository_of(model), "README.md", revision, timeout=CARD_TIMEOUT)
+    return _small_file(repository_of(model), "README.md", revision, timeout=CARD_TIMEOUT) or None
 
 
 def _small_file(repository: str, file: str, revision: str | None, *, timeout: float) -> str | None:
-    """The text of one file in a repository on the Hub; None offline and after any failure.
+    """The text of one file in a repository on the Hub.
+
+    None if there is no such file; empty offline and after any other failure.
 
     There is one short try, because work continues without the file; the library's own download
     would try for half a minute.
@@ -231,7 +262,7 @@ def _small_file(repository: str, file: str, revision: str | None, *, timeout: fl
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     if constants.HF_HUB_OFFLINE:
-        return None
+        return ""
     try:
         reply = get_session().get(
             hf_hub_url(repository, file, revision=revision),
@@ -239,8 +270,10 @@ def _small_file(repository: str, file: str, revision: str | None, *, timeout: fl
             timeout=timeout,
             follow_redirects=True,
         )
+        if reply.status_code == MISSING:
+            return None
         reply.raise_for_status()
         return str(reply.text)
     except Exception as error:  # no connection, gated, missing, not a valid name
         _log.info("The Hub does not send %s of %s: %s", file, repository, error)
-        return None
+        return ""

@@ -49,22 +49,15 @@ def _chat_with_trial(path: Path, options: SettingsOptions, console: Console) -> 
 
 
 def _chat_with_model(name: str, options: SettingsOptions, console: Console) -> None:
-    """Chat with a model by its Hub id or folder. An adapter is loaded onto its base model."""
+    """Chat with a model by its Hub id or folder; an adapter is loaded with its base model."""
     from heretic import pipeline
     from heretic.cli.display.reporter import make_reporter
     from heretic.cli.menu.chat import chat
-    from heretic.export.adapter import adapter_base, attach_adapter
     from heretic.export.documents.reproduction import found_in_export
     from heretic.runs.manifest import recorded_date
 
-    base = adapter_base(Path(name))
-    if base is None:
-        settings = options.load(model=name)
-    else:
-        settings = options.load(model=base[0]).replaced(model_commit=base[1])
+    settings = options.load(model=name)
     with make_reporter(console) as display:
-        model = pipeline.load_model(settings, display)
+        model = pipeline.load_judged(settings, display)
     model.renderer.date = recorded_date(found_in_export(name)) or model.renderer.date
-    if base is not None:
-        attach_adapter(model, Path(name))
     chat(model.stream_reply, console=console, system=settings.system_prompt)

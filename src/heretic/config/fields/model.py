@@ -72,6 +72,14 @@ class ModelFields(FieldGroup):
         scores=False,
         consent=True,
     )
+    allow_pickle: bool = setting(
+        False,
+        "Model",
+        "Load weights that are stored as pickles (.bin) if a model has no safetensors files. Only "
+        "tensors are taken from them, but a pickle is a program that the loader interprets.",
+        scores=False,
+        consent=True,
+    )
     residual_writers: Texts = setting(
         (),
         "Model",

@@ -1,35 +1,14 @@
-"""The base model's files on this machine, and the metadata of its card."""
+"""The metadata of the base model's card."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from heretic.system.hub import download_card, gguf_parts, is_local, repository_of
+from heretic.system.hub import base_folder, download_card, is_local, repository_of
 
 CARRIED_OVER = ("license", "license_name", "license_link", "language", "library_name")
 """Fields of the base card's metadata that are valid for the edited model too."""
-
-
-def base_folder(model: str, revision: str | None = None) -> Path | None:
-    """The folder with the base model's files: a local folder, or its snapshot in the Hub cache.
-
-    None if there is neither. None for a GGUF file too: files beside it may belong to other models.
-    """
-    if gguf_parts(model) is not None:
-        return None
-    if is_local(model):
-        folder = Path(model).expanduser()
-        return folder if folder.is_dir() else None
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        found = try_to_load_from_cache(model, "config.json", revision=revision)
-    except HFValidationError:
-        return None
-    return Path(found).parent if isinstance(found, str) else None
 
 
 def base_metadata(model: str, revision: str | None = None) -> dict[str, Any]:

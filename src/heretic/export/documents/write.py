@@ -77,7 +77,12 @@ def rewrite_scores(folder: Path, request: ExportRequest) -> None:
 
 
 def base_revision(model: Model) -> str | None:
-    """The Hub commit that the base model was loaded from; else the setting `model_commit`."""
+    """The Hub commit that the base model was loaded from; else the setting `model_commit`.
+
+    The configuration of an adapter is its base's, which has another commit.
+    """
+    if model.options.adapter is not None:
+        return model.options.model_commit
     commit = getattr(model.model.config, "_commit_hash", None)
     return str(commit) if commit else model.options.model_commit
 

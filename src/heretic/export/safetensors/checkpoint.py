@@ -8,7 +8,6 @@ than the machine's memory.
 from __future__ import annotations
 
 import errno
-import json
 import math
 import os
 import sys
@@ -24,6 +23,7 @@ from torch import Tensor
 from heretic.errors import ExportError
 from heretic.export.files import read_json
 from heretic.system.documents import parse_json, read_text
+from heretic.system.headers import safetensors_header
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -33,9 +33,6 @@ CHUNK = 2**20
 
 SENT = 16 * 2**20
 """Most bytes that one call of sendfile copies."""
-
-LARGEST_HEADER = 100 * 2**20
-"""The format's own limit, in bytes."""
 
 FLOATS = {
     "F64": torch.float64,
@@ -168,20 +165,11 @@ def read_header(file: Path) -> list[Entry]:
         ExportError: It is not a safetensors file, or is truncated.
     """
     try:
-        with file.open("rb") as reader:
-            length = int.from_bytes(reader.read(8), "little")
-            if length > LARGEST_HEADER:
-                raise ValueError("its header is too long")
-            header: dict[str, Any] = json.loads(reader.read(length))
-        header.pop("__metadata__", None)
-        entries = [_entry(key, file, 8 + length, fields) for key, fields in header.items()]
-    except (ValueError, KeyError, TypeError) as error:
+        data, header = safetensors_header(file)
+    except ValueError as error:
         raise _damaged(file, str(error)) from error
-    entries.sort(key=lambda entry: entry.start)
-    end = max((entry.end for entry in entries), default=8 + length)
-    if file.stat().st_size != end:
-        raise _damaged(file, f"it has {file.stat().st_size} bytes and should have {end}")
-    return entries
+    entries = [_entry(key, file, data, fields) for key, fields in header.items()]
+    return sorted(entries, key=lambda entry: entry.start)
 
 
 def _entry(key: str, file: Path, data: int, fields: Mapping[str, Any]) -> Entry:

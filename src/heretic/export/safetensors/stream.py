@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from heretic.events import Reporter, StageProgress
-from heretic.export.documents.base_card import base_folder
 from heretic.export.documents.write import base_revision
 from heretic.export.files import write_text
 from heretic.export.safetensors import checkpoint as format_
@@ -26,6 +25,7 @@ from heretic.export.safetensors.checkpoint import Checkpoint, Entry, Scratch
 from heretic.export.safetensors.sources import StreamError, find_sources
 from heretic.method.edits import make_ablation
 from heretic.records.plan import Plan, RowNormalization
+from heretic.system.hub import base_folder
 
 if TYPE_CHECKING:
     from heretic.model.core import Model

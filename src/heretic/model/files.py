@@ -1,0 +1,233 @@
+"""A look at a model's files before anything reads them, so that errors name the file.
+
+Otherwise a pointer of git-lfs, a truncated shard or a saved web page appears as some error of a
+parser, long after the start, and looks like a fault of the dtype.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from heretic.errors import HereticError, ModelError
+from heretic.system.adapters import ADAPTER_CONFIG, Adapter
+from heretic.system.documents import read_json
+from heretic.system.headers import disguise, safetensors_header
+from heretic.system.hub import GGUF_MAGIC, base_folder, gguf_parts, is_local
+
+SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+"""Names of weight files, in the order in which they are looked for."""
+
+READ = frozenset(
+    {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+    | {"special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt"}
+    | {"tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tiktoken.model"}
+    | {"chat_template.json", "chat_template.jinja", "processor_config.json"}
+    | {"preprocessor_config.json", ADAPTER_CONFIG}
+)
+"""Files beside the weights that loading reads."""
+
+MAY_BE_EMPTY = frozenset({"merges.txt", "vocab.txt", "chat_template.jinja"})
+
+PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
+"""First bytes of what `torch.save` writes, and wrote before version 1.6."""
+
+
+def check_files(name: str, revision: str | None, allow_pickle: bool) -> None:
+    """Look at the files of a model that are on this machine.
+
+    Args:
+        name: Hub id, folder or GGUF file; of a model on the Hub, the cached files are looked at.
+        allow_pickle: Whether its weights may be pickles.
+
+    Raises:
+        ModelError: The folder or file does not exist or holds no model; one of the files is not
+            what its name says, or is cut off; or its weights are pickles without consent.
+    """
+    if gguf_parts(name) is not None:
+        if is_local(name):
+            _check_gguf(Path(name).expanduser())
+        return
+    folder = base_folder(name, revision)
+    if folder is None:
+        if is_local(name):
+            raise _no_folder(name)
+        return
+    if is_local(name) and not any((folder / f).is_file() for f in ("config.json", ADAPTER_CONFIG)):
+        raise _no_model(name, folder)
+    for file in sorted(READ):
+        if (folder / file).is_file() and file not in MAY_BE_EMPTY:
+            check_file(folder / file)
+    weights = weight_files(folder)
+    if is_local(name) and not weights:
+        raise ModelError(
+            f"{folder} holds a configuration, but no weights ({SAFETENSORS[0]}).",
+            remedy="Download the model again; weights in other formats have to be converted.",
+        )
+    for path in weights:
+        check_weights(path)
+        if path.suffix != ".safetensors" and not allow_pickle:
+            raise pickled(name, path.name)
+
+
+def reading(allow_pickle: bool) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that keep it from reading pickles, or from running them.
+
+    It prefers safetensors where a model has both. Nobody is asked to convert a model's files.
+    """
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    return {"use_safetensors": None if allow_pickle else True, "weights_only": True}
+
+
+def pickled(name: str, file: str) -> ModelError:
+    """The error for weights that are pickles."""
+    return ModelError(
+        f"{name} has its weights as pickles only ({file}), which can run code when they are read.",
+        remedy="Take a model with safetensors files; or pass --allow-pickle, which takes nothing "
+        "but tensors from them.",
+    )
+
+
+def check_adapter_weights(adapter: Adapter, allow_pickle: bool) -> None:
+    """Refuse an adapter on the Hub whose weights are pickles, which PEFT would take.
+
+    Raises:
+        ModelError: They are.
+    """
+    from huggingface_hub import file_exists, try_to_load_from_cache
+
+    if allow_pickle or is_local(adapter.place):
+        return
+    place, revision = adapter.place, adapter.revision
+    cached = try_to_load_from_cache(place, ADAPTERS[0], revision=revision)
+    if not isinstance(cached, str) and not file_exists(place, ADAPTERS[0], revision=revision):
+        raise pickled(place, ADAPTERS[1])
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files that loading the folder reads; empty if there are none.
+
+    Raises:
+        ModelError: An index names files that are not there.
+    """
+    named = _named_weights(folder)
+    own = (named,) if named else (*SAFETENSORS, *PICKLES)
+    names = ADAPTERS if (folder / ADAPTER_CONFIG).is_file() else own
+    for name in names:
+        if (folder / name).is_file():
+            return _shards(folder / name) if name.endswith(".json") else [folder / name]
+    return []
+
+
+def _named_weights(folder: Path) -> str | None:
+    """The weight file that config.json names, as few do."""
+    try:
+        config = read_json(folder / "config.json", strict=False)
+    except HereticError:
+        return None  # loading says what is wrong with it
+    name = config.get("transformers_weights") if isinstance(config, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _shards(index: Path) -> list[Path]:
+    check_file(index)
+    content = read_json(index, kind=ModelError, strict=False, remedy="Download it again.")
+    table = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(table, dict) or not all(isinstance(file, str) for file in table.values()):
+        raise ModelError(f"{index} does not say which file holds which weights.")
+    files = [index.with_name(name) for name in sorted(set(table.values()))]
+    absent = [file.name for file in files if not file.is_file()]
+    if absent:
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        raise ModelError(
+            f"{index} names {absent[0]}{more}, which {'is' if not more else 'are'} not there.",
+            remedy="Download the model again.",
+        )
+    return files
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that is empty, a pointer of git-lfs, or a web page.
+
+    Raises:
+        ModelError: It is one of these, or cannot be read.
+    """
+    try:
+        found = disguise(path)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if found is not None:
+        what, remedy = found
+        raise ModelError(f"{path} {what}.", remedy=remedy)
+
+
+def check_weights(path: Path) -> None:
+    """Refuse a weight file that is not what its name says, or is cut off.
+
+    Raises:
+        ModelError: It is.
+    """
+    check_file(path)
+    again = "Download the model again."
+    if path.suffix == ".safetensors":
+        try:
+            safetensors_header(path)
+        except (ValueError, OSError) as error:
+            raise ModelError(
+                f"{path} is not a whole safetensors file: {error}.", remedy=again
+            ) from error
+    else:
+        start = _start(path, 4)
+        if not start.startswith(PICKLE_STARTS):
+            raise ModelError(f"{path} is not a weight file of PyTorch.", remedy=again)
+        if start.startswith(b"PK") and not zipfile.is_zipfile(path):
+            raise ModelError(f"{path} is cut off: the end of the archive is missing.", remedy=again)
+
+
+def _check_gguf(path: Path) -> None:
+    if not path.is_file():
+        raise ModelError(f"There is no file {path}.", remedy="Check the path.")
+    check_file(path)
+    if _start(path, 4) != GGUF_MAGIC:
+        raise ModelError(f"{path} is not a GGUF file.", remedy="Download it again.")
+
+
+def _start(path: Path, count: int) -> bytes:
+    with path.open("rb") as reader:
+        return reader.read(count)
+
+
+def _no_folder(name: str) -> ModelError:
+    path = Path(name).expanduser()
+    if path.exists():
+        return ModelError(
+            f"{path} is a file, and not a GGUF file.",
+            remedy="Give a Hub id, a GGUF file, or a folder that holds config.json, weights and a "
+            "tokenizer.",
+        )
+    return ModelError(
+        f"There is no folder {path}.", remedy="Check the path, or give a Hub id (org/model)."
+    )
+
+
+def _no_model(name: str, folder: Path) -> ModelError:
+    """The error for a folder without a model, with what stands there instead."""
+    packed = sorted(path.name for path in folder.glob("*.gguf"))
+    inner = sorted(path.parent.name for path in folder.glob("*/config.json"))
+    if packed:
+        remedy = f"It holds GGUF files: name one, such as {folder / packed[0]}."
+    elif inner:
+        remedy = f"A folder in it does: {folder / inner[-1]}."
+    else:
+        remedy = "Give a Hub id, or a folder that holds config.json, weights and a tokenizer."
+    if not name.startswith((".", "~", "/", "\\")):  # it could be a Hub id as well
+        return ModelError(
+            f"{name} is a folder here that holds no model (no config.json); a model of that name "
+            "on the Hub is hidden by it.",
+            remedy=f"Rename the folder or work elsewhere to load it from the Hub. {remedy}",
+        )
+    return ModelError(f"The folder {name} holds no model (no config.json).", remedy=remedy)
