@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from heretic.errors import RunError, StudyError
 from heretic.events import SearchFinished, SearchStarted, TrialFinished, TrialStarted
 from heretic.records import ATTENTION, MLP, Kernel, Plan, Score, Trial, front
 from heretic.runs.folder import RunFolder
+from heretic.runs.journal import with_check_value
 from heretic.runs.manifest import SCHEMA_VERSION
 from heretic.search.sampler import sampler_seed
 from heretic.search.study import MAX_FAILURES
@@ -285,12 +287,18 @@ class TestInterruption:
     def test_trials_of_a_newer_release_are_refused(self, tmp_path):
         study = make_study(tmp_path / "run")
         study.run(evaluate, 2)
-        text = study.folder.journal_path.read_text()
-        newer = text.replace(f'"schema_version":{SCHEMA_VERSION}', '"schema_version":99')
-        study.folder.journal_path.write_text(newer)
+        path, newer, crc = study.folder.journal_path, b"", 0
+        for line in path.read_text().splitlines():
+            content = json.loads(line)
+            del content["crc"]
+            for record in content.get("user_attr", {}).values():
+                record["schema_version"] = SCHEMA_VERSION + 1
+            text, crc = with_check_value(content, crc)
+            newer += text
+        path.write_bytes(newer)
         with pytest.raises(RunError, match="Upgrade heretic-llm"):
             study.run(evaluate, 3)
-        assert study.folder.journal_path.read_text() == newer
+        assert path.read_bytes() == newer
 
 
 class TestStartPlans:
@@ -384,17 +392,23 @@ class TestFiles:
         assert {path.name for path in run.iterdir()} == {"front.json", "run.lock", "trials.journal"}
 
     def test_a_full_disk_is_said(self, tmp_path, monkeypatch):
-        from optuna.storages.journal import JournalFileBackend
-
         study = make_study(tmp_path / "run")
         study.run(evaluate, 1)
+        before = study.folder.journal_path.read_bytes()
+        write = os.write
 
-        def full(*_):
-            raise OSError(28, "No space left on device")
+        def full(descriptor, data):
+            """Half a line still fits."""
+            if len(data) < 50:
+                raise OSError(28, "No space left on device")
+            return write(descriptor, data[: len(data) // 2])
 
-        monkeypatch.setattr(JournalFileBackend, "append_logs", full)
+        monkeypatch.setattr(os, "write", full)
         with pytest.raises(RunError, match="No space left on device"):
             study.run(evaluate, 2)
+        assert study.folder.journal_path.read_bytes() == before
+        monkeypatch.undo()
+        assert len(study.run(evaluate, 2)) == 2
 
 
 class TestEvents:

@@ -21,6 +21,7 @@ from heretic.cli.menu.details import trial_in_row
 from heretic.cli.menu.dialogue import Dialogue
 from heretic.cli.menu.questions import Back, terminal_prompter
 from heretic.cli.recorded import check_prompts_are_here, run_settings
+from heretic.errors import RunError
 from heretic.events import Notice
 from heretic.records.trial import Score, Trial
 from heretic.records.trial import front as front_of
@@ -155,10 +156,19 @@ def _destination(settings: Settings) -> tuple[Path, str] | None:
 
 def settle_existing_run(opened: OpenRun) -> bool:
     """Continue or discard the trials that the run has already; False if the user wants to quit."""
-    manifest = opened.folder.read_manifest()
+    try:
+        lost = opened.folder.mend()
+        manifest = opened.folder.read_manifest()
+        trials = opened.folder.read_trials()
+    except RunError:
+        if opened.settings.checkpoint_action != "restart":
+            raise
+        opened.folder.discard()  # which is what the errors advise
+        return True
+    if lost:
+        opened.display.emit(Notice(lost, level="warning"))
     if manifest is None:
         return True
-    trials = opened.folder.read_trials()
     action = choose_checkpoint(
         Dialogue.of_command(opened.settings, opened.display, baseline_of(manifest)),
         completed=sum(trial.state == "complete" for trial in trials),
@@ -179,7 +189,6 @@ def _new_run(
         RunError: No new run may begin.
     """
     from heretic import pipeline
-    from heretic.errors import RunError
     from heretic.pipeline.nearest import nearest_run
 
     place = settings.study_checkpoint_dir
@@ -199,7 +208,7 @@ def _new_run(
 
 def baseline_of(manifest: RunManifest) -> tuple[Score, ...]:
     """The recorded scores of the unedited model."""
-    return tuple(Score.from_dict(row) for row in manifest.found.get("baseline", ()))
+    return manifest.baseline
 
 
 @contextmanager
@@ -216,7 +225,6 @@ def reopened_run(
             scorer from outside Heretic without consent, or its prompts have changed.
     """
     from heretic import pipeline
-    from heretic.errors import RunError
     from heretic.export.reproduce import check_plugins
     from heretic.scorers import load_scorers
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from heretic.errors import RunError
 from heretic.model.outputs import Continuation, Reading, Reference
 from heretic.prompts import Prompt
-from heretic.runs.folder import GOES_ON
+from heretic.runs.folder import RunFolder
 from heretic.scorers import Outputs, PromptSet
-from heretic.system.files import write_atomic
 
+_log = logging.getLogger(__name__)
 _KEY, _TEXTS = "key", "texts"
 _RECORDS = {
     "continuations": {"divergence": "divergence", "agreement": "agreement"},
@@ -43,6 +45,8 @@ class BaselineFile:
     def read(self, prompts: Mapping[PromptSet, Sequence[Prompt]]) -> Outputs | None:
         """The outputs stored under this key; None if there are none or they cannot be read."""
         try:
+            if RunFolder(self.path.parent).read_file(self.path.name) is None:
+                return None
             with safe_open(self.path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get(_KEY) != self.key:
@@ -50,8 +54,11 @@ class BaselineFile:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 texts = json.loads(metadata[_TEXTS])
             return _outputs(prompts, tensors, texts)
-        except (OSError, SafetensorError, KeyError, ValueError):
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError):
             return None  # it is a cache: what cannot be read is computed
+        except RunError as error:
+            _log.warning("The original model is scored again: %s", error.message)
+            return None
 
     def write(self, outputs: Outputs) -> None:
         """Store outputs under this key.
@@ -64,7 +71,8 @@ class BaselineFile:
             "replies": {name: found.replies for name, found in outputs.references.items()},
         }
         metadata = {_KEY: self.key, _TEXTS: json.dumps(texts)}
-        write_atomic(self.path, save(dict(_tensors(outputs)), metadata), remedy=GOES_ON)
+        data = save(dict(_tensors(outputs)), metadata)
+        RunFolder(self.path.parent).write_file(self.path.name, data)
 
 
 def _tensors(outputs: Outputs) -> Iterator[tuple[str, Tensor]]:

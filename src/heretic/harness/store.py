@@ -14,11 +14,12 @@ from heretic.errors import RunError
 from heretic.harness.results import Measurement, PairedMetric, compare
 from heretic.records.plan import Plan
 from heretic.records.trial import Trial
-from heretic.runs.folder import digest
-from heretic.system.files import cannot_write, write_atomic
+from heretic.runs.folder import RunFolder, digest
+from heretic.system.documents import parse_json
 
 SCHEMA = 1
 FOLDER = "benchmarks"
+_DELETE = "Delete the file; its benchmarks are then run again."
 
 
 def key_of_edited(key: str, plan: Plan) -> str:
@@ -66,7 +67,9 @@ class ResultFile:
 
     def __init__(self, run: Path, trial: Trial | None = None) -> None:
         name = "original" if trial is None else f"trial-{trial.number}"
-        self.path = run / FOLDER / f"{name}.json"
+        self._folder = RunFolder(run)
+        self._name = f"{FOLDER}/{name}.json"
+        self.path = run / self._name
         self.measurements = self._read()
 
     def put(self, measurement: Measurement) -> None:
@@ -87,25 +90,24 @@ class ResultFile:
             "rows": [asdict(row) for row in rows],
             "measurements": [row.to_dict() for row in self.measurements.values()],
         }
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(self.path.parent, error) from error
-        write_atomic(self.path, json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n")
+        text = json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n"
+        self._folder.write_file(self._name, text)
 
     def _read(self) -> dict[str, Measurement]:
-        if not self.path.exists():
+        try:
+            content = self._folder.read_file(self._name)
+        except RunError as error:
+            raise RunError(error.message, remedy=_DELETE) from error
+        if content is None:
             return {}
         try:
-            data = json.loads(self.path.read_text(encoding="utf-8"))
-            if isinstance(data, Mapping) and data["schema"] > SCHEMA:
-                raise RunError(
-                    f"{self.path} was written by a newer release.", remedy="Upgrade heretic-llm."
-                )
-            found = [Measurement.from_dict(row) for row in data["measurements"]]
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            data = parse_json(content, strict=False)
+            is_newer = isinstance(data, Mapping) and data["schema"] > SCHEMA
+            found = [] if is_newer else [Measurement.from_dict(row) for row in data["measurements"]]
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise RunError(f"Cannot read {self.path}: {error!r}.", remedy=_DELETE) from error
+        if is_newer:
             raise RunError(
-                f"Cannot read {self.path}: {error!r}.",
-                remedy="Delete the file; its benchmarks are then run again.",
-            ) from error
+                f"{self.path} was written by a newer release.", remedy="Upgrade heretic-llm."
+            )
         return {row.key: row for row in found}

@@ -5,7 +5,6 @@ Values found at run time go into the run's manifest, never into the settings.
 
 from __future__ import annotations
 
-import json
 import math
 import secrets
 from collections.abc import Sequence
@@ -27,9 +26,16 @@ from heretic.evaluator.library import LibraryEvaluator
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
 from heretic.model.core import Model
 from heretic.model.library import LibraryModel
-from heretic.pipeline.stages import check_rendering, load_model, model_and_directions, scores_line
+from heretic.pipeline.stages import (
+    check_rendering,
+    compute_directions,
+    load_model,
+    model_and_directions,
+    scores_line,
+)
 from heretic.pipeline.worthwhile import Agree, check_worthwhile
 from heretic.prompts import Prompt, PromptSets
+from heretic.records import parse
 from heretic.records.options import options_of
 from heretic.records.plan import Plan
 from heretic.records.trial import Optimization, Score, Trial
@@ -40,6 +46,7 @@ from heretic.scorers import Scorer, check_scorers, load_scorers
 from heretic.scorers.registry import behavior_shown, deciding_options
 from heretic.search.method import Method, SearchOptions, choose_method, sweep_of_run
 from heretic.search.study import Study
+from heretic.system.documents import read_json
 from heretic.system.machine import hardware, versions
 
 
@@ -130,6 +137,8 @@ def prepare(
             or the behaviour hardly shows and the user does not agree to search for it.
     """
     known = folder.read_manifest()
+    if known is None:
+        folder.discard()  # files of a run that was discarded, or never began
     # Read before the model loads, so that a mistake is reported early.
     start_plans = _start_plans(settings)
     scorers = check_scorers(load_scorers(settings) if scorers is None else scorers)
@@ -137,7 +146,8 @@ def prepare(
         model, directions = model_and_directions(settings, prompts, reporter)
         folder.save_directions(directions.numpy())
     else:
-        model, directions = load_run(settings, folder, known, reporter)
+        model = _searched_model(settings, known, reporter)
+        directions = _directions_of(settings, prompts, folder, known, model, reporter)
         check_rendering(model, prompts, reporter)
     evaluator = LibraryEvaluator(
         settings,
@@ -246,11 +256,40 @@ def load_run(
     Raises:
         RunError: The directions are damaged or belong to another model.
     """
-    found = manifest.found
-    model = load_model(settings, reporter, dtypes=[found["dtype"]])
-    model.response_prefix = str(found["response_prefix"])
+    folder.load_directions()  # so that damage is reported early
+    model = _searched_model(settings, manifest, reporter)
+    return model, _kept_directions(folder, model)
+
+
+def _searched_model(settings: Settings, manifest: RunManifest, reporter: Reporter) -> LibraryModel:
+    """Load the model as it was searched.
+
+    Raises:
+        RunError: The manifest does not say how.
+    """
+    dtype = manifest.recorded("dtype", parse.text)
+    prefix = manifest.recorded("response_prefix", parse.text)
+    batch_size = manifest.recorded("batch_size", parse.whole)
+    if not manifest.has_checksums:
+        reporter.emit(
+            Notice(
+                "This run is of an earlier release, which kept no checksums: its files are taken "
+                "as they are."
+            )
+        )
+    model = load_model(settings, reporter, dtypes=[dtype])
+    model.response_prefix = prefix
     model.renderer.date = manifest.date or model.renderer.date
-    model.take_up(int(found["batch_size"]))
+    model.take_up(batch_size)
+    return model
+
+
+def _kept_directions(folder: RunFolder, model: Model) -> Tensor:
+    """The directions of a run, for its model.
+
+    Raises:
+        RunError: They are damaged or belong to another model.
+    """
     directions = torch.from_numpy(folder.load_directions())
     # Several directions of a layer lie along a dimension between these two.
     if (directions.shape[0], directions.shape[-1]) != (model.n_layers + 1, model.hidden_size):
@@ -258,7 +297,33 @@ def load_run(
             f"{folder.path} holds directions of another model: shape {tuple(directions.shape)}.",
             remedy="Set checkpoint_action to restart.",
         )
-    return model, directions
+    return directions
+
+
+def _directions_of(
+    settings: Settings,
+    prompts: PromptSets,
+    folder: RunFolder,
+    known: RunManifest,
+    model: Model,
+    reporter: Reporter,
+) -> Tensor:
+    """The directions of a run; if their file is damaged, computed again to the same bytes.
+
+    Raises:
+        RunError: They are damaged, and come out differently.
+    """
+    try:
+        return _kept_directions(folder, model)
+    except RunError as error:
+        if not known.has_checksums:
+            raise
+        reporter.emit(Notice(f"{error.message} They are computed again.", level="warning"))
+        directions = compute_directions(settings, model, prompts, reporter)
+        if not folder.had_directions(directions.numpy()):
+            raise
+        folder.save_directions(directions.numpy())
+        return directions
 
 
 def _warn_of_changes(known: RunManifest, baseline: tuple[Score, ...], reporter: Reporter) -> None:
@@ -266,7 +331,7 @@ def _warn_of_changes(known: RunManifest, baseline: tuple[Score, ...], reporter: 
 
     Figures are compared, not their texts: a text may also say how replies were classified.
     """
-    recorded = [Score.from_dict(row) for row in known.found["baseline"]]
+    recorded = known.baseline
     if not _same_figures(recorded, baseline):
         before = ", ".join(f"{score.name} {score.display}" for score in recorded)
         reporter.emit(
@@ -366,12 +431,10 @@ def read_plans(path: Path) -> tuple[Plan, ...]:
     """Read plans from JSON: a plan, a list of plans, `front.json`, or `abliteration_params.json`.
 
     Raises:
-        RunError: The file cannot be read or holds no plan.
+        RunError: The file cannot be read or holds no plan, or is a run's `front.json` and damaged.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read: {error}.") from error
+    RunFolder(path.parent).check_recorded(path.name)
+    data = read_json(path)
     rows = data if isinstance(data, list) else [data]
     if not rows:
         raise RunError(f"{path} holds no plan.")

@@ -6,12 +6,12 @@ machine needs only a `Plan` and the run's directions.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args
 
 from heretic.errors import RunError
+from heretic.records import parse
 from heretic.records.choices import DirectionScope as DirectionScope  # noqa: PLC0414 - imported from here
 from heretic.records.choices import RowNormalization as RowNormalization  # noqa: PLC0414 - imported from here
 
@@ -187,30 +187,18 @@ class Plan:
                 direction_index=_index(data["direction_index"]),
                 kernels={name: _kernel(name, row) for name, row in data["kernels"].items()},
                 row_normalization=data["row_normalization"],
-                rank=_rank(data.get("rank", 1)),
+                rank=parse.whole(data.get("rank", 1), "rank"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise RunError(f"Not a plan: {reason}.") from error
 
 
-def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{name} is {value!r}, not a finite number")
-    return float(value)
-
-
 def _index(value: object) -> float | None:
-    index = None if value is None else _number("direction_index", value)
+    index = None if value is None else float(parse.number(value, "direction_index"))
     if index is not None and index < 0:
         raise ValueError(f"direction_index is {index}, below the first layer")
     return index
-
-
-def _rank(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"rank is {value!r}, not a whole number")
-    return value
 
 
 def _weights(component: str, rows: object) -> Iterator[tuple[float, ...]]:
@@ -219,7 +207,7 @@ def _weights(component: str, rows: object) -> Iterator[tuple[float, ...]]:
         name = f"{component}.weights[{layer}]"
         if not isinstance(row, list):
             raise ValueError(f"{name} is {row!r}, not a list of numbers")
-        yield tuple(_number(name, value) for value in row)
+        yield tuple(float(parse.number(value, name)) for value in row)
 
 
 def _kernel_to_dict(kernel: AnyKernel) -> dict[str, Any]:
@@ -236,7 +224,7 @@ def _kernel(component: str, row: object) -> AnyKernel:
     names = [part.name for part in fields(Kernel)]
     if set(row) != set(names):
         raise ValueError(f"the kernel of {component} must have exactly {', '.join(names)}")
-    kernel = Kernel(*(_number(f"{component}.{name}", row[name]) for name in names))
+    kernel = Kernel(*(float(parse.number(row[name], f"{component}.{name}")) for name in names))
     if kernel.min_weight_distance < 0:
         raise ValueError(f"{component}.min_weight_distance is negative")
     return kernel

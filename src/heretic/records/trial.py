@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from heretic.records import parse
 from heretic.records.choices import Optimization as Optimization  # noqa: PLC0414 - imported from here
 from heretic.records.plan import Plan
 
@@ -70,16 +71,33 @@ class Score:
         return record
 
     @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> Score:
+    def from_dict(cls, record: object) -> Score:
         """Read what `to_dict` wrote.
 
         Raises:
-            TypeError: A field is missing or unknown.
+            ValueError: A field is missing, unknown or malformed.
         """
-        found = dict(record)
-        low_high = found.pop("interval", None)
-        values = tuple(found.pop("values", ()))
-        return cls(**found, interval=low_high and (low_high[0], low_high[1]), values=values)
+        found = parse.table(record, "a score")
+        parse.only(found, "a score", tuple(cls.__slots__))
+        name = parse.text(found.get("name"), "a score's name")
+        return cls(
+            name=name,
+            value=parse.number(found.get("value"), f"{name}.value"),
+            optimization=parse.optimization(found.get("optimization"), f"{name}.optimization"),
+            display=parse.text(found.get("display"), f"{name}.display"),
+            bound=parse.flag(found.get("bound", False), f"{name}.bound"),
+            interval=_interval(found.get("interval"), f"{name}.interval"),
+            values=parse.numbers(found.get("values", ()), f"{name}.values"),
+        )
+
+
+def _interval(value: object, name: str) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    ends = parse.numbers(value, name)
+    if len(ends) != 2:
+        raise parse.wrong(value, name, "a pair of numbers")
+    return ends[0], ends[1]
 
 
 def objectives(scores: Iterable[Score]) -> tuple[float, ...]:

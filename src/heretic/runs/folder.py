@@ -2,13 +2,16 @@
 
 | file | holds |
 | --- | --- |
-| `manifest.json` | what the run is (`RunManifest`) |
+| `manifest.json` | what the run is, and digests of the other files (`RunManifest`) |
 | `directions.safetensors` | float32 [layers + 1, (k,) hidden]; any trial can be made from them |
 | `sweep.json` | plans of the gradient sweep, if the search makes one |
 | `baseline.safetensors` | the unedited model's outputs, for use when the run is resumed |
 | `trials.journal` | Optuna's journal, which also holds each trial as a self-contained record |
 | `front.json` | the front after the last trial |
+| `benchmarks/` | results of benchmarks |
 | `heretic.log`, `run.lock` | the log; the lock that excludes other processes |
+
+Every file but the last two is checked when it is read, see `store` and `journal`.
 """
 
 from __future__ import annotations
@@ -18,37 +21,40 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heretic.errors import RunError
 from heretic.records.plan import Plan
 from heretic.records.trial import Trial, front
-from heretic.runs.journal import read_trials
-from heretic.runs.manifest import RunManifest
+from heretic.runs.journal import Journal, read_trials, scan
+from heretic.runs.lock import is_locked
+from heretic.runs.store import (
+    BASELINE,
+    BENCHMARKS,
+    DIRECTIONS,
+    DISCARDED,
+    FRONT,
+    GOES_ON,
+    JOURNAL,
+    SWEEP,
+    RunFiles,
+    digest_of,
+    to_json,
+)
 from heretic.system.files import cannot_write, write_atomic
 from heretic.system.hub import is_local
 
 if TYPE_CHECKING:
     import numpy as np
-    from filelock import BaseFileLock
     from numpy.typing import NDArray
 
-__all__ = ["RunFolder", "digest", "slug", "write_atomic"]
+__all__ = ["GOES_ON", "RunFolder", "digest", "slug", "write_atomic"]
 
 DIGEST_LENGTH = 12
-_LOCK_TIMEOUT = 0.5  # seconds; `list_runs` takes a free lock for a moment
-_MANIFEST = "manifest.json"
-_DIRECTIONS = "directions.safetensors"
-_BASELINE = "baseline.safetensors"
-_FRONT = "front.json"
-_SWEEP = "sweep.json"
-_JOURNAL = "trials.journal"
 _LOG = "heretic.log"
-_LOCK = "run.lock"
 _TENSOR = "directions"
-GOES_ON = "Check free space and permissions; the run then continues after its last trial."
-_RESTART = "Start the run over (checkpoint_action = restart), or remove the folder."
 
 
 def digest(fingerprint: Mapping[str, Any]) -> str:
@@ -67,12 +73,12 @@ def slug(model: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:80] or "model"
 
 
-class RunFolder:
+class RunFolder(RunFiles):
     """One run on disk. Reading needs no lock; writing needs `lock()`."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock: BaseFileLock | None = None
+        super().__init__(path)
+        self._front: str | None = None  # as last written by this object
 
     @classmethod
     def open(cls, checkpoint_dir: Path, model: str, digest: str) -> RunFolder:
@@ -84,21 +90,6 @@ class RunFolder:
         others = sorted(checkpoint_dir.glob(f"*-{digest}")) if not path.exists() else []
         return next((found for found in map(cls, others) if found.exists), cls(path))
 
-    @staticmethod
-    def _write(path: Path, content: str | bytes) -> None:
-        write_atomic(path, content, remedy=GOES_ON)
-
-    def _make(self) -> None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(self.path, error, GOES_ON) from error
-
-    @property
-    def exists(self) -> bool:
-        """Whether a run has begun here: its manifest, which is written last, exists."""
-        return (self.path / _MANIFEST).is_file()
-
     @property
     def digest(self) -> str:
         """The run's digest, from the folder's name."""
@@ -107,74 +98,29 @@ class RunFolder:
     @property
     def has_directions(self) -> bool:
         """Whether the directions have been saved."""
-        return (self.path / _DIRECTIONS).is_file()
-
-    @property
-    def manifest_path(self) -> Path:
-        """The file that says what the run is."""
-        return self.path / _MANIFEST
-
-    @property
-    def journal_path(self) -> Path:
-        """The journal with the search's trials."""
-        return self.path / _JOURNAL
+        return (self.path / DIRECTIONS).is_file()
 
     @property
     def baseline_path(self) -> Path:
         """The file with the unedited model's outputs."""
-        return self.path / _BASELINE
+        return self.path / BASELINE
 
     @property
     def front_path(self) -> Path:
         """The file with the front."""
-        return self.path / _FRONT
+        return self.path / FRONT
 
     @property
     def sweep_path(self) -> Path:
         """The file with the plans of the gradient sweep."""
-        return self.path / _SWEEP
+        return self.path / SWEEP
 
     @property
     def log_path(self) -> Path:
         """The file with the log."""
         return self.path / _LOG
 
-    # --- manifest and directions -----------------------------------------------------------
-
-    def write_manifest(self, manifest: RunManifest) -> None:
-        """Write the manifest.
-
-        Raises:
-            RunError: It cannot be written.
-        """
-        self._make()
-        self._write(self.path / _MANIFEST, _json(manifest.to_dict()))
-
-    def read_manifest(self) -> RunManifest | None:
-        """Read the manifest; None if no run has begun here.
-
-        Raises:
-            RunError: It is damaged, or was written by a newer release.
-        """
-        if not self.exists:
-            return None
-        data = self._read_json(_MANIFEST)
-        if not isinstance(data, Mapping):
-            raise self._damaged(_MANIFEST, "it does not hold a JSON object")
-        return RunManifest.from_dict(data)
-
-    def require_manifest(self) -> RunManifest:
-        """Read the manifest of a run that must exist.
-
-        Raises:
-            RunError: No run has begun here; or see `read_manifest`.
-        """
-        manifest = self.read_manifest()
-        if manifest is None:
-            raise RunError(
-                f"{self.path} is not a run folder.", remedy="`heretic runs` lists run folders."
-            )
-        return manifest
+    # --- directions, trials, front, sweep --------------------------------------------------
 
     def save_directions(self, directions: NDArray[np.float32]) -> None:
         """Save the directions, [layers + 1, hidden] or [layers + 1, k, hidden], as float32.
@@ -182,12 +128,17 @@ class RunFolder:
         Raises:
             RunError: They cannot be written.
         """
-        import numpy as np
-        from safetensors.numpy import save
+        self.write_file(DIRECTIONS, _directions_content(directions))
 
-        self._make()
-        tensor = np.ascontiguousarray(directions, dtype=np.float32)
-        self._write(self.path / _DIRECTIONS, save({_TENSOR: tensor}))
+    def had_directions(self, directions: NDArray[np.float32]) -> bool:
+        """Whether these are the directions that the run has saved.
+
+        Raises:
+            RunError: The manifest is damaged.
+        """
+        known = self.known()
+        mark = known.files.get(DIRECTIONS) if known else None
+        return mark is not None and digest_of(_directions_content(directions)) == mark.sha256
 
     def load_directions(self) -> NDArray[np.float32]:
         """Read the saved directions, float32 [layers + 1, hidden] or [layers + 1, k, hidden].
@@ -195,16 +146,20 @@ class RunFolder:
         Raises:
             RunError: They are missing or damaged.
         """
+        import numpy as np
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
+        data = self.read_file(DIRECTIONS)
+        if data is None:
+            raise self.damaged(DIRECTIONS, "there is no such file")
         try:
-            tensor: NDArray[np.float32] = load((self.path / _DIRECTIONS).read_bytes())[_TENSOR]
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise self._damaged(_DIRECTIONS, str(error)) from error
+            tensor: NDArray[np.float32] = load(data)[_TENSOR]
+        except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise self.damaged(DIRECTIONS, str(error)) from error
+        if tensor.dtype != np.float32 or not np.isfinite(tensor).all() or tensor.ndim not in (2, 3):
+            raise self.damaged(DIRECTIONS, "it does not hold finite float32 directions")
         return tensor
-
-    # --- trials ----------------------------------------------------------------------------
 
     def read_trials(self) -> list[Trial]:
         """Read all finished trials from the journal, in order; empty without a journal.
@@ -212,15 +167,66 @@ class RunFolder:
         Raises:
             RunError: The journal is damaged, or was written by a newer release.
         """
-        return read_trials(self.journal_path)
+        known = self.known()
+        return read_trials(self.journal_path, known.journal if known else None)
+
+    def mend(self) -> str | None:
+        """Take a journal that has lost its end as it is; needs the lock.
+
+        Returns:
+            What was lost, for the user; None if the journal is whole.
+
+        Raises:
+            RunError: The journal is damaged before its end.
+        """
+        known = self.known()
+        if known is None or known.journal is None:
+            return None
+        found = scan(self.journal_path, known.journal)
+        if not found.lost:
+            return None
+        self._journal = None
+        self.put(replace(known, journal=found.mark))
+        return (
+            f"The journal {self.journal_path} has lost its end, {found.lost} bytes: the search "
+            f"goes on from the {len(found.records)} trials that are left."
+        )
+
+    def open_journal(self) -> Journal:
+        """Open the journal to append to it; needs the lock.
+
+        A run of an earlier release gets its digests here.
+
+        Raises:
+            RunError: The journal is damaged or cannot be written.
+        """
+        self.make()
+        known = self.known()
+        if known is not None and not known.has_checksums:
+            self.write_manifest(known)
+        self._journal = Journal(self.journal_path, self._lock.check, GOES_ON)
+        return self._journal
+
+    def mark_journal(self) -> None:
+        """Keep in the manifest how far the journal has come; needs the lock.
+
+        Raises:
+            RunError: The manifest is damaged, or cannot be written.
+        """
+        known = self.known()
+        if known and self._journal and known.journal != self._journal.mark:
+            self.put(known)
 
     def write_front(self, trials: Iterable[Trial]) -> None:
-        """Write the front of `trials`, replacing the file atomically.
+        """Write the front of `trials`, unless the file holds it already.
 
         Raises:
             RunError: It cannot be written.
         """
-        self._write(self.front_path, _json([trial.to_dict() for trial in front(trials)]))
+        text = to_json([trial.to_dict() for trial in front(trials)])
+        if text != self._front:
+            self.write_file(FRONT, text)
+            self._front = text
 
     def write_sweep(self, plans: Iterable[Plan]) -> None:
         """Write the plans of the gradient sweep.
@@ -228,7 +234,34 @@ class RunFolder:
         Raises:
             RunError: They cannot be written.
         """
-        self._write(self.sweep_path, _json([plan.to_dict() for plan in plans]))
+        self.write_file(SWEEP, _sweep_text(plans))
+
+    def had_sweep(self, plans: Iterable[Plan]) -> bool | None:
+        """Whether the run's sweep had these plans; None if nothing is known of it.
+
+        Raises:
+            RunError: The manifest is damaged.
+        """
+        known = self.known()
+        mark = known.files.get(SWEEP) if known else None
+        return None if mark is None else digest_of(_sweep_text(plans)) == mark.sha256
+
+    def read_sweep(self) -> tuple[Plan, ...] | None:
+        """The plans of the gradient sweep, none if it failed; None if there is no such file.
+
+        Raises:
+            RunError: The file is damaged.
+        """
+        data = self.read_file(SWEEP)
+        if data is None:
+            return None
+        rows = self.parsed(SWEEP, data)
+        if not isinstance(rows, list):
+            raise self.damaged(SWEEP, "it does not hold a list of plans")
+        try:
+            return tuple(map(Plan.from_dict, rows))
+        except RunError as error:
+            raise self.damaged(SWEEP, error.message) from error
 
     # --- life cycle ------------------------------------------------------------------------
 
@@ -241,53 +274,18 @@ class RunFolder:
         Raises:
             RunError: Another process holds the lock, or its file cannot be written.
         """
-        from filelock import Timeout
-
-        self._make()
-        lock = self._file_lock()
-        try:
-            lock.acquire(timeout=_LOCK_TIMEOUT)
-        except Timeout as error:
-            raise RunError(
-                f"Another process is working on the run in {self.path}.",
-                remedy="Wait until it is done, or stop it.",
-            ) from error
-        except OSError as error:
-            raise cannot_write(self.path / _LOCK, error, GOES_ON) from error
-        try:
+        if not self._lock.is_held:
+            self.make()
+        with self._lock.held():
             yield
-        finally:
-            lock.release()
-
-    def _file_lock(self) -> BaseFileLock:
-        from filelock import FileLock
-
-        if self._lock is None:
-            # Not thread-local: a search may run in another thread than the one that opened the run.
-            self._lock = FileLock(str(self.path / _LOCK), thread_local=False)
-        return self._lock
 
     @property
     def is_locked(self) -> bool:
         """Whether any process, including this one, is working on the run."""
-        from filelock import FileLock, Timeout
-
-        if not (self.path / _LOCK).exists():
-            return False
-        if self._lock is not None and self._lock.is_locked:
-            return True
-        probe = FileLock(str(self.path / _LOCK), thread_local=False)
-        try:
-            probe.acquire(timeout=0)
-        except Timeout:
-            return True
-        except OSError:  # a search could not run in a folder that it cannot write to
-            return False
-        probe.release()
-        return False
+        return self._lock.is_held or is_locked(self.path)
 
     def discard(self) -> None:
-        """Delete the run's own files, except its log.
+        """Delete the run's own files, except its log and results of benchmarks.
 
         Raises:
             RunError: Another process holds the lock, or a file cannot be deleted.
@@ -295,29 +293,31 @@ class RunFolder:
         if not self.path.is_dir():
             return
         with self.lock():
-            # The manifest goes last, so that a kill in between leaves a valid run without trials.
-            for name in (_JOURNAL, _FRONT, _SWEEP, _DIRECTIONS, _BASELINE, _MANIFEST):
-                try:
+            self._journal = self._front = None
+            marker = self.path / DISCARDED
+            try:
+                # From here on there is no run, also after a kill.
+                if self.exists:
+                    self.manifest_path.replace(marker)
+                for name in (JOURNAL, FRONT, SWEEP, DIRECTIONS, BASELINE, DISCARDED):
                     (self.path / name).unlink(missing_ok=True)
-                except OSError as error:
-                    raise cannot_write(self.path / name, error, GOES_ON) from error
+            except OSError as error:
+                raise cannot_write(self.path, error, GOES_ON) from error
             self.tidy()
 
     def tidy(self) -> None:
         """Delete temporary files that a killed process left behind; needs the lock."""
-        for path in self.path.glob(".*.tmp"):
+        for path in [*self.path.glob(".*.tmp"), *(self.path / BENCHMARKS).glob(".*.tmp")]:
             with suppress(OSError):
                 path.unlink()
 
-    def _read_json(self, name: str) -> Any:
-        try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise self._damaged(name, str(error)) from error
 
-    def _damaged(self, name: str, reason: str) -> RunError:
-        return RunError(f"Cannot read {self.path / name}: {reason}.", remedy=_RESTART)
+def _directions_content(directions: NDArray[np.float32]) -> bytes:
+    import numpy as np
+    from safetensors.numpy import save
+
+    return save({_TENSOR: np.ascontiguousarray(directions, dtype=np.float32)})
 
 
-def _json(data: object) -> str:
-    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+def _sweep_text(plans: Iterable[Plan]) -> str:
+    return to_json([plan.to_dict() for plan in plans])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ from heretic.errors import HereticError, RunError, StudyError
 from heretic.events import Notice, Reporter, StageFinished, StageProgress, StageStarted
 from heretic.model.core import Model
 from heretic.prompts import PromptSets
-from heretic.records.plan import Plan, RowNormalization
+from heretic.records.plan import LayerWeights, Plan, RowNormalization
+from heretic.records.trial import Trial
 from heretic.runs.folder import RunFolder
+from heretic.runs.manifest import RESTART
 from heretic.search.path import PathSpace
 from heretic.search.space import SearchSpace, Space, SpaceKind
 from heretic.search.sweep import sweep_plans
@@ -134,32 +135,47 @@ def sweep_of_run(
 
     Raises:
         StudyError: The sweep fails, and `search` is `gradient`.
-        RunError: The run's sweep file is damaged or cannot be written.
+        RunError: The run's sweep file is damaged or cannot be written; or it is gone, and the
+            sweep cannot be repeated.
     """
     if options.search not in {"auto", "gradient"}:
         return ()
-    kept = _read(folder) if folder.sweep_path.is_file() else ()
+    kept, trials = folder.read_sweep(), folder.read_trials()
     if kept:
         return kept
-    if folder.read_trials():
+    if kept is not None and trials:
         reporter.emit(
             Notice("The gradient sweep failed when this run began, so it goes on with TPE")
         )
         return ()
+    if trials:
+        text = f"{folder.sweep_path} is gone: the gradient sweep is made again"
+        reporter.emit(Notice(text, level="warning"))
     plans = _swept(options, model, prompts, directions, seed=seed, shows=shows, reporter=reporter)
+    if trials:
+        _check_same(plans, trials, folder)
     folder.write_sweep(plans)
     return plans
 
 
-def _read(folder: RunFolder) -> tuple[Plan, ...]:
-    try:
-        rows = json.loads(folder.sweep_path.read_text(encoding="utf-8"))
-        return tuple(map(Plan.from_dict, rows))
-    except (OSError, ValueError, TypeError, RunError) as error:
+def _check_same(plans: Sequence[Plan], trials: Sequence[Trial], folder: RunFolder) -> None:
+    """Refuse a sweep that was made again if the run's trials come from another one.
+
+    Raises:
+        RunError: They do.
+    """
+    is_same = folder.had_sweep(plans)
+    if is_same is None:  # the run is of an earlier release, which kept no digest
+        tried = {trial.plan for trial in trials}
+        kernels = [kernel for plan in tried for _, kernel in plan.kernels]
+        swept = any(isinstance(kernel, LayerWeights) for kernel in kernels)
+        is_same = any(plan in tried for plan in plans) if plans else not swept
+    if not is_same:
         raise RunError(
-            f"{folder.sweep_path} cannot be read: {error}.",
-            remedy="Set checkpoint_action to restart.",
-        ) from error
+            f"{folder.sweep_path} is gone, and the gradient sweep gives other plans when it is "
+            "made again.",
+            remedy=RESTART,
+        )
 
 
 def _swept(

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
 import optuna
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal._base import BaseJournalBackend
 from optuna.trial import TrialState
 
-from heretic.errors import RunError
+from heretic.errors import HereticError, RunError
 from heretic.records.plan import Plan
 from heretic.records.trial import Optimization, Trial
-from heretic.runs.folder import GOES_ON
-from heretic.runs.journal import INTERRUPTED, TRIAL_KEY, trial_from_record, trial_to_record
+from heretic.runs.journal import (
+    INTERRUPTED,
+    TRIAL_KEY,
+    Journal,
+    trial_from_record,
+    trial_to_record,
+)
 from heretic.search.space import Space
-from heretic.system.files import cannot_write
 
 STUDY_NAME = "heretic"
 PLAN_KEY = "heretic_plan"
@@ -50,35 +55,34 @@ def sampler_seed(seed: int, ordinal: int, salt: int = 0) -> int:
     return int(np.random.SeedSequence([seed, ordinal, salt]).generate_state(1)[0])
 
 
-class _RunLockHeld(JournalFileOpenLock):
-    """No lock: the caller holds the run's own lock, which ends with a killed process."""
+class _Backend(BaseJournalBackend):
+    """Optuna's storage in a run's journal, which only this process changes."""
 
-    def acquire(self) -> bool:
-        return True
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._unseen: list[dict[str, Any]] = []
+        self._next = 0  # number of the first unseen line
 
-    def release(self) -> None:
-        pass
-
-
-class _Journal(JournalFileBackend):
-    """A journal that raises write errors as `RunError` with a remedy."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path), lock_obj=_RunLockHeld(str(path)))
-        self._path = path
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        """All lines from this number on."""
+        if log_number_from == 0 or log_number_from != self._next:
+            with self._journal.path.open("rb") as file:
+                self._unseen = [json.loads(line) for line in islice(file, log_number_from, None)]
+        unseen, self._unseen = self._unseen, []
+        self._next = log_number_from + len(unseen)
+        return unseen
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        try:
-            super().append_logs(logs)
-        except OSError as error:
-            raise cannot_write(self._path, error, GOES_ON) from error
+        """Write lines to the journal."""
+        self._journal.append(logs)
+        self._unseen += json.loads(json.dumps(logs))
 
 
 class OptunaStudy:
     """The Optuna study in one run's journal. The caller holds the run's lock.
 
     Args:
-        journal: Path of the repaired journal; created if missing.
+        journal: The run's journal.
         objectives: How each score is optimised, in the order of the scores.
         seed: The run's seed.
         n_startup_trials: Completed trials before the sampler learns.
@@ -91,7 +95,7 @@ class OptunaStudy:
 
     def __init__(
         self,
-        journal: Path,
+        journal: Journal,
         space: Space,
         objectives: Sequence[Optimization],
         seed: int,
@@ -103,18 +107,28 @@ class OptunaStudy:
         self._seed = seed
         self._n_startup_trials = n_startup_trials
         directions = [choice for choice in objectives if choice != "none"]
-        with quiet():
-            self._storage = optuna.storages.JournalStorage(_Journal(journal))
-            self._study = optuna.create_study(
-                storage=self._storage,
-                study_name=STUDY_NAME,
-                directions=directions,
-                load_if_exists=True,
-            )
-        self._id = self._storage.get_study_id_from_name(STUDY_NAME)
+        try:
+            with quiet():
+                self._storage = optuna.storages.JournalStorage(_Backend(journal))
+                self._study = optuna.create_study(
+                    storage=self._storage,
+                    study_name=STUDY_NAME,
+                    directions=directions,
+                    load_if_exists=True,
+                )
+            self._id = self._storage.get_study_id_from_name(STUDY_NAME)
+        except HereticError:
+            raise
+        except Exception as error:  # lines of earlier releases have no check values
+            raise RunError(
+                f"The journal {journal.path} is damaged: Optuna cannot read it "
+                f"({type(error).__name__}: {error}).",
+                remedy="Restore it from a copy, or start the run over (checkpoint_action = "
+                "restart).",
+            ) from error
         if [direction.name.lower() for direction in self._study.directions] != directions:
             raise RunError(
-                f"The trials in {journal} belong to a search for other objectives.",
+                f"The trials in {journal.path} belong to a search for other objectives.",
                 remedy="Start the run over (checkpoint_action = restart).",
             )
 

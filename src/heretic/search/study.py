@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from heretic.errors import StudyError
 from heretic.events import (
+    Notice,
     Reporter,
     SearchFinished,
     SearchStarted,
@@ -22,7 +23,7 @@ from heretic.records.plan import Plan
 from heretic.records.trial import Optimization, Score, Trial
 from heretic.records.trial import front as front_of
 from heretic.runs.folder import RunFolder
-from heretic.runs.journal import INTERRUPTED, repair
+from heretic.runs.journal import INTERRUPTED
 from heretic.search.space import Space
 from heretic.search.volume import is_stagnant
 
@@ -154,6 +155,7 @@ class Study:
                 raise
             finally:
                 search.report_end(reason)
+                self.folder.mark_journal()
             return search.trials
 
 
@@ -189,10 +191,12 @@ class _Search:
 
         study, folder = self._study, self._study.folder
         folder.tidy()
-        repair(folder.journal_path)
+        lost = folder.mend()
+        if lost:
+            self._reporter.emit(Notice(lost, level="warning"))
         folder.read_trials()  # a record of a newer release is refused before anything is written
         self._sampler = OptunaStudy(
-            folder.journal_path,
+            folder.open_journal(),
             study.space,
             study.objectives,
             study.seed,

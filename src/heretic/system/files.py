@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import secrets
+import stat
 from contextlib import suppress
 from pathlib import Path
 
 from heretic.errors import HereticError, RunError
 
 REMEDY = "Check free space and permissions."
+
+_NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
 
 
 def write_atomic(
@@ -29,18 +33,60 @@ def write_atomic(
             permission).
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # The name cannot be foreseen, so that nobody can have put a link there.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise cannot_write(path, error, remedy, kind) from error
+        if isinstance(error, OSError):
+            raise cannot_write(path, error, remedy, kind) from error
+        raise
+
+
+def open_own(path: Path, flags: int) -> int:
+    """Open a file to change it in place, never one that lies elsewhere or that others share.
+
+    A link is refused. A file with a second name, such as a copy made of hard links, is replaced by
+    a copy first.
+
+    Args:
+        flags: As for `os.open`.
+
+    Returns:
+        The file's descriptor.
+
+    Raises:
+        RunError: It is a link, or not a regular file.
+        OSError: It cannot be opened.
+    """
+    refuse_link(path)
+    with suppress(FileNotFoundError):
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode):
+            raise RunError(f"{path} is not a regular file.", remedy="Remove it.")
+        if found.st_nlink > 1:
+            write_atomic(path, path.read_bytes())
+    return os.open(path, flags | _NO_LINKS, 0o666)
+
+
+def refuse_link(path: Path) -> None:
+    """Raise if a path is a link: what is written there would land elsewhere.
+
+    Raises:
+        RunError: It is one.
+    """
+    if path.is_symlink():
+        raise RunError(
+            f"{path} is a link. What is written into a run folder may not leave it.",
+            remedy="Put the file itself in its place, or remove the link.",
+        )
 
 
 def cannot_write(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 
 from heretic.cli.display.text import count_of
@@ -21,6 +23,7 @@ from heretic.events import (
     TrialStarted,
 )
 from heretic.records.trial import Score
+from heretic.system.files import open_own, refuse_link
 
 logger = logging.getLogger("heretic")
 
@@ -51,10 +54,29 @@ class LogReporter:
                 pass
 
 
+class _OwnFile(logging.FileHandler):
+    """A log that is never written into a file elsewhere."""
+
+    def _open(self) -> TextIOWrapper:
+        return TextIOWrapper(
+            os.fdopen(
+                open_own(Path(self.baseFilename), os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab"
+            ),
+            encoding=self.encoding,
+            errors=self.errors,
+            line_buffering=True,
+        )
+
+
 @contextmanager
 def logging_to(path: Path) -> Iterator[LogReporter]:
-    """Append to the log file at `path` while the context lasts; what ends it early is logged."""
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    """Append to the log file at `path` while the context lasts; what ends it early is logged.
+
+    Raises:
+        RunError: The path is a link.
+    """
+    refuse_link(path)
+    handler = _OwnFile(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
