@@ -41,8 +41,7 @@ def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def search(n_trials: int, *options: str) -> int:
     """`heretic`, without a question."""
-    action = () if "--checkpoint-action" in options else ("--checkpoint-action", "continue")
-    return run(["--n-trials", str(n_trials), "--model-action", "none", *action, *options])
+    return run(["--n-trials", str(n_trials), "--model-action", "none", *options])
 
 
 def damage(path: Path) -> None:

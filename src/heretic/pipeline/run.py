@@ -137,18 +137,10 @@ def prepare(
             or the behaviour hardly shows and the user does not agree to search for it.
     """
     known = folder.read_manifest()
-    if known is None:
-        folder.discard()  # files of a run that was discarded, or never began
     # Read before the model loads, so that a mistake is reported early.
     start_plans = _start_plans(settings)
     scorers = check_scorers(load_scorers(settings) if scorers is None else scorers)
-    if known is None:
-        model, directions = model_and_directions(settings, prompts, reporter)
-        folder.save_directions(directions.numpy())
-    else:
-        model = _searched_model(settings, known, reporter)
-        directions = _directions_of(settings, prompts, folder, known, model, reporter)
-        check_rendering(model, prompts, reporter)
+    model, directions = _model_of_run(settings, prompts, folder, known, reporter)
     evaluator = LibraryEvaluator(
         settings,
         model,
@@ -179,6 +171,24 @@ def prepare(
     study = _study(settings, folder, seed, method, evaluator.optimizations, start_plans)
     run = (folder, manifest, evaluator, study)
     return Session(settings, reporter, model, prompts, directions, *run)
+
+
+def _model_of_run(
+    settings: Settings,
+    prompts: PromptSets,
+    folder: RunFolder,
+    known: RunManifest | None,
+    reporter: Reporter,
+) -> tuple[LibraryModel, Tensor]:
+    """The model and the directions of a run, which a new run saves."""
+    if known is not None:
+        model = _searched_model(settings, known, reporter)
+        check_rendering(model, prompts, reporter)
+        return model, _directions_of(settings, prompts, folder, known, model, reporter)
+    folder.discard()  # files of a run that was discarded, or never began
+    model, directions = model_and_directions(settings, prompts, reporter)
+    folder.save_directions(directions.numpy())
+    return model, directions
 
 
 def _scored_original(
