@@ -111,7 +111,7 @@ def test_a_sweep_that_cannot_be_made_again_is_not_replaced_by_another_method(
 def test_directions_that_come_out_differently_are_refused(folder, monkeypatch):
     damage(folder / "directions.safetensors")
     monkeypatch.setattr(
-        "heretic.pipeline.run.compute_directions", lambda *given: -compute_directions(*given)
+        "heretic.pipeline.known.compute_directions", lambda *given: -compute_directions(*given)
     )
     with pytest.raises(RunError, match=r"directions\.safetensors: its content is not what"):
         search(N_TRIALS + 1)

@@ -7,11 +7,11 @@ not modes inside them. Values found at run time go into the run's manifest, neve
 """
 
 from heretic.pipeline.export import Exported, export_trial, held_out_scores
+from heretic.pipeline.known import load_run
 from heretic.pipeline.prompts import load_prompts
 from heretic.pipeline.run import (
     Session,
     fingerprint,
-    load_run,
     new_manifest,
     open_folder,
     prepare,

@@ -20,8 +20,9 @@ from heretic.model.core import Model
 from heretic.model.library import LibraryModel
 from heretic.model.loading import load_tokenizer
 from heretic.model.source import ModelSource
+from heretic.pipeline.known import load_run
 from heretic.pipeline.prompts import load_evaluation_prompts, load_prompts
-from heretic.pipeline.run import load_run, new_manifest
+from heretic.pipeline.run import new_manifest
 from heretic.pipeline.stages import (
     check_rendering,
     choose_prefix,
