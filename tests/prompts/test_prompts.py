@@ -174,8 +174,8 @@ def test_unreadable_files():
     Path("bad.csv").write_bytes(b"text\n\xff\xfe\n")
     Path("prompts.doc").write_text("x")
     Path("folder").mkdir()
-    assert "bad.jsonl cannot be read: JSON parse error" in failure("bad.jsonl")
-    assert "bad.csv cannot be read: 'utf-8' codec" in failure("bad.csv")
+    assert "bad.jsonl cannot be read: line 1: Expecting value" in failure("bad.jsonl")
+    assert "bad.csv is not UTF-8 text (line 2)" in failure("bad.csv")
     assert "no known format. Known formats are .csv" in failure("prompts.doc")
     assert "Prompt folder folder cannot be read" in failure("folder")
 

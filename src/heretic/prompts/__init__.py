@@ -1,0 +1,151 @@
+"""Prompt sets from the Hub, from a folder, or from a file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from heretic.errors import PromptError
+from heretic.prompts.files import FILE_FORMATS
+from heretic.prompts.places import read_texts
+
+if TYPE_CHECKING:
+    from heretic.config.tables import DatasetSpecification
+
+__all__ = [
+    "FILE_FORMATS",
+    "HELD_OUT",
+    "EvaluationPrompts",
+    "Prompt",
+    "PromptSets",
+    "held_out",
+    "load",
+    "shared_prompts",
+]
+
+HELD_OUT = 100
+"""Largest number of held-out prompts of each kind, on which only the chosen trial is scored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A user message and the system prompt that goes with it; None without one."""
+
+    user: str
+    system: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationPrompts:
+    """Prompts to score on: the evaluation splits, or held-out ones.
+
+    Attributes:
+        good, bad: The two splits.
+        more: Sets that scorers bring along, by name.
+    """
+
+    good: Sequence[Prompt]
+    bad: Sequence[Prompt]
+    more: Mapping[str, Sequence[Prompt]] = field(default_factory=dict)
+
+    def by_name(self) -> dict[str, Sequence[Prompt]]:
+        """All sets."""
+        return {"good": self.good, "bad": self.bad, **self.more}
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSets:
+    """All prompts of a run.
+
+    Attributes:
+        good, bad: The splits on which directions are found.
+        evaluation: The splits on which trials are scored.
+        held_out: Prompts that neither directions nor search have seen; the chosen trial is scored
+            on them. None where there are too few.
+        protected: Prompts that are like the bad ones, on which the model should stay as it was.
+    """
+
+    good: Sequence[Prompt]
+    bad: Sequence[Prompt]
+    evaluation: EvaluationPrompts
+    held_out: EvaluationPrompts | None = None
+    protected: Sequence[Prompt] = ()
+
+
+def load(specification: DatasetSpecification, default_system: str | None = None) -> list[Prompt]:
+    """Read the prompts of a set, in order: prefix + text + suffix, with the set's system prompt.
+
+    Args:
+        specification: Names the data set, the split with its slice, and the column.
+        default_system: System prompt for a specification without one.
+
+    Raises:
+        PromptError: The set, split or column does not exist (the message lists those that do), or
+            the set has no prompt.
+    """
+    system = default_system
+    if specification.system_prompt is not None:
+        system = specification.system_prompt
+    texts = read_texts(specification)
+    return [Prompt(f"{specification.prefix}{text}{specification.suffix}", system) for text in texts]
+
+
+def held_out(
+    explicit: DatasetSpecification | None,
+    used: Sequence[tuple[DatasetSpecification, Sequence[Prompt]]],
+    default_system: str | None = None,
+    seen: Sequence[Prompt] = (),
+) -> list[Prompt]:
+    """Prompts that were used neither for the directions nor in the search.
+
+    Args:
+        explicit: The set to read. None takes the rows after those used in the same splits, at most
+            `HELD_OUT` of them.
+        used: The sets of the same kind that are in use, with their prompts, which are left out.
+            Rows after them are taken in this order.
+        default_system: System prompt for a specification without one.
+        seen: More prompts to leave out.
+
+    Returns:
+        Few or no prompts where the sets have no further rows, or where their slices do not end at
+        a number of rows.
+
+    Raises:
+        PromptError: The explicit set cannot be read.
+    """
+    known = [*(rows for _, rows in used), seen]
+    if explicit is not None:
+        return _without(load(explicit, default_system), known)
+    found = []
+    for specification, _ in used:
+        rest = _rest_of(specification)
+        if rest is not None:
+            with suppress(PromptError):  # no row is left
+                found += _without(load(rest, default_system), known)
+    return list(dict.fromkeys(found))[:HELD_OUT]
+
+
+def _without(prompts: Sequence[Prompt], sets: Sequence[Sequence[Prompt]]) -> list[Prompt]:
+    known = {text for rows in sets for text in shared_prompts(prompts, rows)}
+    return [prompt for prompt in prompts if prompt.user not in known]
+
+
+def _rest_of(specification: DatasetSpecification) -> DatasetSpecification | None:
+    """The rows after a slice that ends at a number of rows; None for any other slice."""
+    match = re.fullmatch(r"([^\[\]+]*)\[\d*:(\d+)\]", specification.split.strip())
+    if match is None:
+        return None
+    name, end = match[1], int(match[2])
+    return specification.model_copy(update={"split": f"{name}[{end}:{end + HELD_OUT}]"})
+
+
+def shared_prompts(first: Iterable[Prompt], second: Iterable[Prompt]) -> list[str]:
+    """The prompts that two sets share, in the order of the first; case and white space are ignored.
+
+    Prompts for finding directions and prompts for evaluation must share none.
+    """
+    known = {" ".join(prompt.user.lower().split()) for prompt in second}
+    return [prompt.user for prompt in first if " ".join(prompt.user.lower().split()) in known]
