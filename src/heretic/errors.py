@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
+# A library prints nothing unless it is asked to. It is said here because whatever logs imports this
+# module: the package itself imports nothing, so that a signal finds its handler at once.
+logging.getLogger("heretic").addHandler(logging.NullHandler())
+
 
 class HereticError(Exception):
     """An error that the user can fix. It is shown in one line with its remedy; exit status 2.

@@ -18,7 +18,7 @@ PROGRAM = Path(__file__).with_name("terminal_program.py")
 DOWN, CTRL_C, CTRL_D, CTRL_A, CTRL_K = "\x1b[B", "\x03", "\x04", "\x01", "\x0b"
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
-_DROPPED = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE")
+_DROPPED = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE", "JPY_PARENT_PID")
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -36,13 +36,28 @@ def arguments(mode: str, answers: dict[str, Any]) -> list[str]:
     return [str(PROGRAM), mode, json.dumps(answers)]
 
 
-def in_terminal(mode: str, folder: Path, *, columns: int = 100, **answers: Any) -> Any:
-    """The program on a pseudo-terminal, as a pexpect child."""
+def in_terminal(
+    mode: str,
+    folder: Path,
+    *,
+    columns: int = 100,
+    shell: str | None = None,
+    env: dict[str, str] | None = None,
+    **answers: Any,
+) -> Any:
+    """The program on a pseudo-terminal, as a pexpect child.
+
+    Args:
+        shell: A line of bash that runs the program by `"$@"`.
+    """
+    command = [sys.executable, *arguments(mode, answers)]
+    if shell is not None:
+        command = ["bash", "-c", shell, "bash", *command]
     child = pexpect.spawn(
-        sys.executable,
-        arguments(mode, answers),
+        command[0],
+        command[1:],
         cwd=str(folder),
-        env=environment(),
+        env=environment(**(env or {})),
         dimensions=(40, columns),
         encoding="utf-8",
         timeout=15,
@@ -77,6 +92,13 @@ def end(child: Any) -> int:
     child.expect(pexpect.EOF)
     child.close()
     return int(child.exitstatus if child.exitstatus is not None else -child.signalstatus)
+
+
+def hang_up(child: Any) -> int:
+    """Close the terminal and wait for the end; the exit status."""
+    os.close(child.child_fd)
+    _, status = os.waitpid(child.pid, 0)
+    return os.waitstatus_to_exitcode(status)
 
 
 def written(console: Console) -> str:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from heretic.cli import INTERRUPTED
 from heretic.cli.display.reporter import make_reporter
 from heretic.cli.display.text import make_console
 from heretic.cli.menu.answers import Answers
@@ -22,6 +23,8 @@ from heretic.cli.menu.checkpoint import choose_checkpoint
 from heretic.cli.menu.dialogue import Dialogue
 from heretic.cli.menu.menu import Actions, Menu
 from heretic.cli.menu.questions import terminal_prompter
+from heretic.cli.signals import exit_status, farewell, handled_signals, outlives_terminal
+from heretic.cli.streams import lasting_streams
 from heretic.errors import ExportError
 from heretic.events import (
     EvaluationProgress,
@@ -117,6 +120,9 @@ def save(chosen: Trial, directory: Path, strategy: str) -> str:
     if directory.name == "broken":
         raise ValueError(HOSTILE)
     directory.mkdir(exist_ok=True)
+    if directory.name == "slow":  # time to close the terminal
+        (directory / "begun").touch()
+        time.sleep(1)
     (directory / "abliteration_params.json").write_text("{}")
     return f"Saved trial {chosen.number} in {directory.name} as {strategy}."
 
@@ -166,8 +172,21 @@ def main(mode: str, answers: Answers) -> None:
         print("menu left")
 
 
-if __name__ == "__main__":
+def program() -> int:
+    """Run what the command line says, with streams and signals as in `heretic.main`."""
     given = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
     if "save_directory" in given:
         given["save_directory"] = Path(given["save_directory"])
-    main(sys.argv[1], Answers(**given))
+    answers = Answers(**given)
+    with lasting_streams(), handled_signals(program.__code__):
+        try:
+            with outlives_terminal(not answers.open_questions()):
+                main(sys.argv[1], answers)
+        except KeyboardInterrupt:
+            print(farewell(), file=sys.stderr)
+            return exit_status(INTERRUPTED)
+        return exit_status(0)
+
+
+if __name__ == "__main__":
+    sys.exit(program())

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import click
 
 from heretic import __version__
-from heretic.cli import INTERRUPTED
 from heretic.cli.options import nearest_option, write_settings
+from heretic.cli.signals import is_interruption
 from heretic.errors import HereticError, SettingsError
 
 
@@ -64,6 +64,9 @@ COMMANDS = {
 }
 
 _OWN_OPTIONS = ("--help", "-h", "--version")
+
+_PRINTING = {"classify", "config", "evaluate", "inspect", "runs"}
+"""Commands that have no other result than what they print."""
 
 _HELP = """Automatically find the smallest edit of MODEL that removes one learned behaviour (by
 default, declining to answer) and leaves everything else as it was.
@@ -154,17 +157,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: as `run`, and 2 after an error that the user can fix. A bug keeps its
         traceback, and Python then exits with 1.
+
+    Raises:
+        KeyboardInterrupt: The user interrupted it.
     """
     try:
         return run(arguments)
     except HereticError as error:
+        if is_interruption(error):  # such as a plugin that was not imported to its end
+            raise KeyboardInterrupt from error
         from heretic.cli.display.text import safe  # loads rich, which the help does without
 
         print(safe(f"Error: {error}"), file=sys.stderr)
         return error.exit_status
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return INTERRUPTED
+
+
+def only_prints(arguments: Sequence[str] | None = None) -> bool:
+    """Whether a command line has no other result than what it prints."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    helps = any(token in _OWN_OPTIONS for token in tokens)
+    return helps or (bool(tokens) and tokens[0] in _PRINTING)
 
 
 def _as_settings_error(error: click.ClickException, tokens: Sequence[str]) -> SettingsError:

@@ -19,7 +19,7 @@ from heretic.cli.menu.answers import DEFAULT_STRATEGY
 from heretic.cli.menu.checkpoint import choose_checkpoint
 from heretic.cli.menu.details import trial_in_row
 from heretic.cli.menu.dialogue import Dialogue
-from heretic.cli.menu.questions import Back, terminal_prompter
+from heretic.cli.menu.questions import Back, Unanswered, terminal_prompter
 from heretic.cli.recorded import check_prompts_are_here, run_settings
 from heretic.errors import RunError
 from heretic.events import Notice
@@ -119,7 +119,7 @@ def _search_all_the_same(display: Display, found: str) -> bool:
     display.console.print(Text(safe(found), style="yellow"))
     try:
         return prompter.confirm("Search all the same?")
-    except Back:
+    except (Back, Unanswered):
         return False
 
 

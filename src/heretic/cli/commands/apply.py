@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
+from heretic.cli.signals import outlives_terminal
 from heretic.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     "otherwise they are computed from the prompts.",
 )
 @settings_options
+@outlives_terminal()
 def command(
     model: str, plan: Path, index: int | None, run_folder: Path | None, options: SettingsOptions
 ) -> int:

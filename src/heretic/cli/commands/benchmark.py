@@ -7,12 +7,14 @@ from pathlib import Path
 import click
 
 from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
+from heretic.cli.signals import outlives_terminal
 from heretic.errors import SettingsError
 
 
 @click.command("benchmark", cls=SettingsCommand)
 @click.argument("run", type=click.Path(path_type=Path))
 @settings_options
+@outlives_terminal()
 def command(run: Path, options: SettingsOptions) -> int:
     """Run benchmarks on a trial of the run folder RUN and on the original model.
 

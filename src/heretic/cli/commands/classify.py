@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +53,8 @@ def command(file: str, scorer: str, config: Path | None) -> int:
     rows = read_rows(file)
     verdicts = _detected(rows) if scorer == "refusal" else _judged(rows, scorer, config)
     lines = (encoded(merged(row, verdict)) for row, verdict in zip(rows, verdicts, strict=True))
-    _write(lines)
+    sys.stdout.buffer.writelines(lines)  # UTF-8, whatever the terminal's encoding
+    sys.stdout.flush()
     for line in summary(verdicts):
         click.echo(line, err=True)
     return 0
@@ -210,15 +209,3 @@ def _scorer(name: str, config: Path | None) -> Scorer:
     chosen = chosen or [ScorerSpecification(plugin=name)]
     (found,) = load_scorers(settings.replaced(scorers=chosen, scorer=options))
     return found
-
-
-def _write(lines: Iterator[bytes]) -> None:
-    """Write to standard output, whatever its encoding; the reader may close it early."""
-    out = sys.stdout.buffer
-    try:
-        for line in lines:
-            out.write(line)
-        out.flush()
-    except BrokenPipeError:
-        with suppress(OSError, ValueError):  # Python flushes once more at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

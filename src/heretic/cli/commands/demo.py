@@ -14,6 +14,7 @@ from heretic.cli import INTERRUPTED
 from heretic.cli.display.text import safe
 from heretic.cli.menu.answers import DEFAULT_STRATEGY
 from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
+from heretic.cli.signals import outlives_terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +35,7 @@ INTRODUCTION = (
 
 @click.command("demo", cls=SettingsCommand)
 @settings_options
+@outlives_terminal()
 def command(options: SettingsOptions) -> int:
     """Search, save and compare on a small real model that has learned a harmless refusal.
 

@@ -24,9 +24,14 @@ def command(run: Path, trust_plugins: bool, options: SettingsOptions) -> int:
     together answer all questions in advance.
     """
     from heretic.cli.display.text import make_console
+    from heretic.cli.menu.answers import asks_nothing
     from heretic.cli.opening import prepared, reopened_run
+    from heretic.cli.signals import outlives_terminal
     from heretic.cli.workflow import choose
 
-    with reopened_run(run, options, make_console(), trust_plugins=trust_plugins) as opened:
+    with (
+        reopened_run(run, options, make_console(), trust_plugins=trust_plugins) as opened,
+        outlives_terminal(asks_nothing(opened.settings)),
+    ):
         choose(prepared(opened), opened.display)
     return 0

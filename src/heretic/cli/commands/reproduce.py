@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
+from heretic.cli.signals import outlives_terminal
 
 
 @click.command("reproduce", cls=SettingsCommand)
@@ -17,6 +18,7 @@ from heretic.cli.options import SettingsCommand, SettingsOptions, settings_optio
     help="Load the scorers from outside Heretic that the file names: their code is run.",
 )
 @settings_options
+@outlives_terminal()
 def command(file: Path, trust_plugins: bool, options: SettingsOptions) -> int:
     """Rebuild a saved model. FILE is its reproduce.json, or the folder that holds it.
 

@@ -18,11 +18,16 @@ def command(model: str | None, options: SettingsOptions) -> int:
 
         return evaluate(settings, as_json=False)
     from heretic.cli.display.text import make_console
+    from heretic.cli.menu.answers import asks_nothing
     from heretic.cli.opening import held_run, prepared, settle_existing_run
+    from heretic.cli.signals import outlives_terminal
     from heretic.cli.workflow import search_and_choose
 
     may_begin = settings.checkpoint_action != "continue"
-    with held_run(settings, make_console(), may_begin=may_begin) as opened:
+    with (
+        outlives_terminal(asks_nothing(settings)),
+        held_run(settings, make_console(), may_begin=may_begin) as opened,
+    ):
         if not settle_existing_run(opened):
             return 0
         return search_and_choose(prepared(opened), opened.display)

@@ -9,6 +9,7 @@ from rich.console import Console
 from heretic.cli.display.panel import RichReporter
 from heretic.cli.display.plain import PlainReporter
 from heretic.cli.display.progress import ReporterBase
+from heretic.cli.signals import in_notebook
 from heretic.events import Event, Reporter
 
 __all__ = ["Display", "LoggedDisplay", "PlainReporter", "RichReporter", "make_reporter"]
@@ -28,10 +29,12 @@ class Display(Reporter, Protocol):
 def make_reporter(console: Console) -> ReporterBase:
     """The live panel if `console` is a capable terminal, plain lines if not.
 
+    A notebook shows every movement of the panel as a line of its own.
+
     The display is a context manager. Whatever ends the block, an exception included, the live panel
     is taken down and the cursor comes back.
     """
-    if console.is_terminal and not console.is_dumb_terminal:
+    if console.is_terminal and not console.is_dumb_terminal and not in_notebook():
         return RichReporter(console)
     return PlainReporter(console)
 

@@ -6,24 +6,15 @@ import os
 import sys
 import unicodedata
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from heretic.cli.signals import somebody_is_there
+
 _NAMES = {"kl": "KL", "kl divergence": "KL divergence"}
 _KEPT = "\n\t"
-
-
-class _Console(Console):
-    """A console that goes silent when its reader closes the pipe; rich would end the program."""
-
-    def on_broken_pipe(self) -> None:
-        """Go on without output: the search must not end because of `heretic MODEL | head`."""
-        self.quiet = True
-        with suppress(OSError, ValueError):  # standard output is not a file
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
 def make_console() -> Console:
@@ -35,15 +26,16 @@ def make_console() -> Console:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     if sys.stdout.isatty():
-        return _Console(highlight=False)
+        return Console(highlight=False)
     columns = os.environ.get("COLUMNS", "")
     width = int(columns) if columns.isdigit() else 0
-    return _Console(highlight=False, force_terminal=False, no_color=True, width=width or 120)
+    return Console(highlight=False, force_terminal=False, no_color=True, width=width or 120)
 
 
 def is_interactive() -> bool:
-    """Whether questions can be asked: standard input and output are both a terminal."""
-    return sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+    """Whether questions can be asked: input and output are a terminal, and somebody sits there."""
+    terminal = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+    return terminal and somebody_is_there()
 
 
 def safe(text: str) -> str:

@@ -7,8 +7,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from heretic.config.schema import option_name, settings_of
+from heretic.records.options import options_of
+
+if TYPE_CHECKING:
+    from heretic.config.settings import Settings
 
 DEFAULT_STRATEGY = "merge"
 
@@ -52,6 +57,12 @@ class Answers:
             names.append("model_action")
         names += NEEDED.get(self.model_action or "save", ())
         return [name for name in names if getattr(self, name) is None or name == "model_action"]
+
+
+def asks_nothing(settings: Settings) -> bool:
+    """Whether the settings answer every question that follows a search."""
+    answers = options_of(Answers, settings)
+    return answers.model_action != "chat" and not answers.open_questions()
 
 
 def default_directory(model: str) -> Path:

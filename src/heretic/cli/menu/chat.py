@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from heretic.cli.display.text import is_interactive, safe
+from heretic.cli.signals import is_ending
 from heretic.errors import HereticError
 
 Message = dict[str, str]
@@ -81,7 +82,7 @@ class Chat:
         """Chat until the user leaves."""
         extra = ", /compare" if len(self.speakers) > 1 else ""
         self._say(f"/help for help, /reset, /system TEXT{extra}, exit to leave.", "dim")
-        while True:
+        while not is_ending():
             try:
                 line = self.read().strip()
             except (EOFError, KeyboardInterrupt):

@@ -8,7 +8,7 @@ from typing import Literal, cast
 from heretic.cli.display.tables import front_table
 from heretic.cli.display.text import count_of
 from heretic.cli.menu.dialogue import Dialogue
-from heretic.cli.menu.questions import Back, Option, Prompter
+from heretic.cli.menu.questions import Back, Option, Prompter, Unanswered
 from heretic.events import Notice
 from heretic.records.trial import Trial
 
@@ -56,7 +56,7 @@ def _ask(prompter: Prompter, state: str, completed: int, n_trials: int) -> Check
         chosen = prompter.select(state, options)
         if chosen == "restart" and not prompter.confirm(f"Delete {_trials(completed)}?"):
             return "quit"
-    except Back:
+    except (Back, Unanswered):
         return "quit"
     return cast("CheckpointAction", chosen)
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from heretic.cli.display.text import print_command, safe
 from heretic.cli.menu.answers import Answers, program_arguments, way_on
 from heretic.cli.menu.questions import Prompter, Unanswered, terminal_prompter
+from heretic.cli.signals import is_ending
 from heretic.records.options import options_of
 from heretic.records.trial import Score
 
@@ -56,9 +57,9 @@ class Dialogue:
         """The prompter, with nothing else on the screen.
 
         Raises:
-            Unanswered: There is no terminal.
+            Unanswered: There is no terminal, or no longer.
         """
-        if self.prompter is None:
+        if self.prompter is None or is_ending():
             raise Unanswered
         self.display.close()
         return self.prompter

@@ -26,6 +26,7 @@ from heretic.cli.display.tables import (
 from heretic.cli.menu.details import Details, number_problem, trial_in_row
 from heretic.cli.menu.dialogue import Dialogue
 from heretic.cli.menu.questions import Back, Option, Unanswered
+from heretic.cli.signals import outlives_terminal
 from heretic.errors import HereticError, SettingsError
 from heretic.records.trial import Trial
 
@@ -155,9 +156,13 @@ class Menu:
     def _act(self, action: str, trial: Trial) -> RenderableType | None:
         actions, details = self.actions, self._details
         if action == "save":
-            return actions.save(trial, details.destination(), details.strategy())
+            place = details.destination(), details.strategy()
+            with outlives_terminal():
+                return actions.save(trial, *place)
         if action == "upload" and actions.upload is not None:
-            return actions.upload(trial, *details.repository(), details.strategy())
+            target = *details.repository(), details.strategy()
+            with outlives_terminal():
+                return actions.upload(trial, *target)
         if action == "benchmark" and actions.benchmark is not None:
             return actions.benchmark(trial, *details.benchmarks())
         if action == "chat" and actions.chat is not None:

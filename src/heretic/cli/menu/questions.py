@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from rich.console import Console
+
 from heretic.cli.display.text import is_interactive
 
 Check = Callable[[str], str | None]
@@ -17,7 +19,7 @@ class Back(Exception):  # noqa: N818 - not an error: the user wants to leave the
 
 
 class Unanswered(Exception):  # noqa: N818 - it ends the menu and is not an error
-    """A question that no setting answers, without a terminal to ask on."""
+    """A question that no setting answers, with nobody at the terminal to ask, or no longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class Option:
 
 
 class Prompter(Protocol):
-    """Asks one question at a time; every method may raise `Back`."""
+    """Asks one question at a time; every method may raise `Back` or `Unanswered`."""
 
     def select(self, question: str, options: Sequence[Option]) -> Any:
         """The value of the option chosen."""
@@ -113,8 +115,16 @@ def terminal_prompter() -> Prompter | None:
 
 
 def _ask(build: Callable[[], Any]) -> Any:
-    """Ask, and turn both ways of leaving a question into `Back`."""
+    """Ask, and turn both ways of leaving a question into `Back`.
+
+    Raises:
+        Back: The user pressed Ctrl+C or Ctrl+D.
+        Unanswered: The terminal went away, or the process was told to end.
+    """
     try:
         return build().unsafe_ask()
-    except (KeyboardInterrupt, EOFError) as left:
-        raise Back from left
+    except (KeyboardInterrupt, EOFError, OSError) as left:
+        if is_interactive():
+            raise Back from left
+        Console().show_cursor()  # which the question had no time to do
+        raise Unanswered from left
