@@ -22,12 +22,14 @@ def number(value: object, name: str) -> float:
     return value
 
 
-def whole(value: object, name: str, least: int | None = None) -> int:
-    """A whole number, at least `least`."""
+def whole(value: object, name: str, least: int | None = None, most: int | None = None) -> int:
+    """A whole number, at least `least`, at most `most`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise wrong(value, name, "a whole number")
     if least is not None and value < least:
         raise wrong(value, name, f"at least {least}")
+    if most is not None and value > most:
+        raise wrong(value, name, f"at most {most}")
     return value
 
 

@@ -18,6 +18,9 @@ from heretic.records.choices import RowNormalization as RowNormalization  # noqa
 ATTENTION = "attn.o_proj"
 MLP = "mlp.down_proj"
 MIXER = "mixer.out_proj"
+MOST_RANK = 2**16
+"""More directions than any layer has."""
+
 COMPONENT_ALIASES = {"attn": ATTENTION, "mlp": MLP}
 
 
@@ -187,7 +190,7 @@ class Plan:
                 direction_index=_index(data["direction_index"]),
                 kernels={name: _kernel(name, row) for name, row in data["kernels"].items()},
                 row_normalization=data["row_normalization"],
-                rank=parse.whole(data.get("rank", 1), "rank"),
+                rank=parse.whole(data.get("rank", 1), "rank", 1, MOST_RANK),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)

@@ -110,7 +110,15 @@ def read_trials(journal: Path, mark: JournalMark | None = None) -> list[Trial]:
             raise _damaged(journal, number) from error
         trial = trial_from_record(record)
         trials[trial.number] = trial
+    searched = {_searched(trial) for trial in trials.values() if trial.state == "complete"}
+    if len(searched) > 1:
+        raise RunError(f"The trials in {journal} have different objectives.", remedy=_REMEDY)
     return [trials[number] for number in sorted(trials)]
+
+
+def _searched(trial: Trial) -> tuple[str, ...]:
+    """What the search does with the trial's scores."""
+    return tuple(score.optimization for score in trial.scores if score.optimization != "none")
 
 
 # --- lines -----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from heretic.errors import RunError
+from heretic.records import parse
 from heretic.records.trial import front
 from heretic.runs.folder import RunFolder, digest
 from heretic.runs.manifest import RunManifest
@@ -63,26 +64,39 @@ def find_run(checkpoint_dir: Path, fingerprint: Mapping[str, Any]) -> RunManifes
 
 
 def run_folders(checkpoint_dir: Path) -> list[RunFolder]:
-    """Folders that hold a run, the most recently used first."""
-    if not checkpoint_dir.is_dir():
-        return []
-    folders = [RunFolder(path) for path in sorted(checkpoint_dir.iterdir())]
-    return sorted((folder for folder in folders if folder.exists), key=_used, reverse=True)
+    """Folders that hold a run, the most recently used first.
+
+    Raises:
+        RunError: The folder cannot be read.
+    """
+    try:
+        paths = sorted(checkpoint_dir.iterdir()) if checkpoint_dir.is_dir() else []
+    except OSError as error:
+        raise RunError(
+            f"{checkpoint_dir} cannot be read: {error.strerror or error}.",
+            remedy="Check permissions.",
+        ) from error
+    return sorted(filter(_holds_run, map(RunFolder, paths)), key=_used, reverse=True)
+
+
+def _holds_run(folder: RunFolder) -> bool:
+    try:
+        # Without its manifest it is a damaged run, which the list says.
+        return folder.exists or folder.journal_path.is_file()
+    except OSError:  # no permission to look
+        return True
 
 
 def _summary(folder: RunFolder) -> RunSummary:
-    updated = datetime.fromtimestamp(_used(folder), UTC).isoformat(timespec="seconds")
+    updated = _iso(_used(folder))
     try:
-        manifest = folder.read_manifest()
+        manifest = folder.require_manifest()
         trials = folder.read_trials()
-    except RunError as error:
+    except (RunError, OSError) as error:
         note = str(error)
         return RunSummary(folder.path, folder.path.name, "unreadable", updated=updated, note=note)
-    if manifest is None:  # it was discarded after it was listed
-        return RunSummary(folder.path, folder.path.name, "unreadable", note="It has no manifest.")
     completed = sum(trial.state == "complete" for trial in trials)
-    n_trials = manifest.settings.get("n_trials")
-    target = n_trials if isinstance(n_trials, int) else None
+    target = _target(manifest)
     if folder.is_locked:
         state = "running"
     else:
@@ -100,7 +114,25 @@ def _summary(folder: RunFolder) -> RunSummary:
     )
 
 
+def _target(manifest: RunManifest) -> int | None:
+    """Number of trials asked for when the run began; None if the manifest does not say."""
+    with suppress(ValueError):
+        return parse.whole(manifest.settings.get("n_trials"), "n_trials", 0)
+    return None
+
+
 def _used(folder: RunFolder) -> float:
     """When the run was last written to, in seconds since the epoch."""
-    paths = (folder.journal_path, folder.manifest_path)
-    return max((path.stat().st_mtime for path in paths if path.is_file()), default=0.0)
+    times = [0.0]
+    for path in (folder.journal_path, folder.manifest_path):
+        with suppress(OSError):  # there is none, or it may not be looked at
+            times.append(path.stat().st_mtime)
+    return max(times)
+
+
+def _iso(seconds: float) -> str:
+    """A time as ISO 8601 in UTC; empty if no calendar has it."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        return ""

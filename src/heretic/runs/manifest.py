@@ -186,7 +186,7 @@ class RunManifest:
         return cls(
             model=parse.text(data.get("model"), "model"),
             digest=parse.text(data.get("digest"), "digest"),
-            seed=parse.whole(data.get("seed"), "seed"),
+            seed=parse.whole(data.get("seed"), "seed", 0),
             fingerprint=parse.table(data.get("fingerprint"), "fingerprint"),
             settings=parse.table(data.get("settings"), "settings"),
             found=parse.table(data.get("found", {}), "found"),

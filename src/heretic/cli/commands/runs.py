@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,12 +36,13 @@ def command(study_checkpoint_dir: Path | None, config: Path | None, as_json: boo
     """
     from heretic.config.settings import load_settings
     from heretic.runs.listing import list_runs
+    from heretic.runs.store import to_json
 
     given = {} if study_checkpoint_dir is None else {"study_checkpoint_dir": study_checkpoint_dir}
     folder = load_settings(given, config, require_model=False).study_checkpoint_dir
     runs = list_runs(folder)
     if as_json:
-        click.echo(json.dumps([run.to_dict() for run in runs], indent=2, ensure_ascii=False))
+        click.echo(to_json([run.to_dict() for run in runs]), nl=False)
     elif runs:
         _print(runs)
     else:
