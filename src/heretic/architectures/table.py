@@ -186,6 +186,13 @@ SEVERAL_STREAMS = (
 )
 """Why layers with several hidden states per token in an unknown form are refused."""
 
+COMPUTED_TABLES = ("codegen", "ctrl", "gptj", "mpt", "reformer")
+"""Model types with a table of positions that is no `nn.Embedding`: its length is that of the
+configuration, and a longer text is an error."""
+
+OTHER_TOWERS = ("vision", "visual", "image", "audio", "video")
+"""Parts of the paths of modules that do not read the text which a model continues."""
+
 UNCACHED = ("blt", "cpmant")
 """Model types that read the whole text at every step. Their forward cannot take new tokens alone
 (CPM-Ant), or groups text into patches whose beginning it must see (BLT)."""

@@ -72,6 +72,8 @@ def open_engine(
     if reason is not None:
         model.say(f"Plans are evaluated one by one, which is slower with this model: {reason}")
         return PlainEngine(model, prompts, max_new_tokens=max_new_tokens)
+    for name in replied:  # raises what would look like a failure of the engine below
+        model.encode_rows(prompts[name], max_new_tokens)
     reason = ""
     try:
         engine = Engine(

@@ -193,7 +193,7 @@ class Model(PromptReader):
         on_step: Callable[[int, int], None] | None = None,
     ) -> list[list[int]]:
         """Token ids of greedy replies, without end tokens."""
-        batch = self._encode(prompts)
+        batch = self._encode(prompts, max_new_tokens)
         return generation.greedy(
             self.model,
             batch["input_ids"],
@@ -227,7 +227,10 @@ class Model(PromptReader):
         from transformers import StoppingCriteriaList, TextIteratorStreamer
 
         text = self.renderer.text(messages) + self.response_prefix
-        batch = self.renderer.encode([text]).to(self.device)
+        rows = self.renderer.token_ids([text])
+        self.limits.check_ids(rows, self.tokenizer)
+        self.limits.check_lengths(rows, [messages[-1]["content"]], reply=1)
+        batch = self.renderer.padded(rows).to(self.device)
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         stop = Flag()
         failures: list[BaseException] = []

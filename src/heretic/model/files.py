@@ -63,7 +63,7 @@ def check_files(name: str, revision: str | None, allow_pickle: bool) -> None:
         if (folder / file).is_file() and file not in MAY_BE_EMPTY:
             check_file(folder / file)
     weights = weight_files(folder)
-    if is_local(name) and not weights:
+    if is_local(name) and not weights and "auto_map" not in _configuration(folder):
         raise ModelError(
             f"{folder} holds a configuration, but no weights ({SAFETENSORS[0]}).",
             remedy="Download the model again; weights in other formats have to be converted.",
@@ -114,8 +114,8 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         ModelError: An index names files that are not there.
     """
-    named = _named_weights(folder)
-    own = (named,) if named else (*SAFETENSORS, *PICKLES)
+    named = _configuration(folder).get("transformers_weights")  # few name it
+    own = (named,) if isinstance(named, str) else (*SAFETENSORS, *PICKLES)
     names = ADAPTERS if (folder / ADAPTER_CONFIG).is_file() else own
     for name in names:
         if (folder / name).is_file():
@@ -123,14 +123,13 @@ def weight_files(folder: Path) -> list[Path]:
     return []
 
 
-def _named_weights(folder: Path) -> str | None:
-    """The weight file that config.json names, as few do."""
+def _configuration(folder: Path) -> dict[str, Any]:
+    """The content of config.json; empty if it cannot be read, which loading tells."""
     try:
         config = read_json(folder / "config.json", strict=False)
     except HereticError:
-        return None  # loading says what is wrong with it
-    name = config.get("transformers_weights") if isinstance(config, dict) else None
-    return name if isinstance(name, str) else None
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def _shards(index: Path) -> list[Path]:
@@ -210,7 +209,7 @@ def _no_folder(name: str) -> ModelError:
             "tokenizer.",
         )
     return ModelError(
-        f"There is no folder {path}.", remedy="Check the path, or give a Hub id (org/model)."
+        f"There is no folder {name}.", remedy="Check the path, or give a Hub id (org/model)."
     )
 
 

@@ -38,6 +38,7 @@ from heretic.events import Notice, Reporter
 from heretic.model.adapters import check_adapter, has_tokenizer, merged
 from heretic.model.completeness import read_weights, summary
 from heretic.model.files import check_adapter_weights, check_files, pickled, reading
+from heretic.model.limits import Limits, limits_of, mend_padding
 from heretic.model.source import ModelSource, base_of, dequantising, forget_quantisation, origin
 from heretic.system import machine
 from heretic.system.adapters import ADAPTER_CONFIG, Adapter
@@ -134,7 +135,9 @@ def load(options: LoadingOptions, reporter: Reporter) -> Loaded:
                 model, unread = _load_weights(source, name)
                 if adapter is not None:
                     model = merged(model, adapter)
-                structure = _check(model, tokenizer, options.residual_writers)
+                limits = limits_of(model, source.model)
+                padding = mend_padding(tokenizer, limits.ids)
+                structure = _check(model, tokenizer, options.residual_writers, limits)
         except HereticError:
             raise
         except Exception as error:  # whatever the error, the next dtype is tried
@@ -143,7 +146,7 @@ def load(options: LoadingOptions, reporter: Reporter) -> Loaded:
             model = None
             machine.free_memory()
             continue
-        return Loaded(model, tokenizer, model.dtype, structure, _remarks(adapter, unread))
+        return Loaded(model, tokenizer, model.dtype, structure, _remarks(adapter, unread, padding))
     raise ModelError(
         f"{options.model} could not be run with any dtype ({'; '.join(failures)}).",
         remedy="Try other `dtypes`, or another `quantization` or `device_map`.",
@@ -206,8 +209,10 @@ def check_source(options: LoadingOptions) -> Adapter | None:
     return adapter
 
 
-def _remarks(adapter: Adapter | None, unread: Sequence[str]) -> tuple[str, ...]:
-    remarks = []
+def _remarks(
+    adapter: Adapter | None, unread: Sequence[str], padding: str | None
+) -> tuple[str, ...]:
+    remarks = [] if padding is None else [padding]
     if adapter is not None:
         remarks.append(f"{adapter.place} is an adapter: it is merged into its base, {adapter.base}")
     if unread:
@@ -312,15 +317,18 @@ def _quantization(kind: str) -> Any:
     )
 
 
-def _check(model: nn.Module, tokenizer: Any, by_hand: Sequence[str]) -> Structure:
+def _check(model: nn.Module, tokenizer: Any, by_hand: Sequence[str], limits: Limits) -> Structure:
     """Test one forward pass: logits are finite, and the writers explain every layer's output.
 
     Raises:
         FloatingPointError: Logits are not finite in this dtype.
+        ModelError: The tokenizer's tokens have no embeddings.
         UnsupportedModelError: See `resolve`.
     """
     device = next(model.parameters()).device
-    ids = tokenizer(CHECKED_TEXT, return_tensors="pt").input_ids.to(device)
+    row = tokenizer(CHECKED_TEXT).input_ids[: limits.positions]
+    limits.check_ids([row], tokenizer)
+    ids = torch.tensor([row], device=device)
     accepted = inspect.signature(model.forward).parameters
     no_cache = {"use_cache": False} if "use_cache" in accepted else {}
     logits = []

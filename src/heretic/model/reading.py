@@ -16,6 +16,7 @@ from heretic.architectures.resolver import Writer, hidden_size, text_config
 from heretic.events import Notice, Reporter, Silent, StageProgress
 from heretic.method.directions import RunningMean, winsorize
 from heretic.model import capture, loading
+from heretic.model.limits import limits_of
 from heretic.model.loading import Loaded, LoadingOptions
 from heretic.model.template_choice import find_template
 from heretic.model.templates import ChatRenderer, Messages, messages_for
@@ -53,6 +54,7 @@ class PromptReader:
         tokenizer: Its tokenizer, padding on the left.
         writers: Every residual writer, by layer.
         remarks: What the user should know about how it was loaded, in sentences.
+        limits: Which ids and how many positions it can read.
         response_prefix: Text put at the start of every reply; found by the pipeline or set.
         batch_size: Prompts per forward pass; halved when memory runs out.
     """
@@ -65,6 +67,7 @@ class PromptReader:
         self.dtype = loaded.dtype
         self.structure = loaded.structure
         self.remarks = loaded.remarks
+        self.limits = limits_of(self.model, options.model)
         self.writers: tuple[Writer, ...] = loaded.structure.writers
         self.response_prefix = "" if options.response_prefix == "auto" else options.response_prefix
         self.renderer = ChatRenderer(
@@ -133,7 +136,11 @@ class PromptReader:
 
     def _padding_matters(self) -> bool:
         """Whether a padded row gives other logits than the same row alone (as RWKV does)."""
-        short, long = self.encode_rows(["Hi", loading.CHECKED_TEXT])
+        texts = [self.prompt_text(prompt) for prompt in ("Hi", loading.CHECKED_TEXT)]
+        short, long = self.renderer.token_ids(texts)
+        self.limits.check_ids([long], self.tokenizer)
+        most = self.limits.positions
+        short, long = short[-(most or len(short)) :], long[-(most or len(long)) :]
         alone, padded = self.logits_after([short]), self.logits_after([short, long])[:1]
         return capture.divergence(alone, padded) > capture.TOLERANCES[self.dtype.itemsize]
 
@@ -175,17 +182,40 @@ class PromptReader:
         """The text that the model continues: template, prompt and response prefix."""
         return self.renderer.text(self.get_chat(prompt)) + self.response_prefix
 
-    def encode_rows(self, prompts: Prompts) -> list[list[int]]:
-        """Token ids of each prompt, template and response prefix included."""
-        return self.renderer.token_ids([self.prompt_text(prompt) for prompt in prompts])
+    def encode_rows(self, prompts: Prompts, reply: int = 0) -> list[list[int]]:
+        """Token ids of each prompt, template and response prefix included.
+
+        Args:
+            reply: New tokens that are to follow.
+
+        Raises:
+            ModelError: The template or a prompt has a token without an embedding.
+            PromptError: A prompt, with its reply, has more tokens than the model has positions.
+        """
+        rows = self.renderer.token_ids([self.prompt_text(prompt) for prompt in prompts])
+        self.limits.check_ids(rows, self.tokenizer)
+        texts = [prompt if isinstance(prompt, str) else prompt.user for prompt in prompts]
+        self.limits.check_lengths(rows, texts, reply)
+        return rows
+
+    def encode_texts(self, texts: Sequence[str], most: int) -> list[list[int]]:
+        """Token ids of plain texts, each cut to `most` tokens and to the model's positions.
+
+        Raises:
+            ModelError: A text has a token without an embedding.
+        """
+        most = min(most, self.limits.positions or most)
+        rows = [row[:most] for row in self.renderer.token_ids(texts)]
+        self.limits.check_ids(rows, self.tokenizer)
+        return rows
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of a reply's token ids."""
         text: str = self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
         return text
 
-    def _encode(self, prompts: Prompts) -> Any:
-        return self.renderer.padded(self.encode_rows(prompts)).to(self.device)
+    def _encode(self, prompts: Prompts, reply: int = 0) -> Any:
+        return self.renderer.padded(self.encode_rows(prompts, reply)).to(self.device)
 
     def _batched(
         self, prompts: Prompts, compute: Callable[[Prompts], Sequence[Any]], report: bool = True

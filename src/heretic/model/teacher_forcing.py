@@ -108,8 +108,7 @@ def reading(model: Model, texts: Sequence[str], max_tokens: int) -> Reading:
     """
     nll = torch.zeros(len(texts), dtype=torch.float64)
     tokens = torch.zeros(len(texts), dtype=torch.int64)
-    for number, row in enumerate(model.renderer.token_ids(texts)):
-        ids = row[:max_tokens]
+    for number, ids in enumerate(model.encode_texts(texts, max_tokens)):
         if len(ids) < 2:
             continue  # no token to predict
         logprobs = model.tail_logits([ids], len(ids))[0, :-1].float().log_softmax(dim=-1)

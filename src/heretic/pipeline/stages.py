@@ -75,13 +75,19 @@ def check_rendering(model: Model, prompts: PromptSets, reporter: Reporter) -> No
     """Check that the model gets the prompts, before anything is computed from them.
 
     Raises:
-        PromptError: See `heretic.model.rendering.check_prompts`.
+        ModelError: A token has no embedding.
+        PromptError: See `heretic.model.rendering.check_prompts`; or a prompt has more tokens than
+            the model has positions.
     """
     sets = {"good": prompts.good, "bad": prompts.bad, "protected": prompts.protected}
     for prefix, evaluation in (("", prompts.evaluation), ("held out ", prompts.held_out)):
         if evaluation is not None:
             rows = evaluation.by_name()
             sets |= {f"{prefix}evaluation {name}": rows[name] for name in rows}
+            model.encode_rows(evaluation.good)  # raises what `check_prompts` does not look at
+            model.encode_rows(evaluation.bad, model.options.max_response_length)
+    for name in ("good", "bad", "protected"):
+        model.encode_rows(sets[name])
     for warning in check_prompts(model, sets):
         reporter.emit(Notice(warning, "warning"))
 
