@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM
 
 from heretic.errors import ExportError
 from heretic.export import check_upload, save, upload
-from heretic.export import hub as hub_module
 from heretic.export.documents.base_card import base_metadata
+from heretic.export.documents.places import shortened
 from heretic.model import Model
 
 REPO = f"{hub_server.USER}/Tiny-heretic"
@@ -274,5 +274,5 @@ def test_the_bases_licence_comes_from_its_card_on_the_hub(hub: Hub) -> None:
 
 def test_files_in_scorers_options_are_named_without_their_folder() -> None:
     given = {"mine": {"words": "/home/me/words.txt", "all": ["~/a/b", "/think"], "limit": 3}}
-    published = hub_module._published("scorer", given)
+    published = shortened({"scorer": given})["scorer"]
     assert published == {"mine": {"words": "words.txt", "all": ["b", "/think"], "limit": 3}}

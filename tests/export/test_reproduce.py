@@ -22,6 +22,7 @@ from heretic.config.tables import is_own_plugin
 from heretic.errors import ExportError
 from heretic.events import Event, Notice, Reporter, Silent
 from heretic.export import reproduce, save
+from heretic.export.documents.places import shortened
 from heretic.export.documents.reproduction import (
     REPRODUCTION_SCHEMA,
     Reproduction,
@@ -81,8 +82,14 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportRequ
 
 
 @pytest.fixture
-def exported(tmp_path: Path, original: tuple[Path, ExportRequest]) -> Export:
-    """Gives an export that the test may spoil; made anew only where it has to differ."""
+def exported(
+    tmp_path: Path, original: tuple[Path, ExportRequest], monkeypatch: pytest.MonkeyPatch
+) -> Export:
+    """Gives an export that the test may spoil; made anew only where it has to differ.
+
+    The working directory is where model and prompts lie that it was made from.
+    """
+    monkeypatch.chdir(original[0].parent)
 
     def give(strategy: str = "merge", **values: Any) -> tuple[Path, ExportRequest]:
         if strategy != "merge" or values:
@@ -388,3 +395,72 @@ def test_the_hash_of_directions_sees_every_bit() -> None:
 
 def test_differences_name_both_sides() -> None:
     assert differences({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == ["b 2 -> 3", "c absent -> 4"]
+
+
+def test_no_path_of_this_machine_is_written(exported: Export, tmp_path: Path) -> None:
+    folder, _ = exported("adapter")
+    for path in folder.iterdir():
+        local = path.name == "adapter_config.json"  # PEFT finds the base by it, on this machine
+        assert local or str(tmp_path).encode() not in path.read_bytes(), path.name
+    recorded = Reproduction.read(folder / "reproduce.json")
+    assert recorded.settings["model"] == "Tiny-Base"
+    assert recorded.settings["bad_prompts"]["dataset"] == "bad.txt"
+    assert recorded.places["model"].startswith("sha256:")
+    digest = sha256_file(tmp_path / "bad.txt")
+    assert recorded.places["bad_prompts.dataset"] == f"sha256:{digest}"
+
+
+@pytest.mark.parametrize("change", ["gone", "other content"])
+def test_local_files_that_are_not_there_are_named_with_the_options(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = make_export(tmp_path / "there")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("Tiny-Base", "bad.txt"):
+        shutil.move(tmp_path / "there" / name, tmp_path / "elsewhere" / name)
+    if change == "other content":
+        tiny.folder(tmp_path / "there" / "Tiny-Base", seed=5)
+        (tmp_path / "bad.txt").write_text("other words")
+    with pytest.raises(
+        ExportError, match=r"model Tiny-Base, bad_prompts\.dataset bad\.txt"
+    ) as caught:
+        reproduce(folder, tmp_path / "second", prepare=prepare, reporter=Silent())
+    assert "--model PATH --bad-prompts.dataset PATH" in (caught.value.remedy or "")
+    assert not (tmp_path / "second").exists()
+    overrides = {
+        "model": str(tmp_path / "elsewhere" / "Tiny-Base"),
+        "bad_prompts": {"dataset": str(tmp_path / "elsewhere" / "bad.txt")},
+        "bad_evaluation_prompts": {"dataset": str(tmp_path / "elsewhere" / "bad.txt")},
+    }
+    outcome = reproduce(
+        folder, tmp_path / "second", prepare=prepare, reporter=Silent(), overrides=overrides
+    )
+    assert outcome.identical
+
+
+def test_whole_paths_of_earlier_releases_are_taken(exported: Export, tmp_path: Path) -> None:
+    folder, wanted = exported()
+
+    def as_before(data: dict[str, Any]) -> None:
+        del data["places"]
+        data["settings"] = {
+            name: wanted.settings[name] for name in data["settings"] if name in wanted.settings
+        }
+
+    edit_file(folder, as_before)
+    assert reproduce(folder, tmp_path / "second", prepare=prepare, reporter=Silent()).identical
+
+
+def test_texts_that_look_like_paths_stay() -> None:
+    given = {
+        "system_prompt": "/a/b/c",
+        "model": "org/name",
+        "scorers": [{"plugin": "/home/me/own.py:Mine"}, {"plugin": "heretic.scorers.x:Y"}],
+        "good_prompts": {"dataset": "/home/me/good.txt", "prefix": "/a/b/c"},
+    }
+    assert shortened(given) == {
+        **given,
+        "scorers": [{"plugin": "own.py:Mine"}, {"plugin": "heretic.scorers.x:Y"}],
+        "good_prompts": {"dataset": "good.txt", "prefix": "/a/b/c"},
+    }

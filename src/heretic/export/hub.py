@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import heretic
 from heretic.errors import ExportError
 from heretic.events import Reporter, Silent, StageFinished, StageStarted
-from heretic.export.files import DOCUMENTS, PARAMETERS, REPRODUCTION, is_ours, read_json
+from heretic.export.documents.places import shortened
+from heretic.export.files import (
+    DOCUMENTS,
+    PARAMETERS,
+    REPRODUCTION,
+    is_ours,
+    read_json,
+    relative_files,
+)
 from heretic.export.request import display_name
 from heretic.system.adapters import ADAPTER_CONFIG
 from heretic.system.hub import is_local
@@ -19,11 +28,8 @@ from heretic.system.hub import is_local
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-STALE_PATTERNS = ["*.safetensors", "*.safetensors.index.json", ADAPTER_CONFIG]
+STALE = ("*.safetensors", "*.safetensors.index.json", ADAPTER_CONFIG)
 """Files of an earlier upload that are deleted, since the new one may have other names."""
-
-LONGEST_PATH = 4096
-"""Characters; a longer text is not a path."""
 
 _HARMLESS = {".gitattributes", ".gitignore", *DOCUMENTS}
 LOGIN = "Run `hf auth login`, or set HF_TOKEN, with a token that may write."
@@ -75,7 +81,7 @@ def upload(
         ExportError: The folder is not an export, the login is missing or lacks the right to write,
             the name is taken, or the connection fails.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     if not is_ours(folder):
         raise ExportError(
@@ -87,17 +93,19 @@ def upload(
     reporter.emit(StageStarted(f"Uploading to {repo_id}"))
     api = HfApi(library_name="heretic", library_version=heretic.__version__)
     replaced = published_files(folder)
+    names = relative_files(folder)
     with _hub_errors(repo_id):
-        exists = _claim(api, repo_id, private)
-        api.upload_folder(
+        earlier = _claim(api, repo_id, private)
+        stale = [name for name in earlier - set(names) if _is_stale(name)]
+        # One commit: the repository holds the earlier upload or the whole new one.
+        api.create_commit(
             repo_id=repo_id,
-            folder_path=folder,
+            operations=[
+                *(CommitOperationAdd(name, replaced.get(name, folder / name)) for name in names),
+                *(CommitOperationDelete(name) for name in sorted(stale)),
+            ],
             commit_message=f"Upload model made with Heretic {heretic.__version__}",
-            ignore_patterns=list(replaced),
-            delete_patterns=STALE_PATTERNS if exists else None,
         )
-        for name, content in replaced.items():
-            api.upload_file(path_or_fileobj=content, path_in_repo=name, repo_id=repo_id)
     url = f"{api.endpoint}/{repo_id}"
     reporter.emit(StageFinished(url))
     return url
@@ -113,54 +121,25 @@ def published_files(folder: Path) -> dict[str, bytes]:
             config["base_model_name_or_path"] = display_name(base)
             changed[ADAPTER_CONFIG] = _json(config)
     reproduction = read_json(folder / REPRODUCTION)
-    settings = {name: _published(name, value) for name, value in reproduction["settings"].items()}
+    settings = shortened(reproduction["settings"])  # files of earlier releases hold whole paths
     if settings != reproduction["settings"]:
         changed[REPRODUCTION] = _json({**reproduction, "settings": settings})
     return changed
-
-
-def _published(name: str, value: Any) -> Any:
-    if name == "model" and isinstance(value, str):
-        return display_name(value)
-    if isinstance(value, dict) and isinstance(value.get("dataset"), str):
-        return {**value, "dataset": display_name(value["dataset"])}
-    if name == "scorer":
-        return _without_folders(value)
-    if name == "scorers" and isinstance(value, list):
-        return [_published_scorer(scorer) for scorer in value]
-    return value
-
-
-def _published_scorer(scorer: Any) -> Any:
-    if not isinstance(scorer, dict):
-        return scorer
-    place, colon, class_name = str(scorer.get("plugin")).rpartition(":")
-    return {**scorer, "plugin": f"{Path(place).name}{colon}{class_name}"}
-
-
-def _without_folders(value: Any) -> Any:
-    """A scorer's options, with each local path in them cut to its last part."""
-    if isinstance(value, dict):
-        return {key: _without_folders(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_folders(item) for item in value]
-    if isinstance(value, str) and len(value) < LONGEST_PATH:
-        path = Path(value)
-        # A word such as "/think" is not a path.
-        if value.startswith("~/") or (path.is_absolute() and len(path.parts) > 2):
-            return path.name
-    return value
 
 
 def _json(data: Any) -> bytes:
     return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _claim(api: HfApi, repo_id: str, private: bool) -> bool:
+def _is_stale(name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in STALE)
+
+
+def _claim(api: HfApi, repo_id: str, private: bool) -> set[str]:
     """Create the repository, or check that an existing one may be used.
 
     Returns:
-        Whether it existed before.
+        The files that it holds.
 
     Raises:
         ExportError: It holds something else, or is public although a private one was requested.
@@ -169,7 +148,7 @@ def _claim(api: HfApi, repo_id: str, private: bool) -> bool:
 
     try:
         api.create_repo(repo_id, private=private, exist_ok=False)
-        return False
+        return set()
     except HfHubHTTPError as error:
         if error.response.status_code != 409:
             raise
@@ -185,7 +164,7 @@ def _claim(api: HfApi, repo_id: str, private: bool) -> bool:
             f"The repository {repo_id} exists and is public, and a private one was requested.",
             remedy="Make it private on the Hub, or choose another name (upload_repo_id).",
         )
-    return True
+    return names
 
 
 @contextmanager

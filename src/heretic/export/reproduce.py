@@ -13,6 +13,7 @@ from heretic.config.schema import reproducible_names, values_as_before
 from heretic.config.tables import is_own_plugin
 from heretic.errors import ExportError, SettingsError
 from heretic.events import Notice, Reporter
+from heretic.export.documents.places import found_again
 from heretic.export.documents.reproduction import Reproduction, differences, directions_hash
 from heretic.export.documents.write import rewrite_scores
 from heretic.export.files import check_destination, inventory
@@ -93,13 +94,17 @@ def reproduce(
             `trust_remote_code`, which no file can set, or another path of `model`.
 
     Raises:
-        ExportError: The file cannot be read, sets something that it may not, or saving fails.
+        ExportError: The file cannot be read, sets something that it may not, names local files that
+            are not found, or saving fails.
     """
     if file.is_dir():
         file = file / "reproduce.json"
     recorded = Reproduction.read(file)
     check_plugins(recorded.settings, "reproduction file", trust_plugins)
-    settings = restored_settings(recorded, overrides or {})
+    overrides = overrides or {}
+    restored_settings(recorded, overrides)  # what it may not set is said first
+    there = found_again(recorded.settings, recorded.places, overrides, file.absolute().parent)
+    settings = restored_settings(replace(recorded, settings=there), overrides)
     destination = check_destination(destination, settings.model)
     changes = differences(recorded.versions, versions())
     if changes:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import heretic
 from heretic.config.schema import reproducible_names
 from heretic.errors import ExportError, RunError
+from heretic.export.documents.places import digests, shortened
 from heretic.export.files import REPRODUCTION, is_weight_file, read_json
 from heretic.export.request import ExportRequest, Strategy, check_strategy
 from heretic.records.plan import Plan
@@ -43,7 +44,9 @@ class Reproduction:
 
     Attributes:
         max_shard_size: Largest weight file, e.g. `5GB`.
-        settings: The run's settings that change scores; missing ones have their defaults.
+        settings: The run's settings that change scores; missing ones have their defaults. Local
+            paths are cut to their last part.
+        places: SHA-256 of the local model and prompts, by dotted key of the setting.
         found: Values found at run time that a reproduction uses again: `batch_size`, `dtype`,
             `response_prefix`, `date`.
         trial: Number of the trial in its run.
@@ -66,6 +69,7 @@ class Reproduction:
     before: tuple[Score, ...] = ()
     after: tuple[Score, ...] = ()
     verified: bool = False
+    places: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     hardware: Mapping[str, Any] = field(default_factory=dict)
 
@@ -87,6 +91,7 @@ class Reproduction:
             "max_shard_size": self.max_shard_size,
             "seed": self.seed,
             "settings": dict(self.settings),
+            "places": dict(self.places),
             "found": dict(self.found),
             "trial": self.trial,
             "plan": self.plan.to_dict(),
@@ -138,6 +143,7 @@ class Reproduction:
             before=tuple(Score.from_dict(score) for score in scores["before"]),
             after=tuple(Score.from_dict(score) for score in scores["after"]),
             verified=bool(scores["verified"]),
+            places={str(key): str(value) for key, value in data.get("places", {}).items()},
             versions=dict(data["versions"]),
             hardware=dict(data["hardware"]),
         )
@@ -164,7 +170,8 @@ def describe(
         revision: Commit of the base model, recorded so that a moved branch changes nothing.
         files: What `files.inventory` returns for the folder.
     """
-    settings = recorded_settings(request.settings)
+    recorded = recorded_settings(request.settings)
+    settings = shortened(recorded)
     if revision is not None:
         settings["model_commit"] = revision
     found = {
@@ -178,6 +185,7 @@ def describe(
         max_shard_size=request.options.max_shard_size,
         seed=request.manifest.seed,
         settings=settings,
+        places=digests(recorded),
         found=found,
         trial=request.trial.number,
         plan=request.trial.plan,
