@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from heretic.errors import ExportError
 from heretic.export import check_upload, save, upload
 from heretic.export.documents.base_card import base_metadata
 from heretic.export.documents.places import shortened
+from heretic.export.files import check_destination
 from heretic.model import Model
 
 REPO = f"{hub_server.USER}/Tiny-heretic"
@@ -143,6 +145,34 @@ def test_an_earlier_upload_is_replaced(hub: Hub, merged: Path, adapter: Path) ->
     names = hub.repositories[REPO].files.keys()
     assert "adapter_model.safetensors" in names
     assert not any(name.startswith("model") for name in names)
+
+
+def test_an_upload_is_one_commit(hub: Hub, merged: Path, adapter: Path) -> None:
+    """Whatever ends it, the repository holds the earlier upload or the whole new one."""
+    for count, folder in enumerate((adapter, merged, adapter), start=1):
+        upload(folder, REPO, private=True)
+        repository = hub.repositories[REPO]
+        assert len(repository.commits) == count
+    before = dict(repository.files)
+    hub.failures["/commit/"] = (500, "no")
+    with pytest.raises(ExportError):
+        upload(merged, REPO, private=True)
+    assert repository.files == before
+
+
+def test_what_a_killed_process_left_in_an_export_is_no_obstacle(
+    hub: Hub, adapter: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(adapter, tmp_path / "copy")
+    left = [folder / f".{name}.4711.tmp" for name in ("README.md", "reproduce.json")]
+    for path in left:
+        path.write_text("half a docu")
+    check_destination(folder, "")
+    upload(folder, REPO, private=True)
+    assert not any("4711" in name for name in hub.repositories[REPO].files)
+    (folder / ".README.md.notes").write_text("mine")
+    with pytest.raises(ExportError, match="did not save there"):
+        check_destination(folder, "")
 
 
 def test_uploading_again_sends_nothing_twice(hub: Hub, merged: Path) -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from heretic.errors import ExportError
 from heretic.export import staging
 from heretic.export.files import check_destination, relative_files
-from heretic.export.staging import prove, recover, resolved, staged
+from heretic.export.staging import prove, recover, resolved, staged, temporary
 
 BEFORE = {"README.md": "old", "model.safetensors": "old weights", "gone.json": "old"}
 AFTER = {"README.md": "new", "model.safetensors": "new weights", "templates/x.jinja": "new"}
@@ -322,4 +323,24 @@ def test_a_disk_that_fails_late_is_an_error(
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(ExportError, match="Input/output"):
         save(tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_copies_of_killed_uploads_are_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    child = os.fork()
+    if child == 0:
+        with temporary() as folder:
+            put(folder, BEFORE)
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.rglob("model.safetensors"))) == 1
+    with temporary() as folder:
+        assert not list(tmp_path.rglob("model.safetensors"))
+        put(folder, AFTER)
+        with temporary() as other:
+            assert other != folder
+            assert held(folder) == AFTER
     assert list(tmp_path.iterdir()) == []

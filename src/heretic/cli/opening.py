@@ -148,10 +148,18 @@ def check_before_work(settings: Settings) -> None:
 
 
 def _destination(settings: Settings) -> tuple[Path, str] | None:
-    """The folder that may be saved to, and the export strategy; None if settings name no folder."""
+    """The folder that may be saved to, and the export strategy; None if settings name no folder.
+
+    An upload is saved in the temporary folder first.
+    """
+    from heretic.export import upload_place
+
+    strategy = settings.export_strategy or DEFAULT_STRATEGY
+    if settings.model_action == "upload":
+        return upload_place(), strategy
     if settings.save_directory is None or settings.model_action not in (None, "save"):
         return None
-    return settings.save_directory, settings.export_strategy or DEFAULT_STRATEGY
+    return settings.save_directory, strategy
 
 
 def settle_existing_run(opened: OpenRun) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,8 +109,7 @@ def actions_of(session: Session, display: Display) -> Actions:
 
     def upload(trial: Trial, repo_id: str, private: bool, strategy: str) -> RenderableType:
         full = export.check_upload(repo_id)
-        with tempfile.TemporaryDirectory(prefix="heretic-") as parent:
-            folder = Path(parent) / "model"
+        with export.temporary() as folder:
             pipeline.export_trial(session, trial, folder, strategy)
             url = export.upload(folder, full, private=private, reporter=session.reporter)
         display.close()

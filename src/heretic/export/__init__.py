@@ -5,6 +5,7 @@ from heretic.export.hub import check_upload, upload
 from heretic.export.reproduce import ReproductionResult, reproduce
 from heretic.export.request import ExportOptions, ExportRequest, HeldOut, Strategy
 from heretic.export.saving import check_export, check_place, save
+from heretic.export.staging import temporary, upload_place
 from heretic.export.verify import verify
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "model_card",
     "reproduce",
     "save",
+    "temporary",
     "upload",
+    "upload_place",
     "verify",
 ]

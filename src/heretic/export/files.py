@@ -60,6 +60,13 @@ def inventory(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
+def sweep_half_written(folder: Path) -> None:
+    """Delete what a killed process left while it wrote a document again."""
+    for path in folder.iterdir():
+        if _HALF_WRITTEN.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write JSON atomically: a reader sees the old file or the whole new one.
 
@@ -112,8 +119,8 @@ def check_disk(destination: Path, needed: int) -> None:
         raise ExportError(
             f"Saving to {destination} needs about {_gigabytes(needed + DISK_MARGIN)}, and "
             f"only {_gigabytes(free)} are free there.",
-            remedy="Free some space, choose another folder, or export an adapter "
-            "(--export-strategy adapter), which takes a few megabytes.",
+            remedy="Free some space, choose another folder (for an upload: TMPDIR), or export an "
+            "adapter (--export-strategy adapter), which takes a few megabytes.",
         )
 
 

@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -86,6 +87,26 @@ def staged(destination: Path) -> Iterator[Path]:
         _usual_permissions(staging)
         sync(staging)
         _publish(work, destination)
+
+
+def upload_place() -> Path:
+    """Where an upload's copy is kept while it lasts: in the system's temporary folder (TMPDIR)."""
+    return Path(tempfile.gettempdir()).resolve() / ".heretic-upload"
+
+
+@contextmanager
+def temporary() -> Iterator[Path]:
+    """Yield the name of a folder to save in, which is deleted at the end.
+
+    What processes left there that were killed is swept first, since it may be large.
+
+    Raises:
+        ExportError: There is no place for it.
+    """
+    place = upload_place()
+    recover(place)
+    with _reported(place, f"Nothing can be saved in {place.parent}"), _work_folder(place) as work:
+        yield work / "model"
 
 
 def prove(destination: Path) -> None:

@@ -17,6 +17,7 @@ from heretic.export.files import (
     REPRODUCTION,
     inventory,
     read_json,
+    sweep_half_written,
     write_json,
     write_text,
 )
@@ -59,6 +60,7 @@ def rewrite_scores(folder: Path, request: ExportRequest) -> None:
     Raises:
         ExportError: A file is missing or damaged.
     """
+    sweep_half_written(folder)
     parameters = read_json(folder / PARAMETERS)
     write_json(folder / PARAMETERS, {**parameters, "scores": _scores(request)})
     reproduction = Reproduction.read(folder / REPRODUCTION)
