@@ -192,6 +192,8 @@ class PromptReader:
             ModelError: The template or a prompt has a token without an embedding.
             PromptError: A prompt, with its reply, has more tokens than the model has positions.
         """
+        if not prompts:  # tokenizers fail on no texts at all
+            return []
         rows = self.renderer.token_ids([self.prompt_text(prompt) for prompt in prompts])
         self.limits.check_ids(rows, self.tokenizer)
         texts = [prompt if isinstance(prompt, str) else prompt.user for prompt in prompts]
