@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import TracebackType
 
 import click
 
@@ -13,6 +15,7 @@ from heretic import __version__
 from heretic.cli.options import nearest_option, write_settings
 from heretic.cli.signals import is_interruption
 from heretic.errors import HereticError, SettingsError
+from heretic.system.display import safe
 
 
 @dataclass(frozen=True)
@@ -161,13 +164,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         KeyboardInterrupt: The user interrupted it.
     """
+    sys.excepthook = _show_bug
     try:
         return run(arguments)
     except HereticError as error:
         if is_interruption(error):  # such as a plugin that was not imported to its end
             raise KeyboardInterrupt from error
-        from heretic.cli.display.text import safe  # loads rich, which the help does without
-
         print(safe(f"Error: {error}"), file=sys.stderr)
         return error.exit_status
 
@@ -177,6 +179,11 @@ def only_prints(arguments: Sequence[str] | None = None) -> bool:
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     helps = any(token in _OWN_OPTIONS for token in tokens)
     return helps or (bool(tokens) and tokens[0] in _PRINTING)
+
+
+def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a traceback as Python does, without secrets and control characters."""
+    print(safe("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
 
 
 def _as_settings_error(error: click.ClickException, tokens: Sequence[str]) -> SettingsError:

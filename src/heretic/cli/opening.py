@@ -14,7 +14,6 @@ from rich.text import Text
 
 from heretic.cli.display.log import logging_to
 from heretic.cli.display.reporter import Display, LoggedDisplay, make_reporter
-from heretic.cli.display.text import safe
 from heretic.cli.menu.answers import DEFAULT_STRATEGY
 from heretic.cli.menu.checkpoint import choose_checkpoint
 from heretic.cli.menu.details import trial_in_row
@@ -26,6 +25,7 @@ from heretic.events import Notice
 from heretic.records.trial import Score, Trial
 from heretic.records.trial import front as front_of
 from heretic.runs.manifest import RunManifest
+from heretic.system.display import safe
 
 if TYPE_CHECKING:
     from heretic.cli.options import SettingsOptions

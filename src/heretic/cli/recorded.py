@@ -6,6 +6,7 @@ checked by their digests; what is done with them, and where to, is said by the u
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heretic.errors import RunError, SettingsError
+from heretic.system.secrets import MASK, masked_options
 
 if TYPE_CHECKING:
     from heretic.cli.options import SettingsOptions
@@ -117,9 +119,9 @@ def _check_same_run(
     def compared(settings: Settings) -> dict[str, Any]:
         values = {name: getattr(settings, name) for name in names}
         tables = settings.scorer.items()
-        # Which variable holds a judge's key changes no verdict.
+        # Which variable holds a judge's key changes no verdict, and secrets are not recorded.
         less = {name: {k: v for k, v in of.items() if k != "api_key_env"} for name, of in tables}
-        return {**values, "scorer": less}
+        return {**values, "scorer": {name: masked_options(of) for name, of in less.items()}}
 
     if compared(Settings.restore(merged(recorded, asked))) != compared(Settings.restore(recorded)):
         raise SettingsError(
@@ -200,20 +202,31 @@ def _addresses(
 
 
 def _check_addresses(settings: Settings, recorded: Mapping[str, Any]) -> None:
-    """Ask for the addresses of judges, which a run may not decide."""
+    """Ask for the addresses of judges, which a run may not decide, and for secrets, which it lacks.
+
+    Raises:
+        SettingsError: One of them is not said.
+    """
     from heretic.config.consent import SENDING_OPTIONS
     from heretic.config.schema import option_name
 
-    for name, options in recorded.get("scorer", {}).items():
+    for name, given in recorded.get("scorer", {}).items():
+        options = masked_options(given)
         endpoint = options.get("endpoint")
         if endpoint and not settings.scorer[name].get("endpoint"):
-            given = " ".join(
+            said = " ".join(
                 f"{option_name('scorer', name, key)} {shlex.quote(str(options[key]))}"
                 for key in SENDING_OPTIONS
                 if options.get(key)
             )
             raise SettingsError(
                 f"The run's scorer {name} sends replies to {endpoint}, which only you can allow.",
-                remedy=f"If you trust that address, say so by {given}, or by --config with the "
+                remedy=f"If you trust that address, say so by {said}, or by --config with the "
                 "file that the run was searched with.",
+            )
+        if MASK in json.dumps(settings.scorer[name]):
+            raise SettingsError(
+                f"The options of the run's scorer {name} held a secret, which was not recorded.",
+                remedy="Give them again: --config with the file that the run was searched with, or "
+                f"--scorer.{name}.OPTION VALUE.",
             )

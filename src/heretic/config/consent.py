@@ -17,6 +17,7 @@ from heretic.config.fields.all import SettingsFields
 from heretic.config.schema import SettingsLayer, option_name, settings_of
 from heretic.config.tables import ScorerSpecification, is_own_plugin
 from heretic.errors import SettingsError
+from heretic.system.secrets import masked_options
 
 SENDING_OPTIONS = ("endpoint", "api_key_env")
 """Options of scorers that decide where replies are sent, and with which key."""
@@ -67,7 +68,8 @@ def _consents(settings: SettingsFields) -> Iterator[_Consent]:
         for key in SENDING_OPTIONS:
             if options.get(key):
                 path = ("scorer", name, key)
-                yield _Consent(path, f"{option_name(*path)} {shlex.quote(str(options[key]))}")
+                shown = masked_options(options)[key]
+                yield _Consent(path, f"{option_name(*path)} {shlex.quote(str(shown))}")
 
 
 def _as_option(scorer: ScorerSpecification) -> str:

@@ -21,11 +21,18 @@ from heretic.config.consent import check_consent
 from heretic.config.fields.all import SettingsFields
 from heretic.config.nested import merged
 from heretic.config.presets import read_preset_layer
-from heretic.config.schema import SettingInfo, SettingsLayer, SettingsOrigin, settings_of
+from heretic.config.schema import (
+    SettingInfo,
+    SettingsLayer,
+    SettingsOrigin,
+    consent_names,
+    settings_of,
+)
 from heretic.config.sources import ARGUMENTS, merged_layers, read_arguments, read_user_layers
 from heretic.errors import SettingsError
 from heretic.system.adapters import model_identity
 from heretic.system.hub import plugin_identity
+from heretic.system.secrets import masked_options, register_options
 
 
 class Settings(SettingsFields):
@@ -69,6 +76,8 @@ class Settings(SettingsFields):
             # The first thing that is wrong is enough for one line.
             first = error.errors(include_url=False)[0]
             raise SettingsError(_explain(first, layers), remedy=_REMEDY) from error
+        for options in self.scorer.values():
+            register_options(options)
 
     @classmethod
     def restore(cls, data: Mapping[str, Any]) -> Self:
@@ -87,12 +96,19 @@ class Settings(SettingsFields):
         """JSON-ready form of all settings; `restore` gives equal settings back."""
         return self.model_dump(mode="json")
 
+    def recorded(self) -> dict[str, Any]:
+        """As `to_dict`, for a file: without secrets, and without consents, which no file gives."""
+        values = self.to_dict()
+        kept = {name: value for name, value in values.items() if name not in consent_names()}
+        return {**kept, "scorer": _without_secrets(values["scorer"])}
+
     def fingerprint(self) -> dict[str, Any]:
         """JSON-ready form of what changes scores: no trial counts, actions, places, or seed.
 
         The model is represented by its content (`heretic.system.hub`), and a scorer in a file by
         the bytes of that file. Prompt sets are left out: their texts count, and the pipeline adds
-        them. Settings that were added later are left out where their value means "as before".
+        them. Settings that were added later are left out where their value means "as before", and
+        secrets always.
         """
         values = self.to_dict()
         counted = [s for s in settings_of(type(self)) if s.scores and s.kind != "table"]
@@ -100,6 +116,7 @@ class Settings(SettingsFields):
         chosen["scorers"] = [s for s in chosen["scorers"] if not _is_added(s)]
         for scorer in chosen["scorers"]:
             scorer["plugin"] = plugin_identity(scorer["plugin"])
+        chosen["scorer"] = _without_secrets(chosen["scorer"])
         chosen["model"] = model_identity(self.model, chosen.pop("model_commit"))
         return chosen
 
@@ -154,6 +171,10 @@ def with_ready_made(said: Sequence[SettingsLayer]) -> tuple[SettingsLayer, ...]:
     return layers if preset is None else (*layers, preset)
 
 
+def _without_secrets(scorer: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: masked_options(options) for name, options in scorer.items()}
+
+
 def _is_added(scorer: Mapping[str, Any]) -> bool:
     """Whether the default list gained a scorer later; it is only reported, so no score changes."""
     return scorer["optimization"] == "none" and scorer["name"] in tables.ADDED_SCORERS
@@ -197,7 +218,8 @@ def _explain(details: ErrorDetails, layers: Sequence[SettingsLayer]) -> str:
     origin, named = _where(path, layers) or (ARGUMENTS, path)
     spelled = ARGUMENTS.spell(path) if origin.spelling == "key" else origin.spell(named)
     value = details["input"]
-    shown = "" if isinstance(value, dict) else f" ({value!r})"
+    hidden = isinstance(value, dict) or path[0] == "scorer"  # options may hold a key
+    shown = "" if hidden else f" ({value!r})"
     return f"Setting {spelled} {origin.name}{shown}: {problem}."
 
 

@@ -14,6 +14,12 @@ from heretic.judges.records import Usage, Verdict
 LONGEST_REASON = 500
 """Characters of a reason that are kept at most."""
 
+MOST_TOKENS = 10**9
+"""Tokens of one request or answer; a larger number is not a count."""
+
+WORK = 16
+"""How often each character of an answer is read at most, on average, in the search for objects."""
+
 _REASONED = re.compile(r"</think(?:ing)?>")
 
 
@@ -32,8 +38,12 @@ class _Choice(BaseModel):
 
 
 class _Tokens(BaseModel):
-    prompt_tokens: int = Field(ge=0)
-    completion_tokens: int = Field(ge=0)
+    prompt_tokens: int = Field(ge=0, le=MOST_TOKENS)
+    completion_tokens: int = Field(ge=0, le=MOST_TOKENS)
+
+
+class _Metered(BaseModel):
+    usage: _Tokens
 
 
 class _Completion(BaseModel):
@@ -43,8 +53,8 @@ class _Completion(BaseModel):
 def usage(body: str) -> Usage:
     """The usage of one chat completion: one request, and its tokens if the server counts them."""
     try:
-        tokens = _Tokens.model_validate(json.loads(body)["usage"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+        tokens = _Metered.model_validate_json(body).usage
+    except ValidationError:
         return Usage(requests=1, unmetered=1)
     return Usage(
         requests=1,
@@ -122,16 +132,30 @@ def storable(found: Verdict) -> str:
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
-    """The outermost JSON objects in a text, except those with a duplicate key."""
+    """The outermost JSON objects in a text, except those with a duplicate key.
+
+    Raises:
+        UnreadableAnswerError: It holds so many beginnings of objects, or so deep ones, that reading
+            them all would take far longer than reading the text.
+    """
     decoder = json.JSONDecoder(object_pairs_hook=_without_twins, strict=False)
+    left = WORK * len(text) + 1000
     position = text.find("{")
     while position >= 0:
         try:
             table, end = decoder.raw_decode(text, position)
-        except (ValueError, RecursionError):
+        except json.JSONDecodeError as error:
             end = position + 1
+            left -= error.pos - position
+        except ValueError:  # a duplicate key, or an integer of thousands of digits
+            end = position + 1
+            left -= len(text) - position
+        except RecursionError as error:
+            raise UnreadableAnswerError("the answer is nested too deeply") from error
         else:
             yield table
+        if left < 0:
+            raise UnreadableAnswerError("the answer is not the JSON object that was asked for")
         position = text.find("{", end)
 
 

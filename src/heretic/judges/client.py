@@ -14,12 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from heretic.errors import ScorerError
-from heretic.judges import answers, asking
+from heretic.judges import answers, asking, transport
 from heretic.judges.asking import Request
 from heretic.judges.cache import VerdictCache
 from heretic.judges.options import JudgeOptions
 from heretic.judges.records import Item, Usage, Verdict
+from heretic.system.display import safe_line
 from heretic.system.optional import require
+from heretic.system.secrets import masked
 
 if TYPE_CHECKING:
     from openai import APIConnectionError, APIStatusError, AsyncOpenAI
@@ -174,23 +176,30 @@ class EndpointJudge:
                 if self.options.structured == "schema":
                     raise
                 answer = await self._post(client, body)
+        # Without their causes: those hold the request with its key, and what the server said of it.
         except openai.APIStatusError as error:
-            raise self._status_failure(error) from error
+            raise self._status_failure(error) from None
         except openai.APITimeoutError as error:
             raise self._failure(
                 f"no answer within {self.options.timeout:g} s{self._tries(error)}",
                 f"Set a longer timeout or a lower concurrency. {_LATER}",
-            ) from error
+            ) from None
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
             raise self._failure(
                 f"no connection{self._tries(error)}: {self._said(cause) or type(cause).__name__}",
                 f"Check endpoint, and that the server is running. {_LATER}",
-            ) from error
+            ) from None
+        except transport.AnswerTooLongError:
+            raise self._failure(
+                f"the answer is longer than {transport.MOST_BYTES // 2**20} MiB",
+                "Check endpoint: this is no answer of a judge.",
+            ) from None
         if self._schema_taken:
             self._schema_taken = False
             _log.info(
-                "%s does not take a JSON schema; answers are read as text", self.options.endpoint
+                "%s does not take a JSON schema; answers are read as text",
+                self.options.shown_endpoint,
             )
         return answer
 
@@ -199,27 +208,36 @@ class EndpointJudge:
         raw = await client.chat.completions.with_raw_response.create(
             model=body["model"], messages=body["messages"], extra_body=rest
         )
-        text = raw.http_response.text
+        text = raw.http_response.content.decode("utf-8", errors="replace")
         self.usage += answers.usage(text) + Usage(retries=raw.retries_taken)
-        return text
+        return self._without_key(text)
 
     def _client(self) -> AsyncOpenAI:
         openai = require("openai", extra="judge", purpose="A judge behind an API", kind=ScorerError)
-        client: AsyncOpenAI = openai.AsyncOpenAI(
-            base_url=self.options.endpoint,
-            api_key=self.options.api_key() or "none",  # the library requires one
-            timeout=self.options.timeout,
-            max_retries=self.options.max_retries,
-            # Replies must go only to the address in the options.
-            http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
-        )
+        base, query = self.options.base_and_query()
+        key = self.options.api_key()
+        try:
+            client: AsyncOpenAI = openai.AsyncOpenAI(
+                base_url=base,
+                default_query=query,
+                api_key=key.reveal() if key else "none",  # the library requires one
+                timeout=self.options.timeout,
+                max_retries=self.options.max_retries,
+                http_client=transport.bounded_client(self.options.timeout),
+            )
+        except (ValueError, OSError, transport.http().InvalidURL) as error:
+            raise self._failure(
+                f"not an address that can be used: {self._said(error)}", "Check endpoint."
+            ) from None
+        # The library takes these from the environment; they are meant for one service only.
+        client.organization = client.project = None
         return client
 
     # --- failures --------------------------------------------------------------------------
 
     def _status_failure(self, error: APIStatusError) -> ScorerError:
         status, after = error.status_code, error.response.headers.get("retry-after")
-        wait = f" (Retry-After: {after})" if after else ""
+        wait = f" (Retry-After: {self._said(after)})" if after else ""
         return self._failure(
             f"HTTP {status}{wait}{self._tries(error)}: {self._said(_words(error))}",
             _REMEDIES.get(status, _LATER),
@@ -227,7 +245,8 @@ class EndpointJudge:
 
     def _failure(self, problem: str, remedy: str) -> ScorerError:
         return ScorerError(
-            f"The judge {self.options.model} at {self.options.endpoint}: {problem}.", remedy=remedy
+            f"The judge {self.options.model} at {self.options.shown_endpoint}: {problem}.",
+            remedy=remedy,
         )
 
     def _tries(self, error: APIStatusError | APIConnectionError) -> str:
@@ -238,10 +257,12 @@ class EndpointJudge:
 
     def _said(self, what: object) -> str:
         """A server's message, shortened to one line, with the key masked."""
-        text = " ".join(str(what).split())
+        return safe_line(self._without_key(str(what)))[:_SAID_AT_MOST].rstrip(".")
+
+    def _without_key(self, text: str) -> str:
+        """What a server sent, in which it may have repeated the key."""
         key = self.options.api_key()
-        text = text.replace(key, "***") if key else text
-        return text[:_SAID_AT_MOST].rstrip(".")
+        return key.mask(text) if key else masked(text)
 
 
 def _words(error: APIStatusError) -> object:

@@ -16,6 +16,7 @@ from heretic.model.reading import ModelOptions, Prompts
 from heretic.model.templates import Messages
 from heretic.records.options import options_of
 from heretic.records.plan import AbliterationParameters, DirectionScope, Plan
+from heretic.system.display import safe
 
 
 class LibraryModel(Model):
@@ -109,7 +110,7 @@ class LibraryModel(Model):
         """Print the reply to a conversation as it is made, and return it."""
         pieces = []
         for piece in self.stream_reply(chat):
-            sys.stdout.write(piece)
+            sys.stdout.write(safe(piece))
             sys.stdout.flush()
             pieces.append(piece)
         sys.stdout.write("\n")

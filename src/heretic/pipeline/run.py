@@ -16,7 +16,6 @@ from typing import Any
 from torch import Tensor
 
 from heretic import export
-from heretic.config.schema import consent_names
 from heretic.config.settings import Settings
 from heretic.errors import RunError
 from heretic.evaluator.baseline import BaselineFile
@@ -272,8 +271,7 @@ def new_manifest(
         digest=digest({**code, "seed": seed}),
         seed=seed,
         fingerprint=code,
-        # Consent to run code is given to a command, never by a file.
-        settings={name: v for name, v in settings.to_dict().items() if name not in consent_names()},
+        settings=settings.recorded(),
         found={
             "response_prefix": model.response_prefix,
             "date": model.renderer.date.isoformat(),

@@ -26,6 +26,7 @@ from heretic.runs.folder import RunFolder
 from heretic.runs.journal import INTERRUPTED
 from heretic.search.space import Space
 from heretic.search.volume import is_stagnant
+from heretic.system.display import safe_line
 
 if TYPE_CHECKING:
     from heretic.search.sampler import SamplerKind
@@ -355,5 +356,5 @@ def _failed(number: int, plan: Plan, error: Exception, seconds: float) -> Trial:
 
 def _reason(error: Exception) -> str:
     """What went wrong, in one line."""
-    text = " ".join(str(error).split()) or "no message"
+    text = safe_line(str(error)) or "no message"
     return f"{type(error).__name__}: {text}"[:_REASON_LENGTH]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from heretic.errors import PromptError, ScorerError
+from heretic.system.display import json_text, safe
 
 if TYPE_CHECKING:
     from heretic.scorers import Scorer
@@ -56,7 +57,7 @@ def command(file: str, scorer: str, config: Path | None) -> int:
     sys.stdout.buffer.writelines(lines)  # UTF-8, whatever the terminal's encoding
     sys.stdout.flush()
     for line in summary(verdicts):
-        click.echo(line, err=True)
+        click.echo(safe(line), err=True)
     return 0
 
 
@@ -104,10 +105,7 @@ def merged(row: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any]
 
 def encoded(row: Mapping[str, Any]) -> bytes:
     """A line of JSON in UTF-8. A surrogate without its pair, which UTF-8 lacks, stays escaped."""
-    try:
-        return json.dumps(row, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:
-        return json.dumps(row).encode() + b"\n"
+    return json_text(row).encode() + b"\n"
 
 
 def summary(verdicts: Sequence[Mapping[str, Any]]) -> list[str]:

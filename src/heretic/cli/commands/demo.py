@@ -11,10 +11,10 @@ from rich.padding import Padding
 from rich.text import Text
 
 from heretic.cli import INTERRUPTED
-from heretic.cli.display.text import safe
 from heretic.cli.menu.answers import DEFAULT_STRATEGY
 from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
 from heretic.cli.signals import outlives_terminal
+from heretic.system.display import safe
 
 if TYPE_CHECKING:
     from pathlib import Path

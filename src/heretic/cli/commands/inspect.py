@@ -47,11 +47,12 @@ def inspect(settings: Settings, *, as_json: bool, weights: bool = False) -> int:
     from rich.text import Text
 
     from heretic.cli.display.reporter import make_reporter
-    from heretic.cli.display.text import make_console, safe
+    from heretic.cli.display.text import make_console
     from heretic.config.presets import applied
     from heretic.model.description import describe
     from heretic.model.loading import LoadingOptions, load
     from heretic.records.options import options_of
+    from heretic.system.display import safe
 
     source, loaded = options_of(LoadingOptions, settings), None
     if weights:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from heretic.system.display import json_text, safe
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -36,21 +38,20 @@ def command(study_checkpoint_dir: Path | None, config: Path | None, as_json: boo
     """
     from heretic.config.settings import load_settings
     from heretic.runs.listing import list_runs
-    from heretic.runs.store import to_json
 
     given = {} if study_checkpoint_dir is None else {"study_checkpoint_dir": study_checkpoint_dir}
     folder = load_settings(given, config, require_model=False).study_checkpoint_dir
     runs = list_runs(folder)
     if as_json:
-        click.echo(to_json([run.to_dict() for run in runs]), nl=False)
+        click.echo(json_text([run.to_dict() for run in runs], indent=2))
     elif runs:
         _print(runs)
     else:
-        click.echo(f"There are no runs in {folder}.")
+        click.echo(safe(f"There are no runs in {folder}."))
 
 
 def _print(runs: Sequence[RunSummary]) -> None:
-    from heretic.cli.display.text import make_console, safe
+    from heretic.cli.display.text import make_console
 
     console = make_console()
     console.print(_table(runs))

@@ -23,6 +23,7 @@ from heretic.events import (
     TrialStarted,
 )
 from heretic.records.trial import Score
+from heretic.system.display import safe, safe_line
 from heretic.system.files import open_own, refuse_link
 
 logger = logging.getLogger("heretic")
@@ -68,6 +69,18 @@ class _OwnFile(logging.FileHandler):
         )
 
 
+class SafeFormatter(logging.Formatter):
+    """Keeps secrets and control characters out of the log, and every message in one line."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
+        """The message with its time, in one line: a line break could forge another entry."""
+        return safe_line(super().formatMessage(record))
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message and its traceback."""
+        return safe(super().format(record))
+
+
 @contextmanager
 def logging_to(path: Path) -> Iterator[LogReporter]:
     """Append to the log file at `path` while the context lasts; what ends it early is logged.
@@ -77,7 +90,7 @@ def logging_to(path: Path) -> Iterator[LogReporter]:
     """
     refuse_link(path)
     handler = _OwnFile(path, encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(message)s"))
     level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from heretic.cli.display.progress import ReporterBase, Search, Stage, failure_text, finished_text
 from heretic.cli.display.tables import front_table, scores_text
-from heretic.cli.display.text import count_of, format_duration, memory_text, safe, title
+from heretic.cli.display.text import count_of, format_duration, memory_text, title
 from heretic.events import (
     EvaluationProgress,
     Event,
@@ -33,6 +33,7 @@ from heretic.events import (
     TrialStarted,
 )
 from heretic.records.trial import Trial
+from heretic.system.display import safe
 
 REFRESHES_PER_SECOND = 4
 BAR_WIDTH = 24

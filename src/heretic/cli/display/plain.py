@@ -9,7 +9,7 @@ from rich.text import Text
 
 from heretic.cli.display.progress import ReporterBase, Stage, finished_text, trial_line
 from heretic.cli.display.tables import scores_text
-from heretic.cli.display.text import count_of, safe, title
+from heretic.cli.display.text import count_of, title
 from heretic.events import (
     EvaluationProgress,
     Event,
@@ -22,6 +22,7 @@ from heretic.events import (
     TrialFinished,
     TrialStarted,
 )
+from heretic.system.display import safe
 
 SECONDS_BETWEEN_LINES = 15.0
 """Lines about progress within a stage or trial are at least this far apart."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from heretic.cli.display.geometry import geometry_tables
-from heretic.cli.display.text import safe
 from heretic.events import StageFinished, StageProgress, StageStarted
+from heretic.system.display import safe
 
 if TYPE_CHECKING:
     from heretic.cli.display.reporter import Display

@@ -13,11 +13,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from heretic.cli.display.text import clip, consecutive, safe, text_cells, title
+from heretic.cli.display.text import clip, consecutive, text_cells, title
 from heretic.harness.results import PairedMetric, how_compared
 from heretic.records.plan import KERNEL_FIGURES, Plan
 from heretic.records.statistics import indistinguishable, paired
 from heretic.records.trial import Score, Trial
+from heretic.system.display import safe
 
 ORIGINAL = "original"
 

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import os
 import sys
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 from heretic.cli.signals import somebody_is_there
+from heretic.system.display import safe
 
 _NAMES = {"kl": "KL", "kl divergence": "KL divergence"}
-_KEPT = "\n\t"
+
+
+class _Console(Console):
+    """A console that shows no control characters and no secrets, whoever prints to it."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """The segments of what is printed; those that control the terminal are rich's own."""
+        for segment in super().render(renderable, options):
+            shown = segment.control is not None
+            yield segment if shown else Segment(safe(segment.text), segment.style)
 
 
 def make_console() -> Console:
@@ -26,37 +38,16 @@ def make_console() -> Console:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     if sys.stdout.isatty():
-        return Console(highlight=False)
+        return _Console(highlight=False)
     columns = os.environ.get("COLUMNS", "")
     width = int(columns) if columns.isdigit() else 0
-    return Console(highlight=False, force_terminal=False, no_color=True, width=width or 120)
+    return _Console(highlight=False, force_terminal=False, no_color=True, width=width or 120)
 
 
 def is_interactive() -> bool:
     """Whether questions can be asked: input and output are a terminal, and somebody sits there."""
     terminal = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
     return terminal and somebody_is_there()
-
-
-def safe(text: str) -> str:
-    """`text` without control characters, which could move the cursor or rename the window.
-
-    Line ends and tabs stay, carriage returns go; every other control or bidirectional-override
-    character becomes U+FFFD. Markup is not escaped: callers hand the result to `rich.text.Text`, or
-    write it unchanged.
-    """
-    if text.isprintable():
-        return text
-    text = text.replace("\r\n", "\n").replace("\r", "")
-    return "".join(_shown(character) for character in text)
-
-
-def _shown(character: str) -> str:
-    if character in _KEPT:
-        return character
-    if unicodedata.category(character) in ("Cc", "Cs") or "\u202a" <= character <= "\u202e":
-        return "\ufffd"
-    return character
 
 
 def clip(text: str, limit: int) -> str:

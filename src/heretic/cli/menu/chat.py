@@ -14,9 +14,10 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from heretic.cli.display.text import is_interactive, safe
+from heretic.cli.display.text import is_interactive
 from heretic.cli.signals import is_ending
 from heretic.errors import HereticError
+from heretic.system.display import safe
 
 Message = dict[str, str]
 Reply = Callable[[list[Message]], Iterator[str]]

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Self
 from rich.console import RenderableType
 from rich.text import Text
 
-from heretic.cli.display.text import print_command, safe
+from heretic.cli.display.text import print_command
 from heretic.cli.menu.answers import Answers, program_arguments, way_on
 from heretic.cli.menu.questions import Prompter, Unanswered, terminal_prompter
 from heretic.cli.signals import is_ending
 from heretic.records.options import options_of
 from heretic.records.trial import Score
+from heretic.system.display import safe
 
 if TYPE_CHECKING:
     from heretic.cli.display.reporter import Display

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from rich.console import Console
 
 from heretic.cli.display.text import is_interactive
+from heretic.system.display import safe_line
 
 Check = Callable[[str], str | None]
 """Takes what was typed; returns what is wrong with it, or None."""
@@ -56,7 +57,7 @@ class TerminalPrompter:
         """The value of the option chosen with the arrow keys."""
         import questionary
 
-        choices = [questionary.Choice(option.label, option) for option in options]
+        choices = [questionary.Choice(safe_line(option.label), option) for option in options]
         # questionary gives the option back rather than its value: a value of None would be
         # replaced by the label.
         chosen = _ask(lambda: questionary.select(question, choices))
@@ -66,7 +67,7 @@ class TerminalPrompter:
         """The values of the options ticked with the space bar."""
         import questionary
 
-        choices = [questionary.Choice(option.label, option) for option in options]
+        choices = [questionary.Choice(safe_line(option.label), option) for option in options]
 
         def some(chosen: list[Any]) -> bool | str:
             return bool(chosen) or "Tick at least one with the space bar."

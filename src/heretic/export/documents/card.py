@@ -22,6 +22,7 @@ from heretic.export.request import (
 from heretic.harness.results import PairedMetric, how_compared
 from heretic.records.plan import KERNEL_FIGURES, Plan
 from heretic.records.trial import Score, Trial
+from heretic.system.display import safe
 from heretic.system.hub import is_local, repository_of
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def model_card(
     model = request.options.model
     base = base_metadata or {}
     plan, aim = request.trial.plan, aim_of(request.options)
-    return _template().render(
+    text = _template().render(
         aim=aim,
         metadata=card_metadata(model, strategy, base, aim),
         intro=_intro(
@@ -123,6 +124,7 @@ def model_card(
         license=base.get("license"),
         version=heretic.__version__,
     )
+    return safe(text)  # names and metadata come from elsewhere
 
 
 def card_metadata(

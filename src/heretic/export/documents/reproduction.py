@@ -26,6 +26,7 @@ from heretic.runs.manifest import recorded_date
 from heretic.system.documents import parse_json
 from heretic.system.hub import model_text
 from heretic.system.machine import hardware, versions
+from heretic.system.secrets import masked_options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -202,6 +203,9 @@ def describe(
 def recorded_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that change scores, without secrets, from all JSON-ready settings."""
     kept = {name: values[name] for name in values if name in reproducible_names()}
+    scorer = {name: masked_options(options) for name, options in kept.get("scorer", {}).items()}
+    if scorer:
+        kept["scorer"] = scorer
     return {name: without_secrets(value) for name, value in kept.items()}
 
 

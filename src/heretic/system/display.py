@@ -1,0 +1,43 @@
+"""Texts of any origin, made fit to be shown: on the terminal, in the log, on a model's card."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from heretic.system.secrets import masked
+
+_UNSAFE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff"  # controls, halves of characters
+    r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # direction
+    r"\u2028\u2029\u180e\u200b\u2060-\u2064\u206a-\u206f\ufeff\ufff9-\ufffb"  # hidden
+    r"\U000e0000-\U000e007f]"  # invisible doubles of ASCII
+)
+"""Characters that command a terminal, change the order of what is shown, break lines, or hide. The
+joiners U+200C and U+200D stay: Persian, Hindi and many emoji are written with them."""
+
+
+def safe(text: str) -> str:
+    """`text` without secrets, and without characters that could deceive or command a terminal.
+
+    Line ends and tabs stay, carriage returns go; every other control character, bidirectional
+    control or invisible character becomes U+FFFD. Markup is not escaped: callers hand the result to
+    `rich.text.Text`, or write it unchanged.
+    """
+    text = masked(text)
+    if text.isascii() and text.isprintable():
+        return text
+    text = text.replace("\r\n", "\n").replace("\r", "")
+    return _UNSAFE.sub("\ufffd", text)
+
+
+def safe_line(text: str) -> str:
+    """`safe`, in one line: for the log and for tables, where a line break could forge an entry."""
+    return " ".join(safe(text).split())
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON with letters of all scripts; what `safe` replaces is escaped, so nothing is lost."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return _UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], text)

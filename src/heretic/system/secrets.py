@@ -1,0 +1,243 @@
+"""Secrets: kept out of every text that is shown, logged or written.
+
+A `Secret` shows itself as `***` and is known from then on: `masked` finds it in any text, in every
+form that servers, libraries and Python's own `repr` give it. What is shown or logged goes through
+`masked` once, at the boundary (`heretic.system.display`).
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, quote_plus, unquote_plus, urlsplit, urlunsplit
+
+MASK = "***"
+
+SHORTEST = 8
+"""Characters of the shortest secret that is looked for: shorter ones are ordinary words, such as
+the keys `none` and `ollama` of servers that need none."""
+
+_TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_HARMLESS_QUERY = frozenset({"api-version", "api_version", "version"})
+
+_NAME = re.compile(
+    r"(^|_)(token|secret|password|passwd|pwd|credentials?|authorization|auth|key|bearer|signature"
+    r"|cookie|session)s?$|api_?key|access_?token|client_?secret"
+)
+_OPTION = re.compile(
+    r"api_?key$|secret|password|passwd|credential|authorization|(^|_)(access|api|auth|hf|hub)_token$"
+)
+_SHAPE = re.compile(
+    r"(sk|pk|rk|hf|gh[pousr]|glpat|xox[abprs]|key|token|secret)[-_]\S{8,}|AKIA\w{12,}|eyJ\S{20,}"
+    r"|(Bearer|Basic) \S+"
+)
+_USER_INFO = re.compile(r"(?<=://)[^/\s@\"'<>]+(?=@)")
+_QUERY = re.compile(
+    r"([?&](?:[\w.-]*[_.-])?(?:token|secret|password|passwd|key|apikey|auth|authorization"
+    r"|signature|sig|code)=)[^&\s\"'#<>\\]+",
+    re.IGNORECASE,
+)
+
+_known: set[str] = set()
+
+
+class Secret:
+    """A text that is never shown. Making one lets `masked` find it in all texts from then on."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        register(text)
+
+    def reveal(self) -> str:
+        """The text itself, for the one who needs it."""
+        return self._text
+
+    def mask(self, text: str) -> str:
+        """`text` without this secret, even where it is too short for `masked`."""
+        return masked(text.replace(self._text, MASK) if self._text else text)
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __repr__(self) -> str:
+        return f"Secret({MASK!r})"
+
+    def __str__(self) -> str:
+        return MASK
+
+
+def register(text: str) -> None:
+    """Let `masked` find a secret from now on, if it is long enough to be one."""
+    text = text.strip()
+    if len(text) >= SHORTEST and text not in _known:
+        _known.add(text)
+        _pattern.cache_clear()
+
+
+def masked(text: str) -> str:
+    """`text` with every known secret, and every password in an address, replaced by `***`.
+
+    Known are all instances of `Secret`, and the Hub's token, wherever the Hub's client finds it.
+    """
+    pattern = _pattern(_hub_tokens())
+    if pattern is not None:
+        text = pattern.sub(MASK, text)
+    if "://" in text:
+        text = _USER_INFO.sub(MASK, text)
+    if "=" in text:
+        text = _QUERY.sub(rf"\1{MASK}", text)
+    return text
+
+
+def masked_address(address: str) -> str:
+    """An address without user, password, and the values of its query; `api-version` stays."""
+    return _address_parts(address)[0]
+
+
+def masked_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a scorer, as they may be written down.
+
+    Masked are passwords and queries of addresses, and texts that are secret by their name, in
+    `extra_body` also by their form. What comes out depends on nothing but the options, so it can
+    identify a run.
+    """
+    return _split_options(options)[0]
+
+
+def register_options(options: Mapping[str, Any]) -> None:
+    """Let `masked` find from now on what `masked_options` masks."""
+    for secret in _split_options(options)[1]:
+        register(secret)
+        register(unquote_plus(secret))
+
+
+def _split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The options as they may be written down, and what was masked in them."""
+    kept: dict[str, Any] = {}
+    secrets: list[str] = []
+    for name, value in options.items():
+        kept[name] = value
+        if name == "extra_body":
+            kept[name] = _masked_body(value, "", secrets)
+        elif name == "endpoint" and isinstance(value, str):
+            kept[name], found = _address_parts(value)
+            secrets += found
+        elif isinstance(value, str) and value and _OPTION.search(_snake(name)):
+            kept[name] = MASK
+            secrets.append(value)
+    return kept, secrets
+
+
+def _masked_body(value: Any, name: str, secrets: list[str]) -> Any:
+    """Fields of a request without those that are secret, which are added to `secrets`."""
+    if isinstance(value, Mapping):
+        return {key: _masked_body(inner, str(key), secrets) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked_body(inner, name, secrets) for inner in value]
+    number = isinstance(value, int) and len(str(value)) >= SHORTEST
+    if value and (isinstance(value, str) or number):
+        text = str(value)
+        if _NAME.search(_snake(name)) or _SHAPE.search(text):
+            secrets.append(text)
+            return MASK
+    return value
+
+
+def _address_parts(address: str) -> tuple[str, list[str]]:
+    """An address as it may be written down, and what was masked in it."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # not an address; whoever uses it will say so
+        return MASK, [address]
+    user, at, host = parts.netloc.rpartition("@")
+    secrets = [text for text in user.split(":") if text]
+    fields = []
+    for field in parts.query.split("&"):
+        name, equals, value = field.partition("=")
+        if value and name.lower() not in _HARMLESS_QUERY:
+            secrets.append(value)
+            fields.append(f"{name}={MASK}")
+        elif field and not equals:  # no name: all of it may be a key
+            secrets.append(field)
+            fields.append(MASK)
+        else:
+            fields.append(field)
+    if not secrets and not parts.fragment:
+        return address, []
+    netloc = f"{MASK}@{host}" if at else host
+    shown = urlunsplit((parts.scheme, netloc, parts.path, "&".join(fields), ""))
+    return shown, [*secrets, *([parts.fragment] if parts.fragment else [])]
+
+
+def _snake(name: str) -> str:
+    """`accessToken` and `X-Api-Key` as `access_token` and `x_api_key`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").lower()
+
+
+def _hub_tokens() -> tuple[str, ...]:
+    found = [os.environ.get(name, "").strip() for name in _TOKEN_VARIABLES]
+    return tuple(token for token in (*found, _stored_hub_token()) if len(token) >= SHORTEST)
+
+
+@cache
+def _stored_hub_token() -> str:
+    """The token that `hf auth login` stored; empty without one."""
+    cache_folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    home = Path(os.environ.get("HF_HOME") or cache_folder / "huggingface")
+    path = Path(os.environ.get("HF_TOKEN_PATH") or home / "token")
+    try:
+        return path.expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, ValueError, RuntimeError):
+        return ""
+
+
+@cache
+def _pattern(hub_tokens: tuple[str, ...]) -> re.Pattern[str] | None:
+    """What finds all known secrets, the longest forms first; None if there are none."""
+    forms = {form for secret in {*_known, *hub_tokens} for form in _forms(secret)}
+    if not forms:
+        return None
+    return re.compile("|".join(map(re.escape, sorted(forms, key=len, reverse=True))))
+
+
+def _forms(secret: str) -> set[str]:
+    """A secret as it stands, and as programs write it."""
+    data = secret.encode("utf-8", "surrogatepass")
+    forms = {
+        secret,
+        repr(secret)[1:-1],
+        repr(data)[2:-1],
+        ascii(secret)[1:-1],
+        json.dumps(secret)[1:-1],
+        html.escape(secret),
+        html.escape(secret, quote=False),
+        quote(data),
+        quote(data, safe=""),
+        quote_plus(data),
+        data.hex(),
+        data.hex().upper(),
+        *_base64_forms(data),
+    }
+    lower = {re.sub(r"%[0-9A-F]{2}", lambda found: found[0].lower(), form) for form in forms}
+    twice = {form.replace("\\", "\\\\") for form in forms}
+    return {form for form in forms | lower | twice if len(form) >= SHORTEST}
+
+
+def _base64_forms(data: bytes) -> Iterator[str]:
+    """What every base64 text that holds these bytes has in common, wherever in it they stand."""
+    for shift in range(3):
+        text = base64.b64encode(b"\0" * shift + data).decode()
+        inner = text.rstrip("=")[(0, 2, 3)[shift] :]
+        # The last character also depends on the byte that follows.
+        whole = inner if (len(data) + shift) % 3 == 0 else inner[:-1]
+        yield whole
+        yield whole.replace("+", "-").replace("/", "_")
