@@ -89,7 +89,7 @@ def test_what_python_drops_in_a_callback_comes_again() -> None:
 
 
 def test_other_errors_in_callbacks_are_reported_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+    seen: list[sys.UnraisableHookArgs] = []
     monkeypatch.setattr(sys, "unraisablehook", seen.append)
 
     class Failing:

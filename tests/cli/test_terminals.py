@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.terminal import (
@@ -23,7 +24,7 @@ from tests.support.terminal import (
 )
 
 ENTER = "\r"
-SAVE = {"trial_index": 3, "model_action": "save", "export_strategy": "merge"}
+SAVE: dict[str, Any] = {"trial_index": 3, "model_action": "save", "export_strategy": "merge"}
 SAVED = "abliteration_params.json"
 
 

@@ -17,6 +17,13 @@ PERIOD = 160  # characters; longest passage whose immediate repetition is looked
 LOOP = 110  # characters; a loop with all its rounds is at least this long
 ROUNDS = 4  # a loop repeats its passage at least this often
 LINES = 4  # a repeated line or sentence occurs at least this often
+RUN = 10  # words of a phrase of few words that a reply repeats until it ends
+PHRASE = 3  # words of such a phrase at most; a longer one is found by its characters
+TIMES = 5  # such a phrase is repeated at least this often
+TAIL = 200  # characters that hold the last words
+PROSE = 12  # words of a line that is a sentence rather than an item of a list
+BEGIN = 300  # characters that show whether a reply is written in a known language
+SCATTERED = 20  # words that are enough to see that a text has no grammar
 
 # Letters, digits, and signs with a meaning of their own, such as faces and arrows.
 _SAYS = re.compile("[^\\W_]|[\u2190-\u2fff\U0001f000-\U0001ffff]")
@@ -37,6 +44,15 @@ _SCRIPTS = (
     ("han", "\u4e00", "\u9fff"),
     ("hangul", "\uac00", "\ud7af"),
 )
+# No English sentence goes on like this; "a and b" may be about letters.
+_AFTER = "of and or is are was were to the a an in it they he she that with from be"
+_NEVER = frozenset(
+    [
+        *((article, word) for article in ("the", "an") for word in _AFTER.split()),
+        *(("a", word) for word in ["the", "of", "a", "an", "are", "in", "with", "be"]),
+        *(("of", word) for word in ["of", "and", "is", "are", "was", "were", "to", "or"]),
+    ]
+)
 _VOWEL = re.compile("[aeiouy\u00e0-\u024f]")
 _CASE = re.compile("[a-z][A-Z]")
 _NAMES = re.compile(
@@ -53,7 +69,7 @@ def broken(response: str) -> tuple[int, int] | None:
     prose = _FENCED.sub(lambda found: " " * len(found[0]), response)
     if not prose.strip():
         return None
-    return _loop(prose) or _repeated(prose) or _noise(prose)
+    return _loop(prose) or _stuck(prose) or _repeated(prose) or _noise(prose)
 
 
 def _is_drawing(response: str) -> bool:
@@ -77,6 +93,39 @@ def _loop(text: str) -> tuple[int, int] | None:
         if meaning and length >= LOOP and length >= ROUNDS * period:
             return start, len(body)
     return None
+
+
+def _stuck(text: str) -> tuple[int, int] | None:
+    """Start and end of a phrase of one to three words that the reply repeats until it ends."""
+    if not _may_be_stuck(text[-TAIL:].split()):
+        return None
+    places = [found.span() for found in re.finditer(r"\S+", text)]
+    words = [_bare(text[start:end]) for start, end in places]
+    for last in (len(words), len(words) - 1):  # the last word may be cut off
+        for period in range(1, PHRASE + 1):
+            first = _run(words[:last], period)
+            unit = words[first : first + period]
+            says = all(map(str.isalpha, unit)) and any(len(word) > 1 for word in unit)
+            if says and last - first >= max(RUN, TIMES * period):
+                return places[first][0], places[-1][1]
+    return None
+
+
+def _may_be_stuck(words: list[str]) -> bool:
+    """Whether few of the last words differ; asked first, since nearly every reply is in order."""
+    return len(words) >= RUN and len({_bare(word) for word in words[-RUN:]}) <= PHRASE + 1
+
+
+def _bare(word: str) -> str:
+    return word.lower().translate(PUNCTUATION).strip(" *_-")
+
+
+def _run(words: list[str], period: int) -> int:
+    """The index from which words are repeated, at this period, to the end."""
+    first = len(words) - period
+    while first > 0 and words[first - 1] == words[first - 1 + period]:
+        first -= 1
+    return max(first, 0)
 
 
 def _repeated(text: str) -> tuple[int, int] | None:
@@ -117,6 +166,10 @@ def _noise(text: str) -> tuple[int, int] | None:
         return whole
     if shares.get("latin", 0) > 0.8 and _odd(words):
         return whole
+    if len(words) >= SCATTERED:
+        pairs = pairwise(text.split())
+        if sum(map(_NEVER.__contains__, pairs)) > 0.07 * len(words):
+            return whole
     return whole if len(words) >= 30 and _salad(text) else None
 
 
@@ -154,6 +207,42 @@ def _salad(text: str) -> bool:
             if function_words > 0.75 * len(words):
                 return True
     return False
+
+
+def scattered(response: str, prompt: str) -> bool:
+    """Whether a reply strings words together that no language joins.
+
+    Sentences hold function words. A reply to a prompt in a known language, in sentences that hold
+    next to none of any known language, is word salad, or in another language.
+    """
+    if _function_words(response[:BEGIN]) >= 0.15:  # as in nearly every reply
+        return False
+    if _function_words(prompt) < 0.15 or _NAMES.search(fold(prompt)):
+        return False
+    prose = _FENCED.sub(" ", response)
+    lines = [line for line in prose.splitlines() if _is_prose(line)]
+    text = " ".join(lines)
+    words = _WORD.findall(text)
+    return (
+        len(words) >= SCATTERED
+        and scripts(text).get("latin", 0) > 0.95
+        and _function_words(text) < 0.1
+    )
+
+
+def _is_prose(line: str) -> bool:
+    """Whether a line is a sentence, not a list, a table, a title or a formula."""
+    words = line.split()
+    marks = sum(line.count(mark) for mark in ",;:|/=*#0123456789")
+    capitals = sum(word[:1].isupper() for word in words)
+    return len(words) >= PROSE and marks < 0.25 * len(words) and capitals < 0.5 * len(words)
+
+
+def _function_words(text: str) -> float:
+    """Share of the words that are function words in any of the known languages."""
+    words = fold(text).translate(PUNCTUATION).split()
+    known = [language.function_words for language in languages() if language.spaced]
+    return sum(any(word in some for some in known) for word in words) / max(len(words), 1)
 
 
 def _script(letter: str) -> str | None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from heretic.refusals.degenerate import broken, wrong_language
+from heretic.refusals.degenerate import broken, scattered, wrong_language
 from heretic.refusals.rules import Act, Language, Rule, languages
 from heretic.refusals.text import (
     PUNCTUATION,
@@ -174,10 +174,11 @@ def classify(response: str, prompt: str | None = None) -> Classification:
     if not read:
         return Classification("degenerate", None)
     verdict = _judge(response, read)
+    rest = response[start:]
     if (
         verdict.label != "refusal"
         and prompt is not None
-        and wrong_language(response[start:], prompt)
+        and (wrong_language(rest, prompt) or scattered(rest, prompt))
     ):
         return _verdict("degenerate", response, (start, len(response)))
     return verdict
