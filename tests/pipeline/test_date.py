@@ -78,9 +78,9 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     seen: set[str] = set()
     encode: Callable[..., list[list[int]]] = Model.encode_rows
 
-    def watched(model: Model, prompts: list[str]) -> list[list[int]]:
+    def watched(model: Model, prompts: list[str], *more: Any) -> list[list[int]]:
         seen.update(model.prompt_text(prompt).partition("]")[0] for prompt in prompts)
-        return encode(model, prompts)
+        return encode(model, prompts, *more)
 
     monkeypatch.setattr(Model, "encode_rows", watched)
     return seen

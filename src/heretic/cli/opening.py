@@ -64,11 +64,9 @@ def held_run(settings: Settings, console: Console, *, may_begin: bool = True) ->
             there is no run and none may begin.
     """
     from heretic import pipeline
-    from heretic.scorers import load_scorers
 
-    check_before_work(settings)
+    scorers = check_before_work(settings)
     with make_reporter(console) as display:
-        scorers = load_scorers(settings)
         prompts = pipeline.load_prompts(settings, display, scorers=scorers)
         folder, seed = pipeline.open_folder(settings, prompts)
         if not folder.exists:
@@ -123,28 +121,39 @@ def _search_all_the_same(display: Display, found: str) -> bool:
         return False
 
 
-def check_before_work(settings: Settings) -> None:
-    """Say before any work what would stop the run at its end.
+def check_before_work(settings: Settings) -> tuple[Scorer, ...]:
+    """Say before any work what would stop the run later: cheap checks first, prompts after them.
+
+    Returns:
+        The scorers, loaded and checked.
 
     Raises:
-        SettingsError: A benchmark does not exist.
+        ModelError: The model is missing or cannot be used; see `pipeline.check_model`.
         ExportError: The destination is taken, its disk is too small, the repository's name is
             malformed, or nobody is logged in.
+        ScorerError: A scorer cannot be loaded, or its judge does not answer.
+        SettingsError: A benchmark does not exist.
+        RunError: The start plans cannot be read.
         HereticError: A package that benchmarks or research output need is missing.
     """
-    from heretic import export
+    from heretic import export, pipeline
     from heretic.cli.display.research import check_research
     from heretic.harness.tasks import check_tasks
     from heretic.records.options import options_of
+    from heretic.scorers import check_scorers, load_scorers
 
-    if settings.model_action == "benchmark":
-        check_tasks(settings.benchmarks or (), settings.benchmark_path)
+    pipeline.check_model(settings)
     destination = _destination(settings)
     if destination is not None:
         export.check_place(options_of(export.ExportOptions, settings), *destination)
     if settings.model_action == "upload" and settings.upload_repo_id is not None:
         export.check_upload(settings.upload_repo_id)
+    scorers = check_scorers(load_scorers(settings))
+    if settings.model_action == "benchmark":
+        check_tasks(settings.benchmarks or (), settings.benchmark_path)
     check_research(settings)
+    pipeline.start_plans_of(settings)
+    return scorers
 
 
 def _destination(settings: Settings) -> tuple[Path, str] | None:
@@ -234,15 +243,13 @@ def reopened_run(
     """
     from heretic import pipeline
     from heretic.export.reproduce import check_plugins
-    from heretic.scorers import load_scorers
 
     folder, manifest = known_run(path)
     check_plugins(manifest.settings, "run", trust_plugins)
     settings = run_settings(manifest, options, judged=True)
     check_prompts_are_here(settings)
-    check_before_work(settings)
+    scorers = check_before_work(settings)
     with make_reporter(console) as display:
-        scorers = load_scorers(settings)
         prompts = pipeline.load_prompts(settings, display, scorers=scorers)
         if pipeline.fingerprint(settings, prompts)["prompts"] != manifest.fingerprint.get(
             "prompts"

@@ -45,6 +45,21 @@ class ModelOptions(LoadingOptions):
     row_normalization: RowNormalization
 
 
+def renderer_of(options: ModelOptions, tokenizer: Any) -> ChatRenderer:
+    """What renders prompts for a model.
+
+    Raises:
+        ModelError: It has several chat templates and no default, or one that takes no prompt.
+        SettingsError: It has no template of the name in the settings.
+    """
+    return ChatRenderer(
+        tokenizer,
+        options.chat_template_kwargs,
+        template=find_template(options, tokenizer, options.chat_template),
+        name=options.model,
+    )
+
+
 class PromptReader:
     """A loaded model with its tokenizer, which gives residuals and logits of prompts.
 
@@ -70,12 +85,7 @@ class PromptReader:
         self.limits = limits_of(self.model, options.model)
         self.writers: tuple[Writer, ...] = loaded.structure.writers
         self.response_prefix = "" if options.response_prefix == "auto" else options.response_prefix
-        self.renderer = ChatRenderer(
-            self.tokenizer,
-            options.chat_template_kwargs,
-            template=find_template(options, self.tokenizer, options.chat_template),
-            name=options.model,
-        )
+        self.renderer = renderer_of(options, self.tokenizer)
         self._layers = list(loaded.structure.layers)
         self.batch_size, self._most_rows = options.batch_size, 0
         if not options.batch_size:

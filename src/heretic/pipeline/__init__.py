@@ -6,6 +6,7 @@ Interactive use, use by settings alone, the library and reproduction call these 
 not modes inside them. Values found at run time go into the run's manifest, never into the settings.
 """
 
+from heretic.pipeline.checks import check_model
 from heretic.pipeline.export import Exported, export_trial, held_out_scores
 from heretic.pipeline.known import load_run
 from heretic.pipeline.prompts import load_prompts
@@ -17,6 +18,7 @@ from heretic.pipeline.run import (
     prepare,
     read_plans,
     search,
+    start_plans_of,
 )
 from heretic.pipeline.single import prepare_directions
 from heretic.pipeline.stages import (
@@ -33,6 +35,7 @@ __all__ = [
     "Exported",
     "PromptSets",
     "Session",
+    "check_model",
     "choose_prefix",
     "compute_directions",
     "export_trial",
@@ -50,4 +53,5 @@ __all__ = [
     "read_plans",
     "scores_line",
     "search",
+    "start_plans_of",
 ]

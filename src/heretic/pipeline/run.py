@@ -118,7 +118,7 @@ def prepare(
     Args:
         folder: From `open_folder`, locked by the caller for as long as the session lasts.
         seed: Seed of the run, from `open_folder`.
-        scorers: The scorers of the settings, if they are loaded already.
+        scorers: The scorers of the settings, if they are loaded and checked already.
         agree: Asks whether to search for a behaviour that hardly shows; without it a notice warns.
 
     Raises:
@@ -130,8 +130,8 @@ def prepare(
     """
     known = folder.read_manifest()
     # Read before the model loads, so that a mistake is reported early.
-    start_plans = _start_plans(settings)
-    scorers = check_scorers(load_scorers(settings) if scorers is None else scorers)
+    start_plans = start_plans_of(settings)
+    scorers = check_scorers(load_scorers(settings)) if scorers is None else scorers
     model, directions = model_of_run(settings, prompts, folder, known, reporter)
     evaluator = LibraryEvaluator(
         settings,
@@ -198,7 +198,7 @@ def _study(
     )
 
 
-def _start_plans(settings: Settings) -> tuple[Plan, ...]:
+def start_plans_of(settings: Settings) -> tuple[Plan, ...]:
     """The user's own plans.
 
     Raises:

@@ -20,6 +20,7 @@ from heretic.model.core import Model
 from heretic.model.library import LibraryModel
 from heretic.model.loading import load_tokenizer
 from heretic.model.source import ModelSource
+from heretic.pipeline.checks import check_model
 from heretic.pipeline.known import load_run
 from heretic.pipeline.prompts import load_evaluation_prompts, load_prompts
 from heretic.pipeline.run import new_manifest
@@ -70,6 +71,8 @@ def apply_plan(
         own = {name: settings.to_dict()[name] for name in OWN_WHEN_APPLYING}
         said = {name: value for name, value in known.settings.items() if name in run_names()}
         settings = Settings.restore({**values_as_before(), **said, **own})
+    check_model(settings)
+    export.check_place(options_of(export.ExportOptions, settings), destination, strategy)
     scorers = check_scorers(load_scorers(settings))
     prompts = load_prompts(settings, reporter, with_held_out=False, scorers=scorers)
     if run is not None and known is not None:
@@ -130,6 +133,7 @@ def prepare_directions(
         The model, and directions as from `compute_directions`.
     """
     torch.manual_seed(seed)
+    check_model(settings)
     prompts = load_prompts(settings, reporter, with_held_out=False, scorers=())
     return model_and_directions(settings, prompts, reporter, date=date)
 
@@ -151,13 +155,13 @@ def compare(settings: Settings, reporter: Reporter) -> Comparison:
     """
     if not settings.evaluate_model:
         raise HereticError("There is no model to evaluate.", remedy="Set evaluate_model.")
-    scorers = check_scorers(load_scorers(settings))
     # The judged model runs like the original, whose preset is in the settings already.
     judged_settings = settings.replaced(
         model=settings.evaluate_model, model_commit=None, preset="none"
     )
     if _vocabulary(settings) != _vocabulary(judged_settings):
         raise _different_vocabularies(settings)
+    scorers = check_scorers(load_scorers(settings))
     prompts = load_evaluation_prompts(settings, reporter, scorers)
     original = load_model(settings, reporter)
     _prompt_as_recorded(settings, original, prompts, reporter)
@@ -219,8 +223,9 @@ def _rendered(model: Model, prompts: PromptSets) -> list[str]:
 
 
 def _vocabulary(settings: Settings) -> dict[str, int]:
-    """Id of each token, from the tokenizer of the setting `model`."""
-    vocabulary: dict[str, int] = load_tokenizer(options_of(ModelSource, settings)).get_vocab()
+    """Id of each token, from the tokenizer of the setting `model`, which is checked first."""
+    tokenizer = check_model(settings) or load_tokenizer(options_of(ModelSource, settings))
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
     return vocabulary
 
 

@@ -220,26 +220,54 @@ def base_folder(model: str, revision: str | None = None) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def model_text(model: str, file: str, revision: str | None) -> str | None:
-    """The text of a small file of a model; None if it has none, or if the Hub does not send it.
+def model_text(model: str, file: str, revision: str | None) -> str:
+    """The text of a small file of a model; empty if it has none, or if the Hub does not send it.
 
     Args:
         model: Folder, GGUF file or Hub id.
     """
     place, _ = gguf_parts(model) or (model, "")
+    if not is_local(model):
+        return hub_text(place, file, revision) or ""
     try:
-        if is_local(model):
-            found: object = str(Path(place).expanduser() / file)
-        else:
-            from huggingface_hub import try_to_load_from_cache
-
-            found = try_to_load_from_cache(place, file, revision=revision)
-        if isinstance(found, str):
-            return Path(found).read_text(encoding="utf-8")
+        return (Path(place).expanduser() / file).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:  # there is no such file, or it is not text
         _log.info("%s of %s cannot be read: %s", file, model, error)
-        return None
-    return _small_file(place, file, revision, timeout=HUB_TIMEOUT)
+        return ""
+
+
+def ask_for(model: str, revision: str | None) -> None:
+    """Ask the Hub once, and not for long, whether there is a model that is not on this machine.
+
+    Raises:
+        HfHubHTTPError: The Hub says that there is none, or does not give it.
+        LocalEntryNotFoundError: There is no answer.
+    """
+    from huggingface_hub import constants, get_session, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        build_hf_headers,
+        hf_raise_for_status,
+    )
+
+    repository, file = gguf_parts(model) or (model, "config.json")
+    if constants.HF_HUB_OFFLINE or is_local(model) or hub_text(repository, "config.json", revision):
+        return
+    try:
+        with get_session().stream(  # of a GGUF file no more than the answer's head is read
+            "GET",
+            hf_hub_url(repository, file, revision=revision),
+            headers=build_hf_headers(),
+            timeout=HUB_TIMEOUT,
+            follow_redirects=True,
+        ) as reply:
+            hf_raise_for_status(reply)
+    except EntryNotFoundError:
+        return  # an adapter, or files that loading says more about
+    except HfHubHTTPError:
+        raise
+    except Exception as error:  # whatever the connection failed by
+        raise LocalEntryNotFoundError(f"The Hub does not answer: {error}") from error
 
 
 def download_card(model: str, revision: str | None) -> str | None:

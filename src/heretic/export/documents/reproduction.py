@@ -232,7 +232,7 @@ def found_in_export(model: str, revision: str | None = None) -> dict[str, str]:
         `response_prefix` and `date`, as far as they are recorded; empty for all other models.
     """
     try:
-        data = parse_json(model_text(model, REPRODUCTION, revision) or "null")
+        data = parse_json(model_text(model, REPRODUCTION, revision))
         found = data["found"] if isinstance(data["schema_version"], int) else {}
         kept = {name: found[name] for name in ("response_prefix", "date") if name in found}
         recorded_date(kept)
