@@ -274,7 +274,9 @@ def heavy_modules_after(code: str) -> set[str]:
     return HEAVY & set(json.loads(result.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--help-all"], ["--version"], ["run", "--help"]]
+)
 def test_help_loads_nothing_heavy(arguments: list[str]):
     code = (
         "from heretic.main import run\n"

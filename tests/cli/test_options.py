@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -176,16 +177,58 @@ def test_a_folder_with_the_name_of_a_command():
     assert settings_of("./config").model == "./config"
 
 
-def test_help_of_the_run_command_lists_settings(capsys: pytest.CaptureFixture[str]):
-    assert main(["m", "--help"]) == 0
-    assert "--good-prompts.split" not in (out := capsys.readouterr().out)
-    assert "--SET.split" in out
-    assert "--n-trials INTEGER" in out
-
-
-def test_help_shows_commands_and_every_setting(capsys: pytest.CaptureFixture[str]):
-    assert main(["--help"]) == 0
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["help"], ["help", "unheard-of"]])
+def test_help_shows_commands_ten_options_and_an_example(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(arguments) == 0
     out = capsys.readouterr().out
+    for name in registry.COMMANDS:
+        assert f"\n  {name}" in out
+    settings = [line for line in out.splitlines() if line.startswith("  --")]
+    own = {"--config", "--help-all", "--version"}
+    assert len([line for line in settings if line.split()[0] not in own]) == 10
+    assert "--SET.split" not in out
+    assert "heretic --help-all" in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert len(out.splitlines()) < 65
+
+
+def test_the_example_of_the_help_is_a_command(capsys: pytest.CaptureFixture[str]):
+    main(["--help"])
+    example = capsys.readouterr().out.partition("Example:\n")[2]
+    name, *arguments = shlex.split(example.replace("\\\n", " "))
+    assert name == "heretic"
+    assert settings_of(*arguments).model_action == "save"
+
+
+def test_help_of_a_command(capsys: pytest.CaptureFixture[str]):
+    assert main(["help", "export"]) == 0
+    named = capsys.readouterr().out
+    assert main(["export", "--help"]) == 0
+    assert capsys.readouterr().out == named
+    assert "Usage: heretic export" in named
+
+
+def test_help_of_the_run_command_says_where_settings_are_listed(
+    capsys: pytest.CaptureFixture[str],
+):
+    assert main(["m", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "--n-trials INTEGER" in out
+    assert "--SET.split" not in out
+    assert "heretic --help-all" in out
+
+
+@pytest.mark.parametrize("arguments", [["--help-all"], ["m", "--help-all"]])
+def test_all_help_shows_commands_and_every_setting(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+):
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "--good-prompts.split" not in out
+    assert "--SET.split" in out
     for name in registry.COMMANDS:
         assert f"\n  {name}" in out
     for name, info in SettingsFields.model_fields.items():

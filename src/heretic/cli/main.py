@@ -12,7 +12,7 @@ from types import TracebackType
 import click
 
 from heretic import __version__
-from heretic.cli.options import nearest_option, write_settings
+from heretic.cli.options import common_settings, nearest_option, write_settings
 from heretic.cli.signals import is_interruption
 from heretic.errors import HereticError, SettingsError
 from heretic.system.display import safe
@@ -66,7 +66,8 @@ COMMANDS = {
     ),
 }
 
-_OWN_OPTIONS = ("--help", "-h", "--version")
+_HELP_ALL = "--help-all"
+_OWN_OPTIONS = ("--help", "-h", _HELP_ALL, "--version")
 
 _PRINTING = {"classify", "config", "evaluate", "inspect", "runs"}
 """Commands that have no other result than what they print."""
@@ -75,8 +76,17 @@ _HELP = """Automatically find the smallest edit of MODEL that removes one learne
 default, declining to answer) and leaves everything else as it was.
 
 MODEL is a Hub id, a folder or a GGUF file. Write ./NAME for a folder that has the name of a
-command. Options stand before or after MODEL. Settings can also be given in config.toml (`heretic
-config` prints one) and as HERETIC_* variables; the command line takes precedence."""
+command. Options stand before or after MODEL."""
+
+_SETTINGS = """Every setting is an option: `heretic --help-all` lists them. Settings can also be
+given in config.toml (`heretic config` prints one) and as HERETIC_* variables; the command line
+takes precedence."""
+
+_EXAMPLE = (
+    "heretic org/model --n-trials 100 --trial-index 0 --model-action save \\",
+    "    --export-strategy merge --save-directory edited",
+)
+"""A whole job, without a question."""
 
 
 class HereticGroup(click.Group):
@@ -97,7 +107,11 @@ class HereticGroup(click.Group):
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Insert the default command where no command is named."""
+        """Insert the default command where no command is named, and read `help COMMAND`."""
+        if args[:1] == ["help"]:
+            args = [*(name for name in args[1:2] if name in COMMANDS), "--help"]
+        if _HELP_ALL in args[: args.index("--") if "--" in args else None]:
+            args = [_HELP_ALL]
         if not args or (args[0] not in COMMANDS and args[0] not in _OWN_OPTIONS):
             args = [DEFAULT_COMMAND, *args]
         return super().parse_args(ctx, args)
@@ -108,15 +122,35 @@ class HereticGroup(click.Group):
         formatter.write_usage(ctx.command_path, "COMMAND [OPTIONS] ...", prefix="       ")
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write commands, options and settings. No command is loaded for this."""
+        """Write commands, options and an example; after `--help-all` every setting.
+
+        No command is loaded for this.
+        """
         rows = [(name, entry.summary) for name, entry in COMMANDS.items()]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
         own = [parameter.get_help_record(ctx) for parameter in self.get_params(ctx)]
         config = ("--config FILE", "Read settings from this TOML file instead of config.toml.")
+        options = [config, *(record for record in own if record)]
+        everything = bool(ctx.meta.get(_HELP_ALL))
         with formatter.section("Options"):
-            formatter.write_dl([config, *(record for record in own if record)])
-        write_settings(formatter)
+            formatter.write_dl(options if everything else [*common_settings(), *options])
+        if everything:
+            write_settings(formatter)
+            return
+        formatter.write_paragraph()
+        formatter.write_text(_SETTINGS)
+        with formatter.section("Example"):
+            for line in _EXAMPLE:
+                formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+
+
+def _show_everything(ctx: click.Context, option: click.Parameter, given: bool) -> None:
+    del option
+    if given:
+        ctx.meta[_HELP_ALL] = True
+        click.echo(ctx.get_help())
+        ctx.exit()
 
 
 @click.group(
@@ -124,6 +158,14 @@ class HereticGroup(click.Group):
     name="heretic",
     help=_HELP,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option(
+    _HELP_ALL,
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_everything,
+    help="Show every setting as well, and exit.",
 )
 @click.version_option(__version__, prog_name="heretic", message="%(prog)s %(version)s")
 def heretic() -> None:

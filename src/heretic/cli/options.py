@@ -24,6 +24,20 @@ if TYPE_CHECKING:
 
 _PREFIX = "setting__"
 _CONFIG = "settings_file"
+_COMMON = (
+    "behavior",
+    "n_trials",
+    "max_response_length",
+    "system_prompt",
+    "quantization",
+    "checkpoint_action",
+    "trial_index",
+    "model_action",
+    "save_directory",
+    "export_strategy",
+)
+"""The settings that the short help shows."""
+
 _SCORER = re.compile(r"--scorer\.(?P<path>[^=]+)(?:=(?P<value>.*))?", re.DOTALL)
 
 
@@ -55,6 +69,19 @@ class SettingsOptions:
         given = {name: value for name, value in named.items() if value is not None}
         return load_settings({**self.overrides, **given}, self.config, require_model=require_model)
 
+    def run_path(self, named: str) -> Path:
+        """The run folder that is named by its path, its name or its number (`heretic runs`).
+
+        Raises:
+            SettingsError: As `load`.
+            RunError: There is no run of that number.
+        """
+        from heretic.runs.listing import path_of_run
+
+        if Path(named).exists():
+            return Path(named)
+        return path_of_run(named, self.load(require_model=False).study_checkpoint_dir)
+
     def refuse_config(self, command: str, reason: str) -> None:
         """Refuse `--config`, for commands that take their settings from elsewhere.
 
@@ -76,7 +103,7 @@ class SettingsCommand(click.Command):
     """A command that takes every setting as an option.
 
     Args:
-        show_settings: Whether its help lists the settings, or says where they are listed.
+        show_settings: Whether its help shows the settings that are most used.
     """
 
     def __init__(self, *args: Any, show_settings: bool = False, **options: Any) -> None:
@@ -105,14 +132,11 @@ class SettingsCommand(click.Command):
             and record[1]  # an argument without help is in the usage line already
         ]
         with formatter.section("Options"):
-            formatter.write_dl(own)
-        if self.show_settings:
-            write_settings(formatter)
-        else:
-            formatter.write_paragraph()
-            formatter.write_text(
-                "Every setting is an option here as well: `heretic --help` lists them."
-            )
+            formatter.write_dl([*(common_settings() if self.show_settings else ()), *own])
+        formatter.write_paragraph()
+        formatter.write_text(
+            "Every setting is an option here as well: `heretic --help-all` lists them."
+        )
 
 
 def settings_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -136,6 +160,17 @@ def settings_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for add in reversed(list(_decorators())):
         decorated = add(decorated)
     return decorated
+
+
+def common_settings() -> list[tuple[str, str]]:
+    """Option and meaning of the settings that are used most."""
+    known = {setting.name: setting for setting in settings_of()}
+    return [(_record(known[name]), _first(known[name].description)) for name in _COMMON]
+
+
+def _first(text: str) -> str:
+    """The first sentence, up to a semicolon."""
+    return re.split(r"[.;](?:\s|$)", text, maxsplit=1)[0] + "."
 
 
 def write_settings(formatter: click.HelpFormatter) -> None:

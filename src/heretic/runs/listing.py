@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -50,6 +50,38 @@ class RunSummary:
 def list_runs(checkpoint_dir: Path) -> list[RunSummary]:
     """The runs in a folder, the most recently used first; unreadable runs have a note."""
     return [_summary(folder) for folder in run_folders(checkpoint_dir)]
+
+
+def numbers(runs: Iterable[RunSummary]) -> dict[int, RunSummary]:
+    """Short numbers of the readable runs, from 1 in the order in which they began.
+
+    A number stays with its run while runs are used and made; only removing a run changes others.
+    """
+    readable = [run for run in runs if run.note is None]
+    ordered = sorted(readable, key=lambda run: (run.created, run.path.name))
+    return dict(enumerate(ordered, start=1))
+
+
+def path_of_run(named: str, checkpoint_dir: Path) -> Path:
+    """The folder of a run that is named by its path, its name, or its number.
+
+    Raises:
+        RunError: There is no run of that number.
+    """
+    path = Path(named).expanduser()
+    if path.exists():
+        return path
+    if named.isascii() and named.isdigit():
+        known = numbers(list_runs(checkpoint_dir))
+        if int(named) not in known:
+            there = f"1 to {len(known)}" if known else "none"
+            raise RunError(
+                f"There is no run {named} in {checkpoint_dir}: the numbers there are {there}.",
+                remedy="`heretic runs` lists the runs.",
+            )
+        return known[int(named)].path
+    inside = checkpoint_dir / named
+    return inside if RunFolder(inside).exists else path
 
 
 def find_run(checkpoint_dir: Path, fingerprint: Mapping[str, Any]) -> RunManifest | None:

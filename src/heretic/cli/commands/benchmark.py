@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
@@ -12,11 +10,13 @@ from heretic.errors import SettingsError
 
 
 @click.command("benchmark", cls=SettingsCommand)
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run")
 @settings_options
 @outlives_terminal()
-def command(run: Path, options: SettingsOptions) -> int:
-    """Run benchmarks on a trial of the run folder RUN and on the original model.
+def command(run: str, options: SettingsOptions) -> int:
+    """Run benchmarks on a trial of RUN and on the original model.
+
+    RUN is a run folder, or its number in `heretic runs`.
 
     --benchmarks names a task of the lm-evaluation-harness; repeat it for several.
     --no-benchmark-original leaves the original model out. --trial-index chooses the row of the
@@ -31,7 +31,7 @@ def command(run: Path, options: SettingsOptions) -> int:
     from heretic.cli.recorded import run_settings
     from heretic.harness.tasks import check_tasks
 
-    folder, manifest = known_run(run)
+    folder, manifest = known_run(options.run_path(run))
     settings = run_settings(manifest, options)
     if not settings.benchmarks:
         raise SettingsError(

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 @click.argument("model")
 @settings_options
 def command(model: str, options: SettingsOptions) -> int:
-    """Chat with MODEL: a Hub id, the folder of a model or of an adapter, or a run folder.
+    """Chat with MODEL: a Hub id, the folder of a model or of an adapter, or a run.
 
-    For a run folder, --trial-index chooses the row of its front (0 by default), and /compare shows
-    the replies of the original model as well.
+    A run is given by its folder or by its number in `heretic runs`. Then --trial-index chooses the
+    row of its front (0 by default), and /compare shows the replies of the original model as well.
     """
     from heretic.cli.display.text import make_console
     from heretic.runs.folder import RunFolder
 
-    path = Path(model)
+    path = options.run_path(model)
     if RunFolder(path).exists:
         _chat_with_trial(path, options, make_console())
     else:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
 
 
 @click.command("export", cls=SettingsCommand)
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run")
 @click.option(
     "--trust-plugins",
     is_flag=True,
     help="Load the scorers from outside Heretic that the run names: their code is run.",
 )
 @settings_options
-def command(run: Path, trust_plugins: bool, options: SettingsOptions) -> int:
-    """Choose a trial of the run folder RUN, then save, upload, chat or run benchmarks.
+def command(run: str, trust_plugins: bool, options: SettingsOptions) -> int:
+    """Choose a trial of RUN, then save, upload, chat or run benchmarks.
 
-    No search is started. --trial-index, --model-action save, --save-directory and --export-strategy
-    together answer all questions in advance.
+    RUN is a run folder, or its number in `heretic runs`. No search is started. --trial-index,
+    --model-action save, --save-directory and --export-strategy together answer all questions in
+    advance.
     """
     from heretic.cli.display.text import make_console
     from heretic.cli.menu.answers import asks_nothing
@@ -30,7 +29,9 @@ def command(run: Path, trust_plugins: bool, options: SettingsOptions) -> int:
     from heretic.cli.workflow import choose
 
     with (
-        reopened_run(run, options, make_console(), trust_plugins=trust_plugins) as opened,
+        reopened_run(
+            options.run_path(run), options, make_console(), trust_plugins=trust_plugins
+        ) as opened,
         outlives_terminal(asks_nothing(opened.settings)),
     ):
         choose(prepared(opened), opened.display)

@@ -11,8 +11,6 @@ import click
 from heretic.system.display import json_text, safe
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from heretic.runs.listing import RunSummary
 
 
@@ -33,6 +31,8 @@ if TYPE_CHECKING:
 def command(study_checkpoint_dir: Path | None, config: Path | None, as_json: bool) -> None:
     """List the run folders, the most recently used first.
 
+    The number of a run stands for its folder in other commands: `heretic export 3`.
+
     A run is running, finished (it has all its trials), unfinished (the command that started it
     continues it), or unreadable.
     """
@@ -51,30 +51,26 @@ def command(study_checkpoint_dir: Path | None, config: Path | None, as_json: boo
 
 
 def _print(runs: Sequence[RunSummary]) -> None:
-    from heretic.cli.display.text import make_console
+    """Two lines for each run: its figures, and its folder, which is never cut."""
+    from rich.text import Text
+
+    from heretic.cli.display.text import clip, count_of, make_console
+    from heretic.runs.listing import numbers
 
     console = make_console()
-    console.print(_table(runs))
+    known = {run.path: str(number) for number, run in numbers(runs).items()}
+    heading = _row("#", "state", "trials", "failed", "front", "last used (UTC)")
+    left = max(console.width - len(heading) - 2, len("model"))
+    console.print(Text(f"{heading}  model", style="bold"), soft_wrap=True)
     for run in runs:
-        if run.note is not None:
-            console.print(safe(f"{run.path}: {run.note}"), markup=False, soft_wrap=True)
-
-
-def _table(runs: Sequence[RunSummary]) -> Table:
-    """One row for each run."""
-    from rich import box
-    from rich.table import Table
-
-    from heretic.cli.display.text import text_cells
-
-    table = Table(box=box.SIMPLE)
-    for name in ("model", "state", "trials", "failed", "front", "last used (UTC)"):
-        justify = "right" if name in ("trials", "failed", "front") else "left"
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("folder", overflow="fold")
-    for run in runs:
-        target = f" of {run.n_trials}" if run.n_trials is not None else ""
         used = run.updated.replace("T", " ")[:16]
-        counts = (f"{run.completed}{target}", run.failed, run.front)
-        table.add_row(*text_cells(run.model, run.state, *counts, used, run.path))
-    return table
+        counts = (count_of(run.completed, run.n_trials), str(run.failed), str(run.front))
+        figures = _row(known.get(run.path, "-"), run.state, *counts, used)
+        console.print(Text(f"{figures}  {clip(run.model, left)}"), soft_wrap=True)
+        console.print(Text(safe(f"     {run.path}")), soft_wrap=True)
+        if run.note is not None:
+            console.print(Text(safe(f"     {run.note}"), style="yellow"), soft_wrap=True)
+
+
+def _row(number: str, state: str, trials: str, failed: str, front: str, used: str) -> str:
+    return f"{number:>3}  {state:<10}  {trials:>10}  {failed:>6}  {front:>5}  {used:<16}"
