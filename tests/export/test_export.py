@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -219,6 +220,30 @@ def test_saved_models_score_as_in_the_search(
     reproduction = json.loads((folder / "reproduce.json").read_text())
     assert {**reproduction["scores"], "held_out": None} == written
     assert export_files.is_ours(folder)
+
+
+def sums_of(folder: Path) -> dict[str, str]:
+    lines = (folder / "SHA256SUMS").read_text().splitlines()
+    return {name: digest for digest, name in (line.split("  ") for line in lines)}
+
+
+def test_every_file_has_a_digest_that_is_checked_with_usual_tools(
+    model: Model, tmp_path: Path
+) -> None:
+    plan, directions = export_case.plan(), export_case.directions()
+    evaluator = Evaluator(model.settings, model, directions)
+    wanted = export_case.request(model.settings, plan, scores=evaluator.evaluate([plan])[0])
+    folder = save(model, wanted, tmp_path / "m", strategy="merge")
+    for _ in range(2):
+        names = set(export_files.relative_files(folder)) - {"SHA256SUMS"}
+        assert sums_of(folder) == {name: export_files.sha256_file(folder / name) for name in names}
+        verify(folder, wanted, evaluator)
+    done = subprocess.run(
+        ["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=folder, check=False
+    )
+    assert done.returncode == 0
+    odd = export_files.sums_text({"a\\b\nc": "00"})
+    assert odd == "\\00  a\\\\b\\nc\n"
 
 
 def test_files_that_score_otherwise_are_an_error_and_stay(model: Model, tmp_path: Path) -> None:

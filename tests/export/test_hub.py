@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -73,8 +74,7 @@ def test_every_file_arrives(hub: Hub, merged: Path) -> None:
     names = {path.name for path in merged.iterdir()}
     assert repository.files.keys() - {".gitattributes"} == names
     for path in merged.iterdir():
-        if path.name != "reproduce.json":
-            assert repository.files[path.name] == path.read_bytes()
+        assert repository.files[path.name] == path.read_bytes()
 
 
 def test_what_was_uploaded_loads_again(hub: Hub, merged: Path, tmp_path: Path) -> None:
@@ -137,6 +137,19 @@ def test_paths_of_this_machine_stay_here(hub: Hub, model: Model, adapter: Path) 
     assert settings["good_prompts"]["dataset"] == "good.txt"
     local = json.loads((adapter / "adapter_config.json").read_text())
     assert local["base_model_name_or_path"] == model.settings.model
+
+
+def test_every_digest_fits_what_is_published(hub: Hub, merged: Path, adapter: Path) -> None:
+    for folder in (merged, adapter):
+        upload(folder, REPO, private=True)
+        files = hub.repositories[REPO].files
+        lines = [line.split("  ") for line in files["SHA256SUMS"].decode().splitlines()]
+        assert {name for _, name in lines} == {p.name for p in folder.iterdir()} - {"SHA256SUMS"}
+        for digest, name in lines:
+            assert hashlib.sha256(files[name]).hexdigest() == digest, name
+        for name, entry in json.loads(files["reproduce.json"])["files"].items():
+            assert hashlib.sha256(files[name]).hexdigest() == entry["sha256"], name
+            assert len(files[name]) == entry["size"]
 
 
 def test_an_earlier_upload_is_replaced(hub: Hub, merged: Path, adapter: Path) -> None:

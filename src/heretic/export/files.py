@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from heretic.system.files import write_atomic
 PARAMETERS = "abliteration_params.json"
 REPRODUCTION = "reproduce.json"
 CARD = "README.md"
-DOCUMENTS = frozenset({PARAMETERS, REPRODUCTION, CARD})
+SUMS = "SHA256SUMS"
+DOCUMENTS = frozenset({PARAMETERS, REPRODUCTION, CARD, SUMS})
 """Files about the other files: written last, and written again after verification."""
 
 _HALF_WRITTEN = re.compile(rf"\.({'|'.join(map(re.escape, sorted(DOCUMENTS)))})\.\w+\.tmp")
@@ -58,6 +60,31 @@ def inventory(folder: Path) -> dict[str, dict[str, Any]]:
         for name in relative_files(folder)
         if name not in DOCUMENTS
     }
+
+
+def sums_text(digests: Mapping[str, str]) -> str:
+    """Hex digests by file name, in the format that `sha256sum --check` reads."""
+    lines = []
+    for name, digest in sorted(digests.items()):
+        escaped = name.replace("\\", "\\\\").replace("\n", "\\n")
+        mark = "" if escaped == name else "\\"
+        lines.append(f"{mark}{digest}  {escaped}\n")
+    return "".join(lines)
+
+
+def write_sums(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the digests of all files of an export.
+
+    Args:
+        files: What `inventory` returned for the folder.
+
+    Raises:
+        ExportError: The file cannot be written.
+    """
+    documents = [name for name in (PARAMETERS, REPRODUCTION, CARD) if (folder / name).is_file()]
+    digests = {name: str(entry["sha256"]) for name, entry in files.items()}
+    digests |= {name: sha256_file(folder / name) for name in documents}
+    write_text(folder / SUMS, sums_text(digests))
 
 
 def sweep_half_written(folder: Path) -> None:

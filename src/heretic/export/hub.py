@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +15,15 @@ from heretic.errors import ExportError
 from heretic.events import Reporter, Silent, StageFinished, StageStarted
 from heretic.export.documents.places import shortened
 from heretic.export.files import (
+    CARD,
     DOCUMENTS,
     PARAMETERS,
     REPRODUCTION,
+    SUMS,
     is_ours,
     read_json,
     relative_files,
+    sums_text,
 )
 from heretic.export.request import display_name
 from heretic.system.adapters import ADAPTER_CONFIG
@@ -112,18 +116,31 @@ def upload(
 
 
 def published_files(folder: Path) -> dict[str, bytes]:
-    """Files with local paths in them, by name, with each path cut to its last part."""
+    """Files with local paths in them, by name, with each path cut to its last part.
+
+    The digests of these files change with them.
+    """
     changed = {}
+    reproduction = read_json(folder / REPRODUCTION)
+    # Files of earlier releases hold whole paths.
+    published = {**reproduction, "settings": shortened(reproduction["settings"])}
     if (folder / ADAPTER_CONFIG).exists():
         config = read_json(folder / ADAPTER_CONFIG)
         base = str(config.get("base_model_name_or_path"))
         if is_local(base):
-            config["base_model_name_or_path"] = display_name(base)
-            changed[ADAPTER_CONFIG] = _json(config)
-    reproduction = read_json(folder / REPRODUCTION)
-    settings = shortened(reproduction["settings"])  # files of earlier releases hold whole paths
-    if settings != reproduction["settings"]:
-        changed[REPRODUCTION] = _json({**reproduction, "settings": settings})
+            changed[ADAPTER_CONFIG] = data = _json(
+                {**config, "base_model_name_or_path": display_name(base)}
+            )
+            entry = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+            published["files"] = {**published["files"], ADAPTER_CONFIG: entry}
+    if published != reproduction:
+        changed[REPRODUCTION] = _json(published)
+    if changed and (folder / SUMS).is_file():
+        digests = {name: str(entry["sha256"]) for name, entry in published["files"].items()}
+        for name in (PARAMETERS, REPRODUCTION, CARD):
+            data = changed.get(name) or (folder / name).read_bytes()
+            digests[name] = hashlib.sha256(data).hexdigest()
+        changed[SUMS] = sums_text(digests).encode()
     return changed
 
 

@@ -1,4 +1,4 @@
-"""Write the three files about a saved model: parameters, reproduction file, card."""
+"""Write the files about a saved model: parameters, reproduction file, card, digests."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from heretic.export.files import (
     CARD,
     PARAMETERS,
     REPRODUCTION,
+    SUMS,
     inventory,
     read_json,
     sweep_half_written,
     write_json,
+    write_sums,
     write_text,
 )
 from heretic.export.request import ExportRequest, Strategy, display_name
@@ -34,7 +36,7 @@ PARAMETERS_SCHEMA = 2
 
 
 def write_documents(folder: Path, request: ExportRequest, strategy: Strategy, model: Model) -> None:
-    """Write all three for the model files that are in `folder` already."""
+    """Write all of them for the model files that are in `folder` already."""
     revision = base_revision(model)
     parameters = {
         "schema_version": PARAMETERS_SCHEMA,
@@ -48,19 +50,22 @@ def write_documents(folder: Path, request: ExportRequest, strategy: Strategy, mo
         "scores": _scores(request),
     }
     write_json(folder / PARAMETERS, parameters)
-    reproduction = describe(request, strategy, model, revision, inventory(folder))
+    files = inventory(folder)
+    reproduction = describe(request, strategy, model, revision, files)
     write_json(folder / REPRODUCTION, reproduction.to_dict())
     metadata = base_metadata(request.options.model, revision)
     write_text(folder / CARD, model_card(request, strategy, metadata))
+    write_sums(folder, files)
 
 
 def rewrite_scores(folder: Path, request: ExportRequest) -> None:
-    """Update the scores in all three; everything else in them stays.
+    """Update the scores in all of them; everything else in them stays.
 
     Raises:
         ExportError: A file is missing or damaged.
     """
     sweep_half_written(folder)
+    (folder / SUMS).unlink(missing_ok=True)  # better none than one that no longer holds
     parameters = read_json(folder / PARAMETERS)
     write_json(folder / PARAMETERS, {**parameters, "scores": _scores(request)})
     reproduction = Reproduction.read(folder / REPRODUCTION)
@@ -76,6 +81,7 @@ def rewrite_scores(folder: Path, request: ExportRequest) -> None:
     old = front_matter(card.read_text(encoding="utf-8")) if card.is_file() else {}
     metadata = carried_over(old, request.options.model)
     write_text(card, model_card(request, reproduction.strategy, metadata))
+    write_sums(folder, updated.files)
 
 
 def base_revision(model: Model) -> str | None:
