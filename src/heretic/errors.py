@@ -20,6 +20,7 @@ class HereticError(Exception):
     exit_status = 2
 
     def __init__(self, message: str, *, remedy: str | None = None) -> None:
+        message = " ".join(message.split("\n"))  # names and values in it may hold line breaks
         super().__init__(message)
         self.message = message
         self.remedy = remedy

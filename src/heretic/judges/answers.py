@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from heretic.judges.records import Usage, Verdict
+from heretic.system.documents import parse_json
 
 LONGEST_REASON = 500
 """Characters of a reason that are kept at most."""
@@ -118,10 +119,10 @@ def verdict(text: str, labels: Collection[str]) -> Verdict:
 def stored(text: str, labels: Collection[str]) -> Verdict | None:
     """Read a verdict that `storable` wrote; None if the text is damaged."""
     try:
-        label, reason = json.loads(text)
+        label, reason = parse_json(text)
     except (ValueError, TypeError):
         return None
-    if label not in labels or not isinstance(reason, str):
+    if not isinstance(label, str) or label not in labels or not isinstance(reason, str):
         return None
     return Verdict(label, reason=reason)
 

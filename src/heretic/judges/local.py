@@ -24,12 +24,12 @@ from heretic.config.declaration import FromHome
 from heretic.errors import ModelError, ScorerError, SettingsError
 from heretic.judges.records import Item, Verdict
 from heretic.model.completeness import read_weights
+from heretic.model.failures import model_errors
 from heretic.model.files import check_files, reading
 from heretic.model.loading import (
     auto_class,
     configuration,
     load_tokenizer,
-    model_errors,
     quiet,
     resolve_dtype,
 )

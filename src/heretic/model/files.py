@@ -31,6 +31,12 @@ READ = frozenset(
 )
 """Files beside the weights that loading reads."""
 
+TABLES = frozenset(file for file in READ if file.endswith(".json")) - {
+    "tokenizer.json",
+    "vocab.json",
+}
+"""Those that hold one small JSON object."""
+
 MAY_BE_EMPTY = frozenset({"merges.txt", "vocab.txt", "chat_template.jinja"})
 
 PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
@@ -62,6 +68,8 @@ def check_files(name: str, revision: str | None, allow_pickle: bool) -> None:
     for file in sorted(READ):
         if (folder / file).is_file() and file not in MAY_BE_EMPTY:
             check_file(folder / file)
+            if file in TABLES:
+                check_table(folder / file)
     weights = weight_files(folder)
     if is_local(name) and not weights and "auto_map" not in _configuration(folder):
         raise ModelError(
@@ -162,6 +170,18 @@ def check_file(path: Path) -> None:
     if found is not None:
         what, remedy = found
         raise ModelError(f"{path} {what}.", remedy=remedy)
+
+
+def check_table(path: Path) -> None:
+    """Refuse a file that does not hold a JSON object.
+
+    Raises:
+        ModelError: It does not.
+    """
+    remedy = "Mend it, or download it again."
+    content = read_json(path, kind=ModelError, strict=False, remedy=remedy)
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} does not hold a JSON object.", remedy=remedy)
 
 
 def check_weights(path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache, StoppingCriteriaList
 
 from heretic.architectures.table import UNCACHED
+from heretic.errors import ModelError
 from heretic.model.capture import forward_arguments
 
 Decide = Callable[[Sequence[list[int]]], Sequence[bool]]
@@ -22,9 +23,20 @@ CACHE_ARGUMENTS = ("cache", "past_key_values")
 
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Ids that end a reply: the generation config's and the tokenizer's."""
+    """Ids that end a reply: the generation config's and the tokenizer's.
+
+    Raises:
+        ModelError: The generation config's are no token ids.
+    """
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
+    wrong = [index for index in ids if index is not None and type(index) is not int]
+    if wrong:
+        raise ModelError(
+            f"eos_token_id in the model's generation_config.json is {str(configured)[:80]}, no "
+            "token id and no list of them.",
+            remedy="Mend it there.",
+        )
     return frozenset(index for index in [*ids, tokenizer.eos_token_id] if index is not None)
 
 

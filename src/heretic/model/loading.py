@@ -8,16 +8,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from huggingface_hub.errors import (
-    GatedRepoError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -33,11 +26,12 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging as transformers_logging
 
 from heretic.architectures.verify import Structure, resolve
-from heretic.errors import HereticError, ModelError, SettingsError, UnsupportedModelError
+from heretic.errors import HereticError, ModelError, SettingsError
 from heretic.events import Notice, Reporter
 from heretic.model.adapters import check_adapter, has_tokenizer, merged
 from heretic.model.completeness import read_weights, summary
-from heretic.model.files import check_adapter_weights, check_files, pickled, reading
+from heretic.model.failures import model_errors, reason
+from heretic.model.files import check_adapter_weights, check_files, reading
 from heretic.model.limits import Limits, limits_of, mend_padding
 from heretic.model.source import ModelSource, base_of, dequantising, forget_quantisation, origin
 from heretic.system import machine
@@ -48,13 +42,6 @@ CHECKED_TEXT = (
     "counted the boats: seven of them were blue, and one had a dog on board."
 )
 """Text of the first forward pass: it has more tokens than a layer has modules."""
-
-
-UNKNOWN_GGUF = "GGUF model with architecture"
-"""Part of transformers' error about a GGUF file that it cannot read."""
-
-NO_SAFETENSORS = "cannot be loaded with `safetensors`"
-"""Part of transformers' error about a model on the Hub without such files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,14 +128,26 @@ def load(options: LoadingOptions, reporter: Reporter) -> Loaded:
         except HereticError:
             raise
         except Exception as error:  # whatever the error, the next dtype is tried
-            failures.append(f"{name}: {_first_line(error)}")
-            reporter.emit(Notice(f"Could not load as {failures[-1]}", level="warning"))
+            failures.append((name, reason(error)))
+            reporter.emit(Notice(f"Could not load as {name}: {failures[-1][1]}", level="warning"))
             model = None
             machine.free_memory()
             continue
         return Loaded(model, tokenizer, model.dtype, structure, _remarks(adapter, unread, padding))
-    raise ModelError(
-        f"{options.model} could not be run with any dtype ({'; '.join(failures)}).",
+    raise _failed(options.model, failures)
+
+
+def _failed(model: str, failures: Sequence[tuple[str, str]]) -> ModelError:
+    """The error for a model that no dtype could run, with the reason of each dtype."""
+    reasons = {text for _, text in failures}
+    if len(reasons) == 1 and len(failures) > 1:  # then it is not the dtype
+        return ModelError(
+            f"{model} could not be run: {reasons.pop()}",
+            remedy="Check its config.json; or try another `quantization` or `device_map`.",
+        )
+    listed = "; ".join(f"{name}: {text.rstrip('.')}" for name, text in failures)
+    return ModelError(
+        f"{model} could not be run with any dtype ({listed}).",
         remedy="Try other `dtypes`, or another `quantization` or `device_map`.",
     )
 
@@ -159,18 +158,12 @@ def load_tokenizer(source: ModelSource) -> Any:
     Raises:
         ModelError: The model has no tokenizer that can be used.
     """
+    if not source.is_gguf:
+        configuration(source)  # read by the tokenizer's class too, which would get the blame
     place, arguments = tokenizer_origin(source)
-    with quiet(), model_errors(place):
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(place, **arguments)
-        except (ValueError, KeyError, TypeError) as error:
-            if "trust_remote_code" in str(error) or UNKNOWN_GGUF in str(error):
-                raise
-            raise ModelError(
-                f"{place} has no tokenizer that can be used: {_first_line(error)}",
-                remedy="Put tokenizer.json beside the model; some tokenizers need sentencepiece "
-                "or tiktoken installed.",
-            ) from error
+    with quiet(), model_errors(place, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(place, **arguments)
+        tokenizer.decode(tokenizer(CHECKED_TEXT)["input_ids"])
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
@@ -276,16 +269,24 @@ def skeleton(source: ModelSource) -> Any:
         ModelError: The configuration cannot be read.
     """
     source = base_of(source)
-    with quiet(), model_errors(source.model), torch.device("meta"):
-        config = configuration(source)
+    config = configuration(source)
+    with quiet(), model_errors(source.model, "configuration"), torch.device("meta"):
         consent = source.trust_remote_code
         return auto_class(config).from_config(config, trust_remote_code=consent).eval()
 
 
 def configuration(source: ModelSource) -> Any:
-    """The model's configuration, a transformers `PretrainedConfig`."""
+    """The model's configuration, a transformers `PretrainedConfig`.
+
+    Raises:
+        ModelError: It cannot be read or used.
+    """
     place, arguments = origin(base_of(source))
-    return AutoConfig.from_pretrained(place, **arguments)
+    with model_errors(base_of(source).model, "configuration"):
+        config = AutoConfig.from_pretrained(place, **arguments)
+        if not isinstance(config.architectures, list | None):
+            raise TypeError(f"architectures is {config.architectures!r:.80}, not a list")
+        return config
 
 
 def load_processor(source: ModelSource, config: Any) -> Any:
@@ -300,7 +301,7 @@ def load_processor(source: ModelSource, config: Any) -> Any:
     with quiet():
         try:
             return AutoProcessor.from_pretrained(place, **arguments)
-        except (OSError, ValueError, KeyError, ImportError, TypeError):
+        except Exception:  # whatever is wrong with it
             return None  # only text is edited; export copies the processor's files
 
 
@@ -352,69 +353,3 @@ def quiet() -> Iterator[None]:
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
-
-
-@contextmanager
-def model_errors(name: str) -> Iterator[None]:
-    """Turn the Hub's and transformers' errors about a model into one line with a remedy.
-
-    Args:
-        name: The model's name in the messages.
-    """
-    try:
-        yield
-    except GatedRepoError as error:
-        raise ModelError(
-            f"{name} is gated.",
-            remedy="Accept its terms on its page on the Hub and run `hf auth login`.",
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ModelError(
-            f"There is no model {name} on the Hub, or it is private.",
-            remedy="Check the name; for a private model run `hf auth login`.",
-        ) from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise ModelError(
-            f"{name} is not on this machine and the Hub cannot be reached.",
-            remedy="Check the connection, unset HF_HUB_OFFLINE, or give a local folder.",
-        ) from error
-    except UnpicklingError as error:
-        raise ModelError(
-            f"The pickles of {name} hold more than tensors, or are damaged; they are not loaded.",
-            remedy="Do not trust them. Take a model with safetensors files.",
-        ) from error
-    except ImportError as error:
-        raise ModelError(
-            f"Loading {name} needs a package that is not installed: {_first_line(error)}",
-            remedy="Install it and try again.",
-        ) from error
-    except OSError as error:
-        if NO_SAFETENSORS in str(error):
-            raise pickled(name, "no safetensors file") from error
-        raise ModelError(
-            f"{name} could not be loaded: {_first_line(error)}",
-            remedy="Give a Hub id, a GGUF file, or a folder that holds config.json, weights and a "
-            "tokenizer.",
-        ) from error
-    except ValueError as error:
-        if "trust_remote_code" in str(error):
-            raise ModelError(
-                f"{name} brings its own code, which runs only with your consent.",
-                remedy="Read that code, then pass --trust-remote-code.",
-            ) from error
-        if UNKNOWN_GGUF in str(error):
-            raise UnsupportedModelError(
-                f"transformers cannot load {name}: {_first_line(error)}",
-                remedy="Give the model that the file was made from, as a Hub id or a folder.",
-            ) from error
-        if "Unrecognized" in str(error) or "does not recognize" in str(error):
-            raise UnsupportedModelError(
-                f"transformers cannot load {name}: {_first_line(error)}",
-                remedy="Upgrade transformers, or check the folder.",
-            ) from error
-        raise
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
