@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Barrier, Event, Lock, Thread
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 KEY = "key-of-the-tests"
 MODEL = "stand-in"
@@ -36,7 +40,11 @@ class Server:
 
     Attributes:
         script: What the next requests get, in order: a status, or `slow`, `drop`, `half`, `garbage`
-            (a body that is not JSON), or text as the judge's answer. Requests beyond it are judged.
+            (a body that is not JSON), `trickle` (a byte now and then), `flood` (more than anybody
+            keeps), `bomb` (that, packed into a few bytes), `echo` (an error that repeats the key),
+            or text as the judge's answer. Requests beyond it are judged.
+        content_type: What answers say that they are.
+        paths: The path and query of every request.
         takes_schema: Whether `response_format` is known.
         meeting: If set, requests wait until as many are under way.
     """
@@ -50,7 +58,9 @@ class Server:
     finish_reason: str = "stop"
     meeting: Barrier | None = None
     url: str = ""
+    content_type: str = "application/json"
     requests: list[dict[str, Any]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     keys: set[str] = field(default_factory=set)
     most_at_once: int = 0
     under_way: int = 0
@@ -70,6 +80,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with state.lock:
             state.requests.append(body)
+            state.paths.append(self.path)
             state.keys.add(self.headers.get("Authorization", ""))
             step = state.script.pop(0) if state.script else None
             state.under_way += 1
@@ -90,6 +101,10 @@ class Handler(BaseHTTPRequestHandler):
         elif step == "half":
             self._send(200, b'{"choices": [', length=4000)
             self.close_connection = True
+        elif step in ("trickle", "flood", "bomb"):
+            self._endless(state, step)
+        elif step == "echo":
+            self._error(401, f"wrong key: {repeated(self.headers['Authorization'], self.path)}")
         elif step == "garbage":
             self._send(200, b"<html>bad gateway</html>")
         elif isinstance(step, int):
@@ -102,6 +117,27 @@ class Handler(BaseHTTPRequestHandler):
             self._error(422, "response_format is not supported")
         else:
             self._answer(state, body, step if step is not None else state.judge(body))
+
+    def _endless(self, state: Server, how: str) -> None:
+        """Send what never ends, or more than anybody keeps, until the other side has had enough."""
+        self.close_connection = True
+        packed = {"Content-Encoding": "gzip"} if how == "bomb" else {}
+        self.send_response(200)
+        for name, value in {"Content-Type": "application/json", **packed}.items():
+            self.send_header(name, value)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        part = b" " if how == "trickle" else b" " * 2**20
+        with suppress(OSError):
+            if how == "bomb":
+                packer = zlib.compressobj(wbits=31)  # gzip
+                self.wfile.write(b"".join(packer.compress(part) for _ in range(256)))
+                return
+            for _ in range(2000):
+                self.wfile.write(part)
+                self.wfile.flush()
+                if how == "trickle" and state.closing.wait(0.05):
+                    return
 
     def _answer(self, state: Server, body: dict[str, Any], text: str) -> None:
         message = {"role": "assistant", "content": text}
@@ -124,13 +160,21 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, data: bytes, length: int | None = None) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", self.server_state.content_type)
         self.send_header("Content-Length", str(len(data) if length is None else length))
         if status >= 300:
             for name, value in self.server_state.headers.items():
                 self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
+
+
+def repeated(authorization: str, path: str) -> str:
+    """A key in all forms in which a server or a program may repeat it."""
+    key = authorization.removeprefix("Bearer ")
+    basic = [base64.b64encode(f"{user}{key}".encode()).decode() for user in ("", "u:", "us:")]
+    forms = (authorization, quote(key, safe=""), quote_plus(key), repr(key), json.dumps(key))
+    return " | ".join((*forms, *basic, html.escape(key), key.encode().hex(), path))
 
 
 @contextmanager

@@ -210,7 +210,7 @@ class EndpointJudge:
         )
         text = raw.http_response.content.decode("utf-8", errors="replace")
         self.usage += answers.usage(text) + Usage(retries=raw.retries_taken)
-        return self._without_key(text)
+        return masked(text)  # the server may have repeated the key
 
     def _client(self) -> AsyncOpenAI:
         openai = require("openai", extra="judge", purpose="A judge behind an API", kind=ScorerError)
@@ -257,12 +257,9 @@ class EndpointJudge:
 
     def _said(self, what: object) -> str:
         """A server's message, shortened to one line, with the key masked."""
-        return safe_line(self._without_key(str(what)))[:_SAID_AT_MOST].rstrip(".")
-
-    def _without_key(self, text: str) -> str:
-        """What a server sent, in which it may have repeated the key."""
         key = self.options.api_key()
-        return key.mask(text) if key else masked(text)
+        text = key.mask(str(what)) if key else str(what)
+        return safe_line(text)[:_SAID_AT_MOST].rstrip(".")
 
 
 def _words(error: APIStatusError) -> object:

@@ -8,15 +8,13 @@ form that servers, libraries and Python's own `repr` give it. What is shown or l
 from __future__ import annotations
 
 import base64
-import html
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, quote_plus, unquote_plus, urlsplit, urlunsplit
+from urllib.parse import unquote_plus, urlsplit, urlunsplit
 
 MASK = "***"
 
@@ -45,6 +43,8 @@ _QUERY = re.compile(
     re.IGNORECASE,
 )
 
+_ENTITIES = {"&": "amp", "<": "lt", ">": "gt", '"': "quot", "'": "apos"}
+
 _known: set[str] = set()
 
 
@@ -62,7 +62,7 @@ class Secret:
         return self._text
 
     def mask(self, text: str) -> str:
-        """`text` without this secret, even where it is too short for `masked`."""
+        """`text`, such as an error, without this secret, even if it is too short for `masked`."""
         return masked(text.replace(self._text, MASK) if self._text else text)
 
     def __bool__(self) -> bool:
@@ -116,8 +116,8 @@ def masked_options(options: Mapping[str, Any]) -> dict[str, Any]:
 def register_options(options: Mapping[str, Any]) -> None:
     """Let `masked` find from now on what `masked_options` masks."""
     for secret in _split_options(options)[1]:
-        register(secret)
-        register(unquote_plus(secret))
+        for form in (secret, unquote_plus(secret), secret.rpartition(" ")[2]):  # "Bearer ..."
+            register(form)
 
 
 def _split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -202,42 +202,53 @@ def _stored_hub_token() -> str:
 
 @cache
 def _pattern(hub_tokens: tuple[str, ...]) -> re.Pattern[str] | None:
-    """What finds all known secrets, the longest forms first; None if there are none."""
-    forms = {form for secret in {*_known, *hub_tokens} for form in _forms(secret)}
-    if not forms:
-        return None
-    return re.compile("|".join(map(re.escape, sorted(forms, key=len, reverse=True))))
+    """What finds all known secrets, the longest first; None if there are none."""
+    secrets = sorted({*_known, *hub_tokens}, key=len, reverse=True)
+    forms = [form for secret in secrets for form in (_spelled(secret), *_encoded(secret))]
+    return re.compile("|".join(forms)) if forms else None
 
 
-def _forms(secret: str) -> set[str]:
-    """A secret as it stands, and as programs write it."""
+def _spelled(secret: str) -> str:
+    """A pattern of a secret as text, in whatever way and however often it was quoted."""
+    return "".join(map(_character, secret))
+
+
+def _character(character: str) -> str:
+    """A pattern of one character: itself, or escaped as in Python, JSON, addresses and HTML.
+
+    A text that was quoted twice has its backslashes doubled and `%25` for `%`.
+    """
+    if character.isascii() and character.isalnum():
+        return character
+    data = character.encode("utf-8", "surrogatepass")
+    units = character.encode("utf-16-be", "surrogatepass")
+    pairs = [units[start : start + 2].hex() for start in range(0, len(units), 2)]
+    code = ord(character)
+    forms = [
+        rf"\\*{re.escape(character)}" if character != "\\" else r"\\+",
+        "".join(rf"%(?:25)*(?i:{byte:02x})" for byte in data),
+        "".join(rf"\\+x(?i:{byte:02x})" for byte in data),
+        "".join(rf"\\+u(?i:{pair})" for pair in pairs),
+        rf"\\+U(?i:{code:08x})",
+        rf"&(?:amp;)*#(?:0*{code}|(?i:x0*{code:x}));",
+    ]
+    if code < 256:
+        forms.append(rf"\\+x(?i:{code:02x})")
+    if character in _ENTITIES:
+        forms.append(f"&(?:amp;)*{_ENTITIES[character]};")
+    if character == " ":
+        forms.append(r"\+")
+    return f"(?:{'|'.join(forms)})"
+
+
+def _encoded(secret: str) -> Iterator[str]:
+    """Patterns of what every base64 or hexadecimal text that holds the secret has in common."""
     data = secret.encode("utf-8", "surrogatepass")
-    forms = {
-        secret,
-        repr(secret)[1:-1],
-        repr(data)[2:-1],
-        ascii(secret)[1:-1],
-        json.dumps(secret)[1:-1],
-        html.escape(secret),
-        html.escape(secret, quote=False),
-        quote(data),
-        quote(data, safe=""),
-        quote_plus(data),
-        data.hex(),
-        data.hex().upper(),
-        *_base64_forms(data),
-    }
-    lower = {re.sub(r"%[0-9A-F]{2}", lambda found: found[0].lower(), form) for form in forms}
-    twice = {form.replace("\\", "\\\\") for form in forms}
-    return {form for form in forms | lower | twice if len(form) >= SHORTEST}
-
-
-def _base64_forms(data: bytes) -> Iterator[str]:
-    """What every base64 text that holds these bytes has in common, wherever in it they stand."""
+    yield f"(?i:{data.hex()})"
     for shift in range(3):
         text = base64.b64encode(b"\0" * shift + data).decode()
         inner = text.rstrip("=")[(0, 2, 3)[shift] :]
         # The last character also depends on the byte that follows.
         whole = inner if (len(data) + shift) % 3 == 0 else inner[:-1]
-        yield whole
-        yield whole.replace("+", "-").replace("/", "_")
+        if len(whole) >= SHORTEST:
+            yield whole.replace("+", r"[+\-]").replace("/", "[/_]")
