@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
 
 from heretic.errors import HereticError, ModelError, UnsupportedModelError
 from heretic.model.files import pickled
+from heretic.system.hub import is_local
 
 UNKNOWN_GGUF = "GGUF model with architecture"
 """Part of transformers' error about a GGUF file that it cannot read."""
@@ -49,7 +50,7 @@ def model_errors(name: str, part: Part | None = None) -> Iterator[None]:
         # The panics of libraries in Rust are no `Exception`.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        told = _of_the_hub(name, error) or _of_content(name, error)
+        told = _of_the_hub(name, _said_by_the_hub(name, error)) or _of_content(name, error)
         if told is None and part is not None:
             told = ModelError(
                 f"The {part} of {name} cannot be used: {reason(error)}", remedy=_REMEDIES[part]
@@ -57,6 +58,22 @@ def model_errors(name: str, part: Part | None = None) -> Iterator[None]:
         if told is None:
             raise
         raise told from error
+
+
+def _said_by_the_hub(name: str, error: BaseException) -> BaseException:
+    """What the Hub said, if that is behind an error; transformers wraps it in an `OSError`."""
+    causes: list[BaseException] = []
+    cause: BaseException | None = error if isinstance(error, OSError) else None
+    while cause is not None and cause not in causes and not is_local(name):
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    said = (
+        cause
+        for kind in (RepositoryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled)
+        for cause in causes
+        if isinstance(cause, kind)
+    )
+    return next(said, error)
 
 
 def _of_the_hub(name: str, error: BaseException) -> ModelError | None:
