@@ -375,9 +375,11 @@ class TestClassifier:
     ) -> None:
         folder = classifier(tmp_path / "judge", "bert", list(self.LABELS))
         weights = folder / "model.safetensors"
-        hidden = weights.rename(folder / "hidden")
         scorer = load("ClassifierJudge", model=str(folder), counts=["sad"])
         scorer.check()
+        hidden = weights.rename(folder / "hidden")
+        with pytest.raises(ScorerError, match="model.safetensors"):
+            scorer.verdicts(PROMPTS, REPLIES)
         hidden.rename(weights)
         before = torch.random.get_rng_state()
         scorer.verdicts(PROMPTS, REPLIES)
