@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from heretic.runs.folder import RunFolder
 from tests.support import tiny
 from tests.support.judge_server import MODEL, Server, data_of, serve
 
@@ -119,7 +120,7 @@ def test_a_search_an_export_and_a_reproduction_keep_every_secret(
     assert main(["runs"]) == 0
     assert main(["reproduce", "edited", "--save-directory", "second", "--trust-plugins"]) == 0
     assert found_in(place, "".join(capfd.readouterr())) == {}
-    assert (run / "run.log").is_file()
+    assert RunFolder(run).log_path.is_file()
     assert "token=***" in (run / "manifest.json").read_text()
 
 
@@ -149,7 +150,7 @@ def test_failures_keep_every_secret(
 def logs(place: Path, capfd: pytest.CaptureFixture[str]) -> list[str]:
     said = "".join(capfd.readouterr())
     assert "canary" not in said
-    return [said, *(path.read_text() for path in place.rglob("run.log"))]
+    return [said, *(path.read_text() for path in place.glob("checkpoints/*/*.log"))]
 
 
 def test_a_run_that_is_exported_asks_for_what_was_not_recorded(
