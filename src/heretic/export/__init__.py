@@ -3,7 +3,7 @@
 from heretic.export.documents.card import get_readme_intro, model_card
 from heretic.export.hub import check_upload, upload
 from heretic.export.reproduce import ReproductionResult, reproduce
-from heretic.export.request import ExportOptions, ExportRequest, HeldOut, Strategy
+from heretic.export.request import ExportOptions, ExportRequest, FullPrecision, HeldOut, Strategy
 from heretic.export.saving import check_export, check_place, save
 from heretic.export.staging import temporary, upload_place
 from heretic.export.verify import verify
@@ -11,6 +11,7 @@ from heretic.export.verify import verify
 __all__ = [
     "ExportOptions",
     "ExportRequest",
+    "FullPrecision",
     "HeldOut",
     "ReproductionResult",
     "Strategy",

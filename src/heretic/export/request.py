@@ -46,6 +46,34 @@ class HeldOut:
 
 
 @dataclass(frozen=True, slots=True)
+class FullPrecision:
+    """Scores in full precision, where the search ran on a quantised model.
+
+    Attributes:
+        before: Of the original in full precision, against which the others are measured.
+        rounded: Of the quantised original: what quantisation alone changes.
+        after: Of the saved model.
+    """
+
+    before: tuple[Score, ...]
+    rounded: tuple[Score, ...]
+    after: tuple[Score, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {
+            "before": [score.to_dict() for score in self.before],
+            "quantised": [score.to_dict() for score in self.rounded],
+            "after": [score.to_dict() for score in self.after],
+        }
+
+    def changes(self) -> dict[str, float]:
+        """How far quantisation alone moves each score, by its name."""
+        before = {score.name: score.value for score in self.before}
+        return {score.name: abs(score.value - before[score.name]) for score in self.rounded}
+
+
+@dataclass(frozen=True, slots=True)
 class ExportOptions:
     """The settings that an export reads; each field is the setting of that name."""
 
@@ -70,6 +98,7 @@ class ExportRequest:
         settings: All settings of the run, JSON-ready; `reproduce.json` keeps those that change
             scores.
         verified: Scores of the saved files, reloaded from disk; None before `verify`.
+        full_precision: Scores in full precision, if the search ran on a quantised model.
         held_out: Scores on held-out prompts; None if there are none.
         benchmarks: Metrics of the trial, paired with the original's, on whole benchmark tasks.
         as_recorded: Whether all scores come from a reproduction file whose hashes the weight files
@@ -83,6 +112,7 @@ class ExportRequest:
     options: ExportOptions
     settings: Mapping[str, Any]
     verified: tuple[Score, ...] | None = None
+    full_precision: FullPrecision | None = None
     held_out: HeldOut | None = None
     benchmarks: tuple[PairedMetric, ...] = ()
     as_recorded: bool = False

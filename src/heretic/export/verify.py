@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from heretic.errors import ExportError
-from heretic.events import Reporter, Silent, StageFinished, StageStarted
+from heretic.events import Notice, Reporter, Silent, StageFinished, StageStarted
 from heretic.export.documents.write import rewrite_scores
-from heretic.export.request import ExportRequest
+from heretic.export.request import ExportRequest, FullPrecision
 from heretic.records.trial import Score
 from heretic.system.adapters import find_adapter
 
@@ -48,12 +48,20 @@ class ModelScorer(Protocol):
 
 
 def verify(
-    folder: Path, request: ExportRequest, evaluator: ModelScorer, reporter: Reporter | None = None
+    folder: Path,
+    request: ExportRequest,
+    evaluator: ModelScorer,
+    reporter: Reporter | None = None,
+    *,
+    measure_full: Callable[[Path], FullPrecision | None] | None = None,
 ) -> tuple[Score, ...]:
     """Reload a saved model from disk, score it, and put the figures on its card.
 
     Args:
         folder: The folder that `save` wrote from the same `request`.
+        measure_full: Scores the folder in full precision, if the search ran on a quantised model.
+            The edited weights are then rounded anew, so scores may differ from the search's by as
+            much as quantisation moves those of the original.
 
     Returns:
         The scores of the reloaded model.
@@ -78,9 +86,21 @@ def verify(
             f"The model saved in {folder} has scores that are not finite: {', '.join(wrong)}.",
             remedy="Do not use it; try another trial or dtype.",
         )
-    rewrite_scores(folder, replace(request, baseline=baseline, verified=scores))
-    problems = disagreements(request.trial.scores, scores, evaluator.replies_read)
-    if problems:
+    full = None if measure_full is None else measure_full(folder)
+    measured = replace(request, baseline=baseline, verified=scores, full_precision=full)
+    rewrite_scores(folder, measured)
+    problems = disagreements(
+        request.trial.scores, scores, evaluator.replies_read, {} if full is None else full.changes()
+    )
+    if problems and measure_full is not None and full is None:
+        reporter.emit(
+            Notice(
+                f"The model saved in {folder} does not score as in the search: "
+                f"{'; '.join(problems)}. Whether quantisation alone is the cause cannot be told.",
+                "warning",
+            )
+        )
+    elif problems:
         raise ExportError(
             f"The model saved in {folder} does not score as in the search: {'; '.join(problems)}.",
             remedy="Its card shows the figures of the files; do not rely on the search's.",
@@ -105,7 +125,7 @@ def reload(folder: Path, like: Model, reporter: Reporter | None = None) -> Model
     )
     adapter = find_adapter(str(folder.absolute()))
     if adapter is None:
-        options = replace(options, model=str(folder), model_commit=None, quantization="none")
+        options = replace(options, model=str(folder), model_commit=None)
     loaded = Loader(options, reporter)
     if adapter is not None:
         attached(loaded.model, adapter)
@@ -150,31 +170,41 @@ def _free_memory() -> None:
 
 
 def disagreements(
-    searched: tuple[Score, ...], measured: tuple[Score, ...], replies: Mapping[str, int]
+    searched: tuple[Score, ...],
+    measured: tuple[Score, ...],
+    replies: Mapping[str, int],
+    allowed: Mapping[str, float] | None = None,
 ) -> list[str]:
     """Scores that differ beyond tolerance, in words; a score that one side lacks is left out.
 
     Args:
         replies: Number of replies behind each score that rests on replies, by its name.
+        allowed: Further differences that have another cause, by the score's name.
     """
+    more = allowed or {}
     before = {score.name: score for score in searched}
     return [
         f"{score.name} was {before[score.name].display} and is {score.display}"
         for score in measured
-        if score.name in before and not agree(before[score.name], score, replies.get(score.name, 0))
+        if score.name in before
+        and not agree(
+            before[score.name], score, replies.get(score.name, 0), more.get(score.name, 0.0)
+        )
     ]
 
 
-def agree(searched: Score, measured: Score, replies: int = 0) -> bool:
+def agree(searched: Score, measured: Score, replies: int = 0, allowed: float = 0.0) -> bool:
     """Whether two measurements of one score agree up to rounding in the model's dtype.
 
     Args:
         replies: Number of replies that the score rests on; 0 if it rests on other outputs.
+        allowed: A further difference that has another cause.
     """
     if searched.value == measured.value:
         return True
     # Written so that a NaN on either side never agrees.
-    return abs(searched.value - measured.value) <= tolerance(searched, measured, replies) + 1e-9
+    most = tolerance(searched, measured, replies) + allowed + 1e-9
+    return abs(searched.value - measured.value) <= most
 
 
 def tolerance(searched: Score, measured: Score, replies: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -42,6 +43,10 @@ CHECKED_TEXT = (
     "counted the boats: seven of them were blue, and one had a dog on board."
 )
 """Text of the first forward pass: it has more tokens than a layer has modules."""
+
+
+CASTING = "bitsandbytes.autograd._functions"
+"""The logger that says of every 8-bit product that its inputs are cast, which they always are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,6 +243,7 @@ def _load_weights(options: LoadingOptions, dtype_name: str) -> tuple[Any, tuple[
         if options.max_memory is not None:
             arguments["max_memory"] = options.max_memory
     if options.quantization != "none":
+        logging.getLogger(CASTING).addFilter(_no_casts)
         arguments["quantization_config"] = _quantization(options.quantization)
     auto = auto_class(configuration(options))
     if options.is_gguf:
@@ -303,6 +309,10 @@ def load_processor(source: ModelSource, config: Any) -> Any:
             return AutoProcessor.from_pretrained(place, **arguments)
         except Exception:  # whatever is wrong with it
             return None  # only text is edited; export copies the processor's files
+
+
+def _no_casts(record: logging.LogRecord) -> bool:
+    return "inputs will be cast" not in record.getMessage()
 
 
 def _quantization(kind: str) -> Any:

@@ -9,6 +9,7 @@ from heretic import export
 from heretic.evaluator.library import LibraryEvaluator
 from heretic.events import StageFinished, StageStarted
 from heretic.harness.store import figures_of
+from heretic.pipeline.precision import in_full_precision
 from heretic.pipeline.run import Session
 from heretic.pipeline.stages import scores_line
 from heretic.records.trial import Score, Trial
@@ -44,7 +45,15 @@ def export_trial(session: Session, trial: Trial, destination: Path, strategy: st
     folder = export.save(
         session.model, request, destination, strategy=strategy, reporter=session.reporter
     )
-    scores = export.verify(folder, request, session.evaluator, session.reporter)
+    scores = export.verify(
+        folder,
+        request,
+        session.evaluator,
+        session.reporter,
+        measure_full=in_full_precision(
+            session.settings, session.evaluator, session.prompts.evaluation, session.reporter
+        ),
+    )
     return Exported(scores, request.held_out)
 
 

@@ -22,6 +22,7 @@ from heretic.model.loading import load_tokenizer
 from heretic.model.source import ModelSource
 from heretic.pipeline.checks import check_model
 from heretic.pipeline.known import load_run
+from heretic.pipeline.precision import in_full_precision
 from heretic.pipeline.prompts import load_evaluation_prompts, load_prompts
 from heretic.pipeline.run import new_manifest
 from heretic.pipeline.stages import (
@@ -99,7 +100,13 @@ def apply_plan(
         settings=settings.to_dict(),
     )
     folder = export.save(model, request, destination, strategy=strategy, reporter=reporter)
-    return export.verify(folder, request, evaluator, reporter)
+    return export.verify(
+        folder,
+        request,
+        evaluator,
+        reporter,
+        measure_full=in_full_precision(settings, evaluator, prompts.evaluation, reporter),
+    )
 
 
 def _check_fits(plan: Plan, model: Model, directions: Tensor) -> None:

@@ -14,6 +14,7 @@ from heretic.config.behaviors import name_of
 from heretic.export.request import (
     ExportOptions,
     ExportRequest,
+    FullPrecision,
     HeldOut,
     Strategy,
     display_name,
@@ -112,6 +113,7 @@ def model_card(
             request.baseline,
             request.scores,
             _origin(request)
+            + _full_precision_text(request.full_precision)
             + _held_out_text(request.held_out)
             + _benchmarks_text(request.benchmarks),
             aim,
@@ -230,14 +232,25 @@ def _intro(
 
 
 def _origin(request: ExportRequest) -> str:
+    quantization = request.settings.get("quantization", "none")
     if request.as_recorded:
         return (
             "\nAs recorded in the reproduce.json that this copy was made from: its weights have "
             "the recorded hashes. Nothing was measured again.\n"
         )
     if request.verified is not None:
-        return "\nMeasured on these files, reloaded from disk after saving.\n"
+        how = "" if quantization == "none" else f" and quantised ({quantization}) as in the search"
+        return f"\nMeasured on these files, reloaded from disk after saving{how}.\n"
     return "\nMeasured with the edit applied while running, not yet on these files.\n"
+
+
+def _full_precision_text(full: FullPrecision | None) -> str:
+    if full is None:
+        return ""
+    return (
+        "\nThe search ran on the quantised model. In full precision, against the original in full "
+        f"precision:\n\n{scores_table(full.before, full.after)}"
+    )
 
 
 def _held_out_text(held_out: HeldOut | None) -> str:

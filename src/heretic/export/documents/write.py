@@ -115,4 +115,7 @@ def _scores(request: ExportRequest) -> Mapping[str, Any]:
         "after": [score.to_dict() for score in request.scores],
         "verified": request.verified is not None,
         "held_out": None if request.held_out is None else request.held_out.to_dict(),
+        "full_precision": (
+            None if request.full_precision is None else request.full_precision.to_dict()
+        ),
     }
