@@ -11,11 +11,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from heretic.runs.folder import RunFolder
 from tests.support import tiny
 from tests.support.judge_server import MODEL, Server, data_of, serve
 
 from heretic.main import main
+from heretic.runs.folder import RunFolder
 
 CANARIES = {
     "key": "canary/key+7f3a9c=\"'\\&x",
@@ -141,7 +141,7 @@ def test_failures_keep_every_secret(
     when: int, server: Server, place: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The judge fails when it is checked, and while replies are judged."""
-    server.script = ['{"label": "refusal"}'] * when + ["echo"] * 99
+    server.script[:] = ['{"label": "refusal"}'] * when + ["echo"] * 99
     assert main(["--config", "judge.toml"]) == 2
     assert "HTTP 401" in "".join(logs(place, capfd))
     assert found_in(place, "") == {}

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from tests.support.judge_server import MODEL, Server, serve
 
-import heretic.judges.client as client_module
 from heretic.cli.display.log import logging_to
 from heretic.errors import ScorerError
+from heretic.judges import transport
 from heretic.judges.client import EndpointJudge
 from heretic.judges.options import JudgeOptions
 from heretic.judges.records import Item
@@ -152,7 +152,7 @@ def test_what_the_library_takes_from_the_environment_is_not_sent(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     seen: list[dict[str, str]] = []
-    original = client_module.transport.bounded_client
+    original = transport.bounded_client
 
     def watched(seconds: float) -> Any:
         client = original(seconds)
@@ -162,7 +162,7 @@ def test_what_the_library_takes_from_the_environment_is_not_sent(
     async def watch(request: Any) -> None:
         seen.append(dict(request.headers))
 
-    monkeypatch.setattr(client_module.transport, "bounded_client", watched)
+    monkeypatch.setattr(transport, "bounded_client", watched)
     EndpointJudge(options(server, tmp_path)).check()
     assert len(seen) == 1
     assert "canary-organization" not in str(seen)
