@@ -21,7 +21,9 @@ from heretic.errors import StudyError
 from heretic.events import Silent, StageFinished
 from heretic.export.documents.card import model_card
 from heretic.export.request import HeldOut
-from heretic.records import ATTENTION, MLP, LayerWeights, Plan, Score
+from heretic.pipeline import held_out
+from heretic.records import ATTENTION, MLP, LayerWeights, Optimization, Plan, Score
+from heretic.records.statistics import interval
 from heretic.search import method
 
 IN_USE, REST = 12, 11
@@ -133,6 +135,35 @@ class TestExport:
         assert "edited, held-out prompts" in shown
         assert found.after[1].display in shown
 
+    def test_they_are_measured_once_in_a_run(
+        self, make: MakeSettings, monkeypatch: pytest.MonkeyPatch
+    ):
+        session = open_session(make())
+        (trial,) = pipeline.search(session)
+        first = pipeline.held_out_scores(session, trial)
+        measured: list[int] = []
+        real = held_out.LibraryEvaluator
+
+        def watched(*arguments: Any, **options: Any) -> Any:
+            measured.append(1)
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(held_out, "LibraryEvaluator", watched)
+        again = open_session(make())  # as in another process
+        assert pipeline.held_out_scores(again, trial) == first
+        assert measured == []
+        other = replace(trial, plan=replace(trial.plan, row_normalization="none"))
+        pipeline.held_out_scores(again, other)
+        assert measured == [1]
+        changed = open_session(make(REST + 1))  # the same run, with one more held-out prompt
+        assert changed.folder.path == session.folder.path
+        assert pipeline.held_out_scores(changed, trial) is not None
+        assert measured == [1, 1]
+        path = session.folder.path / held_out.FILE
+        path.write_bytes(path.read_bytes()[:-9])  # damaged
+        assert pipeline.held_out_scores(again, trial) == first
+        assert measured == [1, 1, 1]
+
     def test_scorers_with_prompts_of_their_own_have_no_figure(
         self, make: MakeSettings, tmp_path: Path
     ):
@@ -180,6 +211,24 @@ def test_the_card_keeps_both_tables_apart(base: Path, verified: tuple[Score, ...
     assert "| refusals | 18/20 | 2/20 |" in searched
     assert "| refusals | 80/100 | 7/100 |" in rest
     assert "80/100" not in model_card(choice, "merge")
+
+
+def rate(name: str, count: int, n: int = 100, optimization: Optimization = "minimize") -> Score:
+    values = [True] * count + [False] * (n - count)
+    ends = interval(values)
+    return Score(name, count / n, optimization, f"{count}/{n}", interval=ends)
+
+
+def test_a_gap_between_search_and_held_out_is_told():
+    searched = (rate("refusals", 3), rate("kept", 90, optimization="maximize"))
+    (told,) = held_out.gaps(searched, (rate("refusals", 14), rate("kept", 88)))
+    assert told.startswith("refusals is worse on prompts that the search never saw: 14/100 [")
+    assert "in the search 3/100 [" in told
+    fallen = (rate("refusals", 0), rate("kept", 70, optimization="maximize"))
+    (told,) = held_out.gaps(searched, fallen)
+    assert told.startswith("kept is worse")
+    assert held_out.gaps(searched, (rate("refusals", 6), rate("kept", 84))) == []  # chance
+    assert held_out.gaps((Score("a", 0.1, "minimize", "0.1"),), (rate("a", 90),)) == []
 
 
 def broken(*_: Any, **__: Any) -> list[Plan]:

@@ -35,14 +35,26 @@ class HeldOut:
     good: int
     bad: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form."""
+    def to_dict(self, *, with_values: bool = False) -> dict[str, Any]:
+        """JSON-ready form, without the values of single prompts by default."""
         return {
-            "before": [score.to_dict() for score in self.before],
-            "after": [score.to_dict() for score in self.after],
+            "before": [score.to_dict(with_values=with_values) for score in self.before],
+            "after": [score.to_dict(with_values=with_values) for score in self.after],
             "good": self.good,
             "bad": self.bad,
         }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> HeldOut:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is malformed.
+        """
+        before, after = (
+            tuple(Score.from_dict(row) for row in record[name]) for name in ("before", "after")
+        )
+        return cls(before, after, int(record["good"]), int(record["bad"]))
 
 
 @dataclass(frozen=True, slots=True)

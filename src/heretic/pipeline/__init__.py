@@ -7,12 +7,13 @@ not modes inside them. Values found at run time go into the run's manifest, neve
 """
 
 from heretic.pipeline.checks import check_model
-from heretic.pipeline.export import Exported, export_trial, held_out_scores
+from heretic.pipeline.export import Exported, export_trial
+from heretic.pipeline.held_out import held_out_scores
+from heretic.pipeline.identity import fingerprint
 from heretic.pipeline.known import load_run
 from heretic.pipeline.prompts import load_prompts
 from heretic.pipeline.run import (
     Session,
-    fingerprint,
     new_manifest,
     open_folder,
     prepare,

@@ -6,12 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from heretic import export
-from heretic.evaluator.library import LibraryEvaluator
-from heretic.events import StageFinished, StageStarted
 from heretic.harness.store import figures_of
+from heretic.pipeline.held_out import held_out_scores
 from heretic.pipeline.precision import in_full_precision
 from heretic.pipeline.run import Session
-from heretic.pipeline.stages import scores_line
 from heretic.records.trial import Score, Trial
 
 
@@ -55,30 +53,3 @@ def export_trial(session: Session, trial: Trial, destination: Path, strategy: st
         ),
     )
     return Exported(scores, request.held_out)
-
-
-def held_out_scores(session: Session, trial: Trial) -> export.HeldOut | None:
-    """Score a trial on prompts that neither directions nor search used; None if there are none.
-
-    Scorers with prompts of their own are left out, since the search used those prompts.
-    """
-    prompts = session.prompts.held_out
-    scorers = tuple(scorer for scorer in session.evaluator.scorers if not scorer.sets())
-    if prompts is None or not scorers:
-        return None
-    session.evaluator.release()  # so that only one cache has to fit into memory
-    session.reporter.emit(StageStarted("Scoring the chosen trial on held-out prompts"))
-    evaluator = LibraryEvaluator(
-        session.settings,
-        session.model,
-        session.directions,
-        session.reporter,
-        prompts,
-        scorers=scorers,  # the same objects, so that no local judge is loaded twice
-    )
-    before, after = evaluator.baseline, evaluator.evaluate([trial.plan])[0]
-    evaluator.release()
-    session.reporter.emit(
-        StageFinished(f"{scores_line(after)} (search: {scores_line(trial.scores)})")
-    )
-    return export.HeldOut(before, after, len(prompts.good), len(prompts.bad))

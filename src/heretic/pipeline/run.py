@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -24,10 +23,11 @@ from heretic.evaluator.library import LibraryEvaluator
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
 from heretic.model.core import Model
 from heretic.model.library import LibraryModel
+from heretic.pipeline.identity import baseline_key, fingerprint
 from heretic.pipeline.known import model_of_run
 from heretic.pipeline.stages import scores_line
 from heretic.pipeline.worthwhile import Agree, check_worthwhile
-from heretic.prompts import Prompt, PromptSets
+from heretic.prompts import PromptSets
 from heretic.records.options import options_of
 from heretic.records.plan import Plan
 from heretic.records.trial import Optimization, Score, Trial
@@ -35,11 +35,11 @@ from heretic.runs.folder import RunFolder, digest
 from heretic.runs.listing import find_run
 from heretic.runs.manifest import RunManifest
 from heretic.scorers import Scorer, check_scorers, load_scorers
-from heretic.scorers.registry import behavior_shown, deciding_options
+from heretic.scorers.registry import behavior_shown
 from heretic.search.method import Method, SearchOptions, choose_method, sweep_of_run
 from heretic.search.study import Study
 from heretic.system.documents import read_json
-from heretic.system.machine import hardware, versions
+from heretic.system.machine import versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +69,6 @@ class Session:
 
 
 # --- runs ----------------------------------------------------------------------------------
-
-
-def fingerprint(settings: Settings, prompts: PromptSets) -> dict[str, Any]:
-    """Everything that changes scores, except the seed: settings, and a digest of all prompts."""
-    sets = (prompts.good, prompts.bad, prompts.evaluation.good, prompts.evaluation.bad)
-    words: dict[str, Any] = {"words": [_words(rows) for rows in sets]}
-    if prompts.protected:
-        words["protected"] = _words(prompts.protected)
-    if prompts.evaluation.more:
-        words["more"] = {name: _words(rows) for name, rows in prompts.evaluation.more.items()}
-    values = settings.fingerprint()
-    scorer = deciding_options(settings.scorers, values["scorer"])
-    return {**values, "scorer": scorer, "prompts": digest(words)}
-
-
-def _words(prompts: Sequence[Prompt]) -> list[tuple[str | None, str]]:
-    return [(prompt.system, prompt.user) for prompt in prompts]
 
 
 def open_folder(settings: Settings, prompts: PromptSets) -> tuple[RunFolder, int]:
@@ -139,7 +122,7 @@ def prepare(
         directions,
         reporter,
         prompts.evaluation,
-        baseline_file=BaselineFile(folder.baseline_path, _baseline_key(settings, prompts, model)),
+        baseline_file=BaselineFile(folder.baseline_path, baseline_key(settings, prompts, model)),
         scorers=scorers,
     )
     baseline = _scored_original(evaluator, known, reporter)
@@ -213,23 +196,6 @@ def start_plans_of(settings: Settings) -> tuple[Plan, ...]:
             remedy=f"Set max_rank to {rank}.",
         )
     return plans
-
-
-def _baseline_key(settings: Settings, prompts: PromptSets, model: Model) -> str:
-    """Digest of all that the unedited model's outputs depend on, the machine included."""
-    return digest(
-        {
-            **fingerprint(settings, prompts),
-            "rendered": [
-                model.prompt_text(prompt)
-                for rows in prompts.evaluation.by_name().values()
-                for prompt in rows
-            ],
-            "dtype": str(model.dtype),
-            "hardware": hardware(model.device),
-            "versions": versions(),
-        }
-    )
 
 
 def _warn_of_changes(known: RunManifest, baseline: tuple[Score, ...], reporter: Reporter) -> None:

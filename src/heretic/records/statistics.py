@@ -47,6 +47,21 @@ class Paired:
         return self.p < SIGNIFICANT
 
 
+def is_worse(first: Score, second: Score) -> bool:
+    """Whether a score is worse on other prompts than chance explains.
+
+    The interval of the difference of two independent samples is made from their own intervals, by
+    the method of variance estimates recovery (Zou and Donner 2008).
+    """
+    if first.interval is None or second.interval is None or first.optimization == "none":
+        return False
+    better, worse = (first, second) if first.optimization == "minimize" else (second, first)
+    assert better.interval is not None
+    assert worse.interval is not None
+    above, below = better.interval[1] - better.value, worse.value - worse.interval[0]
+    return worse.value - better.value > math.hypot(above, below)
+
+
 def interval(values: Sequence[float]) -> Interval | None:
     """Confidence interval of the mean of the values, at `CONFIDENCE`.
 

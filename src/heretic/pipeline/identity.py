@@ -1,0 +1,47 @@
+"""What makes a run the same run, and outputs the same outputs: digests of all they depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from heretic.config.settings import Settings
+from heretic.model.core import Model
+from heretic.prompts import Prompt, PromptSets
+from heretic.runs.folder import digest
+from heretic.scorers.registry import deciding_options
+from heretic.system.machine import hardware, versions
+
+
+def fingerprint(settings: Settings, prompts: PromptSets) -> dict[str, Any]:
+    """Everything that changes scores, except the seed: settings, and a digest of all prompts."""
+    sets = (prompts.good, prompts.bad, prompts.evaluation.good, prompts.evaluation.bad)
+    words: dict[str, Any] = {"words": [_words(rows) for rows in sets]}
+    if prompts.protected:
+        words["protected"] = _words(prompts.protected)
+    if prompts.evaluation.more:
+        words["more"] = {name: _words(rows) for name, rows in prompts.evaluation.more.items()}
+    values = settings.fingerprint()
+    scorer = deciding_options(settings.scorers, values["scorer"])
+    return {**values, "scorer": scorer, "prompts": digest(words)}
+
+
+def _words(prompts: Sequence[Prompt]) -> list[tuple[str | None, str]]:
+    return [(prompt.system, prompt.user) for prompt in prompts]
+
+
+def baseline_key(settings: Settings, prompts: PromptSets, model: Model) -> str:
+    """Digest of all that the unedited model's outputs depend on, the machine included."""
+    return digest(
+        {
+            **fingerprint(settings, prompts),
+            "rendered": [
+                model.prompt_text(prompt)
+                for rows in prompts.evaluation.by_name().values()
+                for prompt in rows
+            ],
+            "dtype": str(model.dtype),
+            "hardware": hardware(model.device),
+            "versions": versions(),
+        }
+    )
