@@ -158,6 +158,20 @@ def test_an_export_of_a_foreign_run_only_shows_its_front(
     assert after == before
 
 
+def test_a_foreign_run_in_the_folder_of_runs_is_only_continued(
+    place: Path, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> Any:
+        raise AssertionError("nobody asked for this")
+
+    monkeypatch.setattr("heretic.export.upload", never)
+    monkeypatch.setattr("heretic.pipeline.export_trial", never)
+    rewritten(place, **HOSTILE)
+    shutil.copy(made / "config.toml", place)
+    assert main(["--checkpoint-action", "continue", "--n-trials", "3"]) == 0
+    assert sum(trial.state == "complete" for trial in the_run(place).read_trials()) == 3
+
+
 def test_the_user_still_decides(place: Path) -> None:
     options = SettingsOptions(overrides={"model_action": "chat", "trust_remote_code": True})
     settings = run_settings(manifest_of(place), options)

@@ -131,7 +131,7 @@ def test_all_that_one_file_lacks_consent_for_is_said_at_once():
     Path("config.toml").write_text(
         "trust_remote_code = true\n" + JUDGE + 'endpoint = "http://a/v1"\napi_key_env = "K"\n'
     )
-    names = r"trust_remote_code and scorer\.judged\.endpoint and scorer\.judged\.api_key_env in"
+    names = r"trust_remote_code, scorer\.judged\.endpoint and scorer\.judged\.api_key_env in"
     with pytest.raises(SettingsError, match=names) as caught:
         Settings(model="m")
     assert "--trust-remote-code --scorer.judged.endpoint http://a/v1" in str(caught.value)

@@ -464,3 +464,11 @@ def test_texts_that_look_like_paths_stay() -> None:
         "scorers": [{"plugin": "own.py:Mine"}, {"plugin": "heretic.scorers.x:Y"}],
         "good_prompts": {"dataset": "good.txt", "prefix": "/a/b/c"},
     }
+
+
+def test_a_byte_order_mark_is_no_part_of_a_reproduction_file(exported: Export) -> None:
+    folder, _ = exported()
+    file = folder / "reproduce.json"
+    plain = Reproduction.read(file)
+    file.write_text(file.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert Reproduction.read(file) == plain

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from heretic.config.declaration import GROUPS
 from heretic.config.nested import decoded, put
 from heretic.config.schema import Kind, SettingInfo, settings_of
 from heretic.errors import SettingsError
+from heretic.system.documents import parse_json
 
 if TYPE_CHECKING:
     from heretic.config.settings import Settings
@@ -283,8 +283,8 @@ def _with_scorers(overrides: dict[str, Any]) -> dict[str, Any]:
 
 def _json_table(text: str) -> dict[str, Any]:
     try:
-        table = json.loads(text)
-    except json.JSONDecodeError:
+        table = parse_json(text)
+    except ValueError:
         table = None
     if not isinstance(table, dict):
         raise SettingsError(
@@ -299,8 +299,8 @@ def _elements(text: str) -> list[Any]:
     for opening, wrap in (("[", False), ("{", True)):
         if text.lstrip().startswith(opening):
             try:
-                parsed = json.loads(text)
-            except json.JSONDecodeError:
+                parsed = parse_json(text)
+            except ValueError:
                 break
             return [parsed] if wrap else list(parsed)
     return [text] if text else []

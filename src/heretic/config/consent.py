@@ -89,14 +89,13 @@ def _has(layer: SettingsLayer, path: tuple[str, ...]) -> bool:
 
 
 def _refusal(layer: SettingsLayer, consents: Sequence[_Consent]) -> SettingsError:
-    names = " and ".join(layer.origin.spell(consent.path) for consent in consents)
-    plural = len(consents) > 1
+    *most, last = (layer.origin.spell(consent.path) for consent in consents)
+    names = f"{', '.join(most)} and {last}" if most else last
     options = " ".join(consent.option for consent in consents)
-    whole = "" if layer.whole is None else f"{layer.whole} (all that it says), or "
+    whole = "" if layer.whole is None else f"{layer.whole}, or "
     return SettingsError(
-        f"Setting{'s' * plural} {names} {layer.origin.name}: {'they let' if plural else 'it lets'} "
-        "code of others run or send data away, which only you can allow, not a file that was "
-        "found or a preset.",
-        remedy=f"If you trust {'them' if plural else 'it'}, say so by {whole}{options}; in a "
-        "program, pass it to Settings().",
+        f"{names} {layer.origin.name} would let code of others run, or send data away: only you "
+        "can allow that, not a file that was merely found, nor a preset.",
+        remedy=f"If you trust it, say so by {whole}{options}; in a program, by an argument of "
+        "Settings().",
     )

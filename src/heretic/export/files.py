@@ -12,6 +12,7 @@ from typing import Any
 
 from heretic.errors import ExportError
 from heretic.export.staging import contents, prove, recover, resolved
+from heretic.system import documents
 from heretic.system.files import write_atomic
 
 PARAMETERS = "abliteration_params.json"
@@ -118,11 +119,10 @@ def read_json(path: Path) -> Any:
     Raises:
         ExportError: The file is missing or is not JSON.
     """
+    text = documents.read_text(path, kind=ExportError)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ExportError(f"{path} does not exist.") from error
-    except (OSError, ValueError) as error:
+        return documents.parse_json(text, strict=False)
+    except ValueError as error:
         raise ExportError(f"{path} cannot be read as JSON: {error}.") from error
 
 
@@ -158,8 +158,8 @@ def _gigabytes(size: int) -> str:
 def is_ours(folder: Path) -> bool:
     """Whether a folder holds a model saved by Heretic and nothing else."""
     try:
-        listed = set(json.loads((folder / REPRODUCTION).read_text(encoding="utf-8"))["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+        listed = set(read_json(folder / REPRODUCTION)["files"])
+    except (ExportError, KeyError, TypeError):
         return False
     present = set(relative_files(folder))
     return PARAMETERS in present and present <= listed | DOCUMENTS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections import Counter
@@ -15,6 +14,7 @@ import click
 
 from heretic.errors import PromptError, ScorerError
 from heretic.system.display import json_text, safe
+from heretic.system.documents import parse_json
 
 if TYPE_CHECKING:
     from heretic.scorers import Scorer
@@ -84,9 +84,9 @@ def read_rows(file: str) -> list[dict[str, Any]]:
 def _row(line: str, place: str) -> dict[str, Any]:
     remedy = 'Every line should be a JSON object: {"prompt": "...", "response": "..."}.'
     try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        reason = getattr(error, "msg", "nested too deeply")
+        row = parse_json(line, strict=False)
+    except ValueError as error:
+        reason = str(error).partition(" (line 1")[0]
         raise PromptError(f"{place} is not JSON: {reason}.", remedy=remedy) from error
     if not isinstance(row, dict):
         raise PromptError(f"{place} is not a JSON object.", remedy=remedy)
