@@ -160,8 +160,14 @@ def front(trials: Iterable[Trial]) -> list[Trial]:
     for trial in sorted(trials, key=lambda trial: trial.number):
         if trial.state == "complete" and not trial.pruned:
             by_objectives.setdefault(trial.objectives(), trial)
-    return [
-        by_objectives[values]
-        for values in sorted(by_objectives)
-        if not any(dominates(other, values) for other in by_objectives)
-    ]
+    return [by_objectives[values] for values in undominated(by_objectives)]
+
+
+def undominated(points: Iterable[tuple[float, ...]]) -> list[tuple[float, ...]]:
+    """The points that no other dominates, sorted, without repetitions (all minimised)."""
+    kept: list[tuple[float, ...]] = []
+    # A point is dominated only by points before it in this order, hence by one that was kept.
+    for point in sorted(set(points)):
+        if not any(dominates(other, point) for other in reversed(kept)):
+            kept.append(point)
+    return kept

@@ -12,11 +12,12 @@ from typing import Any, Literal
 import numpy as np
 import optuna
 from optuna.storages.journal._base import BaseJournalBackend
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from heretic.errors import HereticError, RunError
 from heretic.records.plan import Plan
-from heretic.records.trial import Optimization, Trial
+from heretic.records.trial import Optimization, Trial, undominated
 from heretic.runs.journal import (
     INTERRUPTED,
     TRIAL_KEY,
@@ -29,6 +30,14 @@ from heretic.search.space import Space
 STUDY_NAME = "heretic"
 PLAN_KEY = "heretic_plan"
 N_CANDIDATES = 128
+
+MOST_LEARNED_FROM = 200
+"""Complete trials that a proposal is computed from at most, so that its time is bounded. Searches of
+the default length stay below it."""
+
+RANDOM_SHARE = 4
+"""One in so many of them is drawn at random."""
+
 
 SamplerKind = Literal["tpe", "gp"]
 
@@ -76,6 +85,16 @@ class _Backend(BaseJournalBackend):
         """Write lines to the journal."""
         self._journal.append(logs)
         self._unseen += json.loads(json.dumps(logs))
+
+
+def _lean(trial: optuna.trial.FrozenTrial) -> optuna.trial.FrozenTrial:
+    """A trial with what samplers look at."""
+    return optuna.trial.create_trial(
+        state=trial.state,
+        values=trial.values,
+        params=trial.params,
+        distributions=trial.distributions,
+    )
 
 
 class OptunaStudy:
@@ -139,12 +158,51 @@ class OptunaStudy:
             ordinal: Number of trials before this one, without interrupted trials.
             salt: Another number gives another plan at the same ordinal.
         """
+        seed = sampler_seed(self._seed, ordinal, salt)
         with quiet():
-            self._study.sampler = self._made(sampler_seed(self._seed, ordinal, salt))
-            trial = self._study.ask()
+            # The sampler works on a copy, which has few trials however long the search is.
+            study = optuna.create_study(directions=self._study.directions, sampler=self._made(seed))
+            study.add_trials(self._learned_from(seed))
+            trial = study.ask()
             plan = self._space.suggest(trial)
-            trial.set_user_attr(PLAN_KEY, plan.to_dict())
-        return trial.number, plan
+        return self._added(plan, trial.params, trial.distributions), plan
+
+    def _learned_from(self, seed: int) -> list[optuna.trial.FrozenTrial]:
+        """The trials that the sampler learns from, in their order: the complete and the running."""
+        states = (TrialState.COMPLETE, TrialState.RUNNING)
+        trials = self._study.get_trials(deepcopy=False, states=states)
+        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        most = max(MOST_LEARNED_FROM, self._n_startup_trials)
+        if len(complete) > most:
+            kept = self._informative(complete, most, np.random.default_rng(seed))
+            trials = [t for t in trials if t.number in kept or t.state == TrialState.RUNNING]
+        return [_lean(trial) for trial in trials]
+
+    def _informative(
+        self, complete: Sequence[optuna.trial.FrozenTrial], most: int, rng: np.random.Generator
+    ) -> set[int]:
+        """Numbers of the trials from which a sampler learns most.
+
+        These are the front; then the trials that would be the front without it, and so on, since
+        they tell where nothing better is to be found; and some others, drawn at random.
+        """
+        signs = [-1.0 if one == StudyDirection.MAXIMIZE else 1.0 for one in self._study.directions]
+        left = {
+            trial.number: tuple(sign * v for sign, v in zip(signs, trial.values, strict=True))
+            for trial in complete
+        }
+        kept: set[int] = set()
+        while True:
+            points = set(undominated(left.values()))
+            layer = [number for number, point in left.items() if point in points]
+            room = most - most // RANDOM_SHARE - len(kept)
+            if len(layer) >= room:
+                kept |= set(rng.choice(layer, room, replace=False).tolist())
+                break
+            kept |= set(layer)
+            left = {number: point for number, point in left.items() if number not in kept}
+        others = [trial.number for trial in complete if trial.number not in kept]
+        return kept | set(rng.choice(others, most - len(kept), replace=False).tolist())
 
     def _made(self, seed: int) -> optuna.samplers.BaseSampler:
         if self._sampler == "gp":
@@ -162,10 +220,19 @@ class OptunaStudy:
     def adopt(self, plan: Plan) -> int:
         """Add a trial for a given plan; returns its number."""
         params = self._space.plan_to_params(plan) or {}
+        return self._added(plan, params, self._distributions() if params else {})
+
+    def _added(
+        self,
+        plan: Plan,
+        params: dict[str, Any],
+        distributions: dict[str, optuna.distributions.BaseDistribution],
+    ) -> int:
+        """Keep a plan as a trial that is now evaluated; returns its number."""
         template = optuna.trial.create_trial(
             state=TrialState.RUNNING,
             params=params,
-            distributions=self._distributions() if params else {},
+            distributions=distributions,
             user_attrs={PLAN_KEY: plan.to_dict()},
         )
         trial_id = self._storage.create_new_trial(self._id, template)

@@ -91,6 +91,7 @@ class Study:
         self.sampler: SamplerKind = sampler
         self.plans_at_once = plans_at_once
         self.patience = patience
+        self._search: _Search | None = None  # while `run` is on its way
 
     @property
     def trials(self) -> list[Trial]:
@@ -99,12 +100,12 @@ class Study:
         Raises:
             RunError: The journal is damaged, or written by a newer release.
         """
-        return self.folder.read_trials()
+        return self.folder.read_trials() if self._search is None else list(self._search.trials)
 
     @property
     def front(self) -> list[Trial]:
         """The trials that no other dominates, as shown to the user."""
-        return front_of(self.trials)
+        return front_of(self.trials) if self._search is None else list(self._search.front)
 
     @property
     def completed(self) -> int:
@@ -147,6 +148,7 @@ class Study:
                 self, evaluate, n_trials, reporter or Silent(), start_plans_only, patience
             )
             search.report_start(baseline)
+            self._search = search
             reason = "failed"
             try:
                 search.loop()
@@ -155,6 +157,7 @@ class Study:
                 reason = "interrupted"
                 raise
             finally:
+                self._search = None
                 search.report_end(reason)
                 self.folder.mark_journal()
             return search.trials
@@ -182,6 +185,8 @@ class _Search:
         self._spent: list[float] = []  # seconds of each trial that this call completed
         self._failures = 0
         self.trials: list[Trial] = []
+        self.front: list[Trial] = []
+        self._all_started = False  # whether no start plan is left
         self._open()
         if start_plans_only:
             self._n_trials = min(n_trials, self.completed + len(self._waiting_start_plans()))
@@ -206,7 +211,9 @@ class _Search:
         )
         self._sampler.settle()
         self.trials = folder.read_trials()
-        folder.write_front(self.trials)
+        self.front = front_of(self.trials)
+        self._all_started = False
+        folder.write_front(self.front)
 
     @property
     def completed(self) -> int:
@@ -252,7 +259,8 @@ class _Search:
         """
         self._sampler.learn(trial)
         self.trials.append(trial)
-        self._study.folder.write_front(self.trials)
+        self.front = front_of([*self.front, trial])
+        self._study.folder.write_front(self.front)
         if error is None:
             self._spent.append(trial.seconds)
         self._report(trial)
@@ -264,13 +272,17 @@ class _Search:
             ) from error
 
     def _waiting_start_plans(self) -> list[Plan]:
+        if self._all_started:
+            return []
         done = {trial.plan for trial in self.trials if trial.failure != INTERRUPTED}
         cut_short = self._interruptions()
-        return [
+        waiting = [
             plan
             for plan in dict.fromkeys(self._study.start_plans)
             if plan not in done and cut_short[plan] < MAX_INTERRUPTIONS
         ]
+        self._all_started = not waiting
+        return waiting
 
     def _interruptions(self) -> Counter[Plan]:
         return Counter(trial.plan for trial in self.trials if trial.failure == INTERRUPTED)
@@ -335,7 +347,7 @@ class _Search:
         self._reporter.emit(
             TrialFinished(
                 trial=trial,
-                front=front_of(self.trials),
+                front=self.front,
                 completed=self.completed,
                 n_trials=self._n_trials,
                 elapsed=perf_counter() - self._start,
