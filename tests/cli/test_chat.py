@@ -182,3 +182,38 @@ def test_on_a_terminal(tmp_path: Path, leave: str) -> None:
     child.send(leave)
     child.expect("chat left")
     assert end(child) == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: device-side assert"),
+        IndexError("index out of range in self"),
+        ModelError("Out of memory.", remedy="Start a new one."),
+        MemoryError(),
+        RecursionError("too deep"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"),
+    ],
+)
+def test_an_error_in_a_reply_does_not_end_the_chat(error: Exception):
+    failing = iter([error])
+
+    def reply(messages: list[Message]) -> Iterator[str]:
+        yield "Well"
+        for problem in failing:
+            raise problem
+        yield f", {messages[-1]['content']}"
+
+    lines = iter(["first", "second"])
+
+    def read() -> str:
+        for line in lines:
+            return line
+        raise EOFError
+
+    console = Console(file=io.StringIO(), width=200)
+    Chat(reply, console=console, read=read).run()
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "✗" in shown
+    assert str(error) in shown
+    assert "Well, second" in shown

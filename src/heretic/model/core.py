@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from threading import Event as Flag
-from threading import Thread
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from heretic.architectures.resolver import text_config
+from heretic.errors import PromptError
 from heretic.events import Reporter, Silent
 from heretic.method.edits import OutputEdit
 from heretic.model import generation, loading
 from heretic.model.editing import EditFactory, RowEdits, WeightEditor
 from heretic.model.reading import ModelOptions, PromptReader, Prompts
+from heretic.model.rendering import check_message
+from heretic.model.streaming import Stream
 from heretic.model.templates import Messages
 from heretic.records.plan import Plan
 from heretic.system import machine
@@ -219,53 +220,38 @@ class Model(PromptReader):
     def stream_reply(self, messages: Messages, max_new_tokens: int | None = None) -> Generator[str]:
         """Yield the reply to a conversation in pieces while it is generated.
 
-        Closing the iterator stops the generation. Sampling follows the model's generation config.
+        Closing the iterator stops the generation. Sampling follows the model's generation config,
+        as far as a reply can be streamed with it; see `heretic.model.streaming`.
 
         Args:
-            max_new_tokens: Defaults to `LONGEST_REPLY`, or to what the model's positions leave.
-        """
-        from transformers import StoppingCriteriaList, TextIteratorStreamer
+            max_new_tokens: Defaults to `LONGEST_REPLY`; fewer if the model's positions leave fewer.
 
+        Raises:
+            PromptError: The conversation is too long for the model, or the template drops words.
+            ModelError: The template fails, a token has no embedding, or memory runs out.
+        """
         text = self.renderer.text(messages) + self.response_prefix
+        check_message(self, messages[-1]["content"], text)
         rows = self.renderer.token_ids([text])
         self.limits.check_ids(rows, self.tokenizer)
         self.limits.check_lengths(rows, [messages[-1]["content"]], reply=1)
         batch = self.renderer.padded(rows).to(self.device)
-        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        stop = Flag()
-        failures: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                with torch.inference_mode():
-                    self.model.generate(
-                        **batch,
-                        streamer=streamer,
-                        max_new_tokens=max_new_tokens or self._room(batch["input_ids"].shape[1]),
-                        pad_token_id=self.tokenizer.pad_token_id,
-                        stopping_criteria=StoppingCriteriaList(
-                            [lambda ids, scores: _all(ids, stop)]
-                        ),
-                    )
-            except BaseException as error:  # handed to the reader below, which raises it
-                failures.append(error)
-                streamer.end()
-
-        thread = Thread(target=work, daemon=True)
-        thread.start()
-        try:
-            yield from streamer
-        finally:
-            stop.set()
-            thread.join()
-        if failures:
-            raise failures[0]
+        limit = min(max_new_tokens or LONGEST_REPLY, self._room(len(rows[0])))
+        yield from Stream(self.model, self.tokenizer, batch, limit, self.say)
 
     def _room(self, used: int) -> int:
-        """Most new tokens of a reply after `used` tokens, by the model's positions."""
+        """Most new tokens of a reply after `used` tokens, by the positions the model is made for.
+
+        Raises:
+            PromptError: There are none.
+        """
         positions = getattr(text_config(self.model), "max_position_embeddings", None)
-        return max(1, min(LONGEST_REPLY, int(positions or LONGEST_REPLY) - used))
-
-
-def _all(ids: Tensor, stop: Flag) -> Tensor:
-    return torch.full((ids.shape[0],), stop.is_set(), dtype=torch.bool, device=ids.device)
+        if not isinstance(positions, int) or positions < 1:
+            return LONGEST_REPLY
+        if used >= positions:
+            raise PromptError(
+                f"The conversation takes {used} tokens, and {self.options.model} is made for "
+                f"{positions}.",
+                remedy="Start a new one (/reset).",
+            )
+        return min(LONGEST_REPLY, positions - used)

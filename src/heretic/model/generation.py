@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor
-from transformers import DynamicCache, StoppingCriteriaList
+from transformers import DynamicCache, GenerationConfig, StoppingCriteriaList
 
 from heretic.architectures.table import UNCACHED
 from heretic.errors import ModelError
 from heretic.model.capture import forward_arguments
+from heretic.model.failures import reason
+from heretic.system.documents import read_json
+
+TOKENS = (
+    *("bos_token_id", "eos_token_id", "pad_token_id"),
+    *("decoder_start_token_id", "forced_bos_token_id"),
+)
+"""Settings of a generation config that any way of generating needs."""
+
+SAMPLING = (
+    *TOKENS,
+    *("do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p"),
+    *("epsilon_cutoff", "eta_cutoff", "repetition_penalty", "no_repeat_ngram_size"),
+    *("bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens"),
+    *("renormalize_logits", "remove_invalid_values", "stop_strings"),
+)
+"""Settings of a generation config that a streamed reply follows. Others cannot be streamed (beams,
+several replies), need what is not there (a helping model, hours of compiling) or end it early."""
 
 Decide = Callable[[Sequence[list[int]]], Sequence[bool]]
 """Maps new token ids of the live rows to whether each row needs no further tokens."""
@@ -38,6 +58,59 @@ def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
             remedy="Mend it there.",
         )
     return frozenset(index for index in [*ids, tokenizer.eos_token_id] if index is not None)
+
+
+def own_generation_config(folder: Path | None) -> tuple[dict[str, Any], str | None]:
+    """What replaces a generation config that transformers refuses, which would end the loading.
+
+    Args:
+        folder: The model's files, if they are on this machine.
+
+    Returns:
+        Arguments of `from_pretrained`, and what the user should know; nothing for a file that can
+        be used, or none.
+
+    Raises:
+        ModelError: The file is not JSON.
+    """
+    file = None if folder is None else folder / "generation_config.json"
+    if file is None or not file.is_file():
+        return {}, None
+    content = read_json(file, kind=ModelError, strict=False)
+    try:
+        GenerationConfig(**content)
+    except Exception as error:  # the class checks all values, in many ways
+        why = reason(error).rstrip(".")
+    else:
+        return {}, None
+    known = content if isinstance(content, dict) else {}
+    tokens = {name: known[name] for name in TOKENS if _are_ids(known.get(name))}
+    return {"generation_config": GenerationConfig(**tokens)}, (
+        f"generation_config.json cannot be used ({why}): of it, only the special tokens count"
+    )
+
+
+def _are_ids(value: Any) -> bool:
+    ids = value if isinstance(value, list) else [value]
+    return all(isinstance(index, int) and index >= 0 for index in ids)
+
+
+@contextmanager
+def following(model: Any, names: Sequence[str]) -> Iterator[Any]:
+    """Let `model.generate` follow only these settings of the model's generation config.
+
+    Yields:
+        The configuration in force, which may be changed.
+    """
+    whole = model.generation_config
+    given = {name: getattr(whole, name, None) for name in names}
+    model.generation_config = GenerationConfig()
+    for name, value in given.items():  # not through its constructor, which refuses some files
+        setattr(model.generation_config, name, value)
+    try:
+        yield model.generation_config
+    finally:
+        model.generation_config = whole
 
 
 def most_likely(logits: Tensor) -> Tensor:
@@ -169,14 +242,15 @@ def _by_generate(
     arguments: dict[str, Any] = {"attention_mask": attention_mask} if masked else {}
     if _is_uncached(model):
         arguments["use_cache"] = False
-    found = model.generate(
-        input_ids=input_ids,
-        **arguments,
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
-        pad_token_id=next(iter(end), 0),
-        stopping_criteria=StoppingCriteriaList([stop]),
-    )
+    with following(model, TOKENS):  # no penalties and no beams: as `greedy` decodes
+        found = model.generate(
+            input_ids=input_ids,
+            **arguments,
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=next(iter(end), 0),
+            stopping_criteria=StoppingCriteriaList([stop]),
+        )
     return new(found)
 
 

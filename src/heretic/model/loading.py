@@ -33,10 +33,12 @@ from heretic.model.adapters import check_adapter, has_tokenizer, merged
 from heretic.model.completeness import read_weights, summary
 from heretic.model.failures import model_errors, reason
 from heretic.model.files import check_adapter_weights, check_files, reading
+from heretic.model.generation import own_generation_config
 from heretic.model.limits import Limits, limits_of, mend_padding
 from heretic.model.source import ModelSource, base_of, dequantising, forget_quantisation, origin
 from heretic.system import machine
 from heretic.system.adapters import ADAPTER_CONFIG, Adapter
+from heretic.system.hub import base_folder
 
 CHECKED_TEXT = (
     "Hello, how are you? The weather is fine today, so we went for a walk along the river and "
@@ -121,10 +123,11 @@ def load(options: LoadingOptions, reporter: Reporter) -> Loaded:
         torch.use_deterministic_algorithms(True)
     tokenizer = load_tokenizer(options)
     source, failures = base_of(options), []
+    generation, said = own_generation_config(base_folder(source.model, source.model_commit))
     for name in options.dtypes:
         try:
             with quiet(), model_errors(source.model):
-                model, unread = _load_weights(source, name)
+                model, unread = _load_weights(source, name, generation)
                 if adapter is not None:
                     model = merged(model, adapter)
                 limits = limits_of(model, source.model)
@@ -138,7 +141,9 @@ def load(options: LoadingOptions, reporter: Reporter) -> Loaded:
             model = None
             machine.free_memory()
             continue
-        return Loaded(model, tokenizer, model.dtype, structure, _remarks(adapter, unread, padding))
+        remarks = [text for text in (padding, said) if text is not None]
+        remarks += _remarks(adapter, unread)
+        return Loaded(model, tokenizer, model.dtype, structure, tuple(remarks))
     raise _failed(options.model, failures)
 
 
@@ -207,16 +212,14 @@ def check_source(options: LoadingOptions) -> Adapter | None:
     return adapter
 
 
-def _remarks(
-    adapter: Adapter | None, unread: Sequence[str], padding: str | None
-) -> tuple[str, ...]:
-    remarks = [] if padding is None else [padding]
+def _remarks(adapter: Adapter | None, unread: Sequence[str]) -> list[str]:
+    remarks = []
     if adapter is not None:
         remarks.append(f"{adapter.place} is an adapter: it is merged into its base, {adapter.base}")
     if unread:
         count = "1 tensor" if len(unread) == 1 else f"{len(unread)} tensors"
         remarks.append(f"{count} in the files belong to nothing in the model: {summary(unread)}")
-    return tuple(remarks)
+    return remarks
 
 
 def tokenizer_origin(source: ModelSource) -> tuple[str, dict[str, Any]]:
@@ -227,8 +230,14 @@ def tokenizer_origin(source: ModelSource) -> tuple[str, dict[str, Any]]:
     return origin(base_of(source))
 
 
-def _load_weights(options: LoadingOptions, dtype_name: str) -> tuple[Any, tuple[str, ...]]:
-    """The model, and the names of tensors in its files that belong to nothing in it."""
+def _load_weights(
+    options: LoadingOptions, dtype_name: str, generation: Mapping[str, Any]
+) -> tuple[Any, tuple[str, ...]]:
+    """The model, and the names of tensors in its files that belong to nothing in it.
+
+    Args:
+        generation: From `own_generation_config`.
+    """
     device = machine.accelerator()
     place, arguments = origin(options)
     arguments["dtype"] = resolve_dtype(dtype_name, device)
@@ -237,7 +246,7 @@ def _load_weights(options: LoadingOptions, dtype_name: str) -> tuple[Any, tuple[
         if arguments["dtype"] == "auto":  # would be float32, for numbers of few bits
             arguments["dtype"] = torch.bfloat16
     else:
-        arguments |= reading(options.allow_pickle)
+        arguments |= {**reading(options.allow_pickle), **generation}
     if device.type != "cpu":
         arguments["device_map"] = options.device_map
         if options.max_memory is not None:

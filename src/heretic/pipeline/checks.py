@@ -5,15 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from heretic.config.settings import Settings
-from heretic.errors import HereticError, ModelError
-from heretic.model.loading import (
-    check_source,
-    configuration,
-    load_tokenizer,
-    model_errors,
-    quiet,
-    resolve_dtype,
-)
+from heretic.model.failures import model_errors
+from heretic.model.loading import check_source, configuration, load_tokenizer, quiet, resolve_dtype
 from heretic.model.reading import ModelOptions, renderer_of
 from heretic.records.options import options_of
 from heretic.system.hub import ask_for
@@ -38,16 +31,8 @@ def check_model(settings: Settings) -> Any:
     check_source(options)
     if options.is_gguf:
         return None
-    try:
-        with quiet(), model_errors(options.model):
-            configuration(options)
-    except HereticError:
-        raise
-    except Exception as error:  # whatever a malformed file makes a library raise
-        raise ModelError(
-            f"The configuration of {options.model} cannot be read: {type(error).__name__}: {error}",
-            remedy="Download config.json again.",
-        ) from error
+    with quiet(), model_errors(options.model, "configuration"):
+        configuration(options)
     tokenizer = load_tokenizer(options)
     renderer_of(options, tokenizer)
     return tokenizer

@@ -10,6 +10,14 @@ from heretic.errors import ModelError
 from heretic.system import machine
 
 
+def ran_out(error: BaseException) -> bool:
+    """Whether an error is about memory; some backends raise a plain RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    words = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
 def halved(batch_size: int, error: RuntimeError) -> int:
     """Free memory and halve the batch size after running out of memory.
 
@@ -17,8 +25,7 @@ def halved(batch_size: int, error: RuntimeError) -> int:
         RuntimeError: `error` itself, if it is not about memory.
         ModelError: The batch has a single row already.
     """
-    # Some backends raise a plain RuntimeError.
-    if not isinstance(error, torch.OutOfMemoryError) and "out of memory" not in str(error):
+    if not ran_out(error):
         raise error
     machine.free_memory()
     if batch_size == 1:

@@ -5,6 +5,7 @@ Needs no torch: a model is a callable that takes messages and yields pieces of i
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -32,6 +33,7 @@ HELP = """\
 exit, quit      leave the chat (also Ctrl+D, or Ctrl+C while you type)
 Ctrl+C          stop a reply"""
 
+_log = logging.getLogger(__name__)
 _LEAVE = {"exit", "quit", "/exit", "/quit"}
 
 
@@ -159,6 +161,9 @@ class Chat:
             problem = "(stopped)"
         except HereticError as error:
             problem = f"✗ {error}"
+        except Exception as error:  # whatever a model or a library raises, the chat goes on
+            _log.info("A reply failed", exc_info=True)
+            problem = f"✗ The reply failed: {type(error).__name__}: {error}"
         finally:
             close = getattr(stream, "close", None)
             if close is not None:
