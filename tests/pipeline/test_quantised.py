@@ -23,7 +23,7 @@ from heretic.events import Event, Notice
 from heretic.export.verify import disagreements
 from heretic.model import loading
 from heretic.model.loading import LoadingOptions
-from heretic.pipeline.single import apply_plan
+from heretic.pipeline.single import apply_plan, compare
 from heretic.records import Score
 
 LEVELS = 7
@@ -117,6 +117,21 @@ def test_like_is_compared_with_like(
     assert "full precision" not in (tmp_path / "other" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("quantization", ["none", "bnb_4bit"])
+def test_an_adapter_is_judged_on_its_base(
+    settings: Settings, quantising: list[str], tmp_path: Path, quantization: str
+) -> None:
+    saved = tmp_path / "saved"
+    settings = settings.replaced(quantization=quantization, evaluate_model=str(saved))
+    scores = apply_plan(settings, export_case.plan("none"), saved, "adapter", Heard())
+    heard = Heard()
+    found = compare(settings, heard)
+    assert abs(
+        kl_of([s.to_dict() for s in found.judged]) - kl_of([s.to_dict() for s in scores])
+    ) < (1e-3)
+    assert any(f"{saved} is an adapter" in text for text in heard.notices)
+
+
 def test_another_edit_is_still_found(
     settings: Settings,
     quantising: list[str],
@@ -151,7 +166,7 @@ def test_an_original_that_cannot_be_loaded_in_full(
     (said,) = (text for text in heard.notices if "not checked in full precision" in text)
     assert "there is no room for it" in said
     scores = json.loads((tmp_path / "saved" / "abliteration_params.json").read_text())["scores"]
-    assert scores["full_precision"] is None
+    assert "full_precision" not in scores
 
 
 def test_what_quantisation_explains() -> None:

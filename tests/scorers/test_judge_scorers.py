@@ -378,7 +378,7 @@ class TestClassifier:
         scorer = load("ClassifierJudge", model=str(folder), counts=["sad"])
         scorer.check()
         hidden = weights.rename(folder / "hidden")
-        with pytest.raises(ScorerError, match="model.safetensors"):
+        with pytest.raises(ScorerError, match=r"model\.safetensors"):
             scorer.verdicts(PROMPTS, REPLIES)
         hidden.rename(weights)
         before = torch.random.get_rng_state()

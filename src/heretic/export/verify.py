@@ -86,6 +86,7 @@ def verify(
             f"The model saved in {folder} has scores that are not finite: {', '.join(wrong)}.",
             remedy="Do not use it; try another trial or dtype.",
         )
+    reporter.emit(StageFinished(", ".join(f"{s.name} {s.display}" for s in scores)))
     full = None if measure_full is None else measure_full(folder)
     measured = replace(request, baseline=baseline, verified=scores, full_precision=full)
     rewrite_scores(folder, measured)
@@ -105,7 +106,6 @@ def verify(
             f"The model saved in {folder} does not score as in the search: {'; '.join(problems)}.",
             remedy="Its card shows the figures of the files; do not rely on the search's.",
         )
-    reporter.emit(StageFinished(", ".join(f"{s.name} {s.display}" for s in scores)))
     return scores
 
 

@@ -185,8 +185,11 @@ def load_tokenizer(source: ModelSource) -> Any:
     return tokenizer
 
 
-def check_source(options: LoadingOptions) -> Adapter | None:
+def check_source(options: LoadingOptions, *, merged: bool = True) -> Adapter | None:
     """Look at the model's files before the long work; see `check_files` and `check_adapter`.
+
+    Args:
+        merged: Whether an adapter will be merged into its base.
 
     Returns:
         The adapter, if the model is one.
@@ -198,7 +201,7 @@ def check_source(options: LoadingOptions) -> Adapter | None:
     check_files(options.model, options.model_commit, options.allow_pickle)
     adapter = options.adapter
     if adapter is not None:
-        check_adapter(adapter, options.quantization)
+        check_adapter(adapter, options.quantization if merged else "none")
         with model_errors(adapter.place):
             check_adapter_weights(adapter, options.allow_pickle)
         try:

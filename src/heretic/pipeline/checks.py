@@ -13,8 +13,11 @@ from heretic.system.hub import ask_for
 from heretic.system.machine import accelerator
 
 
-def check_model(settings: Settings) -> Any:
+def check_model(settings: Settings, *, edited: bool = True) -> Any:
     """Check that the model is there, and that its configuration and its chat template can be used.
+
+    Args:
+        edited: Whether it is to be edited; other models may be adapters on quantised bases.
 
     Returns:
         Its tokenizer; None for a GGUF file, whose tokenizer takes long to read.
@@ -28,7 +31,7 @@ def check_model(settings: Settings) -> Any:
         resolve_dtype(name, accelerator())
     with model_errors(options.model):
         ask_for(options.model, options.model_commit)
-    check_source(options)
+    check_source(options, merged=edited)
     if options.is_gguf:
         return None
     with quiet(), model_errors(options.model, "configuration"):

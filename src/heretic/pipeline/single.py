@@ -231,7 +231,9 @@ def _rendered(model: Model, prompts: PromptSets) -> list[str]:
 
 def _vocabulary(settings: Settings) -> dict[str, int]:
     """Id of each token, from the tokenizer of the setting `model`, which is checked first."""
-    tokenizer = check_model(settings) or load_tokenizer(options_of(ModelSource, settings))
+    tokenizer = check_model(settings, edited=False) or load_tokenizer(
+        options_of(ModelSource, settings)
+    )
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     return vocabulary
 

@@ -110,12 +110,11 @@ def applied_weights(
 
 
 def _scores(request: ExportRequest) -> Mapping[str, Any]:
+    full = request.full_precision
     return {
         "before": [score.to_dict() for score in request.baseline],
         "after": [score.to_dict() for score in request.scores],
         "verified": request.verified is not None,
         "held_out": None if request.held_out is None else request.held_out.to_dict(),
-        "full_precision": (
-            None if request.full_precision is None else request.full_precision.to_dict()
-        ),
+        **({} if full is None else {"full_precision": full.to_dict()}),
     }
