@@ -18,6 +18,7 @@ from heretic.config import Settings
 from heretic.errors import ModelError, ScorerError, SettingsError
 from heretic.judges.local import ClassifierOptions, LocalJudge
 from heretic.model import Model
+from heretic.model.files import check_files
 from heretic.system.headers import safetensors_header
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 123456\n"
@@ -102,6 +103,18 @@ def test_shards(tmp_path: Path) -> None:
         index.write_text(content)
         with pytest.raises(ModelError, match=r"index\.json"):
             load(folder)
+
+
+def test_what_is_cached_in_part_may_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a folder of the user's must be whole; the Hub sends what the cache lacks."""
+    folder = tiny.folder(tmp_path, max_shard_size="20KB")
+    first, second, *_ = sorted(folder.glob("*.safetensors"))
+    first.unlink()
+    monkeypatch.setattr("heretic.model.files.base_folder", lambda *_: folder)
+    check_files("org/model", None, allow_pickle=False)
+    second.write_bytes(POINTER)
+    with pytest.raises(ModelError, match="git-lfs"):
+        check_files("org/model", None, allow_pickle=False)
 
 
 def test_places_without_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

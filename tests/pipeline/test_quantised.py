@@ -54,8 +54,8 @@ def quantising(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     loaded: list[str] = []
     read = loading._load_weights
 
-    def load(options: LoadingOptions, dtype_name: str) -> Any:
-        model, unread = read(replace(options, quantization="none"), dtype_name)
+    def load(options: LoadingOptions, *others: Any) -> Any:
+        model, unread = read(replace(options, quantization="none"), *others)
         loaded.append(options.quantization)
         if options.quantization != "none":
             for name, module in model.named_modules():

@@ -70,7 +70,7 @@ def check_files(name: str, revision: str | None, allow_pickle: bool) -> None:
             check_file(folder / file)
             if file in TABLES:
                 check_table(folder / file)
-    weights = weight_files(folder)
+    weights = weight_files(folder, complete=is_local(name))
     if is_local(name) and not weights and "auto_map" not in _configuration(folder):
         raise ModelError(
             f"{folder} holds a configuration, but no weights ({SAFETENSORS[0]}).",
@@ -78,7 +78,7 @@ def check_files(name: str, revision: str | None, allow_pickle: bool) -> None:
         )
     for path in weights:
         check_weights(path)
-        if path.suffix != ".safetensors" and not allow_pickle:
+        if path.suffix != ".safetensors" and is_local(name) and not allow_pickle:
             raise pickled(name, path.name)
 
 
@@ -116,8 +116,12 @@ def check_adapter_weights(adapter: Adapter, allow_pickle: bool) -> None:
         raise pickled(place, ADAPTERS[1])
 
 
-def weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path, *, complete: bool = True) -> list[Path]:
     """The weight files that loading the folder reads; empty if there are none.
+
+    Args:
+        complete: Whether all of them must be there. A model in the Hub's cache may have been
+            downloaded in part, and the rest follows when it is loaded.
 
     Raises:
         ModelError: An index names files that are not there.
@@ -127,7 +131,7 @@ def weight_files(folder: Path) -> list[Path]:
     names = ADAPTERS if (folder / ADAPTER_CONFIG).is_file() else own
     for name in names:
         if (folder / name).is_file():
-            return _shards(folder / name) if name.endswith(".json") else [folder / name]
+            return _shards(folder / name, complete) if name.endswith(".json") else [folder / name]
     return []
 
 
@@ -140,7 +144,7 @@ def _configuration(folder: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _shards(index: Path) -> list[Path]:
+def _shards(index: Path, complete: bool) -> list[Path]:
     check_file(index)
     content = read_json(index, kind=ModelError, strict=False, remedy="Download it again.")
     table = content.get("weight_map") if isinstance(content, dict) else None
@@ -148,13 +152,13 @@ def _shards(index: Path) -> list[Path]:
         raise ModelError(f"{index} does not say which file holds which weights.")
     files = [index.with_name(name) for name in sorted(set(table.values()))]
     absent = [file.name for file in files if not file.is_file()]
-    if absent:
+    if absent and complete:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
         raise ModelError(
             f"{index} names {absent[0]}{more}, which {'is' if not more else 'are'} not there.",
             remedy="Download the model again.",
         )
-    return files
+    return [file for file in files if file.is_file()]
 
 
 def check_file(path: Path) -> None:

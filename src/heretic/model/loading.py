@@ -122,7 +122,7 @@ def load(options: LoadingOptions, reporter: Reporter) -> Loaded:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS requires it
         torch.use_deterministic_algorithms(True)
     tokenizer = load_tokenizer(options)
-    source, failures = base_of(options), []
+    source, failures, padding = base_of(options), [], None
     generation, said = own_generation_config(base_folder(source.model, source.model_commit))
     for name in options.dtypes:
         try:
@@ -131,7 +131,7 @@ def load(options: LoadingOptions, reporter: Reporter) -> Loaded:
                 if adapter is not None:
                     model = merged(model, adapter)
                 limits = limits_of(model, source.model)
-                padding = mend_padding(tokenizer, limits.ids)
+                padding = mend_padding(tokenizer, limits.ids) or padding
                 structure = _check(model, tokenizer, options.residual_writers, limits)
         except HereticError:
             raise

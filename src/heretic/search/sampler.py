@@ -32,8 +32,8 @@ PLAN_KEY = "heretic_plan"
 N_CANDIDATES = 128
 
 MOST_LEARNED_FROM = 200
-"""Complete trials that a proposal is computed from at most, so that its time is bounded. Searches of
-the default length stay below it."""
+"""Complete trials that a proposal is computed from at most, so that its time is bounded. Searches
+of the default length stay below it."""
 
 RANDOM_SHARE = 4
 """One in so many of them is drawn at random."""
