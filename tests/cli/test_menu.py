@@ -30,7 +30,7 @@ from heretic.cli.menu.checkpoint import choose_checkpoint
 from heretic.cli.menu.details import destination_problem, repository_problem
 from heretic.cli.menu.dialogue import Dialogue
 from heretic.cli.menu.menu import Actions, Menu, front_lines
-from heretic.cli.menu.questions import Back, Option
+from heretic.cli.menu.questions import Back, Check, Option
 from heretic.config import Settings
 from heretic.errors import ExportError, SettingsError
 from heretic.export.files import check_destination
@@ -324,6 +324,23 @@ def test_more_trials_show_the_new_front_and_go_back_to_the_choice() -> None:
     assert "40/100" in text
 
 
+def test_enter_alone_runs_the_usual_number_of_trials() -> None:
+    """Nothing is typed in already, to which digits would be added."""
+
+    class Asked(Script):
+        def text(self, question: str, default: str = "", check: Check | None = None) -> str:
+            assert "(Enter: 50)" in question
+            assert default == ""
+            assert check is not None
+            assert check("") is None
+            assert check("9" * 30) is not None
+            assert check("\u0663") is not None
+            return str(super().text(question, default, check))
+
+    calls, _ = run(Answers(), Asked("more", "", "exit"))
+    assert calls == [("more", 50)]
+
+
 def test_back_is_one_level_up() -> None:
     script = Script(0, "save", Back, Back, 1, "more", Back, Back, Back)
     calls, _ = run(Answers(), script)
@@ -335,7 +352,7 @@ def test_back_is_one_level_up() -> None:
         "What to do with trial 3?",
         "Which trial?",
         "What to do with trial 2?",
-        "How many more trials?",
+        "How many more trials? (Enter: 50)",
         "What to do with trial 2?",
         "Which trial?",
     ]

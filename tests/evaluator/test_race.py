@@ -129,7 +129,7 @@ def test_plans_of_one_call_race_each_other(plans: list[Drawn], order: Any) -> No
 def test_a_plan_that_cannot_win_makes_no_reply() -> None:
     scores, made = evaluate((0.5, [False] * PROMPTS), [(0.0, 0.1)], scorers())
     assert made == 0
-    assert scores[0] == Score("refusals", 0.0, "minimize", f"at least 0/{PROMPTS}", bound=True)
+    assert scores[0] == Score("refusals", 0.0, "minimize", "unknown", bound=True)
     assert scores[1] == Score("damage", 0.5, "minimize", "0.5")
 
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 
 from heretic.cli import INTERRUPTED
+from heretic.cli.display.next_steps import after_saving, next_steps
 from heretic.cli.display.reporter import Display
 from heretic.cli.display.tables import front_table, scores_table
 from heretic.cli.display.text import is_interactive, print_command
@@ -105,7 +106,10 @@ def actions_of(session: Session, display: Display) -> Actions:
     def save(trial: Trial, directory: Path, strategy: str) -> RenderableType:
         exported = pipeline.export_trial(session, trial, directory, strategy)
         display.close()
-        return saved_table(session.evaluator.baseline, trial.scores, exported, directory)
+        table = saved_table(session.evaluator.baseline, trial.scores, exported, directory)
+        run = session.folder.path, session.study.front.index(trial)
+        steps = after_saving(directory, session.settings.model, run)
+        return Group(table, "", next_steps(steps))
 
     def upload(trial: Trial, repo_id: str, private: bool, strategy: str) -> RenderableType:
         full = export.check_upload(repo_id)

@@ -186,7 +186,7 @@ class Scorer:
             replies: Replies of each prompt set in the order of its prompts; None where one is
                 not complete yet.
         """
-        return (math.inf if self.optimization == "maximize" else -math.inf), "unknown"
+        return (math.inf if self.optimization == "maximize" else -math.inf), UNKNOWN
 
     def values(self, outputs: Outputs, baseline: Outputs) -> Sequence[float]:
         """One figure for each prompt; their mean is the score.
@@ -243,6 +243,10 @@ class Scorer:
             interval=interval(values),
             values=tuple(map(float, values)),
         )
+
+
+UNKNOWN = "unknown"
+"""Display text of a bound that says nothing, such as at least 0 of 100."""
 
 
 def mean(values: Sequence[float]) -> float:

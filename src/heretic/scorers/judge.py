@@ -19,7 +19,7 @@ from heretic.judges.local import ClassifierOptions, LocalJudge
 from heretic.judges.options import JudgeOptions
 from heretic.judges.records import Item, Usage, Verdict
 from heretic.prompts import Prompt
-from heretic.scorers.base import Outputs, Replies
+from heretic.scorers.base import UNKNOWN, Outputs, Replies
 from heretic.scorers.replies import OnPrompts, ReplyScorer
 
 _log = logging.getLogger(__name__)
@@ -84,10 +84,7 @@ class _Judging(ReplyScorer):
 
     def best_possible(self, replies: Replies) -> tuple[float, str]:
         """The end of the scale, since replies are judged only when all are complete."""
-        total = len(replies[self.set])
-        if self.optimization == "maximize":
-            return 1.0, f"at most {total}/{total}"
-        return 0.0, f"at least 0/{total}"
+        return (1.0 if self.optimization == "maximize" else 0.0), UNKNOWN
 
 
 class LLMJudge(_Judging):

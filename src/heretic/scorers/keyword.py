@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from heretic.scorers.base import Outputs, Replies
+from heretic.scorers.base import UNKNOWN, Outputs, Replies
 from heretic.scorers.replies import ReplyScorer
 
 _DROP_EMPHASIS = str.maketrans({"*": None, "\u2019": "'", "\u2018": "'", "\u02bc": "'"})
@@ -44,8 +44,8 @@ class KeywordRefusals(ReplyScorer):
         refused = sum(map(self.shows, known))
         if self.optimization == "maximize":
             most = total - len(known) + refused
-            return most / total, f"at most {most}/{total}"
-        return refused / total, f"at least {refused}/{total}"
+            return most / total, f"at most {most}/{total}" if most < total else UNKNOWN
+        return refused / total, f"at least {refused}/{total}" if refused else UNKNOWN
 
     def values(self, outputs: Outputs, baseline: Outputs) -> list[bool]:
         """Whether each reply is a refusal."""

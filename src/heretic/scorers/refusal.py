@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from heretic.config.tables import DatasetSpecification
 from heretic.records.trial import Score
 from heretic.refusals import Classification, Label, classify, settled
-from heretic.scorers.base import Outputs, Replies
+from heretic.scorers.base import UNKNOWN, Outputs, Replies
 from heretic.scorers.replies import OnPrompts, ReplyScorer
 
 _ENDS = frozenset(".!?。！？\n")
@@ -78,10 +78,10 @@ class RefusalDetector(ReplyScorer):
         """
         total = len(replies[self.set])
         if self.optimization == "maximize":
-            return 1.0, f"at most {total}/{total}"
+            return 1.0, UNKNOWN
         known = [reply for reply in replies[self.set] if reply is not None]
         refused = sum(self._least(_verdict(reply)) for reply in known)
-        return refused / total, f"at least {refused:g}/{total}"
+        return refused / total, f"at least {refused:g}/{total}" if refused else UNKNOWN
 
     def _least(self, verdict: Classification) -> float:
         if verdict.label == "degenerate":

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
-from heretic.scorers.base import Outputs, Replies, mean
+from heretic.scorers.base import UNKNOWN, Outputs, Replies, mean
 from heretic.scorers.keyword import normalize
 from heretic.scorers.replies import OnPrompts, ReplyScorer
 
@@ -86,6 +86,8 @@ class StyleScorer(ReplyScorer):
         rows = replies[self.set]
         figures = [float(self.of(r)) if r is not None and r.strip() else best for r in rows]
         value = mean(figures)
+        if value == (self.largest if wanted else 0.0):
+            return value, UNKNOWN
         return value, f"at {'most' if wanted else 'least'} {value:.4g}"
 
 

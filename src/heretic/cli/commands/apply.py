@@ -38,6 +38,7 @@ def command(
     PLAN holds a plan as JSON, or is front.json or abliteration_params.json. --save-directory says
     where to save, --export-strategy what to save (merge or adapter).
     """
+    from heretic.cli.display.next_steps import after_saving, next_steps
     from heretic.cli.display.reporter import make_reporter
     from heretic.cli.display.tables import scores_table
     from heretic.cli.display.text import make_console
@@ -64,6 +65,8 @@ def command(
             date=recorded_date(found_in_export(str(plan.parent.absolute()))),
         )
     console.print(scores_table({"from disk": scores}, heading=f"Saved in {destination}", label=""))
+    console.print()
+    console.print(next_steps(after_saving(destination, model)), soft_wrap=True)
     return 0
 
 

@@ -122,24 +122,20 @@ def _recovery_table(recovery: Recovery) -> Table:
 def _what_next(
     session: Session, trial: Trial, destination: Path, console: Console, seconds: float
 ) -> None:
+    from heretic.cli.display.next_steps import after_saving, next_steps
     from heretic.cli.display.text import format_duration
 
     index = session.study.front.index(trial)
     run = session.folder.path
+    talk, compare, _ = after_saving(destination, session.settings.model, (run, index))
     steps = (
-        ("Talk to the edited model:", f"heretic chat {destination}"),
-        ("Compare it with the original, by /compare:", f"heretic chat {run} --trial-index {index}"),
-        ("Save another trial of the front:", f"heretic export {run}"),
-        ("Search for a better front:", "heretic demo --n-trials 60"),
-        ("Search for the edit of your own model:", "heretic MODEL"),
+        talk,
+        compare,
+        ("Save another trial of the front:", ["export", str(run)]),
+        ("Search for a better front:", ["demo", "--n-trials", "60"]),
+        ("Search for the edit of your own model:", ["MODEL"]),
     )
-    lines = [
-        "",
-        f"Chosen: trial {trial.number}, row {index} of the front. Saved in {destination}.",
-        f"The whole demo took {format_duration(seconds)}.",
-        "",
-        "What next?",
-        *(line for what, how in steps for line in (f"  {what}", f"    {how}")),
-    ]
-    for line in lines:
-        console.print(Text(safe(line)), soft_wrap=True)
+    chosen = f"Chosen: trial {trial.number}, row {index} of the front. Saved in {destination}."
+    console.print(Text(safe(f"\n{chosen}")), soft_wrap=True)
+    console.print(Text(f"The whole demo took {format_duration(seconds)}.\n"), soft_wrap=True)
+    console.print(next_steps(steps), soft_wrap=True)

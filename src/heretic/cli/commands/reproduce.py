@@ -26,6 +26,7 @@ def command(file: Path, trust_plugins: bool, options: SettingsOptions) -> int:
     hashes. The exit status is 2 if they differ.
     """
     from heretic import export, pipeline
+    from heretic.cli.display.next_steps import next_steps
     from heretic.cli.display.reporter import make_reporter
     from heretic.cli.display.text import make_console
 
@@ -42,4 +43,5 @@ def command(file: Path, trust_plugins: bool, options: SettingsOptions) -> int:
             trust_plugins=trust_plugins,
             overrides=overrides,
         )
+    display.console.print(next_steps([("Talk to the model:", ["chat", str(destination)])]))
     return 0 if outcome.identical else 2

@@ -17,7 +17,14 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from heretic.cli.display.progress import ReporterBase, Search, Stage, failure_text, finished_text
+from heretic.cli.display.progress import (
+    ReporterBase,
+    Search,
+    Stage,
+    ended_early,
+    failure_text,
+    finished_text,
+)
 from heretic.cli.display.tables import front_table, scores_text
 from heretic.cli.display.text import count_of, format_duration, memory_text, title
 from heretic.events import (
@@ -205,7 +212,7 @@ def _last_trial(trial: Trial | None) -> Text:
     if trial.state == "failed":
         return Text(failure_text(trial), style="yellow", overflow="ellipsis", no_wrap=True)
     took = f" ({format_duration(trial.seconds)})" if trial.seconds else ""
-    line = f"trial {trial.number}: {scores_text(trial.scores)}{took}"
+    line = f"trial {trial.number}: {scores_text(trial.scores)}{took}{ended_early(trial)}"
     return Text(line, overflow="ellipsis", no_wrap=True)
 
 

@@ -112,6 +112,11 @@ def failure_text(trial: Trial) -> str:
     return f"trial {trial.number} failed: {safe(reason)}"
 
 
+def ended_early(trial: Trial) -> str:
+    """Why scores are missing, to follow them; empty if they are all there."""
+    return " (ended early: another trial is better)" if trial.pruned else ""
+
+
 def finished_text(event: SearchFinished) -> tuple[str, str]:
     """How the search ended, and the level of that line."""
     took = f"{event.completed} trials in {format_duration(event.elapsed)}"
@@ -124,7 +129,7 @@ def trial_line(event: TrialFinished) -> str:
     trial = event.trial
     told = failure_text(trial) if trial.state == "failed" else ""
     parts = [
-        told or f"trial {trial.number}: {scores_text(trial.scores)}",
+        told or f"trial {trial.number}: {scores_text(trial.scores)}{ended_early(trial)}",
         f"{count_of(event.completed, event.n_trials)} trials",
         f"front of {len(event.front)}",
         f"elapsed {format_duration(event.elapsed)}",

@@ -22,6 +22,8 @@ from heretic.records.trial import Trial
 BENCHMARKS = tuple(Option(task, label) for task, label in OFFERED.items())
 """What the menu offers; the setting `benchmarks` takes any task of the harness."""
 
+MOST_TRIALS = 1_000_000
+
 _REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
 
 
@@ -161,5 +163,6 @@ def repository_problem(repo_id: str) -> str | None:
 
 
 def number_problem(typed: str) -> str | None:
-    """What is wrong with a number of trials; None if it is valid."""
-    return None if typed.isdigit() and int(typed) > 0 else "A whole number above 0 is needed."
+    """What is wrong with a number of trials; None if it is valid, or left out."""
+    valid = not typed or (typed.isascii() and typed.isdigit() and 0 < int(typed) <= MOST_TRIALS)
+    return None if valid else f"A whole number above 0 is needed, {MOST_TRIALS:,} at most."

@@ -33,6 +33,7 @@ from heretic.records.trial import Trial
 logger = logging.getLogger(__name__)
 
 _MORE, _EXIT = "more", "exit"
+_USUAL = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +208,9 @@ class Menu:
         """Ask how many trials, run them, show the new front; returns whether it succeeded."""
 
         def run() -> None:
-            number = self.dialogue.ask().text("How many more trials?", "50", number_problem)
-            self._extend(int(number))
+            question = f"How many more trials? (Enter: {_USUAL})"
+            number = self.dialogue.ask().text(question, check=number_problem)
+            self._extend(int(number or _USUAL))
             self._show_front()
 
         return self._perform(run)
@@ -237,7 +239,7 @@ class Menu:
         if isinstance(result, str):
             self.dialogue.say(f"✓ {result}", "green")
         elif result is not None:
-            self.dialogue.display.console.print(result)
+            self.dialogue.display.console.print(result, crop=False)  # commands stay whole
 
     def _say_bug(self) -> None:
         self.dialogue.say(traceback.format_exc(limit=-4).rstrip(), "dim")
