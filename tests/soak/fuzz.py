@@ -187,7 +187,8 @@ def _reproduction(data: bytes) -> None:
         raise _PreparedError("prepared")
 
     Path("reproduce.json").write_bytes(data)
-    reproduce(Path("reproduce.json"), Path("out"), prepare=prepare, reporter=Silent())
+    with suppress(_PreparedError):
+        reproduce(Path("reproduce.json"), Path("out"), prepare=prepare, reporter=Silent())
 
 
 def _prompt_file(given_input: tuple[str, bytes, str, str]) -> None:
@@ -645,9 +646,9 @@ def main() -> None:
                 env={**os.environ, "FUZZ_LAST": str(last)},
             )
             seconds = time.monotonic() - started
-            accepted = done.stdout.partition("accepted ")[2].partition("\n")[0] or "?"
+            shown = done.stdout.partition("accepted ")[2].partition("\n")[0] or "?"
             outcome = "as it should be" if done.returncode == 0 else f"FAILED ({done.returncode})"
-            print(f"{name}: {accepted} accepted, {seconds:.0f} s: {outcome}", flush=True)
+            print(f"{name}: {shown} accepted, {seconds:.0f} s: {outcome}", flush=True)
             if done.returncode != 0:
                 failed += 1
                 print(done.stdout[-20_000:], done.stderr[-3000:], flush=True)

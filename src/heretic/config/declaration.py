@@ -12,6 +12,12 @@ from heretic.system.documents import parse_json
 GROUPS = ("Model", "Generation", "Prompts", "Method", "Search", "Scorers", "Export", "Research")
 """The headings of the help and of the generated files, in their order."""
 
+LARGEST = 2**31 - 1
+"""Largest whole number that a setting takes: whatever counts with it can hold it."""
+
+LARGEST_SEED = 2**63 - 1
+"""Largest seed that torch takes."""
+
 AS_BEFORE = "as_before"
 """Key of `json_schema_extra`, for keys of tables: see `setting`."""
 
@@ -53,6 +59,8 @@ def setting(default: Any, group: str, description: str, **options: Any) -> Any:
         "consent": options.pop("consent", False),
         "example": options.pop("example", None),
     }
+    if type(default) is int:
+        options.setdefault("le", LARGEST)
     if AS_BEFORE in options:
         extra[AS_BEFORE] = options.pop(AS_BEFORE)
     return Field(default, description=description, json_schema_extra=extra, **options)

@@ -47,7 +47,9 @@ class Settings(SettingsFields):
             `check_consent`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
     def __init__(self, **values: Any) -> None:
         layers = with_ready_made((read_arguments(values), *read_user_layers({}, None)))

@@ -114,7 +114,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file.
+    """Parse a JSON file that Heretic wrote.
 
     Raises:
         ExportError: The file is missing or is not JSON.

@@ -56,7 +56,9 @@ EncodedItem = dict[str, list[int]]
 class ClassifierOptions(BaseModel):
     """Options of a classifier or guard model: which model, its input, and the labels that count."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
     model: Annotated[str, FromHome] = Field(min_length=1, description="Hub id, or folder.")
     commit: str | None = Field(default=None, description="Revision on the Hub.")

@@ -53,7 +53,11 @@ class JudgeOptions(BaseModel):
     """Options of a judge: its endpoint, its question, and the labels that count."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=(), hide_input_in_errors=True
+        allow_inf_nan=False,
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,
     )
 
     endpoint: str = Field(description="Base URL, which usually ends in /v1.")

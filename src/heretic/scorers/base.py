@@ -110,7 +110,7 @@ class Shows(Protocol):
 class NoOptions(BaseModel):
     """Options of a scorer that has none; unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Scorer:

@@ -23,7 +23,7 @@ from heretic.system.optional import require
 class Tokens(BaseModel):
     """Options of the scorers along the original's replies."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     tokens: int = Field(16, ge=1, description="Tokens of each of the original's replies.")
 
 
@@ -73,7 +73,7 @@ class GreedyAgreement(_AlongReplies):
 class Texts(BaseModel):
     """Options of `Perplexity`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     texts: DatasetSpecification = Field(description="Texts of any kind, one a row.")
     max_tokens: int = Field(512, ge=2, description="Longer texts are cut there.")
 
@@ -128,7 +128,7 @@ class ReplyLength(Scorer):
 class SimilarityOptions(BaseModel):
     """Options of `ReplySimilarity`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     metric: Literal["chrf", "bleu", "rouge"] = Field(
         "chrf", description="chrf, bleu (sacrebleu, by sentence) or rouge (ROUGE-L, F measure)."
     )

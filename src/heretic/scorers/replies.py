@@ -14,7 +14,7 @@ from heretic.scorers.base import Needs, PromptSet, Scorer
 class OnPrompts(BaseModel):
     """Options of a scorer that can have prompts of its own."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     prompts: DatasetSpecification | None = Field(
         None, description="Prompts to score on, in place of the bad evaluation prompts."
     )

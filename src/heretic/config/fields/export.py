@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator
 
-from heretic.config.declaration import FieldGroup, FromHome, Optionally, as_list, setting
+from heretic.config.declaration import LARGEST, FieldGroup, FromHome, Optionally, as_list, setting
 from heretic.config.sizes import checked_size
 
 
@@ -30,6 +30,7 @@ class ExportFields(FieldGroup):
         "divergence). Unset: ask.",
         example=0,
         ge=0,
+        le=LARGEST,
         scores=False,
     )
     export_strategy: Annotated[Literal["merge", "adapter"] | None, Optionally] = setting(
@@ -89,6 +90,7 @@ class ExportFields(FieldGroup):
         "figures cannot be compared with published ones. Unset: all.",
         example=100,
         ge=1,
+        le=LARGEST,
         scores=False,
     )
     benchmark_path: Annotated[Path | None, FromHome, Optionally] = setting(

@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from heretic.config.declaration import FieldGroup, FromHome, Optionally, setting
+from heretic.config.declaration import (
+    LARGEST,
+    LARGEST_SEED,
+    FieldGroup,
+    FromHome,
+    Optionally,
+    setting,
+)
 
 
 class SearchFields(FieldGroup):
@@ -23,6 +30,7 @@ class SearchFields(FieldGroup):
         "Seed of every random choice; by default drawn at random and recorded with the run.",
         example=42,
         ge=0,
+        le=LARGEST_SEED,
         scores=False,
     )
     goal: Literal["remove", "induce"] = setting(
@@ -99,5 +107,6 @@ class SearchFields(FieldGroup):
         "Trials to add to a finished search. Unset: ask.",
         example=50,
         ge=0,
+        le=LARGEST,
         scores=False,
     )

@@ -33,7 +33,7 @@ def front_matter(card: str) -> dict[str, Any]:
         return {}
     try:
         data = yaml.safe_load("\n".join(lines[1:end]))
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # dates, integers, nesting without end
         return {}
     return dict(data) if isinstance(data, Mapping) else {}
 

@@ -12,14 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import heretic
+from heretic.config.declaration import LARGEST_SEED
 from heretic.config.schema import reproducible_names
 from heretic.errors import ExportError, RunError
 from heretic.export.documents.places import digests, shortened
 from heretic.export.files import REPRODUCTION, is_weight_file, read_json
-from heretic.export.request import ExportRequest, Strategy, check_strategy
+from heretic.export.request import ExportRequest, Strategy
+from heretic.records import parse
 from heretic.records.plan import Plan
 from heretic.records.trial import Score
 from heretic.runs.manifest import recorded_date
@@ -116,7 +118,7 @@ class Reproduction:
         """
         data = read_json(path)
         version = data.get("schema_version") if isinstance(data, dict) else None
-        if not isinstance(version, int):
+        if isinstance(version, bool) or not isinstance(version, int):
             raise ExportError(f"{path} is not a reproduction file.")
         if version > REPRODUCTION_SCHEMA:
             raise ExportError(
@@ -125,28 +127,31 @@ class Reproduction:
             )
         try:
             return cls._parse(data)
-        except (KeyError, TypeError, ValueError, AttributeError, RunError) as error:
+        except RunError as error:
+            raise ExportError(f"{path} is damaged: {error}") from error
+        except ValueError as error:
             raise ExportError(f"{path} is damaged: {error}.") from error
 
     @classmethod
     def _parse(cls, data: Mapping[str, Any]) -> Reproduction:
-        scores = data["scores"]
+        scores = parse.table(data.get("scores"), "scores")
+        files = parse.table(data.get("files"), "files")
         return cls(
-            strategy=check_strategy(data["strategy"]),
-            max_shard_size=str(data["max_shard_size"]),
-            seed=int(data["seed"]),
-            settings=dict(data["settings"]),
-            found=dict(data["found"]),
-            trial=int(data["trial"]),
-            plan=Plan.from_dict(data["plan"]),
-            directions_sha256=str(data["directions_sha256"]),
-            files={str(name): dict(entry) for name, entry in data["files"].items()},
-            before=tuple(Score.from_dict(score) for score in scores["before"]),
-            after=tuple(Score.from_dict(score) for score in scores["after"]),
-            verified=bool(scores["verified"]),
-            places={str(key): str(value) for key, value in data.get("places", {}).items()},
-            versions=dict(data["versions"]),
-            hardware=dict(data["hardware"]),
+            strategy=parse.one_of(data.get("strategy"), "strategy", get_args(Strategy)),
+            max_shard_size=parse.text(data.get("max_shard_size"), "max_shard_size"),
+            seed=parse.whole(data.get("seed"), "seed", 0, LARGEST_SEED),
+            settings=parse.table(data.get("settings"), "settings"),
+            found=parse.table(data.get("found"), "found"),
+            trial=parse.whole(data.get("trial"), "trial", 0),
+            plan=Plan.from_dict(parse.table(data.get("plan"), "plan")),
+            directions_sha256=parse.text(data.get("directions_sha256"), "directions_sha256"),
+            files={name: parse.table(entry, f"files.{name}") for name, entry in files.items()},
+            before=_scores(scores.get("before"), "scores.before"),
+            after=_scores(scores.get("after"), "scores.after"),
+            verified=parse.flag(scores.get("verified"), "scores.verified"),
+            places=_texts(data.get("places", {}), "places"),
+            versions=_texts(data.get("versions"), "versions"),
+            hardware=parse.table(data.get("hardware"), "hardware"),
         )
 
     def weight_hashes(self) -> dict[str, str]:
@@ -156,6 +161,15 @@ class Reproduction:
             for name, entry in self.files.items()
             if is_weight_file(name)
         }
+
+
+def _scores(value: object, name: str) -> tuple[Score, ...]:
+    return tuple(Score.from_dict(score) for score in parse.rows(value, name))
+
+
+def _texts(value: object, name: str) -> dict[str, str]:
+    table = parse.table(value, name)
+    return {key: parse.text(text, f"{name}.{key}") for key, text in table.items()}
 
 
 def describe(

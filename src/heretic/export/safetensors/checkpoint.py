@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 from heretic.errors import ExportError
-from heretic.export.files import read_json
-from heretic.system.documents import parse_json, read_text
+from heretic.system.documents import parse_json, read_json, read_text
 from heretic.system.headers import safetensors_header
 
 SINGLE = "model.safetensors"
@@ -108,7 +107,10 @@ class Checkpoint:
     def quantization(self) -> str | None:
         """Name of the quantisation in config.json; None if the weights are not quantised."""
         config = self.folder / "config.json"
-        found = read_json(config).get("quantization_config") if config.is_file() else None
+        if not config.is_file():
+            return None
+        content = read_json(config, kind=ExportError, strict=False)
+        found = content.get("quantization_config") if isinstance(content, dict) else None
         return str(found.get("quant_method", "unknown")) if isinstance(found, dict) else None
 
 
