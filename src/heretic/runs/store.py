@@ -55,11 +55,12 @@ class RunFiles:
         return self.path / JOURNAL
 
     def make(self) -> None:
-        """Make the folder.
+        """Make the folder, unless it was locked and is gone.
 
         Raises:
             RunError: It cannot be made.
         """
+        self._lock.check()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -38,7 +38,6 @@ of the default length stay below it."""
 RANDOM_SHARE = 4
 """One in so many of them is drawn at random."""
 
-
 SamplerKind = Literal["tpe", "gp"]
 
 
