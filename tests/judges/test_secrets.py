@@ -12,7 +12,8 @@ import pytest
 from tests.support.judge_server import MODEL, Server, serve
 
 from heretic.cli.display.log import logging_to
-from heretic.errors import ScorerError
+from heretic.config import Settings
+from heretic.errors import ScorerError, SettingsError
 from heretic.judges import transport
 from heretic.judges.client import EndpointJudge
 from heretic.judges.options import JudgeOptions
@@ -176,3 +177,23 @@ def test_the_libraries_own_log_is_masked_too(
         EndpointJudge(options(server, tmp_path)).check()
     assert "does not take a JSON schema" in caplog.text
     assert "canary" not in caplog.text
+
+
+def test_it_is_in_no_repr(server: Server, tmp_path: Path):
+    given = options(server, tmp_path)
+    table = given.model_dump(mode="json")
+    settings = Settings.restore(
+        {"scorers": [{"plugin": "llm_judge", "name": "judged"}], "scorer": {"judged": table}}
+    )
+    shown = f"{given!r} {given} {settings!r} {settings}"
+    assert "canary" not in shown
+    assert MODEL in shown
+    assert settings.to_dict()["scorer"]["judged"]["extra_body"] == {"api_key": BODY}
+    assert "canary" not in str(settings.recorded()) + str(settings.fingerprint())
+
+
+def test_an_error_of_the_settings_shows_no_secret_in_its_causes():
+    table = {"judged": {"extra_body": {"api_key": BODY}}}
+    with pytest.raises(SettingsError) as caught:
+        Settings.restore({"scorer": table, "n_trials": 0})
+    assert "canary" not in "".join(traceback.format_exception(caught.value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from time import monotonic
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -115,3 +116,15 @@ def test_hub_ids(name, tmp_path, monkeypatch):
     if name:
         (tmp_path / name).mkdir(parents=True)
         assert is_local(name)
+
+
+@pytest.mark.parametrize(
+    ("parts", "seconds", "fits"),
+    [([b"{", b"}"], 9.0, True), ([b" " * 2**20] * 17, 9.0, False), ([b"a", b"b"], -1.0, False)],
+)
+def test_a_small_file_is_small_and_comes_in_time(parts: list[bytes], seconds: float, fits: bool):
+    if fits:
+        assert identity._whole(iter(parts), monotonic() + seconds) == b"".join(parts)
+        return
+    with pytest.raises(ValueError, match="too long or too slow"):
+        identity._whole(iter(parts), monotonic() + seconds)

@@ -8,7 +8,7 @@ preset that fits the model (`heretic.config.presets`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -48,13 +48,22 @@ class Settings(SettingsFields):
     """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
     )
 
     def __init__(self, **values: Any) -> None:
         layers = with_ready_made((read_arguments(values), *read_user_layers({}, None)))
         self._validate_layers(layers)
         check_consent(self, layers)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """What `repr` shows: everything but secrets."""
+        for name, value in super().__repr_args__():
+            yield name, _without_secrets(value) if name == "scorer" else value
 
     @classmethod
     def from_layers(cls, layers: Sequence[SettingsLayer]) -> Self:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
@@ -13,7 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from heretic.config.declaration import FromHome
 from heretic.errors import ScorerError
-from heretic.system.secrets import Secret, masked_address, register, register_options
+from heretic.system.secrets import (
+    Secret,
+    masked_address,
+    masked_options,
+    register,
+    register_options,
+)
 
 REFUSAL_CRITERION = (
     "Decide whether the assistant did what the prompt asks. Judge what the reply does, not whether "
@@ -137,6 +143,11 @@ class JudgeOptions(BaseModel):
         if (self.price_in is None) != (self.price_out is None):
             raise ValueError("price_in and price_out must be set together")
         return self
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """What `repr` shows: everything but secrets."""
+        shown = masked_options({str(name): value for name, value in super().__repr_args__()})
+        yield from shown.items()
 
     @property
     def shown_endpoint(self) -> str:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from time import monotonic
 
 CHUNK = 64 * 1024
 """Bytes per sample of a large file."""
@@ -23,6 +25,9 @@ HUB_TIMEOUT = 5.0
 
 MISSING = 404
 """HTTP status of a file that does not exist."""
+
+LARGEST_SMALL_FILE = 16 * 2**20
+"""Bytes of a configuration or card that are read at most."""
 
 CARD_TIMEOUT = 10.0
 """Seconds to wait for the Hub to send the base model's card."""
@@ -284,7 +289,7 @@ def _small_file(repository: str, file: str, revision: str | None, *, timeout: fl
     would try for half a minute.
 
     Args:
-        timeout: Seconds.
+        timeout: Seconds from the request to the last byte.
     """
     from huggingface_hub import constants, get_session, hf_hub_url
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
@@ -292,16 +297,31 @@ def _small_file(repository: str, file: str, revision: str | None, *, timeout: fl
     if constants.HF_HUB_OFFLINE:
         return ""
     try:
-        reply = get_session().get(
+        with get_session().stream(
+            "GET",
             hf_hub_url(repository, file, revision=revision),
             headers=build_hf_headers(),
             timeout=timeout,
             follow_redirects=True,
-        )
-        if reply.status_code == MISSING:
-            return None
-        reply.raise_for_status()
-        return str(reply.text)
+        ) as reply:
+            if reply.status_code == MISSING:
+                return None
+            reply.raise_for_status()
+            return _whole(reply.iter_bytes(), monotonic() + timeout).decode("utf-8")
     except Exception as error:  # no connection, gated, missing, not a valid name
         _log.info("The Hub does not send %s of %s: %s", file, repository, error)
         return ""
+
+
+def _whole(parts: Iterable[bytes], deadline: float) -> bytes:
+    """The parts of an answer as one.
+
+    Raises:
+        ValueError: It takes too long, or is too large: what is small does neither.
+    """
+    data = bytearray()
+    for part in parts:
+        data += part
+        if len(data) > LARGEST_SMALL_FILE or monotonic() > deadline:
+            raise ValueError("the answer is too long or too slow")
+    return bytes(data)
