@@ -14,7 +14,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 PIP_NO_INDEX=1
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test newest audit bench bench-search models clean
+.PHONY: help install demo test newest audit soak bench bench-search models clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -64,6 +64,12 @@ audit: ## Look up known vulnerabilities of everything pinned, but those in audit
 	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off \
 	  -r constraints.txt -r constraints-torch.txt \
 	  $$(sed -n 's/^\([^# ][^ ]*\) .*/--ignore-vuln \1/p' audit-exceptions.txt)
+
+# Inputs of the fuzzing: make soak SOAK_INPUTS=10000
+SOAK_INPUTS := 1000000
+soak: $(VENV)/.dev ## Kill, damage, fuzz and run for hours what must hold (not in CI)
+	@for script in damage long_use kills "fuzz --count $(SOAK_INPUTS)"; do \
+	  echo "== $$script"; $(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak.$$script || exit 1; done
 
 bench: $(VENV)/.dev ## Measure what the README states
 	@for script in $(filter-out benchmarks/search.py,$(wildcard benchmarks/*.py)); do \

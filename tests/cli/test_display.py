@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from subprocess import PIPE
 
 import pytest
@@ -312,3 +313,27 @@ def test_differences_stand_below_two_models() -> None:
     assert "difference" in table
     assert "-0.57" in table
     assert "difference" not in shown(scores_table(rows))
+
+
+FULL = """
+import logging, resource, signal, sys
+from pathlib import Path
+from heretic.cli.display.log import logging_to
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))  # as a full disk: no file takes more
+with logging_to(Path(sys.argv[1])):
+    for number in range(50):
+        logging.getLogger("heretic").info("entry %d", number)
+print("done")
+"""
+
+
+@pytest.mark.parametrize("place", ["heretic.log", "no-such-folder/heretic.log"])
+def test_a_log_that_cannot_be_written_is_said_once(tmp_path: Path, place: str) -> None:
+    command = [sys.executable, "-c", FULL, str(tmp_path / place)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.stdout == "done\n"
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Warning: the log ")
+    assert place in line
+    assert "goes on without it" in line

@@ -163,5 +163,5 @@ def test_cache_folder_follows_xdg(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert base.cache_folder() == tmp_path / "heretic" / "demo"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     assert base.cache_folder() == tmp_path / ".cache" / "heretic" / "demo"

@@ -365,7 +365,7 @@ def _tokens() -> st.SearchStrategy[list[str]]:
         [*options, *fuzzing.TEXTS, "--scorer.refusals.x", "--good-prompts.split", "--config"]
     )
     values = st.one_of(words, fuzzing.values().map(json.dumps), st.text(max_size=6))
-    return st.lists(values, max_size=5).map(lambda tokens: ["config", *tokens])
+    return st.lists(values, max_size=5).map(lambda tokens: ["inspect", "./missing", *tokens])
 
 
 def _run_files() -> st.SearchStrategy[tuple[str, bytes]]:

@@ -15,7 +15,7 @@ NESTED = 3000
 
 TEXTS = (
     "", " ", "\0", "\ud800", "a\nb", "\x1b[31m", "\u202e", "é", "null", "NaN", "-1", "1e999", "{",
-    "[1", "[" * NESTED, "..", "../../x", "/", "/proc/self/mem", "~", "~nobody", ".", "x" * 5000,
+    "[1", "[" * NESTED, "..", "../../x", "/", "/proc/self/mem", "~", "~nosuch", ".", "x" * 5000,
     "{{", "{% for %}", "train[:5]", "5GB", "%s%n", "auto", "file.py:Class", "a.toml", "./a",
     "org/name", "true", "2" * 400, "\\",
 )  # fmt: skip

@@ -10,10 +10,10 @@ import json
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heretic.errors import RunError, SettingsError
+from heretic.system.files import expanded
 from heretic.system.secrets import MASK, masked_options
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def check_prompts_are_here(settings: Settings) -> None:
         prompts = getattr(settings, name)
         if prompts is None:
             continue
-        path = Path(prompts.dataset).expanduser()
+        path = expanded(prompts.dataset)
         is_path = is_local(prompts.dataset) or path.suffix.lower() in FILE_FORMATS
         if is_path and not path.exists():
             raise RunError(
@@ -145,7 +145,7 @@ def _check_content(settings: Settings, manifest: RunManifest, *, scorers: bool) 
     known = manifest.fingerprint
     now = settings.fingerprint()
     if now["model"] != known["model"]:
-        here = Path(settings.model).expanduser().exists()
+        here = expanded(settings.model).exists()
         missing = str(known["model"]).startswith("sha256:") and not here
         raise RunError(
             f"The run was searched on {settings.model}, which is not here."

@@ -17,6 +17,7 @@ from typing import Any
 import heretic
 from heretic.config.nested import read_toml
 from heretic.config.schema import SettingsLayer, SettingsOrigin, check_ready_made, no_such
+from heretic.system.files import expanded
 
 OWN_FOLDER = Path(heretic.__file__).with_name("behaviors")
 FILE_NAME = "config.toml"
@@ -76,9 +77,9 @@ def find_behavior(choice: str) -> Behavior:
 
 def _file_of(choice: str) -> Path:
     if choice.endswith(".toml"):
-        return Path(choice).expanduser()
+        return expanded(choice)
     if "/" in choice or "\\" in choice:
-        return Path(choice).expanduser() / FILE_NAME
+        return expanded(choice) / FILE_NAME
     known = names()
     if choice in known:
         return OWN_FOLDER / choice / FILE_NAME

@@ -19,6 +19,7 @@ from heretic.config.schema import SettingsLayer, SettingsOrigin, check_ready_mad
 from heretic.errors import ModelError, SettingsError
 from heretic.system.adapters import find_adapter
 from heretic.system.documents import parse_json
+from heretic.system.files import expanded
 from heretic.system.hub import gguf_architecture, gguf_parts, hub_text, is_local
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def find_preset(choice: str, model: str, revision: str | None) -> Preset | None:
         return _named(choice)
     presets = read_presets()
     if choice != "auto":
-        presets = (*read_presets(Path(choice).expanduser()), *presets)
+        presets = (*read_presets(expanded(choice)), *presets)
     facts = model_facts(model, revision)
     return next((preset for preset in presets if preset.fits(facts)), None)
 
@@ -194,7 +195,7 @@ def _name(model: str) -> str:
     """The name that presets compare: a folder's own, unless the folder is in the Hub's cache."""
     if not is_local(model):
         return model
-    path = Path(model).expanduser().resolve()
+    path = expanded(model).resolve()
     return next((part for part in path.parts if part.startswith("models--")), path.name)
 
 
@@ -205,11 +206,11 @@ def _configuration(model: str, revision: str | None) -> dict[str, Any]:
     GGUF file on the Hub gives nothing, because the whole file would have to be downloaded.
     """
     if gguf_parts(model) is not None:
-        kind = gguf_architecture(Path(model).expanduser()) if is_local(model) else None
+        kind = gguf_architecture(expanded(model)) if is_local(model) else None
         return {} if kind is None else {"model_type": kind}
     try:
         text = (
-            (Path(model).expanduser() / "config.json").read_text(encoding="utf-8-sig")
+            (expanded(model) / "config.json").read_text(encoding="utf-8-sig")
             if is_local(model)
             else hub_text(model, "config.json", revision) or ""
         )

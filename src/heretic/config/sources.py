@@ -28,6 +28,7 @@ from heretic.config.schema import (
     unknown_key,
 )
 from heretic.errors import SettingsError
+from heretic.system.files import expanded
 
 DEFAULT_CONFIG_FILE = Path("config.toml")
 DOTENV_FILE = Path(".env")
@@ -95,7 +96,7 @@ def read_secrets() -> SettingsLayer:
     name = os.environ.get(SECRETS_VARIABLE)
     if not name:
         return SettingsLayer(SettingsOrigin("in the secrets folder", "variable"), {})
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if not folder.is_dir():
         raise SettingsError(
             f"The secrets folder {folder} does not exist.",

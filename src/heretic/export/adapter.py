@@ -16,6 +16,7 @@ from heretic.errors import ExportError
 from heretic.export.files import write_json
 from heretic.records.plan import Plan
 from heretic.system.adapters import ADAPTER_CONFIG
+from heretic.system.files import expanded
 from heretic.system.hub import is_local
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def adapter_config(model: Model, plan: Plan, names: list[str]) -> dict[str, Any]
 
 def _full_name(model: str) -> str:
     """A Hub id unchanged; a folder as an absolute path, valid from any working directory."""
-    return str(Path(model).expanduser().resolve()) if is_local(model) else model
+    return str(expanded(model).resolve()) if is_local(model) else model
 
 
 def target_modules(names: list[str], every_module: Iterable[str]) -> list[str] | str:

@@ -13,7 +13,7 @@ from typing import Any
 from heretic.errors import ExportError
 from heretic.export.staging import contents, prove, recover, resolved
 from heretic.system import documents
-from heretic.system.files import write_atomic
+from heretic.system.files import expanded, write_atomic
 
 PARAMETERS = "abliteration_params.json"
 REPRODUCTION = "reproduce.json"
@@ -189,7 +189,7 @@ def check_destination(destination: Path, base_model: str) -> Path:
         ) from error
     if exists and not is_folder:
         raise ExportError(f"{destination} is a file.", remedy="Name a folder.")
-    base = Path(base_model).expanduser()
+    base = expanded(base_model)
     if base_model and base.exists() and base.resolve() == destination:
         raise ExportError(
             f"{destination} is the base model itself.", remedy="Choose another folder."

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from heretic.errors import ExportError
 from heretic.harness.results import PairedMetric
 from heretic.records.trial import Score, Trial
 from heretic.runs.manifest import RunManifest
+from heretic.system.files import expanded
 from heretic.system.hub import is_local
 
 if TYPE_CHECKING:
@@ -165,5 +165,5 @@ def check_strategy(strategy: str) -> Strategy:
 
 def display_name(model: str) -> str:
     """A name that may be published: a Hub id unchanged, or the last part of a local path."""
-    name = Path(model).expanduser().resolve().name if is_local(model) else model
+    name = expanded(model).resolve().name if is_local(model) else model
     return " ".join(name.split()) or "model"

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from heretic.config.declaration import FromHome
 from heretic.errors import ScorerError
+from heretic.system.files import user_cache
 from heretic.system.secrets import (
     Secret,
     masked_address,
@@ -51,8 +52,7 @@ LONGEST_NAME = 40
 
 def default_cache_folder() -> Path:
     """The folder `heretic/judge` in the user's cache: `$XDG_CACHE_HOME`, or `~/.cache`."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "heretic" / "judge"
+    return user_cache() / "heretic" / "judge"
 
 
 class JudgeOptions(BaseModel):

@@ -9,12 +9,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from heretic.errors import ModelError, SettingsError
 from heretic.model.completeness import summary
 from heretic.system.adapters import Adapter, find_adapter
+from heretic.system.files import expanded
 from heretic.system.hub import is_local
 
 TASKS = ("", "CAUSAL_LM", "SEQ_2_SEQ_LM")
@@ -64,7 +64,7 @@ def _can_merge(kind: str) -> bool:
 
 def has_tokenizer(adapter: Adapter) -> bool:
     """Whether a tokenizer lies in an adapter's folder, which then replaces the base's."""
-    folder = Path(adapter.place).expanduser()
+    folder = expanded(adapter.place)
     return is_local(adapter.place) and any((folder / name).is_file() for name in TOKENIZER_FILES)
 
 

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from heretic.model import loading
 from heretic.model.hooks import replaced
 from heretic.model.loading import Loaded
 from heretic.model.source import ModelSource
+from heretic.system.files import expanded
 from heretic.system.hub import is_local
 from heretic.system.machine import cache_bytes_per_token
 
@@ -169,7 +169,7 @@ def describe(
 
 def has_weights(model: str) -> bool:
     """Whether `model` is a local file or folder that holds weights."""
-    place = Path(model).expanduser()
+    place = expanded(model)
     inside = [place] if place.is_file() else place.glob("*")
     return is_local(model) and any(path.suffix in WEIGHT_FILES for path in inside)
 

@@ -14,6 +14,7 @@ from typing import Any
 from heretic.errors import HereticError, ModelError
 from heretic.system.adapters import ADAPTER_CONFIG, Adapter
 from heretic.system.documents import read_json
+from heretic.system.files import expanded
 from heretic.system.headers import disguise, safetensors_header
 from heretic.system.hub import GGUF_MAGIC, base_folder, gguf_parts, is_local
 
@@ -56,7 +57,7 @@ def check_files(name: str, revision: str | None, allow_pickle: bool) -> None:
     """
     if gguf_parts(name) is not None:
         if is_local(name):
-            _check_gguf(Path(name).expanduser())
+            _check_gguf(expanded(name))
         return
     folder = base_folder(name, revision)
     if folder is None:
@@ -225,7 +226,7 @@ def _start(path: Path, count: int) -> bytes:
 
 
 def _no_folder(name: str) -> ModelError:
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.exists():
         return ModelError(
             f"{path} is a file, and not a GGUF file.",

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from heretic.errors import SettingsError
 from heretic.system.adapters import Adapter, find_adapter
+from heretic.system.files import expanded
 from heretic.system.hub import gguf_parts, is_local
 
 
@@ -63,7 +64,7 @@ def origin(source: ModelSource) -> tuple[str, dict[str, Any]]:
     place, file = parts
     if is_local(source.model):
         # Absolute: transformers would prefer a file of that name in the working directory.
-        place = str(Path(place).expanduser().absolute())
+        place = str(expanded(place).absolute())
         file = str(Path(place) / file)
     return place, {**arguments, "gguf_file": file}
 

@@ -12,6 +12,7 @@ from transformers.utils.hub import cached_file
 from heretic.errors import ModelError, SettingsError
 from heretic.model.source import ModelSource, origin
 from heretic.system.documents import read_json
+from heretic.system.files import expanded
 
 BESIDE = ("chat_template.json", "processor_config.json", "preprocessor_config.json")
 """Files of processors that may hold a template, which tokenizers do not read."""
@@ -54,7 +55,7 @@ def find_template(source: ModelSource, tokenizer: Any, name: str | None) -> str 
 def _beside(source: ModelSource) -> dict[str, str]:
     """The templates in a processor's files, which are looked for where the tokenizer has none."""
     place, arguments = origin(source)
-    folder = Path(place).expanduser()
+    folder = expanded(place)
     for file in BESIDE:
         if folder.is_dir():
             found: str | None = str(folder / file)

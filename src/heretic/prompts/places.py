@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from heretic.errors import PromptError
 from heretic.prompts.files import FILE_FORMATS, Rows, read_file
+from heretic.system.files import expanded
 from heretic.system.hub import is_local
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _open(name: str, commit: str | None) -> _Source:
     if not name:
         raise PromptError("A prompt set has no name.", remedy="Set `dataset`.")
     try:
-        path = Path(name).expanduser()
+        path = expanded(name)
         if path.is_file():
             return _Source({"train": read_file(path)}, any_split=True)
         if path.is_dir():

@@ -43,7 +43,7 @@ from heretic.runs.store import (
     digest_of,
     to_json,
 )
-from heretic.system.files import cannot_write, write_atomic
+from heretic.system.files import cannot_write, expanded, write_atomic
 from heretic.system.hub import is_local
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def slug(model: str) -> str:
     `org/name` becomes `org--name`; a path becomes its last part.
     """
     local = is_local(model)
-    name = Path(model).expanduser().resolve().name if local else model.replace("/", "--")
+    name = expanded(model).resolve().name if local else model.replace("/", "--")
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:80] or "model"
 
 

@@ -14,6 +14,7 @@ from heretic.records import parse
 from heretic.records.trial import front
 from heretic.runs.folder import RunFolder, digest
 from heretic.runs.manifest import RunManifest
+from heretic.system.files import expanded
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def path_of_run(named: str, checkpoint_dir: Path) -> Path:
     Raises:
         RunError: There is no run of that number.
     """
-    path = Path(named).expanduser()
+    path = expanded(named)
     if path.exists():
         return path
     if named.isascii() and named.isdigit():

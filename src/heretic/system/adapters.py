@@ -9,6 +9,7 @@ from typing import Any
 
 from heretic.errors import ModelError
 from heretic.system.documents import parse_json, read_json
+from heretic.system.files import expanded
 from heretic.system.hub import content_identity, gguf_parts, hub_text, is_local
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -57,7 +58,7 @@ def find_adapter(name: str, revision: str | None = None) -> Adapter | None:
     if not name or gguf_parts(name) is not None:
         return None
     if is_local(name):
-        folder = Path(name).expanduser()
+        folder = expanded(name)
         file = folder / ADAPTER_CONFIG
         if not file.is_file():
             return None
@@ -88,7 +89,7 @@ def _adapter(place: str, revision: str | None, what: str, config: Any) -> Adapte
         raise ModelError(
             f"{what} names no base model.", remedy="Set base_model_name_or_path in it."
         )
-    beside = Path(place).expanduser() / base
+    beside = expanded(place) / base
     if is_local(place) and not Path(base).is_absolute() and beside.exists():
         base = str(beside)
     at = config.get("revision")

@@ -15,6 +15,26 @@ REMEDY = "Check free space and permissions."
 _NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
 
 
+def expanded(path: str | Path) -> Path:
+    """A path with `~` as the home folder; as it is where no home is known, so that it is missed."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - that of pathlib raises RuntimeError
+
+
+def user_cache() -> Path:
+    """The user's folder for caches: `$XDG_CACHE_HOME`, or `~/.cache`.
+
+    Raises:
+        HereticError: Neither is known.
+    """
+    named = os.environ.get("XDG_CACHE_HOME")
+    folder = Path(named) if named else expanded("~/.cache")
+    if not named and not folder.is_absolute():
+        raise HereticError(
+            "There is no home folder to keep files in.", remedy="Set HOME or XDG_CACHE_HOME."
+        )
+    return folder
+
+
 def write_atomic(
     path: Path,
     content: str | bytes,

@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from time import monotonic
 
+from heretic.system.files import expanded
+
 CHUNK = 64 * 1024
 """Bytes per sample of a large file."""
 
@@ -54,7 +56,7 @@ def is_local(name: str) -> bool:
         or (name.count("/") > 1 and not in_repository)
         or "\\" in name
         or (name.lower().endswith(GGUF) and not in_repository)
-        or Path(name).expanduser().exists()
+        or expanded(name).exists()
     )
 
 
@@ -63,7 +65,7 @@ def gguf_parts(name: str) -> tuple[str, str] | None:
 
     `folder/file.gguf` is a path. `org/name/file.gguf` is on the Hub unless such a path exists.
     """
-    if not name.lower().endswith(GGUF) or Path(name).expanduser().is_dir():
+    if not name.lower().endswith(GGUF) or expanded(name).is_dir():
         return None
     if is_local(name):
         path = Path(name)
@@ -89,7 +91,7 @@ def content_identity(name: str, revision: str | None = None) -> str:
         `sha256:...` for a folder or a file; `org/name@commit` for a Hub id. Where neither the Hub
         nor the local cache knows the commit, the revision stands in its place, if there is one.
     """
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if name and folder.is_dir():
         return f"sha256:{folder_hash(folder)}"
     if name.lower().endswith(GGUF) and folder.is_file():
@@ -119,7 +121,7 @@ def folder_hash(folder: Path) -> str:
 def plugin_identity(plugin: str) -> str:
     """A scorer plugin's name; for `file.py:Class`, the file's hash replaces its path."""
     location, _, class_name = plugin.rpartition(":")
-    path = Path(location).expanduser()
+    path = expanded(location)
     if path.suffix != ".py" or not path.is_file():
         return plugin
     return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}:{class_name}"
@@ -213,7 +215,7 @@ def base_folder(model: str, revision: str | None = None) -> Path | None:
     if gguf_parts(model) is not None:
         return None
     if is_local(model):
-        folder = Path(model).expanduser()
+        folder = expanded(model)
         return folder if folder.is_dir() else None
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
@@ -235,7 +237,7 @@ def model_text(model: str, file: str, revision: str | None) -> str:
     if not is_local(model):
         return hub_text(place, file, revision) or ""
     try:
-        return (Path(place).expanduser() / file).read_text(encoding="utf-8")
+        return (expanded(place) / file).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:  # there is no such file, or it is not text
         _log.info("%s of %s cannot be read: %s", file, model, error)
         return ""

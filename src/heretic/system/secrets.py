@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_plus, urlsplit, urlunsplit
 
+from heretic.system.files import expanded
+
 MASK = "***"
 
 SHORTEST = 8
@@ -195,7 +197,7 @@ def _stored_hub_token() -> str:
     home = Path(os.environ.get("HF_HOME") or cache_folder / "huggingface")
     path = Path(os.environ.get("HF_TOKEN_PATH") or home / "token")
     try:
-        return path.expanduser().read_text(encoding="utf-8").strip()
+        return expanded(path).read_text(encoding="utf-8").strip()
     except (OSError, ValueError, RuntimeError):
         return ""
 

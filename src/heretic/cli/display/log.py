@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 
@@ -56,7 +57,38 @@ class LogReporter:
 
 
 class _OwnFile(logging.FileHandler):
-    """A log that is never written into a file elsewhere."""
+    """A log that is never written into a file elsewhere.
+
+    Where it cannot be written, such as on a full disk, this is said once and the work goes on.
+    """
+
+    _is_broken = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one entry."""
+        if self._is_broken:
+            return
+        try:
+            super().emit(record)
+        except OSError:  # it cannot be opened
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
+        """Say what is wrong with the file; other errors are those of the program."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self._is_broken = True
+        reason = error.strerror or str(error)
+        text = f"Warning: the log {self.baseFilename} cannot be written: {reason}. "
+        with suppress(OSError, ValueError):  # nor can standard error
+            print(safe_line(f"{text}The work goes on without it."), file=sys.stderr)
+
+    def close(self) -> None:
+        """Close the file; what a full disk did not take is lost."""
+        with suppress(OSError):
+            super().close()
 
     def _open(self) -> TextIOWrapper:
         return TextIOWrapper(

@@ -18,6 +18,7 @@ from heretic.export.files import is_ours
 from heretic.export.staging import contents
 from heretic.harness.tasks import OFFERED
 from heretic.records.trial import Trial
+from heretic.system.files import expanded
 
 BENCHMARKS = tuple(Option(task, label) for task, label in OFFERED.items())
 """What the menu offers; the setting `benchmarks` takes any task of the harness."""
@@ -75,7 +76,7 @@ class Details:
         while destination_problem(default) is not None:
             number += 1
             default = Path(f"{default_directory(self.dialogue.model)}-{number}")
-        return Path(self.dialogue.ask().path("Folder to save in:", str(default))).expanduser()
+        return expanded(self.dialogue.ask().path("Folder to save in:", str(default)))
 
     def strategy(self) -> str:
         """`merge` or `adapter`."""

@@ -17,6 +17,7 @@ from heretic.errors import ExportError, HereticError
 from heretic.export.files import relative_files, sha256_file
 from heretic.export.request import display_name
 from heretic.system.adapters import model_identity
+from heretic.system.files import expanded
 from heretic.system.hub import is_local
 
 LONGEST_PATH = 4096
@@ -98,7 +99,7 @@ def _places(settings: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:
 
 def _digest(key: Key, name: str) -> str | None:
     """Digest of a local file or folder; None if it is missing or cannot be read."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     try:
         if not path.exists():
             return None
