@@ -4,7 +4,6 @@ import itertools
 import json
 import re
 import zipfile
-from pathlib import Path
 
 import pytest
 from benchmarks.planting.plant import TARGET_MODULES, refuses
