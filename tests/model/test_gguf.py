@@ -55,6 +55,14 @@ def test_a_file_is_the_model_it_was_made_from(original: Any, plain: Path, packed
     assert torch.cosine_similarity(near, expected, dim=-1).min() > 0.99
 
 
+@pytest.mark.parametrize("size", [60, 200, 5000, -40])
+def test_a_file_that_is_cut_off(plain: Path, tmp_path: Path, size: int):
+    file = tmp_path / "cut.gguf"
+    file.write_bytes(plain.read_bytes()[:size])
+    with pytest.raises(ModelError, match=r"cut\.gguf is not a whole GGUF file.*Download it again"):
+        export_case.load(file)
+
+
 def test_it_is_saved_as_an_ordinary_folder(packed: Path, tmp_path: Path):
     model = export_case.load(packed)
     choice = export_case.request(model.settings)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +220,32 @@ def _check_gguf(path: Path) -> None:
     check_file(path)
     if _start(path, 4) != GGUF_MAGIC:
         raise ModelError(f"{path} is not a GGUF file.", remedy="Download it again.")
+
+
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Name a GGUF file that is cut off as the cause of what its readers raise.
+
+    The whole file is looked at only after a failure, since that takes seconds.
+
+    Raises:
+        ModelError: In place of an error, if the file is not whole.
+    """
+    try:
+        yield
+    except Exception as error:
+        if gguf_parts(name) is None or not is_local(name):
+            raise
+        from gguf import GGUFReader
+
+        path = Path(name).expanduser()
+        try:
+            GGUFReader(path)
+        except Exception:  # its reader raises whatever the missing bytes lead to
+            raise ModelError(
+                f"{path} is not a whole GGUF file.", remedy="Download it again."
+            ) from error
+        raise
 
 
 def _start(path: Path, count: int) -> bytes:

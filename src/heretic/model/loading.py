@@ -32,7 +32,7 @@ from heretic.events import Notice, Reporter
 from heretic.model.adapters import check_adapter, has_tokenizer, merged
 from heretic.model.completeness import read_weights, summary
 from heretic.model.failures import model_errors, reason
-from heretic.model.files import check_adapter_weights, check_files, reading
+from heretic.model.files import check_adapter_weights, check_files, explained, reading
 from heretic.model.generation import own_generation_config
 from heretic.model.limits import Limits, limits_of, mend_padding
 from heretic.model.source import ModelSource, base_of, dequantising, forget_quantisation, origin
@@ -126,7 +126,7 @@ def load(options: LoadingOptions, reporter: Reporter) -> Loaded:
     generation, said = own_generation_config(base_folder(source.model, source.model_commit))
     for name in options.dtypes:
         try:
-            with quiet(), model_errors(source.model):
+            with explained(source.model), quiet(), model_errors(source.model):
                 model, unread = _load_weights(source, name, generation)
                 if adapter is not None:
                     model = merged(model, adapter)
@@ -171,7 +171,7 @@ def load_tokenizer(source: ModelSource) -> Any:
     if not source.is_gguf:
         configuration(source)  # read by the tokenizer's class too, which would get the blame
     place, arguments = tokenizer_origin(source)
-    with quiet(), model_errors(place, "tokenizer"):
+    with explained(source.model), quiet(), model_errors(place, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(place, **arguments)
         tokenizer.decode(tokenizer(CHECKED_TEXT)["input_ids"])
     tokenizer.padding_side = "left"
