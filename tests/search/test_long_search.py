@@ -54,7 +54,7 @@ class TestSampler:
         for count, values in enumerate(learned):
             best = [trial.objectives() for trial in front(trials[:count])]
             kept = set(best) & set(values)
-            assert len(kept) >= min(len(best), MOST - MOST // sampler.RANDOM_SHARE)
+            assert len(kept) >= min(len(best), MOST // 2)
 
     def test_an_interrupted_search_proposes_the_same(self, tmp_path, few, kind):
         whole = plans(tmp_path / "whole", N_TRIALS, sampler=kind)

@@ -35,9 +35,6 @@ MOST_LEARNED_FROM = 200
 """Complete trials that a proposal is computed from at most, so that its time is bounded. Searches
 of the default length stay below it."""
 
-RANDOM_SHARE = 4
-"""One in so many of them is drawn at random."""
-
 SamplerKind = Literal["tpe", "gp"]
 
 
@@ -180,28 +177,21 @@ class OptunaStudy:
     def _informative(
         self, complete: Sequence[optuna.trial.FrozenTrial], most: int, rng: np.random.Generator
     ) -> set[int]:
-        """Numbers of the trials from which a sampler learns most.
+        """Numbers of the trials from which a sampler learns: the front, and a sample of the rest.
 
-        These are the front; then the trials that would be the front without it, and so on, since
-        they tell where nothing better is to be found; and some others, drawn at random.
+        The sample is drawn anew for each proposal, so that no trial is forgotten for good. A front
+        that would take more than half of the places is thinned evenly.
         """
         signs = [-1.0 if one == StudyDirection.MAXIMIZE else 1.0 for one in self._study.directions]
-        left = {
-            trial.number: tuple(sign * v for sign, v in zip(signs, trial.values, strict=True))
-            for trial in complete
-        }
-        kept: set[int] = set()
-        while True:
-            points = set(undominated(left.values()))
-            layer = [number for number, point in left.items() if point in points]
-            room = most - most // RANDOM_SHARE - len(kept)
-            if len(layer) >= room:
-                kept |= set(rng.choice(layer, room, replace=False).tolist())
-                break
-            kept |= set(layer)
-            left = {number: point for number, point in left.items() if number not in kept}
-        others = [trial.number for trial in complete if trial.number not in kept]
-        return kept | set(rng.choice(others, most - len(kept), replace=False).tolist())
+        numbers: dict[tuple[float, ...], int] = {}
+        for trial in complete:
+            point = tuple(sign * v for sign, v in zip(signs, trial.values, strict=True))
+            numbers.setdefault(point, trial.number)
+        best = [numbers[point] for point in undominated(numbers)]
+        if len(best) > most // 2:
+            best = [best[i] for i in np.linspace(0, len(best) - 1, most // 2).round().astype(int)]
+        others = sorted({trial.number for trial in complete} - set(best))
+        return {*best, *rng.choice(others, most - len(best), replace=False).tolist()}
 
     def _made(self, seed: int) -> optuna.samplers.BaseSampler:
         if self._sampler == "gp":
