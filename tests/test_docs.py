@@ -75,3 +75,25 @@ def test_examples_of_judges_are_valid_settings():
 def test_every_option_of_a_judge_is_on_its_page(options: type[BaseModel]):
     page = (DOCS / "judges.md").read_text(encoding="utf-8")
     assert [name for name in options.model_fields if f"`{name}`" not in page] == []
+
+
+def shown_by(row: str) -> list[str]:
+    """What the last cell of a row of a table names in backticks."""
+    return re.findall(r"`([^`]+)`", row.rstrip().rstrip("|").rpartition(" | ")[2])
+
+
+def exists(test: str) -> bool:
+    """Whether a test (`folder/file.py::Class::test`, below `tests/`) is there."""
+    file, *names = test.split("::")
+    path = ROOT / "tests" / file
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return path.exists() and all(re.search(rf"\b(def|class) {name}\b", text) for name in names)
+
+
+def test_every_case_of_reliability_names_tests_that_exist():
+    page = (DOCS / "reliability.md").read_text(encoding="utf-8")
+    rows = [row for row in page.splitlines() if row.startswith("| ") and "---" not in row]
+    cases = [row for row in rows if not row.startswith("| case |")]
+    assert [row for row in cases if not shown_by(row)] == []
+    assert [test for row in cases for test in shown_by(row) if not exists(test)] == []
+    assert not exists("test_docs.py::test_that_nobody_wrote")
