@@ -13,6 +13,7 @@ import gc
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -22,10 +23,14 @@ from heretic import pipeline
 from heretic.config.settings import Settings
 from heretic.events import Event, TrialFinished
 from heretic.runs.folder import RunFolder
+from heretic.search.sampler import MOST_LEARNED_FROM
 from tests.support import tiny
 
-WARM = 0.3
-"""Share of the trials after which nothing may grow: caches have been filled by then."""
+WARM = MOST_LEARNED_FROM + 50
+"""Trials after which nothing may grow: the sampler learns from as many as it ever does, and caches
+have been filled."""
+
+FEWEST = WARM + 100
 
 MOST_MEGABYTES = 0.03
 """Growth of memory for each trial that is allowed: its record is kept in memory."""
@@ -104,8 +109,8 @@ def settings_of(place: Path) -> Settings:
     )
 
 
-def searched(place: Path, count: int) -> tuple[list[Sample], RunFolder]:
-    """Search; returns a sample for each trial."""
+def searched(place: Path, count: int) -> list[str]:
+    """Search; returns what grows."""
     settings, watcher = settings_of(place), Watcher()
     prompts = pipeline.load_prompts(settings, watcher)
     folder, seed = pipeline.open_folder(settings, prompts)
@@ -113,13 +118,16 @@ def searched(place: Path, count: int) -> tuple[list[Sample], RunFolder]:
     with folder.lock():
         session = pipeline.prepare(settings, prompts, folder, seed, watcher)
         pipeline.search(session, count)
-    return watcher.samples, folder
+        return growing(watcher.samples, folder, lambda done: pipeline.search(session, done))
 
 
-def growing(samples: list[Sample], folder: RunFolder) -> list[str]:
-    """What grows that should not."""
-    first = int(len(samples) * WARM)
-    window = max(10, len(samples) // 10)
+def growing(samples: list[Sample], folder: RunFolder, resume: Callable[[int], object]) -> list[str]:
+    """What grows that should not.
+
+    Args:
+        resume: Searches until that many trials are complete, which they are.
+    """
+    first, window = WARM, 50
     early, late = samples[first : first + window], samples[-window:]
     trials = len(samples) - first
     slower = median(s.seconds for s in late) / median(s.seconds for s in early)
@@ -130,10 +138,13 @@ def growing(samples: list[Sample], folder: RunFolder) -> list[str]:
     start = perf_counter()
     known = folder.read_trials()
     reading = (perf_counter() - start) / len(known) * 1000
+    start = perf_counter()
+    resume(len(known))
+    resuming = (perf_counter() - start) / len(known) * 1000
     print(
         f"a trial takes {slower:.2f} times as long at the end; {memory:.4f} MB, "
         f"{bytes_late:.0f} bytes of journal ({bytes_early:.0f} before) for each; reading 1,000 "
-        f"trials takes {reading:.2f} s"
+        f"trials takes {reading:.2f} s, resuming them {resuming:.2f} s"
     )
     found = {
         "time": slower > MOST_SLOWER,
@@ -141,6 +152,7 @@ def growing(samples: list[Sample], folder: RunFolder) -> list[str]:
         "file handles": late[-1].handles > samples[first].handles,
         "journal": bytes_late > 1.3 * bytes_early,
         "time to read the journal": reading >= 1,
+        "time to resume": resuming >= 1,
     }
     return [name for name, grows in found.items() if grows]
 
@@ -148,8 +160,7 @@ def growing(samples: list[Sample], folder: RunFolder) -> list[str]:
 def main(count: int) -> int:
     """Search for `count` trials; returns the exit status."""
     with tempfile.TemporaryDirectory() as place:
-        samples, folder = searched(Path(place), count)
-        found = growing(samples, folder)
+        found = searched(Path(place), max(count, FEWEST))
     for name in found:
         print(f"{name} grows")
     return 1 if found else 0
