@@ -89,7 +89,9 @@ def test_writers_named_by_hand_show(tmp_path: Path) -> None:
     assert "mlp.up_proj" in [row.path for row in found.writers]
 
 
-@pytest.mark.parametrize("model_type", ["llama", "gemma2", "gemma3", "olmo2", "glm4", "qwen3_moe"])
+@pytest.mark.parametrize(
+    "model_type", ["llama", "gemma2", "gemma3", "olmo2", "glm4", "qwen3_moe", "bloom", "mpt"]
+)
 def test_norms_that_follow_writers_show_without_weights(model_type: str, tmp_path: Path) -> None:
     found = described(configured(tmp_path, model_type))
     model = tiny_model(model_type)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -207,6 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         KeyboardInterrupt: The user interrupted it.
     """
     sys.excepthook = _show_bug
+    _hush_libraries()
     try:
         return run(arguments)
     except HereticError as error:
@@ -214,6 +217,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise KeyboardInterrupt from error
         print(safe(f"Error: {error}"), file=sys.stderr)
         return error.exit_status
+
+
+def _hush_libraries() -> None:
+    """Keep what libraries say to their programmers, and each of their retries, from the screen.
+
+    Whoever asks Python or a library for its warnings gets them.
+    """
+    for library in ("HF_HUB", "DATASETS"):  # read when the library is imported
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    if not sys.warnoptions:
+        for kind in (DeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", kind)
 
 
 def only_prints(arguments: Sequence[str] | None = None) -> bool:

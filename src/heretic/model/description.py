@@ -184,8 +184,9 @@ def norms_after(model: nn.Module, writers: Sequence[Writer]) -> Norms | None:
 
     Tensors on the meta device have a shape but no numbers. Blocks of experts choose by numbers, so
     they are replaced by functions that return a tensor of the right shape. A norm follows a writer
-    if its input is the very tensor that the writer, or the block around it, returned. A norm that
-    the output reaches in any other way is not found.
+    if its input is the very tensor that the writer, or the block around it, returned, unless that
+    block has added the residual stream. A norm that the output reaches in any other way is not
+    found.
 
     Returns:
         By writer's name, the norm's path within the layer, empty if none follows; None if the
@@ -196,9 +197,12 @@ def norms_after(model: nn.Module, writers: Sequence[Writer]) -> Norms | None:
     found = {writer.name: "" for writer in writers}
 
     def put_out(names: list[str]) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             tensor = output[0] if isinstance(output, tuple) else output
-            if isinstance(tensor, Tensor):  # kept, so that no other gets its id
+            given = (*args, *kwargs.values())
+            if isinstance(tensor, Tensor) and not _adds(
+                tensor, given
+            ):  # kept: no other gets its id
                 sources[id(tensor)] = (tensor, names)
 
         return hook
@@ -220,7 +224,7 @@ def norms_after(model: nn.Module, writers: Sequence[Writer]) -> Norms | None:
                     handle = module.register_forward_pre_hook(taken_in(path))
                 elif path and len({w.component for w in inside}) == 1:
                     names = [w.name for w in inside]
-                    handle = module.register_forward_hook(put_out(names))
+                    handle = module.register_forward_hook(put_out(names), with_kwargs=True)
                 else:  # the layer itself, and blocks with several components
                     continue
                 stack.callback(handle.remove)
@@ -232,6 +236,12 @@ def norms_after(model: nn.Module, writers: Sequence[Writer]) -> Norms | None:
             _log.info("The model does not run on the meta device: %s", error)
             return None
     return found
+
+
+def _adds(output: Tensor, inputs: Sequence[Any]) -> bool:
+    """Whether a block is given the residual stream beside its input, as in BLOOM, and adds it."""
+    alike = {id(one) for one in inputs if isinstance(one, Tensor) and one.shape == output.shape}
+    return len(alike) > 1
 
 
 def _same_shape(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from heretic.cli.display.tables import scores_text
 from heretic.cli.display.text import count_of, format_duration, memory_text
-from heretic.events import EvaluationProgress, Event, SearchFinished, TrialFinished
+from heretic.events import EvaluationProgress, Event, Notice, SearchFinished, TrialFinished
 from heretic.records.trial import Score, Trial
 from heretic.system.display import safe
 
@@ -79,6 +79,7 @@ class ReporterBase:
         self.console = console
         self._stage: Stage | None = None
         self._search: Search | None = None
+        self._notices: set[Notice] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -96,7 +97,14 @@ class ReporterBase:
         self._stage = self._search = None
 
     def emit(self, event: Event) -> None:
-        """Show one event. A terminal that was closed must not cost the results."""
+        """Show one event. A terminal that was closed must not cost the results.
+
+        A notice that has been shown is not shown again, such as when a model is loaded once more.
+        """
+        if isinstance(event, Notice):
+            if event in self._notices:
+                return
+            self._notices.add(event)
         try:
             self._show(event)
         except (OSError, ValueError):  # the second: standard output is closed
