@@ -147,6 +147,12 @@ def saved_table(
 ) -> RenderableType:
     """Scores of the original, of the trial in the search, from disk, and on held-out prompts."""
     rows = {"original": baseline, "in the search": searched, "from disk": exported.saved}
+    long = exported.long_replies
+    if long is not None:
+        rows |= {
+            f"original, {long.tokens} tokens": long.before,
+            f"edited, {long.tokens} tokens": long.after,
+        }
     held_out = exported.held_out
     if held_out is not None:
         rows |= {

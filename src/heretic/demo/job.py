@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 SHOWN_TOPIC, SHOWN_ORDINARY = 4, 2
 """Number of prompts of each kind whose replies are shown before and after the edit."""
 
+LONG_PROMPTS = 30
+"""Number of prompts that get long replies before the model is saved; all would take minutes."""
+
 ENOUGH = 0.1
 """Refusal rate that counts as removed when a trial is chosen."""
 

@@ -54,6 +54,7 @@ class LibraryEvaluator(Evaluator):
         techniques: Techniques | None = None,
         baseline_file: BaselineFile | None = None,
         scorers: Sequence[Scorer] | None = None,
+        max_response_length: int | None = None,
     ) -> None:
         """Load the scorers and the prompts; the baseline is measured when it is first read.
 
@@ -63,6 +64,7 @@ class LibraryEvaluator(Evaluator):
             techniques: Techniques that save work; all by default.
             baseline_file: File in which the unedited model's outputs are cached.
             scorers: Loaded scorers; by default those of the settings.
+            max_response_length: New tokens of a reply; by default the setting of that name.
 
         Raises:
             PromptError: A prompt set cannot be read.
@@ -74,7 +76,7 @@ class LibraryEvaluator(Evaluator):
             model,
             prompts or evaluation_prompts(settings, scorers),
             scorers,
-            max_response_length=settings.max_response_length,
+            max_response_length=max_response_length or settings.max_response_length,
             directions=directions,
             reporter=reporter,
             techniques=techniques,

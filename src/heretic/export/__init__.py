@@ -3,7 +3,14 @@
 from heretic.export.documents.card import get_readme_intro, model_card
 from heretic.export.hub import check_upload, upload
 from heretic.export.reproduce import ReproductionResult, reproduce
-from heretic.export.request import ExportOptions, ExportRequest, FullPrecision, HeldOut, Strategy
+from heretic.export.request import (
+    ExportOptions,
+    ExportRequest,
+    FullPrecision,
+    HeldOut,
+    LongReplies,
+    Strategy,
+)
 from heretic.export.saving import check_export, check_place, save
 from heretic.export.staging import temporary, upload_place
 from heretic.export.verify import verify
@@ -13,6 +20,7 @@ __all__ = [
     "ExportRequest",
     "FullPrecision",
     "HeldOut",
+    "LongReplies",
     "ReproductionResult",
     "Strategy",
     "check_export",

@@ -86,6 +86,42 @@ class FullPrecision:
 
 
 @dataclass(frozen=True, slots=True)
+class LongReplies:
+    """Scores that rest on replies, with longer replies than in the search, on the same prompts.
+
+    Attributes:
+        tokens: Most new tokens of a reply.
+        before: Scores of the unedited model; the last is the share of broken replies.
+        after: Scores of the trial, with the edit applied while the model runs.
+    """
+
+    tokens: int
+    before: tuple[Score, ...]
+    after: tuple[Score, ...]
+
+    def to_dict(self, *, with_values: bool = False) -> dict[str, Any]:
+        """JSON-ready form; without values of single prompts by default."""
+        return {
+            "tokens": self.tokens,
+            "before": [score.to_dict(with_values=with_values) for score in self.before],
+            "after": [score.to_dict(with_values=with_values) for score in self.after],
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> LongReplies:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is damaged.
+        """
+        return cls(
+            tokens=int(record["tokens"]),
+            before=tuple(Score.from_dict(score) for score in record["before"]),
+            after=tuple(Score.from_dict(score) for score in record["after"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ExportOptions:
     """The settings that an export reads; each field is the setting of that name."""
 
@@ -112,6 +148,7 @@ class ExportRequest:
         verified: Scores of the saved files, reloaded from disk; None before `verify`.
         full_precision: Scores in full precision, if the search ran on a quantised model.
         held_out: Scores on held-out prompts; None if there are none.
+        long_replies: Scores with longer replies; None if no scorer reads replies.
         benchmarks: Metrics of the trial, paired with the original's, on whole benchmark tasks.
         as_recorded: Whether all scores come from a reproduction file whose hashes the weight files
             have; nothing was measured on this copy.
@@ -126,6 +163,7 @@ class ExportRequest:
     verified: tuple[Score, ...] | None = None
     full_precision: FullPrecision | None = None
     held_out: HeldOut | None = None
+    long_replies: LongReplies | None = None
     benchmarks: tuple[PairedMetric, ...] = ()
     as_recorded: bool = False
 

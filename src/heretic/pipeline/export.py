@@ -1,4 +1,4 @@
-"""Export a chosen trial: score it on held-out prompts, save it, and check what was saved."""
+"""Export a chosen trial: score it once more, save it, and check what was saved."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from heretic import export
 from heretic.harness.store import figures_of
 from heretic.pipeline.held_out import held_out_scores
+from heretic.pipeline.long_replies import long_replies
 from heretic.pipeline.precision import in_full_precision
 from heretic.pipeline.run import Session
 from heretic.records.trial import Score, Trial
@@ -20,14 +21,26 @@ class Exported:
     Attributes:
         saved: Scores of the files, reloaded from disk, on the evaluation prompts.
         held_out: Scores on held-out prompts; None if there are none.
+        long_replies: Scores with longer replies than in the search; None if no scorer reads them.
     """
 
     saved: tuple[Score, ...]
     held_out: export.HeldOut | None
+    long_replies: export.LongReplies | None = None
 
 
-def export_trial(session: Session, trial: Trial, destination: Path, strategy: str) -> Exported:
-    """Score a trial on held-out prompts, save it, reload it from disk and score it once more.
+def export_trial(
+    session: Session,
+    trial: Trial,
+    destination: Path,
+    strategy: str,
+    *,
+    most_long: int | None = None,
+) -> Exported:
+    """Score a trial on long replies and held-out prompts, save it, and score the saved files.
+
+    Args:
+        most_long: Number of prompts of each set that get long replies; by default all.
 
     Raises:
         ExportError: The trial cannot be saved, or the saved model does not score as in the search.
@@ -38,6 +51,7 @@ def export_trial(session: Session, trial: Trial, destination: Path, strategy: st
     request = replace(
         session.request(trial),
         benchmarks=figures_of(session.folder.path, trial),  # first, since the file may be damaged
+        long_replies=long_replies(session, trial, most_long),
         held_out=held_out_scores(session, trial),
     )
     folder = export.save(
@@ -52,4 +66,4 @@ def export_trial(session: Session, trial: Trial, destination: Path, strategy: st
             session.settings, session.evaluator, session.prompts.evaluation, session.reporter
         ),
     )
-    return Exported(scores, request.held_out)
+    return Exported(scores, request.held_out, request.long_replies)

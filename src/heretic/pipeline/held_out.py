@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from heretic.errors import RunError
 from heretic.evaluator.library import LibraryEvaluator
 from heretic.events import Notice, StageFinished, StageStarted
 from heretic.export import HeldOut
 from heretic.pipeline.identity import baseline_key
+from heretic.pipeline.kept import kept
 from heretic.pipeline.stages import scores_line
 from heretic.prompts import EvaluationPrompts
 from heretic.records.statistics import is_worse
 from heretic.records.trial import Score, Trial
 from heretic.runs.folder import digest
 from heretic.scorers import Scorer
-from heretic.system.documents import parse_json
 
 if TYPE_CHECKING:
     from heretic.pipeline.run import Session
 
 FILE = "held_out.json"
-"""Key to scores; the key says what was scored, on what, and by what."""
 
 
 def held_out_scores(session: Session, trial: Trial) -> HeldOut | None:
@@ -39,15 +36,14 @@ def held_out_scores(session: Session, trial: Trial) -> HeldOut | None:
     scorers = tuple(scorer for scorer in session.evaluator.scorers if not scorer.sets())
     if prompts is None or not scorers:
         return None
-    key = _key(session, prompts, trial)
-    kept = _read(session)
     session.reporter.emit(StageStarted("Scoring the chosen trial on held-out prompts"))
-    found = kept.get(key)
-    if found is None:
-        found = _scored(session, prompts, scorers, trial)
-        rows = {**kept, key: found}
-        content = {name: row.to_dict(with_values=True) for name, row in rows.items()}
-        session.folder.write_file(FILE, json.dumps(content, ensure_ascii=False) + "\n")
+    found = kept(
+        session.folder,
+        FILE,
+        _key(session, prompts, trial),
+        lambda: _scored(session, prompts, scorers, trial),
+        HeldOut.from_dict,
+    )
     told = f"{scores_line(found.after)} (search: {scores_line(trial.scores)})"
     session.reporter.emit(StageFinished(told))
     for text in gaps(trial.scores, found.after):
@@ -88,13 +84,3 @@ def _key(session: Session, prompts: EvaluationPrompts, trial: Trial) -> str:
     held_out = replace(session.prompts, evaluation=prompts)
     of_original = baseline_key(session.settings, held_out, session.model)
     return digest({"original": of_original, "plan": trial.plan.to_dict()})
-
-
-def _read(session: Session) -> dict[str, HeldOut]:
-    """What the run folder holds; nothing if it is damaged, since it can be measured again."""
-    try:
-        content = session.folder.read_file(FILE)
-        rows = {} if content is None else parse_json(content, strict=False)
-        return {str(key): HeldOut.from_dict(row) for key, row in rows.items()}
-    except (RunError, ValueError, TypeError, KeyError, AttributeError):
-        return {}

@@ -22,6 +22,7 @@ from heretic.model.loading import load_tokenizer
 from heretic.model.source import ModelSource
 from heretic.pipeline.checks import check_model
 from heretic.pipeline.known import load_run
+from heretic.pipeline.long_replies import Chosen, long_scores
 from heretic.pipeline.precision import in_full_precision
 from heretic.pipeline.prompts import load_evaluation_prompts, load_prompts
 from heretic.pipeline.run import new_manifest
@@ -91,13 +92,16 @@ def apply_plan(
     scores = evaluator.evaluate([plan])[0]
     reporter.emit(StageFinished(scores_line(scores)))
     seed = settings.seed or 0
+    trial = Trial(number=0, plan=plan, scores=scores)
+    chosen = Chosen(trial, evaluator, prompts.evaluation, directions, reporter)
     request = export.ExportRequest(
-        trial=Trial(number=0, plan=plan, scores=scores),
+        trial=trial,
         directions=directions,
         baseline=evaluator.baseline,
         manifest=known or new_manifest(settings, prompts, model, seed, evaluator.baseline),
         options=options_of(export.ExportOptions, settings),
         settings=settings.to_dict(),
+        long_replies=long_scores(chosen),
     )
     folder = export.save(model, request, destination, strategy=strategy, reporter=reporter)
     return export.verify(

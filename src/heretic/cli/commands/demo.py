@@ -82,7 +82,9 @@ def _job(opened: OpenRun, start: float) -> int:
     exchanges = job.replies(session, trial, display)
     destination = job.saved_in(settings)
     strategy = settings.export_strategy or DEFAULT_STRATEGY
-    exported = pipeline.export_trial(session, trial, destination, strategy)
+    exported = pipeline.export_trial(
+        session, trial, destination, strategy, most_long=job.LONG_PROMPTS
+    )
     display.close()
     console.print(Padding(_replies_table(exchanges), (1, 0, 0, 0)))
     console.print(Padding(_recovery_table(recovery), (0, 0, 1, 0)))

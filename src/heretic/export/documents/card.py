@@ -16,6 +16,7 @@ from heretic.export.request import (
     ExportRequest,
     FullPrecision,
     HeldOut,
+    LongReplies,
     Strategy,
     display_name,
     score_rows,
@@ -115,6 +116,7 @@ def model_card(
             _origin(request)
             + _full_precision_text(request.full_precision)
             + _held_out_text(request.held_out)
+            + _long_text(request.long_replies)
             + _benchmarks_text(request.benchmarks),
             aim,
         ),
@@ -261,6 +263,16 @@ def _held_out_text(held_out: HeldOut | None) -> str:
         f"{held_out.good} good and {held_out.bad} bad prompts that it never saw, with the edit "
         "applied while running:\n\n"
         f"{scores_table(held_out.before, held_out.after)}"
+    )
+
+
+def _long_text(found: LongReplies | None) -> str:
+    if found is None:
+        return ""
+    return (
+        "\nShort replies hide loops and late refusals. With replies of up to "
+        f"{found.tokens} tokens to the search's prompts, and the edit applied while running:\n\n"
+        f"{scores_table(found.before, found.after)}"
     )
 
 

@@ -110,11 +110,12 @@ def applied_weights(
 
 
 def _scores(request: ExportRequest) -> Mapping[str, Any]:
-    full = request.full_precision
+    full, long = request.full_precision, request.long_replies
     return {
         "before": [score.to_dict() for score in request.baseline],
         "after": [score.to_dict() for score in request.scores],
         "verified": request.verified is not None,
         "held_out": None if request.held_out is None else request.held_out.to_dict(),
         **({} if full is None else {"full_precision": full.to_dict()}),
+        **({} if long is None else {"long_replies": long.to_dict()}),
     }

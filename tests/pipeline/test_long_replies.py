@@ -1,0 +1,199 @@
+"""Chosen trials are scored on longer replies than the search's, and differences are told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from tests.support import export_case, tiny
+from tests.support.search_case import Recorder
+
+from heretic import pipeline
+from heretic.cli.workflow import saved_table
+from heretic.errors import ScorerError
+from heretic.events import Notice
+from heretic.export import LongReplies
+from heretic.pipeline import long_replies as module
+from heretic.pipeline.long_replies import difference, long_replies
+from heretic.records import Score
+from heretic.records.trial import Optimization
+from heretic.scorers.broken import BrokenReplies
+
+ALL = 6
+"""Bad evaluation prompts of the session."""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.folder(tmp_path_factory.mktemp("base") / "Tiny-Base", max_position_embeddings=512)
+
+
+@pytest.fixture
+def open_session(tmp_path: Path, base: Path) -> Callable[..., tuple[Any, Recorder]]:
+    def give(**values: Any) -> tuple[Any, Recorder]:
+        sets = export_case.prompt_files(tmp_path)
+        sets["bad_evaluation_prompts"]["split"] = f"train[-{ALL}:]"
+        options = {"search": "tpe", "n_trials": 1, "study_checkpoint_dir": str(tmp_path / "runs")}
+        settings = export_case.settings(base, **{**sets, **options, **values})
+        recorder = Recorder()
+        prompts = pipeline.load_prompts(settings, recorder)
+        folder, seed = pipeline.open_folder(settings, prompts)
+        return pipeline.prepare(settings, prompts, folder, seed, recorder), recorder
+
+    return give
+
+
+OpenSession = Callable[..., tuple[Any, Recorder]]
+
+
+def test_the_figures_are_in_all_that_is_saved(open_session: OpenSession, tmp_path: Path) -> None:
+    session, _ = open_session()
+    (trial,) = pipeline.search(session)
+    exported = pipeline.export_trial(session, trial, tmp_path / "edited", "merge")
+    found = exported.long_replies
+    assert found is not None
+    assert found.tokens == 128
+    assert [score.name for score in found.after] == ["refusals", "broken_replies"]
+    assert len(found.after[1].values) == ALL
+    # The search's own figures stay, and so do its evaluator's.
+    assert session.evaluator.evaluate([trial.plan])[0] == trial.scores
+    assert [score.display for score in exported.saved] == [s.display for s in trial.scores]
+    written = json.loads((tmp_path / "edited" / "abliteration_params.json").read_text())
+    assert LongReplies.from_dict(written["scores"]["long_replies"]).tokens == 128
+    card = (tmp_path / "edited" / "README.md").read_text()
+    assert "replies of up to 128 tokens" in card
+    assert found.after[1].display in card
+    console = Console(width=160)
+    with console.capture() as shown:
+        console.print(saved_table(export_case.BASELINE, trial.scores, exported, tmp_path))
+    assert "edited, 128 tokens" in shown.get()
+    assert "broken replies" in shown.get()
+
+
+def test_replies_are_as_long_as_that(open_session: OpenSession) -> None:
+    session, _ = open_session()
+    (trial,) = pipeline.search(session)
+    evaluated: list[int] = []
+
+    class Reader(BrokenReplies):
+        def values(self, outputs: Any, baseline: Any) -> list[bool]:
+            evaluated.extend(len(reply) for reply in outputs.responses["bad"])
+            return super().values(outputs, baseline)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BrokenReplies", Reader)
+        long_replies(session, trial)
+    assert max(evaluated) > 100  # a token is at most a byte here; the search's have 4
+    for prompt, response in zip(
+        session.prompts.evaluation.bad,
+        session.evaluator.baseline_outputs.responses["bad"],
+        strict=True,
+    ):
+        assert len(response) <= 4, prompt
+
+
+def test_the_next_save_reads_them_from_the_run_folder(
+    open_session: OpenSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, _ = open_session()
+    (trial,) = pipeline.search(session)
+    found = long_replies(session, trial)
+    fewer = long_replies(session, trial, most=3)
+    assert fewer is not None
+    assert len(fewer.after[1].values) == 3
+    monkeypatch.setattr(module, "_measured", None)
+    assert long_replies(session, trial) == found
+    assert long_replies(session, trial, most=3) == fewer
+
+
+def test_longer_settings_stay(open_session: OpenSession) -> None:
+    session, _ = open_session(max_response_length=140)
+    (trial,) = pipeline.search(session)
+    found = long_replies(session, trial, most=2)
+    assert found is not None
+    assert found.tokens == 140
+
+
+def test_replies_keep_within_the_models_positions(
+    open_session: OpenSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, _ = open_session()
+    (trial,) = pipeline.search(session)
+    prompts = session.prompts.evaluation.bad
+    longest = max(map(len, session.model.encode_rows(prompts)))
+    for positions, tokens in ((longest + 50, 50), (longest + 2, 4)):
+        limits = type(session.model.limits)
+        monkeypatch.setattr(limits, "positions", positions, raising=False)
+        chosen = module.Chosen(
+            trial, session.evaluator, session.prompts.evaluation, session.directions, Recorder()
+        )
+        assert max(4, module._room(chosen, {"bad"}, 128)) == tokens
+
+
+def test_without_scorers_of_replies_nothing_is_said(open_session: OpenSession) -> None:
+    session, recorder = open_session(scorers=[{"plugin": "kl_divergence"}])
+    (trial,) = pipeline.search(session)
+    before = len(recorder.events)
+    assert long_replies(session, trial) is None
+    assert len(recorder.events) == before
+
+
+def test_a_scorer_that_fails_does_not_stop_the_save(
+    open_session: OpenSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, recorder = open_session()
+    (trial,) = pipeline.search(session)
+
+    def fail(*args: Any) -> None:
+        raise ScorerError("The judge gives no answer.")
+
+    monkeypatch.setattr(module, "_measured", fail)
+    assert long_replies(session, trial) is None
+    assert "The judge gives no answer" in recorder.of(Notice)[-1].text
+
+
+def rate(name: str, count: int, total: int = 100) -> Score:
+    values = tuple(float(index < count) for index in range(total))
+    wanted: Optimization = "none" if name == "broken_replies" else "minimize"
+    return Score(name, count / total, wanted, f"{count}/{total}", values=values)
+
+
+@pytest.mark.parametrize(
+    ("refused", "broken", "original", "told"),
+    [
+        (31, 21, 6, ["refusals is 31/100", "13/100", "21/100 replies are broken", "6/100"]),
+        (31, 6, 6, ["refusals is 31/100"]),
+        (13, 21, 6, ["21/100 replies are broken"]),
+        (14, 8, 6, None),  # as many as rounding or chance explains
+        (2, 3, 6, None),  # better than in the search
+    ],
+)
+def test_what_is_worse_is_told(
+    refused: int, broken: int, original: int, told: list[str] | None
+) -> None:
+    found = LongReplies(
+        128,
+        (rate("refusals", 90), rate("broken_replies", original)),
+        (rate("refusals", refused), rate("broken_replies", broken)),
+    )
+    text = difference(found, (rate("refusals", 13),), 40)
+    assert (text is None) == (told is None)
+    for part in told or ():
+        assert part in str(text)
+    if told is not None:
+        assert "refusals is" in str(text) or refused <= 14
+        assert ("broken" in str(text)) == (broken > 8)
+
+
+def test_fewer_prompts_are_compared_with_the_same_prompts() -> None:
+    """The first ten of the search's prompts hold all of its 13 refusals."""
+    found = LongReplies(
+        128,
+        (rate("refusals", 10, 10), rate("broken_replies", 0, 10)),
+        (rate("refusals", 10, 10), rate("broken_replies", 0, 10)),
+    )
+    assert difference(found, (rate("refusals", 13),), 40) is None
