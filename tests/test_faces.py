@@ -30,6 +30,7 @@ from heretic.model import AbliterationParameters, Model
 from heretic.prompts import Prompt
 from heretic.records import Kernel, Trial
 from heretic.scorers import Needs, Outputs, Scorer, load_scorers
+from heretic.system.display import safe
 from tests.support import tiny
 from tests.test_docs import DOCS, ROOT, code
 
@@ -176,7 +177,7 @@ class TestModel:
         assert chat[-1] == {"role": "user", "content": "Why?"}
         assert capsys.readouterr().out.count("\n") == 0
         said = model.stream_chat_response(chat)
-        assert capsys.readouterr().out == f"{said}\n"
+        assert capsys.readouterr().out == f"{safe(said)}\n"
 
     def test_what_can_be_edited(self, model: Model) -> None:
         assert len(model.get_layers()) == LAYERS

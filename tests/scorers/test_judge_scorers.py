@@ -25,6 +25,7 @@ from heretic.evaluator import EvaluationPrompts
 from heretic.events import Silent
 from heretic.export.reproduce import check_plugins
 from heretic.judges.records import Item, Usage, Verdict
+from heretic.model import loading
 from heretic.pipeline import PromptSets, fingerprint, prepare
 from heretic.pipeline.single import apply_plan, compare
 from heretic.prompts import Prompt
@@ -163,8 +164,13 @@ class TestLLMJudge:
         chosen = settings(
             "LLMJudge", endpoint="http://localhost/v1", model="m", api_key_env="JUDGE_KEY"
         )
-        nowhere = {"model": str(tmp_path / "nowhere"), "evaluate_model": str(tmp_path / "neither")}
-        chosen = chosen.replaced(**nowhere)
+        model = str(tiny.folder(tmp_path / "model"))
+        chosen = chosen.replaced(model=model, evaluate_model=model)
+
+        def never(*_: object) -> None:
+            raise AssertionError("no model is loaded")
+
+        monkeypatch.setattr(loading, "load", never)
         plan = Plan.create(
             direction_scope="per layer", direction_index=None, kernels={}, row_normalization="none"
         )
