@@ -41,6 +41,7 @@ class Model(PromptReader):
         super().__init__(options, loaded, reporter)
         self._factory = EditFactory(self.writers)
         self._weights = WeightEditor(self.writers)
+        self._said: set[str] = set()  # warnings about replies
         self._hooked: list[RowEdits] = []  # one per open `edited`: 0 is its plan, 1 no edit
 
     # --- edits -----------------------------------------------------------------------------
@@ -237,7 +238,12 @@ class Model(PromptReader):
         self.limits.check_lengths(rows, [messages[-1]["content"]], reply=1)
         batch = self.renderer.padded(rows).to(self.device)
         limit = min(max_new_tokens or LONGEST_REPLY, self._room(len(rows[0])))
-        yield from Stream(self.model, self.tokenizer, batch, limit, self.say)
+        yield from Stream(self.model, self.tokenizer, batch, limit, self._say_once)
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self.say(text)
 
     def _room(self, used: int) -> int:
         """Most new tokens of a reply after `used` tokens, by the positions the model is made for.

@@ -93,9 +93,9 @@ class Stream:
             return
         # Before the first token: what the file of the model says cannot be done.
         self._streamer.next_tokens_are_prompt = True
+        self._say(f"The generation config cannot be followed, so replies are greedy: {why}")
         with following(self._model, TOKENS):
             self._run()
-        self._say(f"The generation config cannot be followed, so the reply was greedy: {why}")
 
     def _run(self, **arguments: Any) -> None:
         from transformers import StoppingCriteriaList
