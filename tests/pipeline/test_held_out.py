@@ -18,6 +18,7 @@ from heretic import pipeline
 from heretic.cli.workflow import saved_table
 from heretic.config import Settings
 from heretic.errors import StudyError
+from heretic.evaluator.library import LibraryEvaluator
 from heretic.events import Silent, StageFinished
 from heretic.export.documents.card import model_card
 from heretic.export.request import HeldOut
@@ -142,7 +143,7 @@ class TestExport:
         (trial,) = pipeline.search(session)
         first = pipeline.held_out_scores(session, trial)
         measured: list[int] = []
-        real = held_out.LibraryEvaluator
+        real = LibraryEvaluator
 
         def watched(*arguments: Any, **options: Any) -> Any:
             measured.append(1)
