@@ -111,11 +111,11 @@ def test_tables_are_merged_key_by_key(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HERETIC_CHAT_TEMPLATE_KWARGS__LIST", "[1]")
     both = {"thinking_budget": 0, "list": [1]}
     assert Settings(model=name).chat_template_kwargs == both
-    given = CliRunner().invoke(
-        heretic, ["inspect", name, "--chat-template-kwargs", '{"tokenize": true}']
-    )
-    assert isinstance(given.exception, SettingsError)
-    assert "tokenize is not a variable of a chat template" in str(given.exception)
+    for variable in ("tokenize", "messages"):  # which Heretic itself hands over
+        table = f'{{"{variable}": true}}'
+        given = CliRunner().invoke(heretic, ["inspect", name, "--chat-template-kwargs", table])
+        assert isinstance(given.exception, SettingsError)
+        assert f"{variable} is not a variable of a chat template" in str(given.exception)
     more = Settings(model=name, chat_template_kwargs={"thinking_budget": 512})
     assert more.chat_template_kwargs == {**both, "thinking_budget": 512}
 

@@ -51,6 +51,30 @@ def test_a_prefix_on_every_name(tmp_path: Path, prefix: str) -> None:
     assert f"begin with `{prefix}`" in str(error.value)
 
 
+def test_weights_with_an_adapter_attached(tmp_path: Path) -> None:
+    folder = rename(
+        tiny.folder(tmp_path),
+        lambda key: "base_model.model." + key.replace("_proj.weight", "_proj.base_layer.weight"),
+    )
+    with pytest.raises(ModelError, match="merge_and_unload"):
+        load(folder)
+
+
+@pytest.mark.parametrize("scale", ["weight_scale", "weight_scale_inv", "SCB"])
+def test_quantised_weights_whose_scales_are_not_read(tmp_path: Path, scale: str) -> None:
+    """Their numbers alone are another model, though none of them is missing."""
+    folder = tiny.folder(tmp_path)
+    tensors = load_file(folder / WEIGHTS)
+    scales = {
+        key.replace("weight", scale): torch.ones(1)
+        for key in tensors
+        if key.endswith("_proj.weight")
+    }
+    save_file({**tensors, **scales}, folder / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=f"does not say how.*{scale}.*quantization_config"):
+        load(folder)
+
+
 def test_an_output_head_that_is_not_tied(tmp_path: Path) -> None:
     folder = rename(tiny.folder(tmp_path), lambda key: None if key == "lm_head.weight" else key)
     with pytest.raises(ModelError, match=r"lack 1 of \d+ weights: lm_head\.weight\. "):

@@ -48,6 +48,12 @@ def test_files_that_are_something_else(folder: Path, name: str, content: bytes, 
     assert "dtype" not in str(error.value)
 
 
+def test_a_template_in_another_encoding(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_bytes("{# é #}".encode("latin-1"))
+    with pytest.raises(ModelError, match=r"chat_template\.jinja is not UTF-8 text \(line 1\)"):
+        load(folder)
+
+
 @pytest.mark.parametrize("size", [4, 100, -10])
 def test_a_truncated_file(folder: Path, size: int) -> None:
     data = (folder / WEIGHTS).read_bytes()
@@ -103,6 +109,34 @@ def test_shards(tmp_path: Path) -> None:
         index.write_text(content)
         with pytest.raises(ModelError, match=r"index\.json"):
             load(folder)
+
+
+@pytest.mark.parametrize("place", ["../outside.safetensors", "/outside.safetensors"])
+def test_an_index_that_leads_out_of_the_folder(folder: Path, place: str) -> None:
+    (folder / WEIGHTS).rename(folder.parent / "outside.safetensors")
+    table = dict.fromkeys(("lm_head.weight", "model.norm.weight"), place)
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": table}))
+    with pytest.raises(ModelError, match=f"{place}, which is outside the model's folder"):
+        load(folder)
+
+
+def test_an_index_may_name_files_in_folders_below(tmp_path: Path) -> None:
+    folder = tiny.folder(tmp_path, max_shard_size="20KB")
+    index = folder / f"{WEIGHTS}.index.json"
+    content = json.loads(index.read_text())
+    (folder / "shards").mkdir()
+    for file in folder.glob("*.safetensors"):
+        file.rename(folder / "shards" / file.name)
+    table = {key: f"shards/{file}" for key, file in content["weight_map"].items()}
+    index.write_text(json.dumps({**content, "weight_map": table}))
+    assert load(folder).remarks == ()
+
+
+def test_shards_without_their_index(tmp_path: Path) -> None:
+    folder = tiny.folder(tmp_path, max_shard_size="20KB")
+    (folder / f"{WEIGHTS}.index.json").unlink()
+    with pytest.raises(ModelError, match=r"of-\d+\.safetensors, but no .*index\.json"):
+        load(folder)
 
 
 def test_what_is_cached_in_part_may_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

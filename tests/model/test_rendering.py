@@ -48,6 +48,13 @@ def test_content_is_given_as_the_template_wants_it(kind: str, tmp_path: Path):
     assert check_prompts(model, {"good": QUESTIONS}) == []
 
 
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_a_template_may_hold_what_parts_look_like(quote: str, tmp_path: Path):
+    head = "Reply with {_type_: _text_, _text_: _words_}. ".replace("_", quote)
+    model = load(tmp_path, f"{head}{{{{ messages[-1].content }}}}")
+    assert model.prompt_text(Prompt("Why?")) == f"{head}Why?"
+
+
 def test_a_template_for_parts_sees_a_whole_conversation(tmp_path: Path):
     model = load(tmp_path, HEAD + WANTING_PARTS["loop"] + TAIL)
     turns = [("user", "Hi"), ("assistant", "Hello"), ("user", "Bye")]

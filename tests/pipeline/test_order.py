@@ -140,6 +140,16 @@ def test_models_that_cannot_be_used_are_told_before_prompts_are_read(
     assert "model" in said(["model", *SETTINGS, *more, *prompts()], capsys)
 
 
+def test_two_sets_of_the_same_prompts_are_told_before_weights_are_read(
+    capsys: pytest.CaptureFixture[str],
+):
+    tiny.folder(Path("model"))
+    lose_a_weight(Path("model"))
+    write_prompts()
+    Path("bad.txt").write_text(Path("good.txt").read_text())
+    assert "good and the bad prompts are the same" in said(["model", *SETTINGS, *prompts()], capsys)
+
+
 class TestEvaluation:
     """`heretic evaluate` reads evaluation prompts alone."""
 

@@ -28,6 +28,12 @@ FOREIGN_HEADS = (
 )
 """Endings of the names of classes that put out something other than words."""
 
+SCALES = re.compile(r"\.(weight_scale(_inv|_2)?|weight_packed|SCB|weight\.(absmax|quant_map))$")
+"""Ends of the names of tensors without which the numbers of quantised weights mean nothing."""
+
+WRAPPED = (".base_layer.", ".lora_A.", ".lora_B.")
+"""Parts of names that weights have while an adapter is attached."""
+
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 _CONVERTED = re.compile(r"^(\S+) +\| +(?:\x1b\[\d+m)?CONVERSION", re.MULTILINE)
 
@@ -52,6 +58,14 @@ def check_complete(model: Any, found: Mapping[str, Any], name: str) -> tuple[str
     unread = tuple(sorted(found["unexpected_keys"]))
     buffers = {key for key, _ in model.named_buffers(remove_duplicate=False)}
     wrong = {key for key, *_ in found["mismatched_keys"]}
+    scales = [key for key in unread if SCALES.search(key)]
+    if scales and getattr(model.config, "quantization_config", None) is None:
+        raise ModelError(
+            f"The weights of {name} are quantised, and its config.json does not say how: "
+            f"{summary(scales)} would not be used.",
+            remedy="Use the config.json that belongs to these weights (quantization_config), or "
+            "give the unquantised model.",
+        )
     missing = sorted(set(found["missing_keys"]) - buffers - wrong)
     if missing:
         raise ModelError(
@@ -106,6 +120,11 @@ def _remedy(model: Any, missing: list[str], unread: tuple[str, ...]) -> str:
         return f"The names in the files begin with `{prefix}`: save the model without that prefix."
     if _foreign_head(model):
         return f"They were saved as {_foreign_head(model)}: give a model that writes text."
+    if any(part in key for key in unread for part in WRAPPED):
+        return (
+            "They were saved with an adapter attached: merge it (merge_and_unload in PEFT) and "
+            "save again."
+        )
     if unread:
         return (
             f"The files hold {summary(unread)} instead: use the config.json that belongs to these "

@@ -15,7 +15,7 @@ from typing import Any
 
 from heretic.errors import HereticError, ModelError
 from heretic.system.adapters import ADAPTER_CONFIG, Adapter
-from heretic.system.documents import read_json
+from heretic.system.documents import read_json, read_text
 from heretic.system.files import expanded
 from heretic.system.headers import disguise, safetensors_header
 from heretic.system.hub import GGUF_MAGIC, base_folder, gguf_parts, is_local
@@ -41,6 +41,9 @@ TABLES = frozenset(file for file in READ if file.endswith(".json")) - {
 """Those that hold one small JSON object."""
 
 MAY_BE_EMPTY = frozenset({"merges.txt", "vocab.txt", "chat_template.jinja"})
+
+TEXTS = ("chat_template.jinja", "merges.txt", "vocab.txt")
+"""Those that hold UTF-8 text."""
 
 PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
 """First bytes of what `torch.save` writes, and wrote before version 1.6."""
@@ -68,21 +71,28 @@ def check_files(name: str, revision: str | None, allow_pickle: bool) -> None:
         return
     if is_local(name) and not any((folder / f).is_file() for f in ("config.json", ADAPTER_CONFIG)):
         raise _no_model(name, folder)
-    for file in sorted(READ):
-        if (folder / file).is_file() and file not in MAY_BE_EMPTY:
-            check_file(folder / file)
-            if file in TABLES:
-                check_table(folder / file)
+    _check_beside(folder)
     weights = weight_files(folder, complete=is_local(name))
     if is_local(name) and not weights and "auto_map" not in _configuration(folder):
-        raise ModelError(
-            f"{folder} holds a configuration, but no weights ({SAFETENSORS[0]}).",
-            remedy="Download the model again; weights in other formats have to be converted.",
-        )
+        raise _no_weights(folder)
     for path in weights:
         check_weights(path)
         if path.suffix != ".safetensors" and is_local(name) and not allow_pickle:
             raise pickled(name, path.name)
+
+
+def _check_beside(folder: Path) -> None:
+    """Look at the files beside the weights that loading reads."""
+    for file in sorted(READ):
+        path = folder / file
+        if not path.is_file():
+            continue
+        if file not in MAY_BE_EMPTY:
+            check_file(path)
+        if file in TABLES:
+            check_table(path)
+        if file in TEXTS:
+            read_text(path, kind=ModelError)
 
 
 def reading(allow_pickle: bool) -> dict[str, Any]:
@@ -153,7 +163,14 @@ def _shards(index: Path, complete: bool) -> list[Path]:
     table = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(table, dict) or not all(isinstance(file, str) for file in table.values()):
         raise ModelError(f"{index} does not say which file holds which weights.")
-    files = [index.with_name(name) for name in sorted(set(table.values()))]
+    names = sorted(set(table.values()))
+    outside = next((n for n in names if Path(n).is_absolute() or ".." in Path(n).parts), None)
+    if outside is not None:
+        raise ModelError(
+            f"{index} names {outside}, which is outside the model's folder.",
+            remedy="Download the model again.",
+        )
+    files = [index.parent / name for name in names]
     absent = [file.name for file in files if not file.is_file()]
     if absent and complete:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
@@ -251,6 +268,19 @@ def explained(name: str) -> Iterator[None]:
 def _start(path: Path, count: int) -> bytes:
     with path.open("rb") as reader:
         return reader.read(count)
+
+
+def _no_weights(folder: Path) -> ModelError:
+    shards = sorted(path.name for path in folder.glob("*-of-*.safetensors"))
+    if shards:
+        return ModelError(
+            f"{folder} holds {shards[0]}, but no {SAFETENSORS[1]}, which lists all files.",
+            remedy="Download the model again.",
+        )
+    return ModelError(
+        f"{folder} holds a configuration, but no weights ({SAFETENSORS[0]}).",
+        remedy="Download the model again; weights in other formats have to be converted.",
+    )
 
 
 def _no_folder(name: str) -> ModelError:

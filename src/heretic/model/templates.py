@@ -209,9 +209,9 @@ class ChatRenderer:
 
 def shows(text: str, word: str) -> bool:
     """Whether a template has written a word into a text, and not the list that it was part of."""
-    return word.casefold() in text.casefold() and not any(
-        f"{quote}type{quote}: {quote}text{quote}" in text for quote in "'\""
-    )
+    plain = text.casefold().replace('"', "'")
+    found = word.casefold()
+    return found in plain and f"'type': 'text', 'text': '{found}" not in plain
 
 
 @contextmanager

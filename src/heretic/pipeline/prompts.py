@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from heretic import prompts as prompt_sets
 from heretic.config.settings import Settings
+from heretic.errors import PromptError
 from heretic.evaluator.library import evaluation_prompts
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
 from heretic.prompts import EvaluationPrompts, PromptSets
@@ -30,7 +31,7 @@ def load_prompts(
         scorers: Scorers, which may have prompts of their own; by default those of the settings.
 
     Raises:
-        PromptError: A set cannot be read or is empty.
+        PromptError: A set cannot be read or is empty, or good and bad prompts are the same.
         ScorerError: A scorer cannot be loaded.
     """
     scorers = load_scorers(settings) if scorers is None else scorers
@@ -41,6 +42,12 @@ def load_prompts(
         bad=prompt_sets.load(settings.bad_prompts, system),
         evaluation=evaluation_prompts(settings, scorers),
     )
+    if set(sets.good) == set(sets.bad):
+        raise PromptError(
+            "The good and the bad prompts are the same prompts.",
+            remedy="They must differ in what triggers the behaviour: check `dataset`, `split` and "
+            "`column` of good_prompts and bad_prompts.",
+        )
     if settings.protected_prompts is not None:
         sets = replace(sets, protected=prompt_sets.load(settings.protected_prompts, system))
     if with_held_out:

@@ -19,7 +19,14 @@ DEFAULT_CHAIN_OF_THOUGHT_SKIPS = (
 )
 
 NOT_FOR_TEMPLATES = frozenset(
-    {"conversation", "chat_template", "tokenize", "add_generation_prompt", "return_dict"}
+    {
+        "conversation",
+        "messages",
+        "chat_template",
+        "tokenize",
+        "add_generation_prompt",
+        "return_dict",
+    }
     | {"continue_final_message", "return_tensors", "tokenizer_kwargs"}
 )
 """Arguments of `apply_chat_template` that Heretic fixes; they are not variables of a template."""
