@@ -45,7 +45,7 @@ class TestClosed:
         assert hang_up(child) == 128 + signal.SIGHUP
 
     def test_in_a_search_that_somebody_would_have_to_go_on_from(self, tmp_path: Path) -> None:
-        child = in_terminal("crash", tmp_path)
+        child = in_terminal("endless", tmp_path)
         child.expect("Loading model")
         assert hang_up(child) == 128 + signal.SIGHUP
 

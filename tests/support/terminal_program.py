@@ -1,7 +1,7 @@
 """A tiny program with the real display, menu and chat, and no model: driven by the tests.
 
-Usage: terminal_program.py MODE [ANSWERS as JSON]. MODE is one of menu, search, crash, chat,
-checkpoint.
+Usage: terminal_program.py MODE [ANSWERS as JSON]. MODE is one of menu, search, endless, crash,
+chat, checkpoint.
 """
 
 from __future__ import annotations
@@ -131,6 +131,8 @@ def main(mode: str, answers: Answers) -> None:
     """Run one mode."""
     console = make_console()
     with make_reporter(console) as reporter:
+        while mode == "endless":
+            run_stages(reporter)
         if mode in {"search", "crash"}:
             run_stages(reporter)
             run_search(reporter, 4, failed=2)
