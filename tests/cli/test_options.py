@@ -290,6 +290,15 @@ def test_the_demo_checks_its_destination_first(monkeypatch: pytest.MonkeyPatch):
     assert "heretic-demo-model is not empty" in refusal("demo")
 
 
+@pytest.mark.parametrize("command", ["export", "reproduce"])
+def test_a_path_that_the_system_refuses_is_said_in_one_line(
+    command: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main([command, "x" * 300]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "xxx: File name too long. " in line
+
+
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ZeroDivisionError):
         main_with(ZeroDivisionError(), monkeypatch)

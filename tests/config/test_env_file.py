@@ -121,3 +121,9 @@ def test_a_config_in_another_encoding_is_named():
     Path("config.toml").write_bytes(b'system_prompt = "\xfc"\n')
     with pytest.raises(SettingsError, match=r"config\.toml is not UTF-8 text \(line 1\)"):
         Settings(model="m")
+
+
+def test_a_config_that_is_a_link_to_nothing_is_missed():
+    Path("config.toml").symlink_to("moved.toml")
+    with pytest.raises(SettingsError, match=r"config\.toml does not exist"):
+        load_settings({"model": "m"})

@@ -49,6 +49,7 @@ FORMS = {
     "base64 for URLs": base64.urlsafe_b64encode(f"x{CANARY}".encode()).decode(),
     "HTML": html.escape(CANARY),
     "hex": CANARY.encode().hex(),
+    "upper case": CANARY.upper(),
 }
 
 
@@ -69,7 +70,7 @@ def test_every_form_is_masked(form: str):
     Secret(CANARY)
     found = masked(text)
     assert MASK in found
-    for part in ("canary", "7f+3a", "7f%2B3a", "Y2FuYXJ5", "63616e617279"):
+    for part in ("canary", "CANARY", "7f+3a", "7f%2B3a", "Y2FuYXJ5", "63616e617279"):
         assert part not in found
     assert MASK in safe(text)
 
@@ -155,6 +156,9 @@ class TestOptions:
             ("https://host/v1?abc", "https://host/v1?***"),
             ("https://user:abc@host/v1", "https://***@host/v1"),
             ("https://host/v1#abc", "https://host/v1"),
+            ("https://host/sk-abcdefgh1/v1", "https://host/***/v1"),
+            ("https://host/v1;key=sk-abcdefgh1", "https://host/v1;key=***"),
+            ("https://host/hf-inference/v1", "https://host/hf-inference/v1"),
             ("https://[abc", MASK),
         ],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -70,6 +71,18 @@ COMMANDS = {
 
 _HELP_ALL = "--help-all"
 _OWN_OPTIONS = ("--help", "-h", _HELP_ALL, "--version")
+
+_OF_THE_SYSTEM = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOSPC,
+    errno.EPERM,
+    errno.EROFS,
+}
+"""Errors at a path that say more about the machine, or about what was typed, than about a bug."""
 
 _PRINTING = {"classify", "config", "evaluate", "inspect", "runs"}
 """Commands that have no other result than what they print."""
@@ -195,6 +208,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         raise _as_settings_error(error, tokens) from error
     except click.Abort as error:
         raise KeyboardInterrupt from error
+    except OSError as error:
+        if error.filename is None or error.errno not in _OF_THE_SYSTEM:
+            raise
+        raise HereticError(
+            f"{os.fsdecode(error.filename)}: {error.strerror}.",
+            remedy="Check the path, its permissions and the disk.",
+        ) from error
     return status if isinstance(status, int) else 0
 
 

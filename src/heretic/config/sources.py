@@ -114,13 +114,15 @@ def read_secrets() -> SettingsLayer:
 
 
 def read_config(file: Path | None) -> SettingsLayer:
-    """A TOML file: `file`, or else `config.toml` in the working directory if it exists.
+    """A TOML file: `file`, or else `config.toml` in the working directory if there is one.
 
     Raises:
         SettingsError: The file cannot be read or is not TOML; or as `check_keys`.
     """
     path = file or DEFAULT_CONFIG_FILE
-    values = read_toml(path) if file is not None or path.exists() else {}
+    # A link that leads nowhere is a file that the user misses, not one that was never there.
+    there = file is not None or os.path.lexists(path)
+    values = read_toml(path) if there else {}
     origin = SettingsOrigin(f"in {path}", "key")
     return _checked(
         SettingsLayer(

@@ -25,7 +25,7 @@ from heretic.records import parse
 from heretic.records.plan import Plan
 from heretic.records.trial import Score, Trial
 from heretic.runs.manifest import SCHEMA_VERSION, JournalMark
-from heretic.system.files import cannot_write, open_own
+from heretic.system.files import cannot_write, open_own, refuse_odd
 
 TRIAL_KEY = "heretic_trial"
 INTERRUPTED = "interrupted"
@@ -182,7 +182,8 @@ def scan(journal: Path, mark: JournalMark | None = None, *, strict: bool = False
 
 def _lines(journal: Path) -> Iterator[tuple[int, bytes, bool]]:
     """Number and content of each line, and whether it is the last one."""
-    if not journal.is_file():  # a pipe would be waited for without end
+    refuse_odd(journal)
+    if not journal.exists():
         return
     try:
         with journal.open("rb") as file:

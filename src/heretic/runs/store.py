@@ -19,7 +19,7 @@ from heretic.runs.journal import Journal, scan
 from heretic.runs.lock import RunLock
 from heretic.runs.manifest import RESTART, SCHEMA_VERSION, FileMark, RunManifest
 from heretic.system.documents import parse_json
-from heretic.system.files import cannot_write, refuse_link, write_atomic
+from heretic.system.files import cannot_write, refuse_link, refuse_odd, write_atomic
 
 MANIFEST = "manifest.json"
 DISCARDED = "manifest.discarded"
@@ -269,8 +269,7 @@ def _read(path: Path) -> bytes | None:
         RunError: It cannot be read, or is far too large.
     """
     try:
-        if not path.is_file():  # a pipe would be waited for without end
-            return None
+        refuse_odd(path)
         if path.stat().st_size > MOST_BYTES:
             raise RunError(f"{path} is larger than {MOST_BYTES // 2**30} GiB.", remedy=RESTART)
         return path.read_bytes()

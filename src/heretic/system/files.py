@@ -109,6 +109,20 @@ def refuse_link(path: Path) -> None:
         )
 
 
+def refuse_odd(path: Path) -> None:
+    """Raise if a path is there, but no file: a pipe would be waited for without end.
+
+    What is taken for missing is written anew, or leaves its run without it.
+
+    Raises:
+        RunError: It is a folder, a pipe, a device, or a link that leads nowhere.
+    """
+    if os.path.lexists(path) and not os.path.isfile(path):  # noqa: PTH113 - raises nothing
+        raise RunError(
+            f"{path} is not a regular file.", remedy="Restore it from a copy, or remove it."
+        )
+
+
 def cannot_write(
     path: Path, error: OSError, remedy: str = REMEDY, kind: type[HereticError] = RunError
 ) -> HereticError:

@@ -101,7 +101,10 @@ def masked(text: str) -> str:
 
 
 def masked_address(address: str) -> str:
-    """An address without user, password, and the values of its query; `api-version` stays."""
+    """An address without user, password, keys in its path, and the values of its query.
+
+    `api-version` stays.
+    """
     return _address_parts(address)[0]
 
 
@@ -173,10 +176,16 @@ def _address_parts(address: str) -> tuple[str, list[str]]:
             fields.append(MASK)
         else:
             fields.append(field)
+    path = parts.path
+    for segment in re.split(r"[/;=]", path):  # as gateways have it: /sk-.../v1
+        # With a digit: `hf-inference` is no token.
+        if _SHAPE.match(segment) and re.search(r"\d", segment):
+            secrets.append(segment)
+            path = path.replace(segment, MASK)
     if not secrets and not parts.fragment:
         return address, []
     netloc = f"{MASK}@{host}" if at else host
-    shown = urlunsplit((parts.scheme, netloc, parts.path, "&".join(fields), ""))
+    shown = urlunsplit((parts.scheme, netloc, path, "&".join(fields), ""))
     return shown, [*secrets, *([parts.fragment] if parts.fragment else [])]
 
 
@@ -207,7 +216,7 @@ def _pattern(hub_tokens: tuple[str, ...]) -> re.Pattern[str] | None:
     """What finds all known secrets, the longest first; None if there are none."""
     secrets = sorted({*_known, *hub_tokens}, key=len, reverse=True)
     forms = [form for secret in secrets for form in (_spelled(secret), *_encoded(secret))]
-    return re.compile("|".join(forms)) if forms else None
+    return re.compile("|".join(forms), re.IGNORECASE) if forms else None  # servers fold case
 
 
 def _spelled(secret: str) -> str:
