@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heretic.errors import ExportError
-from heretic.system.files import expanded
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -50,7 +49,7 @@ def resolved(destination: Path) -> Path:
         ExportError: It is no path, or names the home of a user that does not exist.
     """
     try:
-        return expanded(destination).resolve()
+        return destination.expanduser().resolve()
     except (OSError, RuntimeError, ValueError) as error:
         raise ExportError(
             f"{str(destination)!r} cannot be a folder: {error}.", remedy="Name another folder."

@@ -21,6 +21,10 @@ MOST_TOKENS = 10**9
 WORK = 16
 """How often each character of an answer is read at most, on average, in the search for objects."""
 
+MOST_BEGINNINGS = 1000
+"""Beginnings of objects that are tried: each error costs the parser a look at all lines before."""
+
+_BEGINNING = re.compile(r"\{(?=\s*[\"}])")
 _REASONED = re.compile(r"</think(?:ing)?>")
 
 
@@ -140,9 +144,10 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
             them all would take far longer than reading the text.
     """
     decoder = json.JSONDecoder(object_pairs_hook=_without_twins, strict=False)
-    left = WORK * len(text) + 1000
-    position = text.find("{")
-    while position >= 0:
+    left, tries = WORK * len(text) + 1000, 0
+    beginning = _BEGINNING.search(text)
+    while beginning:
+        position, tries = beginning.start(), tries + 1
         try:
             table, end = decoder.raw_decode(text, position)
         except json.JSONDecodeError as error:
@@ -155,9 +160,9 @@ def _objects(text: str) -> Iterator[dict[str, Any]]:
             raise UnreadableAnswerError("the answer is nested too deeply") from error
         else:
             yield table
-        if left < 0:
+        if left < 0 or tries > MOST_BEGINNINGS:
             raise UnreadableAnswerError("the answer is not the JSON object that was asked for")
-        position = text.find("{", end)
+        beginning = _BEGINNING.search(text, end)
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -83,6 +84,14 @@ class _Backend(BaseJournalBackend):
         self._unseen += json.loads(json.dumps(logs))
 
 
+def _damaged(journal: Path, error: Exception) -> RunError:
+    return RunError(
+        f"The journal {journal} is damaged: Optuna cannot read it "
+        f"({type(error).__name__}: {error}).",
+        remedy="Restore it from a copy, or start the run over (checkpoint_action = restart).",
+    )
+
+
 def _lean(trial: optuna.trial.FrozenTrial) -> optuna.trial.FrozenTrial:
     """A trial with what samplers look at."""
     return optuna.trial.create_trial(
@@ -118,6 +127,7 @@ class OptunaStudy:
         sampler: SamplerKind = "tpe",
     ) -> None:
         self._sampler: SamplerKind = sampler
+        self._path = journal.path
         self._space = space
         self._seed = seed
         self._n_startup_trials = n_startup_trials
@@ -135,12 +145,7 @@ class OptunaStudy:
         except HereticError:
             raise
         except Exception as error:  # lines of earlier releases have no check values
-            raise RunError(
-                f"The journal {journal.path} is damaged: Optuna cannot read it "
-                f"({type(error).__name__}: {error}).",
-                remedy="Restore it from a copy, or start the run over (checkpoint_action = "
-                "restart).",
-            ) from error
+            raise _damaged(journal.path, error) from error
         if [direction.name.lower() for direction in self._study.directions] != directions:
             raise RunError(
                 f"The trials in {journal.path} belong to a search for other objectives.",
@@ -153,12 +158,18 @@ class OptunaStudy:
         Args:
             ordinal: Number of trials before this one, without interrupted trials.
             salt: Another number gives another plan at the same ordinal.
+
+        Raises:
+            RunError: What the journal holds about earlier trials is damaged.
         """
         seed = sampler_seed(self._seed, ordinal, salt)
         with quiet():
             # The sampler works on a copy, which has few trials however long the search is.
             study = optuna.create_study(directions=self._study.directions, sampler=self._made(seed))
-            study.add_trials(self._learned_from(seed))
+            try:
+                study.add_trials(self._learned_from(seed))
+            except Exception as error:  # lines of earlier releases have no check values
+                raise _damaged(self._path, error) from error
             trial = study.ask()
             plan = self._space.suggest(trial)
         return self._added(plan, trial.params, trial.distributions), plan
