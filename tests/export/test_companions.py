@@ -211,6 +211,24 @@ def test_the_dtype_of_the_files_is_kept_from_memory_too(
     assert heard.notices == []
 
 
+def test_several_dtypes_that_become_one_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tiny.folder(tmp_path / "base")
+    weights = load_file(base / "model.safetensors")
+    half = {name: tensor.half() for name, tensor in weights.items() if "_proj" in name}
+    save_file({**weights, **half}, base / "model.safetensors", metadata={"format": "pt"})
+    model = export_case.load(base, dtypes=["float32"])
+    monkeypatch.setattr(stream, "source_of", lambda model: None)
+    heard = Heard()
+    wanted = export_case.request(model.settings)
+    folder = save(model, wanted, tmp_path / "out", strategy="merge", reporter=heard)
+    (dtype,) = {str(t.dtype)[6:] for t in load_file(folder / "model.safetensors").values()}
+    other = {"float16": "float32", "float32": "float16"}[dtype]
+    told = f"hold some weights in {other}; saved from memory, all are {dtype}"
+    assert [told in notice for notice in heard.notices] == [True]
+
+
 def test_a_base_that_cannot_be_loaded_as_stored_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,13 @@ def test_files_that_are_something_else(folder: Path, name: str, content: bytes, 
     assert "dtype" not in str(error.value)
 
 
+def test_a_truncated_vocabulary(folder: Path) -> None:
+    text = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(text[:500])
+    with pytest.raises(ModelError, match=r"tokenizer\.json is not valid JSON.*line \d+"):
+        load(folder)
+
+
 def test_a_template_in_another_encoding(folder: Path) -> None:
     (folder / "chat_template.jinja").write_bytes("{# é #}".encode("latin-1"))
     with pytest.raises(ModelError, match=r"chat_template\.jinja is not UTF-8 text \(line 1\)"):

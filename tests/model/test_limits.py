@@ -191,3 +191,13 @@ def test_limits_are_plain_data(short: Model) -> None:
         limits.check_ids([[10]], short.tokenizer)
     with pytest.raises(PromptError):
         limits.check_lengths([[1, 2], [1]], ["a", "b"], 2)
+
+
+@pytest.mark.parametrize("token", [259, 99999])
+def test_a_pad_token_of_the_configuration_without_an_embedding(tmp_path: Path, token: int) -> None:
+    """The tokenizer's pad token is the one that pads."""
+    folder = tiny.folder(tmp_path)
+    before = load(folder).get_logits(["Why?"])
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "pad_token_id": token}))
+    assert torch.equal(load(folder).get_logits(["Why?"]), before)

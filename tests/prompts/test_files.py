@@ -152,6 +152,7 @@ class TestJson:
             '[\n  {"text": "one"},\n  {"text": null},\n  {"other": NaN},\n  {"text": "two"}\n]',
             '{"text": "one"}\n\n{"other": 1}\n{"text": "two", "other": [{}]}',
             '{\n  "text": ["one", "two"]\n}',
+            '{"text": ["one", null, "two"], "n": [1, 2, 3]}',
         ],
     )
     @pytest.mark.parametrize("kind", ["json", "jsonl"])

@@ -101,7 +101,10 @@ def as_stored(model: Model, reporter: Reporter) -> Iterator[Model]:
     """
     quantised = model.options.quantization != "none"
     here = _name(model.dtype)
-    stored = stored_dtype(model) or here
+    sizes = _stored_sizes(model)
+    stored = _most_of(sizes) or here
+    if not quantised:
+        _say_mixed(sizes, stored, reporter)
     if not quantised and stored == here:
         yield model
         return
@@ -132,10 +135,15 @@ def stored_dtype(model: Model) -> str | None:
 
     None if they are quantised, cannot be read, or are not on this machine.
     """
+    return _most_of(_stored_sizes(model))
+
+
+def _stored_sizes(model: Model) -> Counter[torch.dtype | str]:
+    """The number of values of each dtype in the base's files; empty if these cannot be read."""
+    sizes: Counter[torch.dtype | str] = Counter()
     base = base_folder(model.options.model, base_revision(model))
     if base is None:
-        return None
-    sizes: Counter[torch.dtype | str] = Counter()
+        return sizes
     try:
         source = read_checkpoint(base)
         if source is not None:
@@ -148,10 +156,28 @@ def stored_dtype(model: Model) -> str | None:
                 for tensor in tensors.values():
                     sizes[tensor.dtype] += tensor.numel()
     except Exception:  # unreadable in any way: the dtype of the search is used
-        return None
+        return Counter()
+    return sizes
+
+
+def _most_of(sizes: Counter[torch.dtype | str]) -> str | None:
     most = max(sizes, key=sizes.__getitem__, default=None)
     known = isinstance(most, torch.dtype) and most in FLOATS.values()
     return _name(most) if known else None
+
+
+def _say_mixed(sizes: Counter[torch.dtype | str], saved: str, reporter: Reporter) -> None:
+    """Say that weights which the base stores in another dtype are rounded to the one of most."""
+    floats = [_name(dtype) for dtype in sizes if dtype in FLOATS.values()]
+    others = sorted(name for name in floats if name != saved)
+    if others:
+        reporter.emit(
+            Notice(
+                f"The base's files hold some weights in {' and '.join(others)}; saved from memory, "
+                f"all are {saved}",
+                "warning",
+            )
+        )
 
 
 def _name(dtype: object) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from heretic.errors import HereticError, ModelError
+from heretic.model.promises import check_layers
 from heretic.system.adapters import ADAPTER_CONFIG, Adapter
 from heretic.system.documents import read_json, read_text
 from heretic.system.files import expanded
@@ -93,6 +94,7 @@ def _check_beside(folder: Path) -> None:
             check_table(path)
         if file in TEXTS:
             read_text(path, kind=ModelError)
+    check_layers(_configuration(folder), folder / "config.json")
 
 
 def reading(allow_pickle: bool) -> dict[str, Any]:
@@ -241,7 +243,7 @@ def _check_gguf(path: Path) -> None:
 
 @contextmanager
 def explained(name: str) -> Iterator[None]:
-    """Name a GGUF file that is cut off as the cause of what its readers raise.
+    """Name the file that is the cause of what readers raise: a GGUF file, or a vocabulary.
 
     The whole file is looked at only after a failure, since that takes seconds.
 
@@ -251,7 +253,12 @@ def explained(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if gguf_parts(name) is None or not is_local(name):
+        if not is_local(name):
+            raise
+        if gguf_parts(name) is None:
+            for file in ("tokenizer.json", "vocab.json"):
+                if (Path(name).expanduser() / file).is_file():
+                    check_table(Path(name).expanduser() / file)
             raise
         from gguf import GGUFReader
 

@@ -32,13 +32,14 @@ from heretic.events import Notice, Reporter
 from heretic.model.adapters import check_adapter, has_tokenizer, merged
 from heretic.model.completeness import read_weights, summary
 from heretic.model.failures import model_errors, reason
-from heretic.model.files import check_adapter_weights, check_files, explained, reading
+from heretic.model.files import check_adapter_weights, check_files, explained, reading, weight_files
 from heretic.model.generation import own_generation_config
 from heretic.model.limits import Limits, limits_of, mend_padding
+from heretic.model.promises import check_size
 from heretic.model.source import ModelSource, base_of, dequantising, forget_quantisation, origin
 from heretic.system import machine
 from heretic.system.adapters import ADAPTER_CONFIG, Adapter
-from heretic.system.hub import base_folder
+from heretic.system.hub import base_folder, is_local
 
 CHECKED_TEXT = (
     "Hello, how are you? The weather is fine today, so we went for a walk along the river and "
@@ -257,7 +258,14 @@ def _load_weights(
     if options.quantization != "none":
         logging.getLogger(CASTING).addFilter(_no_casts)
         arguments["quantization_config"] = _quantization(options.quantization)
-    auto = auto_class(configuration(options))
+    config = configuration(options)
+    auto = auto_class(config)
+    if _pads_outside(config):
+        arguments["pad_token_id"] = None
+    folder = base_folder(options.model, options.model_commit) if is_local(options.model) else None
+    if folder is not None and not options.is_gguf:
+        found = [path for path in weight_files(folder) if path.suffix == ".safetensors"]
+        check_size(skeleton(options), found, options.model)
     if options.is_gguf:
         with redirect_stderr(io.StringIO()):  # its reader's bar cannot be switched off
             model, unread = read_weights(auto, place, options.model, arguments)
@@ -288,6 +296,8 @@ def skeleton(source: ModelSource) -> Any:
     """
     source = base_of(source)
     config = configuration(source)
+    if _pads_outside(config):
+        config.pad_token_id = None
     with quiet(), model_errors(source.model, "configuration"), torch.device("meta"):
         consent = source.trust_remote_code
         return auto_class(config).from_config(config, trust_remote_code=consent).eval()
@@ -305,6 +315,15 @@ def configuration(source: ModelSource) -> Any:
         if not isinstance(config.architectures, list | None):
             raise TypeError(f"architectures is {config.architectures!r:.80}, not a list")
         return config
+
+
+def _pads_outside(config: Any) -> bool:
+    """Whether the pad token has no embedding, which torch takes for an error.
+
+    The tokenizer's pad token counts, not this one; see `mend_padding`.
+    """
+    token, ids = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
+    return isinstance(token, int) and isinstance(ids, int) and not -ids <= token < ids
 
 
 def load_processor(source: ModelSource, config: Any) -> Any:
@@ -360,6 +379,10 @@ def _check(model: nn.Module, tokenizer: Any, by_hand: Sequence[str], limits: Lim
         logits.append(model(input_ids=ids, **no_cache).logits[:, -1])
 
     structure = resolve(model, forward, by_hand)
+    if not structure.layers:
+        raise ModelError(
+            "The model has no decoder layers.", remedy="Mend its config.json, or download it again."
+        )
     if not logits[0].isfinite().all():
         raise FloatingPointError("the test generation gave logits that are not finite")
     return structure

@@ -135,7 +135,16 @@ def _json_rows(text: str) -> PlainRows:
                 if not found:
                     return _whole(text, ValueError(f"line {number}: {error}"))
                 raise ValueError(f"line {number}: {error}") from error
+    if len(found) == 1 and _are_columns(found[0][1]):
+        return PlainRows(found[0][1])
     return _table(found, "line")
+
+
+def _are_columns(value: Any) -> bool:
+    """Whether a value is an object of lists that have one length."""
+    if not isinstance(value, Mapping) or not all(isinstance(v, list) for v in value.values()):
+        return False
+    return len({len(values) for values in value.values()}) == 1
 
 
 def _whole(text: str, otherwise: ValueError) -> PlainRows:
