@@ -19,7 +19,7 @@ from tests.support.search_case import evaluate, make_study
 from heretic.cli.commands.runs import command
 from heretic.errors import RunError
 from heretic.runs.folder import RunFolder
-from heretic.runs.listing import find_run, list_runs
+from heretic.runs.listing import find_run, list_runs, path_of_run
 from heretic.runs.store import to_json
 
 ODD: tuple[Any, ...] = (
@@ -165,6 +165,21 @@ class TestOddFolders:
         path.rmdir()
         path.symlink_to(path)  # goes in a circle
         assert listed(runs) == expected
+
+    def test_numbers_say_that_some_runs_have_none(self, runs):
+        (runs / "odd" / "manifest.json").write_text("{")
+        with pytest.raises(RunError, match=r"are 1 to 1, and 1 cannot be read\."):
+            path_of_run("2", runs)
+
+    def test_before_the_first_line_there_is_nothing_to_keep(self, runs):
+        path = runs / "odd" / "trials.journal"
+        lines = path.read_bytes().splitlines(keepends=True)
+        for number in (1, 2):
+            damaged = b'{"a":1,"crc":"00000000"}\n'
+            path.write_bytes(b"".join([*lines[: number - 1], damaged, *lines[number:]]))
+            (row,) = [row for row in list_runs(runs) if row.path.name == "odd"]
+            assert f"damaged in line {number}." in str(row.note)
+            assert ("keep only" in str(row.note)) == (number > 1)
 
     def test_a_run_without_its_manifest_is_shown(self, runs):
         (runs / "odd" / "manifest.json").unlink()

@@ -322,8 +322,9 @@ def _write_all(descriptor: int, data: bytes) -> None:
 def _damaged(journal: Path, line: int, found: Scan | None = None) -> RunError:
     kept = len(found.records) if found else 0
     whole = f" The {kept} trials before it are whole." if kept else ""
+    cut = f"Or keep only the lines before line {line}: the search then goes on from them. "
     return RunError(
         f"The journal {journal} is damaged in line {line}.{whole}",
-        remedy=f"Restore it from a copy. Or keep only the lines before line {line}: the search "
-        "then goes on from them. Or start the run over (checkpoint_action = restart).",
+        remedy=f"Restore it from a copy. {cut if line > 1 else ''}Or start the run over "
+        "(checkpoint_action = restart).",
     )

@@ -73,9 +73,12 @@ def path_of_run(named: str, checkpoint_dir: Path) -> Path:
     if path.exists():
         return path
     if named.isascii() and named.isdigit():
-        known = numbers(list_runs(checkpoint_dir))
+        runs = list_runs(checkpoint_dir)
+        known = numbers(runs)
         if int(named) not in known:
             there = f"1 to {len(known)}" if known else "none"
+            unreadable = len(runs) - len(known)
+            there += f", and {unreadable} cannot be read" if unreadable else ""
             raise RunError(
                 f"There is no run {named} in {checkpoint_dir}: the numbers there are {there}.",
                 remedy="`heretic runs` lists the runs.",
