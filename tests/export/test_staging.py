@@ -344,3 +344,20 @@ def test_copies_of_killed_uploads_are_swept(
             assert other != folder
             assert held(folder) == AFTER
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_may_not_be_written_to_is_said_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parent may be: then everything beside it can be made, and only the exchange fails."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    staging.prove(folder)
+    folder.chmod(0o555)
+    allowed = os.access  # an administrator may write everywhere
+    monkeypatch.setattr(
+        os, "access", lambda path, mode, **k: Path(path) != folder and allowed(path, mode, **k)
+    )
+    with pytest.raises(ExportError, match=r"Nothing can be saved in .*Permission denied"):
+        staging.prove(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

@@ -122,6 +122,9 @@ def prove(destination: Path) -> None:
     try:
         cannot = f"Nothing can be saved in {destination}"
         with _reported(destination, cannot), _work_folder(destination) as work:
+            # The system moves no folder that may not be written to, wherever its parent is.
+            if destination.is_dir() and not os.access(destination, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             staging = work / NEW
             staging.mkdir()
             (staging / LOCK).write_bytes(b"x")
