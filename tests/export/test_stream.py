@@ -464,7 +464,10 @@ def test_what_cannot_be_streamed_is_saved_from_memory(
 
     monkeypatch.setattr(stream, "tensor_edits", refuse)
     saved = save(model, wanted, tmp_path / "m", strategy="merge", reporter=recorder)
-    assert recorder.notices() == ["Saving from memory: It is put together."]
+    assert recorder.notices() == [
+        "Saving from memory: It is put together.",
+        "The base's files hold some weights in bfloat16; saved from memory, all are float32",
+    ]
     state, got = before_and_after(wanted, model), load_file(saved / "model.safetensors")
     assert all(torch.equal(weight, state[key]) for key, weight in got.items())
 
