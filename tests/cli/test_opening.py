@@ -25,18 +25,6 @@ max_response_length = 4
 response_prefix = ""
 refusal_markers = {markers}
 scorers = [{{ plugin = "keyword", name = "refusals" }}, {{ plugin = "kl_divergence" }}]
-[good_prompts]
-dataset = "good.txt"
-split = "train[:8]"
-[bad_prompts]
-dataset = "bad.txt"
-split = "train[:8]"
-[good_evaluation_prompts]
-dataset = "good.txt"
-split = "train[8:]"
-[bad_evaluation_prompts]
-dataset = "bad.txt"
-split = "train[8:]"
 """
 ALWAYS, NEVER = '["", "x"]', '["no reply holds this"]'
 """Markers that every reply holds, and that none does."""
@@ -44,7 +32,7 @@ KL = '{"plugin": "kl_divergence"}]'
 
 
 def configure(place: Path, markers: str) -> None:
-    (place / "config.toml").write_text(CONFIG.format(markers=markers))
+    (place / "config.toml").write_text(CONFIG.format(markers=markers) + tiny.PROMPT_TABLES)
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +44,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def place(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory whose model "refuses" every prompt."""
     (tmp_path / "model").symlink_to(model)
-    (tmp_path / "good.txt").write_text("\n".join(tiny.GOOD_PROMPTS))
-    (tmp_path / "bad.txt").write_text("\n".join(tiny.BAD_PROMPTS))
+    tiny.prompt_files(tmp_path)
     configure(tmp_path, ALWAYS)
     monkeypatch.chdir(tmp_path)
     return tmp_path

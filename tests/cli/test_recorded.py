@@ -33,18 +33,6 @@ max_response_length = 3
 response_prefix = ""
 refusal_markers = ["`", "%"]
 scorers = [{ plugin = "keyword", name = "refusals" }, { plugin = "kl_divergence" }]
-[good_prompts]
-dataset = "good.txt"
-split = "train[:8]"
-[bad_prompts]
-dataset = "bad.txt"
-split = "train[:8]"
-[good_evaluation_prompts]
-dataset = "good.txt"
-split = "train[8:]"
-[bad_evaluation_prompts]
-dataset = "bad.txt"
-split = "train[8:]"
 """
 
 HOSTILE = {
@@ -74,9 +62,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory with a finished run."""
     place = tmp_path_factory.mktemp("made")
     tiny.folder(place / "model")
-    (place / "good.txt").write_text("\n".join(tiny.GOOD_PROMPTS))
-    (place / "bad.txt").write_text("\n".join(tiny.BAD_PROMPTS))
-    (place / "config.toml").write_text(CONFIG)
+    tiny.prompt_files(place)
+    (place / "config.toml").write_text(CONFIG + tiny.PROMPT_TABLES)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         assert main([]) == 0

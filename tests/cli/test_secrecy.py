@@ -49,18 +49,6 @@ counts = ["compliance"]
 [scorer.judged.extra_body]
 api_key = "{body}"
 metadata = {{ accessToken = "{field}" }}
-[good_prompts]
-dataset = "good.txt"
-split = "train[:8]"
-[bad_prompts]
-dataset = "bad.txt"
-split = "train[:8]"
-[good_evaluation_prompts]
-dataset = "good.txt"
-split = "train[8:]"
-[bad_evaluation_prompts]
-dataset = "bad.txt"
-split = "train[8:]"
 """
 
 
@@ -74,9 +62,8 @@ def server() -> Iterator[Server]:
 def place(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory; its own configuration is the only file that may hold secrets."""
     tiny.folder(tmp_path / "model")
-    (tmp_path / "good.txt").write_text("\n".join(tiny.GOOD_PROMPTS))
-    (tmp_path / "bad.txt").write_text("\n".join(tiny.BAD_PROMPTS))
-    text = CONFIG.format(url=server.url, model=MODEL, **CANARIES)
+    tiny.prompt_files(tmp_path)
+    text = CONFIG.format(url=server.url, model=MODEL, **CANARIES) + tiny.PROMPT_TABLES
     (tmp_path / "judge.toml").write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JUDGE_KEY", CANARIES["key"])

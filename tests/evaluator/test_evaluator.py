@@ -33,8 +33,7 @@ KERNEL = AbliterationParameters(1.5, 1.5, 0.5, 5.0)
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("files")
     tiny.folder(path / "model")
-    (path / "good.txt").write_text("\n".join(tiny.GOOD_PROMPTS))
-    (path / "bad.txt").write_text("\n".join(tiny.BAD_PROMPTS))
+    tiny.prompt_files(path)
     return path
 
 

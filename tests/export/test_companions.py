@@ -16,9 +16,9 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tests.support import export_case, hub_server, tiny, tiny_gguf
 from tests.support.hub_server import Repository
+from tests.support.search_case import Recorder
 from transformers import AutoModelForCausalLM
 
-from heretic.events import Event, Notice
 from heretic.export import companions, save
 from heretic.export.base_files import fetch
 from heretic.export.code_files import referenced_code
@@ -59,15 +59,6 @@ FOREIGN = {
 """What training, or work in that folder, leaves."""
 
 
-class Heard:
-    def __init__(self) -> None:
-        self.notices: list[str] = []
-
-    def emit(self, event: Event) -> None:
-        if isinstance(event, Notice):
-            self.notices.append(event.text)
-
-
 def put(folder: Path, files: dict[str, str]) -> None:
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -82,11 +73,11 @@ def saved(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ca
         if request.param == "memory":
             monkeypatch.setattr(stream, "source_of", lambda model: None)
         model = export_case.load(base, **values)
-        heard = Heard()
+        heard = Recorder()
         strategy = "adapter" if request.param == "adapter" else "merge"
         wanted = export_case.request(model.settings)
         folder = save(model, wanted, destination, strategy=strategy, reporter=heard)
-        return folder, heard.notices, request.param
+        return folder, heard.notices(), request.param
 
     return run
 
@@ -200,7 +191,7 @@ def test_the_dtype_of_the_files_is_kept_from_memory_too(
     assert stored_dtype(model) == str(stored)[6:]
     if form == "bin":
         return  # loading it again needs the consent to pickles
-    heard = Heard()
+    heard = Recorder()
     wanted = export_case.request(model.settings)
     folder = save(model, wanted, tmp_path / "out", strategy="merge", reporter=heard)
     saved = load_file(folder / "model.safetensors")
@@ -208,7 +199,7 @@ def test_the_dtype_of_the_files_is_kept_from_memory_too(
     untouched = "model.embed_tokens.weight"
     assert torch.equal(saved[untouched], weights[untouched])
     assert (folder / "config.json").read_bytes() == (base / "config.json").read_bytes()
-    assert heard.notices == []
+    assert heard.notices() == []
 
 
 def test_several_dtypes_that_become_one_are_told(
@@ -220,13 +211,13 @@ def test_several_dtypes_that_become_one_are_told(
     save_file({**weights, **half}, base / "model.safetensors", metadata={"format": "pt"})
     model = export_case.load(base, dtypes=["float32"])
     monkeypatch.setattr(stream, "source_of", lambda model: None)
-    heard = Heard()
+    heard = Recorder()
     wanted = export_case.request(model.settings)
     folder = save(model, wanted, tmp_path / "out", strategy="merge", reporter=heard)
     (dtype,) = {str(t.dtype)[6:] for t in load_file(folder / "model.safetensors").values()}
     other = {"float16": "float32", "float32": "float16"}[dtype]
     told = f"hold some weights in {other}; saved from memory, all are {dtype}"
-    assert [told in notice for notice in heard.notices] == [True]
+    assert [told in notice for notice in heard.notices()] == [True]
 
 
 def test_a_base_that_cannot_be_loaded_as_stored_is_told(
@@ -237,11 +228,11 @@ def test_a_base_that_cannot_be_loaded_as_stored_is_told(
     monkeypatch.setattr(stream, "source_of", lambda model: None)
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps({**config, "model_type": "unknown"}))
-    heard = Heard()
+    heard = Recorder()
     wanted = export_case.request(model.settings)
     folder = save(model, wanted, tmp_path / "out", strategy="merge", reporter=heard)
     assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
-    assert any("saved as bfloat16" in notice for notice in heard.notices)
+    assert any("saved as bfloat16" in notice for notice in heard.notices())
 
 
 def test_a_gguf_file_has_nothing_beside_it(tmp_path: Path) -> None:
@@ -249,13 +240,13 @@ def test_a_gguf_file_has_nothing_beside_it(tmp_path: Path) -> None:
     file = tiny_gguf.write(tmp_path / "base" / "tiny.gguf", tiny_gguf.model())
     put(file.parent, {"LICENSE": "of another model"})
     model = export_case.load(file)
-    heard = Heard()
+    heard = Recorder()
     wanted = export_case.request(model.settings)
     folder = save(model, wanted, tmp_path / "out", strategy="merge", reporter=heard)
     assert {"tokenizer.json", "config.json"} <= set(relative_files(folder))
     assert not (folder / "LICENSE").exists()
-    assert any("licence is not copied" in notice for notice in heard.notices)
-    assert any("saved as float32" in notice for notice in heard.notices)
+    assert any("licence is not copied" in notice for notice in heard.notices())
+    assert any("saved as float32" in notice for notice in heard.notices())
 
 
 def test_only_the_code_that_is_referred_to(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from tests.support import export_case, tiny
+from tests.support.search_case import Recorder
 from torch import Tensor
 
 from heretic import pipeline, prompts
@@ -20,7 +21,7 @@ from heretic.config import Settings
 from heretic.config.schema import reproducible_names
 from heretic.config.tables import is_own_plugin
 from heretic.errors import ExportError
-from heretic.events import Event, Notice, Reporter, Silent
+from heretic.events import Reporter, Silent
 from heretic.export import reproduce, save
 from heretic.export.documents.places import shortened
 from heretic.export.documents.reproduction import (
@@ -36,19 +37,6 @@ from heretic.export.request import ExportRequest
 from heretic.export.safetensors import stream
 from heretic.method.directions import difference_directions
 from heretic.model import Model
-
-
-class Recorder:
-    """A reporter that keeps its events."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def emit(self, event: Event) -> None:
-        self.events.append(event)
-
-    def notices(self, level: str) -> list[str]:
-        return [e.text for e in self.events if isinstance(e, Notice) and e.level == level]
 
 
 def prepare(

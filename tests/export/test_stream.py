@@ -17,11 +17,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tests.support import export_case, tiny
+from tests.support.search_case import Recorder
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from heretic.errors import ExportError
-from heretic.events import Event, Notice, Silent, StageProgress
+from heretic.events import Silent, StageProgress
 from heretic.export import save, weights
 from heretic.export.safetensors import checkpoint as format_
 from heretic.export.safetensors import stream
@@ -60,17 +61,6 @@ MOE = {
     "deepseek_v3": {**EXPERTS, **DEEPSEEK},
     "granitemoe": EXPERTS,
 }
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def emit(self, event: Event) -> None:
-        self.events.append(event)
-
-    def notices(self) -> list[str]:
-        return [event.text for event in self.events if isinstance(event, Notice)]
 
 
 def base(path: Path, dtype: torch.dtype = torch.float32, **overrides: Any) -> Path:

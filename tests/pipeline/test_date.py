@@ -33,10 +33,6 @@ seed = 7
 dtypes = ["float32"]
 max_response_length = 6
 response_prefix = ""
-good_prompts = { dataset = "good.txt", split = "train[:8]" }
-bad_prompts = { dataset = "bad.txt", split = "train[:8]" }
-good_evaluation_prompts = { dataset = "good.txt", split = "train[8:]" }
-bad_evaluation_prompts = { dataset = "bad.txt", split = "train[8:]" }
 """
 
 
@@ -45,9 +41,8 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory after a search."""
     place = tmp_path_factory.mktemp("searched")
     tiny.folder(place / "model", chat_template=TEMPLATE)
-    (place / "good.txt").write_text("\n".join(tiny.GOOD_PROMPTS))
-    (place / "bad.txt").write_text("\n".join(tiny.BAD_PROMPTS))
-    (place / "config.toml").write_text(CONFIG)
+    tiny.prompt_files(place)
+    (place / "config.toml").write_text(CONFIG + tiny.PROMPT_TABLES)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         assert main([]) == 0

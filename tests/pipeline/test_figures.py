@@ -6,22 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.support.search_case import Recorder
 
-from heretic.events import Event, Notice
+from heretic.events import Notice
 from heretic.pipeline.run import _warn_of_changes
 from heretic.records import Score
 from heretic.runs.manifest import RunManifest
 
 REFUSED = Score("refusals", 0.5, "minimize", "4/8 (1 degenerate)", values=(1.0,) * 4 + (0.0,) * 4)
-
-
-class Heard:
-    def __init__(self) -> None:
-        self.notices: list[Notice] = []
-
-    def emit(self, event: Event) -> None:
-        if isinstance(event, Notice):
-            self.notices.append(event)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +32,6 @@ def test_a_warning_follows_the_figures(now: Score, warned: bool, tmp_path: Path)
         model="m", digest="", seed=1, fingerprint={}, settings={},
         found={"baseline": [REFUSED.to_dict()]},
     )  # fmt: skip
-    heard = Heard()
+    heard = Recorder()
     _warn_of_changes(known, (now,), heard)
-    assert [notice.level for notice in heard.notices] == ["warning"] * warned
+    assert [notice.level for notice in heard.of(Notice)] == ["warning"] * warned

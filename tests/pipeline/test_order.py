@@ -41,11 +41,6 @@ def prompts(kinds: str = "good bad") -> list[str]:
     ]
 
 
-def write_prompts() -> None:
-    Path("good.txt").write_text("\n".join(tiny.GOOD_PROMPTS))
-    Path("bad.txt").write_text("\n".join(tiny.BAD_PROMPTS))
-
-
 def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert main(arguments) == 2
     return " ".join(capsys.readouterr().err.split())
@@ -86,7 +81,7 @@ def test_whatever_is_wrong_is_told_in_order_of_cost(
     arguments.remove("--config=judge.toml")
     assert "no_such_task" in said([*arguments, *benchmark], capsys)
     assert "Prompt file good.txt does not exist" in said([*arguments, *saving], capsys)
-    write_prompts()
+    tiny.prompt_files(Path())
     assert "model" in said([*arguments, *saving], capsys)
 
 
@@ -145,7 +140,7 @@ def test_two_sets_of_the_same_prompts_are_told_before_weights_are_read(
 ):
     tiny.folder(Path("model"))
     lose_a_weight(Path("model"))
-    write_prompts()
+    tiny.prompt_files(Path())
     Path("bad.txt").write_text(Path("good.txt").read_text())
     assert "good and the bad prompts are the same" in said(["model", *SETTINGS, *prompts()], capsys)
 
@@ -155,7 +150,7 @@ class TestEvaluation:
 
     @pytest.fixture
     def options(self) -> list[str]:
-        write_prompts()
+        tiny.prompt_files(Path())
         tiny.folder(Path("model"))
         directions = [f"--{kind}-prompts.dataset=nowhere.txt" for kind in ("good", "bad")]
         evaluation = [f"--{kind}-evaluation-prompts.dataset={kind}.txt" for kind in ("good", "bad")]

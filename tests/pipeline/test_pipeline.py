@@ -44,18 +44,6 @@ max_response_length = 6
 response_prefix = ""
 refusal_markers = ["`", "%"]
 {extra}
-[good_prompts]
-dataset = "good.txt"
-split = "train[:8]"
-[bad_prompts]
-dataset = "bad.txt"
-split = "train[:8]"
-[good_evaluation_prompts]
-dataset = "good.txt"
-split = "train[8:]"
-[bad_evaluation_prompts]
-dataset = "bad.txt"
-split = "train[8:]"
 """
 SLOW_SCORER = """
 import os
@@ -82,7 +70,8 @@ scorers = [{ plugin = "keyword", name = "refusals" }, { plugin = "kl_divergence"
 
 
 def write_config(place: Path, n_trials: int = 4, extra: str = SCORERS) -> None:
-    (place / "config.toml").write_text(CONFIG.format(n_trials=n_trials, extra=extra))
+    text = CONFIG.format(n_trials=n_trials, extra=extra) + tiny.PROMPT_TABLES
+    (place / "config.toml").write_text(text)
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +91,7 @@ def place(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 def lay_out(place: Path, template: Path) -> None:
     (place / "model").symlink_to(template / "model")
-    (place / "good.txt").write_text("\n".join(tiny.GOOD_PROMPTS))
-    (place / "bad.txt").write_text("\n".join(tiny.BAD_PROMPTS))
+    tiny.prompt_files(place)
     write_config(place)
 
 

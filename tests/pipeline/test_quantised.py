@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import torch
 from tests.support import export_case, tiny
+from tests.support.search_case import Recorder
 
 from heretic.config import Settings
 from heretic.errors import ExportError, ModelError
-from heretic.events import Event, Notice
 from heretic.export.verify import disagreements
 from heretic.model import loading
 from heretic.model.loading import LoadingOptions
@@ -30,17 +30,6 @@ LEVELS = 7
 """Values on either side of zero, as 4 bits have them."""
 
 SCORERS = [{"plugin": "keyword", "name": "refusals"}, {"plugin": "kl_divergence", "name": "kl"}]
-
-
-class Heard:
-    """Collects notices."""
-
-    def __init__(self) -> None:
-        self.notices: list[str] = []
-
-    def emit(self, event: Event) -> None:
-        if isinstance(event, Notice):
-            self.notices.append(event.text)
 
 
 def rounded(weight: torch.Tensor) -> torch.Tensor:
@@ -70,8 +59,7 @@ def quantising(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     base = tiny.folder(tmp_path / "base", initializer_range=0.2)
-    for name, rows in (("good", tiny.GOOD_PROMPTS), ("bad", tiny.BAD_PROMPTS)):
-        (tmp_path / f"{name}.txt").write_text("\n".join(rows))
+    tiny.prompt_files(tmp_path)
     sets = {
         f"{kind}{part}_prompts": {"dataset": str(tmp_path / f"{kind}.txt"), "split": split}
         for kind in ("good", "bad")
@@ -98,7 +86,7 @@ def test_like_is_compared_with_like(
 ) -> None:
     saved = tmp_path / "saved"
     plan = export_case.plan("none")
-    apply_plan(settings, plan, saved, strategy, Heard())
+    apply_plan(settings, plan, saved, strategy, Recorder())
     # The base, and the saved model as the search had it; then the original and it in full.
     assert quantising[0] == "bnb_4bit"
     assert quantising[-3:] == ["bnb_4bit", "none", "none"]
@@ -108,7 +96,7 @@ def test_like_is_compared_with_like(
     assert kl_of(full["quantised"]) > 0.01, "rounding must matter for this test to say anything"
     # In full precision the saved model is the edited original, to rounding of the dtype.
     unquantised = settings.replaced(quantization="none")
-    other = apply_plan(unquantised, plan, tmp_path / "other", "merge", Heard())
+    other = apply_plan(unquantised, plan, tmp_path / "other", "merge", Recorder())
     wanted = kl_of([score.to_dict() for score in other])
     assert abs(kl_of(full["after"]) - wanted) < 0.02
     card = (saved / "README.md").read_text()
@@ -123,13 +111,13 @@ def test_an_adapter_is_judged_on_its_base(
 ) -> None:
     saved = tmp_path / "saved"
     settings = settings.replaced(quantization=quantization, evaluate_model=str(saved))
-    scores = apply_plan(settings, export_case.plan("none"), saved, "adapter", Heard())
-    heard = Heard()
+    scores = apply_plan(settings, export_case.plan("none"), saved, "adapter", Recorder())
+    heard = Recorder()
     found = compare(settings, heard)
     assert abs(
         kl_of([s.to_dict() for s in found.judged]) - kl_of([s.to_dict() for s in scores])
     ) < (1e-3)
-    assert any(f"{saved} is an adapter" in text for text in heard.notices)
+    assert any(f"{saved} is an adapter" in text for text in heard.notices())
 
 
 def test_another_edit_is_still_found(
@@ -149,7 +137,7 @@ def test_another_edit_is_still_found(
 
     monkeypatch.setattr(verifying, "reload", spoiled)
     with pytest.raises(ExportError, match=r"does not score as in the search: .*kl"):
-        apply_plan(settings, export_case.plan("none"), tmp_path / "saved", "merge", Heard())
+        apply_plan(settings, export_case.plan("none"), tmp_path / "saved", "merge", Recorder())
 
 
 def test_an_original_that_cannot_be_loaded_in_full(
@@ -161,9 +149,9 @@ def test_an_original_that_cannot_be_loaded_in_full(
         raise ModelError("there is no room for it")
 
     monkeypatch.setattr(precision, "LibraryModel", no_room)
-    heard = Heard()
+    heard = Recorder()
     apply_plan(settings, export_case.plan("none"), tmp_path / "saved", "merge", heard)
-    (said,) = (text for text in heard.notices if "not checked in full precision" in text)
+    (said,) = (text for text in heard.notices() if "not checked in full precision" in text)
     assert "there is no room for it" in said
     scores = json.loads((tmp_path / "saved" / "abliteration_params.json").read_text())["scores"]
     assert "full_precision" not in scores

@@ -38,8 +38,7 @@ SCORERS = {
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     path = tmp_path_factory.mktemp("files")
     tiny.folder(path / "model")
-    (path / "good.txt").write_text("\n".join(tiny.GOOD_PROMPTS))
-    (path / "bad.txt").write_text("\n".join(tiny.BAD_PROMPTS))
+    tiny.prompt_files(path)
     texts = path / "texts.txt"
     texts.write_text("Rain fell on the hills all night.\nA\nBread needs time, water and salt.\n")
 

@@ -93,10 +93,10 @@ def basis(n_layers: int = 3, hidden: int = 32, k: int = 2) -> Tensor:
 
 def prompt_files(folder: Path) -> dict[str, dict[str, str]]:
     """Prompt sets as text files, under the names of their settings."""
+    tiny.prompt_files(folder)
     sets = {}
-    for kind, lines in (("good", tiny.GOOD_PROMPTS), ("bad", tiny.BAD_PROMPTS)):
+    for kind in ("good", "bad"):
         path = folder / f"{kind}.txt"
-        path.write_text("\n".join(lines), encoding="utf-8")
         sets[f"{kind}_prompts"] = {"dataset": str(path), "split": "train[:8]"}
         sets[f"{kind}_evaluation_prompts"] = {"dataset": str(path), "split": "train[8:]"}
     return sets

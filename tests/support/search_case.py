@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from heretic.events import Event
+from heretic.events import Event, Notice
 from heretic.records import ATTENTION, MLP, Kernel, Plan, Score
 from heretic.runs.folder import RunFolder
 from heretic.search import SearchSpace, Study
@@ -41,6 +41,10 @@ class Recorder:
 
     def of(self, kind):
         return [event for event in self.events if isinstance(event, kind)]
+
+    def notices(self, level: str | None = None) -> list[str]:
+        """Texts of the notices, of one level or of all."""
+        return [one.text for one in self.of(Notice) if level in (None, one.level)]
 
 
 def measure(plan: Plan) -> tuple[Score, ...]:

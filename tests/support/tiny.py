@@ -80,3 +80,26 @@ BAD_PROMPTS = [
     for body in ("moon", "sun", "comet")
     for word in ("bright", "far", "old", "round")
 ]
+
+
+def prompt_files(folder: Path) -> None:
+    """Write `good.txt` and `bad.txt`, which `PROMPT_TABLES` names."""
+    for kind, rows in (("good", GOOD_PROMPTS), ("bad", BAD_PROMPTS)):
+        (folder / f"{kind}.txt").write_text("\n".join(rows), encoding="utf-8")
+
+
+PROMPT_TABLES = """
+[good_prompts]
+dataset = "good.txt"
+split = "train[:8]"
+[bad_prompts]
+dataset = "bad.txt"
+split = "train[:8]"
+[good_evaluation_prompts]
+dataset = "good.txt"
+split = "train[8:]"
+[bad_evaluation_prompts]
+dataset = "bad.txt"
+split = "train[8:]"
+"""
+"""The sets of prompts as TOML, for a program that runs where the files are."""
