@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heretic.errors import ExportError
+from heretic.system.files import sync_one
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -49,7 +50,7 @@ def resolved(destination: Path) -> Path:
         ExportError: It is no path, or names the home of a user that does not exist.
     """
     try:
-        return destination.expanduser().resolve()
+        return destination.expanduser().resolve()  # refuses an unknown home, unlike `expanded`
     except (OSError, RuntimeError, ValueError) as error:
         raise ExportError(
             f"{str(destination)!r} cannot be a folder: {error}.", remedy="Name another folder."
@@ -164,7 +165,7 @@ def sync(folder: Path) -> None:
     """
     for path in (*folder.rglob("*"), folder):
         if path.is_dir() or path.is_file():
-            _sync_one(path)
+            sync_one(path)
 
 
 # --- the work folder -----------------------------------------------------------------------
@@ -272,8 +273,8 @@ def _publish(work: Path, destination: Path) -> None:
                 _settle(inner, destination)
                 if lock is not None:
                     lock.release()
-    _sync_one(destination)
-    _sync_one(destination.parent)
+    sync_one(destination)
+    sync_one(destination.parent)
 
 
 def _exchange_folders(work: Path, destination: Path) -> None:
@@ -300,9 +301,9 @@ def _exchange_contents(work: Path, destination: Path) -> None:
     (work / OLD).mkdir()
     for path in contents(destination):
         path.rename(work / OLD / path.name)
-    _sync_one(work / OLD)
+    sync_one(work / OLD)
     (work / OLD).rename(work / REPLACED)
-    _sync_one(work)
+    sync_one(work)
     _settle(work, destination)
 
 
@@ -321,7 +322,7 @@ def _settle(work: Path, destination: Path) -> None:
 def _move_all(folder: Path, destination: Path) -> None:
     for path in sorted(folder.iterdir()):
         path.rename(destination / path.name)
-    _sync_one(destination)
+    sync_one(destination)
 
 
 def _recover_earlier(destination: Path) -> None:
@@ -342,28 +343,6 @@ def _recover_earlier(destination: Path) -> None:
 
 
 # --- the disk ------------------------------------------------------------------------------
-
-
-def _sync_one(path: Path) -> None:
-    """Bring a file, or the list of a folder's entries, onto the disk.
-
-    Raises:
-        OSError: The disk refuses.
-    """
-    flags = os.O_RDONLY if os.name == "posix" else os.O_RDWR
-    try:
-        descriptor = os.open(path, flags)
-    except OSError:
-        if path.is_dir():  # some systems open no folders
-            return
-        raise
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _usual_permissions(folder: Path) -> None:

@@ -18,7 +18,7 @@ from heretic.model.promises import check_layers
 from heretic.system.adapters import ADAPTER_CONFIG, Adapter
 from heretic.system.documents import read_json, read_text
 from heretic.system.files import expanded
-from heretic.system.headers import disguise, safetensors_header
+from heretic.system.headers import disguise, safetensors_header, stays_inside
 from heretic.system.hub import GGUF_MAGIC, base_folder, gguf_parts, is_local
 
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
@@ -166,7 +166,7 @@ def _shards(index: Path, complete: bool) -> list[Path]:
     if not isinstance(table, dict) or not all(isinstance(file, str) for file in table.values()):
         raise ModelError(f"{index} does not say which file holds which weights.")
     names = sorted(set(table.values()))
-    outside = next((n for n in names if Path(n).is_absolute() or ".." in Path(n).parts), None)
+    outside = next((name for name in names if not stays_inside(name)), None)
     if outside is not None:
         raise ModelError(
             f"{index} names {outside}, which is outside the model's folder.",
@@ -257,12 +257,12 @@ def explained(name: str) -> Iterator[None]:
             raise
         if gguf_parts(name) is None:
             for file in ("tokenizer.json", "vocab.json"):
-                if (Path(name).expanduser() / file).is_file():
-                    check_table(Path(name).expanduser() / file)
+                if (expanded(name) / file).is_file():
+                    check_table(expanded(name) / file)
             raise
         from gguf import GGUFReader
 
-        path = Path(name).expanduser()
+        path = expanded(name)
         try:
             GGUFReader(path)
         except Exception:  # its reader raises whatever the missing bytes lead to

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from heretic.evaluator.library import LibraryEvaluator
 from heretic.events import Notice, StageFinished, StageStarted
 from heretic.export import HeldOut
-from heretic.pipeline.identity import baseline_key
+from heretic.pipeline.identity import trial_key
 from heretic.pipeline.kept import kept
 from heretic.pipeline.stages import scores_line
 from heretic.prompts import EvaluationPrompts
 from heretic.records.statistics import is_worse
 from heretic.records.trial import Score, Trial
-from heretic.runs.folder import digest
 from heretic.scorers import Scorer
 
 if TYPE_CHECKING:
@@ -40,7 +38,7 @@ def held_out_scores(session: Session, trial: Trial) -> HeldOut | None:
     found = kept(
         session.folder,
         FILE,
-        _key(session, prompts, trial),
+        trial_key(session, prompts, trial),
         lambda: _scored(session, prompts, scorers, trial),
         HeldOut.from_dict,
     )
@@ -78,9 +76,3 @@ def _scored(
     before, after = evaluator.baseline, evaluator.evaluate([trial.plan])[0]
     evaluator.release()
     return HeldOut(before, after, len(prompts.good), len(prompts.bad))
-
-
-def _key(session: Session, prompts: EvaluationPrompts, trial: Trial) -> str:
-    held_out = replace(session.prompts, evaluation=prompts)
-    of_original = baseline_key(session.settings, held_out, session.model)
-    return digest({"original": of_original, "plan": trial.plan.to_dict()})

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from heretic.config.settings import Settings
 from heretic.model.core import Model
-from heretic.prompts import Prompt, PromptSets
+from heretic.prompts import EvaluationPrompts, Prompt, PromptSets
+from heretic.records.trial import Trial
 from heretic.runs.folder import digest
 from heretic.scorers.registry import deciding_options
 from heretic.system.machine import hardware, versions
+
+if TYPE_CHECKING:
+    from heretic.pipeline.run import Session
 
 
 def fingerprint(settings: Settings, prompts: PromptSets) -> dict[str, Any]:
@@ -45,3 +50,14 @@ def baseline_key(settings: Settings, prompts: PromptSets, model: Model) -> str:
             "versions": versions(),
         }
     )
+
+
+def trial_key(session: Session, prompts: EvaluationPrompts, trial: Trial, **more: Any) -> str:
+    """Digest of all that the outputs of a trial's model on these prompts depend on.
+
+    Args:
+        more: What else its figures depend on.
+    """
+    sets = replace(session.prompts, evaluation=prompts)
+    of_original = baseline_key(session.settings, sets, session.model)
+    return digest({"original": of_original, "plan": trial.plan.to_dict(), **more})

@@ -17,12 +17,11 @@ from heretic.evaluator.library import LibraryEvaluator
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
 from heretic.export import LongReplies
 from heretic.export.verify import agree
-from heretic.pipeline.identity import baseline_key
+from heretic.pipeline.identity import trial_key
 from heretic.pipeline.kept import kept
 from heretic.pipeline.stages import scores_line
 from heretic.prompts import EvaluationPrompts
 from heretic.records.trial import Score, Trial
-from heretic.runs.folder import digest
 from heretic.scorers import Scorer
 from heretic.scorers.broken import BrokenReplies
 
@@ -63,9 +62,7 @@ def long_replies(session: Session, trial: Trial, most: int | None = None) -> Lon
     chosen = Chosen(trial, session.evaluator, prompts, session.directions, session.reporter)
 
     def keep(tokens: int, measure: Callable[[], LongReplies]) -> LongReplies:
-        sets = replace(session.prompts, evaluation=prompts)
-        of_original = baseline_key(session.settings, sets, session.model)
-        key = digest({"original": of_original, "plan": trial.plan.to_dict(), "tokens": tokens})
+        key = trial_key(session, prompts, trial, tokens=tokens)
         return kept(session.folder, FILE, key, measure, LongReplies.from_dict)
 
     return long_scores(chosen, keep)

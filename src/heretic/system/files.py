@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
@@ -61,7 +62,8 @@ def write_atomic(
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        with suppress(OSError):  # the file is there; only the rename may not outlive a crash
+            sync_one(path.parent)
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -130,11 +132,23 @@ def cannot_write(
     return kind(f"Cannot write {path}: {error.strerror or error}.", remedy=remedy)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable, where the platform lets folders be opened."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def sync_one(path: Path) -> None:
+    """Bring a file, or the list of a folder's entries, onto the disk.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    flags = os.O_RDONLY if os.name == "posix" else os.O_RDWR
+    try:
+        descriptor = os.open(path, flags)
+    except OSError:
+        if path.is_dir():  # some systems open no folders
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)

@@ -41,6 +41,11 @@ def disguise(file: Path) -> tuple[str, str] | None:
     return None
 
 
+def stays_inside(name: str) -> bool:
+    """Whether a file that an index names lies in the index's folder, or below it."""
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
 def safetensors_header(file: Path) -> tuple[int, dict[str, Mapping[str, Any]]]:
     """The header of a whole safetensors file.
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from heretic.errors import ExportError
 from heretic.system.documents import parse_json, read_json, read_text
-from heretic.system.headers import safetensors_header
+from heretic.system.headers import safetensors_header, stays_inside
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -133,7 +133,7 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
     else:
         return None
     files = tuple(folder / name for name in names)
-    if not all(map(_is_inside, names)) or not all(file.is_file() for file in files):
+    if not all(map(stays_inside, names)) or not all(file.is_file() for file in files):
         return None
     tensors = {entry.key: entry for file in files for entry in read_header(file)}
     return Checkpoint(folder, files, tensors, index)
@@ -154,10 +154,6 @@ def _shards(index: str, file: Path) -> list[str]:
             f"{file} is not an index of weight files: {error}.", remedy="Download the model again."
         ) from error
     return sorted(names)
-
-
-def _is_inside(name: str) -> bool:
-    return not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
 def read_header(file: Path) -> list[Entry]:
