@@ -47,12 +47,17 @@ print("read")
 """
 
 
+# What a `make` that runs these tests tells the `make` that a test runs: options, depth, job slots.
+OF_AN_OUTER_MAKE = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS")
+
+
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
+    inherited = {key: value for key, value in os.environ.items() if key not in OF_AN_OUTER_MAKE}
     result = subprocess.run(
         [str(part) for part in command],
         check=False,
         cwd=cwd,
-        env={**os.environ, **environment},
+        env={**inherited, **environment},
         capture_output=True,
         text=True,
     )

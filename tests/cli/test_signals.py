@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,23 @@ def test_what_a_library_makes_of_an_interruption_is_one(
     made: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command_line, "run", made)
+    assert heretic.main.main([]) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
+def test_so_is_what_follows_from_a_module_imported_by_half(
+    slow: Callable[[str, int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    slow("imported_by_half", 2)
+
+    def swallowed(*_: object) -> int:
+        with suppress(KeyboardInterrupt):
+            importlib.import_module("imported_by_half")
+        raise RecursionError("as of numpy, which looks for what it did not import")
+
+    monkeypatch.setattr(command_line, "run", swallowed)
     assert heretic.main.main([]) == 130
     assert capsys.readouterr().err == "Interrupted.\n"
 

@@ -48,6 +48,8 @@ class _State:
         ended_by: The signal that ends the process, other than SIGINT.
         terminal_gone: Whether the terminal was closed.
         outlives: Whether the work goes on when the terminal is closed.
+        broke_import: Whether a module was left imported by half. Whatever uses it next may fail,
+            with an error that no longer leads to the interruption.
         waits: How often a signal has waited for the end of an import.
         again: Whether the next signal is one that waited, not a new one.
         timer: Sends a signal that waits.
@@ -58,6 +60,7 @@ class _State:
         self.ended_by: int | None = None
         self.terminal_gone = False
         self.outlives = False
+        self.broke_import = False
         self.waits = 0
         self.again = False
         self.timer: threading.Timer | None = None
@@ -90,6 +93,8 @@ def farewell() -> str:
 
 def is_interruption(error: BaseException) -> bool:
     """Whether an error is what a library made of an interruption, such as a failed import."""
+    if _state.broke_import:
+        return True
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -152,11 +157,13 @@ def _handle(number: int, frame: FrameType | None) -> None:
     if number != signal.SIGINT:
         _state.ended_by = number
     first_or_waited = again or not _state.waits  # somebody who presses Ctrl+C twice insists
-    if _is_importing(frame) and first_or_waited and _state.waits < _RETRIES:
+    importing = _is_importing(frame)
+    if importing and first_or_waited and _state.waits < _RETRIES:
         _state.waits += 1
         _send_later(number)
         return
     _state.cancel()
+    _state.broke_import = _state.broke_import or importing
     raise KeyboardInterrupt
 
 
