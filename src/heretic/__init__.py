@@ -1,3 +1,3 @@
 """Heretic: finds, by itself, the smallest edit of a model that removes one learned behaviour."""
 
-__version__ = "2.0.0.dev0"
+__version__ = "3.0.0.dev0"

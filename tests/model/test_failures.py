@@ -56,6 +56,7 @@ def test_files_that_are_no_json_object(tmp_path: Path, file: str, content: str):
         ("config.json", {"architectures": 3}, ["configuration", "architectures"]),
         ("config.json", {"model_type": ["llama"]}, ["config"]),
         ("config.json", {"num_attention_heads": 0}, ["model"]),
+        ("config.json", {"is_encoder_decoder": True}, ["could not be run", "config.json"]),
         ("config.json", {"hidden_act": "none of them"}, ["none of them"]),
         ("tokenizer_config.json", {"tokenizer_class": 3}, ["tokenizer"]),
         ("tokenizer_config.json", {"eos_token": {"a": 1}}, ["tokenizer"]),

@@ -191,6 +191,10 @@ class TestRun:
         assert len(after) == 6
         assert main(["--checkpoint-action", "restart"]) == 0
         assert [t.plan for t in the_run(place).read_trials()] == [t.plan for t in before]
+        capsys.readouterr()
+        assert main(["--checkpoint-action", "quit", "--n-trials", "9"]) == 0
+        assert f"{the_run(place).path.name} is left as it is." in capsys.readouterr().out
+        assert len(the_run(place).read_trials()) == len(before)
 
     def test_without_a_seed_a_run_is_found_again(self, place: Path) -> None:
         text = (place / "config.toml").read_text().replace("seed = 7\n", "")

@@ -5,8 +5,9 @@
 A tiny model is searched by the command, saved at the end, and killed again and again: while it
 loads, in the sweep, in a trial, while a file is written, in the export. After each kill every file
 must be whole, and no finished trial may be lost or changed. The last call is not killed: it must
-have proposed what an uninterrupted search proposes, and have saved the same weights. Ends with
-status 1 otherwise.
+have proposed what an uninterrupted search proposes, and have saved the same weights. A fifth of the
+kills come in an upload, to a stand-in for the Hub: its repository must be empty or complete. Ends
+with status 1 otherwise.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from torch import Tensor
 from heretic.records import Trial
 from heretic.runs.folder import RunFolder
 from heretic.runs.listing import list_runs
+from tests.support import hub_server
 
 EARLIER = Path(__file__).parents[1] / "data" / "earlier_run"
 N_TRIALS = 14
@@ -56,6 +58,17 @@ COMMAND = (
     *("--model-action", "save", "--save-directory", "edited", "--export-strategy", "merge"),
 )
 
+REPOSITORY = f"{hub_server.USER}/edited"
+
+UPLOAD = (
+    *(sys.executable, "-m", "heretic", "export", "1", "--trial-index", "0"),
+    *("--model-action", "upload", "--upload-repo-id", REPOSITORY, "--upload-repo-private"),
+    *("--export-strategy", "merge"),
+)
+
+REQUESTS = 12
+"""Roughly as many as an upload makes."""
+
 
 def place_for(parent: Path, name: str) -> Path:
     """A folder with model, prompts and settings, without a run."""
@@ -65,20 +78,23 @@ def place_for(parent: Path, name: str) -> Path:
     return place
 
 
-def started(place: Path) -> subprocess.Popen[bytes]:
-    """The command, in a folder."""
+def started(
+    place: Path, command: Sequence[str] = COMMAND, **environment: str
+) -> subprocess.Popen[bytes]:
+    """A command, in a folder."""
     log = (place / "output.log").open("ab")
+    variables = {**os.environ, **environment}
     with log:
-        return subprocess.Popen(COMMAND, cwd=place, stdout=log, stderr=log)
+        return subprocess.Popen(command, cwd=place, stdout=log, stderr=log, env=variables)
 
 
-def finished(place: Path) -> None:
-    """Run the command to its end.
+def finished(place: Path, command: Sequence[str] = COMMAND, **environment: str) -> None:
+    """Run a command to its end.
 
     Raises:
         AssertionError: It failed.
     """
-    status = started(place).wait()
+    status = started(place, command, **environment).wait()
     assert status == 0, (place / "output.log").read_text()[-3000:]
 
 
@@ -147,6 +163,56 @@ def killed_once(place: Path, moment: str, wait: float) -> str:
     return "in a trial" if after or folder.journal_path.exists() else "in the sweep"
 
 
+def uploads_killed(place: Path, count: int, rng: random.Random) -> Counter[str]:
+    """Kill uploads of the run in a folder; says what each left on the Hub.
+
+    Raises:
+        AssertionError: A repository held some files of an upload, not all; the upload that was not
+            killed failed, or left files in the temporary folder.
+    """
+    temporary = place / "temporary"
+    temporary.mkdir()
+    found: Counter[str] = Counter()
+    with hub_server.serve() as hub:
+        variables = {
+            "HF_ENDPOINT": hub.url,
+            "HF_TOKEN": hub_server.WRITE_TOKEN,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "TMPDIR": str(temporary),
+        }
+        for _ in range(count):
+            hub.repositories.clear()
+            hub.objects.clear()
+            hub.requests.clear()
+            after, wait = rng.randint(1, REQUESTS), rng.uniform(0, 0.05)
+            process = started(place, UPLOAD, **variables)
+            while process.poll() is None and len(hub.requests) < after:
+                sleep(0.001)
+            sleep(wait)
+            process.kill()
+            process.wait()
+            found[_on_the_hub(hub)] += 1
+        finished(place, UPLOAD, **variables)
+        assert _on_the_hub(hub) == "in an upload: complete on the Hub"
+        left = [path for path in temporary.rglob("*") if "heretic" in path.name]
+        assert not left, left
+    return found
+
+
+def _on_the_hub(hub: hub_server.Hub) -> str:
+    """Whether the upload reached the Hub: as a whole, or not at all."""
+    repository = hub.repositories.get(REPOSITORY)
+    files = set(repository.files) - {".gitattributes"} if repository else set()
+    if not files:
+        return "in an upload: nothing on the Hub"
+    assert {"model.safetensors", "README.md", "SHA256SUMS", "config.json"} <= files, files
+    assert repository
+    sums = repository.files["SHA256SUMS"].decode().splitlines()
+    assert {line.split("  ", 1)[1] for line in sums} <= files, files
+    return "in an upload: complete on the Hub"
+
+
 def plans(trials: Sequence[Trial]) -> list[object]:
     """The plans that were evaluated, in order."""
     return [trial.plan for trial in sorted(trials, key=lambda trial: trial.number)]
@@ -161,7 +227,10 @@ def main(count: int, seed: int) -> int:
         whole = place_for(Path(parent), "whole")
         finished(whole)
         expected = weights(whole)
-        kills = runs = lost = 0
+        found.update(uploads_killed(whole, in_uploads := count // 5, rng))
+        print(f"{in_uploads} kills in uploads", flush=True)
+        runs = lost = 0
+        kills = in_uploads
         while kills < count:
             place = place_for(Path(parent), "killed")
             for _ in range(rng.randint(1, 5)):

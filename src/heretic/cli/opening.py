@@ -26,6 +26,7 @@ from heretic.records.trial import Score, Trial
 from heretic.records.trial import front as front_of
 from heretic.runs.manifest import RunManifest
 from heretic.system.display import safe
+from heretic.system.files import check_writable
 
 if TYPE_CHECKING:
     from heretic.cli.options import SettingsOptions
@@ -133,7 +134,7 @@ def check_before_work(settings: Settings) -> tuple[Scorer, ...]:
             malformed, or nobody is logged in.
         ScorerError: A scorer cannot be loaded, or its judge does not answer.
         SettingsError: A benchmark does not exist.
-        RunError: The start plans cannot be read.
+        RunError: The start plans cannot be read, or no run folder can be written.
         HereticError: A package that benchmarks or research output need is missing.
     """
     from heretic import export, pipeline
@@ -143,6 +144,7 @@ def check_before_work(settings: Settings) -> tuple[Scorer, ...]:
     from heretic.scorers import check_scorers, load_scorers
 
     pipeline.check_model(settings)
+    check_writable(settings.study_checkpoint_dir)
     destination = _destination(settings)
     if destination is not None:
         export.check_place(options_of(export.ExportOptions, settings), *destination)
@@ -194,6 +196,8 @@ def settle_existing_run(opened: OpenRun) -> bool:
     )
     if action == "restart":
         opened.folder.discard()
+    if action == "quit":
+        opened.display.emit(Notice(f"The run in {opened.folder.path} is left as it is."))
     return action != "quit"
 
 

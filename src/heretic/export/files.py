@@ -13,7 +13,7 @@ from typing import Any
 from heretic.errors import ExportError
 from heretic.export.staging import contents, prove, recover, resolved
 from heretic.system import documents
-from heretic.system.files import expanded, write_atomic
+from heretic.system.files import existing_parent, expanded, write_atomic
 
 PARAMETERS = "abliteration_params.json"
 REPRODUCTION = "reproduce.json"
@@ -126,12 +126,6 @@ def read_json(path: Path) -> Any:
         raise ExportError(f"{path} cannot be read as JSON: {error}.") from error
 
 
-def existing_parent(path: Path) -> Path:
-    """The folder that a path means if it exists, otherwise its nearest parent that does."""
-    path = resolved(path)
-    return next(parent for parent in (path, *path.parents) if parent.exists())
-
-
 def check_disk(destination: Path, needed: int) -> None:
     """Refuse to write what will not fit on the disk.
 
@@ -141,7 +135,7 @@ def check_disk(destination: Path, needed: int) -> None:
     Raises:
         ExportError: The disk of `destination` has less free space.
     """
-    free = shutil.disk_usage(existing_parent(destination)).free
+    free = shutil.disk_usage(existing_parent(resolved(destination))).free
     if free < needed + DISK_MARGIN:
         raise ExportError(
             f"Saving to {destination} needs about {_gigabytes(needed + DISK_MARGIN)}, and "

@@ -33,7 +33,7 @@ from heretic.model.adapters import check_adapter, has_tokenizer, merged
 from heretic.model.completeness import read_weights, summary
 from heretic.model.failures import model_errors, reason
 from heretic.model.files import check_adapter_weights, check_files, explained, reading, weight_files
-from heretic.model.generation import own_generation_config
+from heretic.model.generation import greedy, own_generation_config, without_plain_cache
 from heretic.model.limits import Limits, limits_of, mend_padding
 from heretic.model.promises import check_size
 from heretic.model.source import ModelSource, base_of, dequantising, forget_quantisation, origin
@@ -159,7 +159,7 @@ def _failed(model: str, failures: Sequence[tuple[str, str]]) -> ModelError:
     listed = "; ".join(f"{name}: {text.rstrip('.')}" for name, text in failures)
     return ModelError(
         f"{model} could not be run with any dtype ({listed}).",
-        remedy="Try other `dtypes`, or another `quantization` or `device_map`.",
+        remedy="Try other `dtypes`, `quantization` or `device_map`; or check its config.json.",
     )
 
 
@@ -362,6 +362,8 @@ def _quantization(kind: str) -> Any:
 def _check(model: nn.Module, tokenizer: Any, by_hand: Sequence[str], limits: Limits) -> Structure:
     """Test one forward pass: logits are finite, and the writers explain every layer's output.
 
+    A model that transformers' `generate` has to decode, makes two tokens too.
+
     Raises:
         FloatingPointError: Logits are not finite in this dtype.
         ModelError: The tokenizer's tokens have no embeddings.
@@ -385,6 +387,8 @@ def _check(model: nn.Module, tokenizer: Any, by_hand: Sequence[str], limits: Lim
         )
     if not logits[0].isfinite().all():
         raise FloatingPointError("the test generation gave logits that are not finite")
+    if without_plain_cache(model) is not None:  # more of the configuration counts there
+        greedy(model, ids, torch.ones_like(ids), max_new_tokens=2, end=frozenset())
     return structure
 
 

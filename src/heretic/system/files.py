@@ -132,6 +132,24 @@ def cannot_write(
     return kind(f"Cannot write {path}: {error.strerror or error}.", remedy=remedy)
 
 
+def existing_parent(path: Path) -> Path:
+    """The folder that a path means if it exists, otherwise its nearest parent that does."""
+    path = expanded(path).absolute()
+    return next(parent for parent in (path, *path.parents) if parent.exists())
+
+
+def check_writable(folder: Path, kind: type[HereticError] = RunError) -> None:
+    """Say early that nothing can be written in a folder, which need not exist yet.
+
+    Raises:
+        HereticError: A parent of it is a file, or may not be written to.
+    """
+    place = existing_parent(folder)
+    code = errno.EACCES if place.is_dir() else errno.ENOTDIR
+    if code == errno.ENOTDIR or not os.access(place, os.W_OK | os.X_OK):
+        raise cannot_write(folder, OSError(code, os.strerror(code)), REMEDY, kind)
+
+
 def sync_one(path: Path) -> None:
     """Bring a file, or the list of a folder's entries, onto the disk.
 
