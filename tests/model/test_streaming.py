@@ -93,6 +93,15 @@ def test_a_file_that_transformers_refuses_does_not_stop_the_model(folder: Path, 
     assert reply(model)
 
 
+def test_of_a_refused_file_only_ids_that_can_be_used_count(folder: Path):
+    model, _ = with_config(folder, pad_token_id=[], bos_token_id=-1)
+    (remark,) = model.remarks
+    assert remark.startswith("generation_config.json cannot be used (TypeError")
+    assert model.model.generation_config.eos_token_id == 2
+    assert model.model.generation_config.pad_token_id is None
+    assert reply(model)
+
+
 @pytest.mark.parametrize(
     "config",
     [

@@ -135,15 +135,15 @@ def test_models_that_cannot_be_used_are_told_before_prompts_are_read(
     assert "model" in said(["model", *SETTINGS, *more, *prompts()], capsys)
 
 
-@pytest.mark.parametrize("place", ["file", "file/below"])
+@pytest.mark.parametrize("named", ["file", "file/below"])
 def test_a_place_without_run_folders_is_told_before_prompts_are_read(
-    place: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    named: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     tiny.folder(Path("model"))
     Path("file").touch()
     forbid(monkeypatch, prompt_sets, "load")
-    arguments = ["model", *SETTINGS, *prompts(), f"--study-checkpoint-dir={place}"]
-    assert f"Cannot write {place}: Not a directory." in said(arguments, capsys)
+    arguments = ["model", *SETTINGS, *prompts(), f"--study-checkpoint-dir={named}"]
+    assert f"Cannot write {named}: Not a directory." in said(arguments, capsys)
 
 
 def test_two_sets_of_the_same_prompts_are_told_before_weights_are_read(

@@ -84,15 +84,22 @@ def own_generation_config(folder: Path | None) -> tuple[dict[str, Any], str | No
     else:
         return {}, None
     known = content if isinstance(content, dict) else {}
-    tokens = {name: known[name] for name in TOKENS if _are_ids(known.get(name))}
+    tokens = {name: known[name] for name in TOKENS if _is_usable(name, known.get(name))}
     return {"generation_config": GenerationConfig(**tokens)}, (
         f"generation_config.json cannot be used ({why}): of it, only the special tokens count"
     )
 
 
-def _are_ids(value: Any) -> bool:
+def _is_usable(name: str, value: Any) -> bool:
+    """Whether a special token's id, or a list of ids, is one that transformers accepts there."""
     ids = value if isinstance(value, list) else [value]
-    return all(isinstance(index, int) and index >= 0 for index in ids)
+    if not all(isinstance(index, int) and index >= 0 for index in ids):
+        return False
+    try:
+        GenerationConfig(**{name: value})
+    except Exception:  # it takes lists for some tokens only
+        return False
+    return True
 
 
 @contextmanager
