@@ -47,8 +47,8 @@ print("read")
 """
 
 
-# What a `make` that runs these tests tells the `make` that a test runs: options, depth, job slots.
 OF_AN_OUTER_MAKE = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS")
+"""What a `make` that runs these tests tells the `make` that a test runs: options, depth, slots."""
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:

@@ -59,3 +59,12 @@ def test_it_exports(capsys: pytest.CaptureFixture[str]):
     changed = {name for name in original if not edited[name].equal(original[name])}
     assert changed
     assert all(name.endswith(("o_proj.weight", "down_proj.weight")) for name in changed)
+
+
+def test_it_exports_where_no_run_could_be_begun():
+    FOLDER.rename("elsewhere")
+    FOLDER.parent.rmdir()
+    FOLDER.parent.touch()
+    saved = ["--model-action", "save", "--save-directory", "edited", "--export-strategy", "merge"]
+    assert run(["export", "elsewhere", "--trial-index", "0", *saved]) == 0
+    assert (Path("edited") / "model.safetensors").is_file()

@@ -164,7 +164,7 @@ def killed_once(place: Path, moment: str, wait: float) -> str:
 
 
 def uploads_killed(place: Path, count: int, rng: random.Random) -> Counter[str]:
-    """Kill uploads of the run in a folder; says what each left on the Hub.
+    """Kill uploads of the run in a folder; counts what they left on the Hub.
 
     Raises:
         AssertionError: A repository held some files of an upload, not all; the upload that was not
@@ -192,25 +192,29 @@ def uploads_killed(place: Path, count: int, rng: random.Random) -> Counter[str]:
             sleep(wait)
             process.kill()
             process.wait()
-            found[_on_the_hub(hub)] += 1
+            left_there = "the whole model" if is_uploaded(hub) else "nothing"
+            found[f"in an upload, which left {left_there} on the Hub"] += 1
         finished(place, UPLOAD, **variables)
-        assert _on_the_hub(hub) == "in an upload: complete on the Hub"
+        assert is_uploaded(hub)
         left = [path for path in temporary.rglob("*") if "heretic" in path.name]
         assert not left, left
     return found
 
 
-def _on_the_hub(hub: hub_server.Hub) -> str:
-    """Whether the upload reached the Hub: as a whole, or not at all."""
+def is_uploaded(hub: hub_server.Hub) -> bool:
+    """Whether the Hub holds the model.
+
+    Raises:
+        AssertionError: It holds some of the files.
+    """
     repository = hub.repositories.get(REPOSITORY)
-    files = set(repository.files) - {".gitattributes"} if repository else set()
-    if not files:
-        return "in an upload: nothing on the Hub"
+    if repository is None or set(repository.files) == {".gitattributes"}:
+        return False
+    files = repository.files.keys()
     assert {"model.safetensors", "README.md", "SHA256SUMS", "config.json"} <= files, files
-    assert repository
     sums = repository.files["SHA256SUMS"].decode().splitlines()
     assert {line.split("  ", 1)[1] for line in sums} <= files, files
-    return "in an upload: complete on the Hub"
+    return True
 
 
 def plans(trials: Sequence[Trial]) -> list[object]:

@@ -61,12 +61,13 @@ def held_run(settings: Settings, console: Console, *, may_begin: bool = True) ->
         may_begin: Whether a new run may begin; if not, one of exactly these settings must exist.
 
     Raises:
-        HereticError: As `check_before_work`; or the prompts cannot be read, the run is in use, or
-            there is no run and none may begin.
+        HereticError: As `check_before_work`; or no run folder can be written, the prompts cannot
+            be read, the run is in use, or there is no run and none may begin.
     """
     from heretic import pipeline
 
     scorers = check_before_work(settings)
+    check_writable(settings.study_checkpoint_dir)
     with make_reporter(console) as display:
         prompts = pipeline.load_prompts(settings, display, scorers=scorers)
         folder, seed = pipeline.open_folder(settings, prompts)
@@ -134,7 +135,7 @@ def check_before_work(settings: Settings) -> tuple[Scorer, ...]:
             malformed, or nobody is logged in.
         ScorerError: A scorer cannot be loaded, or its judge does not answer.
         SettingsError: A benchmark does not exist.
-        RunError: The start plans cannot be read, or no run folder can be written.
+        RunError: The start plans cannot be read.
         HereticError: A package that benchmarks or research output need is missing.
     """
     from heretic import export, pipeline
@@ -144,7 +145,6 @@ def check_before_work(settings: Settings) -> tuple[Scorer, ...]:
     from heretic.scorers import check_scorers, load_scorers
 
     pipeline.check_model(settings)
-    check_writable(settings.study_checkpoint_dir)
     destination = _destination(settings)
     if destination is not None:
         export.check_place(options_of(export.ExportOptions, settings), *destination)

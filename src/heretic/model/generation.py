@@ -77,29 +77,30 @@ def own_generation_config(folder: Path | None) -> tuple[dict[str, Any], str | No
     if file is None or not file.is_file():
         return {}, None
     content = read_json(file, kind=ModelError, strict=False)
-    try:
-        GenerationConfig(**content)
-    except Exception as error:  # the class checks all values, in many ways
-        why = reason(error).rstrip(".")
-    else:
+    why = _refused(content)
+    if why is None:
         return {}, None
     known = content if isinstance(content, dict) else {}
-    tokens = {name: known[name] for name in TOKENS if _is_usable(name, known.get(name))}
+    given = {name: known[name] for name in TOKENS if _are_ids(known.get(name))}
+    # Only some of them may be lists.
+    tokens = {name: ids for name, ids in given.items() if _refused({name: ids}) is None}
     return {"generation_config": GenerationConfig(**tokens)}, (
         f"generation_config.json cannot be used ({why}): of it, only the special tokens count"
     )
 
 
-def _is_usable(name: str, value: Any) -> bool:
-    """Whether a special token's id, or a list of ids, is one that transformers accepts there."""
-    ids = value if isinstance(value, list) else [value]
-    if not all(isinstance(index, int) and index >= 0 for index in ids):
-        return False
+def _refused(content: Any) -> str | None:
+    """Why transformers refuses the content of a generation config; None if it takes it."""
     try:
-        GenerationConfig(**{name: value})
-    except Exception:  # it takes lists for some tokens only
-        return False
-    return True
+        GenerationConfig(**content)
+    except Exception as error:  # the class checks all values, in many ways
+        return reason(error).rstrip(".")
+    return None
+
+
+def _are_ids(value: Any) -> bool:
+    ids = value if isinstance(value, list) else [value]
+    return all(isinstance(index, int) and index >= 0 for index in ids)
 
 
 @contextmanager

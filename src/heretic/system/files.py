@@ -138,16 +138,17 @@ def existing_parent(path: Path) -> Path:
     return next(parent for parent in (path, *path.parents) if parent.exists())
 
 
-def check_writable(folder: Path, kind: type[HereticError] = RunError) -> None:
+def check_writable(folder: Path) -> None:
     """Say early that nothing can be written in a folder, which need not exist yet.
 
     Raises:
-        HereticError: A parent of it is a file, or may not be written to.
+        RunError: It or a parent of it is a file, or may not be written to.
     """
     place = existing_parent(folder)
+    if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
+        return
     code = errno.EACCES if place.is_dir() else errno.ENOTDIR
-    if code == errno.ENOTDIR or not os.access(place, os.W_OK | os.X_OK):
-        raise cannot_write(folder, OSError(code, os.strerror(code)), REMEDY, kind)
+    raise cannot_write(folder, OSError(code, os.strerror(code)))
 
 
 def sync_one(path: Path) -> None:
