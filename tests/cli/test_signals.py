@@ -144,6 +144,23 @@ def test_so_is_what_follows_from_a_module_imported_by_half(
     assert capsys.readouterr().err == "Interrupted.\n"
 
 
+def test_so_is_an_error_while_an_interruption_waits(
+    slow: Callable[[str, int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    slow("imported_before_an_error", 1)
+    monkeypatch.setattr("heretic.cli.signals._RETRY", 20.0)
+
+    def fail(*_: object) -> int:
+        importlib.import_module("imported_before_an_error")
+        raise HereticError("The model does not exist.")
+
+    monkeypatch.setattr(command_line, "run", fail)
+    assert heretic.main.main([]) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
 def test_another_error_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> int:
         raise ImportError("on purpose")

@@ -92,8 +92,12 @@ def farewell() -> str:
 
 
 def is_interruption(error: BaseException) -> bool:
-    """Whether an error is what a library made of an interruption, such as a failed import."""
-    if _state.broke_import:
+    """Whether an error ends what was interrupted.
+
+    It may be what a library made of an interruption, such as a failed import, or have come while
+    an interruption waited for the end of an import.
+    """
+    if _state.broke_import or _state.waits:
         return True
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
