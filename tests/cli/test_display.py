@@ -50,10 +50,11 @@ def shown(renderable, width: int = 100) -> str:
 def test_front_table_shows_the_index_users_give_and_the_baseline() -> None:
     table = shown(front_table(front([trial(number) for number in range(3)]), BASELINE))
     rows = [line.split() for line in table.splitlines()]
-    assert rows[0] == ["index", "trial", "refusals", "KL", "divergence", "direction"]
+    assert rows[0] == ["index", "name", "trial", "refusals", "KL", "divergence", "direction"]
     assert rows[2] == ["original", "97/100", "0.0000"]
-    assert rows[3] == ["0", "2", "70/100", "0.0230", "per", "layer"]
+    assert rows[3] == ["0", "fewest,", "knee", "2", "70/100", "0.0230", "per", "layer"]
     assert rows[4] == ["1", "1", "80/100", "0.0130", "global", "13.50"]
+    assert rows[5][:3] == ["2", "least-damage", "0"]
 
 
 def test_front_table_says_what_it_leaves_out() -> None:

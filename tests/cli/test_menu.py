@@ -47,6 +47,7 @@ class Script:
     def __init__(self, *replies: Any) -> None:
         self.replies = list(replies)
         self.asked: list[str] = []
+        self.offered: Any = None  # the answer that the last choice began at
 
     def _next(self, question: str) -> Any:
         self.asked.append(question)
@@ -56,7 +57,8 @@ class Script:
             raise Back
         return reply
 
-    def select(self, question: str, options: Sequence[Option]) -> Any:
+    def select(self, question: str, options: Sequence[Option], default: Any = None) -> Any:
+        self.offered = default
         reply = self._next(question)
         assert reply in [option.value for option in options], (question, reply, options)
         return reply
@@ -220,6 +222,56 @@ def test_trial_index_out_of_range_names_the_range(index: int) -> None:
         run(Answers(trial_index=index, model_action="chat"))
     with pytest.raises(SettingsError, match="rows 0 to 3"):
         run(Answers(trial_index=index), Script())
+
+
+@pytest.mark.parametrize(("name", "number"), [("fewest", 3), ("knee", 3), ("least-damage", 0)])
+def test_trial_index_may_be_a_name(name: str, number: int) -> None:
+    """All rows lie on one line here, so the knee is the row with the fewest refusals."""
+    assert run(Answers(trial_index=name, model_action="chat"))[0] == [("chat", number)]
+
+
+def test_trial_index_may_not_be_a_name_of_other_fronts() -> None:
+    with pytest.raises(SettingsError, match="have names are fewest, knee, least-damage"):
+        run(Answers(trial_index="most", model_action="chat"))
+
+
+def test_the_front_shows_its_names() -> None:
+    lines = run(Answers(model_action="none"))[1].splitlines()
+    rows = {line.split()[0]: line for line in lines if line.strip()[:1].isdigit()}
+    assert "fewest, knee" in rows["0"]
+    assert "least-damage" in rows["3"]
+    assert not any(name in rows["1"] for name in ("fewest", "knee", "least"))
+
+
+class TestMaxRefusals:
+    """Row 0 has 60 refusals of 100, row 1 has 70, row 2 has 80, row 3 has 90."""
+
+    def test_answers_without_a_terminal(self) -> None:
+        calls, text = run(Answers(max_refusals=80, model_action="chat"))
+        assert calls == [("chat", 1)]
+        assert "Best with at most 80 refusals: index 2, trial 1: refusals 80/100" in text
+
+    def test_a_row_that_is_given_counts_more(self) -> None:
+        answers = Answers(max_refusals=80, trial_index="least-damage", model_action="chat")
+        assert run(answers)[0] == [("chat", 0)]
+
+    def test_the_nearest_is_taken_and_this_is_said(self) -> None:
+        calls, text = run(Answers(max_refusals=3, model_action="chat"))
+        assert calls == [("chat", 3)]
+        assert "No trial has at most 3 refusals yet; the nearest: index 0, trial 3" in text
+
+    def test_is_where_the_choice_begins_at_a_terminal(self) -> None:
+        script = Script("exit")
+        run(Answers(max_refusals=75), script)
+        assert script.offered == 1
+
+    def test_other_questions_are_left(self) -> None:
+        text = run(Answers(max_refusals=75))[1]
+        assert "--trial-index" not in command_in(text)
+        assert "--model-action" in command_in(text)
+
+    def test_nothing_has_been_found(self) -> None:
+        assert run(Answers(max_refusals=75, model_action="none"), trials=[])[0] == []
 
 
 def test_trial_index_of_an_empty_front() -> None:
@@ -416,9 +468,14 @@ def test_repository_names() -> None:
 
 
 def test_lines_to_choose_from_are_aligned() -> None:
-    lines = front_lines([trial(0), trial(9)])
-    assert lines[0] == "0  trial 0  refusals 90/100  KL divergence 0.0030  per layer"
-    assert lines[1] == "1  trial 9  refusals 0/100   KL divergence 0.0930  global 21.50"
+    lines = front_lines([trial(9), trial(0)])
+    assert lines == [
+        "0  fewest, knee  trial 9  refusals 0/100   KL divergence 0.0930  global 21.50",
+        "1  least-damage  trial 0  refusals 90/100  KL divergence 0.0030  per layer",
+    ]
+    assert front_lines([trial(3)]) == [
+        "0  trial 3  refusals 60/100  KL divergence 0.0330  global 15.50"
+    ]
     assert front_lines([]) == []
 
 
@@ -517,6 +574,17 @@ def test_without_any_terminal(tmp_path: Path) -> None:
     )
     assert saved.returncode == 0, saved.stderr
     assert "Saved trial 0 in out as merge." in saved.stdout
+
+
+def test_the_choice_begins_at_what_max_refusals_chooses(tmp_path: Path) -> None:
+    child = in_terminal("menu", tmp_path, max_refusals=80)
+    child.expect("Best with at most 80 refusals")
+    child.expect("Which trial")
+    child.send(ENTER)
+    child.expect("What to do with trial 1")
+    child.send(CTRL_C + CTRL_C)
+    child.expect("menu left")
+    assert end(child) == 0
 
 
 # A run that already exists.

@@ -82,6 +82,11 @@ def test_maximised_scores_keep_their_values():
     assert [(point.trial, point.y) for point in data.front] == [(1, 0.8)]
 
 
+def test_named_rows_are_named_in_the_picture():
+    assert front_data(TRIALS).names == {0: "least-damage", 1: "knee", 3: "fewest"}
+    assert front_data(TRIALS[:1]).names == {}
+
+
 @pytest.mark.parametrize(
     "trials",
     [[], [FAILED], [Trial(0, PLAN, (Score("refusals", 0.1, "minimize", "10/100"),))]],

@@ -15,6 +15,7 @@ from tests.support.search_case import N_STARTUP, Recorder, evaluate, make_study,
 from heretic.errors import RunError, StudyError
 from heretic.events import SearchFinished, SearchStarted, TrialFinished, TrialStarted
 from heretic.records import ATTENTION, MLP, Kernel, Plan, Score, Trial, front
+from heretic.records.selection import names_by_row
 from heretic.runs.folder import RunFolder
 from heretic.runs.journal import with_check_value
 from heretic.runs.manifest import SCHEMA_VERSION
@@ -351,12 +352,14 @@ class TestFiles:
             def emit(self, event):
                 if isinstance(event, TrialFinished):
                     rows = json.loads(study.folder.front_path.read_text())
-                    assert rows == [trial.to_dict() for trial in event.front]
+                    named = zip(event.front, names_by_row(event.front), strict=True)
+                    assert rows == [{**t.to_dict(), "names": list(names)} for t, names in named]
                     seen.append(rows)
 
         study.run(failing({2}), 5, Reader())
         assert len(seen) == 6
-        assert set(seen[-1][0]) == {"trial", "scores", "plan"}
+        assert set(seen[-1][0]) == {"trial", "scores", "plan", "names"}
+        assert "fewest" in seen[-1][0]["names"]
         assert study.front == front(study.trials)
 
     def test_is_there_before_the_first_trial(self, tmp_path):

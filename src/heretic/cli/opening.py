@@ -14,14 +14,15 @@ from rich.text import Text
 
 from heretic.cli.display.log import logging_to
 from heretic.cli.display.reporter import Display, LoggedDisplay, make_reporter
+from heretic.cli.display.tables import bound_text
 from heretic.cli.menu.answers import DEFAULT_STRATEGY
 from heretic.cli.menu.checkpoint import choose_checkpoint
-from heretic.cli.menu.details import trial_in_row
 from heretic.cli.menu.dialogue import Dialogue
 from heretic.cli.menu.questions import Back, Unanswered, terminal_prompter
 from heretic.cli.recorded import check_prompts_are_here, run_settings
 from heretic.errors import RunError
 from heretic.events import Notice
+from heretic.records.selection import row_within, trial_in_row
 from heretic.records.trial import Score, Trial
 from heretic.records.trial import front as front_of
 from heretic.runs.manifest import RunManifest
@@ -279,13 +280,16 @@ def known_run(path: Path) -> tuple[RunFolder, RunManifest]:
     return folder, folder.require_manifest()
 
 
-def trial_of(folder: RunFolder, index: int) -> Trial:
-    """The trial in a row of a run's front.
+def trial_of(folder: RunFolder, settings: Settings, console: Console) -> Trial:
+    """The trial of a run that `trial_index` or else `max_refusals` chooses; by default row 0.
 
-    Args:
-        index: The row, counted from 0.
+    What `max_refusals` chooses is printed.
 
     Raises:
-        SettingsError: There is no such row.
+        SettingsError: There is no such row, or `max_refusals` bounds nothing.
     """
-    return trial_in_row(front_of(folder.read_trials()), index)
+    front, most = front_of(folder.read_trials()), settings.max_refusals
+    if settings.trial_index is not None or most is None or not front:
+        return trial_in_row(front, settings.trial_index or 0)
+    console.print(Text(safe(bound_text(front, most)[0])), soft_wrap=True)
+    return front[row_within(front, most).row]

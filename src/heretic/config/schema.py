@@ -37,6 +37,7 @@ Kind = Literal[
     "mapping",
     "open table",
     "text or table",
+    "integer or name",
 ]
 """A `table` has known keys, a `mapping` has values of one type, an `open table` holds anything."""
 
@@ -138,7 +139,7 @@ def _decoded_field(path: tuple[str, ...], field: FieldInfo) -> SettingInfo:
 
 def _without_none(annotation: Any) -> Any:
     kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
-    return kinds[0] if NoneType in get_args(annotation) else annotation
+    return kinds[0] if NoneType in get_args(annotation) and len(kinds) == 1 else annotation
 
 
 def _kind(annotation: Any) -> Kind:
@@ -151,6 +152,8 @@ def _kind(annotation: Any) -> Kind:
         return "list of pairs" if get_origin(arguments[0]) is tuple else "list of texts"
     if kind_of is dict:
         return "open table" if _holds_anything(annotation) else "mapping"
+    if int in arguments:
+        return "integer or name"
     return "table" if _is_model(annotation) else _SCALARS.get(annotation, "text or table")
 
 

@@ -19,6 +19,7 @@ from heretic.demo.data import prompt_file
 from heretic.errors import SettingsError
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
 from heretic.export.files import check_destination
+from heretic.records.selection import row_within, trial_in_row
 from heretic.records.trial import Trial
 
 if TYPE_CHECKING:
@@ -103,20 +104,18 @@ def demo_settings(reporter: Reporter, overrides: Mapping[str, Any]) -> Settings:
 
 
 def chosen_trial(settings: Settings, front: Sequence[Trial]) -> Trial | None:
-    """The row of the front that `trial_index` selects; without it, the demo's own choice.
+    """The row that `trial_index` or else `max_refusals` chooses; by default the demo's own choice.
 
     Raises:
         SettingsError: The front has no such row.
     """
-    index = settings.trial_index
-    if index is None or not front:
-        return best_trial(front)
-    if index >= len(front):
-        raise SettingsError(
-            f"trial_index is {index}, but the front has {len(front)} rows.",
-            remedy=f"Set it to at most {len(front) - 1}.",
-        )
-    return front[index]
+    if not front:
+        return None
+    if settings.trial_index is not None:
+        return trial_in_row(front, settings.trial_index)
+    if settings.max_refusals is not None:
+        return front[row_within(front, settings.max_refusals).row]
+    return best_trial(front)
 
 
 def best_trial(front: Sequence[Trial]) -> Trial | None:

@@ -7,3 +7,5 @@ from typing import Literal
 DirectionScope = Literal["global", "per layer", "mean"]
 RowNormalization = Literal["none", "pre", "full"]
 Optimization = Literal["minimize", "maximize", "none"]
+RowName = Literal["fewest", "most", "knee", "least-damage"]
+"""Rows of a front that have a name: see `heretic.records.selection`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -40,6 +41,12 @@ class Score:
     def is_count(self) -> bool:
         """Whether the value is a share, which is shown as a count (`3/100`)."""
         return "/" in self.display
+
+    @property
+    def total(self) -> int | None:
+        """How many prompts a count is out of; None if the score is no count."""
+        found = re.match(r"[\d.]+/(\d+)\b", self.display, re.ASCII)
+        return None if found is None else int(found[1])
 
     def objective(self) -> float | None:
         """The value to minimise: negated if it is maximised, None if it is only reported."""
@@ -137,7 +144,7 @@ class Trial:
         return any(score.bound for score in self.scores)
 
     def to_dict(self) -> dict[str, Any]:
-        """One row of `front.json`."""
+        """One row of `front.json`, less its names."""
         return {
             "trial": self.number,
             "scores": {score.name: score.value for score in self.scores},

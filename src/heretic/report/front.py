@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from heretic.errors import HereticError
+from heretic.records.selection import names_by_row
 from heretic.records.trial import Score, Trial, front
 from heretic.report.drawing import new_figure, save_figure
 
@@ -18,6 +19,9 @@ AXIS_LABELS = {
     "refusals": "refusals, share of the prompts",
     "kl_divergence": "KL divergence from the original model, nats",
 }
+NEAR_EDGE = 0.85
+"""Part of the horizontal axis beyond which a name would leave the picture."""
+
 PLAIN, FRONT, CHOSEN, ORIGINAL = "#b4bac4", "#0b5cad", "#d1495b", "#333333"
 
 
@@ -39,6 +43,8 @@ class FrontData:
         x_name: Score on the horizontal axis: the second optimised one (e.g. `kl_divergence`).
         y_name: Score on the vertical axis: the first optimised one (e.g. `refusals`).
         front: Trials that no other dominates, from left to right.
+        names: Names of trials on the front (`heretic.records.selection`), by the trial's number;
+            none if the front has one trial.
         others: The other complete trials.
         original: The unedited model, with trial number -1; None if its scores are unknown.
         chosen: The chosen trial, which is also in `front` or `others`; None without a choice.
@@ -50,6 +56,7 @@ class FrontData:
     x_name: str
     y_name: str
     front: tuple[Point, ...]
+    names: Mapping[int, str]
     others: tuple[Point, ...]
     original: Point | None
     chosen: Point | None
@@ -90,7 +97,9 @@ def front_data(
     points = {
         trial.number: _point(trial.number, trial.scores, x_name, y_name) for trial in complete
     }
-    best = {trial.number for trial in front(complete)}
+    rows = front(complete)
+    best = {trial.number for trial in rows}
+    names = zip(rows, names_by_row(rows) if len(rows) > 1 else (), strict=False)
     on_front = sorted(
         (points[number] for number in best), key=lambda point: (point.x, -point.y, point.trial)
     )
@@ -100,6 +109,7 @@ def front_data(
         x_name=x_name,
         y_name=y_name,
         front=tuple(on_front),
+        names={trial.number: ", ".join(of) for trial, of in names if of},
         others=tuple(point for number, point in points.items() if number not in best),
         original=original,
         chosen=points.get(chosen) if chosen is not None else None,
@@ -120,6 +130,10 @@ def draw_front(data: FrontData, path: Path, *, title: str = "") -> Path:
     xs, ys = _columns(data.front)
     axes.plot(xs, ys, drawstyle="steps-post", color=FRONT, alpha=0.45, linewidth=1.4, zorder=3)
     axes.scatter(xs, ys, s=34, color=FRONT, linewidths=0, zorder=4, label="front")
+    for point in data.front:
+        if point.trial in data.names:
+            at_edge = point.x > NEAR_EDGE * data.x_limit
+            _name(axes, point, data.names[point.trial], "right" if at_edge else "left")
     if data.original is not None:
         _mark_original(axes, data.original)
     if data.chosen is not None:
@@ -163,6 +177,20 @@ def _columns(points: Iterable[Point]) -> tuple[list[float], list[float]]:
 
 def _words(name: str) -> str:
     return name.replace("_", " ").replace("kl divergence", "KL divergence")
+
+
+def _name(axes: Axes, point: Point, name: str, align: Literal["left", "right"]) -> None:
+    """Write a trial's name above it, on the side where the front is not."""
+    axes.annotate(
+        name,
+        (point.x, point.y),
+        xytext=(5, 5),
+        ha=align,
+        textcoords="offset points",
+        fontsize=8,
+        color=FRONT,
+        zorder=7,
+    )
 
 
 def _mark_original(axes: Axes, original: Point) -> None:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from heretic.errors import RunError
 from heretic.records.plan import Plan
+from heretic.records.selection import names_by_row
 from heretic.records.trial import Trial, front
 from heretic.runs.journal import Journal, read_trials, scan
 from heretic.runs.lock import is_locked
@@ -218,12 +219,14 @@ class RunFolder(RunFiles):
             self.put(known)
 
     def write_front(self, trials: Iterable[Trial]) -> None:
-        """Write the front of `trials`, unless the file holds it already.
+        """Write the front of `trials` with the names of its rows, unless the file holds it already.
 
         Raises:
             RunError: It cannot be written.
         """
-        text = to_json([trial.to_dict() for trial in front(trials)])
+        rows = front(trials)
+        named = zip(rows, names_by_row(rows), strict=True)
+        text = to_json([{**trial.to_dict(), "names": names} for trial, names in named])
         if text != self._front:
             self.write_file(FRONT, text)
             self._front = text

@@ -20,7 +20,7 @@ def command(run: str, options: SettingsOptions) -> int:
 
     --benchmarks names a task of the lm-evaluation-harness; repeat it for several.
     --no-benchmark-original leaves the original model out. --trial-index chooses the row of the
-    front (0 by default). Finished tasks are not run again.
+    front by number or name (0 by default). Finished tasks are not run again.
     """
     from heretic import pipeline
     from heretic.cli import INTERRUPTED
@@ -38,9 +38,10 @@ def command(run: str, options: SettingsOptions) -> int:
             "No benchmarks are named.", remedy="Name one, such as --benchmarks mmlu."
         )
     check_tasks(settings.benchmarks, settings.benchmark_path)
-    trial = trial_of(folder, settings.trial_index or 0)
+    console = make_console()
+    trial = trial_of(folder, settings, console)
     wanted = wanted_of(settings, settings.benchmarks, settings.benchmark_original is not False)
-    with make_reporter(make_console()) as screen, locked(folder, screen) as display:
+    with make_reporter(console) as screen, locked(folder, screen) as display:
         model, directions = pipeline.load_run(settings, folder, manifest, display)
         try:
             benchmarked(model, directions, trial, wanted, folder.path, display)

@@ -20,7 +20,8 @@ def command(model: str, options: SettingsOptions) -> int:
     """Chat with MODEL: a Hub id, the folder of a model or of an adapter, or a run.
 
     A run is given by its folder or by its number in `heretic runs`. Then --trial-index chooses the
-    row of its front (0 by default), and /compare shows the replies of the original model as well.
+    row of its front by number or name (0 by default), and /compare shows the replies of the
+    original model as well.
     """
     from heretic.cli.display.text import make_console
     from heretic.runs.folder import RunFolder
@@ -42,7 +43,7 @@ def _chat_with_trial(path: Path, options: SettingsOptions, console: Console) -> 
 
     folder, manifest = known_run(path)
     settings = run_settings(manifest, options)
-    trial = trial_of(folder, settings.trial_index or 0)
+    trial = trial_of(folder, settings, console)
     with make_reporter(console) as display:
         model, directions = pipeline.load_run(settings, folder, manifest, display)
     converse(model, directions, trial, settings.system_prompt, console)

@@ -62,7 +62,7 @@ def command(options: SettingsOptions) -> int:
 
 def _job(opened: OpenRun, start: float) -> int:
     from heretic import pipeline
-    from heretic.cli.display.tables import front_table
+    from heretic.cli.display.tables import bound_text, front_table
     from heretic.cli.opening import prepared
     from heretic.cli.workflow import draw_front, saved_table, search
     from heretic.demo import job
@@ -75,6 +75,8 @@ def _job(opened: OpenRun, start: float) -> int:
     draw_front(session, trial)
     display.close()
     console.print(Padding(front_table(front, session.evaluator.baseline), (1, 0)))
+    if front and settings.max_refusals is not None:
+        console.print(Text(safe(bound_text(front, settings.max_refusals)[0])), soft_wrap=True)
     if trial is None or interrupted:
         console.print(Text("Stopped. `heretic demo` goes on from here."))
         return INTERRUPTED

@@ -16,6 +16,7 @@ from rich.text import Text
 from heretic.cli.display.text import clip, consecutive, text_cells, title
 from heretic.harness.results import PairedMetric, how_compared
 from heretic.records.plan import KERNEL_FIGURES, Plan
+from heretic.records.selection import names_by_row, row_within
 from heretic.records.statistics import indistinguishable, paired
 from heretic.records.trial import Score, Trial
 from heretic.system.display import safe
@@ -51,7 +52,7 @@ def front_table(
     heading: str | None = None,
     statistics: bool = True,
 ) -> Table:
-    """The front, best first, with the index that `trial_index` takes.
+    """The front, best first, with the indices and names that `trial_index` takes.
 
     Args:
         trials: The front, sorted as `records.front` sorts it (refusals, then KL divergence).
@@ -65,6 +66,7 @@ def front_table(
     names = _score_names([baseline, *(trial.scores for trial in trials)])
     table = _table(heading)
     table.add_column("index", justify="right", no_wrap=True, style="bold")
+    table.add_column("name", no_wrap=True)
     table.add_column("trial", justify="right", no_wrap=True)
     for name in names:
         table.add_column(title(name), justify="right")
@@ -77,16 +79,39 @@ def front_table(
         table.caption_justify = "left"
     if baseline:
         cells = [_display(baseline, name, display) for name in names]
-        table.add_row(*text_cells("", ORIGINAL, *cells, ""), style="dim")
+        table.add_row(*text_cells("", ORIGINAL, "", *cells, ""), style="dim")
     shown = trials if limit is None else trials[:limit]
-    for index, trial in enumerate(shown):
+    for index, (trial, name) in enumerate(zip(shown, name_cells(trials), strict=False)):
         cells = [_display(trial.scores, name, display) for name in names]
         like = [likes.get(index, "")] if likes else []
-        table.add_row(*text_cells(index, trial.number, *cells, direction_text(trial.plan), *like))
+        plan = direction_text(trial.plan)
+        table.add_row(*text_cells(index, name, trial.number, *cells, plan, *like))
     if len(shown) < len(trials):
         more = f"and {len(trials) - len(shown)} more"
-        table.add_row(*text_cells("…", "", *("" for _ in names), more), style="dim")
+        table.add_row(*text_cells("…", "", "", *("" for _ in names), more), style="dim")
     return table
+
+
+def name_cells(front: Sequence[Trial]) -> list[str]:
+    """The names of each row, as `trial_index` takes them; none if there is nothing to choose."""
+    return [", ".join(names) if len(front) > 1 else "" for names in names_by_row(front)]
+
+
+def bound_text(front: Sequence[Trial], most: int) -> tuple[str, str]:
+    """The trial that `max_refusals` chooses, in one line, and the style of that line.
+
+    Args:
+        front: Not empty.
+
+    Raises:
+        SettingsError: The first objective is not a count of prompts that is minimised.
+    """
+    found = row_within(front, most)
+    trial = front[found.row]
+    chosen = f"index {found.row}, trial {trial.number}: {scores_text(trial.scores)}"
+    if found.met:
+        return f"Best with at most {most} refusals: {chosen}", "green"
+    return f"No trial has at most {most} refusals yet; the nearest: {chosen}", "yellow"
 
 
 def scores_table(

@@ -24,7 +24,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "chat": (),
     "none": (),
 }
-"""The settings that each `model_action` needs beside `trial_index`."""
+"""The settings that each `model_action` needs beside the trial."""
 
 _SWITCHES = {setting.name: setting for setting in settings_of() if setting.kind == "switch"}
 """Settings that are on or off: `--x` or `--no-x`, without a value."""
@@ -37,7 +37,8 @@ _ONCE = ("n_additional_trials", "checkpoint_action")
 class Answers:
     """The settings that answer questions; None means that the user has to be asked."""
 
-    trial_index: int | None = None
+    trial_index: int | str | None = None
+    max_refusals: int | None = None
     model_action: str | None = None
     save_directory: Path | None = None
     export_strategy: str | None = None
@@ -52,7 +53,7 @@ class Answers:
         """Names of unset settings that a run without a terminal needs to finish."""
         if self.model_action == "none":
             return []
-        names = ["trial_index"]
+        names = ["trial_index"] if self.max_refusals is None else []
         if self.model_action is None:
             names.append("model_action")
         names += NEEDED.get(self.model_action or "save", ())

@@ -6,7 +6,6 @@ Methods take the answer from its setting, and ask only if that is unset.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from heretic.errors import ExportError, SettingsError
 from heretic.export.files import is_ours
 from heretic.export.staging import contents
 from heretic.harness.tasks import OFFERED
-from heretic.records.trial import Trial
 from heretic.system.files import expanded
 
 BENCHMARKS = tuple(Option(task, label) for task, label in OFFERED.items())
@@ -127,26 +125,6 @@ class Details:
             Option(True, "The edited and the original model (twice the time)"),
         ]
         return tasks, bool(self.dialogue.ask().select("On which model?", options))
-
-
-def trial_in_row(front: Sequence[Trial], index: int) -> Trial:
-    """The trial in a row of the front, counted from 0.
-
-    Raises:
-        SettingsError: There is no such row.
-    """
-    last = len(front) - 1
-    if 0 <= index <= last:
-        return front[index]
-    if last < 0:
-        raise SettingsError(
-            f"trial_index is {index}, but no trial has completed yet.",
-            remedy="Continue the search.",
-        )
-    raise SettingsError(
-        f"trial_index is {index}, but the front has the rows 0 to {last}.",
-        remedy=f"Give a number from 0 to {last}.",
-    )
 
 
 def destination_problem(path: Path) -> str | None:

@@ -17,17 +17,20 @@ from pathlib import Path
 from rich.console import RenderableType
 
 from heretic.cli.display.tables import (
+    bound_text,
     direction_text,
     front_table,
+    name_cells,
     plan_table,
     scores_table,
     scores_text,
 )
-from heretic.cli.menu.details import Details, number_problem, trial_in_row
+from heretic.cli.menu.details import Details, number_problem
 from heretic.cli.menu.dialogue import Dialogue
 from heretic.cli.menu.questions import Back, Option, Unanswered
 from heretic.cli.signals import outlives_terminal
 from heretic.errors import HereticError, SettingsError
+from heretic.records.selection import row_within, trial_in_row
 from heretic.records.trial import Trial
 
 logger = logging.getLogger(__name__)
@@ -72,7 +75,7 @@ class Menu:
         """Show the front and do what the settings or the user say, until one of them ends it.
 
         Raises:
-            SettingsError: `trial_index` is not a row of the front.
+            SettingsError: `trial_index` is not a row of the front, or `max_refusals` fits no score.
             HereticError: An action failed, and there is no terminal to ask what next.
             KeyboardInterrupt: An action was interrupted, and there is no terminal to ask what next.
         """
@@ -105,13 +108,21 @@ class Menu:
             trial = trial_in_row(self.front, index)
             self.answers = replace(self.answers, trial_index=None)  # "another trial" asks
             return trial
+        wanted = self._wanted()
+        if wanted is not None and self.dialogue.prompter is None:
+            return self.front[wanted]
         prompter = self.dialogue.ask()
         options = [
             Option(number, line) for number, line in enumerate(front_lines(self.front))
         ] + self._ways_out()
         question = "Which trial?" if self.front else "No trial has completed yet."
-        chosen = prompter.select(question, options)
+        chosen = prompter.select(question, options, wanted)
         return self.front[chosen] if isinstance(chosen, int) else str(chosen)
+
+    def _wanted(self) -> int | None:
+        """The row that `max_refusals` chooses; None if it is unset, or no trial has completed."""
+        most = self.answers.max_refusals
+        return None if most is None or not self.front else row_within(self.front, most).row
 
     def _ways_out(self) -> list[Option]:
         more = [Option(_MORE, "Run more trials")] if self.actions.more_trials else []
@@ -226,6 +237,8 @@ class Menu:
         if self.front:
             heading = "The front: the best trade-offs found"
             self.dialogue.show(front_table(self.front, self.dialogue.baseline, heading=heading))
+            if self.answers.max_refusals is not None:
+                self.dialogue.say(*bound_text(self.front, self.answers.max_refusals))
         else:
             self.dialogue.say("No trial has completed yet.", "yellow")
 
@@ -247,15 +260,15 @@ class Menu:
 
 
 def front_lines(front: Sequence[Trial]) -> list[str]:
-    """The rows of the front as aligned lines of text, to choose from."""
+    """The rows of the front, with their names, as aligned lines of text to choose from."""
     cells = [
         (
-            str(index),
+            f"{index}  {name}" if name else str(index),
             f"trial {trial.number}",
             *(scores_text([score]) for score in trial.scores),
             direction_text(trial.plan),
         )
-        for index, trial in enumerate(front)
+        for index, (trial, name) in enumerate(zip(front, name_cells(front), strict=True))
     ]
     widths = [max(map(len, column)) for column in zip(*cells, strict=False)]
     return [

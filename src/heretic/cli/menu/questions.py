@@ -34,8 +34,8 @@ class Option:
 class Prompter(Protocol):
     """Asks one question at a time; every method may raise `Back` or `Unanswered`."""
 
-    def select(self, question: str, options: Sequence[Option]) -> Any:
-        """The value of the option chosen."""
+    def select(self, question: str, options: Sequence[Option], default: Any = None) -> Any:
+        """The value of the option chosen; that of `default` is offered first."""
 
     def checkbox(self, question: str, options: Sequence[Option]) -> list[Any]:
         """The values of the options ticked; at least one."""
@@ -53,14 +53,16 @@ class Prompter(Protocol):
 class TerminalPrompter:
     """Asks through questionary, on a terminal."""
 
-    def select(self, question: str, options: Sequence[Option]) -> Any:
-        """The value of the option chosen with the arrow keys."""
+    def select(self, question: str, options: Sequence[Option], default: Any = None) -> Any:
+        """The value of the option chosen with the arrow keys, which begin at `default`."""
         import questionary
 
         choices = [questionary.Choice(safe_line(option.label), option) for option in options]
         # questionary gives the option back rather than its value: a value of None would be
         # replaced by the label.
-        chosen = _ask(lambda: questionary.select(question, choices))
+        pairs = zip(choices, options, strict=True)
+        first = next((choice for choice, option in pairs if option.value == default), None)
+        chosen = _ask(lambda: questionary.select(question, choices, default=first))
         return chosen.value
 
     def checkbox(self, question: str, options: Sequence[Option]) -> list[Any]:

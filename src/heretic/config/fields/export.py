@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator
 
 from heretic.config.declaration import LARGEST, FieldGroup, FromHome, Optionally, as_list, setting
 from heretic.config.sizes import checked_size
+from heretic.records.choices import RowName
+
+
+def as_row(value: Any) -> Any:
+    """A row of a front: a whole number, also as text, or one of the names.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    text = str(value).strip()
+    if value is None or text in get_args(RowName):
+        return value if value is None else text
+    is_number = not isinstance(value, bool | float) and re.fullmatch(r"\d{1,10}", text, re.ASCII)
+    if not is_number or int(text) > LARGEST:
+        names = ", ".join(get_args(RowName))
+        raise ValueError(f"should be the number of a row, such as 0, or one of {names}")
+    return int(text)
 
 
 class ExportFields(FieldGroup):
@@ -23,14 +41,14 @@ class ExportFields(FieldGroup):
         example="save",
         scores=False,
     )
-    trial_index: Annotated[int | None, Optionally] = setting(
+    trial_index: Annotated[int | RowName | None, BeforeValidator(as_row), Optionally] = setting(
         None,
         "Export",
-        "Row of the front to choose, counted from 0 as shown (by refusals, then by KL "
-        "divergence). Unset: ask.",
-        example=0,
-        ge=0,
-        le=LARGEST,
+        "Row of the front to choose: its number, counted from 0 as shown (by refusals, then by KL "
+        "divergence), or its name: fewest (refusals, at any cost; most where they are maximized), "
+        "knee (the best trade-off), least-damage. Unset: ask; without a terminal max_refusals "
+        "chooses, if it is set.",
+        example="knee",
         scores=False,
     )
     export_strategy: Annotated[Literal["merge", "adapter"] | None, Optionally] = setting(

@@ -21,6 +21,17 @@ class SearchFields(FieldGroup):
     n_trials: int = setting(
         200, "Search", "Trials to complete, start-up trials included.", ge=1, scores=False
     )
+    max_refusals: Annotated[int | None, Optionally] = setting(
+        None,
+        "Search",
+        "Choose the trial with the least KL divergence among those with at most this many refusals "
+        "of the evaluation prompts (in general: the best second objective at this count of the "
+        "first), and search for it. A terminal offers it first; trial_index overrides it.",
+        example=3,
+        ge=0,
+        le=LARGEST,
+        scores=False,
+    )
     n_startup_trials: int = setting(
         60, "Search", "Random trials before the sampler starts to learn.", ge=0
     )
