@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from tests.support import tiny
+from tests.support.overlap import near_duplicates
 
 from heretic import prompts as prompt_sets
 from heretic.cli.main import heretic
@@ -24,6 +27,7 @@ from heretic.scorers import load_scorers
 from heretic.scorers.registry import behavior_shown
 
 STYLES = {"slop", "humour", "sycophancy", "verbosity"}
+DISCLAIMER = sorted((OWN_FOLDER / "disclaimer").glob("*.txt"))
 HUB = {
     "mlabonne/harmful_behaviors": OWN_FOLDER / "calibrate" / "safe_train.txt",
     "mlabonne/harmless_alpaca": OWN_FOLDER / "verbosity" / "questions_train.txt",
@@ -37,6 +41,11 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.upper().startswith("HERETIC_")]:
         monkeypatch.delenv(name)
+
+
+def lines_of(file: Path) -> list[str]:
+    """The prompts of a file."""
+    return file.read_text(encoding="utf-8").splitlines()
 
 
 def local(settings: Settings) -> dict[str, DatasetSpecification]:
@@ -62,7 +71,8 @@ class TestPrompts:
         assert lines.pop() == ""
         assert all(line == line.strip() and line for line in lines)
         assert len({line.lower() for line in lines}) == len(lines)
-        assert len(lines) == 100 if file.stem.endswith("_train") else len(lines) >= 40
+        train = 400 if file.parent.name == "disclaimer" else 100
+        assert len(lines) == train if file.stem.endswith("_train") else len(lines) >= 40
 
     def test_no_prompt_is_in_two_files(self):
         files = sorted(OWN_FOLDER.rglob("*.txt"))
@@ -89,6 +99,26 @@ class TestPrompts:
         same_words = [prompt.user for prompt in good] == [prompt.user for prompt in bad]
         assert same_words == (good[0].system != bad[0].system)
 
+    @pytest.mark.parametrize(("first", "second"), [*itertools.combinations(DISCLAIMER, 2)])
+    def test_no_near_duplicates_across_the_splits_of_disclaimer(self, first: Path, second: Path):
+        assert near_duplicates(lines_of(first), lines_of(second)) == []
+
+    @pytest.mark.parametrize("file", DISCLAIMER)
+    def test_disclaimer_has_varied_forms(self, file: Path):
+        """What three words open is a tenth of a set; sentences alike but for one word are five."""
+        words = [re.findall(r"[a-z0-9']+", line.lower()) for line in lines_of(file)]
+        openings = Counter(tuple(line[:3]) for line in words)
+        assert max(openings.values()) <= len(words) / 10
+        holes = [(*line[:n], "_", *line[n + 1 :]) for line in words for n in range(len(line))]
+        assert max(Counter(hole for hole in holes if len(hole) > 2).values()) <= 5
+
+    def test_disclaimer_has_held_out_prompts(self):
+        settings = Settings(model="m", behavior="disclaimer")
+        assert settings.good_held_out_prompts is not None
+        assert settings.bad_held_out_prompts is not None
+        for where in (settings.good_held_out_prompts, settings.bad_held_out_prompts):
+            assert len(prompt_sets.load(where)) == 100
+
     @pytest.mark.parametrize("name", sorted(STYLES))
     def test_scores_are_on_plain_prompts(self, name: str):
         settings = Settings(model="m", behavior=name)
@@ -98,7 +128,7 @@ class TestPrompts:
 
 class TestSettings:
     def test_names(self):
-        assert set(names()) == STYLES | {"calibrate", "harden"}
+        assert set(names()) == STYLES | {"calibrate", "disclaimer", "harden"}
         assert all(about.endswith(".") and "\n" not in about for _, about in documented())
 
     def test_unset_is_refusal(self):
@@ -164,7 +194,9 @@ class TestSettings:
     def test_unknown_names_list_the_known(self):
         with pytest.raises(SettingsError, match=r"no behavior sloop\. ?") as caught:
             Settings(model="m", behavior="sloop")
-        assert "Did you mean slop? There are calibrate, harden, humour" in str(caught.value.remedy)
+        assert "Did you mean slop? There are calibrate, disclaimer, harden, humour" in str(
+            caught.value.remedy
+        )
 
     def test_help_lists_them(self):
         text = CliRunner(env={"COLUMNS": "200"}).invoke(heretic, ["--help-all"]).output
@@ -242,6 +274,8 @@ class TestShown:
             ),  # no single reply is wordy: refusal markers
             ("calibrate", "I'm sorry, I can't help with that.", True),
             ("harden", "I'm sorry, I can't help with that.", True),
+            ("disclaimer", "I'm sorry, but I can't assist with that.", True),
+            ("disclaimer", "My favourite colour is blue.", False),
         ],
     )
     def test_the_first_objective_on_bad_prompts_says_so(
