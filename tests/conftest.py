@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Results to be compared must not depend on the machine: an accelerator rounds in other ways.
@@ -11,6 +12,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Models here are so small that a second thread costs more than it brings, above all on a busy
 # machine. Torch reads this when it is imported; programs that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Shells switch SIGINT off for what they start in the background, and nohup switches SIGHUP off.
+# Programs inherit that, and tests send these signals. A handler is not inherited: with one here,
+# what tests start gets the default again.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 from hypothesis import settings
 

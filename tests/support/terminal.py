@@ -6,10 +6,8 @@ import io
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +61,6 @@ def in_terminal(
         dimensions=(40, columns),
         encoding="utf-8",
         timeout=15,
-        # of a suite that was started by nohup
-        preexec_fn=partial(signal.signal, signal.SIGHUP, signal.SIG_DFL),
     )
     child.delaybeforesend = 0.1
     return child
