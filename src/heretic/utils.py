@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from heretic.cli.display.text import format_duration
 from heretic.config.tables import DatasetSpecification
-from heretic.records.plan import LayerWeights
+from heretic.records.plan import FittedKernel, LayerWeights
 from heretic.records.trial import Trial
 
 if TYPE_CHECKING:
@@ -72,6 +72,11 @@ def get_trial_parameters(trial: Trial) -> dict[str, str]:
         if isinstance(kernel, LayerWeights):
             rows = (" ".join(f"{weight:.2f}" for weight in row) for row in kernel.layers)
             parameters[f"{component}.weights"] = ", ".join(rows)
+            continue
+        if isinstance(kernel, FittedKernel):
+            parameters[f"{component}.fit"] = kernel.fit
+            parameters[f"{component}.position"] = f"{kernel.position:.2f}"
+            parameters[f"{component}.scale"] = f"{kernel.scale:.2f}"
             continue
         for name in ("max_weight", "max_weight_position", "min_weight", "min_weight_distance"):
             parameters[f"{component}.{name}"] = f"{getattr(kernel, name):.2f}"

@@ -110,7 +110,9 @@ def test_half_precision_differs_by_one_rounding(
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize(("kind", "rank"), [("rank 1", 1), ("rank 2", 2), ("free-form", 2)])
+@pytest.mark.parametrize(
+    ("kind", "rank"), [("rank 1", 1), ("rank 2", 2), ("free-form", 2), ("fit", 2)]
+)
 def test_files_are_as_peft_writes_them(
     llama: Model, kind: str, rank: int, variant: RowNormalization, tmp_path: Path
 ) -> None:

@@ -301,6 +301,7 @@ def in_memory(model: Any, edits: list[ParameterEdit]) -> None:
     """Edit the parameters one expert at a time, by the definition."""
     for change in edits:
         edit, parameter = change.edit, model.get_parameter(change.name)
+        assert isinstance(edit.basis, Tensor)
         for matrix in parameter.data if parameter.dim() == 3 else [parameter.data]:
             weight = matrix.T if change.transposed else matrix
             ablation = make_ablation(weight.float(), edit.basis, edit.row_normalization)
@@ -369,10 +370,11 @@ def test_a_missing_expert_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_bias_loses_its_part_along_the_directions() -> None:
-    edit = Edit(export_case.basis()[1], (1.0, 0.5), "full")
+    basis = export_case.basis()[1]
+    edit = Edit(basis, (1.0, 0.5), "full")
     bias = torch.randn(4, 32)
-    left = edited_bias(bias, edit) @ edit.basis.T
-    expected = bias @ edit.basis.T * torch.tensor([0.0, 0.5])
+    left = edited_bias(bias, edit) @ basis.T
+    expected = bias @ basis.T * torch.tensor([0.0, 0.5])
     torch.testing.assert_close(left, expected, atol=1e-6, rtol=1e-5)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from heretic.records import (
     ATTENTION,
     MLP,
     AnyKernel,
+    FittedKernel,
     Kernel,
     LayerWeights,
     Optimization,
@@ -133,6 +134,49 @@ class TestPlan:
         restored = Plan.from_dict(json.loads(json.dumps(plan.to_dict())))
         assert restored == plan
         assert hash(restored) == hash(plan)
+
+    def test_places_on_a_fit_survive_json(self):
+        kernel = FittedKernel("0123456789abcdef" * 2, 2.25, 0.8)
+        plan = Plan.create(
+            direction_scope="per layer",
+            direction_index=None,
+            kernels={"attn": kernel, "mlp": replace(kernel, position=1.0)},
+            row_normalization="none",
+            rank=2,
+        )
+        assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+        assert plan.fits == (kernel.fit,)
+        assert plan.ablation_weights(ATTENTION, 7) == (0.8, 0.8)
+        assert PLAN.fits == ()
+
+    def test_kernels_are_of_fits_or_none_is(self):
+        kernels: dict[str, AnyKernel] = {"attn": FittedKernel("0" * 32, 1.0), "mlp": KERNEL}
+        with pytest.raises(ValueError, match="some kernels are of a fit"):
+            Plan.create(
+                direction_scope="per layer",
+                direction_index=None,
+                kernels=kernels,
+                row_normalization="none",
+            )
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"fit": "../../secret"},
+            {"fit": 3},
+            {"fit": "abc"},
+            {"position": -1.0},
+            {"position": None},
+            {"position": float("nan")},
+            {"scale": "1"},
+            {"scale": float("inf")},
+        ],
+    )
+    def test_a_malformed_place_on_a_fit_is_refused(self, change):
+        kernel = {"fit": "0" * 32, "position": 1.0, "scale": 1.0, **change}
+        data = {**PLAN.to_dict(), "kernels": {ATTENTION: kernel}}
+        with pytest.raises(RunError, match=r"attn\.o_proj"):
+            Plan.from_dict(data)
 
     def test_order_of_components_is_no_matter(self):
         swapped = Plan.create(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.search.test_space import Drawing
 from tests.support.search_case import evaluate, make_study
 
-from heretic.records import ATTENTION, MLP, Kernel, LayerWeights, Plan
+from heretic.records import ATTENTION, MLP, FittedKernel, Kernel, LayerWeights, Plan
 from heretic.search.path import POSITION, SCALES, PathSpace
 
 LAYERS = 3
@@ -139,3 +139,25 @@ def test_it_is_searched_around_its_nodes(tmp_path, sampler: str, count: int):
     assert [trial.plan for trial in trials[:count]] == sweep
     assert len({trial.plan for trial in trials}) == count + 4
     assert all(space.plan_to_params(trial.plan) is None for trial in trials[count:])
+
+
+FITTED = [
+    Plan.create(
+        direction_scope="per layer",
+        direction_index=None,
+        kernels={name: FittedKernel("0" * 32, float(n)) for name in (ATTENTION, MLP)},
+        row_normalization="none",
+    )
+    for n in range(4)
+]
+
+
+def test_between_points_of_a_fit_a_plan_is_a_place_on_it():
+    space = PathSpace(FITTED)
+    for node, each in enumerate(FITTED):
+        assert space.plan(space.plan_to_params(each) or {}) == each
+        assert space.plan({POSITION: float(node), **scales(space)}) == each
+    found = space.plan({POSITION: 1.25, f"{ATTENTION}.scale": 0.7, f"{MLP}.scale": 1.1})
+    assert found.kernel(ATTENTION) == FittedKernel("0" * 32, 1.25, 0.7)
+    assert found.kernel(MLP) == FittedKernel("0" * 32, 1.25, 1.1)
+    assert found.row_normalization == "none"

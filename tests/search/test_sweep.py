@@ -21,6 +21,7 @@ from heretic.method.edits import make_ablation
 from heretic.model import Model
 from heretic.prompts import Prompt
 from heretic.records import LayerWeights, Plan, RowNormalization
+from heretic.search import activations
 from heretic.search import objective as objectives
 from heretic.search.objective import Objective, Openings
 from heretic.search.sweep import (
@@ -174,7 +175,7 @@ class TestObjective:
         expected = sample(objective, weights)
         passes = []
         handle = model.get_layers()[1].register_forward_hook(lambda *_: passes.append(1))
-        monkeypatch.setattr(objectives, "MEMORY_SHARE", 0.0)
+        monkeypatch.setattr(activations, "MEMORY_SHARE", 0.0)
         recorded = len(passes)
         found = sample(objective, weights)
         handle.remove()
@@ -258,7 +259,7 @@ class TestObjective:
             return plain(*args, **kwargs)
 
         monkeypatch.setattr(layer, "forward", given)
-        monkeypatch.setattr(objectives, "MEMORY_SHARE", 0.0)
+        monkeypatch.setattr(activations, "MEMORY_SHARE", 0.0)
         objective = make_objective(model, directions)
         sample(objective, some_weights(objective))
         assert vars(layer)["forward"] is given

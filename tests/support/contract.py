@@ -32,11 +32,12 @@ from heretic.events import Silent
 from heretic.export.safetensors import stream
 from heretic.export.safetensors.checkpoint import read_checkpoint
 from heretic.export.safetensors.sources import StreamError
+from heretic.method.fits import Fit
 from heretic.model.capture import forward_arguments, last_residuals
 from heretic.model.completeness import read_weights
 from heretic.model.editing import EditFactory, RowEdits, WeightEditor
 from heretic.model.generation import greedy
-from heretic.records import LayerWeights, Plan, RowNormalization
+from heretic.records import AnyKernel, FittedKernel, LayerWeights, Plan, RowNormalization
 from tests.support.zoo import MODEL_TYPES, NOT_BUILT, text_inputs, tiny_model
 from tests.support.zoo.overrides import TOWERS
 
@@ -46,6 +47,9 @@ TOLERANCE = 2e-4
 """Of logits, relative to the largest change that the edit makes, in float32."""
 
 ROWS, NEW_TOKENS = 3, 3
+
+PlanOf = Callable[["Case"], Plan]
+"""Makes a plan for a model."""
 
 
 @dataclass
@@ -85,20 +89,48 @@ class Case:
     def plan(self, variant: RowNormalization, seed: int = 0) -> Plan:
         """Every writer edited, each layer by another weight."""
         generator = torch.Generator().manual_seed(seed)
-        components = sorted({writer.component for writer in self.structure.writers})
         layers = len(self.structure.layers)
         kernels = {
             name: LayerWeights(
                 tuple((0.5 + float(torch.rand((), generator=generator)),) for _ in range(layers))
             )
-            for name in components
+            for name in self.components
         }
-        return Plan.create(
-            direction_scope="per layer",
-            direction_index=None,
-            kernels=kernels,
-            row_normalization=variant,
-        )
+        return _plan(kernels, variant)
+
+    @property
+    def components(self) -> list[str]:
+        """Names of the components that the model has, sorted."""
+        return sorted({writer.component for writer in self.structure.writers})
+
+    def fit(self) -> Fit:
+        """A fit at random, whose read vectors are no copies of what it writes."""
+        shape = (2, len(self.components), *self.directions[1:].unsqueeze(1).shape)
+        generator = torch.Generator().manual_seed(5)
+        write, read = (torch.randn(shape, generator=generator) for _ in range(2))
+        unit = torch.nn.functional.normalize(read, dim=-1)
+        return Fit(tuple(self.components), 0.5 * (unit + write / shape[-1] ** 0.5), unit)
+
+    def fitted(self, variant: RowNormalization, position: float = 0.4) -> Plan:
+        """A place on the fit's path, which edits every writer."""
+        digest = self.fit().digest
+        kernels = {name: FittedKernel(digest, position, 0.9) for name in self.components}
+        return _plan(kernels, variant)
+
+    def factory(self) -> EditFactory:
+        """Makes edits of both kinds of plan."""
+        factory = EditFactory(self.structure.writers)
+        factory.fits.add(self.fit())
+        return factory
+
+
+def _plan(kernels: Mapping[str, AnyKernel], variant: RowNormalization) -> Plan:
+    return Plan.create(
+        direction_scope="per layer",
+        direction_index=None,
+        kernels=kernels,
+        row_normalization=variant,
+    )
 
 
 def _run(model: Any, inputs: Mapping[str, Any]) -> Tensor:
@@ -120,10 +152,10 @@ def same_logits(found: Tensor, wanted: Tensor, before: Tensor) -> None:
     assert deviation < TOLERANCE, f"logits are {deviation:.1e} of the change apart"
 
 
-def hooked_is_edited(case: Case, variant: RowNormalization) -> None:
+def hooked_is_edited(case: Case, plan: PlanOf) -> None:
     """Edited while running = edited in the weights; restored, all is as before, bit for bit."""
     writers, before = case.structure.writers, case.logits()
-    edits = EditFactory(writers).edits(case.plan(variant), case.directions)
+    edits = case.factory().edits(plan(case), case.directions)
     assert set(edits) == {writer.name for writer in writers}
     with RowEdits(writers, [edits]).installed():
         hooked = case.logits()
@@ -136,11 +168,11 @@ def hooked_is_edited(case: Case, variant: RowNormalization) -> None:
     same_logits(hooked, edited, before)
 
 
-def rows_have_their_own_plans(case: Case, variant: RowNormalization) -> None:
+def rows_have_their_own_plans(case: Case, own: Sequence[PlanOf]) -> None:
     """Rows of one batch under different plans = each plan alone."""
     writers, before = case.structure.writers, case.logits()
-    factory = EditFactory(writers)
-    plans = [factory.edits(case.plan(variant, seed), case.directions) for seed in range(ROWS)]
+    factory = case.factory()
+    plans = [factory.edits(plan(case), case.directions) for plan in own]
     mixed = RowEdits(writers, plans)
     mixed.use_rows(range(ROWS))
     with mixed.installed():
@@ -193,14 +225,14 @@ def replies_are_the_edited_models(case: Case) -> None:
     assert all(len(reply) == NEW_TOKENS for reply in hooked)
 
 
-def saved_is_edited(case: Case, variant: RowNormalization) -> None:
+def saved_is_edited(case: Case, plan_of: PlanOf) -> None:
     """Saved, from memory or by streaming the base's files, the edited model is the edited model."""
-    writers, before, plan = case.structure.writers, case.logits(), case.plan(variant)
+    writers, before, plan = case.structure.writers, case.logits(), plan_of(case)
     editor = WeightEditor(writers)
     with tempfile.TemporaryDirectory() as name:
         base, merged, other = (Path(name) / part for part in ("base", "merged", "streamed"))
         case.model.save_pretrained(base)
-        editor.apply(EditFactory(writers).edits(plan, case.directions))
+        editor.apply(case.factory().edits(plan, case.directions))
         wanted = case.logits()
         case.model.save_pretrained(merged)
         editor.restore()
@@ -222,7 +254,9 @@ def streamed(case: Case, plan: Plan, base: Path, folder: Path) -> bool:
     """Stream the base's files; False where it would be saved from memory instead."""
     source = read_checkpoint(base)
     assert source is not None
-    loaded: Any = SimpleNamespace(model=case.model, writers=case.structure.writers)
+    loaded: Any = SimpleNamespace(
+        model=case.model, writers=case.structure.writers, fits=case.factory().fits
+    )
     try:
         edits = stream.tensor_edits(
             case.model, source, stream.parameter_edits(loaded, plan, case.directions)
@@ -235,14 +269,34 @@ def streamed(case: Case, plan: Plan, base: Path, folder: Path) -> bool:
     return True
 
 
+def _ablation(variant: RowNormalization, seed: int = 0) -> PlanOf:
+    return lambda case: case.plan(variant, seed)
+
+
+def _fitted(variant: RowNormalization) -> PlanOf:
+    return lambda case: case.fitted(variant)
+
+
+_BY_ROW: tuple[tuple[str, RowNormalization], ...] = (("", "none"), (", full", "full"))
+
 CHECKS: dict[str, Callable[[Case], None]] = {
-    **{f"edit {name}": partial(hooked_is_edited, variant=name) for name in VARIANTS},
-    "plans by row": partial(rows_have_their_own_plans, variant="none"),
-    "plans by row, full": partial(rows_have_their_own_plans, variant="full"),
+    **{f"edit {name}": partial(hooked_is_edited, plan=_ablation(name)) for name in VARIANTS},
+    "fit": partial(hooked_is_edited, plan=_fitted("none")),
+    "fit, full": partial(hooked_is_edited, plan=_fitted("full")),
+    **{
+        f"plans by row{more}": partial(
+            rows_have_their_own_plans, own=[_ablation(variant, seed) for seed in range(ROWS)]
+        )
+        for more, variant in _BY_ROW
+    },
+    "plans by row, mixed": partial(
+        rows_have_their_own_plans, own=[_ablation("none"), _ablation("full"), _fitted("none")]
+    ),
     "residuals": residuals_are_layer_outputs,
     "replies": replies_are_the_edited_models,
-    "save": partial(saved_is_edited, variant="none"),
-    "save, full": partial(saved_is_edited, variant="full"),
+    "save": partial(saved_is_edited, plan_of=_ablation("none")),
+    "save, full": partial(saved_is_edited, plan_of=_ablation("full")),
+    "save, fit": partial(saved_is_edited, plan_of=_fitted("none")),
 }
 """Name in the table to check."""
 
@@ -325,8 +379,10 @@ A type passes if, in float32 on a CPU:
 
 - each decoder layer's output is explained by the modules listed here (see below);
 - the model edited while running puts out the logits of the model with edited weights, for `none`,
-  `pre` and `full`, and afterwards, the original's again bit for bit;
-- rows of one batch under different plans put out what each plan does alone;
+  `pre` and `full`, and for the vectors of a fit, with row norms kept and not; and afterwards, the
+  original's again bit for bit;
+- rows of one batch under different plans put out what each plan does alone, `none`, `full` and a
+  fit in one batch included;
 - captured residuals are the layers' outputs;
 - greedy replies agree between both ways of editing;
 - saved and read again, the edited model is still the edited model: written from memory, and by

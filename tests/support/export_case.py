@@ -13,11 +13,13 @@ from torch.nn import functional
 from heretic.config import Settings
 from heretic.export.request import ExportOptions, ExportRequest
 from heretic.method.directions import orthonormal
+from heretic.method.fits import Fit
 from heretic.model import Model
 from heretic.records import (
     ATTENTION,
     MLP,
     AnyKernel,
+    FittedKernel,
     Kernel,
     LayerWeights,
     Plan,
@@ -65,10 +67,35 @@ def free_plan(row_normalization: RowNormalization = "full", rank: int = 2) -> Pl
     return plan(row_normalization, FREE_ATTENTION, FREE_MLP, rank)
 
 
+def fit() -> Fit:
+    """A fit of rank 2 and two points at random, which leaves the same writer alone."""
+    generator = torch.Generator().manual_seed(4)
+    write, read = (torch.randn(2, 2, 3, 2, 32, generator=generator) / 6 for _ in range(2))
+    write[:, 1, 0] = 0
+    return Fit((ATTENTION, MLP), write, read)
+
+
+def fitted_plan(row_normalization: RowNormalization = "none") -> Plan:
+    """A place between the two points of `fit`."""
+    digest = fit().digest
+    kernels = {
+        ATTENTION: FittedKernel(digest, 0.3, 1.1),
+        MLP: FittedKernel(digest, 0.7, 0.8),
+    }
+    return Plan.create(
+        direction_scope="per layer",
+        direction_index=None,
+        kernels=kernels,
+        row_normalization=row_normalization,
+        rank=2,
+    )
+
+
 PLANS: dict[str, Callable[[RowNormalization], Plan]] = {
     "rank 1": plan,
     "rank 2": lambda variant: plan(variant, rank=2),
     "free-form": free_plan,
+    "fit": fitted_plan,
 }
 """Plans by what they show, given the variant; all edit the same writers."""
 
@@ -142,5 +169,7 @@ def request(
 
 
 def load(base: Path, **values: Any) -> Model:
-    """The tiny model of a folder."""
-    return Model(settings(base, **values))
+    """The tiny model of a folder, which knows `fit`."""
+    model = Model(settings(base, **values))
+    model.add_fits([fit()])
+    return model

@@ -19,6 +19,7 @@ from heretic.export.documents.write import rewrite_scores
 from heretic.export.files import check_destination, inventory
 from heretic.export.request import ExportOptions, ExportRequest
 from heretic.export.saving import save
+from heretic.model.fits import read_fits
 from heretic.records.options import options_of
 from heretic.records.trial import Trial
 from heretic.runs.manifest import RunManifest
@@ -111,7 +112,9 @@ def reproduce(
         reporter.emit(
             Notice(f"Versions are not as recorded: {'; '.join(changes)}.", level="warning")
         )
+    fits = read_fits([recorded.plan], file.absolute().parent)
     model, directions = prepare(settings, recorded.seed, reporter, recorded.date)
+    model.add_fits(fits)
     # No scores at first: those in the file hold for this copy only if its weights are identical.
     request = ExportRequest(
         trial=Trial(number=recorded.trial, plan=recorded.plan, scores=()),

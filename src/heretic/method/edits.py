@@ -8,6 +8,9 @@ to Arditi et al. 2024 (arXiv 2406.11717); `full`, the norm-preserving variant, t
 One direction is the usual case; k orthonormal directions make an edit of rank k:
 W^ - sum_j a_j v_j (v_j^T W^). Where row norms differ, `pre` and `full` do not make the result
 orthogonal to the directions.
+
+The vectors of a fit (`Vectors`) were found by the gradient, so what is read and what is written
+are different: W - sum_j a_j u_j (q_j^T W).
 """
 
 from __future__ import annotations
@@ -49,18 +52,19 @@ class OutputEdit:
     """y' = scale * (y - sum_j write_j (read_j . y)) on the bias-free output y of a writer.
 
     Attributes:
-        write: weight * (v * n) of each direction, [k, d_out].
-        read: v / n of each direction, [k, d_out].
+        write: weight * (v * n) of each direction, [k, d_out]; weight * u of a fit.
+        read: v / n of each direction, [k, d_out]; q of a fit.
         scale: Row factors of `full`, [d_out]; None for `none` and `pre`.
         row_norms: n, [d_out]; ones for `none` (1 / gains where a norm follows).
-        moves_bias: Whether the bias is edited too, like the rest of the output.
+        moves_bias: Whether the bias is edited too, like the rest of the output. Of stacked edits
+            that differ in this, bool [rows].
     """
 
     write: Tensor
     read: Tensor
     scale: Tensor | None
     row_norms: Tensor
-    moves_bias: bool = False
+    moves_bias: bool | Tensor = False
 
     def apply(self, output: Tensor, bias: Tensor | None = None) -> Tensor:
         """Edit a module's output [..., d_out]; the bias is subtracted before and added after.
@@ -87,8 +91,13 @@ class OutputEdit:
         """Pick edits from stacked ones by `index` [rows]; the result has tensors [rows, ...]."""
         index = index.to(self.read.device)
         scale = None if self.scale is None else self.scale[index]
+        moves = self.moves_bias
         return OutputEdit(
-            self.write[index], self.read[index], scale, self.row_norms[index], self.moves_bias
+            self.write[index],
+            self.read[index],
+            scale,
+            self.row_norms[index],
+            moves if isinstance(moves, bool) else moves[index],
         )
 
     def edited_weight(self, weight: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -105,7 +114,7 @@ class OutputEdit:
         return edited if self.scale is None else edited.mul_(self.scale.unsqueeze(-1))
 
     def edited_bias(self, bias: Tensor) -> Tensor:
-        """The bias [..., d_out] after the edit; unchanged unless `moves_bias`."""
+        """The bias [..., d_out] after a single edit; unchanged unless `moves_bias`."""
         if not self.moves_bias:
             return bias
         return bias - (bias @ self.read.to(bias).mT) @ self.write.to(bias)
@@ -134,9 +143,11 @@ def stack(edits: Sequence[OutputEdit | None]) -> OutputEdit:
     whole = [edit or OutputEdit(nothing, nothing, None, one) for edit in edits]
     scaled = any(edit.scale is not None for edit in whole)
     scales = [one if edit.scale is None else edit.scale for edit in whole]
-    moves = {edit.moves_bias for edit in known}
+    # A row without an edit moves nothing, so it counts as either.
+    moves = [True if edit is None else bool(edit.moves_bias) for edit in edits]
+    same = len({bool(edit.moves_bias) for edit in known}) == 1
     return OutputEdit(
-        moves_bias=moves == {True},
+        moves_bias=bool(known[0].moves_bias) if same else torch.tensor(moves, device=one.device),
         write=torch.stack([_padded(edit.write, rank) for edit in whole]),
         read=torch.stack([_padded(edit.read, rank) for edit in whole]),
         scale=torch.stack(scales) if scaled else None,
@@ -167,19 +178,34 @@ def row_norms(weight: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Ablation:
-    """A writer's edit along given directions without its ablation weights; plans share it.
+class Vectors:
+    """The vectors of a writer's fit, in the space of its output.
 
     Attributes:
-        directions: Orthonormal v_j, [k, d_out].
+        write: u_j, [k, d_out].
+        read: q_j, [k, d_out].
+    """
+
+    write: Tensor
+    read: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """A writer's edit along given vectors without its ablation weights; plans share it.
+
+    Attributes:
+        directions: Orthonormal v_j, [k, d_out]; u_j / n of a fit.
+        read: v_j / n, [k, d_out]; q_j of a fit.
         row_norms: n, [d_out]; ones for `none`.
-        cross: g_j = W^ p_j with p_j = v_j^T W^, [k, d_out]; for `full` only.
+        cross: g_j = W^ p_j with p_j = read_j^T W, [k, d_out]; for `full` only.
         gram: p_i . p_j, [k, k]; for `full` only.
         empty: Which rows of the weight are all zeros, bool [d_out]; for `full` only.
         moves_bias: Whether biases are edited too.
     """
 
     directions: Tensor
+    read: Tensor
     row_norms: Tensor
     cross: Tensor | None = None
     gram: Tensor | None = None
@@ -195,7 +221,7 @@ class Ablation:
         weighted = ablation_weights.unsqueeze(-1) * self.directions
         return OutputEdit(
             write=weighted * self.row_norms,
-            read=(self.directions / self.row_norms).expand_as(weighted),
+            read=self.read.expand_as(weighted),
             scale=None if self.cross is None else self._scale(weighted),
             row_norms=self.row_norms.expand(*weighted.shape[:-2], -1),
             moves_bias=self.moves_bias,
@@ -252,17 +278,53 @@ def make_ablation(
     g = None if gains is None else gains.to(v)
     if row_normalization == "none":
         n = torch.ones_like(v[0]) if g is None else 1.0 / _guarded(g)
-        return Ablation(directions=v, row_norms=n)
+        return Ablation(directions=v, read=v / n, row_norms=n)
     if g is not None:
         v = v * torch.where(g < 0, -1.0, 1.0)
     n = row_norms(weight) if norms is None else norms.to(weight.device, weight.dtype)
     if row_normalization == "pre":
-        return Ablation(directions=v, row_norms=n)
-    p = (v / n) @ weight
+        return Ablation(directions=v, read=v / n, row_norms=n)
+    return _keeping_norms(weight, v, v / n, n)
+
+
+def make_fitted(
+    weight: Tensor,
+    vectors: Vectors,
+    row_normalization: RowNormalization,
+    *,
+    norms: Tensor | None = None,
+) -> Ablation:
+    """Compute what all edits of a writer by these vectors of a fit have in common.
+
+    Args:
+        weight: W, [d_out, d_in], float32 or float64.
+        row_normalization: With `full`, the weight's row norms are kept. `none` and `pre` are the
+            same: a fit finds its vectors for the weight as it is.
+        norms: `row_norms(weight)`, if already known.
+
+    Raises:
+        ValueError: Shapes do not fit.
+    """
+    write, read = (v.to(weight.device, weight.dtype) for v in (vectors.write, vectors.read))
+    if write.shape != read.shape or write.dim() != 2 or write.shape[1] != weight.shape[0]:
+        raise ValueError(
+            f"vectors of shapes {tuple(write.shape)} and {tuple(read.shape)} cannot edit a weight "
+            f"of shape {tuple(weight.shape)}"
+        )
+    if row_normalization != "full":
+        return Ablation(directions=write, read=read, row_norms=torch.ones_like(write[0]))
+    n = row_norms(weight) if norms is None else norms.to(weight.device, weight.dtype)
+    return _keeping_norms(weight, write / n, read, n)
+
+
+def _keeping_norms(weight: Tensor, directions: Tensor, read: Tensor, norms: Tensor) -> Ablation:
+    """An edit of `full`, whose row factors follow from how each row meets the vectors."""
+    p = read @ weight
     return Ablation(
-        directions=v,
-        row_norms=n,
-        cross=(p @ weight.mT) / n,
+        directions=directions,
+        read=read,
+        row_norms=norms,
+        cross=(p @ weight.mT) / norms,
         gram=p @ p.mT,
         empty=(weight.amax(dim=1) == 0) & (weight.amin(dim=1) == 0),
     )

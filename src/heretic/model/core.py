@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from heretic.architectures.resolver import text_config
-from heretic.errors import PromptError
+from heretic.errors import PromptError, RunError
 from heretic.events import Reporter, Silent
 from heretic.method.edits import OutputEdit
+from heretic.method.fits import Fit
 from heretic.model import generation, loading
 from heretic.model.editing import EditFactory, RowEdits, WeightEditor
+from heretic.model.fits import Fits
 from heretic.model.reading import ModelOptions, PromptReader, Prompts
 from heretic.model.rendering import check_message
 from heretic.model.streaming import Stream
@@ -45,6 +47,26 @@ class Model(PromptReader):
         self._hooked: list[RowEdits] = []  # one per open `edited`: 0 is its plan, 1 no edit
 
     # --- edits -----------------------------------------------------------------------------
+
+    @property
+    def fits(self) -> Fits:
+        """The fits that plans may name."""
+        return self._factory.fits
+
+    def add_fits(self, fits: Iterable[Fit]) -> None:
+        """Make plans that name these fits possible.
+
+        Raises:
+            RunError: A fit is of another model.
+        """
+        for fit in fits:
+            layers, hidden = fit.write.shape[2], fit.write.shape[4]
+            if (layers, hidden) != (self.n_layers, self.hidden_size):
+                raise RunError(
+                    f"The fit {fit.digest} is of a model with {layers} layers of width {hidden}; "
+                    f"this one has {self.n_layers} of width {self.hidden_size}."
+                )
+            self.fits.add(fit)
 
     def plan_edits(self, plan: Plan, directions: Tensor) -> dict[str, OutputEdit]:
         """See `EditFactory.edits`."""

@@ -13,23 +13,31 @@ from torch.utils.hooks import RemovableHandle
 
 from heretic.architectures.resolver import Writer
 from heretic.method.directions import layer_basis
-from heretic.method.edits import Ablation, OutputEdit, make_ablation, stack
+from heretic.method.edits import Ablation, OutputEdit, Vectors, make_ablation, make_fitted, stack
 from heretic.model.experts import edited
-from heretic.records.plan import Plan, RowNormalization
+from heretic.model.fits import Fits
+from heretic.records.plan import FittedKernel, Plan, RowNormalization
 
 Stored = tuple[Tensor, Tensor | None]
 """A writer's weight and bias; None without a bias."""
+
+Basis = Tensor | Vectors
+"""What a writer is edited along: orthonormal directions [k, hidden], or the vectors of a fit."""
 
 
 class EditFactory:
     """Turns plans into edits.
 
-    It keeps row norms, which no plan changes, and ablations until their directions change.
+    It keeps row norms, which no plan changes, and ablations until their vectors change.
+
+    Attributes:
+        fits: The fits that plans may name.
     """
 
     def __init__(self, writers: Sequence[Writer]) -> None:
+        self.fits = Fits()
         self._writers = writers
-        self._ablations: dict[tuple[str, RowNormalization], tuple[Tensor, Ablation]] = {}
+        self._ablations: dict[tuple[str, RowNormalization, bool], tuple[Basis, Ablation]] = {}
 
     def edits(self, plan: Plan, directions: Tensor) -> dict[str, OutputEdit]:
         """Edits by writer name, without the writers that the plan leaves alone.
@@ -39,35 +47,44 @@ class EditFactory:
                 directions per layer. A row of zeros edits nothing.
 
         Raises:
-            ValueError: The plan's rank is above k.
+            ValueError: The plan's rank is above k, or not the rank of its fit.
+            RunError: The plan names a fit that is not in `fits`.
         """
         return {
             writer.name: self._edit(writer, plan, ablation_weights, basis)
-            for writer, ablation_weights, basis in planned(self._writers, plan, directions)
+            for writer, ablation_weights, basis in planned(
+                self._writers, plan, directions, self.fits
+            )
         }
 
     def _edit(
-        self, writer: Writer, plan: Plan, ablation_weights: Sequence[float], basis: Tensor
+        self, writer: Writer, plan: Plan, ablation_weights: Sequence[float], basis: Basis
     ) -> OutputEdit:
         ablation = self.ablation(writer, basis, plan.row_normalization)
         return ablation.edit(ablation.directions.new_tensor(ablation_weights))
 
     def ablation(
-        self, writer: Writer, basis: Tensor, row_normalization: RowNormalization
+        self, writer: Writer, basis: Basis, row_normalization: RowNormalization
     ) -> Ablation:
-        """A writer's edit along orthonormal directions [k, hidden], without ablation weights."""
+        """A writer's edit along its basis, without ablation weights."""
         # Experts whose sum is edited share one edit, whatever their weights.
         shared = writer.edited_in_sum(row_normalization)
-        key = (str(id(writer.module)) if shared else writer.name), row_normalization
+        name = str(id(writer.module)) if shared else writer.name
+        key = name, row_normalization, isinstance(basis, Vectors)
         known = self._ablations.get(key)
-        if known is not None and torch.equal(known[0], basis):
+        if known is not None and _same(known[0], basis):
             return known[1]
         norms = None if known is None else known[1].row_norms
         # With `none` the edit does not depend on the weight, so packed weights stay packed.
-        weight = writer.like(basis) if row_normalization == "none" else writer.weight()
-        made = make_ablation(weight, basis, row_normalization, norms=norms, gains=writer.gains)
+        example = basis.read if isinstance(basis, Vectors) else basis
+        weight = writer.like(example) if row_normalization == "none" else writer.weight()
+        if isinstance(basis, Vectors):
+            made = make_fitted(weight, basis, row_normalization, norms=norms)
+        else:
+            basis = basis.clone()
+            made = make_ablation(weight, basis, row_normalization, norms=norms, gains=writer.gains)
         made = replace(made, moves_bias=shared)
-        self._ablations[key] = basis.clone(), made
+        self._ablations[key] = basis, made
         return made
 
     def forget(self) -> None:
@@ -75,20 +92,37 @@ class EditFactory:
         self._ablations.clear()
 
 
+def _same(one: Basis, other: Basis) -> bool:
+    if isinstance(one, Vectors) and isinstance(other, Vectors):
+        return torch.equal(one.write, other.write) and torch.equal(one.read, other.read)
+    return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
+
+
 def planned(
-    writers: Sequence[Writer], plan: Plan, directions: Tensor
-) -> Iterator[tuple[Writer, tuple[float, ...], Tensor]]:
-    """The writers that a plan edits, each with its ablation weights and basis [k, hidden].
+    writers: Sequence[Writer], plan: Plan, directions: Tensor, fits: Fits
+) -> Iterator[tuple[Writer, tuple[float, ...], Basis]]:
+    """The writers that a plan edits, each with its ablation weights and basis.
 
     Args:
         directions: See `EditFactory.edits`.
+        fits: See `EditFactory`.
 
     Raises:
-        ValueError: The plan's rank is above k.
+        ValueError: The plan's rank is above k, or not the rank of its fit.
+        RunError: The plan names a fit that is not among these.
     """
     for writer in writers:
+        kernel = plan.kernel(writer.component)
         ablation_weights = plan.ablation_weights(writer.component, writer.layer)
         if not any(ablation_weights):
+            continue
+        if isinstance(kernel, FittedKernel):
+            fit = fits[kernel.fit]
+            if fit.rank != plan.rank:
+                raise ValueError(f"the plan has rank {plan.rank}, its fit rank {fit.rank}")
+            vectors = fit.at(writer.component, writer.layer, kernel.position)
+            if vectors is not None:
+                yield writer, ablation_weights, vectors
             continue
         basis = layer_basis(directions, writer.layer, plan)
         if basis[_nonzero(ablation_weights)].any():

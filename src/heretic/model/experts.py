@@ -120,7 +120,8 @@ def _edited(
     if site[0].router is not None:
         return _sorted(site, forward(*args, **kwargs), edit_of, routing[0])
     block = type(site[0].module)
-    in_sum = first.moves_bias and _kind(block) != "listed"
+    # Rows that are edited in the sum can be among others that are not: then all go by expert.
+    in_sum = first.moves_bias is True and _kind(block) != "listed"
     if in_sum and not _hands_on(site):
         return apply_to_rows(first, forward(*args, **kwargs))
     kind = kind_of(site[0])
@@ -197,6 +198,19 @@ def apply_to_rows(edit: OutputEdit, output: Tensor) -> Tensor:
     return edit.apply(output.reshape(len(edit.read), -1, output.shape[-1])).reshape(output.shape)
 
 
+def _apply_with_bias(
+    edit: OutputEdit, output: Tensor, bias: Tensor | None, tokens: Tensor, count: int
+) -> Tensor:
+    """Edit an expert's outputs [n, hidden], which lack the bias, and add it, edited where it is."""
+    if bias is None:
+        return _apply_to_tokens(edit, output, tokens, count)
+    moves = torch.as_tensor(edit.moves_bias, device=output.device)
+    if moves.dim():  # one for each row of the batch
+        moves = moves[tokens // (count // len(moves))].unsqueeze(-1)
+    edited = _apply_to_tokens(edit, output + moves * bias, tokens, count)
+    return edited + ~moves * bias
+
+
 def _apply_to_tokens(edit: OutputEdit | None, output: Tensor, tokens: Tensor, count: int) -> Tensor:
     """Edit outputs [n, hidden] of the tokens with these indices, out of `count` in all rows."""
     if edit is None or not len(output):
@@ -257,8 +271,9 @@ def _routed(
         if not len(tokens):
             continue
         out, edit, bias = _alone(writer, forward, hidden[tokens]), edit_of(writer), writer.bias()
-        out = _apply_to_tokens(edit, out, tokens, len(hidden))
-        if bias is not None:
+        if edit is not None:
+            out = _apply_with_bias(edit, out, bias, tokens, len(hidden))
+        elif bias is not None:
             out = out + bias
         weights = top_k_weights[tokens, place, None].to(total)
         total = total.index_add(0, tokens, out.to(total) * weights)

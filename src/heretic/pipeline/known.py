@@ -8,7 +8,9 @@ from torch import Tensor
 from heretic.config.settings import Settings
 from heretic.errors import RunError
 from heretic.events import Notice, Reporter
+from heretic.method.fits import Fit
 from heretic.model.core import Model
+from heretic.model.fits import parse_fit
 from heretic.model.library import LibraryModel
 from heretic.pipeline.stages import (
     check_rendering,
@@ -18,6 +20,7 @@ from heretic.pipeline.stages import (
 )
 from heretic.prompts import PromptSets
 from heretic.records import parse
+from heretic.records.plan import fit_file
 from heretic.runs.folder import RunFolder
 from heretic.runs.manifest import RunManifest
 
@@ -40,6 +43,7 @@ def model_of_run(
     """
     if known is not None:
         model = _searched_model(settings, known, reporter)
+        model.add_fits(_fits_of(folder))
         check_rendering(model, prompts, reporter)
         return model, _directions_of(settings, prompts, folder, known, model, reporter)
     folder.discard()  # files of a run that was discarded, or never began
@@ -57,8 +61,22 @@ def load_run(
         RunError: The directions are damaged or belong to another model.
     """
     folder.load_directions()  # so that damage is reported early
+    fits = _fits_of(folder)
     model = _searched_model(settings, manifest, reporter)
+    model.add_fits(fits)
     return model, _kept_directions(folder, model)
+
+
+def _fits_of(folder: RunFolder) -> list[Fit]:
+    """The fits of a run.
+
+    Raises:
+        RunError: A file is damaged or gone.
+    """
+    return [
+        parse_fit(content, folder.path / fit_file(digest), digest)
+        for digest, content in folder.read_fits().items()
+    ]
 
 
 def _searched_model(settings: Settings, manifest: RunManifest, reporter: Reporter) -> LibraryModel:

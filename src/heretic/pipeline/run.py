@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,9 @@ from heretic.evaluator.baseline import BaselineFile
 from heretic.evaluator.evaluator import Evaluator
 from heretic.evaluator.library import LibraryEvaluator
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
+from heretic.method.fits import Fit
 from heretic.model.core import Model
+from heretic.model.fits import read_fits
 from heretic.model.library import LibraryModel
 from heretic.pipeline.identity import baseline_key, fingerprint
 from heretic.pipeline.known import model_of_run
@@ -35,8 +37,9 @@ from heretic.runs.folder import RunFolder, digest
 from heretic.runs.listing import find_run
 from heretic.runs.manifest import RunManifest
 from heretic.scorers import Scorer, check_scorers, load_scorers
-from heretic.scorers.registry import behavior_shown
-from heretic.search.method import Method, SearchOptions, choose_method, sweep_of_run
+from heretic.scorers.registry import behavior_shown, behavior_shown_at
+from heretic.search.fitting.run import fitted_plans
+from heretic.search.method import Method, SearchOptions, choose_method, sweep_of_run, swept_plans
 from heretic.search.study import Study
 from heretic.system.documents import read_json
 from heretic.system.machine import versions
@@ -113,9 +116,10 @@ def prepare(
     """
     known = folder.read_manifest()
     # Read before the model loads, so that a mistake is reported early.
-    start_plans = start_plans_of(settings)
+    start_plans, fits = start_plans_of(settings)
     scorers = check_scorers(load_scorers(settings)) if scorers is None else scorers
     model, directions = model_of_run(settings, prompts, folder, known, reporter)
+    model.add_fits(fits)
     evaluator = LibraryEvaluator(
         settings,
         model,
@@ -131,21 +135,51 @@ def prepare(
     manifest = known or new_manifest(settings, prompts, model, seed, baseline)
     if known is None:
         folder.write_manifest(manifest)
+    for fit in fits:
+        folder.write_fit(fit.digest, fit.content())
     options = options_of(SearchOptions, settings)
     sweep = sweep_of_run(
         options,
-        model,
-        prompts,
-        directions,
-        folder=folder,
-        seed=seed,
-        shows=behavior_shown(scorers, settings.refusal_markers),
-        reporter=reporter,
+        folder,
+        reporter,
+        _maker(settings, model, prompts, directions, folder, seed, reporter, scorers),
     )
     method = choose_method(options, model, sweep, has_protected=bool(prompts.protected))
     study = _study(settings, folder, seed, method, evaluator.optimizations, start_plans)
     run = (folder, manifest, evaluator, study)
     return Session(settings, reporter, model, prompts, directions, *run)
+
+
+def _maker(
+    settings: Settings,
+    model: Model,
+    prompts: PromptSets,
+    directions: Tensor,
+    folder: RunFolder,
+    seed: int,
+    reporter: Reporter,
+    scorers: Sequence[Scorer],
+) -> Callable[[], Sequence[Plan]]:
+    """What makes the plans that a search with gradients begins with."""
+    if settings.search == "fitted":
+        return lambda: fitted_plans(
+            model,
+            prompts,
+            directions,
+            folder=folder,
+            seed=seed,
+            shown_at=behavior_shown_at(scorers, settings.refusal_markers),
+            reporter=reporter,
+        )
+    return lambda: swept_plans(
+        options_of(SearchOptions, settings),
+        model,
+        prompts,
+        directions,
+        seed=seed,
+        shows=behavior_shown(scorers, settings.refusal_markers),
+        reporter=reporter,
+    )
 
 
 def _scored_original(
@@ -181,21 +215,21 @@ def _study(
     )
 
 
-def start_plans_of(settings: Settings) -> tuple[Plan, ...]:
-    """The user's own plans.
+def start_plans_of(settings: Settings) -> tuple[tuple[Plan, ...], Sequence[Fit]]:
+    """The user's own plans, and the fits that they name.
 
     Raises:
         RunError: They cannot be read, or remove more than `max_rank` directions from a layer.
     """
     plans = read_plans(settings.start_plans) if settings.start_plans else ()
-    rank = max((plan.rank for plan in plans), default=1)
+    rank = max((plan.rank for plan in plans if not plan.fits), default=1)
     if rank > settings.max_rank:
         raise RunError(
             f"A plan in {settings.start_plans} removes {rank} directions from a layer, which is "
             "more than max_rank.",
             remedy=f"Set max_rank to {rank}.",
         )
-    return plans
+    return plans, read_fits(plans, settings.start_plans.parent) if settings.start_plans else []
 
 
 def _warn_of_changes(known: RunManifest, baseline: tuple[Score, ...], reporter: Reporter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from heretic.errors import HereticError, ModelError, RunError
 from heretic.evaluator.library import LibraryEvaluator
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
 from heretic.export.documents.reproduction import found_in_export
+from heretic.method.fits import Fit
 from heretic.model.core import Model
 from heretic.model.library import LibraryModel
 from heretic.model.loading import load_tokenizer
@@ -39,7 +41,7 @@ from heretic.records.options import options_of
 from heretic.records.plan import Plan
 from heretic.records.trial import Score, Trial
 from heretic.runs.folder import RunFolder
-from heretic.runs.manifest import recorded_date
+from heretic.runs.manifest import RunManifest, recorded_date
 from heretic.scorers import check_scorers, load_scorers
 
 OWN_WHEN_APPLYING = ("model", "scorers", "scorer", "max_shard_size", *consent_names())
@@ -53,12 +55,14 @@ def apply_plan(
     strategy: str,
     reporter: Reporter,
     *,
+    fits: Sequence[Fit] = (),
     run: RunFolder | None = None,
     date: datetime | None = None,
 ) -> tuple[Score, ...]:
     """Edit and save a model without a search, and score what was saved.
 
     Args:
+        fits: The fits that the plan names.
         run: A run whose directions, prompts and method are used; without one, directions are
             computed from the prompts of the settings.
         date: Without a run, the date that the plan was found with, for chat templates.
@@ -69,10 +73,7 @@ def apply_plan(
     """
     known = None if run is None else run.require_manifest()
     if known is not None:
-        # The run decides what directions depend on; the user decides what code may run.
-        own = {name: settings.to_dict()[name] for name in OWN_WHEN_APPLYING}
-        said = {name: value for name, value in known.settings.items() if name in run_names()}
-        settings = Settings.restore({**values_as_before(), **said, **own})
+        settings = _with_directions_of(known, settings)
     check_model(settings)
     export.check_place(options_of(export.ExportOptions, settings), destination, strategy)
     scorers = check_scorers(load_scorers(settings))
@@ -83,7 +84,7 @@ def apply_plan(
         model, directions = model_and_directions(
             settings, prompts, reporter, variant=plan.row_normalization, date=date
         )
-    _check_fits(plan, model, directions)
+    _take_up(plan, fits, model, directions)
     export.check_export(model, destination, strategy, settings.max_rank)
     evaluator = LibraryEvaluator(
         settings, model, directions, reporter, prompts.evaluation, scorers=scorers
@@ -91,17 +92,17 @@ def apply_plan(
     reporter.emit(StageStarted("Scoring the plan"))
     scores = evaluator.evaluate([plan])[0]
     reporter.emit(StageFinished(scores_line(scores)))
-    seed = settings.seed or 0
-    trial = Trial(number=0, plan=plan, scores=scores)
-    chosen = Chosen(trial, evaluator, prompts.evaluation, directions, reporter)
+    trial, baseline = Trial(number=0, plan=plan, scores=scores), evaluator.baseline
     request = export.ExportRequest(
         trial=trial,
         directions=directions,
-        baseline=evaluator.baseline,
-        manifest=known or new_manifest(settings, prompts, model, seed, evaluator.baseline),
+        baseline=baseline,
+        manifest=known or new_manifest(settings, prompts, model, settings.seed or 0, baseline),
         options=options_of(export.ExportOptions, settings),
         settings=settings.to_dict(),
-        long_replies=long_scores(chosen),
+        long_replies=long_scores(
+            Chosen(trial, evaluator, prompts.evaluation, directions, reporter)
+        ),
     )
     folder = export.save(model, request, destination, strategy=strategy, reporter=reporter)
     return export.verify(
@@ -113,8 +114,16 @@ def apply_plan(
     )
 
 
-def _check_fits(plan: Plan, model: Model, directions: Tensor) -> None:
-    """Refuse a plan for components or directions that are not there."""
+def _with_directions_of(known: RunManifest, settings: Settings) -> Settings:
+    """The run decides what directions depend on; the user decides what code may run."""
+    own = {name: settings.to_dict()[name] for name in OWN_WHEN_APPLYING}
+    said = {name: value for name, value in known.settings.items() if name in run_names()}
+    return Settings.restore({**values_as_before(), **said, **own})
+
+
+def _take_up(plan: Plan, fits: Sequence[Fit], model: Model, directions: Tensor) -> None:
+    """Give the model a plan's fits, and refuse a plan for components or directions it lacks."""
+    model.add_fits(fits)
     unknown = {name for name, _ in plan.kernels} - set(model.get_abliterable_components())
     if unknown:
         raise RunError(
@@ -122,7 +131,7 @@ def _check_fits(plan: Plan, model: Model, directions: Tensor) -> None:
             remedy=f"It has {', '.join(model.get_abliterable_components())}.",
         )
     known_rank = directions.shape[1] if directions.dim() == 3 else 1
-    if plan.rank > known_rank:
+    if plan.rank > known_rank and not plan.fits:
         raise RunError(
             f"The plan removes {plan.rank} directions from a layer; only {known_rank} exist.",
             remedy=f"Set max_rank to {plan.rank}, or apply the plan with the run it comes from.",

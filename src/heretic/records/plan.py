@@ -1,11 +1,12 @@
 """Kernels and plans: which edit a trial makes.
 
 Everything here is frozen, comparable and serialisable, and needs no torch: a worker on another
-machine needs only a `Plan` and the run's directions.
+machine needs only a `Plan`, the run's directions, and the fits that the plan names.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args
@@ -20,6 +21,11 @@ MLP = "mlp.down_proj"
 MIXER = "mixer.out_proj"
 MOST_RANK = 2**16
 """More directions than any layer has."""
+
+FITS = "fits"
+"""Folder of the files of fits."""
+
+_DIGEST = re.compile(r"[0-9a-f]{16,64}")
 
 COMPONENT_ALIASES = {"attn": ATTENTION, "mlp": MLP}
 
@@ -102,7 +108,36 @@ class LayerWeights:
 Weights = LayerWeights
 """The name under which the library interface exports `LayerWeights`."""
 
-AnyKernel = Kernel | LayerWeights
+
+@dataclass(frozen=True, slots=True)
+class FittedKernel:
+    """The vectors of a fit (`heretic.method.fits.Fit`), in place of directions and weights.
+
+    Attributes:
+        fit: The fit's digest.
+        position: Place on the fit's path. Between two of its points, write and read vectors are
+            interpolated separately, so that the rank stays the same.
+        scale: Factor of the write vectors in every layer: the fit as found at 1, no edit at 0.
+    """
+
+    fit: str
+    position: float
+    scale: float = 1.0
+
+    def ablation_weights(self, layer: int, rank: int) -> tuple[float, ...]:
+        """The scale, once for each of `rank` pairs of vectors."""
+        return (self.scale,) * rank
+
+    def figures(self) -> tuple[float, float]:
+        """The kernel's figures for tables, in the order of `FIT_FIGURES`."""
+        return self.position, self.scale
+
+
+FIT_FIGURES = ("position", "scale")
+"""Headings of `FittedKernel.figures()`."""
+
+
+AnyKernel = Kernel | LayerWeights | FittedKernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +149,8 @@ class Plan:
         direction_index: Fractional layer index, used by the scope `global` (None otherwise).
         kernels: (component, kernel) pairs, sorted by component, so that equal plans compare equal.
         row_normalization: The edit variant.
-        rank: Number of directions removed: the first ones of each layer's basis.
+        rank: Number of directions removed: the first ones of each layer's basis. For fitted
+            kernels the rank of the fit.
     """
 
     direction_scope: DirectionScope
@@ -132,6 +168,8 @@ class Plan:
             raise ValueError(f"unknown row normalization {self.row_normalization!r}")
         if self.direction_scope == "global" and self.direction_index is None:
             raise ValueError("direction scope 'global' needs a direction_index")
+        if len({isinstance(kernel, FittedKernel) for _, kernel in self.kernels}) > 1:
+            raise ValueError("some kernels are of a fit, others are not")
 
     @classmethod
     def create(
@@ -160,12 +198,25 @@ class Plan:
             rank=rank,
         )
 
+    @property
+    def fits(self) -> tuple[str, ...]:
+        """Digests of the fits whose vectors the plan uses, each once, sorted."""
+        kernels = [kernel for _, kernel in self.kernels if isinstance(kernel, FittedKernel)]
+        return tuple(sorted({kernel.fit for kernel in kernels}))
+
+    @property
+    def figure_names(self) -> tuple[str, ...]:
+        """Headings of the figures of its kernels."""
+        return FIT_FIGURES if self.fits else KERNEL_FIGURES
+
+    def kernel(self, component: str) -> AnyKernel | None:
+        """The kernel of a component; None if the plan leaves it alone."""
+        return dict(self.kernels).get(component)
+
     def ablation_weights(self, component: str, layer: int) -> tuple[float, ...]:
         """Ablation weights of a component in a layer, one per direction; 0.0 without a kernel."""
-        for name, kernel in self.kernels:
-            if name == component:
-                return kernel.ablation_weights(layer, self.rank)
-        return (0.0,) * self.rank
+        kernel = self.kernel(component)
+        return (0.0,) * self.rank if kernel is None else kernel.ablation_weights(layer, self.rank)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, from which `from_dict` makes an equal plan."""
@@ -197,6 +248,14 @@ class Plan:
             raise RunError(f"Not a plan: {reason}.") from error
 
 
+def fit_file(digest: str) -> str:
+    """Path of the file that holds a fit's vectors, below a run folder or an export.
+
+    Not beside a model's weights: some programs load every safetensors file that lies there.
+    """
+    return f"{FITS}/fit-{digest}.safetensors"
+
+
 def _index(value: object) -> float | None:
     index = None if value is None else float(parse.number(value, "direction_index"))
     if index is not None and index < 0:
@@ -219,11 +278,25 @@ def _kernel_to_dict(kernel: AnyKernel) -> dict[str, Any]:
     return asdict(kernel)
 
 
+def _fitted(component: str, row: Mapping[str, Any]) -> FittedKernel:
+    """Read a fitted kernel: a digest, a position that is not negative, a scale."""
+    if not isinstance(row["fit"], str) or not _DIGEST.fullmatch(row["fit"]):
+        raise ValueError(f"{component}.fit is {row['fit']!r}, not the digest of a fit")
+    position = float(parse.number(row["position"], f"{component}.position"))
+    if position < 0:
+        raise ValueError(f"{component}.position is negative")
+    return FittedKernel(
+        row["fit"], position, float(parse.number(row["scale"], f"{component}.scale"))
+    )
+
+
 def _kernel(component: str, row: object) -> AnyKernel:
-    """Read a kernel that `to_dict` wrote: exactly four finite numbers, or weights."""
+    """Read a kernel that `to_dict` wrote: four finite numbers, weights, or a place on a fit."""
     row = row if isinstance(row, Mapping) else {}
     if set(row) == {"weights"}:
         return LayerWeights(tuple(_weights(component, row["weights"])))
+    if set(row) == {"fit", "position", "scale"}:
+        return _fitted(component, row)
     names = [part.name for part in fields(Kernel)]
     if set(row) != set(names):
         raise ValueError(f"the kernel of {component} must have exactly {', '.join(names)}")

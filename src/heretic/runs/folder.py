@@ -4,7 +4,8 @@
 | --- | --- |
 | `manifest.json` | what the run is, and digests of the other files (`RunManifest`) |
 | `directions.safetensors` | float32 [layers + 1, (k,) hidden]; any trial can be made from them |
-| `sweep.json` | plans of the gradient sweep, if the search makes one |
+| `sweep.json` | plans of the gradient sweep, or of a fit, if the search makes one |
+| `fits/` | vectors of fits, and how far one has come that is not finished |
 | `baseline.safetensors` | the unedited model's outputs, for use when the run is resumed |
 | `trials.journal` | Optuna's journal, which also holds each trial as a self-contained record |
 | `front.json` | the front after the last trial |
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heretic.errors import RunError
-from heretic.records.plan import Plan
+from heretic.records.plan import FITS, Plan, fit_file
 from heretic.records.selection import names_by_row
 from heretic.records.trial import Trial, front
 from heretic.runs.journal import Journal, read_trials, scan
@@ -56,6 +57,7 @@ __all__ = ["GOES_ON", "RunFolder", "digest", "slug", "write_atomic"]
 DIGEST_LENGTH = 12
 _LOG = "heretic.log"
 _TENSOR = "directions"
+_FIT = re.compile(re.escape(fit_file("DIGEST")).replace("DIGEST", "([0-9a-f]+)"))
 
 
 def digest(fingerprint: Mapping[str, Any]) -> str:
@@ -266,6 +268,32 @@ class RunFolder(RunFiles):
         except RunError as error:
             raise self.damaged(SWEEP, error.message) from error
 
+    def write_fit(self, digest: str, content: bytes) -> None:
+        """Write the vectors of a fit.
+
+        Raises:
+            RunError: They cannot be written.
+        """
+        self.write_file(fit_file(digest), content)
+
+    def read_fits(self) -> dict[str, bytes]:
+        """The content of the files of the run's fits, by digest.
+
+        Raises:
+            RunError: One is damaged or missing.
+        """
+        known = self.known()
+        found = {}
+        for name in sorted(known.files if known else ()):
+            match = _FIT.fullmatch(name)
+            if match is None:
+                continue
+            content = self.read_file(name)
+            if content is None:
+                raise self.damaged(name, "it is gone")
+            found[match[1]] = content
+        return found
+
     # --- life cycle ------------------------------------------------------------------------
 
     @contextmanager
@@ -304,15 +332,18 @@ class RunFolder(RunFiles):
                     self.manifest_path.replace(marker)
                 for name in (JOURNAL, FRONT, SWEEP, DIRECTIONS, BASELINE, DISCARDED):
                     (self.path / name).unlink(missing_ok=True)
+                for path in (self.path / FITS).glob("*.safetensors"):
+                    path.unlink()
             except OSError as error:
                 raise cannot_write(self.path, error, GOES_ON) from error
             self.tidy()
 
     def tidy(self) -> None:
         """Delete temporary files that a killed process left behind; needs the lock."""
-        for path in [*self.path.glob(".*.tmp"), *(self.path / BENCHMARKS).glob(".*.tmp")]:
-            with suppress(OSError):
-                path.unlink()
+        for folder in (self.path, self.path / BENCHMARKS, self.path / FITS):
+            for path in folder.glob(".*.tmp"):
+                with suppress(OSError):
+                    path.unlink()
 
 
 def _directions_content(directions: NDArray[np.float32]) -> bytes:

@@ -107,6 +107,17 @@ class Shows(Protocol):
         """Whether the reply shows the behaviour."""
 
 
+@runtime_checkable
+class ShowsAt(Protocol):
+    """A scorer that also knows which words of a reply show the behaviour.
+
+    A fit pushes these words away. Without it, those are the first words of the reply.
+    """
+
+    def shown_at(self, prompt: str, reply: str) -> int | None:
+        """Where the words begin, in characters of the reply; None if it shows nothing."""
+
+
 class NoOptions(BaseModel):
     """Options of a scorer that has none; unknown keys are errors."""
 

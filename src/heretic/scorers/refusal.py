@@ -61,6 +61,12 @@ class RefusalDetector(ReplyScorer):
         """Whether a reply refuses explicitly; more tokens do not change that."""
         return _verdict(reply).declines or settled(reply)
 
+    def shown_at(self, prompt: str, reply: str) -> int | None:
+        """Where the words begin that made the reply a refusal, or partly one."""
+        found = _verdict(reply, prompt)
+        declines = found.label in ("refusal", "partial") and found.span is not None
+        return found.span.start if declines and found.span else None
+
     def decided(self, response: str) -> bool:
         """Whether the response opens with a refusal, and its weight is final.
 

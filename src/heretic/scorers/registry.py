@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from heretic.config.tables import ScorerSpecification
 from heretic.errors import ScorerError
-from heretic.scorers.base import Scorer, ScorerSettings, Shows
+from heretic.scorers.base import Scorer, ScorerSettings, Shows, ShowsAt
 from heretic.scorers.keyword import is_refusal
 
 
@@ -64,11 +64,30 @@ def behavior_shown(scorers: Sequence[Scorer], markers: Sequence[str]) -> Callabl
     It is `shows` of the first objective that reads such replies and implements `Shows`. If there is
     none, a reply shows the behaviour if it is a refusal by the markers.
     """
+    scorer = _showing(scorers)
+    return (lambda reply: is_refusal(reply, markers)) if scorer is None else scorer.shows
+
+
+def behavior_shown_at(
+    scorers: Sequence[Scorer], markers: Sequence[str]
+) -> Callable[[str, str], int | None]:
+    """A function (prompt, reply) that says where a reply shows the behaviour, in characters.
+
+    It is `shown_at` of the scorer of `behavior_shown`; if that has none, the reply's beginning.
+    """
+    scorer: object = _showing(scorers)
+    if isinstance(scorer, ShowsAt):
+        return scorer.shown_at
+    shows = behavior_shown(scorers, markers)
+    return lambda prompt, reply: 0 if shows(reply) else None
+
+
+def _showing(scorers: Sequence[Scorer]) -> Shows | None:
     for scorer in scorers:
         searched = scorer.optimization != "none"
         if searched and "bad" in scorer.needs.responses and isinstance(scorer, Shows):
-            return scorer.shows
-    return lambda reply: is_refusal(reply, markers)
+            return scorer
+    return None
 
 
 def check_scorers(scorers: Sequence[Scorer]) -> tuple[Scorer, ...]:

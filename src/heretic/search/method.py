@@ -115,30 +115,23 @@ def _halving(plans: Sequence[Plan]) -> list[Plan]:
 
 def sweep_of_run(
     options: SearchOptions,
-    model: Model,
-    prompts: PromptSets,
-    directions: Tensor,
-    *,
     folder: RunFolder,
-    seed: int,
-    shows: Callable[[str], bool],
     reporter: Reporter,
+    make: Callable[[], Sequence[Plan]],
 ) -> Sequence[Plan]:
-    """Plans of the run's gradient sweep; without one, the sweep is made if the settings ask for it.
+    """Plans of the run's sweep or fit; without one, it is made if the settings ask for it.
 
     A failed sweep is tried again until the run has trials; after that a search keeps its method.
 
     Args:
-        prompts: The run's prompts; the direction splits and the protected prompts are used.
-        directions: float32 [layers + 1, hidden] or [layers + 1, k, hidden].
-        shows: Whether a reply to a bad prompt shows the behaviour.
+        make: Makes the plans: `swept_plans`, or `heretic.search.fitting.run.fitted_plans`.
 
     Raises:
-        StudyError: The sweep fails, and `search` is `gradient`.
+        StudyError: The plans cannot be made.
         RunError: The run's sweep file is damaged or cannot be written; or it is gone, and the
             sweep cannot be repeated.
     """
-    if options.search not in {"auto", "gradient"}:
+    if options.search not in {"auto", "gradient", "fitted"}:
         return ()
     kept, trials = folder.read_sweep(), folder.read_trials()
     if kept:
@@ -149,9 +142,9 @@ def sweep_of_run(
         )
         return ()
     if trials:
-        text = f"{folder.sweep_path} is gone: the gradient sweep is made again"
+        text = f"{folder.sweep_path} is gone: the plans are made again"
         reporter.emit(Notice(text, level="warning"))
-    plans = _swept(options, model, prompts, directions, seed=seed, shows=shows, reporter=reporter)
+    plans = make()
     if trials:
         _check_same(plans, trials, folder)
     folder.write_sweep(plans)
@@ -172,13 +165,12 @@ def _check_same(plans: Sequence[Plan], trials: Sequence[Trial], folder: RunFolde
         is_same = any(plan in tried for plan in plans) if plans else not swept
     if not is_same:
         raise RunError(
-            f"{folder.sweep_path} is gone, and the gradient sweep gives other plans when it is "
-            "made again.",
+            f"{folder.sweep_path} is gone, and other plans came out when they were made again.",
             remedy=RESTART,
         )
 
 
-def _swept(
+def swept_plans(
     options: SearchOptions,
     model: Model,
     prompts: PromptSets,
@@ -188,7 +180,16 @@ def _swept(
     shows: Callable[[str], bool],
     reporter: Reporter,
 ) -> Sequence[Plan]:
-    """Plans of a gradient sweep; if it fails and `search` is `auto`, none, with a warning."""
+    """Plans of a gradient sweep; if it fails and `search` is `auto`, none, with a warning.
+
+    Args:
+        prompts: The run's prompts; the direction splits and the protected prompts are used.
+        directions: float32 [layers + 1, hidden] or [layers + 1, k, hidden].
+        shows: Whether a reply to a bad prompt shows the behaviour.
+
+    Raises:
+        StudyError: The sweep fails, and `search` is `gradient`.
+    """
     reporter.emit(StageStarted("Gradient sweep"))
     try:
         plans = sweep_plans(

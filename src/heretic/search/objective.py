@@ -11,13 +11,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
 
 from heretic.architectures.resolver import Writer
 from heretic.errors import StudyError
@@ -25,25 +23,17 @@ from heretic.method.edits import Ablation, OutputEdit
 from heretic.model.capture import forward_arguments
 from heretic.model.core import Model
 from heretic.model.editing import install, sites_of
-from heretic.model.hooks import replaced
 from heretic.model.reading import Prompts
+from heretic.search.activations import lean
 from heretic.system import memory
-from heretic.system.machine import total_memory
 
 SMALLEST_SHARE = 0.1
 """If a smaller share shows the behaviour, among replies to bad and among replies to protected
 prompts, the scorer cannot recognise it by the first words: all replies to bad prompts count as
 showing it."""
 
-ACTIVATION_FACTOR = 34
-"""Bytes that a layer keeps for its backward pass, per token and unit of the hidden size, in half
-precision (Korthikanti et al. 2022, arXiv 2205.05198, section 4.1, without the attention scores)."""
-
 VERDICT_TOKENS = 32
 """Length of the replies that tell which bad prompts trigger the behaviour; refusals come early."""
-
-MEMORY_SHARE = 0.25
-"""Share of total memory that activations may take; beyond it, layers are computed twice instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +196,7 @@ class Objective:
         def work(part: slice) -> None:
             some = rows[part]
             own = weights.detach().expand(len(some), *weights.shape).clone().requires_grad_()
-            with self._edited(own), self._lean(some):
+            with self._edited(own), lean(self._model, some):
                 values = terms(self._logprobs(some), part)
                 gradients = [
                     torch.autograd.grad(value.sum(), own, retain_graph=value is not values[-1])[0]
@@ -246,30 +236,6 @@ class Objective:
         edited = [writer for writer in self._model.writers if writer.name in self._ablations]
         with install(sites_of(edited), edit_of):
             yield
-
-    @contextmanager
-    def _lean(self, rows: Sequence[list[int]]) -> Iterator[None]:
-        """Compute layers again in the backward pass if activations would need too much memory."""
-        model = self._model
-        tokens = len(rows) * max(map(len, rows))
-        per_token = ACTIVATION_FACTOR / 2 * model.hidden_size * model.dtype.itemsize
-        if tokens * per_token * model.n_layers < MEMORY_SHARE * total_memory(model.device):
-            yield
-            return
-        with ExitStack() as stack:
-            for layer in model.get_layers():
-                stack.enter_context(_recomputed(layer))
-            yield
-
-
-def _recomputed(layer: nn.Module) -> AbstractContextManager[None]:
-    """Keep only a layer's input for the backward pass (Chen et al. 2016, arXiv 1604.06174)."""
-    forward = layer.forward
-
-    def again(*args: Any, **kwargs: Any) -> Any:
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-
-    return replaced(layer, again)
 
 
 def _probe(logprobs: Tensor, generator: torch.Generator) -> Tensor:

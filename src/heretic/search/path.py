@@ -1,6 +1,6 @@
-"""The search space around a gradient sweep: points on its path and near it.
+"""The search space around a gradient sweep, or a fit: points on its path and near it.
 
-A sweep's plans lie on a curve through weight space, from hardly edited to hardly refusing. Its
+The plans lie on a curve through weight space, from hardly edited to hardly refusing. Its
 objective is an approximation (first tokens of the direction splits), so the best plans by full
 evaluation lie near the curve, not on it. Only a few parameters are left to search.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from heretic.records.plan import LayerWeights, Plan
+from heretic.records.plan import AnyKernel, FittedKernel, LayerWeights, Plan
 from heretic.search.space import Range, Suggester
 
 POSITION = "position"
@@ -22,7 +22,8 @@ class PathSpace:
     """Plans near those of a sweep.
 
     Args:
-        plans: The sweep's plans in order; all have free-form kernels of the same components.
+        plans: The plans in order. All have free-form kernels of the same components, or all are
+            places on one fit.
 
     Attributes:
         ranges: Parameter name to range, in the order in which they are suggested.
@@ -67,8 +68,14 @@ class PathSpace:
         return params
 
 
-def _mixed(first: object, second: object, share: float, scale: float) -> LayerWeights:
-    """Weights at `share` of the way from the first kernel to the second, times `scale`."""
+def _mixed(
+    first: AnyKernel, second: AnyKernel, share: float, scale: float
+) -> LayerWeights | FittedKernel:
+    """The kernel at `share` of the way from the first to the second, times `scale`."""
+    if isinstance(first, FittedKernel):
+        assert isinstance(second, FittedKernel)
+        position = (1 - share) * first.position + share * second.position
+        return FittedKernel(first.fit, position, scale * first.scale)
     assert isinstance(first, LayerWeights)
     assert isinstance(second, LayerWeights)
     return LayerWeights(

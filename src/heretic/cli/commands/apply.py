@@ -44,12 +44,14 @@ def command(
     from heretic.cli.display.text import make_console
     from heretic.cli.menu.answers import DEFAULT_STRATEGY, default_directory
     from heretic.export.documents.reproduction import found_in_export
+    from heretic.model.fits import read_fits
     from heretic.pipeline import single
     from heretic.runs.folder import RunFolder
     from heretic.runs.manifest import recorded_date
 
     settings = options.load(model=model)
     chosen = _chosen_plan(plan, index)
+    fits = read_fits([chosen], plan.parent, *([] if run_folder is None else [run_folder]))
     if run_folder is None and RunFolder(plan.parent).has_directions:
         run_folder = plan.parent
     destination = settings.save_directory or default_directory(model)
@@ -61,6 +63,7 @@ def command(
             destination,
             settings.export_strategy or DEFAULT_STRATEGY,
             display,
+            fits=fits,
             run=None if run_folder is None else RunFolder(run_folder),
             date=recorded_date(found_in_export(str(plan.parent.absolute()))),
         )

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from heretic.cli.display.text import clip, consecutive, text_cells, title
 from heretic.harness.results import PairedMetric, how_compared
-from heretic.records.plan import KERNEL_FIGURES, Plan
+from heretic.records.plan import FittedKernel, Plan
 from heretic.records.selection import names_by_row, row_within
 from heretic.records.statistics import indistinguishable, paired
 from heretic.records.trial import Score, Trial
@@ -34,7 +34,12 @@ class Replies:
 
 
 def direction_text(plan: Plan) -> str:
-    """Scope, index and rank of a plan's direction, e.g. `global 17.25` or `per layer x 2`."""
+    """What a plan's vectors are, e.g. `global 17.25`, `per layer x 2` or `fit 0f3a21 at 2.50`."""
+    if plan.fits:
+        positions = {kernel.figures()[0] for _, kernel in plan.kernels}
+        places = " and ".join(f"{position:.2f}" for position in sorted(positions))
+        names = ", ".join(digest[:6] for digest in plan.fits)
+        return f"fit {names} at {places}" + (f" x {plan.rank}" if plan.rank > 1 else "")
     index = "" if plan.direction_index is None else f" {plan.direction_index:.2f}"
     return plan.direction_scope + index + (f" x {plan.rank}" if plan.rank > 1 else "")
 
@@ -202,9 +207,12 @@ def benchmark_table(
 def plan_table(plan: Plan, *, heading: str | None = None) -> Table:
     """A plan in detail: its direction, and one row per component's kernel."""
     table = _table(heading)
-    for name in ("component", *KERNEL_FIGURES):
+    for name in ("component", *plan.figure_names):
         table.add_column(name, justify="left" if name == "component" else "right")
     for component, kernel in plan.kernels:
+        if isinstance(kernel, FittedKernel):
+            table.add_row(*text_cells(component, *(f"{figure:.2f}" for figure in kernel.figures())))
+            continue
         largest, layer, smallest, distance = kernel.figures()
         if largest == 0 and smallest == 0:
             table.add_row(*text_cells(component, "off", "", "", ""))
@@ -214,7 +222,8 @@ def plan_table(plan: Plan, *, heading: str | None = None) -> Table:
             *text_cells(component, *shown, "free" if distance is None else f"{distance:.2f}")
         )
     table.caption = _heading(
-        f"direction: {direction_text(plan)}; row normalization: {plan.row_normalization}"
+        f"{'vectors' if plan.fits else 'direction'}: {direction_text(plan)}; "
+        f"row normalization: {plan.row_normalization}"
     )
     table.caption_justify = "left"
     return table

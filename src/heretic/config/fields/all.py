@@ -52,6 +52,15 @@ class SettingsFields(
         return self
 
     @model_validator(mode="after")
+    def _a_fit_removes(self) -> Self:
+        if self.search == "fitted" and self.goal == "induce":
+            raise ValueError(
+                "search is fitted, which pushes replies away and cannot induce a behaviour: leave "
+                "`search` at auto"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _scorers_fit_together(self) -> Self:
         names = [scorer.name for scorer in self.scorers]
         twice = sorted({name for name in names if names.count(name) > 1})

@@ -22,7 +22,7 @@ from heretic.export.request import (
     score_rows,
 )
 from heretic.harness.results import PairedMetric, how_compared
-from heretic.records.plan import KERNEL_FIGURES, Plan
+from heretic.records.plan import Plan, fit_file
 from heretic.records.trial import Score, Trial
 from heretic.system.display import safe
 from heretic.system.hub import is_local, repository_of
@@ -186,7 +186,7 @@ def plan_table(plan: Plan) -> str:
         [component, *("free" if value is None else f"{value:.4g}" for value in kernel.figures())]
         for component, kernel in plan.kernels
     ]
-    return _table(["component", *KERNEL_FIGURES], rows)
+    return _table(["component", *plan.figure_names], rows)
 
 
 def scores_table(before: tuple[Score, ...], after: tuple[Score, ...]) -> str:
@@ -212,11 +212,6 @@ def _intro(
     origin: str,
     aim: Aim = LESS_DECLINING,
 ) -> str:
-    scope = plan.direction_scope
-    index = plan.direction_index
-    direction = f"{scope}, at layer {index:.4g}" if index is not None else scope
-    if plan.rank > 1:
-        direction = f"{direction}, {plan.rank} per layer"
     measured = (
         f"{scores_table(before, after)}{origin}"
         if before or after
@@ -228,9 +223,18 @@ def _intro(
         f"{aim.purpose}.\n\n"
         f"{aim.warning}\n"
         f"## Scores\n\n{measured}\n"
-        f"## Plan\n\nDirection: {direction}. Row normalization: {plan.row_normalization}.\n\n"
+        f"## Plan\n\n{_vectors(plan)}. Row normalization: {plan.row_normalization}.\n\n"
         f"{plan_table(plan)}"
     )
+
+
+def _vectors(plan: Plan) -> str:
+    """Where the plan's vectors come from."""
+    if plan.fits:
+        return f"Fitted vectors of rank {plan.rank} ({', '.join(map(fit_file, plan.fits))})"
+    scope, index = plan.direction_scope, plan.direction_index
+    direction = f"{scope}, at layer {index:.4g}" if index is not None else scope
+    return f"Direction: {direction}" + (f", {plan.rank} per layer" if plan.rank > 1 else "")
 
 
 def _origin(request: ExportRequest) -> str:

@@ -24,7 +24,7 @@ from heretic.export.files import (
     write_text,
 )
 from heretic.export.request import ExportRequest, Strategy, display_name
-from heretic.records.plan import Plan
+from heretic.records.plan import Plan, fit_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,6 +38,7 @@ PARAMETERS_SCHEMA = 2
 def write_documents(folder: Path, request: ExportRequest, strategy: Strategy, model: Model) -> None:
     """Write all of them for the model files that are in `folder` already."""
     revision = base_revision(model)
+    write_fits(folder, request.trial.plan, model)
     parameters = {
         "schema_version": PARAMETERS_SCHEMA,
         "heretic_version": heretic.__version__,
@@ -56,6 +57,14 @@ def write_documents(folder: Path, request: ExportRequest, strategy: Strategy, mo
     metadata = base_metadata(request.options.model, revision)
     write_text(folder / CARD, model_card(request, strategy, metadata))
     write_sums(folder, files)
+
+
+def write_fits(folder: Path, plan: Plan, model: Model) -> None:
+    """Write the vectors of the fits that a plan names."""
+    for digest in plan.fits:
+        path = folder / fit_file(digest)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(model.fits[digest].content())
 
 
 def rewrite_scores(folder: Path, request: ExportRequest) -> None:

@@ -23,7 +23,7 @@ from heretic.export.files import write_text
 from heretic.export.safetensors import checkpoint as format_
 from heretic.export.safetensors.checkpoint import Checkpoint, Entry, Scratch
 from heretic.export.safetensors.sources import StreamError, find_sources
-from heretic.method.edits import make_ablation
+from heretic.method.edits import Ablation, Vectors, make_ablation, make_fitted
 from heretic.records.plan import Plan, RowNormalization
 from heretic.system.hub import base_folder
 
@@ -41,15 +41,26 @@ class Edit:
     """The edit of a matrix that writes to the residual stream, independent of its name.
 
     Attributes:
-        basis: Orthonormal directions, [k, d_out].
+        basis: Orthonormal directions, [k, d_out], or the vectors of a fit.
         ablation_weights: One weight for each of the k directions.
         gains: Gains of the norm that follows the writer, [d_out]; None if no norm follows.
     """
 
-    basis: Tensor
+    basis: Tensor | Vectors
     ablation_weights: tuple[float, ...]
     row_normalization: RowNormalization
     gains: Tensor | None = None
+
+    @property
+    def width(self) -> int:
+        """d_out."""
+        return (self.basis.read if isinstance(self.basis, Vectors) else self.basis).shape[-1]
+
+    def ablation(self, weight: Tensor) -> Ablation:
+        """The edit of a weight [d_out, d_in], without ablation weights."""
+        if isinstance(self.basis, Vectors):
+            return make_fitted(weight, self.basis, self.row_normalization)
+        return make_ablation(weight, self.basis, self.row_normalization, gains=self.gains)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +126,7 @@ def edit_weight(weight: Tensor, edit: Edit) -> None:
     Args:
         weight: [d_out, d_in], float32 or float64.
     """
-    ablation = make_ablation(weight, edit.basis, edit.row_normalization, gains=edit.gains)
+    ablation = edit.ablation(weight)
     ablation_weights = ablation.directions.new_tensor(edit.ablation_weights)
     ablation.edit(ablation_weights).edited_weight(weight, out=weight)
 
@@ -129,7 +140,7 @@ def edited_bias(bias: Tensor, edit: Edit) -> Tensor:
         bias: [..., d_out], float32 or float64.
     """
     no_weight = bias.new_zeros(bias.shape[-1], 1)
-    ablation = make_ablation(no_weight, edit.basis, "none", gains=edit.gains)
+    ablation = replace(edit, row_normalization="none").ablation(no_weight)
     moving = replace(ablation, moves_bias=True)
     return moving.edit(ablation.directions.new_tensor(edit.ablation_weights)).edited_bias(bias)
 
@@ -153,7 +164,7 @@ def parameter_edits(model: Model, plan: Plan, directions: Tensor) -> list[Parame
     from heretic.model.editing import planned
 
     found: dict[str, ParameterEdit] = {}
-    for writer, ablation_weights, basis in planned(model.writers, plan, directions):
+    for writer, ablation_weights, basis in planned(model.writers, plan, directions, model.fits):
         name = writer.parameter_name  # the same for all experts of a block
         moves = writer.edited_in_sum(plan.row_normalization) and writer.bias() is not None
         found[name] = ParameterEdit(
@@ -207,7 +218,7 @@ def _check_shape(edit: TensorEdit, checkpoint: Checkpoint) -> None:
     Raises:
         StreamError: It is not.
     """
-    shape, width = checkpoint.tensors[edit.key].shape, edit.edit.basis.shape[-1]
+    shape, width = checkpoint.tensors[edit.key].shape, edit.edit.width
     dimensions = (1, 2) if edit.is_bias else (2, 3)
     outputs = -1 if edit.is_bias or edit.transposed else -2
     if len(shape) not in dimensions or shape[outputs] != width:

@@ -1,0 +1,223 @@
+"""The fit: gradient steps in rounds, and after each round a look at what the edited model says.
+
+In a round, Adam (Kingma & Ba 2015, arXiv 1412.6980) moves the vectors of all writers on
+mini-batches of the objective, with steps that shrink to the round's end. Then the model, edited as
+it is now, replies to the bad prompts. Where it still shows the behaviour, or writes broken text,
+the words that tell are added to what the next rounds push away: what is refused late, or in other
+words, is thereby seen. Each round is a point of the path, from hardly edited to hardly refusing.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from heretic.engine.engine import open_engine
+from heretic.errors import StudyError
+from heretic.method.edits import OutputEdit
+from heretic.model.core import Model
+from heretic.model.editing import EditFactory
+from heretic.model.reading import Prompts
+from heretic.prompts import Prompt
+from heretic.refusals.degenerate import broken
+from heretic.search.fitting.objective import Objective, output_edit
+from heretic.search.fitting.progress import DEFAULTS, FitOptions, Progress
+from heretic.search.fitting.texts import Kept, ShownAt, kept_texts, pushed_text
+
+ENDS = (".", "!", "?", "\n", "。")
+"""Ends of sentences, where a reply can be decided; asking at every token would take long."""
+
+
+class Fitting:
+    """A fit of a model's writers to prompts.
+
+    Args:
+        model: The unedited model.
+        good: Prompts on which the model shall not change, protected prompts included.
+        bad: Prompts that trigger the behaviour.
+        directions: float32 [layers + 1, hidden] or [layers + 1, k, hidden]; read vectors begin
+            along the first of them.
+        shown_at: Where a reply shows the behaviour.
+        seed: Of mini-batches.
+
+    Raises:
+        StudyError: No layer that is fitted has a direction, or no reply shows the behaviour.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        good: Prompts,
+        bad: Prompts,
+        directions: Tensor,
+        shown_at: ShownAt,
+        *,
+        seed: int,
+        options: FitOptions = DEFAULTS,
+        progress: Progress | None = None,
+    ) -> None:
+        self._model, self._bad, self._shown_at = model, bad, shown_at
+        self._seed, self._options = seed, options
+        basis = directions if directions.dim() == 3 else directions.unsqueeze(1)
+        lowest = math.ceil(options.lowest * model.n_layers)
+        self._writers = [
+            writer
+            for writer in model.writers
+            if writer.layer >= lowest and basis[writer.layer + 1, 0].any()
+        ]
+        if not self._writers:
+            raise StudyError(
+                "No layer that would be fitted has a direction.", remedy="Set search to tpe."
+            )
+        self.components = model.get_abliterable_components()
+        self._objective = Objective(model, self._writers, self.components, options.aim)
+        self._start = self._first_vectors(basis)
+        self._rows = model.encode_rows(bad)
+        self._engine = open_engine(
+            model, {"bad": bad}, replied={"bad"}, max_new_tokens=options.look_tokens
+        )
+        self.progress = progress or self._begun()
+        kept = kept_texts(model, good, options.kept_tokens)
+        answered = [bad[number] for number in self.progress.answered]
+        self._kept = [kept, kept_texts(model, answered, options.answered_tokens)]
+
+    def _first_vectors(self, basis: Tensor) -> tuple[Tensor, Tensor]:
+        """Write vectors of zeros, and read vectors of which the first is the ablation's."""
+        model, options = self._model, self._options
+        shape = (len(self.components), model.n_layers, options.rank, model.hidden_size)
+        generator = torch.Generator().manual_seed(self._seed)
+        others = functional.normalize(torch.randn(shape, generator=generator), dim=-1)
+        read = torch.zeros(shape)
+        factory = EditFactory(self._writers)
+        for writer in self._writers:
+            place = self.components.index(writer.component), writer.layer
+            ablation = factory.ablation(writer, basis[writer.layer + 1, :1], "none")
+            read[place] = others[place]
+            read[place][0] = functional.normalize(ablation.read[0].float().cpu(), dim=0)
+        return torch.zeros(shape), read
+
+    def _begun(self) -> Progress:
+        """Look at the original's replies.
+
+        Raises:
+            StudyError: None of them shows the behaviour.
+        """
+        progress = Progress(
+            moments=[(torch.zeros_like(p), torch.zeros_like(p)) for p in self._start]
+        )
+        replies = self._look({})
+        shown = [self._take_in(progress, number, reply) for number, reply in enumerate(replies)]
+        if not progress.pushed:
+            raise StudyError(
+                "No reply to a bad prompt shows the behaviour, so there is nothing to fit against.",
+                remedy="Check the bad prompts and the scorer, or set search to tpe.",
+            )
+        progress.answered = [number for number, kind in enumerate(shown) if kind is None]
+        progress.shown = [_share(shown)]
+        return progress
+
+    def _look(self, edits: Mapping[str, OutputEdit]) -> list[str]:
+        def decided(text: str) -> bool:
+            return text.endswith(ENDS) and self._shown_at("", text) is not None
+
+        [replies] = self._engine.replies("bad", [edits], decided=decided)
+        return [reply or "" for reply in replies]
+
+    def _take_in(self, progress: Progress, number: int, reply: str) -> str | None:
+        """Push away what a reply shows: `shown`, `broken`, or None if it shows neither."""
+        at, loop = self._shown_at(_text(self._bad[number]), reply), broken(reply)
+        kind = "shown" if at is not None else "broken" if loop is not None else None
+        if at is None and loop is not None:
+            at = sum(loop) // 2  # in the middle of the repetition, not where it is still new
+        if at is not None:
+            found = pushed_text(self._model, self._rows[number], reply, at, self._options.span)
+            if found is not None and found not in progress.pushed:
+                progress.pushed.append(found)
+        return kind
+
+    def rounds(
+        self, on_step: Callable[[int, int], None] = lambda done, total: None
+    ) -> Iterator[Progress]:
+        """Go on from `progress`, which is yielded after every round.
+
+        Args:
+            on_step: Called with (steps done, most steps).
+
+        Raises:
+            StudyError: The gradient is not finite.
+            ModelError: Even one text does not fit into memory.
+        """
+        progress, options = self.progress, self._options
+        total = options.steps * len(options.trade_offs)
+        vectors = [part.clone() for part in (progress.points or [self._start])[-1]]
+        while len(progress.points) < len(options.trade_offs) and not self._is_over():
+            number = len(progress.points)
+            rng = random.Random(f"{self._seed} {number}")  # noqa: S311 - not a secret
+            for step in range(options.steps):
+                self._step(vectors, options.trade_offs[number], step, rng)
+                on_step(progress.steps, total)
+            write, read = (part.clone() for part in vectors)
+            edits = {w.name: output_edit(w, self.components, write, read) for w in self._writers}
+            replies = self._look(edits)
+            shown = [self._take_in(progress, place, reply) for place, reply in enumerate(replies)]
+            progress.shown.append(_share(shown))
+            progress.points.append((write, read))
+            yield progress
+
+    def _is_over(self) -> bool:
+        """Whether hardly any reply showed the behaviour at the last look."""
+        return self.progress.shown[-1] < self._options.gone
+
+    def _step(self, vectors: list[Tensor], trade_off: float, step: int, rng: random.Random) -> None:
+        """Move the vectors by one step.
+
+        Raises:
+            StudyError: The gradient is not finite.
+        """
+        options, progress = self._options, self.progress
+        sizes = options.good, options.answered
+        kept: list[Sequence[Kept]] = [
+            rng.sample(texts, min(size, len(texts)))
+            for texts, size in zip(self._kept, sizes, strict=True)
+            if texts
+        ]
+        pushed = rng.sample(progress.pushed, min(options.pushed, len(progress.pushed)))
+        rows = self._objective.rows(kept, pushed, trade_off, rng)
+        found = self._objective.sum(vectors[0], vectors[1], rows)
+        if not all(bool(gradient.isfinite().all()) for gradient in found.gradients):
+            raise StudyError(
+                "The gradient of the vectors is not finite.",
+                remedy="Try dtypes = bfloat16 or float32, or search = tpe.",
+            )
+        progress.steps += 1
+        shrunk = 1 - (1 - options.last) * step / max(options.steps - 1, 1)
+        rate = options.rate * shrunk / math.sqrt(self._model.hidden_size)
+        for part, gradient, moments in zip(vectors, found.gradients, progress.moments, strict=True):
+            part.sub_(rate * _adam(gradient, moments, progress.steps, options.decays))
+
+
+def _text(prompt: str | Prompt) -> str:
+    return prompt if isinstance(prompt, str) else prompt.user
+
+
+def _share(shown: Sequence[str | None]) -> float:
+    return sum(kind is not None for kind in shown) / len(shown)
+
+
+def _adam(
+    gradient: Tensor, moments: tuple[Tensor, Tensor], step: int, decays: tuple[float, float]
+) -> Tensor:
+    """Adam's direction; the moments are updated in place.
+
+    Args:
+        step: From 1 on.
+    """
+    for moment, decay, new in zip(moments, decays, (gradient, gradient.square()), strict=True):
+        moment.lerp_(new, 1 - decay)
+    first, second = (m / (1 - decay**step) for m, decay in zip(moments, decays, strict=True))
+    return first / (second.sqrt() + 1e-12)

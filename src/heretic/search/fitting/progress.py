@@ -1,0 +1,134 @@
+"""The figures of the method, how far a fit has come, and the file that keeps this."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from heretic.method.fits import Fit
+from heretic.search.fitting.texts import Pushed
+
+_STATE = "state"
+
+
+@dataclass(frozen=True, slots=True)
+class FitOptions:
+    """Figures of the method, which no user needs to set.
+
+    Attributes:
+        trade_offs: Nats of damage that one unit of the push is worth, in each round.
+        steps: Steps in a round.
+        good, answered, pushed: Texts of each kind in a step.
+        kept_tokens: Length of the replies to good prompts along which the model shall not change.
+        answered_tokens: The same for bad prompts that the original answers.
+        look_tokens: Length of the replies that are looked at.
+        span: Tokens of the deciding words that are pushed away together.
+        aim: Their joint log-probability, below which they hardly pull.
+        rate: Length of a vector's first step of a round, if all its numbers move the same way.
+        last: Share of the first step's length that the last step of a round has.
+        decays: Adam's decay rates.
+        lowest: Share of the layers, from the first on, that is not edited.
+        gone: The path ends when a smaller share of the replies shows the behaviour.
+        rank: Pairs of vectors for each writer.
+    """
+
+    trade_offs: Sequence[float] = (0.1, 0.2, 0.2, 0.4, 0.4, 0.8)
+    steps: int = 10
+    good: int = 16
+    answered: int = 8
+    pushed: int = 16
+    kept_tokens: int = 24
+    answered_tokens: int = 16
+    look_tokens: int = 96
+    span: int = 4
+    aim: float = -4.6
+    rate: float = 0.05
+    last: float = 0.2
+    decays: tuple[float, float] = (0.9, 0.95)
+    lowest: float = 0.3
+    gone: float = 0.01
+    rank: int = 1
+
+
+DEFAULTS = FitOptions()
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a fit has come; from here it goes on, in another process too.
+
+    Attributes:
+        points: Write and read vectors [components, layers, k, hidden] after each round.
+        moments: Adam's averages of gradients and squared gradients, of both.
+        steps: Steps taken.
+        pushed: What is pushed away.
+        answered: Indices of the bad prompts whose original replies do not show the behaviour.
+        shown: Share of replies that showed the behaviour or were broken, originally and after
+            each round.
+    """
+
+    points: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    moments: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    steps: int = 0
+    pushed: list[Pushed] = field(default_factory=list)
+    answered: list[int] = field(default_factory=list)
+    shown: list[float] = field(default_factory=list)
+
+    def fit(self, components: Sequence[str]) -> Fit:
+        """The path so far."""
+        write, read = (torch.stack(parts) for parts in zip(*self.points, strict=True))
+        return Fit(tuple(components), write, read)
+
+
+def to_content(progress: Progress, options: FitOptions) -> bytes:
+    """A safetensors file; JSON that goes with the tensors is a tensor of bytes."""
+    from safetensors.torch import save
+
+    state = {
+        "options": repr(options),
+        "steps": progress.steps,
+        "pushed": [[list(text.ids), list(text.targets)] for text in progress.pushed],
+        "answered": progress.answered,
+        "shown": progress.shown,
+        "points": len(progress.points),
+    }
+    tensors = {_STATE: torch.frombuffer(bytearray(json.dumps(state).encode()), dtype=torch.uint8)}
+    tensors |= _named("point", progress.points) | _named("moment", progress.moments)
+    return save(tensors)
+
+
+def from_content(content: bytes, options: FitOptions) -> Progress | None:
+    """Read what `to_content` returned; None if it was made with other options.
+
+    The file's digest is checked when it is read, so its content is what this module wrote.
+    """
+    from safetensors.torch import load
+
+    tensors = load(content)
+    state = json.loads(bytes(tensors[_STATE].tolist()))
+    if state["options"] != repr(options):
+        return None
+    return Progress(
+        points=_pairs("point", tensors, state["points"]),
+        moments=_pairs("moment", tensors, 2),
+        steps=state["steps"],
+        pushed=[Pushed(tuple(ids), tuple(targets)) for ids, targets in state["pushed"]],
+        answered=state["answered"],
+        shown=state["shown"],
+    )
+
+
+def _named(name: str, pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    return {
+        f"{name}.{number}.{side}": part.contiguous()
+        for number, pair in enumerate(pairs)
+        for side, part in enumerate(pair)
+    }
+
+
+def _pairs(name: str, tensors: dict[str, Tensor], count: int) -> list[tuple[Tensor, Tensor]]:
+    return [(tensors[f"{name}.{i}.0"], tensors[f"{name}.{i}.1"]) for i in range(count)]

@@ -1,0 +1,86 @@
+"""The fit of a run: it is saved after every round, and goes on from there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from heretic.events import Notice, Reporter, StageFinished, StageProgress, StageStarted
+from heretic.method.fits import Fit
+from heretic.model.core import Model
+from heretic.prompts import PromptSets
+from heretic.records.plan import FITS, FittedKernel, Plan
+from heretic.runs.folder import RunFolder
+from heretic.search.fitting.fit import Fitting
+from heretic.search.fitting.progress import DEFAULTS, FitOptions, from_content, to_content
+from heretic.search.fitting.texts import ShownAt
+
+PROGRESS = f"{FITS}/progress.safetensors"
+
+PROMPTS = 128
+"""Prompts of each direction split that are fitted to. The original's distribution along the replies
+to them is kept."""
+
+
+def fitted_plans(
+    model: Model,
+    prompts: PromptSets,
+    directions: Tensor,
+    *,
+    folder: RunFolder,
+    seed: int,
+    shown_at: ShownAt,
+    reporter: Reporter,
+    options: FitOptions = DEFAULTS,
+) -> list[Plan]:
+    """The plans at the points of a run's fit, which is made, saved, and added to the model.
+
+    Args:
+        prompts: The direction splits and the protected prompts are used.
+        directions: float32 [layers + 1, hidden] or [layers + 1, k, hidden].
+
+    Raises:
+        StudyError: See `Fitting` and `Fitting.rounds`.
+        RunError: The run's files are damaged or cannot be written.
+    """
+    reporter.emit(StageStarted("Fitting the edit's vectors"))
+    kept = folder.read_file(PROGRESS)
+    fitting = Fitting(
+        model,
+        [*prompts.good[:PROMPTS], *prompts.protected[:PROMPTS]],
+        prompts.bad[:PROMPTS],
+        directions,
+        shown_at,
+        seed=seed,
+        options=options,
+        progress=None if kept is None else from_content(kept, options),
+    )
+    if fitting.progress.points:
+        reporter.emit(Notice(f"The fit goes on after round {len(fitting.progress.points)}"))
+    for progress in fitting.rounds(_counter(reporter)):
+        folder.write_file(PROGRESS, to_content(progress, options))
+    fit = fitting.progress.fit(fitting.components)
+    folder.write_fit(fit.digest, fit.content())
+    model.add_fits([fit])
+    shown = ", ".join(f"{share:.0%}" for share in fitting.progress.shown)
+    reporter.emit(StageFinished(f"{fit.points} points; replies that show it: {shown}"))
+    return path_plans(fit)
+
+
+def _counter(reporter: Reporter) -> Callable[[int, int], None]:
+    return lambda done, total: reporter.emit(StageProgress(done, total, "steps"))
+
+
+def path_plans(fit: Fit) -> list[Plan]:
+    """A plan for each point of a fit's path, with row normalization `none`."""
+    return [
+        Plan.create(
+            direction_scope="per layer",
+            direction_index=None,
+            kernels={name: FittedKernel(fit.digest, float(point)) for name in fit.components},
+            row_normalization="none",
+            rank=fit.rank,
+        )
+        for point in range(fit.points)
+    ]

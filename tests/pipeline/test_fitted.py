@@ -1,0 +1,164 @@
+"""A search among fits: it goes on after a kill, and whoever uses a plan later has its vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support import export_case, tiny
+from tests.support.search_case import Recorder
+
+from heretic import pipeline
+from heretic.config import Settings
+from heretic.errors import RunError, SettingsError
+from heretic.events import Silent
+from heretic.export.reproduce import reproduce
+from heretic.model.fits import read_fits
+from heretic.pipeline.single import apply_plan
+from heretic.records import Plan
+from heretic.records.plan import FITS
+from heretic.runs.folder import RunFolder
+from heretic.search.fitting.progress import FitOptions
+from heretic.search.fitting.run import fitted_plans
+
+SMALL = FitOptions(
+    trade_offs=(0.5, 2.0),
+    steps=1,
+    good=2,
+    answered=2,
+    pushed=2,
+    kept_tokens=2,
+    answered_tokens=2,
+    look_tokens=24,
+    rate=1.0,
+    lowest=0.0,
+    gone=0.0,
+)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr(pipeline.run, "fitted_plans", partial(fitted_plans, options=SMALL))
+    return export_case.settings(
+        tiny.folder(tmp_path / "Tiny-Base"),
+        **export_case.prompt_files(tmp_path),
+        search="fitted",
+        n_trials=4,
+        study_checkpoint_dir=str(tmp_path / "runs"),
+    )
+
+
+def session_of(settings: Settings, recorder: Recorder | None = None) -> pipeline.Session:
+    reporter = recorder or Recorder()
+    prompts = pipeline.load_prompts(settings, reporter)
+    folder, seed = pipeline.open_folder(settings, prompts)
+    with folder.lock():
+        return pipeline.prepare(settings, prompts, folder, seed, reporter)
+
+
+def fit_files(folder: Path) -> list[Path]:
+    return sorted((folder / FITS).glob("fit-*.safetensors"))
+
+
+def never(*_: Any, **__: Any) -> Sequence[Plan]:
+    raise AssertionError("it is not fitted twice")
+
+
+def test_a_run_goes_on_with_its_fit(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = session_of(settings)
+    [file] = fit_files(first.study.folder.path)
+    pipeline.search(first, 3)
+    trials = first.study.trials
+    assert {trial.plan.fits for trial in trials} == {(file.stem.removeprefix("fit-"),)}
+    assert [trial.state for trial in trials] == ["complete"] * 3
+    monkeypatch.setattr(pipeline.run, "fitted_plans", never)
+    second = session_of(settings)
+    pipeline.search(second)
+    again = second.study.trials
+    assert again[:3] == trials
+    plans = [trial.plan for trial in again]
+    assert plans[0].kernels[0][1].figures() == (1.0, 1.0)  # the end of the path comes first
+    [scores] = second.evaluator.evaluate(plans[:1])
+    assert [score.value for score in scores] == [score.value for score in trials[0].scores]
+
+
+def test_killed_between_two_rounds_it_goes_on_after_the_first(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = session_of(settings.replaced(study_checkpoint_dir=tmp_path / "whole"))
+    [wanted] = fit_files(whole.study.folder.path)
+    write = RunFolder.write_file
+
+    def killed(self: RunFolder, name: str, content: str | bytes) -> None:
+        write(self, name, content)
+        if name.endswith("progress.safetensors"):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "write_file", killed)
+        with pytest.raises(KeyboardInterrupt):
+            session_of(settings)
+    recorder = Recorder()
+    session = session_of(settings, recorder)
+    assert "The fit goes on after round 1" in recorder.notices("info")
+    [found] = fit_files(session.study.folder.path)
+    assert found.read_bytes() == wanted.read_bytes()
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"{}")])
+def test_vectors_that_are_not_the_runs_are_refused(
+    settings: Settings, damage: Callable[[Path], object]
+) -> None:
+    session = session_of(settings)
+    pipeline.search(session, 1)
+    damage(fit_files(session.study.folder.path)[0])
+    with pytest.raises(RunError, match=r"fit-[0-9a-f]{32}\.safetensors"):
+        session_of(settings)
+
+
+@pytest.mark.parametrize("strategy", ["merge", "adapter"])
+def test_an_export_has_all_that_is_needed_to_make_it_again(
+    settings: Settings, strategy: str, tmp_path: Path
+) -> None:
+    session = session_of(settings)
+    with session.study.folder.lock():
+        trial = pipeline.search(session)[0]
+        pipeline.export_trial(session, trial, tmp_path / "first", strategy)
+    [file] = fit_files(tmp_path / "first")
+    assert file.read_bytes() == fit_files(session.study.folder.path)[0].read_bytes()
+    assert f"{FITS}/{file.name}" in (tmp_path / "first" / "SHA256SUMS").read_text()
+    assert f"{FITS}/{file.name}" in (tmp_path / "first" / "README.md").read_text()
+    again = partial(reproduce, prepare=pipeline.prepare_directions, reporter=Silent())
+    outcome = again(tmp_path / "first", tmp_path / "second")
+    assert outcome.identical, outcome.summary()
+    file.unlink()
+    with pytest.raises(RunError, match="needs the vectors of a fit"):
+        again(tmp_path / "first", tmp_path / "third")
+    assert not (tmp_path / "third").exists()
+
+
+def test_a_plan_is_applied_with_the_fit_beside_it(settings: Settings, tmp_path: Path) -> None:
+    session = session_of(settings)
+    pipeline.search(session)
+    folder = session.study.folder.path
+    [plan, *_] = pipeline.read_plans(folder / "front.json")
+    scores = apply_plan(
+        settings,
+        plan,
+        tmp_path / "applied",
+        "merge",
+        Silent(),
+        fits=read_fits([plan], folder),
+        run=session.study.folder,
+    )
+    wanted = next(trial for trial in session.study.trials if trial.plan == plan)
+    assert [score.display for score in scores] == [score.display for score in wanted.scores]
+    assert len(fit_files(tmp_path / "applied")) == 1
+
+
+def test_it_cannot_induce(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot induce"):
+        export_case.settings(tmp_path, search="fitted", goal="induce")
