@@ -26,7 +26,8 @@ def trial(
     number: int, *values: float, of: tuple[Optimization, ...] = (), total: int = 100
 ) -> Trial:
     """A trial whose first score is a count; `of` says how the scores are optimised."""
-    kinds: tuple[Optimization, ...] = of or ("minimize",) * len(values)
+    minimize: Optimization = "minimize"
+    kinds = of or (minimize,) * len(values)
     first = f"{values[0] * total:g}/{total} (1 partial)"
     scores = tuple(
         Score(f"s{place}", value, kind, str(value) if place else first)
