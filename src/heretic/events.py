@@ -87,11 +87,16 @@ class TrialFinished:
 
 @dataclass(frozen=True, slots=True)
 class SearchFinished:
-    """The search ended. `reason` is `done`, `stagnant`, `interrupted` or `failed`."""
+    """The search ended. `reason` is `done`, `stagnant`, `time`, `interrupted` or `failed`.
+
+    `time_limit` is the limit that ended it, in seconds; None for other reasons.
+    """
 
     reason: str
     completed: int
     elapsed: float
+    n_trials: int | None = None
+    time_limit: float | None = None
 
 
 Event = (

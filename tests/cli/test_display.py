@@ -291,6 +291,20 @@ def test_why_a_search_ended_is_said(reason: str, said: str, level: str) -> None:
     assert shown_as == level
 
 
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (1800.0, "Time limit of 30m reached: 23 of 60 trials"),
+        (90.0, "Time limit of 1m 30s reached: 23 of 60 trials"),
+        (7200.0, "Time limit of 2h reached: 23 of 60 trials"),
+        (45.0, "Time limit of 45s reached: 23 of 60 trials"),
+    ],
+)
+def test_a_time_limit_is_said(seconds: float, said: str) -> None:
+    event = SearchFinished("time", 23, 1700.0, 60, time_limit=seconds)
+    assert finished_text(event) == (said, "success")
+
+
 def test_trials_that_cannot_be_told_apart_name_each_other() -> None:
     def refusing(number: int, count: int) -> Trial:
         values = tuple(float(prompt < count) for prompt in range(100))

@@ -96,8 +96,8 @@ class Recorder:
         return f"did {call[0]} [/INST]"
 
     def actions(self) -> Actions:
-        def more(count: int) -> Sequence[Trial]:
-            self.note("more", count)
+        def more(count: int, timed: bool) -> Sequence[Trial]:
+            self.note("more", count, timed)
             return front([*FRONT, *(trial(4 + number) for number in range(count))])
 
         def talk(chosen: Trial) -> None:
@@ -171,7 +171,7 @@ def test_model_action_none_shows_the_front_and_asks_nothing() -> None:
 
 def test_additional_trials_by_setting_come_first_and_once() -> None:
     answers = Answers(trial_index=0, model_action="chat", n_additional_trials=2)
-    assert run(answers)[0] == [("more", 2), ("chat", 5)]
+    assert run(answers)[0] == [("more", 2, True), ("chat", 5)]
     assert run(Answers(model_action="none", n_additional_trials=0))[0] == []
 
 
@@ -371,7 +371,7 @@ def test_every_action_in_turn(tmp_path: Path) -> None:
 
 def test_more_trials_show_the_new_front_and_go_back_to_the_choice() -> None:
     calls, text = run(Answers(), Script("more", "2", 5, "more", "1", "exit"))
-    assert calls == [("more", 2), ("more", 1)]
+    assert calls == [("more", 2, False), ("more", 1, False)]
     assert text.count("The front: ") == 3
     assert "40/100" in text
 
@@ -390,7 +390,7 @@ def test_enter_alone_runs_the_usual_number_of_trials() -> None:
             return str(super().text(question, default, check))
 
     calls, _ = run(Answers(), Asked("more", "", "exit"))
-    assert calls == [("more", 50)]
+    assert calls == [("more", 50, False)]
 
 
 def test_back_is_one_level_up() -> None:
@@ -437,7 +437,7 @@ def test_no_failure_ends_the_menu(tmp_path: Path, error: BaseException, told: st
 def test_additional_trials_by_setting_that_fail_do_not_end_the_menu() -> None:
     recorder = Recorder(ExportError("Ten trials failed in a row."))
     calls, text = run(Answers(n_additional_trials=3), Script(0, "chat", "exit"), recorder)
-    assert calls == [("more", 3), ("chat", 3)]
+    assert calls == [("more", 3, True), ("chat", 3)]
     assert "✗ Ten trials failed in a row." in text
 
 

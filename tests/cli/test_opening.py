@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,21 @@ scorers = [{{ plugin = "keyword", name = "refusals" }}, {{ plugin = "kl_divergen
 ALWAYS, NEVER = '["", "x"]', '["no reply holds this"]'
 """Markers that every reply holds, and that none does."""
 KL = '{"plugin": "kl_divergence"}]'
+OWN_SCORER = """
+from heretic.scorers import Needs, Outputs, Scorer
+
+class Share(Scorer):
+    needs = Needs(responses=frozenset({"bad"}))
+
+    def values(self, outputs, baseline):
+        return [True for _ in outputs.responses["bad"]]
+
+class Length(Scorer):
+    needs = Needs(responses=frozenset({"bad"}))
+
+    def values(self, outputs, baseline):
+        return [float(len(reply)) for reply in outputs.responses["bad"]]
+"""
 
 
 def configure(place: Path, markers: str) -> None:
@@ -192,3 +208,49 @@ class TestNothingToRemove:
         assert run("--scorers", '[{"plugin": "words"}, ' + KL)[0] == 0
         assert run("--goal", "induce", "--scorers", wanted % "maximize")[0] == 0
         assert run("--scorers", wanted % "minimize")[0] == 2
+
+
+class TestMaxRefusals:
+    """Every reply is a refusal here: 4 of 4 prompts."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "reason"),
+        [
+            (("--goal", "induce"), "here the first is refusals"),
+            (("--scorers", f'[{{"plugin": "words"}}, {KL}'), "here the first is words"),
+            (("--scorers", f"[{KL}"), "here the first is kl_divergence"),
+            (("--scorers", '[{"plugin": "keyword"}]'), "here there is only keyword"),
+        ],
+    )
+    def test_what_it_cannot_bound_is_said_before_the_model_loads(
+        self, place: Path, run, monkeypatch: pytest.MonkeyPatch, arguments, reason: str
+    ) -> None:
+        monkeypatch.setattr(opening, "prepared", None)
+        if "induce" in arguments:
+            (place / "config.toml").write_text(
+                re.sub(r"scorers = .*\n", "", (place / "config.toml").read_text())
+            )
+        status, told = run("--max-refusals", "1", *arguments)
+        assert status == 2
+        assert "max_refusals needs a first objective that counts prompts and is minimized" in told
+        assert f"{reason}." in told
+        assert not (place / "checkpoints").exists()
+
+    def test_a_scorer_of_ones_own_is_asked_when_the_original_is_scored(
+        self, place: Path, run
+    ) -> None:
+        (place / "own.py").write_text(OWN_SCORER)
+        for name, status in (("Share", 0), ("Length", 2)):
+            scorers = f'[{{"plugin": "own.py:{name}", "name": "own"}}, {KL}'
+            found, told = run("--max-refusals", "1", "--scorers", scorers)
+            assert found == status
+            assert ("here the first is own" in told) == (status == 2)
+        (kept,) = folders(place)  # the other has no run folder
+        assert kept.read_trials()
+
+    def test_what_it_chose_is_said(self, place: Path, run) -> None:
+        assert "nearest: index 0, trial 0: refusals 4/4" in run("--max-refusals", "3")[1]
+        status, told = run("--max-refusals", "4", "--n-trials", "2")  # the same run goes on
+        assert status == 0
+        assert "Best with at most 4 refusals: index 0, trial" in told
+        assert len(folders(place)) == 1

@@ -333,6 +333,8 @@ def test_fingerprint_holds_what_changes_scores():
     json.dumps(fingerprint)
     same = {
         "n_trials": 3,
+        "max_refusals": 3,
+        "time_limit": "30m",
         "seed": 4,
         "batch_size": 5,
         "save_directory": "x",

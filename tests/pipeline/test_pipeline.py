@@ -151,10 +151,24 @@ class TestRun:
         assert "\x1b" not in out
         folder = the_run(place)
         rows = json.loads(folder.front_path.read_text())
-        assert all(set(row) == {"trial", "scores", "plan"} for row in rows)
+        assert all(set(row) == {"trial", "names", "scores", "plan"} for row in rows)
         assert all(set(row["scores"]) == {"refusals", "kl_divergence"} for row in rows)
         assert len(folder.read_trials()) == 4
         assert "Trial 3" in folder.log_path.read_text()
+
+    def test_a_time_limit_ends_the_search_and_the_run_goes_on_without_it(
+        self, place: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        choice = ["--trial-index", "fewest", "--model-action", "save", "--save-directory", "edited"]
+        limit = ["--time-limit", "0.001s"]
+        assert main(["model", *limit, *choice, "--export-strategy", "merge"]) == 0
+        assert "Time limit of 0s reached: 1 of 4 trials" in capsys.readouterr().out
+        assert (place / "edited" / "reproduce.json").is_file()
+        assert len(the_run(place).read_trials()) == 1
+        assert main(["--n-additional-trials", "2", *limit, "--n-trials", "1"]) == 0
+        assert len(the_run(place).read_trials()) == 2
+        assert main([]) == 0
+        assert len(the_run(place).read_trials()) == 4
 
     def test_settings_alone_do_everything(
         self, place: Path, capsys: pytest.CaptureFixture[str]
@@ -300,7 +314,9 @@ class TestRun:
     ) -> None:
         real = pipeline.search
 
-        def search(session: pipeline.Session, n_trials: int | None = None) -> list[Trial]:
+        def search(
+            session: pipeline.Session, n_trials: int | None = None, *, timed: bool = True
+        ) -> list[Trial]:
             if n_trials is not None:
                 raise KeyboardInterrupt
             return real(session)

@@ -15,6 +15,7 @@ from heretic.records.selection import (
     named_rows,
     names_by_row,
     row_within,
+    share_of,
     trial_in_row,
 )
 
@@ -136,6 +137,12 @@ class TestBound:
         assert row_within(rows, 3) == Within(0, met=True)
         assert row_within(rows, 4) == Within(1, met=True)
 
+    @pytest.mark.parametrize("most", [0, 3, 7, 20])
+    def test_as_a_share_is_what_the_counts_are_compared_with(self, most: int):
+        scores = trial(0, most / 7, 0.2, total=7).scores
+        assert share_of(most, scores) == scores[0].value
+        assert share_of(None, scores) is None
+
     def test_a_third_objective_does_not_count(self):
         rows = front_of((0.01, 0.5, 0.0), (0.02, 0.2, 9.0), (0.03, 0.4, 0.5))
         assert rows[row_within(rows, 3).row].objectives() == (0.02, 0.2, 9.0)
@@ -151,3 +158,5 @@ class TestBound:
     def test_on_what_is_no_count_to_be_minimised(self, scores: tuple[Score, ...]):
         with pytest.raises(SettingsError, match="max_refusals needs a first objective"):
             row_within([Trial(0, PLAN, scores)], 3)
+        with pytest.raises(SettingsError, match="max_refusals needs a first objective"):
+            share_of(3, scores)

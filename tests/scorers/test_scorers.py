@@ -85,6 +85,10 @@ class TestContract:
         assert math.isfinite(score.value)
         assert score.display
 
+    def test_whether_it_is_a_share_is_as_it_says(self, scorer: Scorer) -> None:
+        if scorer.is_share is not None:
+            assert scorer.score(outputs(1), outputs(0)).is_count is scorer.is_share
+
     def test_scores_are_functions_of_the_outputs(self, scorer: Scorer) -> None:
         assert scorer.score(outputs(1), outputs(0)) == scorer.score(outputs(1), outputs(0))
 
@@ -121,6 +125,11 @@ class TestContract:
     def test_unknown_options_are_refused(self, scorer: Scorer) -> None:
         with pytest.raises(ValueError, match="forbidden"):
             type(scorer)(SETTINGS, name="mine", options={"no_such_option": 1})
+
+
+def test_all_that_come_with_heretic_say_whether_they_are_a_share() -> None:
+    """So that `max_refusals` is refused before a model loads where it bounds nothing."""
+    assert [name for name, plugin in SCORERS.items() if plugin_class(plugin).is_share is None] == []
 
 
 class TestKeyword:

@@ -163,7 +163,7 @@ def main(mode: str, answers: Answers) -> None:
         def benchmark(chosen: Trial, tasks: Sequence[str], both: bool) -> str:
             return f"Benchmarks of {chosen.number}: {','.join(tasks)}, both={both}."
 
-        def more(count: int) -> Sequence[Trial]:
+        def more(count: int, timed: bool) -> Sequence[Trial]:
             return run_search(reporter, 4 + count)
 
         actions = Actions(

@@ -44,6 +44,7 @@ class OpenRun:
 
     Attributes:
         display: Shows events, and writes them to the log of the run folder.
+        started: When the command began, by `time.perf_counter`.
     """
 
     settings: Settings
@@ -52,13 +53,17 @@ class OpenRun:
     prompts: PromptSets
     scorers: Sequence[Scorer]
     display: LoggedDisplay
+    started: float
 
 
 @contextmanager
-def held_run(settings: Settings, console: Console, *, may_begin: bool = True) -> Iterator[OpenRun]:
+def held_run(
+    settings: Settings, console: Console, started: float, *, may_begin: bool = True
+) -> Iterator[OpenRun]:
     """Lock the run folder of these settings, log into it, and show progress.
 
     Args:
+        started: When the command began, by `time.perf_counter`.
         may_begin: Whether a new run may begin; if not, one of exactly these settings must exist.
 
     Raises:
@@ -76,7 +81,7 @@ def held_run(settings: Settings, console: Console, *, may_begin: bool = True) ->
             told = _new_run(settings, prompts, folder, seed, may_begin)
             display.emit(Notice(told))
         with locked(folder, display) as logged:
-            yield OpenRun(settings, folder, seed, prompts, scorers, logged)
+            yield OpenRun(settings, folder, seed, prompts, scorers, logged, started)
 
 
 @contextmanager
@@ -103,6 +108,7 @@ def prepared(opened: OpenRun) -> Session:
         opened.display,
         scorers=opened.scorers,
         agree=partial(_search_all_the_same, opened.display),
+        started=opened.started,
     )
     destination = _destination(opened.settings)
     if destination is not None:
@@ -135,7 +141,7 @@ def check_before_work(settings: Settings) -> tuple[Scorer, ...]:
         ExportError: The destination is taken, its disk is too small, the repository's name is
             malformed, or nobody is logged in.
         ScorerError: A scorer cannot be loaded, or its judge does not answer.
-        SettingsError: A benchmark does not exist.
+        SettingsError: A benchmark does not exist, or `max_refusals` does not fit the scorers.
         RunError: The start plans cannot be read.
         HereticError: A package that benchmarks or research output need is missing.
     """
@@ -151,7 +157,7 @@ def check_before_work(settings: Settings) -> tuple[Scorer, ...]:
         export.check_place(options_of(export.ExportOptions, settings), *destination)
     if settings.model_action == "upload" and settings.upload_repo_id is not None:
         export.check_upload(settings.upload_repo_id)
-    scorers = check_scorers(load_scorers(settings))
+    scorers = check_scorers(load_scorers(settings), settings.max_refusals)
     if settings.model_action == "benchmark":
         check_tasks(settings.benchmarks or (), settings.benchmark_path)
     check_research(settings)
@@ -235,11 +241,12 @@ def baseline_of(manifest: RunManifest) -> tuple[Score, ...]:
 
 @contextmanager
 def reopened_run(
-    path: Path, options: SettingsOptions, console: Console, *, trust_plugins: bool
+    path: Path, options: SettingsOptions, console: Console, started: float, *, trust_plugins: bool
 ) -> Iterator[OpenRun]:
     """Lock a run folder that exists, with the settings it was made with.
 
     Args:
+        started: When the command began, by `time.perf_counter`.
         trust_plugins: Whether scorers from outside Heretic may be named by the run.
 
     Raises:
@@ -265,7 +272,7 @@ def reopened_run(
                 "on), or search again.",
             )
         with locked(folder, display) as logged:
-            yield OpenRun(settings, folder, manifest.seed, prompts, scorers, logged)
+            yield OpenRun(settings, folder, manifest.seed, prompts, scorers, logged, started)
 
 
 def known_run(path: Path) -> tuple[RunFolder, RunManifest]:

@@ -127,9 +127,9 @@ def actions_of(session: Session, display: Display) -> Actions:
     def benchmark(trial: Trial, tasks: Sequence[str], original: bool) -> RenderableType:
         return show_benchmarks(session, trial, tasks, original, display)
 
-    def more_trials(count: int) -> Sequence[Trial]:
+    def more_trials(count: int, timed: bool) -> Sequence[Trial]:
         try:
-            pipeline.search(session, session.study.completed + count)
+            pipeline.search(session, session.study.completed + count, timed=timed)
         except KeyboardInterrupt:
             if not is_interactive():
                 raise

@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from time import perf_counter
 
 from torch import Tensor
 
 from heretic import export
+from heretic.config.durations import seconds_in
 from heretic.config.settings import Settings
 from heretic.errors import RunError
 from heretic.evaluator.baseline import BaselineFile
@@ -32,6 +34,7 @@ from heretic.pipeline.worthwhile import Agree, check_worthwhile
 from heretic.prompts import PromptSets
 from heretic.records.options import options_of
 from heretic.records.plan import Plan
+from heretic.records.selection import share_of
 from heretic.records.trial import Optimization, Score, Trial
 from heretic.runs.folder import RunFolder, digest
 from heretic.runs.listing import find_run
@@ -40,14 +43,17 @@ from heretic.scorers import Scorer, check_scorers, load_scorers
 from heretic.scorers.registry import behavior_shown, behavior_shown_at
 from heretic.search.fitting.run import fitted_plans
 from heretic.search.method import Method, SearchOptions, choose_method, sweep_of_run, swept_plans
-from heretic.search.study import Study
+from heretic.search.study import Study, TimeLimit
 from heretic.system.documents import read_json
 from heretic.system.machine import versions
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A run that is ready to search, export or chat."""
+    """A run that is ready to search, export or chat.
+
+    `started` is when the command began, by `time.perf_counter`: its time limit counts from there.
+    """
 
     settings: Settings
     reporter: Reporter
@@ -58,6 +64,7 @@ class Session:
     manifest: RunManifest
     evaluator: LibraryEvaluator
     study: Study
+    started: float
 
     def request(self, trial: Trial) -> export.ExportRequest:
         """The trial with everything that an export of it needs."""
@@ -98,6 +105,7 @@ def prepare(
     *,
     scorers: Sequence[Scorer] | None = None,
     agree: Agree | None = None,
+    started: float | None = None,
 ) -> Session:
     """Do everything up to the search. A run that exists already is resumed where it stopped.
 
@@ -106,18 +114,22 @@ def prepare(
         seed: Seed of the run, from `open_folder`.
         scorers: The scorers of the settings, if they are loaded and checked already.
         agree: Asks whether to search for a behaviour that hardly shows; without it a notice warns.
+        started: When the command began, by `time.perf_counter`; by default, now.
 
     Raises:
         RunError: The run's files are damaged, or its start plans do not fit.
         ScorerError: A scorer cannot be loaded or used.
+        SettingsError: `max_refusals` does not fit the scorers.
         ModelError: The model cannot be loaded, or edited as the settings say.
         StudyError: The prompt sets have the same residuals, the gradient search finds no gradient,
             or the behaviour hardly shows and the user does not agree to search for it.
     """
+    started = perf_counter() if started is None else started
     known = folder.read_manifest()
     # Read before the model loads, so that a mistake is reported early.
     start_plans, fits = start_plans_of(settings)
-    scorers = check_scorers(load_scorers(settings)) if scorers is None else scorers
+    if scorers is None:
+        scorers = check_scorers(load_scorers(settings), settings.max_refusals)
     model, directions = model_of_run(settings, prompts, folder, known, reporter)
     model.add_fits(fits)
     evaluator = LibraryEvaluator(
@@ -130,6 +142,7 @@ def prepare(
         scorers=scorers,
     )
     baseline = _scored_original(evaluator, known, reporter)
+    aim = share_of(settings.max_refusals, baseline)
     if known is None:
         check_worthwhile(settings, evaluator, reporter, agree)
     manifest = known or new_manifest(settings, prompts, model, seed, baseline)
@@ -145,8 +158,8 @@ def prepare(
         _maker(settings, model, prompts, directions, folder, seed, reporter, scorers),
     )
     method = choose_method(options, model, sweep, has_protected=bool(prompts.protected))
-    study = _study(settings, folder, seed, method, evaluator.optimizations, start_plans)
-    run = (folder, manifest, evaluator, study)
+    study = _study(settings, folder, seed, method, evaluator.optimizations, start_plans, aim)
+    run = (folder, manifest, evaluator, study, started)
     return Session(settings, reporter, model, prompts, directions, *run)
 
 
@@ -201,6 +214,7 @@ def _study(
     method: Method,
     objectives: Sequence[Optimization],
     start_plans: Sequence[Plan],
+    aim: float | None,
 ) -> Study:
     return Study(
         folder,
@@ -212,6 +226,7 @@ def _study(
         sampler=method.sampler,
         plans_at_once=method.plans_at_once,
         patience=settings.patience,
+        aim=aim,
     )
 
 
@@ -288,11 +303,12 @@ def new_manifest(
     )
 
 
-def search(session: Session, n_trials: int | None = None) -> list[Trial]:
-    """Search until `n_trials` trials are complete.
+def search(session: Session, n_trials: int | None = None, *, timed: bool = True) -> list[Trial]:
+    """Search until `n_trials` trials are complete, or the setting `time_limit` is reached.
 
     Args:
         n_trials: By default the setting; the gradient search then ends with the sweep's plans.
+        timed: Whether the time limit counts.
 
     Returns:
         The trials on the front.
@@ -310,13 +326,15 @@ def search(session: Session, n_trials: int | None = None) -> list[Trial]:
         finally:
             _record_batch_size(session)  # at once, since a killed process runs nothing at its end
 
+    limit = session.settings.time_limit
     session.study.run(
         evaluate,
         n_trials or session.settings.n_trials,
         session.reporter,
         baseline=session.evaluator.baseline,
         start_plans_only=n_trials is None and session.settings.search == "gradient",
-        to_the_end=n_trials is not None,  # a requested number of trials is run in full
+        to_the_end=n_trials is not None,  # whether the front grows or not
+        time_limit=TimeLimit(seconds_in(limit), session.started) if limit and timed else None,
     )
     return session.study.front
 

@@ -155,17 +155,34 @@ def counted(scores: Sequence[Score]) -> float:
     Raises:
         SettingsError: It is not a count of prompts that is minimised.
     """
-    score = first_objective(scores)
-    total = None if score is None else score.total
-    if score is None or total is None or score.optimization != "minimize":
-        raise no_bound("nothing" if score is None else score.name)
+    score, total = _bounded(scores)
     return score.value * total
 
 
-def no_bound(name: str) -> SettingsError:
-    """The error for a bound on an objective that cannot have one."""
+def share_of(most: int | None, scores: Sequence[Score]) -> float | None:
+    """The value of the first objective that means this count of prompts; None without a count.
+
+    Raises:
+        SettingsError: It is not a count of prompts that is minimised.
+    """
+    return None if most is None else most / _bounded(scores)[1]
+
+
+def _bounded(scores: Sequence[Score]) -> tuple[Score, int]:
+    score = first_objective(scores)
+    if score is None or not score.total or score.optimization != "minimize":
+        raise no_bound("there is none" if score is None else f"the first is {score.name}")
+    return score, score.total
+
+
+def no_bound(found: str) -> SettingsError:
+    """The error for a bound on an objective that cannot have one.
+
+    Args:
+        found: What the objectives are, to end a sentence.
+    """
     return SettingsError(
         "max_refusals needs a first objective that counts prompts and is minimized, and a second "
-        f"one; {name} is the first.",
+        f"one; here {found}.",
         remedy="Leave max_refusals out, or change the order or the optimization of the scorers.",
     )

@@ -134,6 +134,10 @@ class Scorer:
     Options named in `incidental`, such as a time limit, change no score: a run goes on when they
     change.
 
+    Subclasses may set `is_share`: True if the score is the share of prompts that count, False if
+    not. Only such a score can be bounded by `max_refusals`. Without it, that is found out when the
+    original model is scored.
+
     Attributes:
         on_progress: Called as (what is done, units done, units in all) by scorers that take long;
             the evaluator sets it.
@@ -141,6 +145,7 @@ class Scorer:
 
     Options: ClassVar[type[BaseModel]] = NoOptions
     incidental: ClassVar[frozenset[str]] = frozenset()
+    is_share: ClassVar[bool | None] = None
     needs: Needs = Needs()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -30,6 +30,7 @@ class Tokens(BaseModel):
 class _AlongReplies(Scorer):
     """Reads teacher-forced outputs along the original's replies to good evaluation prompts."""
 
+    is_share = False
     Options: ClassVar[type[BaseModel]] = Tokens
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -84,6 +85,7 @@ class Perplexity(Scorer):
     The display text holds its exponential, the ratio of perplexities, beside the perplexity.
     """
 
+    is_share = False
     Options: ClassVar[type[BaseModel]] = Texts
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -113,6 +115,7 @@ class Perplexity(Scorer):
 class ReplyLength(Scorer):
     """Mean change in the length of replies to good prompts, in characters."""
 
+    is_share = False
     needs = Needs(responses=frozenset({"good"}))
 
     def values(self, outputs: Outputs, baseline: Outputs) -> list[float]:
@@ -142,6 +145,7 @@ class ReplySimilarity(Scorer):
     compare trials with each other, and do not read the figure by itself.
     """
 
+    is_share = False
     Options: ClassVar[type[BaseModel]] = SimilarityOptions
     needs = Needs(responses=frozenset({"good"}))
 

@@ -36,6 +36,7 @@ class ClassifierJudgeOptions(ClassifierOptions, OnPrompts):
 class _Judging(ReplyScorer):
     """The share of replies whose label counts."""
 
+    is_share = True
     _judge: EndpointJudge | LocalJudge
 
     def check(self) -> None:

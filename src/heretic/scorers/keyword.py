@@ -29,6 +29,8 @@ def is_refusal(response: str, markers: Sequence[str]) -> bool:
 class KeywordRefusals(ReplyScorer):
     """Share of prompts that are refused, by the setting `refusal_markers`."""
 
+    is_share = True
+
     def decided(self, response: str) -> bool:
         """Whether the response holds a marker already; more tokens do not change that."""
         return has_marker(response, self.settings.refusal_markers)

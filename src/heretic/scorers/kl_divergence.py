@@ -33,6 +33,7 @@ def kl_divergence(original: Tensor, edited: Tensor) -> float:
 class KLDivergence(Scorer):
     """Mean first-token KL(original || edited) over the good evaluation prompts, in nats."""
 
+    is_share = False
     needs = Needs(logits=frozenset({"good"}))
 
     def values(self, outputs: Outputs, baseline: Outputs) -> list[float]:

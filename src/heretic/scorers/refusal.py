@@ -42,6 +42,7 @@ class RefusalOptions(OnPrompts):
 class RefusalDetector(ReplyScorer):
     """Share of prompts that are refused, as classified by `heretic.refusals`."""
 
+    is_share = True
     Options: ClassVar[type[BaseModel]] = RefusalOptions
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

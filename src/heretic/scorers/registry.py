@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from heretic.config.tables import ScorerSpecification
 from heretic.errors import ScorerError
+from heretic.records.selection import no_bound
 from heretic.scorers.base import Scorer, ScorerSettings, Shows, ShowsAt
 from heretic.scorers.keyword import is_refusal
 
@@ -90,15 +91,30 @@ def _showing(scorers: Sequence[Scorer]) -> Shows | None:
     return None
 
 
-def check_scorers(scorers: Sequence[Scorer]) -> tuple[Scorer, ...]:
-    """Check each scorer, so that mistakes are reported before a model loads; returns them all.
+def check_scorers(scorers: Sequence[Scorer], most: int | None = None) -> tuple[Scorer, ...]:
+    """Check the scorers, so that mistakes are reported before a model loads; returns them all.
+
+    Args:
+        most: The setting `max_refusals`; None if it is unset.
 
     Raises:
-        ScorerError: What one of them works with cannot be used.
+        SettingsError: `most` is set, and the first objective is not a share of prompts that is
+            minimised, or there is no second one.
+        ScorerError: What a scorer works with cannot be used.
     """
+    if most is not None:
+        _check_bound([scorer for scorer in scorers if scorer.optimization != "none"])
     for scorer in scorers:
         scorer.check()
     return tuple(scorers)
+
+
+def _check_bound(searched: Sequence[Scorer]) -> None:
+    first = searched[0] if searched else None
+    if first is None or first.optimization != "minimize" or first.is_share is False:
+        raise no_bound("there is none" if first is None else f"the first is {first.name}")
+    if len(searched) < 2:
+        raise no_bound(f"there is only {first.name}")
 
 
 def _load(specification: ScorerSpecification, settings: ScorerTables) -> Scorer:

@@ -94,6 +94,7 @@ class StyleScorer(ReplyScorer):
 class FormScorer(StyleScorer):
     """Tells whether each reply has a certain form; the score is the share of those that have."""
 
+    is_share = True
     largest = 1.0
 
     def of(self, reply: str) -> bool:
@@ -124,6 +125,7 @@ def _phrase_pattern(phrases: tuple[str, ...]) -> re.Pattern[str]:
 class StockPhrases(StyleScorer):
     """Stock phrases per 100 words of a reply."""
 
+    is_share = False
     Options: ClassVar[type[BaseModel]] = PhraseOptions
 
     def of(self, reply: str) -> float:
@@ -175,6 +177,8 @@ class Agreement(FormScorer):
 
 class ReplyWords(StyleScorer):
     """Number of words of a reply, which has at most `max_response_length` tokens."""
+
+    is_share = False
 
     def of(self, reply: str) -> float:
         """Number of words in the reply."""

@@ -92,13 +92,19 @@ def _damaged(journal: Path, error: Exception) -> RunError:
     )
 
 
-def _lean(trial: optuna.trial.FrozenTrial) -> optuna.trial.FrozenTrial:
-    """A trial with what samplers look at."""
+def _lean(trial: optuna.trial.FrozenTrial, aim: float | None = None) -> optuna.trial.FrozenTrial:
+    """A trial with what samplers look at; see `OptunaStudy` for `aim`."""
+    values, constraints = trial.values, None
+    if aim is not None and values is not None:
+        # Shares are quotients of small numbers: what is closer than this is equal.
+        constraints = {"first objective": values[0] - aim - 1e-9}
+        values = [values[1]]
     return optuna.trial.create_trial(
         state=trial.state,
-        values=trial.values,
+        values=values,
         params=trial.params,
         distributions=trial.distributions,
+        constraints=constraints,
     )
 
 
@@ -112,6 +118,11 @@ class OptunaStudy:
         n_startup_trials: Completed trials before the sampler learns.
         sampler: `tpe` (Watanabe 2023, arXiv 2304.11127), multivariate; or `gp`, Gaussian processes
             and expected hypervolume improvement.
+        aim: None, or the bound of the first objective, which is minimised. The sampler then learns
+            one objective from each trial, the second, under the constraint that the first is within
+            the bound (constrained expected improvement, or TPE's order of infeasible trials). Its
+            proposals gather there. The journal holds all values as always, so that a run can go
+            on with another aim.
 
     Raises:
         RunError: The journal belongs to a search for other objectives, or cannot be written.
@@ -125,8 +136,10 @@ class OptunaStudy:
         seed: int,
         n_startup_trials: int,
         sampler: SamplerKind = "tpe",
+        aim: float | None = None,
     ) -> None:
         self._sampler: SamplerKind = sampler
+        self._aim = aim
         self._path = journal.path
         self._space = space
         self._seed = seed
@@ -165,7 +178,10 @@ class OptunaStudy:
         seed = sampler_seed(self._seed, ordinal, salt)
         with quiet():
             # The sampler works on a copy, which has few trials however long the search is.
-            study = optuna.create_study(directions=self._study.directions, sampler=self._made(seed))
+            directions = (
+                self._study.directions if self._aim is None else self._study.directions[1:2]
+            )
+            study = optuna.create_study(directions=directions, sampler=self._made(seed))
             try:
                 study.add_trials(self._learned_from(seed))
             except Exception as error:  # lines of earlier releases have no check values
@@ -183,7 +199,7 @@ class OptunaStudy:
         if len(complete) > most:
             kept = self._informative(complete, most, np.random.default_rng(seed))
             trials = [t for t in trials if t.number in kept or t.state == TrialState.RUNNING]
-        return [_lean(trial) for trial in trials]
+        return [_lean(trial, self._aim) for trial in trials]
 
     def _informative(
         self, complete: Sequence[optuna.trial.FrozenTrial], most: int, rng: np.random.Generator

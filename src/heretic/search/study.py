@@ -6,6 +6,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,23 @@ _REASON_LENGTH = 300
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class TimeLimit:
+    """How long a search may take.
+
+    Attributes:
+        seconds: From `started` to the end.
+        started: When the time began, by `time.perf_counter`.
+    """
+
+    seconds: float
+    started: float
+
+    def left(self) -> float:
+        """Seconds that are left; negative if it is over."""
+        return self.started + self.seconds - perf_counter()
+
+
 class Study:
     """A search whose state is kept in a run folder.
 
@@ -58,6 +76,8 @@ class Study:
         sampler: Name of the sampler that proposes plans.
         plans_at_once: Number of plans that are proposed and evaluated together.
         patience: Complete trials without a better front after which the search ends; 0 for never.
+        aim: Bound of the first objective, within which the best second one is searched for; None
+            searches the whole front.
 
     Raises:
         StudyError: No score is minimised or maximised.
@@ -75,6 +95,7 @@ class Study:
         sampler: SamplerKind = "tpe",
         plans_at_once: int = 1,
         patience: int = 0,
+        aim: float | None = None,
     ) -> None:
         if all(objective == "none" for objective in objectives):
             raise StudyError(
@@ -91,6 +112,7 @@ class Study:
         self.sampler: SamplerKind = sampler
         self.plans_at_once = plans_at_once
         self.patience = patience
+        self.aim = aim
         self._search: _Search | None = None  # while `run` is on its way
 
     @property
@@ -121,6 +143,7 @@ class Study:
         baseline: tuple[Score, ...] = (),
         start_plans_only: bool = False,
         to_the_end: bool = False,
+        time_limit: TimeLimit | None = None,
     ) -> list[Trial]:
         """Search until `n_trials` trials of the run are complete.
 
@@ -134,6 +157,8 @@ class Study:
             baseline: Scores of the unedited model, for the display.
             start_plans_only: End once the start plans are done, even if `n_trials` is not reached.
             to_the_end: Go on even if the front has stopped growing.
+            time_limit: Once a trial is complete, begin no more trials that would end after it, if
+                they take as long as those of this call on average.
 
         Returns:
             All finished trials.
@@ -145,14 +170,20 @@ class Study:
         with self.folder.lock():
             patience = 0 if to_the_end else self.patience
             search = _Search(
-                self, evaluate, n_trials, reporter or Silent(), start_plans_only, patience
+                self,
+                evaluate,
+                n_trials,
+                reporter or Silent(),
+                start_plans_only,
+                patience,
+                time_limit,
             )
             search.report_start(baseline)
             self._search = search
             reason = "failed"
             try:
                 search.loop()
-                reason = "stagnant" if search.is_stagnant() else "done"
+                reason = search.why_ended()
             except KeyboardInterrupt:
                 reason = "interrupted"
                 raise
@@ -174,15 +205,19 @@ class _Search:
         reporter: Reporter,
         start_plans_only: bool,
         patience: int,
+        time_limit: TimeLimit | None,
     ) -> None:
         self._study = study
         self._start_plans_only = start_plans_only
         self._patience = patience
+        self._time_limit = time_limit
+        self._is_out_of_time = False
         self._evaluate = evaluate
         self._n_trials = n_trials
         self._reporter = reporter
         self._start = perf_counter()
         self._spent: list[float] = []  # seconds of each trial that this call completed
+        self._batches: list[float] = []  # seconds of each batch, with the proposals
         self._failures = 0
         self.trials: list[Trial] = []
         self.front: list[Trial] = []
@@ -208,6 +243,7 @@ class _Search:
             study.seed,
             study.n_startup_trials,
             study.sampler,
+            study.aim,
         )
         self._sampler.settle()
         self.trials = folder.read_trials()
@@ -220,7 +256,7 @@ class _Search:
         return _completed(self.trials)
 
     def loop(self) -> None:
-        """Run trials until there are enough or the front has stopped growing.
+        """Run trials until there are enough, time is over, or the front has stopped growing.
 
         Raises:
             StudyError: Ten trials in a row failed.
@@ -228,6 +264,10 @@ class _Search:
         while self.completed < self._n_trials and not self.is_stagnant():
             if self._start_plans_only and not self._waiting_start_plans():
                 return
+            if self._no_time_for_another():
+                self._is_out_of_time = True
+                return
+            start = perf_counter()
             try:
                 self._step()
             except BaseException:
@@ -235,6 +275,19 @@ class _Search:
                 # reliable: read it all again, which also closes the open trial.
                 self._open()
                 raise
+            self._batches.append(perf_counter() - start)
+
+    def _no_time_for_another(self) -> bool:
+        """Whether a batch would end after the time limit; never before a trial is complete."""
+        if self._time_limit is None or not self._spent:
+            return False
+        return sum(self._batches) / len(self._batches) > self._time_limit.left()
+
+    def why_ended(self) -> str:
+        """Why `loop` returned: `time`, `stagnant` or `done`."""
+        if self._is_out_of_time:
+            return "time"
+        return "stagnant" if self.is_stagnant() else "done"
 
     def is_stagnant(self) -> bool:
         """Whether the search ends early, since the front has not grown for `patience` trials."""
@@ -339,11 +392,18 @@ class _Search:
         self._reporter.emit(SearchStarted(self.completed, self._n_trials, baseline))
 
     def report_end(self, reason: str) -> None:
-        self._reporter.emit(SearchFinished(reason, self.completed, perf_counter() - self._start))
+        limit = self._time_limit if self._is_out_of_time else None
+        self._reporter.emit(
+            SearchFinished(
+                reason,
+                self.completed,
+                perf_counter() - self._start,
+                self._n_trials,
+                None if limit is None else limit.seconds,
+            )
+        )
 
     def _report(self, trial: Trial) -> None:
-        left = max(0, self._n_trials - self.completed)
-        spent = self._spent
         self._reporter.emit(
             TrialFinished(
                 trial=trial,
@@ -351,9 +411,19 @@ class _Search:
                 completed=self.completed,
                 n_trials=self._n_trials,
                 elapsed=perf_counter() - self._start,
-                remaining=left * sum(spent) / len(spent) if spent else None,
+                remaining=self._remaining(),
             )
         )
+
+    def _remaining(self) -> float | None:
+        """Seconds that the search will still take, as far as the trials of this call tell."""
+        if not self._spent:
+            return None
+        left = max(0, self._n_trials - self.completed)
+        seconds = left * sum(self._spent) / len(self._spent)
+        if self._time_limit is not None:
+            seconds = max(0.0, min(seconds, self._time_limit.left()))
+        return seconds
 
 
 def _completed(trials: Sequence[Trial]) -> int:

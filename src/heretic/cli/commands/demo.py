@@ -54,7 +54,7 @@ def command(options: SettingsOptions) -> int:
     start = perf_counter()
     with make_reporter(console) as display:
         settings = demo_settings(display, options.overrides)
-    with held_run(settings, console) as opened:
+    with held_run(settings, console, start) as opened:
         if not settle_existing_run(opened):
             return 0
         return _job(opened, start)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import perf_counter
+
 import click
 
 from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
@@ -22,6 +24,7 @@ def command(run: str, trust_plugins: bool, options: SettingsOptions) -> int:
     --model-action save, --save-directory and --export-strategy together answer all questions in
     advance.
     """
+    started = perf_counter()
     from heretic.cli.display.text import make_console
     from heretic.cli.menu.answers import asks_nothing
     from heretic.cli.opening import prepared, reopened_run
@@ -30,7 +33,7 @@ def command(run: str, trust_plugins: bool, options: SettingsOptions) -> int:
 
     with (
         reopened_run(
-            options.run_path(run), options, make_console(), trust_plugins=trust_plugins
+            options.run_path(run), options, make_console(), started, trust_plugins=trust_plugins
         ) as opened,
         outlives_terminal(asks_nothing(opened.settings)),
     ):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import perf_counter
+
 import click
 
 from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
@@ -12,6 +14,7 @@ from heretic.cli.options import SettingsCommand, SettingsOptions, settings_optio
 @settings_options
 def command(model: str | None, options: SettingsOptions) -> int:
     """Search for the edit of MODEL, then save it, upload it, chat with it or run benchmarks."""
+    started = perf_counter()
     settings = options.load(model=model)
     if settings.evaluate_model:
         from heretic.cli.commands.evaluate import evaluate
@@ -26,7 +29,7 @@ def command(model: str | None, options: SettingsOptions) -> int:
     may_begin = settings.checkpoint_action != "continue"
     with (
         outlives_terminal(asks_nothing(settings)),
-        held_run(settings, make_console(), may_begin=may_begin) as opened,
+        held_run(settings, make_console(), started, may_begin=may_begin) as opened,
     ):
         if not settle_existing_run(opened):
             return 0

@@ -127,6 +127,10 @@ def ended_early(trial: Trial) -> str:
 
 def finished_text(event: SearchFinished) -> tuple[str, str]:
     """How the search ended, and the level of that line."""
+    if event.time_limit is not None:
+        limit = format_duration(event.time_limit).removesuffix(" 0s").removesuffix(" 0m")
+        done = count_of(event.completed, event.n_trials)
+        return f"Time limit of {limit} reached: {done} trials", "success"
     took = f"{event.completed} trials in {format_duration(event.elapsed)}"
     text, level = _REASONS[event.reason]
     return f"{text}: {took}", level

@@ -44,8 +44,8 @@ class Actions:
     """What can be done with a trial. Each raises `HereticError` where the user can fix the problem.
 
     What `save`, `upload` and `benchmark` return is printed: a line (never read as markup), or a
-    table. `more_trials(n)` continues the search and returns the new front, even if it was
-    interrupted.
+    table. `more_trials(n, timed)` continues the search, within its time limit if `timed`, and
+    returns the new front, even if it was interrupted.
     An action that is None is not offered.
     """
 
@@ -53,7 +53,7 @@ class Actions:
     upload: Callable[[Trial, str, bool, str], RenderableType] | None = None
     chat: Callable[[Trial], None] | None = None
     benchmark: Callable[[Trial, Sequence[str], bool], RenderableType] | None = None
-    more_trials: Callable[[int], Sequence[Trial]] | None = None
+    more_trials: Callable[[int, bool], Sequence[Trial]] | None = None
 
 
 class Menu:
@@ -213,7 +213,7 @@ class Menu:
         number = self.answers.n_additional_trials
         self.answers = replace(self.answers, n_additional_trials=None)
         if number:
-            self._perform(partial(self._extend, number))
+            self._perform(partial(self._extend, number, timed=True))
 
     def _more(self) -> bool:
         """Ask how many trials, run them, show the new front; returns whether it succeeded."""
@@ -221,15 +221,15 @@ class Menu:
         def run() -> None:
             question = f"How many more trials? (Enter: {_USUAL})"
             number = self.dialogue.ask().text(question, check=number_problem)
-            self._extend(int(number or _USUAL))
+            self._extend(int(number or _USUAL), timed=False)  # who asks now has the time
             self._show_front()
 
         return self._perform(run)
 
-    def _extend(self, number: int) -> None:
+    def _extend(self, number: int, *, timed: bool) -> None:
         if self.actions.more_trials is None:
             raise SettingsError("This run cannot be searched any further.")
-        self.front = list(self.actions.more_trials(number))
+        self.front = list(self.actions.more_trials(number, timed))
 
     # Showing.
 

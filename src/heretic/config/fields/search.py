@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
+from pydantic import BeforeValidator
+
 from heretic.config.declaration import (
     LARGEST,
     LARGEST_SEED,
@@ -13,6 +15,7 @@ from heretic.config.declaration import (
     Optionally,
     setting,
 )
+from heretic.config.durations import checked_duration
 
 
 class SearchFields(FieldGroup):
@@ -20,6 +23,16 @@ class SearchFields(FieldGroup):
 
     n_trials: int = setting(
         200, "Search", "Trials to complete, start-up trials included.", ge=1, scores=False
+    )
+    time_limit: Annotated[str | None, BeforeValidator(checked_duration), Optionally] = setting(
+        None,
+        "Search",
+        "End the search this long after the command began (loading included), if n_trials are not "
+        "complete before: 90s, 30m, 2h, 1h30m, or seconds. No trial is begun that would end later, "
+        "as far as the trials so far tell; one is always made. A run that is continued gets the "
+        "time anew.",
+        example="30m",
+        scores=False,
     )
     max_refusals: Annotated[int | None, Optionally] = setting(
         None,
