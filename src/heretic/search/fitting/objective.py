@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -77,7 +77,7 @@ class Objective:
     aim: float
     along: float = 1.0
     positions: int = 6
-    rows_at_once: int = field(default=64)
+    rows_at_once: int = 64
 
     def rows(
         self,
