@@ -159,6 +159,13 @@ def test_a_plan_is_applied_with_the_fit_beside_it(settings: Settings, tmp_path: 
     assert len(fit_files(tmp_path / "applied")) == 1
 
 
+def test_a_time_limit_ends_it_after_a_round(settings: Settings) -> None:
+    recorder = Recorder()
+    session = session_of(settings.replaced(time_limit="0.01s"), recorder)
+    assert "The time limit ends the fit after round 1" in recorder.notices("info")
+    assert [plan.kernels[0][1].figures() for plan in session.study.start_plans] == [(0.0, 1.0)]
+
+
 def test_it_cannot_induce(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot induce"):
         export_case.settings(tmp_path, search="fitted", goal="induce")

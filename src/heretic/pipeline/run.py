@@ -155,7 +155,7 @@ def prepare(
         options,
         folder,
         reporter,
-        _maker(settings, model, prompts, directions, folder, seed, reporter, scorers),
+        _maker(settings, model, prompts, directions, folder, seed, reporter, scorers, started),
     )
     method = choose_method(options, model, sweep, has_protected=bool(prompts.protected))
     study = _study(settings, folder, seed, method, evaluator.optimizations, start_plans, aim)
@@ -172,6 +172,7 @@ def _maker(
     seed: int,
     reporter: Reporter,
     scorers: Sequence[Scorer],
+    started: float,
 ) -> Callable[[], Sequence[Plan]]:
     """What makes the plans that a search with gradients begins with."""
     if settings.search == "fitted":
@@ -183,6 +184,7 @@ def _maker(
             seed=seed,
             shown_at=behavior_shown_at(scorers, settings.refusal_markers),
             reporter=reporter,
+            time_limit=_limit(settings, started),
         )
     return lambda: swept_plans(
         options_of(SearchOptions, settings),
@@ -326,7 +328,6 @@ def search(session: Session, n_trials: int | None = None, *, timed: bool = True)
         finally:
             _record_batch_size(session)  # at once, since a killed process runs nothing at its end
 
-    limit = session.settings.time_limit
     session.study.run(
         evaluate,
         n_trials or session.settings.n_trials,
@@ -334,9 +335,15 @@ def search(session: Session, n_trials: int | None = None, *, timed: bool = True)
         baseline=session.evaluator.baseline,
         start_plans_only=n_trials is None and session.settings.search == "gradient",
         to_the_end=n_trials is not None,  # whether the front grows or not
-        time_limit=TimeLimit(seconds_in(limit), session.started) if limit and timed else None,
+        time_limit=_limit(session.settings, session.started) if timed else None,
     )
     return session.study.front
+
+
+def _limit(settings: Settings, started: float) -> TimeLimit | None:
+    """The setting `time_limit`, which counts from the command's start."""
+    limit = settings.time_limit
+    return TimeLimit(seconds_in(limit), started) if limit else None
 
 
 def _record_batch_size(session: Session) -> None:

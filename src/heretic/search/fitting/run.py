@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import perf_counter
 
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from heretic.runs.folder import RunFolder
 from heretic.search.fitting.fit import Fitting
 from heretic.search.fitting.progress import DEFAULTS, FitOptions, from_content, to_content
 from heretic.search.fitting.texts import ShownAt
+from heretic.search.study import TimeLimit
 
 PROGRESS = f"{FITS}/progress.safetensors"
 
@@ -32,6 +34,7 @@ def fitted_plans(
     seed: int,
     shown_at: ShownAt,
     reporter: Reporter,
+    time_limit: TimeLimit | None = None,
     options: FitOptions = DEFAULTS,
 ) -> list[Plan]:
     """The plans at the points of a run's fit, which is made, saved, and added to the model.
@@ -39,6 +42,8 @@ def fitted_plans(
     Args:
         prompts: The direction splits and the protected prompts are used.
         directions: float32 [layers + 1, hidden] or [layers + 1, k, hidden].
+        time_limit: No round is begun that would end after it, if it takes as long as the one
+            before; one is always made.
 
     Raises:
         StudyError: See `Fitting` and `Fitting.rounds`.
@@ -58,8 +63,15 @@ def fitted_plans(
     )
     if fitting.progress.points:
         reporter.emit(Notice(f"The fit goes on after round {len(fitting.progress.points)}"))
+    start = perf_counter()
     for progress in fitting.rounds(_counter(reporter)):
         folder.write_file(PROGRESS, to_content(progress, options))
+        spent, start = perf_counter() - start, perf_counter()
+        if time_limit is not None and time_limit.left() < spent:
+            reporter.emit(
+                Notice(f"The time limit ends the fit after {len(progress.points)} rounds")
+            )
+            break
     fit = fitting.progress.fit(fitting.components)
     folder.write_fit(fit.digest, fit.content())
     model.add_fits([fit])
