@@ -14,12 +14,14 @@ from torch import Tensor
 from heretic.config import Settings
 from heretic.errors import StudyError
 from heretic.method.directions import difference_directions
-from heretic.model import Model
+from heretic.model import Model, teacher_forcing
 from heretic.prompts import Prompt
+from heretic.records import Kernel, Plan
 from heretic.search import activations
 from heretic.search.fitting.fit import Fitting
 from heretic.search.fitting.objective import Objective, Row, divergence
 from heretic.search.fitting.progress import FitOptions, Progress, from_content, to_content
+from heretic.search.fitting.run import path_plans
 from heretic.search.fitting.texts import Pushed, kept_texts, pushed_text
 
 GOOD = [Prompt(text) for text in tiny.GOOD_PROMPTS]
@@ -73,7 +75,7 @@ def some_rows(of: Objective, model: Model) -> list[Row]:
     kept = kept_texts(model, GOOD[:5], 4)
     prompts = model.encode_rows(BAD[:3])
     pushed = [Pushed((*ids, 7, 8, 9), (8, 9, 5)) for ids in prompts]
-    return of.rows([kept], pushed, 0.7, random.Random(1))
+    return of.rows([kept], [], pushed, 0.7, random.Random(1))
 
 
 def some_vectors(model: Model, rank: int = 2) -> tuple[Tensor, Tensor]:
@@ -128,7 +130,9 @@ class TestObjective:
         [prompt] = model.encode_rows(BAD[:1])
         text = Pushed((*prompt, 7, 8, 9), (8, 9, 5))
         write, read = some_vectors(model)
-        found = of.sum(torch.zeros_like(write), read, of.rows([], [text], 1.0, random.Random(1)))
+        found = of.sum(
+            torch.zeros_like(write), read, of.rows([], [], [text], 1.0, random.Random(1))
+        )
         ids = torch.tensor([[*prompt, 7, 8, 9]])
         with torch.no_grad():
             logprobs = model.model(ids).logits[0].log_softmax(-1)
@@ -181,7 +185,7 @@ class TestRounds:
         seen = list(fit.progress.pushed)
         assert seen
         of = Objective(model, model.writers, fit.components, OPTIONS.aim)
-        rows = of.rows([], seen, 1.0, random.Random(1))
+        rows = of.rows([], [], seen, 1.0, random.Random(1))
         *_, last = fit.rounds()
         write, read = last.points[-1]
         assert of.sum(write, read, rows).push < 0.8 * of.sum(0 * write, read, rows).push
@@ -223,6 +227,42 @@ class TestRounds:
         assert all(parameter.grad is None for parameter in model.model.parameters())
         after = model.model.state_dict()
         assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_teachers_replies_are_what_is_written_instead(model: Model, directions: Tensor) -> None:
+    """Where nothing is pushed away, the fit comes nearer to the ablation on bad prompts."""
+    kernels = {name: Kernel(1.5, 1.0, 1.5, 9.0) for name in model.get_abliterable_components()}
+    teacher = Plan.create(
+        direction_scope="per layer",
+        direction_index=None,
+        kernels=kernels,
+        row_normalization="none",
+    )
+    shown = {prompt.user for prompt in BAD[::2]}
+
+    def at(prompt: str, reply: str) -> int | None:
+        return 0 if prompt in shown else None
+
+    options = replace(
+        OPTIONS,
+        trade_offs=(50.0,) * 2,
+        steps=15,
+        rate=0.05,
+        look_tokens=3,
+        aim=50.0,
+        answered=0,
+    )
+    fit = Fitting(model, GOOD, BAD, directions, at, seed=3, teacher=teacher, options=options)
+    prompts = [prompt for prompt in BAD if prompt.user not in shown]
+    with model.edited(teacher, directions):
+        wanted = teacher_forcing.reference(model, prompts, 4)
+    before = teacher_forcing.continuation(model, prompts, wanted).divergence.nanmean()
+    *_, last = fit.rounds()
+    model.add_fits([last.fit(fit.components)])
+    plan = path_plans(last.fit(fit.components))[-1]
+    with model.edited(plan, directions):
+        after = teacher_forcing.continuation(model, prompts, wanted).divergence.nanmean()
+    assert after < 0.7 * before
 
 
 def test_replies_that_show_nothing_give_nothing_to_fit(model: Model, directions: Tensor) -> None:

@@ -24,6 +24,7 @@ from heretic.model.core import Model
 from heretic.model.editing import EditFactory
 from heretic.model.reading import Prompts
 from heretic.prompts import Prompt
+from heretic.records.plan import Plan
 from heretic.refusals.degenerate import broken
 from heretic.search.fitting.objective import Objective, output_edit
 from heretic.search.fitting.progress import DEFAULTS, FitOptions, Progress
@@ -48,6 +49,8 @@ class Fitting:
             along the first of them.
         shown_at: Where a reply shows the behaviour.
         seed: Of mini-batches.
+        teacher: An ablation whose replies to bad prompts, where they do not show the behaviour, say
+            what to write; None without one. Not used if there is `progress`, which knows its own.
 
     Raises:
         StudyError: No layer that is fitted has a direction, or no reply shows the behaviour.
@@ -62,6 +65,7 @@ class Fitting:
         shown_at: ShownAt,
         *,
         seed: int,
+        teacher: Plan | None = None,
         options: FitOptions = DEFAULTS,
         progress: Progress | None = None,
     ) -> None:
@@ -88,10 +92,24 @@ class Fitting:
         self._engine = open_engine(
             model, {"bad": bad}, replied={"bad"}, max_new_tokens=options.look_tokens
         )
-        self.progress = progress or self._begun()
+        self.progress = progress or self._begun(teacher)
         kept = kept_texts(model, good, options.kept_tokens)
         answered = [bad[number] for number in self.progress.answered]
         self._kept = [kept, kept_texts(model, answered, options.answered_tokens)]
+        teacher = self.progress.teacher
+        self._wanted = [] if teacher is None else self._replies_of(teacher, directions)
+
+    def _replies_of(self, teacher: Plan, directions: Tensor) -> list[Kept]:
+        """The teacher's replies to bad prompts that neither show the behaviour nor are broken."""
+        model = self._model
+        replies = self._look(model.plan_edits(teacher, directions))
+        prompts = [
+            prompt
+            for prompt, reply in zip(self._bad, replies, strict=True)
+            if self._shown_at(_text(prompt), reply) is None and broken(reply) is None
+        ]
+        with model.edited(teacher, directions):
+            return kept_texts(model, prompts, self._options.kept_tokens)
 
     def _first_vectors(self, basis: Tensor) -> tuple[Tensor, Tensor]:
         """Write vectors of zeros, and read vectors of which the first is the ablation's."""
@@ -108,15 +126,14 @@ class Fitting:
             read[place][0] = functional.normalize(ablation.read[0].float().cpu(), dim=0)
         return torch.zeros(shape), read
 
-    def _begun(self) -> Progress:
+    def _begun(self, teacher: Plan | None) -> Progress:
         """Look at the original's replies.
 
         Raises:
             StudyError: None of them shows the behaviour.
         """
-        progress = Progress(
-            moments=[(torch.zeros_like(p), torch.zeros_like(p)) for p in self._start]
-        )
+        moments = [(torch.zeros_like(part), torch.zeros_like(part)) for part in self._start]
+        progress = Progress(moments=moments, teacher=teacher)
         replies = self._look({})
         shown = [self._take_in(progress, number, reply) for number, reply in enumerate(replies)]
         if not progress.pushed:
@@ -194,7 +211,8 @@ class Fitting:
             if texts
         ]
         pushed = rng.sample(progress.pushed, min(options.pushed, len(progress.pushed)))
-        rows = self._objective.rows(kept, pushed, trade_off, rng)
+        wanted = rng.sample(self._wanted, min(options.wanted, len(self._wanted)))
+        rows = self._objective.rows(kept, wanted, pushed, trade_off, rng)
         found = self._objective.sum(vectors[0], vectors[1], rows)
         if not all(bool(gradient.isfinite().all()) for gradient in found.gradients):
             raise StudyError(

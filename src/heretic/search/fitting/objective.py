@@ -1,11 +1,13 @@
 """What a fit minimises, as a function of its vectors.
 
-    damage + trade_off * push
+    damage + trade_off * (push + pull)
 
 Damage is KL(original || edited) at the first token and along the original's own replies to good
 prompts, and to those bad prompts that it answers. The push is softplus(log p - aim) for the words
 by which replies showed the behaviour, or by which they broke: log p is their joint log-probability
-after what stands before them. Words that are unlikely enough no longer pull.
+after what stands before them. Words that are unlikely enough no longer count. The pull is
+KL(teacher || edited) along replies that do not show the behaviour, of a model that an ablation
+edited: they say what to write instead.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ class Row:
         places: Indices of tokens after which the prediction counts.
         term: Maps log-probabilities there, float32 [places, vocabulary], to a number.
         share: Factor of the term in the sum.
-        damages: Whether the term is damage, and not push.
+        damages: Whether the term is damage, and neither push nor pull.
     """
 
     ids: Sequence[int]
@@ -51,7 +53,12 @@ class Row:
 
 @dataclass(slots=True)
 class Sum:
-    """The objective on one mini-batch: its two terms, and the gradients of all of it."""
+    """The objective on one mini-batch, and its gradients.
+
+    Attributes:
+        damage: Of the texts along which the model shall not change.
+        push: The rest, times the trade-off.
+    """
 
     gradients: list[Tensor]
     damage: float = 0.0
@@ -82,6 +89,7 @@ class Objective:
     def rows(
         self,
         kept: Sequence[Sequence[Kept]],
+        wanted: Sequence[Kept],
         pushed: Sequence[Pushed],
         trade_off: float,
         rng: random.Random,
@@ -91,8 +99,14 @@ class Objective:
         Args:
             kept: Texts along which the model shall not change, kind by kind: each kind counts as
                 its mean.
+            wanted: Replies to bad prompts as they should be.
         """
-        found = [self._kept_row(text, 1 / len(kind), rng) for kind in kept for text in kind]
+        found = [
+            self._kept_row(text, 1 / len(kind), rng, damages=True) for kind in kept for text in kind
+        ]
+        found += [
+            self._kept_row(text, trade_off / len(wanted), rng, damages=False) for text in wanted
+        ]
         found += [
             Row(
                 text.ids,
@@ -105,7 +119,7 @@ class Objective:
         ]
         return found
 
-    def _kept_row(self, text: Kept, share: float, rng: random.Random) -> Row:
+    def _kept_row(self, text: Kept, share: float, rng: random.Random, *, damages: bool) -> Row:
         count = len(text.tokens)
         later = sorted(rng.sample(range(1, count), min(self.positions, count - 1)))
         chosen = [0, *later]
@@ -115,7 +129,7 @@ class Objective:
             [text.first + place for place in chosen],
             _Divergence(text.tokens[chosen], text.logprobs[chosen], weights),
             share,
-            damages=True,
+            damages=damages,
         )
 
     @torch.enable_grad()

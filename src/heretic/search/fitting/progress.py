@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from heretic.method.fits import Fit
+from heretic.records.plan import Plan
 from heretic.search.fitting.texts import Pushed
 
 _STATE = "state"
@@ -22,7 +23,7 @@ class FitOptions:
     Attributes:
         trade_offs: Nats of damage that one unit of the push is worth, in each round.
         steps: Steps in a round.
-        good, answered, pushed: Texts of each kind in a step.
+        good, answered, wanted, pushed: Texts of each kind in a step.
         kept_tokens: Length of the replies to good prompts along which the model shall not change.
         answered_tokens: The same for bad prompts that the original answers.
         look_tokens: Length of the replies that are looked at.
@@ -40,6 +41,7 @@ class FitOptions:
     steps: int = 10
     good: int = 16
     answered: int = 8
+    wanted: int = 8
     pushed: int = 16
     kept_tokens: int = 24
     answered_tokens: int = 16
@@ -67,6 +69,7 @@ class Progress:
         steps: Steps taken.
         pushed: What is pushed away.
         answered: Indices of the bad prompts whose original replies do not show the behaviour.
+        teacher: The ablation whose replies are wanted; None without one.
         shown: Share of replies that showed the behaviour or were broken, originally and after
             each round.
     """
@@ -76,6 +79,7 @@ class Progress:
     steps: int = 0
     pushed: list[Pushed] = field(default_factory=list)
     answered: list[int] = field(default_factory=list)
+    teacher: Plan | None = None
     shown: list[float] = field(default_factory=list)
 
     def fit(self, components: Sequence[str]) -> Fit:
@@ -94,6 +98,7 @@ def to_content(progress: Progress, options: FitOptions) -> bytes:
         "pushed": [[list(text.ids), list(text.targets)] for text in progress.pushed],
         "answered": progress.answered,
         "shown": progress.shown,
+        "teacher": None if progress.teacher is None else progress.teacher.to_dict(),
         "points": len(progress.points),
     }
     tensors = {_STATE: torch.frombuffer(bytearray(json.dumps(state).encode()), dtype=torch.uint8)}
@@ -119,6 +124,7 @@ def from_content(content: bytes, options: FitOptions) -> Progress | None:
         pushed=[Pushed(tuple(ids), tuple(targets)) for ids, targets in state["pushed"]],
         answered=state["answered"],
         shown=state["shown"],
+        teacher=None if state["teacher"] is None else Plan.from_dict(state["teacher"]),
     )
 
 

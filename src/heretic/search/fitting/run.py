@@ -7,6 +7,7 @@ from time import perf_counter
 
 from torch import Tensor
 
+from heretic.errors import StudyError
 from heretic.events import Notice, Reporter, StageFinished, StageProgress, StageStarted
 from heretic.method.fits import Fit
 from heretic.model.core import Model
@@ -17,6 +18,7 @@ from heretic.search.fitting.fit import Fitting
 from heretic.search.fitting.progress import DEFAULTS, FitOptions, from_content, to_content
 from heretic.search.fitting.texts import ShownAt
 from heretic.search.study import TimeLimit
+from heretic.search.sweep import sweep_plans
 
 PROGRESS = f"{FITS}/progress.safetensors"
 
@@ -49,8 +51,10 @@ def fitted_plans(
         StudyError: See `Fitting` and `Fitting.rounds`.
         RunError: The run's files are damaged or cannot be written.
     """
+    content = folder.read_file(PROGRESS)
+    kept = None if content is None else from_content(content, options)
+    teacher = None if kept else _teacher(model, prompts, directions, shown_at, seed, reporter)
     reporter.emit(StageStarted("Fitting the edit's vectors"))
-    kept = folder.read_file(PROGRESS)
     fitting = Fitting(
         model,
         [*prompts.good[:PROMPTS], *prompts.protected[:PROMPTS]],
@@ -58,8 +62,9 @@ def fitted_plans(
         directions,
         shown_at,
         seed=seed,
+        teacher=teacher,
         options=options,
-        progress=None if kept is None else from_content(kept, options),
+        progress=kept,
     )
     if fitting.progress.points:
         reporter.emit(Notice(f"The fit goes on after round {len(fitting.progress.points)}"))
@@ -68,9 +73,7 @@ def fitted_plans(
         folder.write_file(PROGRESS, to_content(progress, options))
         spent, start = perf_counter() - start, perf_counter()
         if time_limit is not None and time_limit.left() < spent:
-            reporter.emit(
-                Notice(f"The time limit ends the fit after {len(progress.points)} rounds")
-            )
+            reporter.emit(Notice(f"The time limit ends the fit after round {len(progress.points)}"))
             break
     fit = fitting.progress.fit(fitting.components)
     folder.write_fit(fit.digest, fit.content())
@@ -78,6 +81,36 @@ def fitted_plans(
     shown = ", ".join(f"{share:.0%}" for share in fitting.progress.shown)
     reporter.emit(StageFinished(f"{fit.points} points; replies that show it: {shown}"))
     return path_plans(fit)
+
+
+def _teacher(
+    model: Model,
+    prompts: PromptSets,
+    directions: Tensor,
+    shown_at: ShownAt,
+    seed: int,
+    reporter: Reporter,
+) -> Plan | None:
+    """The last plan of a gradient sweep; None, with a warning, if the sweep fails."""
+    reporter.emit(StageStarted("Gradient sweep"))
+    try:
+        plans = sweep_plans(
+            model,
+            prompts.good[:PROMPTS],
+            prompts.bad[:PROMPTS],
+            directions,
+            protected=prompts.protected[:PROMPTS],
+            row_normalization="none",
+            shows=lambda reply: shown_at("", reply) is not None,
+            seed=seed,
+            on_step=_counter(reporter),
+        )
+    except StudyError as error:
+        text = f"The fit does without an ablation's replies: {error.message}"
+        reporter.emit(Notice(text, level="warning"))
+        return None
+    reporter.emit(StageFinished("its last plan says what to write instead"))
+    return plans[-1]
 
 
 def _counter(reporter: Reporter) -> Callable[[int, int], None]:
