@@ -83,8 +83,11 @@ def choose_method(
     on_cpu = model.device.type == "cpu"
     at_once = options.plans_at_once or (PLANS_AT_ONCE_ON_CPU if on_cpu else PLANS_AT_ONCE)
     if sweep:
-        # The sampler begins to learn from the sweep's own plans.
-        return Method(PathSpace(sweep), _halving(sweep), "gp", len(sweep), at_once)
+        # The sampler begins to learn from the sweep's own plans. Beside a fit there is the ablation
+        # that it learned from: what is no better than that is not offered.
+        path = [plan for plan in sweep if plan.fits] or list(sweep)
+        others = [plan for plan in sweep if plan not in path]
+        return Method(PathSpace(path), [*_halving(path), *others], "gp", len(path), at_once)
     kernels = SearchSpace(
         model.n_layers,
         tuple(model.get_abliterable_components()),

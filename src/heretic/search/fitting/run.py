@@ -41,6 +41,8 @@ def fitted_plans(
 ) -> list[Plan]:
     """The plans at the points of a run's fit, which is made, saved, and added to the model.
 
+    The ablation that it learned from comes last.
+
     Args:
         prompts: The direction splits and the protected prompts are used.
         directions: float32 [layers + 1, hidden] or [layers + 1, k, hidden].
@@ -80,7 +82,8 @@ def fitted_plans(
     model.add_fits([fit])
     shown = ", ".join(f"{share:.0%}" for share in fitting.progress.shown)
     reporter.emit(StageFinished(f"{fit.points} points; replies that show it: {shown}"))
-    return path_plans(fit)
+    teacher = fitting.progress.teacher
+    return [*path_plans(fit), *([] if teacher is None else [teacher])]
 
 
 def _teacher(
