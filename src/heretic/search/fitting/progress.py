@@ -37,7 +37,7 @@ class FitOptions:
         rank: Pairs of vectors for each writer.
     """
 
-    trade_offs: Sequence[float] = (0.1, 0.2, 0.2, 0.4, 0.4, 0.8)
+    trade_offs: Sequence[float] = (0.05, 0.05, 0.1, 0.1, 0.2, 0.4)
     steps: int = 10
     good: int = 16
     answered: int = 8
