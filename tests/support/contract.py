@@ -269,6 +269,24 @@ def streamed(case: Case, plan: Plan, base: Path, folder: Path) -> bool:
     return True
 
 
+def adapters_are_exact(case: Case, plan: PlanOf) -> None:
+    """An adapter's factors, merged as PEFT merges them, are the edited weights.
+
+    Experts are stacked in one parameter, which no adapter can hold.
+    """
+    edits = case.factory().edits(plan(case), case.directions)
+    for writer in case.structure.writers:
+        if writer.expert is not None:
+            continue
+        weight, edit = writer.weight().double(), edits[writer.name]
+        factor, wanted = edit.low_rank(writer.weight()), edit.edited_weight(writer.weight())
+        assert len(factor.a) == plan(case).rank
+        merged = weight + factor.b.double() @ factor.a.double()
+        if factor.magnitude is not None:
+            merged = torch.nn.functional.normalize(merged, dim=1) * factor.magnitude[:, None]
+        torch.testing.assert_close(merged.float(), wanted, rtol=1e-4, atol=1e-6)
+
+
 def _ablation(variant: RowNormalization, seed: int = 0) -> PlanOf:
     return lambda case: case.plan(variant, seed)
 
@@ -277,7 +295,7 @@ def _fitted(variant: RowNormalization) -> PlanOf:
     return lambda case: case.fitted(variant)
 
 
-_BY_ROW: tuple[tuple[str, RowNormalization], ...] = (("", "none"), (", full", "full"))
+_NORMS: tuple[tuple[str, RowNormalization], ...] = (("", "none"), (", full", "full"))
 
 CHECKS: dict[str, Callable[[Case], None]] = {
     **{f"edit {name}": partial(hooked_is_edited, plan=_ablation(name)) for name in VARIANTS},
@@ -287,7 +305,11 @@ CHECKS: dict[str, Callable[[Case], None]] = {
         f"plans by row{more}": partial(
             rows_have_their_own_plans, own=[_ablation(variant, seed) for seed in range(ROWS)]
         )
-        for more, variant in _BY_ROW
+        for more, variant in _NORMS
+    },
+    **{
+        f"adapter of a fit{more}": partial(adapters_are_exact, plan=_fitted(variant))
+        for more, variant in _NORMS
     },
     "plans by row, mixed": partial(
         rows_have_their_own_plans, own=[_ablation("none"), _ablation("full"), _fitted("none")]
@@ -381,6 +403,8 @@ A type passes if, in float32 on a CPU:
 - the model edited while running puts out the logits of the model with edited weights, for `none`,
   `pre` and `full`, and for the vectors of a fit, with row norms kept and not; and afterwards, the
   original's again bit for bit;
+- the vectors of a fit as an adapter of their rank, merged, are the edited weights (LoRA, or DoRA
+  where row norms are kept; not for experts, which no adapter can hold);
 - rows of one batch under different plans put out what each plan does alone, `none`, `full` and a
   fit in one batch included;
 - captured residuals are the layers' outputs;
