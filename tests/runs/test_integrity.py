@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.damage import all_damages, check_damage, cut, flipped
-from tests.support.run_case import CHECKED, DIRECTIONS, KEY, SWEEP, content, make_run
+from tests.support.run_case import CHECKED, DIRECTIONS, FIT_FILE, KEY, SWEEP, content, make_run
 from tests.support.search_case import Recorder, evaluate, make_study
 
 from heretic.errors import RunError
@@ -69,6 +69,7 @@ class TestDamage:
             other.baseline_path.write_bytes(b"another")
             make_study(other).run(evaluate, 5)
             (other.path / "benchmarks" / "original.json").write_text("{}")
+            (other.path / FIT_FILE).write_bytes(b"another")
         shutil.copyfile(other.path / name, copy / name)
         if name == "baseline.safetensors":
             assert content(copy)[name] is None

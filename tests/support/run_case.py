@@ -11,8 +11,9 @@ import torch
 from heretic.evaluator.baseline import BaselineFile
 from heretic.harness.results import Measurement
 from heretic.harness.store import ResultFile
+from heretic.method.fits import Fit
 from heretic.records import Plan
-from heretic.records.plan import LayerWeights
+from heretic.records.plan import LayerWeights, fit_file
 from heretic.runs.folder import RunFolder
 from heretic.runs.manifest import RunManifest
 from heretic.scorers import Outputs
@@ -39,11 +40,14 @@ MANIFEST = RunManifest(
     found={"dtype": "float32", "response_prefix": "", "batch_size": 4, "baseline": []},
     created="2026-01-02T03:04:05+00:00",
 )
+FIT = Fit(("mlp.down_proj",), torch.ones(1, 1, 2, 1, 4), torch.full((1, 1, 2, 1, 4), 0.5))
+FIT_FILE = fit_file(FIT.digest)
 CHECKED = (
     "manifest.json",
     "directions.safetensors",
     "baseline.safetensors",
     "sweep.json",
+    FIT_FILE,
     "front.json",
     "trials.journal",
     "benchmarks/original.json",
@@ -64,6 +68,7 @@ def make_run(path: Path) -> RunFolder:
         BaselineFile(folder.baseline_path, KEY).write(outputs())
         folder.write_manifest(MANIFEST)
         folder.write_sweep(SWEEP)
+        folder.write_fit(FIT.digest, FIT.content())
         make_study(folder).run(evaluate, N_TRIALS)
         results = ResultFile(path)
         results.put(Measurement("task", "k", (), 1, 0.5, {"task": 1}))
@@ -87,6 +92,7 @@ def content(path: Path) -> dict[str, object]:
         # It is a cache: None means that it is computed again.
         "baseline.safetensors": baseline and (baseline.logits["good"].tolist(), baseline.responses),
         "sweep.json": folder.read_sweep(),
+        FIT_FILE: folder.read_fits()[FIT.digest],
         "front.json": json.loads(folder.front_path.read_bytes()),
         "trials.journal": folder.read_trials(),
         "benchmarks/original.json": ResultFile(path).measurements,

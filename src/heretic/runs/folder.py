@@ -284,7 +284,7 @@ class RunFolder(RunFiles):
         """
         known = self.known()
         found = {}
-        for name in sorted(known.files if known else ()):
+        for name in sorted({*self._present(), *(known.files if known else ())}):
             match = _FIT.fullmatch(name)
             if match is None:
                 continue
@@ -330,13 +330,15 @@ class RunFolder(RunFiles):
                 # From here on there is no run, also after a kill.
                 if self.exists:
                     self.manifest_path.replace(marker)
-                for name in (JOURNAL, FRONT, SWEEP, DIRECTIONS, BASELINE, DISCARDED):
+                fits = [path.name for path in (self.path / FITS).glob("*.safetensors")]
+                own = [JOURNAL, FRONT, SWEEP, DIRECTIONS, BASELINE]
+                for name in [*own, *(f"{FITS}/{fit}" for fit in fits), DISCARDED]:
                     (self.path / name).unlink(missing_ok=True)
-                for path in (self.path / FITS).glob("*.safetensors"):
-                    path.unlink()
             except OSError as error:
                 raise cannot_write(self.path, error, GOES_ON) from error
             self.tidy()
+            with suppress(OSError):  # it is not there, or holds something else
+                (self.path / FITS).rmdir()
 
     def tidy(self) -> None:
         """Delete temporary files that a killed process left behind; needs the lock."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from heretic.errors import RunError
+from heretic.records.plan import FITS
 from heretic.runs.journal import Journal, scan
 from heretic.runs.lock import RunLock
 from heretic.runs.manifest import RESTART, SCHEMA_VERSION, FileMark, RunManifest
@@ -237,8 +238,11 @@ class RunFiles:
         return settled
 
     def _present(self) -> list[str]:
-        benchmarks = sorted((self.path / BENCHMARKS).glob("*.json"))
-        more = [path.relative_to(self.path).as_posix() for path in benchmarks]
+        found = [
+            *(self.path / BENCHMARKS).glob("*.json"),
+            *(self.path / FITS).glob("*.safetensors"),
+        ]
+        more = sorted(path.relative_to(self.path).as_posix() for path in found)
         return [DIRECTIONS, BASELINE, SWEEP, FRONT, *more]
 
     def _sha256(self, name: str) -> str:
