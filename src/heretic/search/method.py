@@ -136,6 +136,7 @@ def sweep_of_run(
     """
     if options.search not in {"auto", "gradient", "fitted"}:
         return ()
+    what = "fit" if options.search == "fitted" else "gradient sweep"
     kept, trials = folder.read_sweep(), folder.read_trials()
     if kept:
         return kept
@@ -145,17 +146,22 @@ def sweep_of_run(
         )
         return ()
     if trials:
-        text = f"{folder.sweep_path} is gone: the plans are made again"
+        text = f"{folder.sweep_path} is gone: the {what} is made again"
         reporter.emit(Notice(text, level="warning"))
     plans = make()
     if trials:
-        _check_same(plans, trials, folder)
+        _check_same(plans, trials, folder, what)
     folder.write_sweep(plans)
     return plans
 
 
-def _check_same(plans: Sequence[Plan], trials: Sequence[Trial], folder: RunFolder) -> None:
-    """Refuse a sweep that was made again if the run's trials come from another one.
+def _check_same(
+    plans: Sequence[Plan], trials: Sequence[Trial], folder: RunFolder, what: str
+) -> None:
+    """Refuse plans that were made again if the run's trials come from others.
+
+    Args:
+        what: What made them.
 
     Raises:
         RunError: They do.
@@ -168,7 +174,7 @@ def _check_same(plans: Sequence[Plan], trials: Sequence[Trial], folder: RunFolde
         is_same = any(plan in tried for plan in plans) if plans else not swept
     if not is_same:
         raise RunError(
-            f"{folder.sweep_path} is gone, and other plans came out when they were made again.",
+            f"{folder.sweep_path} is gone, and the {what} gives other plans when it is made again.",
             remedy=RESTART,
         )
 
