@@ -13,10 +13,8 @@ import torch
 from tests.support import tiny
 from torch import Tensor
 
-from heretic.config import Settings
 from heretic.errors import StudyError
 from heretic.evaluator import EvaluationPrompts, Evaluator
-from heretic.method.directions import difference_directions
 from heretic.method.edits import make_ablation
 from heretic.model import Model
 from heretic.prompts import Prompt
@@ -38,19 +36,6 @@ from heretic.search.sweep import (
 VARIANTS: tuple[RowNormalization, ...] = ("none", "pre", "full")
 GOOD = [Prompt(text) for text in tiny.GOOD_PROMPTS]
 BAD = [Prompt(text) for text in tiny.BAD_PROMPTS]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    path = tiny.folder(tmp_path_factory.mktemp("model"))
-    settings = Settings.restore({"model": str(path), "dtypes": ["float32"], "batch_size": 8})
-    return Model(settings)
-
-
-@pytest.fixture(scope="module")
-def directions(model: Model) -> Tensor:
-    good, bad = model.get_residual_means(GOOD), model.get_residual_means(BAD)
-    return difference_directions(good, bad, orthogonalize=True)
 
 
 def is_shown(reply: str) -> bool:

@@ -143,11 +143,11 @@ def stack(edits: Sequence[OutputEdit | None]) -> OutputEdit:
     whole = [edit or OutputEdit(nothing, nothing, None, one) for edit in edits]
     scaled = any(edit.scale is not None for edit in whole)
     scales = [one if edit.scale is None else edit.scale for edit in whole]
+    kinds = {bool(edit.moves_bias) for edit in known}
     # A row without an edit moves nothing, so it counts as either.
-    moves = [True if edit is None else bool(edit.moves_bias) for edit in edits]
-    same = len({bool(edit.moves_bias) for edit in known}) == 1
+    moves = [edit is None or bool(edit.moves_bias) for edit in edits]
     return OutputEdit(
-        moves_bias=bool(known[0].moves_bias) if same else torch.tensor(moves, device=one.device),
+        moves_bias=kinds.pop() if len(kinds) == 1 else torch.tensor(moves, device=one.device),
         write=torch.stack([_padded(edit.write, rank) for edit in whole]),
         read=torch.stack([_padded(edit.read, rank) for edit in whole]),
         scale=torch.stack(scales) if scaled else None,

@@ -55,7 +55,7 @@ def continuation(model: Model, prompts: Prompts, original: Reference) -> Continu
     def take(row: int, count: int, found: Tensor) -> None:
         tokens = original.tokens[row, :count].to(found.device).long()
         before = original.logprobs[row, :count].to(found.device)
-        divergence[row, :count] = _divergence(before, found.gather(-1, tokens)).cpu()
+        divergence[row, :count] = kept_divergence(before, found.gather(-1, tokens)).cpu()
         same = generation.most_likely(found) == tokens[:, 0]
         agreement[row, :count] = same.float().cpu()
 
@@ -63,12 +63,15 @@ def continuation(model: Model, prompts: Prompts, original: Reference) -> Continu
     return Continuation(divergence, agreement)
 
 
-def _divergence(before: Tensor, after: Tensor) -> Tensor:
-    """KL in nats, [positions], from log-probabilities [positions, kept]; the rest counts as one."""
+def kept_divergence(before: Tensor, after: Tensor) -> Tensor:
+    """KL in nats, [positions], from log-probabilities [positions, kept]; the rest counts as one.
+
+    Differentiable in `after`.
+    """
     left, right = before.double(), after.double()
-    rest = [(1 - part.exp().sum(dim=-1)).clamp_min(0) for part in (left, right)]
+    rest = [(1 - part.exp().sum(dim=-1)).clamp_min(1e-12) for part in (left, right)]
     # A rest this small is rounding of float32.
-    tail = torch.where(rest[0] > 1e-6, rest[0] * (rest[0] / rest[1].clamp_min(1e-12)).log(), 0)
+    tail = torch.where(rest[0] > 1e-6, rest[0] * (rest[0] / rest[1]).log(), 0)
     return ((left.exp() * (left - right)).sum(dim=-1) + tail).clamp_min(0).float()
 
 

@@ -11,15 +11,14 @@ import torch
 from tests.support import tiny
 from torch import Tensor
 
-from heretic.config import Settings
 from heretic.errors import StudyError
-from heretic.method.directions import difference_directions
 from heretic.model import Model, teacher_forcing
+from heretic.model.teacher_forcing import kept_divergence
 from heretic.prompts import Prompt
 from heretic.records import Kernel, Plan
 from heretic.search import activations
 from heretic.search.fitting.fit import Fitting
-from heretic.search.fitting.objective import Objective, Row, divergence
+from heretic.search.fitting.objective import Objective, Row
 from heretic.search.fitting.progress import FitOptions, Progress, from_content, to_content
 from heretic.search.fitting.run import path_plans
 from heretic.search.fitting.texts import Pushed, kept_texts, pushed_text
@@ -40,19 +39,6 @@ OPTIONS = FitOptions(
     gone=0.0,
     aim=-60.0,  # replies of a random model are unlikely from the beginning
 )
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    path = tiny.folder(tmp_path_factory.mktemp("model"))
-    settings = Settings.restore({"model": str(path), "dtypes": ["float32"], "batch_size": 8})
-    return Model(settings)
-
-
-@pytest.fixture(scope="module")
-def directions(model: Model) -> Tensor:
-    good, bad = model.get_residual_means(GOOD), model.get_residual_means(BAD)
-    return difference_directions(good, bad, orthogonalize=True)
 
 
 def odd(prompt: str, reply: str) -> int | None:
@@ -148,7 +134,7 @@ def test_the_divergence_of_kept_tokens_counts_the_rest_as_one() -> None:
         torch.tensor([0.5, 0.3, 0.2])
         * (torch.tensor([0.5, 0.3, 0.2]) / torch.tensor([0.25, 0.25, 0.5])).log()
     )
-    torch.testing.assert_close(divergence(before, after), wanted.sum()[None])
+    torch.testing.assert_close(kept_divergence(before, after), wanted.sum()[None])
 
 
 class TestPushedText:

@@ -28,6 +28,7 @@ from heretic.method.edits import OutputEdit
 from heretic.model.capture import forward_arguments
 from heretic.model.core import Model
 from heretic.model.editing import install, sites_of
+from heretic.model.teacher_forcing import kept_divergence
 from heretic.search.activations import lean
 from heretic.search.fitting.texts import Kept, Pushed
 from heretic.system import memory
@@ -235,15 +236,4 @@ class _Divergence:
     def __call__(self, logprobs: Tensor) -> Tensor:
         before, weights = (part.to(logprobs.device) for part in (self.before, self.weights))
         after = logprobs.gather(1, self.tokens.to(logprobs.device))
-        return (divergence(before, after) * weights).sum()
-
-
-def divergence(before: Tensor, after: Tensor) -> Tensor:
-    """KL in nats, [positions], from log-probabilities [positions, kept]; the rest counts as one.
-
-    Differentiable in `after`.
-    """
-    rest, left = ((1 - part.exp().sum(dim=-1)).clamp_min(1e-9) for part in (before, after))
-    tail = rest * (rest / left).log()
-    # A rest this small is rounding of float32.
-    return (before.exp() * (before - after)).sum(dim=-1) + torch.where(rest > 1e-6, tail, 0.0)
+        return (kept_divergence(before, after) * weights).sum()
