@@ -12,14 +12,19 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
+from pydantic_core import SchemaSerializer
 from tests.support.terminal import environment
 
 import heretic.main
 from heretic.cli import main as command_line
 from heretic.cli.signals import handled_signals
 from heretic.errors import HereticError
+
+if TYPE_CHECKING:
+    from pydantic_core import CoreSchema
 
 SLOW = """
 import signal, time
@@ -118,7 +123,21 @@ def failed_plugin(*_: object) -> int:
     return 0
 
 
-@pytest.mark.parametrize("made", [failed_import, failed_plugin])
+def interrupted_schema(*_: object) -> int:
+    """Pydantic's compiled part makes the interruption a line of its own error."""
+
+    class Interrupted(str):
+        __slots__ = ()
+
+        def __repr__(self) -> str:
+            raise KeyboardInterrupt
+
+    literal = {"type": "literal", "expected": [Interrupted("a")]}
+    SchemaSerializer(cast("CoreSchema", literal))
+    return 0
+
+
+@pytest.mark.parametrize("made", [failed_import, failed_plugin, interrupted_schema])
 def test_what_a_library_makes_of_an_interruption_is_one(
     made: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -95,7 +95,8 @@ def is_interruption(error: BaseException) -> bool:
     """Whether an error ends what was interrupted.
 
     It may be what a library made of an interruption, such as a failed import, or have come while
-    an interruption waited for the end of an import.
+    an interruption waited for the end of an import. Compiled libraries, such as pydantic's, keep of
+    it no more than its name in the message of their own error.
     """
     if _state.broke_import or _state.waits:
         return True
@@ -103,11 +104,12 @@ def is_interruption(error: BaseException) -> bool:
     waiting: list[BaseException | None] = [error]
     while waiting:
         current = waiting.pop()
-        if isinstance(current, KeyboardInterrupt):
+        if current is None or id(current) in seen:
+            continue
+        if isinstance(current, KeyboardInterrupt) or "KeyboardInterrupt" in str(current):
             return True
-        if current is not None and id(current) not in seen:
-            seen.add(id(current))
-            waiting += [current.__cause__, current.__context__]
+        seen.add(id(current))
+        waiting += [current.__cause__, current.__context__]
     return False
 
 
