@@ -195,6 +195,11 @@ def test_help_shows_commands_ten_options_and_an_example(
     assert len(out.splitlines()) < 65
 
 
+def test_the_short_meaning_of_a_setting_is_not_cut_within_brackets():
+    for option, meaning in common_settings():
+        assert meaning.count("(") == meaning.count(")"), option
+
+
 def test_the_example_of_the_help_is_a_command(capsys: pytest.CaptureFixture[str]):
     main(["--help"])
     example = capsys.readouterr().out.partition("Example:\n")[2]

@@ -45,8 +45,8 @@ class ExportFields(FieldGroup):
         None,
         "Export",
         "Row of the front to choose: its number, counted from 0 as shown (by refusals, then by KL "
-        "divergence), or its name: fewest (refusals, at any cost; most where they are maximized), "
-        "knee (the best trade-off), least-damage. Unset: ask; without a terminal max_refusals "
+        "divergence), or its name: fewest (refusals, or most where they are maximized), knee (the "
+        "best trade-off), least-damage. Unset: ask; without a terminal max_refusals "
         "chooses, if it is set.",
         example="knee",
         scores=False,
