@@ -14,7 +14,12 @@ import pytest
 
 from heretic import __version__
 from heretic.cli import main as registry
-from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
+from heretic.cli.options import (
+    SettingsCommand,
+    SettingsOptions,
+    common_settings,
+    settings_options,
+)
 from heretic.config import Settings
 from heretic.config.fields.all import SettingsFields
 from heretic.config.schema import known_paths

@@ -44,9 +44,9 @@ class ExportFields(FieldGroup):
     trial_index: Annotated[int | RowName | None, BeforeValidator(as_row), Optionally] = setting(
         None,
         "Export",
-        "Row of the front to choose: its number, counted from 0 as shown (by refusals, then by KL "
-        "divergence), or its name: fewest (refusals, or most where they are maximized), knee (the "
-        "best trade-off), least-damage. Unset: ask; without a terminal max_refusals "
+        "Row of the front to choose: its number, or its name: fewest, knee, least-damage. Numbers "
+        "count from 0 as shown, by refusals, then by KL divergence. fewest is most where refusals "
+        "are maximized; knee is the best trade-off. Unset: ask; without a terminal max_refusals "
         "chooses, if it is set.",
         example="knee",
         scores=False,
