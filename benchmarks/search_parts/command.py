@@ -6,61 +6,85 @@ import argparse
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.peer.command import planted_model_folder
 from benchmarks.peer.other import default_peer_venv, install_peer
-from benchmarks.peer.records import SETS
+from benchmarks.peer.processes import say
 from benchmarks.peer.report import machine
+from benchmarks.real_model import real_model
 from benchmarks.search_parts.ours import run_ours
 from benchmarks.search_parts.peer import read_peer, run_peer
 from benchmarks.search_parts.records import MODELS, TOOLS, Run, read_runs
 from benchmarks.search_parts.report import draw, report
 
+from heretic.config.behaviors import OWN_FOLDER
 from heretic.demo.data import prompt_file
 
 HERE = Path(__file__).resolve().parents[1]
-HELD_OUT = {
-    "good_held_out_prompts": "ordinary_held_out",
-    "bad_held_out_prompts": "topic_held_out",
-}
+KINDS = {"good": "ordinary", "bad": "topic"}
+TRAINING = "[:100]"
+"""Of the planted models' direction prompts, as the peer had them."""
 
 
-def model_and_prompts(model: str) -> tuple[Path, dict[str, Path], dict[str, Path]]:
-    """A model's folder; files of the prompts that both tools get; files of held-out ones."""
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A model and its prompts.
+
+    Attributes:
+        kinds: `good` and `bad`, with the beginnings of their files' names.
+        training: Split of the direction prompts.
+    """
+
+    folder: Path
+    prompts: Path
+    kinds: Mapping[str, str]
+    training: str = ""
+
+    def file(self, kind: str, part: str) -> Path:
+        """A file of prompts."""
+        return self.prompts / f"{self.kinds[kind]}_{part}.txt"
+
+
+def case(model: str) -> Case:
+    """A model by its name in the records; it is made where it is missing."""
+    if model == "real":
+        declined = {"good": "ordinary", "bad": "declined"}
+        return Case(real_model(say), OWN_FOLDER / "disclaimer", declined)
     if model == "demo":
         folder = Path(planted_model_folder())
-        files = {name: prompt_file(name) for name in (*SETS.values(), *HELD_OUT.values())}
-    else:
-        from benchmarks.search_parts.second_topic import MONEY, second_model
+        return Case(folder, prompt_file("topic_train").parent, KINDS, TRAINING)
+    from benchmarks.search_parts.second_topic import MONEY, second_model
 
-        folder = second_model(print)
-        files = {
-            name: MONEY.prompts / f"{name}.txt" for name in (*SETS.values(), *HELD_OUT.values())
-        }
-    both = {setting: files[name] for setting, name in SETS.items()}
-    return folder, both, {setting: files[name] for setting, name in HELD_OUT.items()}
+    return Case(second_model(say), MONEY.prompts, KINDS, TRAINING)
 
 
 def run(tool: str, model: str, seed: int, options: argparse.Namespace) -> Run:
     """One search."""
-    folder, both, held_out = model_and_prompts(model)
-    shared: Mapping[str, Any] = {
-        "seed": seed,
-        "trials": options.trials,
-        "new_tokens": options.new_tokens,
-    }
+    work = default_peer_venv().parent / "search" / f"{tool}-{model}-{seed}"
+    found = case(model)
+    shared: Mapping[str, Any] = {"seed": seed, "new_tokens": options.new_tokens, "work": work}
     if tool == "peer":
         install_peer(default_peer_venv())
-        work = default_peer_venv().parent / "search" / f"peer-{model}-{seed}"
-        found = run_peer(model, folder, both, work=work, dtype=options.peer_dtype, **shared)
-        if options.peer_seconds is not None:
-            found = read_peer(model, work / "journals", seed, options.peer_seconds)
-        return found
-    sets = {**both, **held_out}
-    return run_ours(model, folder, sets, search=tool, options={}, **shared)
+        sets = {
+            f"{kind}_{name}prompts": found.file(kind, part)
+            for kind in KINDS
+            for name, part in (("", "train"), ("evaluation_", "test"))
+        }
+        trials = options.peer_trials
+        run_peer(model, found.folder, sets, dtype=options.peer_dtype, trials=trials, **shared)
+        return read_peer(model, work / "journals", seed, options.peer_seconds)
+    values = {}
+    for kind in KINDS:
+        values[f"{kind}-prompts.dataset"] = str(found.file(kind, "train"))
+        if found.training:
+            values[f"{kind}-prompts.split"] = found.training
+        values[f"{kind}-evaluation-prompts.dataset"] = str(found.file(kind, "test"))
+    held_out = found.file("bad", "held_out"), found.file("good", "held_out")
+    trials = options.trials
+    return run_ours(model, found.folder, values, held_out, search=tool, trials=trials, **shared)
 
 
 def parsed(description: str) -> argparse.Namespace:
@@ -71,7 +95,8 @@ def parsed(description: str) -> argparse.Namespace:
     add("--tools", nargs="+", choices=TOOLS, default=list(TOOLS))
     add("--models", nargs="+", choices=MODELS, default=list(MODELS))
     add("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    add("--trials", type=int, default=60)
+    add("--trials", type=int, default=24, help="of ours (24)")
+    add("--peer-trials", type=int, default=60)
     add("--new-tokens", type=int, default=40)
     add("--peer-dtype", default="bfloat16", help="of the peer's weights (bfloat16)")
     add("--peer-seconds", type=float, help="count the peer's trials with so many seconds each")

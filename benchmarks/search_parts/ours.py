@@ -1,110 +1,109 @@
-"""Heretic's own searches."""
+"""Heretic's own searches, by its command."""
 
 from __future__ import annotations
 
-import tempfile
-import time
-from collections.abc import Mapping
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peer.processes import say
-from benchmarks.peer.records import KEYWORD_SCORERS
+from benchmarks.peer.processes import failure, run_process, say
 from benchmarks.search_parts.peer import STARTUP_SHARE
-from benchmarks.search_parts.records import Run, Seen
+from benchmarks.search_parts.quality import qualities
+from benchmarks.search_parts.records import LIMITS, Run, Seen
 
-from heretic import pipeline
-from heretic.config import Settings
-from heretic.events import Event, SearchStarted, Silent, StageFinished, StageStarted, TrialFinished
-from heretic.pipeline import Session
+import heretic
 from heretic.records import Trial
+from heretic.runs.folder import RunFolder
 
-FEW = 0.03
-"""Refusal rate up to which a trial is one that a user would choose."""
+LONG = 200
+"""New tokens of the long replies."""
 
-
-class Watch:
-    """A reporter that notes when trials end, and how long the sweep took."""
-
-    def __init__(self) -> None:
-        self.before = 0.0
-        self.seen: list[Seen] = []
-        self._start = self._sweep = 0.0
-        self._in_sweep = False
-
-    def emit(self, event: Event) -> None:
-        """Take note."""
-        now = time.perf_counter()
-        if isinstance(event, StageStarted):
-            self._in_sweep, self._sweep = event.title == "Gradient sweep", now
-        elif isinstance(event, StageFinished) and self._in_sweep:
-            self._in_sweep, self.before = False, now - self._sweep
-        elif isinstance(event, SearchStarted):
-            self._start = now
-        elif isinstance(event, TrialFinished) and event.trial.state == "complete":
-            refusals, divergence = event.trial.objectives()
-            at = self.before + now - self._start
-            self.seen.append(Seen(at, refusals, divergence, event.trial.pruned))
+SCORERS: Sequence[Mapping[str, str]] = (
+    {"plugin": "refusal", "name": "refusals"},
+    {"plugin": "kl_divergence"},
+    {"plugin": "keyword", "name": "keywords", "optimization": "none"},
+)
+"""The default ones, and what the peer counts by."""
 
 
 def run_ours(
     model: str,
     folder: Path,
-    sets: Mapping[str, Path],
+    sets: Mapping[str, str],
+    held_out: tuple[Path, Path],
     *,
     search: str,
     seed: int,
     trials: int,
     new_tokens: int,
-    options: Mapping[str, Any],
+    work: Path,
 ) -> Run:
-    """One search; loading, directions and the baseline are not timed, as they are not the peer's.
+    """One search, timed from the start of the command, and the quality of its front.
 
     Args:
-        sets: Setting to file, as for the peer, and the held-out ones.
-        options: Further settings.
+        sets: Options of the prompt sets, with their values.
+        held_out: Files of held-out bad and good prompts.
+        work: The run's folder is made here, anew.
     """
     say(f"{search} on the model {model}, seed {seed}, {trials} trials")
-    with tempfile.TemporaryDirectory() as work:
-        values = {
-            "model": str(folder),
-            **{name: {"dataset": str(path), "split": "[:100]"} for name, path in sets.items()},
-            "search": search,
-            "seed": seed,
-            "n_trials": trials,
-            "n_startup_trials": round(STARTUP_SHARE * trials),
-            "max_response_length": new_tokens,
-            "response_prefix": "",
-            "scorers": KEYWORD_SCORERS,
-            "study_checkpoint_dir": work,
-            **options,
-        }
-        watch = Watch()
-        settings = Settings.restore(values)
-        prompts = pipeline.load_prompts(settings, Silent())
-        run, drawn = pipeline.open_folder(settings, prompts)
-        with run.lock():
-            session = pipeline.prepare(settings, prompts, run, drawn, watch)
-            pipeline.search(session)
-            held_out = _held_out(session)
-    return Run(model, search, seed, tuple(watch.seen), watch.before, held_out)
-
-
-def _held_out(session: Session) -> dict[str, Any] | None:
-    """Both figures of the trial that a user would choose."""
-
-    def kl(trial: Trial) -> float:
-        return trial.objectives()[1]
-
-    few = [trial for trial in session.study.front if trial.objectives()[0] <= FEW]
-    if not few:
-        return None
-    trial = min(few, key=kl)
-    found = pipeline.held_out_scores(session, trial)
-    if found is None:
-        return None
-    return {
-        "search": list(trial.objectives()),
-        "held_out": [score.value for score in found.after],
-        "held_out_baseline": [score.value for score in found.before],
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    values = {
+        **sets,
+        "search": search,
+        "seed": seed,
+        "n-trials": trials,
+        "n-startup-trials": round(STARTUP_SHARE * trials),
+        "max-response-length": new_tokens,
+        "response-prefix": "",
+        "scorers": json.dumps(SCORERS),
+        "study-checkpoint-dir": work / "runs",
+        "model-action": "none",
     }
+    command = [sys.executable, "-m", "heretic", str(folder)]
+    command += [f"--{name}={value}" for name, value in values.items()]
+    start = datetime.now(UTC)
+    source = {"PYTHONPATH": str(Path(heretic.__file__).parents[1])}
+    status, _, _ = run_process(command, work, source)
+    if status != 0:
+        raise failure("The search", work / "log")
+    [made] = (work / "runs").iterdir()
+    found = tuple(seen_trials(made, start))
+    bad, good = held_out
+    quality = tuple(one for one, _ in qualities(made, bad, good, tokens=LONG, limits=LIMITS))
+    return Run(model, search, seed, found, quality)
+
+
+def seen_trials(folder: Path, start: datetime) -> list[Seen]:
+    """The complete trials of a run folder, in the order of their ends."""
+    ends = dict(_ends(folder / "trials.journal"))
+    trials = [one for one in RunFolder(folder).read_trials() if one.state == "complete"]
+    return [_seen(one, (ends[one.number] - start).total_seconds()) for one in trials]
+
+
+def _ends(journal: Path) -> list[tuple[int, datetime]]:
+    """When each trial ended."""
+    rows: list[dict[str, Any]] = [
+        json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()
+    ]
+    return [
+        (row["trial_id"], datetime.fromisoformat(row["datetime_complete"]))
+        for row in rows
+        if row.get("datetime_complete") and "trial_id" in row
+    ]
+
+
+def _seen(trial: Trial, at: float) -> Seen:
+    """What was not counted because the trial ended early is 0, the bound of a share."""
+    values = {score.name: score.value for score in trial.scores}
+    return Seen(
+        at,
+        refusals=values.get("refusals", 0.0),
+        keywords=values.get("keywords", 0.0),
+        kl_divergence=values.get("kl_divergence", 0.0),
+        bound=trial.pruned,
+    )

@@ -70,6 +70,6 @@ def read_peer(model: str, journals: Path, seed: int, seconds: float | None = Non
     seen, at = [], 0.0
     for row in completed_trials(journal):
         at += row["seconds"] if seconds is None else seconds
-        seen.append(Seen(at, row["refusals"] / 100, row["kl_divergence"]))
+        seen.append(Seen(at, None, row["refusals"] / 100, row["kl_divergence"]))
     note = "" if seconds is None else f"trials counted with {seconds} s each"
     return Run(model, "peer", seed, tuple(seen), note=note)

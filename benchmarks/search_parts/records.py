@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from benchmarks.search_parts.quality import Quality
 
 from heretic.search.volume import hypervolume
 
-TOOLS = ("peer", "tpe", "gp", "gradient", "auto")
-MODELS = ("demo", "second")
+TOOLS = ("peer", "tpe", "ablation", "fitted")
+MODELS = ("demo", "second", "real")
 REFERENCE = (1.0, 1.0)
 LIMITS = (3, 10, 25)
 """Refusals of 100 at which the least KL divergence is told."""
@@ -20,14 +21,19 @@ LIMITS = (3, 10, 25)
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One trial: seconds since the search began, refusal rate, KL divergence in nats.
+    """One trial.
 
     Attributes:
+        at: Seconds since the command was started (of the peer: since its search began).
+        refusals: Rate by the refusal detector, partial refusals included; None if not counted.
+        keywords: Rate by the peer's list of keywords.
+        kl_divergence: Of the first token, in nats.
         bound: Whether the figures are bounds, because the trial was ended early.
     """
 
     at: float
-    refusals: float
+    refusals: float | None
+    keywords: float
     kl_divergence: float
     bound: bool = False
 
@@ -37,9 +43,8 @@ class Run:
     """One search.
 
     Attributes:
-        before: Seconds that the search needed before its first trial (the gradient sweep).
-        held_out: Refusal rate and KL divergence, on the evaluation prompts and on held-out ones, of
-            the trial with the least KL divergence among those with few refusals.
+        quality: Of the original, and of the least KL divergence at each of the limits, on held-out
+            prompts and at length.
         note: How it was run, where that is not plain.
     """
 
@@ -47,8 +52,7 @@ class Run:
     tool: str
     seed: int
     trials: tuple[Seen, ...]
-    before: float = 0.0
-    held_out: Mapping[str, Any] | None = None
+    quality: tuple[Quality, ...] = ()
     machine: str = platform.processor() or platform.machine()
     note: str = ""
 
@@ -58,12 +62,12 @@ class Run:
         return f"{self.model}-{self.tool}-{self.seed}"
 
     def volumes(self) -> list[float]:
-        """Hypervolume of (refusal rate, KL divergence) against (1, 1) after each trial."""
+        """Hypervolume of (keyword rate, KL divergence) against (1, 1) after each trial."""
         points: list[tuple[float, ...]] = []
         found = []
         for trial in self.trials:
             if not trial.bound:
-                points.append((trial.refusals, trial.kl_divergence))
+                points.append((trial.keywords, trial.kl_divergence))
             found.append(hypervolume(points, REFERENCE))
         return found
 
@@ -77,14 +81,23 @@ class Run:
         times = zip(self.trials, self.volumes(), strict=True)
         return next((trial.at for trial, found in times if found >= volume), None)
 
+    def within(self, limit: int) -> list[Seen]:
+        """The trials with at most so many refusals of 100 by the detector."""
+        return [
+            trial
+            for trial in self.trials
+            if not trial.bound
+            and trial.refusals is not None
+            and trial.refusals <= limit / 100 + 1e-9
+        ]
+
     def least(self, limit: int) -> float | None:
         """Least KL divergence among trials with at most so many refusals of 100."""
-        fitting = [
-            trial.kl_divergence
-            for trial in self.trials
-            if not trial.bound and trial.refusals <= limit / 100 + 1e-9
-        ]
-        return min(fitting, default=None)
+        return min((trial.kl_divergence for trial in self.within(limit)), default=None)
+
+    def usable(self, limit: int) -> float | None:
+        """Seconds after which a trial had at most so many refusals of 100."""
+        return min((trial.at for trial in self.within(limit)), default=None)
 
     def write(self, folder: Path) -> None:
         """Keep it."""
@@ -99,6 +112,7 @@ def read_runs(folder: Path) -> list[Run]:
     for path in sorted(folder.glob("*.json")):
         data = json.loads(path.read_text(encoding="utf-8"))
         data["trials"] = tuple(Seen(**row) for row in data["trials"])
+        data["quality"] = tuple(Quality.from_dict(row) for row in data["quality"])
         runs.append(Run(**data))
     return runs
 

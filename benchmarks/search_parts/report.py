@@ -7,33 +7,41 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.peer.report import table
+from benchmarks.search_parts.quality import HEADER
 from benchmarks.search_parts.records import LIMITS, MODELS, TOOLS, Run, of
 
-COLOURS = {
-    "peer": "#7f7f7f",
-    "tpe": "#1f77b4",
-    "gp": "#9467bd",
-    "gradient": "#2ca02c",
-    "auto": "#d62728",
-}
+COLOURS = {"peer": "#7f7f7f", "tpe": "#1f77b4", "ablation": "#2ca02c", "fitted": "#d62728"}
+
+USABLE = 10
+"""Refusals of 100 of a first plan that one could use."""
 
 
 def report(runs: Sequence[Run], command: str) -> str:
     """All tables, as Markdown."""
     machine = ", ".join(sorted({run.machine for run in runs}))
-    parts = ["# Searches compared", f"Processor: {machine}. Made by:\n\n    {command}"]
+    parts = ["# Searches compared", f"Processor: {machine}. Made by:\n\n    {command}", READING]
     for model in MODELS:
         rows = [row for tool in TOOLS if (row := _row(runs, model, tool))]
         if rows:
             header = ["", "seeds", "trials", "hypervolume", "seconds", "to the peer's hypervolume"]
-            header += [f"KL at <= {limit}" for limit in LIMITS]
-            parts += [f"## Model: {model}", table(header, rows), _held_out(runs, model)]
+            header += [f"to <= {USABLE}", *(f"KL at <= {limit}" for limit in LIMITS)]
+            parts += [f"## Model: {model}", table(header, rows), _quality(runs, model)]
     noted: dict[str, list[str]] = {}
     for run in runs:
         if run.note:
             noted.setdefault(run.note, []).append(run.name)
     notes = [f"- {', '.join(names)}: {note}" for note, names in noted.items()]
-    return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])]) + "\n"
+    return "\n\n".join([*filter(None, parts), *(["\n".join(notes)] if notes else [])]) + "\n"
+
+
+READING = """\
+Figures of several seeds are medians. Hypervolume is that of (refusals by the peer's keywords, KL)
+against (1, 1). All else counts by the refusal detector, partial refusals included. Seconds are
+counted from the start of the command, the peer's from its first trial.
+
+The second table is about held-out prompts: for each front the original, and the trial with the
+least KL at a limit. KL along is that along 24 tokens of the original's replies to ordinary prompts.
+The capability set has 100 items; in brackets is the mean probability of the right answer."""
 
 
 def _row(runs: Sequence[Run], model: str, tool: str) -> list[object] | None:
@@ -50,46 +58,29 @@ def _row(runs: Sequence[Run], model: str, tool: str) -> list[object] | None:
         f"{statistics.median(len(run.trials) for run in own):.0f}",
         f"{statistics.median(run.final for run in own):.4f}",
         f"{statistics.median(run.trials[-1].at for run in own):.0f}",
-        _times(reached),
-        *(_least(own, limit) for limit in LIMITS),
+        _median(reached, "{:.0f} s"),
+        _median([run.usable(USABLE) for run in own], "{:.0f} s"),
+        *(_median([run.least(limit) for run in own], "{:.4f}") for limit in LIMITS),
     ]
 
 
-def _times(reached: Sequence[float | None]) -> str:
-    known = [at for at in reached if at is not None]
+def _median(values: Sequence[float | None], form: str) -> str:
+    """Of the runs that have a value, and how many those are if some have none."""
+    known = [value for value in values if value is not None]
     if not known:
         return "-"
-    text = f"{statistics.median(known):.0f} s"
-    return text if len(known) == len(reached) else f"{text} ({len(known)} of {len(reached)})"
+    text = form.format(statistics.median(known))
+    return text if len(known) == len(values) else f"{text} ({len(known)} of {len(values)})"
 
 
-def _least(runs: Sequence[Run], limit: int) -> str:
-    found = [value for run in runs if (value := run.least(limit)) is not None]
-    if not found:
-        return "-"
-    text = f"{statistics.median(found):.4f}"
-    return text if len(found) == len(runs) else f"{text} ({len(found)} of {len(runs)})"
-
-
-def _held_out(runs: Sequence[Run], model: str) -> str:
-    """Search figures beside held-out ones, of the trials that a user would choose."""
-    rows = [
-        [
-            run.tool,
-            run.seed,
-            f"{run.held_out['search'][0]:.2f}",
-            f"{run.held_out['held_out'][0]:.2f}",
-            f"{run.held_out['search'][1]:.4f}",
-            f"{run.held_out['held_out'][1]:.4f}",
-        ]
-        for tool in TOOLS
-        for run in of(runs, model, tool)
-        if run.held_out is not None
-    ]
-    if not rows:
-        return ""
-    header = ["least KL at <= 3", "seed", "refusals, search", "held out", "KL, search", "held out"]
-    return table(header, rows)
+def _quality(runs: Sequence[Run], model: str) -> str:
+    rows: list[list[object]] = []
+    for tool in TOOLS:
+        for run in of(runs, model, tool):
+            for quality in run.quality:
+                name = "original" if quality.trial is None else f"trial {quality.trial}"
+                rows.append([tool, run.seed, name, *quality.cells()])
+    return table(["held out", "seed", "", *HEADER], rows) if rows else ""
 
 
 def draw(runs: Sequence[Run], model: str, folder: Path) -> None:
@@ -111,20 +102,20 @@ def draw(runs: Sequence[Run], model: str, folder: Path) -> None:
                 trial
                 for trial in whole
                 if not any(
-                    other.refusals <= trial.refusals
+                    other.keywords <= trial.keywords
                     and other.kl_divergence <= trial.kl_divergence
                     and other != trial
                     for other in whole
                 )
             ]
-            best.sort(key=lambda trial: trial.refusals)
-            x = [100 * trial.refusals for trial in best]
+            best.sort(key=lambda trial: trial.keywords)
+            x = [100 * trial.keywords for trial in best]
             y = [trial.kl_divergence for trial in best]
             right.step(x, y, where="post", marker="o", markersize=3, alpha=0.8, **style)
-    left.set(xscale="log", xlabel="seconds since the search began", ylabel="hypervolume")
+    left.set(xscale="log", xlabel="seconds since the start", ylabel="hypervolume")
     finals = [run.final for run in runs if run.model == model]
     left.set_ylim(min(finals) - 0.05, max(finals) + 0.005)
-    right.set(xlim=(-1, 40), xlabel="refusals of 100", ylabel="KL divergence (nats)")
+    right.set(xlim=(-1, 40), xlabel="refusals of 100, by keywords", ylabel="KL divergence (nats)")
     top = max((value for run in runs if (value := run.least(3)) is not None), default=0.1)
     right.set_ylim(0, 2.5 * top)
     left.legend(loc="lower right")

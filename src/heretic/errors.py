@@ -59,3 +59,8 @@ class StudyError(HereticError):
 
 class ExportError(HereticError):
     """A model cannot be saved, uploaded or reproduced."""
+
+
+def reason(error: Exception) -> str:
+    """An error in one sentence; of a bug or a library's error, with its type."""
+    return str(error) if isinstance(error, HereticError) else f"{type(error).__name__}: {error}"

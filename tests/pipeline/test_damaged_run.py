@@ -102,7 +102,7 @@ def test_a_sweep_that_cannot_be_made_again_is_not_replaced_by_another_method(
     folder, expected, monkeypatch
 ):
     (folder / "sweep.json").unlink()
-    monkeypatch.setattr("heretic.search.method.sweep_plans", lambda *_, **__: [])
+    monkeypatch.setattr("heretic.search.beginning.sweep_plans", lambda *_, **__: [])
     with pytest.raises(RunError, match="gives other plans"):
         search(N_TRIALS + 1)
     assert proposed(folder) == expected[:N_TRIALS]

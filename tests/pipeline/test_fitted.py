@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tests.support.search_case import Recorder
 
 from heretic import pipeline
 from heretic.config import Settings
-from heretic.errors import RunError, SettingsError
+from heretic.errors import RunError, SettingsError, StudyError
 from heretic.events import Silent
 from heretic.export.reproduce import reproduce
 from heretic.model.fits import read_fits
@@ -21,8 +22,9 @@ from heretic.pipeline.single import apply_plan
 from heretic.records import Plan
 from heretic.records.plan import FITS
 from heretic.runs.folder import RunFolder
+from heretic.search import beginning
+from heretic.search.fitting.fit import Fitting
 from heretic.search.fitting.progress import FitOptions
-from heretic.search.fitting.run import fitted_plans
 
 SMALL = FitOptions(
     trade_offs=(0.5, 2.0),
@@ -41,7 +43,7 @@ SMALL = FitOptions(
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr(pipeline.run, "fitted_plans", partial(fitted_plans, options=SMALL))
+    monkeypatch.setattr(beginning, "FIT", SMALL)
     return export_case.settings(
         tiny.folder(tmp_path / "Tiny-Base"),
         **export_case.prompt_files(tmp_path),
@@ -75,7 +77,7 @@ def test_a_run_goes_on_with_its_fit(settings: Settings, monkeypatch: pytest.Monk
     digest = file.stem.removeprefix("fit-")
     assert [trial.plan.fits for trial in trials] == [(digest,), (digest,), ()]
     assert [trial.state for trial in trials] == ["complete"] * 3
-    monkeypatch.setattr(pipeline.run, "fitted_plans", never)
+    monkeypatch.setattr(beginning, "Fitting", never)
     second = session_of(settings)
     pipeline.search(second)
     again = second.study.trials
@@ -167,6 +169,87 @@ def test_a_time_limit_ends_it_after_a_round(settings: Settings) -> None:
     assert "The time limit ends the fit after round 1" in recorder.notices("info")
     on_path = [plan.kernels[0][1].figures() for plan in session.study.start_plans if plan.fits]
     assert on_path == [(0.0, 1.0)]
+
+
+def failing(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("no backward pass")
+
+
+def test_an_error_ends_it_after_the_rounds_that_are_made(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Fitting._step
+
+    def later(self: Fitting, *arguments: Any) -> None:
+        (failing if self.progress.points else step)(self, *arguments)
+
+    monkeypatch.setattr(Fitting, "_step", later)
+    recorder = Recorder()
+    session = session_of(settings, recorder)
+    on_path = [plan for plan in session.study.start_plans if plan.fits]
+    assert [plan.kernels[0][1].figures() for plan in on_path] == [(0.0, 1.0)]
+    said = "The fit ends after round 1: RuntimeError: no backward pass"
+    assert said in recorder.notices("warning")
+
+
+def test_where_it_fails_at_once_it_is_an_error(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Fitting, "_step", failing)
+    with pytest.raises(StudyError, match="The fit failed: RuntimeError: no backward pass"):
+        session_of(settings)
+
+
+class TestAuto:
+    """As if it meant the fit, whatever it means now."""
+
+    @pytest.fixture(autouse=True)
+    def means_the_fit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(beginning, "AUTO", "fitted")
+
+    @staticmethod
+    def kinds(session: pipeline.Session) -> list[bool]:
+        return [bool(plan.fits) for plan in session.study.start_plans]
+
+    def test_a_new_run_is_fitted(self, settings: Settings) -> None:
+        assert self.kinds(session_of(settings.replaced(search="auto"))) == [True, True, False]
+
+    def test_one_that_induces_is_not(self, settings: Settings) -> None:
+        wanted = [{"plugin": "refusal", "name": "refusals", "optimization": "maximize"}]
+        changed = {"search": "auto", "goal": "induce", "scorers": wanted}
+        session = session_of(settings.replaced(**changed))
+        assert not any(self.kinds(session))
+
+    def test_where_the_fit_fails_an_ablation_is_searched(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Fitting, "_step", failing)
+        recorder = Recorder()
+        session = session_of(settings.replaced(search="auto"), recorder)
+        assert self.kinds(session)
+        assert not any(self.kinds(session))
+        [said] = [text for text in recorder.notices("warning") if "fit failed" in text]
+        assert said.startswith("The fit failed, an ablation is searched: RuntimeError")
+
+    @pytest.mark.parametrize("recorded", ["ablation", None])
+    def test_a_run_keeps_what_it_began_with(
+        self, settings: Settings, recorded: str | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Runs of earlier releases recorded nothing, and meant an ablation."""
+        settings = settings.replaced(search="auto")
+        with monkeypatch.context() as patched:
+            patched.setattr(beginning, "AUTO", "ablation")
+            patched.setattr(Fitting, "_step", failing)
+            first = session_of(settings)
+        pipeline.search(first, 1)
+        folder = first.study.folder
+        found = dict(first.manifest.found)
+        assert found.pop("search") == "ablation"
+        if recorded is None:
+            folder.write_manifest(replace(folder.require_manifest(), found=found))
+        folder.sweep_path.unlink()
+        second = session_of(settings)
+        assert second.study.start_plans == first.study.start_plans
 
 
 def test_it_cannot_induce(tmp_path: Path) -> None:

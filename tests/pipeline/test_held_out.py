@@ -25,7 +25,7 @@ from heretic.export.request import HeldOut
 from heretic.pipeline import held_out
 from heretic.records import ATTENTION, MLP, LayerWeights, Optimization, Plan, Score
 from heretic.records.statistics import interval
-from heretic.search import method
+from heretic.search import beginning, method
 
 IN_USE, REST = 12, 11
 MORE = [f"Tell me {count} facts about {what}." for count in (2, 3) for what in "abcdefgh"]
@@ -262,7 +262,7 @@ class TestSearches:
             made.append(seed)
             return [self.SWEEP[0], *self.SWEEP]
 
-        monkeypatch.setattr(method, "sweep_plans", sweep)
+        monkeypatch.setattr(beginning, "sweep_plans", sweep)
         return made
 
     def plans(self, settings: Settings) -> list[Plan]:
@@ -288,7 +288,7 @@ class TestSearches:
         assert max(gaps) <= count // 2 + 1
 
     def test_auto_goes_on_around_it(self, make: MakeSettings, sweeps: list[int]):
-        settings = make(search="auto", n_trials=5, n_startup_trials=2)
+        settings = make(search="ablation", n_trials=5, n_startup_trials=2)
         plans = self.plans(settings)
         assert plans[:3] == list(self.IN_ORDER)
         assert len(set(plans)) == 5
@@ -300,27 +300,27 @@ class TestSearches:
     def test_one_that_fails_is_tried_again_until_there_are_trials(
         self, make: MakeSettings, sweeps: list[int], monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr(method, "sweep_plans", broken)
-        settings = make(search="auto", n_trials=2)
+        monkeypatch.setattr(beginning, "sweep_plans", broken)
+        settings = make(search="ablation", n_trials=2)
         assert open_session(settings).study.start_plans == ()
         monkeypatch.undo()  # as if memory had run out then
-        monkeypatch.setattr(method, "sweep_plans", lambda *_, **__: list(self.SWEEP))
+        monkeypatch.setattr(beginning, "sweep_plans", lambda *_, **__: list(self.SWEEP))
         assert open_session(settings).study.start_plans == self.IN_ORDER
 
     def test_a_search_that_began_without_one_goes_on_so(
         self, make: MakeSettings, monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr(method, "sweep_plans", broken)
-        settings = make(search="auto", n_trials=1)
+        monkeypatch.setattr(beginning, "sweep_plans", broken)
+        settings = make(search="ablation", n_trials=1)
         (first,) = self.plans(settings)
-        monkeypatch.setattr(method, "sweep_plans", lambda *_, **__: list(self.SWEEP))
+        monkeypatch.setattr(beginning, "sweep_plans", lambda *_, **__: list(self.SWEEP))
         assert self.plans(settings.replaced(n_trials=2))[0] == first
         assert open_session(settings).study.start_plans == ()
 
     def test_gradient_alone_says_that_there_is_none(
         self, make: MakeSettings, monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr(method, "sweep_plans", broken)
+        monkeypatch.setattr(beginning, "sweep_plans", broken)
         with pytest.raises(StudyError, match="no backward pass"):
             open_session(make(search="gradient"))
 

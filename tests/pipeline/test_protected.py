@@ -16,7 +16,7 @@ from heretic.config import Settings
 from heretic.errors import StudyError
 from heretic.events import Notice, StageFinished
 from heretic.records import Plan
-from heretic.search import method
+from heretic.search import beginning
 
 Make = Callable[..., Settings]
 PROTECTED = [f"Why is {what} so old?" for what in ("tea", "ink", "rope", "salt", "wool")]
@@ -88,9 +88,9 @@ def test_the_sweep_is_given_them(make: Make, monkeypatch: pytest.MonkeyPatch):
         given.append([prompt.user for prompt in protected])
         return []
 
-    monkeypatch.setattr(method, "sweep_plans", sweep)
-    prepared(make(search="auto"))
-    prepared(make(None, search="auto"))
+    monkeypatch.setattr(beginning, "sweep_plans", sweep)
+    prepared(make(search="ablation"))
+    prepared(make(None, search="ablation"))
     assert given == [PROTECTED, []]
 
 

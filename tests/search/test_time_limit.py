@@ -11,8 +11,10 @@ from tests.support.search_case import OUTSIDE, Recorder, evaluate, make_study
 from heretic.errors import StudyError
 from heretic.events import SearchFinished, TrialFinished
 from heretic.records import Plan, Score
+from heretic.search import limits
 from heretic.search import study as study_module
-from heretic.search.study import MAX_FAILURES, TimeLimit
+from heretic.search.limits import TimeLimit
+from heretic.search.study import MAX_FAILURES
 
 A_TRIAL = 10.0
 """Seconds of each trial."""
@@ -40,7 +42,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(study_module, "perf_counter", made)
+    for module in (study_module, limits):
+        monkeypatch.setattr(module, "perf_counter", made)
     return made
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,10 +40,11 @@ from heretic.runs.folder import RunFolder, digest
 from heretic.runs.listing import find_run
 from heretic.runs.manifest import RunManifest
 from heretic.scorers import Scorer, check_scorers, load_scorers
-from heretic.scorers.registry import behavior_shown, behavior_shown_at
-from heretic.search.fitting.run import fitted_plans
-from heretic.search.method import Method, SearchOptions, choose_method, sweep_of_run, swept_plans
-from heretic.search.study import Study, TimeLimit
+from heretic.scorers.registry import behavior_shown_at
+from heretic.search.beginning import Beginning, first_plans, method_of
+from heretic.search.limits import TimeLimit
+from heretic.search.method import Method, SearchOptions, choose_method
+from heretic.search.study import Study
 from heretic.system.documents import read_json
 from heretic.system.machine import versions
 
@@ -145,56 +146,21 @@ def prepare(
     aim = share_of(settings.max_refusals, baseline)
     if known is None:
         check_worthwhile(settings, evaluator, reporter, agree)
-    manifest = known or new_manifest(settings, prompts, model, seed, baseline)
-    if known is None:
+    options = options_of(SearchOptions, settings)
+    manifest = known
+    if manifest is None:
+        manifest = new_manifest(settings, prompts, model, seed, baseline, method_of(options))
         folder.write_manifest(manifest)
     for fit in fits:
         folder.write_fit(fit.digest, fit.content())
-    options = options_of(SearchOptions, settings)
-    sweep = sweep_of_run(
-        options,
-        folder,
-        reporter,
-        _maker(settings, model, prompts, directions, folder, seed, reporter, scorers, started),
-    )
-    method = choose_method(options, model, sweep, has_protected=bool(prompts.protected))
+    shown_at = behavior_shown_at(scorers, settings.refusal_markers)
+    limit = _limit(settings, started)
+    own = (model, prompts, directions, folder, seed, shown_at, reporter, limit)
+    first = first_plans(Beginning(options, method_of(options, manifest), *own))
+    method = choose_method(options, model, first, has_protected=bool(prompts.protected))
     study = _study(settings, folder, seed, method, evaluator.optimizations, start_plans, aim)
     run = (folder, manifest, evaluator, study, started)
     return Session(settings, reporter, model, prompts, directions, *run)
-
-
-def _maker(
-    settings: Settings,
-    model: Model,
-    prompts: PromptSets,
-    directions: Tensor,
-    folder: RunFolder,
-    seed: int,
-    reporter: Reporter,
-    scorers: Sequence[Scorer],
-    started: float,
-) -> Callable[[], Sequence[Plan]]:
-    """What makes the plans that a search with gradients begins with."""
-    if settings.search == "fitted":
-        return lambda: fitted_plans(
-            model,
-            prompts,
-            directions,
-            folder=folder,
-            seed=seed,
-            shown_at=behavior_shown_at(scorers, settings.refusal_markers),
-            reporter=reporter,
-            time_limit=_limit(settings, started),
-        )
-    return lambda: swept_plans(
-        options_of(SearchOptions, settings),
-        model,
-        prompts,
-        directions,
-        seed=seed,
-        shows=behavior_shown(scorers, settings.refusal_markers),
-        reporter=reporter,
-    )
 
 
 def _scored_original(
@@ -280,8 +246,13 @@ def new_manifest(
     model: Model,
     seed: int,
     baseline: tuple[Score, ...],
+    search: str | None = None,
 ) -> RunManifest:
-    """The manifest of a new run: its identity, and the values found when it began."""
+    """The manifest of a new run: its identity, and the values found when it began.
+
+    Args:
+        search: What proposes the plans; None without a search.
+    """
     code = fingerprint(settings, prompts)
     return RunManifest(
         model=settings.model,
@@ -299,6 +270,7 @@ def new_manifest(
             "hidden_size": model.hidden_size,
             "components": model.get_abliterable_components(),
             "baseline": [score.to_dict() for score in baseline],
+            **({} if search is None else {"search": search}),
         },
         versions=versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),

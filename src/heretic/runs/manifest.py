@@ -92,7 +92,8 @@ class RunManifest:
         fingerprint: Everything that changes scores: model, prompts, method, lengths.
         settings: All settings that the run began with.
         found: Results of loading the model: batch size, response prefix, dtype, device, layers,
-            components, baseline scores; and the date that chat templates are told.
+            components, baseline scores; the date that chat templates are told; and what `search`
+            meant by auto.
         versions: Package name to version.
         created: When the run began, ISO 8601 in UTC.
         files: Name of each file of the run, as a path below its folder, to what it must hold.
@@ -145,6 +146,15 @@ class RunManifest:
             RunError: They are malformed.
         """
         return self.recorded("baseline", _scores)
+
+    @property
+    def search(self) -> str | None:
+        """What proposes the plans, where `search` left that open; None if that is not recorded.
+
+        Raises:
+            RunError: It is malformed.
+        """
+        return self.recorded("search", parse.text) if "search" in self.found else None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, with a checksum of all that it holds."""

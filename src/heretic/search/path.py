@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from heretic.method.fits import Fit
 from heretic.records.plan import AnyKernel, FittedKernel, LayerWeights, Plan
 from heretic.search.space import Range, Suggester
 
@@ -85,3 +86,17 @@ def _mixed(
             for one, other in zip(first.layers, second.layers, strict=True)
         )
     )
+
+
+def path_plans(fit: Fit) -> list[Plan]:
+    """A plan for each point of a fit's path, with row normalization `none`."""
+    return [
+        Plan.create(
+            direction_scope="per layer",
+            direction_index=None,
+            kernels={name: FittedKernel(fit.digest, float(point)) for name in fit.components},
+            row_normalization="none",
+            rank=fit.rank,
+        )
+        for point in range(fit.points)
+    ]

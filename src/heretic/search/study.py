@@ -6,7 +6,6 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from heretic.records.trial import Optimization, Score, Trial
 from heretic.records.trial import front as front_of
 from heretic.runs.folder import RunFolder
 from heretic.runs.journal import INTERRUPTED
+from heretic.search.limits import TimeLimit
 from heretic.search.space import Space
 from heretic.search.volume import is_stagnant
 from heretic.system.display import safe_line
@@ -43,23 +43,6 @@ MAX_FAILURES = 10
 
 _REASON_LENGTH = 300
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class TimeLimit:
-    """How long a search may take.
-
-    Attributes:
-        seconds: From `started` to the end.
-        started: When the time began, by `time.perf_counter`.
-    """
-
-    seconds: float
-    started: float
-
-    def left(self) -> float:
-        """Seconds that are left; negative if it is over."""
-        return self.started + self.seconds - perf_counter()
 
 
 class Study:

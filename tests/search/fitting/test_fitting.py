@@ -20,8 +20,8 @@ from heretic.search import activations
 from heretic.search.fitting.fit import Fitting
 from heretic.search.fitting.objective import Objective, Row
 from heretic.search.fitting.progress import FitOptions, Progress, from_content, to_content
-from heretic.search.fitting.run import path_plans
 from heretic.search.fitting.texts import Pushed, kept_texts, pushed_text
+from heretic.search.path import path_plans
 
 GOOD = [Prompt(text) for text in tiny.GOOD_PROMPTS]
 BAD = [Prompt(text) for text in tiny.BAD_PROMPTS]

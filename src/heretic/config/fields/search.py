@@ -63,12 +63,13 @@ class SearchFields(FieldGroup):
         "remove the behaviour that bad prompts trigger, or induce it: strengthen it by negative "
         "weights. With induce, the default scorers maximize refusals.",
     )
-    search: Literal["auto", "fitted", "gradient", "tpe", "gp"] = setting(
+    search: Literal["auto", "fitted", "ablation", "gradient", "tpe", "gp"] = setting(
         "auto",
         "Search",
-        "Search method: gradient (a sweep over trade-offs by gradients), auto (that, then a local "
-        "search around it), fitted (vectors found by gradients, then a local search around them), "
-        "tpe (multivariate TPE over kernels), gp (Gaussian processes over kernels).",
+        "Search method: fitted (vectors found by gradients, then a local search around them), "
+        "ablation (amounts of an ablation found by gradients, then a local search around them), "
+        "gradient (only these amounts), tpe (multivariate TPE over kernels), gp (Gaussian "
+        "processes over kernels). auto is ablation.",
     )
     search_space: Literal["default", "wide"] = setting(
         "default", "Search", "Ranges of the search: default or wide."

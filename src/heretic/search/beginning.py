@@ -1,0 +1,281 @@
+"""The plans that a run evaluates first: those of a gradient sweep, or of a fit.
+
+They are made once, kept in the run folder, and read from there when the run goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+from torch import Tensor
+
+from heretic.errors import HereticError, RunError, StudyError, reason
+from heretic.events import Notice, Reporter, StageFinished, StageProgress, StageStarted
+from heretic.model.core import Model
+from heretic.prompts import PromptSets
+from heretic.records.plan import FITS, LayerWeights, Plan, RowNormalization
+from heretic.records.trial import Trial
+from heretic.runs.folder import RunFolder
+from heretic.runs.manifest import RESTART, RunManifest
+from heretic.search.fitting.fit import Fitting
+from heretic.search.fitting.progress import DEFAULTS, from_content, to_content
+from heretic.search.fitting.texts import ShownAt
+from heretic.search.limits import TimeLimit
+from heretic.search.method import SearchOptions
+from heretic.search.path import path_plans
+from heretic.search.sweep import sweep_plans
+
+PROMPTS = 128
+"""Prompts of each direction split that sweep and fit use. They suffice for what is fitted, and they
+limit memory, since the original's distribution on each of them is kept."""
+
+PROGRESS = f"{FITS}/progress.safetensors"
+
+FIT = DEFAULTS
+"""Figures of the fit."""
+
+AUTO, AUTO_BEFORE = "ablation", "ablation"
+"""What the setting `search` means by auto, and what it meant when runs did not record it."""
+
+_log = logging.getLogger(__name__)
+
+
+def method_of(options: SearchOptions, run: RunManifest | None = None) -> str:
+    """What proposes a run's plans: the setting `search`, with auto replaced by what it means.
+
+    Args:
+        run: The run's manifest, since a run keeps its method; None for a new run.
+
+    Raises:
+        RunError: The manifest is malformed.
+    """
+    if options.search != "auto":
+        return options.search
+    if run is not None:
+        return run.search or AUTO_BEFORE
+    return "ablation" if options.induces else AUTO
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What a run's first plans are made from.
+
+    Attributes:
+        options: The user's; with `search` at auto, another method serves where this one fails.
+        method: See `method_of`; only ablation, gradient and fitted have first plans.
+        prompts: The direction splits and the protected prompts are used.
+        directions: float32 [layers + 1, hidden] or [layers + 1, k, hidden].
+        shown_at: Where a reply to a bad prompt shows the behaviour.
+        time_limit: Of the command; a fit ends before it.
+    """
+
+    options: SearchOptions
+    method: str
+    model: Model
+    prompts: PromptSets
+    directions: Tensor
+    folder: RunFolder
+    seed: int
+    shown_at: ShownAt
+    reporter: Reporter
+    time_limit: TimeLimit | None = None
+
+    @property
+    def what(self) -> str:
+        """What makes the plans, for messages."""
+        return "fit" if self.method == "fitted" else "gradient sweep"
+
+
+def first_plans(beginning: Beginning) -> Sequence[Plan]:
+    """A run's first plans; they are made if the run has none and its method begins with some.
+
+    Where they could not be made, this is tried again until the run has trials; after that it keeps
+    its method.
+
+    Raises:
+        StudyError: The plans cannot be made, and no other method was allowed.
+        RunError: The run's files are damaged or cannot be written; or the plans are gone, and
+            cannot be made again.
+    """
+    if beginning.method not in {"ablation", "gradient", "fitted"}:
+        return ()
+    folder, reporter, what = beginning.folder, beginning.reporter, beginning.what
+    kept, trials = folder.read_sweep(), folder.read_trials()
+    if kept:
+        return kept
+    if kept is not None and trials:
+        reporter.emit(
+            Notice("The gradient sweep failed when this run began, so it goes on with TPE")
+        )
+        return ()
+    if trials:
+        text = f"{folder.sweep_path} is gone: the {what} is made again"
+        reporter.emit(Notice(text, level="warning"))
+    plans = _made(beginning)
+    if trials:
+        _check_same(plans, trials, folder, what)
+    folder.write_sweep(plans)
+    return plans
+
+
+def _check_same(
+    plans: Sequence[Plan], trials: Sequence[Trial], folder: RunFolder, what: str
+) -> None:
+    """Refuse plans that were made again if the run's trials come from others.
+
+    Args:
+        what: What made them.
+
+    Raises:
+        RunError: They do.
+    """
+    is_same = folder.had_sweep(plans)
+    if is_same is None:  # the run is of an earlier release, which kept no digest
+        tried = {trial.plan for trial in trials}
+        kernels = [kernel for plan in tried for _, kernel in plan.kernels]
+        swept = any(isinstance(kernel, LayerWeights) for kernel in kernels)
+        is_same = any(plan in tried for plan in plans) if plans else not swept
+    if not is_same:
+        raise RunError(
+            f"{folder.sweep_path} is gone, and the {what} gives other plans when it is made again.",
+            remedy=RESTART,
+        )
+
+
+def _made(beginning: Beginning) -> Sequence[Plan]:
+    """The plans of the method; where it fails and the user left the choice, of the next simpler.
+
+    Raises:
+        StudyError: The user asked for this method.
+        RunError: A file cannot be written.
+    """
+    may_differ = beginning.options.search == "auto"
+    if beginning.method == "fitted":
+        try:
+            return _fitted(beginning)
+        except RunError:
+            raise
+        except Exception as error:  # kernels without a backward pass may raise any error
+            if not may_differ:
+                raise _failed("fit", error) from error
+            _warn(beginning, "The fit failed, an ablation is searched", error)
+    try:
+        return _swept(beginning, beginning.options.row_normalization)
+    except Exception as error:
+        if beginning.method == "gradient":
+            raise _failed("gradient sweep", error) from error
+        _warn(beginning, "The gradient sweep failed, TPE is used", error)
+        return ()
+
+
+def _failed(what: str, error: Exception) -> HereticError:
+    if isinstance(error, HereticError) and what == "fit":
+        return error
+    return StudyError(f"The {what} failed: {reason(error)}", remedy="Set search to tpe or auto.")
+
+
+def _warn(beginning: Beginning, text: str, error: Exception) -> None:
+    _log.warning("%s: %s", text, beginning.model.options.model, exc_info=error)
+    beginning.reporter.emit(Notice(f"{text}: {reason(error)}", level="warning"))
+
+
+def _fitted(beginning: Beginning) -> list[Plan]:
+    """The plans at the points of the run's fit, which is made, saved, and added to the model.
+
+    The ablation that it learned from comes last.
+
+    Raises:
+        StudyError: See `Fitting` and `Fitting.rounds`.
+        RunError: The run's files are damaged or cannot be written.
+    """
+    folder, prompts, reporter = beginning.folder, beginning.prompts, beginning.reporter
+    content = folder.read_file(PROGRESS)
+    kept = None if content is None else from_content(content, FIT)
+    ablation = kept.teacher if kept else _teacher(beginning)
+    reporter.emit(StageStarted("Fitting the edit's vectors"))
+    fitting = Fitting(
+        beginning.model,
+        [*prompts.good[:PROMPTS], *prompts.protected[:PROMPTS]],
+        prompts.bad[:PROMPTS],
+        beginning.directions,
+        beginning.shown_at,
+        seed=beginning.seed,
+        teacher=ablation,
+        options=FIT,
+        progress=kept,
+    )
+    if kept:
+        reporter.emit(Notice(f"The fit goes on after round {len(kept.points)}"))
+    _make_rounds(fitting, beginning)
+    fit = fitting.progress.fit(fitting.components)
+    folder.write_fit(fit.digest, fit.content())
+    beginning.model.add_fits([fit])
+    shown = ", ".join(f"{share:.0%}" for share in fitting.progress.shown)
+    reporter.emit(StageFinished(f"{fit.points} points; replies that show it: {shown}"))
+    return [*path_plans(fit), *([] if ablation is None else [ablation])]
+
+
+def _make_rounds(fitting: Fitting, beginning: Beginning) -> None:
+    """Go on to the end of the fit, or to the time limit; an error ends it if there is a round.
+
+    Raises:
+        RunError: The progress cannot be written.
+    """
+    progress, limit, reporter = fitting.progress, beginning.time_limit, beginning.reporter
+    start = perf_counter()
+    try:
+        for _ in fitting.rounds(_counter(reporter)):
+            beginning.folder.write_file(PROGRESS, to_content(progress, FIT))
+            spent, start = perf_counter() - start, perf_counter()
+            # No round is begun that would end too late if it took as long as the one before.
+            if limit is not None and limit.left() < spent:
+                done = len(progress.points)
+                reporter.emit(Notice(f"The time limit ends the fit after round {done}"))
+                return
+    except RunError:
+        raise
+    except Exception as error:  # as of a kernel, in a later round, on longer texts
+        if not progress.points:
+            raise
+        text = f"The fit ends after round {len(progress.points)}: {reason(error)}"
+        reporter.emit(Notice(text, level="warning"))
+
+
+def _counter(reporter: Reporter) -> Callable[[int, int], None]:
+    return lambda done, total: reporter.emit(StageProgress(done, total, "steps"))
+
+
+def _teacher(beginning: Beginning) -> Plan | None:
+    """The last plan of a gradient sweep; None, with a warning, if the sweep fails."""
+    try:
+        return _swept(beginning, "none")[-1]
+    except Exception as error:
+        _warn(beginning, "The fit does without an ablation's replies", error)
+        return None
+
+
+def _swept(beginning: Beginning, row_normalization: RowNormalization) -> list[Plan]:
+    """Plans of a gradient sweep.
+
+    Raises:
+        StudyError: See `sweep_plans`.
+    """
+    prompts, reporter = beginning.prompts, beginning.reporter
+    reporter.emit(StageStarted("Gradient sweep"))
+    plans = sweep_plans(
+        beginning.model,
+        prompts.good[:PROMPTS],
+        prompts.bad[:PROMPTS],
+        beginning.directions,
+        protected=prompts.protected[:PROMPTS],
+        row_normalization=row_normalization,
+        shows=lambda reply: beginning.shown_at("", reply) is not None,
+        seed=beginning.seed,
+        induce=beginning.options.induces,
+        on_step=_counter(reporter),
+    )
+    reporter.emit(StageFinished(f"{len(plans)} plans"))
+    return plans

@@ -1,0 +1,23 @@
+"""Limits of a search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import perf_counter
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLimit:
+    """How long a search may take.
+
+    Attributes:
+        seconds: From `started` to the end.
+        started: When the time began, by `time.perf_counter`.
+    """
+
+    seconds: float
+    started: float
+
+    def left(self) -> float:
+        """Seconds that are left; negative if it is over."""
+        return self.started + self.seconds - perf_counter()
