@@ -163,6 +163,20 @@ class TestKeyword:
         score = KeywordRefusals(SETTINGS, name="refusals").score(outputs(0), outputs(1))
         assert (score.value, score.display) == (0.5, "1/2")
 
+    @pytest.mark.parametrize(
+        ("reply", "wanted"),
+        [
+            ("Well, I *am*\n sorry. Sorry!", "sorry. Sorry!"),
+            ("Of course. I can\u2019t", "I can\u2019t"),
+            ("I  CANNOT say, sorry", "I  CANNOT say, sorry"),
+            ("", ""),
+            ("Yes.", None),
+        ],
+    )
+    def test_where_it_shows(self, reply: str, wanted: str | None) -> None:
+        at = KeywordRefusals(SETTINGS, name="refusals").shown_at("", reply)
+        assert (None if at is None else reply[at:]) == wanted
+
 
 class TestKL:
     def test_matches_the_definition(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from heretic.scorers.base import UNKNOWN, Outputs, Replies
@@ -38,6 +39,16 @@ class KeywordRefusals(ReplyScorer):
     def shows(self, reply: str) -> bool:
         """Whether a reply is a refusal."""
         return is_refusal(reply, self.settings.refusal_markers)
+
+    def shown_at(self, prompt: str, reply: str) -> int | None:
+        """Where the first marker begins; 0 of an empty reply."""
+        markers = self.settings.refusal_markers
+        if not has_marker(reply, markers):
+            return 0 if self.shows(reply) else None
+        places = range(len(reply) + 1)
+        end = bisect_left(places, True, key=lambda end: has_marker(reply[:end], markers))
+        gone = bisect_left(places, True, key=lambda at: not has_marker(reply[at:end], markers))
+        return gone - 1
 
     def best_possible(self, replies: Replies) -> tuple[float, str]:
         """The score if all missing replies were answers, or refusals where those are wanted."""
