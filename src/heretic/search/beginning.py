@@ -26,7 +26,8 @@ from heretic.search.fitting.texts import ShownAt
 from heretic.search.limits import TimeLimit
 from heretic.search.method import SearchOptions
 from heretic.search.path import path_plans
-from heretic.search.sweep import sweep_plans
+from heretic.search.sweep import DEFAULTS as SWEEP
+from heretic.search.sweep import SweepOptions, sweep_plans
 
 PROMPTS = 128
 """Prompts of each direction split that sweep and fit use. They suffice for what is fitted, and they
@@ -36,6 +37,10 @@ PROGRESS = f"{FITS}/progress.safetensors"
 
 FIT = DEFAULTS
 """Figures of the fit."""
+
+TEACHER = SweepOptions(trade_offs=(0.03, 0.08, 0.2, 0.5, 1.25, 3.1), gone=0.1)
+"""Figures of the sweep whose last plan the fit learns from. It ends early: an edit that does more
+than is needed writes worse replies, and a whole sweep takes as long as a third of the fit."""
 
 AUTO, AUTO_BEFORE = "ablation", "ablation"
 """What the setting `search` means by auto, and what it meant when runs did not record it."""
@@ -251,13 +256,15 @@ def _counter(reporter: Reporter) -> Callable[[int, int], None]:
 def _teacher(beginning: Beginning) -> Plan | None:
     """The last plan of a gradient sweep; None, with a warning, if the sweep fails."""
     try:
-        return _swept(beginning, "none")[-1]
+        return _swept(beginning, "none", TEACHER)[-1]
     except Exception as error:
         _warn(beginning, "The fit does without an ablation's replies", error)
         return None
 
 
-def _swept(beginning: Beginning, row_normalization: RowNormalization) -> list[Plan]:
+def _swept(
+    beginning: Beginning, row_normalization: RowNormalization, options: SweepOptions = SWEEP
+) -> list[Plan]:
     """Plans of a gradient sweep.
 
     Raises:
@@ -275,6 +282,7 @@ def _swept(beginning: Beginning, row_normalization: RowNormalization) -> list[Pl
         shows=lambda reply: beginning.shown_at("", reply) is not None,
         seed=beginning.seed,
         induce=beginning.options.induces,
+        options=options,
         on_step=_counter(reporter),
     )
     reporter.emit(StageFinished(f"{len(plans)} plans"))

@@ -1,0 +1,56 @@
+"""What the comparison of searches keeps, and what it makes of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks.search_parts.command import HERE
+from benchmarks.search_parts.ours import seen_trials
+from benchmarks.search_parts.quality import Counts, Quality
+from benchmarks.search_parts.records import Run, Seen, read_runs
+from benchmarks.search_parts.report import report
+
+RUN = next(Path(__file__).parents[1].glob("data/earlier_run/checkpoints/*/"))
+COUNTS = Counts(refused=2, partly=1, broken=4)
+QUALITY = Quality(3, 7, 200, COUNTS, COUNTS, first=0.01, along=0.002, accuracy=0.7, certainty=0.6)
+TRIALS = (
+    Seen(100.0, refusals=0.5, keywords=0.4, kl_divergence=0.01),
+    Seen(110.0, refusals=0.0, keywords=0.0, kl_divergence=0.001, bound=True),
+    Seen(120.0, refusals=0.03, keywords=0.02, kl_divergence=0.02),
+)
+
+
+def test_trials_are_timed_from_the_start_of_the_command() -> None:
+    seen = seen_trials(RUN, datetime(2020, 1, 1, tzinfo=UTC))
+    assert seen
+    times = [trial.at for trial in seen]
+    assert times == sorted(times)
+    assert all(trial.at > 0 and trial.kl_divergence > 0 for trial in seen)
+    assert all(0 <= trial.keywords <= 1 for trial in seen)
+
+
+def test_a_run_is_read_as_it_was_kept(tmp_path: Path) -> None:
+    run = Run("real", "fitted", 1, TRIALS, (QUALITY,), note="alone")
+    run.write(tmp_path)
+    assert read_runs(tmp_path) == [run]
+
+
+def test_bounds_are_no_results() -> None:
+    run = Run("real", "fitted", 1, TRIALS)
+    assert (run.least(3), run.usable(3), run.least(0)) == (0.02, 120.0, None)
+    first, second, third = run.volumes()
+    assert first == second < third
+
+
+def test_the_report_has_a_row_for_each_tool_and_each_plan() -> None:
+    runs = [Run("real", "fitted", seed, TRIALS, (QUALITY,)) for seed in (1, 2)]
+    text = report(runs, "a command")
+    assert "| fitted | 1, 2 | 3 | 0.9664 | 120 | - | 120 s | 0.0200 |" in text
+    assert text.count("| <= 3 | 2 / 1 / 4 | 2 / 1 / 4 | 0.0100 | 0.0020 | 70 (0.600) |") == 2
+
+
+def test_what_is_kept_can_be_reported() -> None:
+    runs = read_runs(HERE / "search_data")
+    assert {run.tool for run in runs} >= {"peer"}
+    assert "| peer |" in report(runs, "a command")
