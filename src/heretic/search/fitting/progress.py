@@ -37,12 +37,12 @@ class FitOptions:
         rank: Pairs of vectors for each writer.
     """
 
-    trade_offs: Sequence[float] = (0.05, 0.05, 0.1, 0.1, 0.2, 0.4)
+    trade_offs: Sequence[float] = (0.05, 0.1, 0.1, 0.2, 0.4)
     steps: int = 10
-    good: int = 16
-    answered: int = 8
-    wanted: int = 8
-    pushed: int = 16
+    good: int = 8
+    answered: int = 4
+    wanted: int = 4
+    pushed: int = 8
     kept_tokens: int = 24
     answered_tokens: int = 16
     look_tokens: int = 96
