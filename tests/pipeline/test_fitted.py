@@ -38,6 +38,7 @@ SMALL = FitOptions(
     rate=1.0,
     lowest=0.0,
     gone=0.0,
+    tried=0,  # a teacher from the beginning
 )
 
 

@@ -39,8 +39,10 @@ FIT = DEFAULTS
 """Figures of the fit."""
 
 TEACHER = SweepOptions(trade_offs=(0.03, 0.08, 0.2, 0.5, 1.25, 3.1), gone=0.1)
-"""Figures of the sweep whose last plan the fit learns from. It ends early: an edit that does more
-than is needed writes worse replies, and a whole sweep takes as long as a third of the fit."""
+"""Figures of the sweep whose last plan a fit learns from. It ends early: an edit that does more
+than is needed writes worse replies, and a whole sweep takes as long as half of the fit."""
+
+FITTING = "Fitting the edit's vectors"
 
 AUTO, AUTO_BEFORE = "ablation", "ablation"
 """What the setting `search` means by auto, and what it meant when runs did not record it."""
@@ -190,7 +192,7 @@ def _warn(beginning: Beginning, text: str, error: Exception) -> None:
 def _fitted(beginning: Beginning) -> list[Plan]:
     """The plans at the points of the run's fit, which is made, saved, and added to the model.
 
-    The ablation that it learned from comes last.
+    The ablation that it learned from, if any, comes last.
 
     Raises:
         StudyError: See `Fitting` and `Fitting.rounds`.
@@ -199,8 +201,7 @@ def _fitted(beginning: Beginning) -> list[Plan]:
     folder, prompts, reporter = beginning.folder, beginning.prompts, beginning.reporter
     content = folder.read_file(PROGRESS)
     kept = None if content is None else from_content(content, FIT)
-    ablation = kept.teacher if kept else _teacher(beginning)
-    reporter.emit(StageStarted("Fitting the edit's vectors"))
+    reporter.emit(StageStarted(FITTING))
     fitting = Fitting(
         beginning.model,
         [*prompts.good[:PROMPTS], *prompts.protected[:PROMPTS]],
@@ -208,14 +209,14 @@ def _fitted(beginning: Beginning) -> list[Plan]:
         beginning.directions,
         beginning.shown_at,
         seed=beginning.seed,
-        teacher=ablation,
+        teacher=lambda: _teacher(beginning),
         options=FIT,
         progress=kept,
     )
     if kept:
         reporter.emit(Notice(f"The fit goes on after round {len(kept.points)}"))
     _make_rounds(fitting, beginning)
-    fit = fitting.progress.fit(fitting.components)
+    fit, ablation = fitting.progress.fit(fitting.components), fitting.progress.teacher
     folder.write_fit(fit.digest, fit.content())
     beginning.model.add_fits([fit])
     shown = ", ".join(f"{share:.0%}" for share in fitting.progress.shown)
@@ -255,11 +256,14 @@ def _counter(reporter: Reporter) -> Callable[[int, int], None]:
 
 def _teacher(beginning: Beginning) -> Plan | None:
     """The last plan of a gradient sweep; None, with a warning, if the sweep fails."""
+    beginning.reporter.emit(StageFinished("it hardly changes; an ablation shows it what to write"))
     try:
         return _swept(beginning, "none", TEACHER)[-1]
     except Exception as error:
         _warn(beginning, "The fit does without an ablation's replies", error)
         return None
+    finally:
+        beginning.reporter.emit(StageStarted(FITTING))
 
 
 def _swept(

@@ -215,15 +215,71 @@ class TestRounds:
         assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_teachers_replies_are_what_is_written_instead(model: Model, directions: Tensor) -> None:
-    """Where nothing is pushed away, the fit comes nearer to the ablation on bad prompts."""
+def ablation(model: Model) -> Plan:
     kernels = {name: Kernel(1.5, 1.0, 1.5, 9.0) for name in model.get_abliterable_components()}
-    teacher = Plan.create(
+    return Plan.create(
         direction_scope="per layer",
         direction_index=None,
         kernels=kernels,
         row_normalization="none",
     )
+
+
+def test_where_pushing_is_in_vain_a_teacher_is_asked_once(model: Model, directions: Tensor) -> None:
+    """`odd` decides by the prompt, so no edit changes how many replies show it."""
+    asked: list[int] = []
+
+    def taught(progress: Progress | None = None) -> Fitting:
+        def teacher() -> Plan:
+            asked.append(1)
+            return ablation(model)
+
+        options = replace(OPTIONS, tried=1)
+        own = {"seed": 3, "teacher": teacher, "options": options, "progress": progress}
+        return Fitting(model, GOOD, BAD, directions, odd, **own)  # type: ignore[arg-type]
+
+    fit = taught()
+    rounds = fit.rounds()
+    first = next(rounds)
+    alone, content = first.points[0], to_content(first, fit._options)
+    points = [len(progress.points) for progress in rounds]
+    assert points == [1, 2, 3]  # it began again
+    assert asked == [1]
+    assert not torch.equal(fit.progress.points[0][0], alone[0])
+    kept = from_content(content, fit._options)
+    assert kept is not None
+    *_, resumed = taught(kept).rounds()  # killed before it asked
+    assert asked == [1, 1]
+    assert torch.equal(resumed.points[-1][0], fit.progress.points[-1][0])
+    again = from_content(to_content(resumed, fit._options), fit._options)
+    assert again is not None
+    assert list(taught(again).rounds()) == []
+    assert asked == [1, 1]
+
+
+def test_where_pushing_helps_no_teacher_is_asked(model: Model, directions: Tensor) -> None:
+    def never() -> Plan:
+        raise AssertionError("nobody needs it")
+
+    shown = iter([*[0] * len(BAD), *[None] * 3 * len(BAD)])
+    options = replace(OPTIONS, look_tokens=3)
+    fit = Fitting(
+        model,
+        GOOD,
+        BAD,
+        directions,
+        lambda prompt, reply: None if prompt == "" else next(shown),
+        seed=3,
+        teacher=never,
+        options=options,
+    )
+    assert len(list(fit.rounds())) == 3
+    assert fit.progress.teacher is None
+
+
+def test_a_teachers_replies_are_what_is_written_instead(model: Model, directions: Tensor) -> None:
+    """Where nothing is pushed away, the fit comes nearer to the ablation on bad prompts."""
+    teacher = ablation(model)
     shown = {prompt.user for prompt in BAD[::2]}
 
     def at(prompt: str, reply: str) -> int | None:
@@ -237,8 +293,10 @@ def test_a_teachers_replies_are_what_is_written_instead(model: Model, directions
         look_tokens=3,
         aim=50.0,
         answered=0,
+        tried=0,
     )
-    fit = Fitting(model, GOOD, BAD, directions, at, seed=3, teacher=teacher, options=options)
+    own = {"seed": 3, "teacher": lambda: teacher, "options": options}
+    fit = Fitting(model, GOOD, BAD, directions, at, **own)  # type: ignore[arg-type]
     prompts = [prompt for prompt in BAD if prompt.user not in shown]
     with model.edited(teacher, directions):
         wanted = teacher_forcing.reference(model, prompts, 4)

@@ -49,8 +49,9 @@ class Fitting:
             along the first of them.
         shown_at: Where a reply shows the behaviour.
         seed: Of mini-batches.
-        teacher: An ablation whose replies to bad prompts, where they do not show the behaviour, say
-            what to write; None without one. Not used if there is `progress`, which knows its own.
+        teacher: Makes an ablation whose replies to bad prompts, where they do not show the
+            behaviour, say what to write; None if it cannot. Called once, if pushing alone does not
+            get far: the fit then begins again.
 
     Raises:
         StudyError: No layer that is fitted has a direction, or no reply shows the behaviour.
@@ -65,12 +66,13 @@ class Fitting:
         shown_at: ShownAt,
         *,
         seed: int,
-        teacher: Plan | None = None,
+        teacher: Callable[[], Plan | None] = lambda: None,
         options: FitOptions = DEFAULTS,
         progress: Progress | None = None,
     ) -> None:
         self._model, self._bad, self._shown_at = model, bad, shown_at
-        self._seed, self._options = seed, options
+        self._seed, self._options, self._teacher = seed, options, teacher
+        self._directions = directions
         basis = directions if directions.dim() == 3 else directions.unsqueeze(1)
         lowest = math.ceil(options.lowest * model.n_layers)
         self._writers = [
@@ -92,16 +94,17 @@ class Fitting:
         self._engine = open_engine(
             model, {"bad": bad}, replied={"bad"}, max_new_tokens=options.look_tokens
         )
-        self.progress = progress or self._begun(teacher)
+        self.progress = progress or self._begun()
         kept = kept_texts(model, good, options.kept_tokens)
         answered = [bad[number] for number in self.progress.answered]
         self._kept = [kept, kept_texts(model, answered, options.answered_tokens)]
-        teacher = self.progress.teacher
-        self._wanted = [] if teacher is None else self._replies_of(teacher, directions)
+        self._wanted = self._teachers_replies()
 
-    def _replies_of(self, teacher: Plan, directions: Tensor) -> list[Kept]:
-        """The teacher's replies to bad prompts that neither show the behaviour nor are broken."""
-        model = self._model
+    def _teachers_replies(self) -> list[Kept]:
+        """Those to bad prompts that neither show the behaviour nor are broken."""
+        model, teacher, directions = self._model, self.progress.teacher, self._directions
+        if teacher is None:
+            return []
         replies = self._look(model.plan_edits(teacher, directions))
         prompts = [
             prompt
@@ -126,14 +129,13 @@ class Fitting:
             read[place][0] = functional.normalize(ablation.read[0].float().cpu(), dim=0)
         return torch.zeros(shape), read
 
-    def _begun(self, teacher: Plan | None) -> Progress:
+    def _begun(self) -> Progress:
         """Look at the original's replies.
 
         Raises:
             StudyError: None of them shows the behaviour.
         """
-        moments = [(torch.zeros_like(part), torch.zeros_like(part)) for part in self._start]
-        progress = Progress(moments=moments, teacher=teacher)
+        progress = Progress(moments=self._no_moments())
         replies = self._look({})
         shown = [self._take_in(progress, number, reply) for number, reply in enumerate(replies)]
         if not progress.pushed:
@@ -144,6 +146,9 @@ class Fitting:
         progress.answered = [number for number, kind in enumerate(shown) if kind is None]
         progress.shown = [_share(shown)]
         return progress
+
+    def _no_moments(self) -> list[tuple[Tensor, Tensor]]:
+        return [(torch.zeros_like(part), torch.zeros_like(part)) for part in self._start]
 
     def _look(self, edits: Mapping[str, OutputEdit]) -> list[str]:
         def decided(text: str) -> bool:
@@ -178,8 +183,10 @@ class Fitting:
         """
         progress, options = self.progress, self._options
         total = options.steps * len(options.trade_offs)
-        vectors = [part.clone() for part in (progress.points or [self._start])[-1]]
         while len(progress.points) < len(options.trade_offs) and not self._is_over():
+            if self._is_stuck():
+                self._begin_again()
+            vectors = [part.clone() for part in (progress.points or [self._start])[-1]]
             number = len(progress.points)
             rng = random.Random(f"{self._seed} {number}")  # noqa: S311 - not a secret
             for step in range(options.steps):
@@ -196,6 +203,21 @@ class Fitting:
     def _is_over(self) -> bool:
         """Whether hardly any reply showed the behaviour at the last look."""
         return self.progress.shown[-1] < self._options.gone
+
+    def _is_stuck(self) -> bool:
+        """Whether pushing alone has been tried, and nearly as many replies show the behaviour."""
+        progress, options = self.progress, self._options
+        tried = len(progress.points) == options.tried and not progress.asked
+        return tried and progress.shown[-1] > options.stuck * progress.shown[0]
+
+    def _begin_again(self) -> None:
+        """Begin with a teacher, if there is one. What was seen is still pushed away."""
+        progress = self.progress
+        progress.asked, progress.teacher = True, self._teacher()
+        if progress.teacher is not None:
+            progress.points, progress.steps, progress.shown = [], 0, progress.shown[:1]
+            progress.moments = self._no_moments()
+            self._wanted = self._teachers_replies()
 
     def _step(self, vectors: list[Tensor], trade_off: float, step: int, rng: random.Random) -> None:
         """Move the vectors by one step.

@@ -33,6 +33,9 @@ class FitOptions:
         last: Share of the first step's length that the last step of a round has.
         decays: Adam's decay rates.
         lowest: Share of the layers, from the first on, that is not edited.
+        tried: Rounds after which a teacher is asked for, if the share of replies that show the
+            behaviour is still above `stuck` of the original's.
+        stuck: See there.
         gone: The path ends when a smaller share of the replies shows the behaviour.
         rank: Pairs of vectors for each writer.
     """
@@ -52,6 +55,8 @@ class FitOptions:
     last: float = 0.2
     decays: tuple[float, float] = (0.9, 0.95)
     lowest: float = 0.3
+    tried: int = 2
+    stuck: float = 0.75
     gone: float = 0.01
     rank: int = 1
 
@@ -69,6 +74,7 @@ class Progress:
         steps: Steps taken.
         pushed: What is pushed away.
         answered: Indices of the bad prompts whose original replies do not show the behaviour.
+        asked: Whether a teacher was asked for.
         teacher: The ablation whose replies are wanted; None without one.
         shown: Share of replies that showed the behaviour or were broken, originally and after
             each round.
@@ -79,6 +85,7 @@ class Progress:
     steps: int = 0
     pushed: list[Pushed] = field(default_factory=list)
     answered: list[int] = field(default_factory=list)
+    asked: bool = False
     teacher: Plan | None = None
     shown: list[float] = field(default_factory=list)
 
@@ -98,6 +105,7 @@ def to_content(progress: Progress, options: FitOptions) -> bytes:
         "pushed": [[list(text.ids), list(text.targets)] for text in progress.pushed],
         "answered": progress.answered,
         "shown": progress.shown,
+        "asked": progress.asked,
         "teacher": None if progress.teacher is None else progress.teacher.to_dict(),
         "points": len(progress.points),
     }
@@ -124,6 +132,7 @@ def from_content(content: bytes, options: FitOptions) -> Progress | None:
         pushed=[Pushed(tuple(ids), tuple(targets)) for ids, targets in state["pushed"]],
         answered=state["answered"],
         shown=state["shown"],
+        asked=state["asked"],
         teacher=None if state["teacher"] is None else Plan.from_dict(state["teacher"]),
     )
 
