@@ -28,13 +28,13 @@ def main() -> None:
     parser.add_argument("--bounds", type=int, nargs="+", default=[3, 10, 25])
     parser.add_argument("--replies", type=Path)
     given = parser.parse_args()
-    rows, kept = [], []
+    kept = []
     found = qualities(given.run, given.bad, given.good, tokens=given.tokens, limits=given.bounds)
+    print(table(["model", *HEADER], []))
     for quality, replies in found:
         name = "original" if quality.trial is None else f"trial {quality.trial}"
-        rows.append([name, *quality.cells()])
+        print(f"| {' | '.join([name, *quality.cells()])} |", flush=True)
         kept += [{"model": name, "prompt": text, "reply": replies[text]} for text in replies]
-    print(table(["model", *HEADER], rows))
     if given.replies is not None:
         given.replies.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
 

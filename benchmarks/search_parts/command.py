@@ -8,16 +8,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from benchmarks.peer.command import planted_model_folder
 from benchmarks.peer.other import default_peer_venv, install_peer
 from benchmarks.peer.processes import say
 from benchmarks.peer.report import machine
 from benchmarks.real_model import real_model
-from benchmarks.search_parts.ours import run_ours
+from benchmarks.search_parts.ours import run_ours, with_quality
 from benchmarks.search_parts.peer import read_peer, run_peer
-from benchmarks.search_parts.records import MODELS, TOOLS, Run, read_runs
+from benchmarks.search_parts.records import MODELS, TOOLS, Run, read_run, read_runs
 from benchmarks.search_parts.report import draw, report
 
 from heretic.config.behaviors import OWN_FOLDER
@@ -61,30 +60,64 @@ def case(model: str) -> Case:
     return Case(second_model(say), MONEY.prompts, KINDS, TRAINING)
 
 
-def run(tool: str, model: str, seed: int, options: argparse.Namespace) -> Run:
-    """One search."""
+def run(tool: str, model: str, seed: int, options: argparse.Namespace) -> None:
+    """One search, and the quality of its front; what is kept already is not made again."""
+    kept = options.data / f"{model}-{tool}-{seed}.json"
+    done = read_run(kept) if kept.exists() else None
+    if done is not None and (done.quality or tool == "peer"):
+        return
     work = default_peer_venv().parent / "search" / f"{tool}-{model}-{seed}"
     found = case(model)
-    shared: Mapping[str, Any] = {"seed": seed, "new_tokens": options.new_tokens, "work": work}
-    if tool == "peer":
-        install_peer(default_peer_venv())
-        sets = {
-            f"{kind}_{name}prompts": found.file(kind, part)
-            for kind in KINDS
-            for name, part in (("", "train"), ("evaluation_", "test"))
-        }
-        trials = options.peer_trials
-        run_peer(model, found.folder, sets, dtype=options.peer_dtype, trials=trials, **shared)
-        return read_peer(model, work / "journals", seed, options.peer_seconds)
+    if done is None:
+        search = _peer if tool == "peer" else _ours
+        done = replace(search(tool, model, seed, found, work, options), machine=machine())
+        done.write(options.data)
+    if tool != "peer":
+        held_out = found.file("bad", "held_out"), found.file("good", "held_out")
+        with_quality(done, work, *held_out).write(options.data)
+
+
+def _peer(
+    tool: str, model: str, seed: int, found: Case, work: Path, options: argparse.Namespace
+) -> Run:
+    install_peer(default_peer_venv())
+    sets = {
+        f"{kind}_{name}prompts": found.file(kind, part)
+        for kind in KINDS
+        for name, part in (("", "train"), ("evaluation_", "test"))
+    }
+    run_peer(
+        model,
+        found.folder,
+        sets,
+        dtype=options.peer_dtype,
+        trials=options.peer_trials,
+        seed=seed,
+        new_tokens=options.new_tokens,
+        work=work,
+    )
+    return read_peer(model, work / "journals", seed, options.peer_seconds)
+
+
+def _ours(
+    tool: str, model: str, seed: int, found: Case, work: Path, options: argparse.Namespace
+) -> Run:
     values = {}
     for kind in KINDS:
         values[f"{kind}-prompts.dataset"] = str(found.file(kind, "train"))
         if found.training:
             values[f"{kind}-prompts.split"] = found.training
         values[f"{kind}-evaluation-prompts.dataset"] = str(found.file(kind, "test"))
-    held_out = found.file("bad", "held_out"), found.file("good", "held_out")
-    trials = options.trials
-    return run_ours(model, found.folder, values, held_out, search=tool, trials=trials, **shared)
+    return run_ours(
+        model,
+        found.folder,
+        values,
+        search=tool,
+        seed=seed,
+        trials=options.trials,
+        new_tokens=options.new_tokens,
+        work=work,
+    )
 
 
 def parsed(description: str) -> argparse.Namespace:
@@ -114,9 +147,7 @@ def main(description: str) -> None:
     for seed in options.seeds:
         for model in options.models:
             for tool in options.tools:
-                if not (options.data / f"{model}-{tool}-{seed}.json").exists():
-                    found = run(tool, model, seed, options)
-                    replace(found, machine=machine()).write(options.data)
+                run(tool, model, seed, options)
     runs = read_runs(options.data)
     text = report(runs, shlex.join(["python", *sys.argv]))
     print(text)

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,6 @@ def run_ours(
     model: str,
     folder: Path,
     sets: Mapping[str, str],
-    held_out: tuple[Path, Path],
     *,
     search: str,
     seed: int,
@@ -42,11 +42,10 @@ def run_ours(
     new_tokens: int,
     work: Path,
 ) -> Run:
-    """One search, timed from the start of the command, and the quality of its front.
+    """One search, timed from the start of the command.
 
     Args:
         sets: Options of the prompt sets, with their values.
-        held_out: Files of held-out bad and good prompts.
         work: The run's folder is made here, anew.
     """
     say(f"{search} on the model {model}, seed {seed}, {trials} trials")
@@ -71,18 +70,37 @@ def run_ours(
     status, _, _ = run_process(command, work, source)
     if status != 0:
         raise failure("The search", work / "log")
+    return Run(model, search, seed, tuple(seen_trials(_folder(work), start)))
+
+
+def with_quality(run: Run, work: Path, bad: Path, good: Path) -> Run:
+    """A run of ours with the quality of its front.
+
+    Args:
+        work: Of `run_ours`.
+        bad, good: Files of held-out prompts.
+    """
+    say(f"{run.tool} on the model {run.model}, seed {run.seed}: held-out prompts, at length")
+    found = qualities(_folder(work), bad, good, tokens=LONG, limits=LIMITS)
+    return replace(run, quality=tuple(one for one, _ in found))
+
+
+def _folder(work: Path) -> Path:
     [made] = (work / "runs").iterdir()
-    found = tuple(seen_trials(made, start))
-    bad, good = held_out
-    quality = tuple(one for one, _ in qualities(made, bad, good, tokens=LONG, limits=LIMITS))
-    return Run(model, search, seed, found, quality)
+    return made
 
 
-def seen_trials(folder: Path, start: datetime) -> list[Seen]:
-    """The complete trials of a run folder, in the order of their ends."""
+def seen_trials(
+    folder: Path, start: datetime, names: Sequence[str] = ("refusals", "keywords", "kl_divergence")
+) -> list[Seen]:
+    """The complete trials of a run folder, in the order of their ends.
+
+    Args:
+        names: Of the scores that count refusals, keywords, and the divergence.
+    """
     ends = dict(_ends(folder / "trials.journal"))
     trials = [one for one in RunFolder(folder).read_trials() if one.state == "complete"]
-    return [_seen(one, (ends[one.number] - start).total_seconds()) for one in trials]
+    return [_seen(one, (ends[one.number] - start).total_seconds(), names) for one in trials]
 
 
 def _ends(journal: Path) -> list[tuple[int, datetime]]:
@@ -97,13 +115,10 @@ def _ends(journal: Path) -> list[tuple[int, datetime]]:
     ]
 
 
-def _seen(trial: Trial, at: float) -> Seen:
+def _seen(trial: Trial, at: float, names: Sequence[str]) -> Seen:
     """What was not counted because the trial ended early is 0, the bound of a share."""
     values = {score.name: score.value for score in trial.scores}
-    return Seen(
-        at,
-        refusals=values.get("refusals", 0.0),
-        keywords=values.get("keywords", 0.0),
-        kl_divergence=values.get("kl_divergence", 0.0),
-        bound=trial.pruned,
-    )
+    if trial.pruned:
+        values = {**dict.fromkeys(names, 0.0), **values}
+    refusals, keywords, divergence = (values[name] for name in names)
+    return Seen(at, refusals, keywords, divergence, trial.pruned)

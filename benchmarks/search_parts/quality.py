@@ -108,8 +108,9 @@ def qualities(
     yield ruler.quality(None, None, None, directions)
     rows, seen = front(folder.read_trials()), set()
     for limit in limits:
-        trial = rows[row_within(rows, limit).row]
-        if trial.number not in seen:
+        found = row_within(rows, limit)
+        trial = rows[found.row]
+        if found.met and trial.number not in seen:
             seen.add(trial.number)
             yield ruler.quality(limit, trial.number, trial.plan, directions)
 

@@ -44,7 +44,7 @@ class Run:
 
     Attributes:
         quality: Of the original, and of the least KL divergence at each of the limits, on held-out
-            prompts and at length.
+            prompts and at length; empty until it is measured.
         note: How it was run, where that is not plain.
     """
 
@@ -108,13 +108,15 @@ class Run:
 
 def read_runs(folder: Path) -> list[Run]:
     """All that was kept."""
-    runs = []
-    for path in sorted(folder.glob("*.json")):
-        data = json.loads(path.read_text(encoding="utf-8"))
-        data["trials"] = tuple(Seen(**row) for row in data["trials"])
-        data["quality"] = tuple(Quality.from_dict(row) for row in data["quality"])
-        runs.append(Run(**data))
-    return runs
+    return [read_run(path) for path in sorted(folder.glob("*.json"))]
+
+
+def read_run(path: Path) -> Run:
+    """A search from the file that `Run.write` made."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data["trials"] = tuple(Seen(**row) for row in data["trials"])
+    data["quality"] = tuple(Quality.from_dict(row) for row in data["quality"])
+    return Run(**data)
 
 
 def of(runs: Sequence[Run], model: str, tool: str) -> list[Run]:

@@ -64,3 +64,22 @@ class ExportError(HereticError):
 def reason(error: Exception) -> str:
     """An error in one sentence; of a bug or a library's error, with its type."""
     return str(error) if isinstance(error, HereticError) else f"{type(error).__name__}: {error}"
+
+
+def is_of_interruption(error: BaseException) -> bool:
+    """Whether an error is an interruption, or what a library made of one.
+
+    A failed import may lead to it. Compiled libraries, such as pydantic's, keep of it no more than
+    its name in the message of their own error.
+    """
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        current = waiting.pop()
+        if current is None or id(current) in seen:
+            continue
+        if isinstance(current, KeyboardInterrupt) or "KeyboardInterrupt" in str(current):
+            return True
+        seen.add(id(current))
+        waiting += [current.__cause__, current.__context__]
+    return False

@@ -23,6 +23,7 @@ from heretic.records import Plan
 from heretic.records.plan import FITS
 from heretic.runs.folder import RunFolder
 from heretic.search import beginning
+from heretic.search.beginning import PROGRESS
 from heretic.search.fitting.fit import Fitting
 from heretic.search.fitting.progress import FitOptions
 
@@ -98,8 +99,11 @@ def test_killed_between_two_rounds_it_goes_on_after_the_first(
 
     def killed(self: RunFolder, name: str, content: str | bytes) -> None:
         write(self, name, content)
-        if name.endswith("progress.safetensors"):
+        written.append(name)
+        if written.count(PROGRESS) == 2:  # the first time there is a teacher, and no round
             raise KeyboardInterrupt
+
+    written: list[str] = []
 
     with monkeypatch.context() as patched:
         patched.setattr(RunFolder, "write_file", killed)
@@ -191,6 +195,42 @@ def test_an_error_ends_it_after_the_rounds_that_are_made(
     assert [plan.kernels[0][1].figures() for plan in on_path] == [(0.0, 1.0)]
     said = "The fit ends after round 1: RuntimeError: no backward pass"
     assert said in recorder.notices("warning")
+
+
+def test_an_error_after_a_new_beginning_leaves_the_rounds_before_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beginning, "FIT", replace(SMALL, tried=1, stuck=-1.0))
+    step = Fitting._step
+
+    def later(self: Fitting, *arguments: Any) -> None:
+        (failing if self.progress.alone else step)(self, *arguments)
+
+    monkeypatch.setattr(Fitting, "_step", later)
+    session = session_of(settings, recorder := Recorder())
+    kinds = [bool(plan.fits) for plan in session.study.start_plans]
+    assert kinds == [True, False]  # the round without a teacher, and the teacher
+    assert any(
+        text.startswith("The fit ends after round 1") for text in recorder.notices("warning")
+    )
+
+
+def test_there_is_no_new_beginning_without_time_for_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beginning, "FIT", replace(SMALL, tried=1, stuck=-1.0))
+    monkeypatch.setattr(beginning, "_teacher", never)
+    session = session_of(settings.replaced(time_limit="0.01s"))
+    assert [bool(plan.fits) for plan in session.study.start_plans] == [True]
+
+
+def test_plans_that_are_gone_are_those_of_the_fit_as_it_ended(settings: Settings) -> None:
+    short = settings.replaced(time_limit="0.01s")
+    first = session_of(short)
+    pipeline.search(first, 1)
+    first.study.folder.sweep_path.unlink()
+    again = session_of(short.replaced(time_limit=None))
+    assert again.study.start_plans == first.study.start_plans
 
 
 def test_where_it_fails_at_once_it_is_an_error(

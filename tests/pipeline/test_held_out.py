@@ -287,7 +287,7 @@ class TestSearches:
         gaps = [after - before for before, after in pairwise([-1, *sorted(found[:3])])]
         assert max(gaps) <= count // 2 + 1
 
-    def test_auto_goes_on_around_it(self, make: MakeSettings, sweeps: list[int]):
+    def test_ablation_goes_on_around_it(self, make: MakeSettings, sweeps: list[int]):
         settings = make(search="ablation", n_trials=5, n_startup_trials=2)
         plans = self.plans(settings)
         assert plans[:3] == list(self.IN_ORDER)
@@ -301,7 +301,8 @@ class TestSearches:
         self, make: MakeSettings, sweeps: list[int], monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setattr(beginning, "sweep_plans", broken)
-        settings = make(search="ablation", n_trials=2)
+        monkeypatch.setattr(beginning, "AUTO", "ablation")
+        settings = make(search="auto", n_trials=2)
         assert open_session(settings).study.start_plans == ()
         monkeypatch.undo()  # as if memory had run out then
         monkeypatch.setattr(beginning, "sweep_plans", lambda *_, **__: list(self.SWEEP))
@@ -311,18 +312,32 @@ class TestSearches:
         self, make: MakeSettings, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setattr(beginning, "sweep_plans", broken)
-        settings = make(search="ablation", n_trials=1)
+        monkeypatch.setattr(beginning, "AUTO", "ablation")
+        settings = make(search="auto", n_trials=1)
         (first,) = self.plans(settings)
         monkeypatch.setattr(beginning, "sweep_plans", lambda *_, **__: list(self.SWEEP))
         assert self.plans(settings.replaced(n_trials=2))[0] == first
         assert open_session(settings).study.start_plans == ()
 
-    def test_gradient_alone_says_that_there_is_none(
-        self, make: MakeSettings, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("search", ["gradient", "ablation"])
+    def test_who_asks_for_one_is_told_that_there_is_none(
+        self, make: MakeSettings, search: str, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setattr(beginning, "sweep_plans", broken)
         with pytest.raises(StudyError, match="no backward pass"):
-            open_session(make(search="gradient"))
+            open_session(make(search=search))
+        assert open_session(make(search="tpe")).study.start_plans == ()
+
+    def test_an_interruption_is_no_failure(
+        self, make: MakeSettings, monkeypatch: pytest.MonkeyPatch
+    ):
+        def interrupted(*_: object, **__: object) -> None:
+            raise ImportError("scipy is imported by half") from KeyboardInterrupt()
+
+        monkeypatch.setattr(beginning, "sweep_plans", interrupted)
+        monkeypatch.setattr(beginning, "AUTO", "ablation")
+        with pytest.raises(ImportError, match="by half"):
+            open_session(make(search="auto"))
 
     @pytest.mark.parametrize("search", ["tpe", "gp"])
     def test_others_make_no_sweep(self, make: MakeSettings, sweeps: list[int], search: str):

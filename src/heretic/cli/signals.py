@@ -94,23 +94,11 @@ def farewell() -> str:
 def is_interruption(error: BaseException) -> bool:
     """Whether an error ends what was interrupted.
 
-    It may be what a library made of an interruption, such as a failed import, or have come while
-    an interruption waited for the end of an import. Compiled libraries, such as pydantic's, keep of
-    it no more than its name in the message of their own error.
+    It may have come while an interruption waited for the end of an import.
     """
-    if _state.broke_import or _state.waits:
-        return True
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        current = waiting.pop()
-        if current is None or id(current) in seen:
-            continue
-        if isinstance(current, KeyboardInterrupt) or "KeyboardInterrupt" in str(current):
-            return True
-        seen.add(id(current))
-        waiting += [current.__cause__, current.__context__]
-    return False
+    from heretic.errors import is_of_interruption
+
+    return _state.broke_import or bool(_state.waits) or is_of_interruption(error)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ from heretic.runs.folder import RunFolder, digest
 from heretic.runs.listing import find_run
 from heretic.runs.manifest import RunManifest
 from heretic.scorers import Scorer, check_scorers, load_scorers
-from heretic.scorers.registry import behavior_shown_at
+from heretic.scorers.registry import behavior_shown, behavior_shown_at
 from heretic.search.beginning import Beginning, first_plans, method_of
 from heretic.search.limits import TimeLimit
 from heretic.search.method import Method, SearchOptions, choose_method
@@ -153,9 +153,9 @@ def prepare(
         folder.write_manifest(manifest)
     for fit in fits:
         folder.write_fit(fit.digest, fit.content())
-    shown_at = behavior_shown_at(scorers, settings.refusal_markers)
-    limit = _limit(settings, started)
-    own = (model, prompts, directions, folder, seed, shown_at, reporter, limit)
+    markers, limit = settings.refusal_markers, _limit(settings, started)
+    shown = behavior_shown(scorers, markers), behavior_shown_at(scorers, markers)
+    own = (model, prompts, directions, folder, seed, *shown, reporter, limit)
     first = first_plans(Beginning(options, method_of(options, manifest), *own))
     method = choose_method(options, model, first, has_protected=bool(prompts.protected))
     study = _study(settings, folder, seed, method, evaluator.optimizations, start_plans, aim)

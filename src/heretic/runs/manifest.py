@@ -92,8 +92,8 @@ class RunManifest:
         fingerprint: Everything that changes scores: model, prompts, method, lengths.
         settings: All settings that the run began with.
         found: Results of loading the model: batch size, response prefix, dtype, device, layers,
-            components, baseline scores; the date that chat templates are told; and what `search`
-            meant by auto.
+            components, baseline scores; the date that chat templates are told; and what
+            proposes the plans (`search`, with auto replaced by what it meant).
         versions: Package name to version.
         created: When the run began, ISO 8601 in UTC.
         files: Name of each file of the run, as a path below its folder, to what it must hold.
@@ -149,7 +149,7 @@ class RunManifest:
 
     @property
     def search(self) -> str | None:
-        """What proposes the plans, where `search` left that open; None if that is not recorded.
+        """What proposes the plans, also where the setting left that open; None if not recorded.
 
         Raises:
             RunError: It is malformed.

@@ -12,7 +12,7 @@ from time import perf_counter
 
 from torch import Tensor
 
-from heretic.errors import HereticError, RunError, StudyError, reason
+from heretic.errors import HereticError, RunError, StudyError, is_of_interruption, reason
 from heretic.events import Notice, Reporter, StageFinished, StageProgress, StageStarted
 from heretic.model.core import Model
 from heretic.prompts import PromptSets
@@ -21,7 +21,7 @@ from heretic.records.trial import Trial
 from heretic.runs.folder import RunFolder
 from heretic.runs.manifest import RESTART, RunManifest
 from heretic.search.fitting.fit import Fitting
-from heretic.search.fitting.progress import DEFAULTS, from_content, to_content
+from heretic.search.fitting.progress import DEFAULTS, Progress, from_content, to_content
 from heretic.search.fitting.texts import ShownAt
 from heretic.search.limits import TimeLimit
 from heretic.search.method import SearchOptions
@@ -71,12 +71,14 @@ class Beginning:
     """What a run's first plans are made from.
 
     Attributes:
-        options: The user's; with `search` at auto, another method serves where this one fails.
+        options: The user's; where `search` is auto, another method serves if this one fails.
         method: See `method_of`; only ablation, gradient and fitted have first plans.
         prompts: The direction splits and the protected prompts are used.
         directions: float32 [layers + 1, hidden] or [layers + 1, k, hidden].
-        shown_at: Where a reply to a bad prompt shows the behaviour.
-        time_limit: Of the command; a fit ends before it.
+        shows: Whether a reply to a bad prompt shows the behaviour, whatever follows.
+        shown_at: Where a whole reply shows it.
+        time_limit: Of the command. A fit makes one round in any case, and begins no other that
+            would end later, if it takes as long as those before.
     """
 
     options: SearchOptions
@@ -86,6 +88,7 @@ class Beginning:
     directions: Tensor
     folder: RunFolder
     seed: int
+    shows: Callable[[str], bool]
     shown_at: ShownAt
     reporter: Reporter
     time_limit: TimeLimit | None = None
@@ -121,7 +124,7 @@ def first_plans(beginning: Beginning) -> Sequence[Plan]:
     if trials:
         text = f"{folder.sweep_path} is gone: the {what} is made again"
         reporter.emit(Notice(text, level="warning"))
-    plans = _made(beginning)
+    plans = _made(beginning, again=bool(trials))
     if trials:
         _check_same(plans, trials, folder, what)
     folder.write_sweep(plans)
@@ -152,36 +155,44 @@ def _check_same(
         )
 
 
-def _made(beginning: Beginning) -> Sequence[Plan]:
+def _made(beginning: Beginning, *, again: bool) -> Sequence[Plan]:
     """The plans of the method; where it fails and the user left the choice, of the next simpler.
+
+    Args:
+        again: Whether the run had them, and has trials.
 
     Raises:
         StudyError: The user asked for this method.
         RunError: A file cannot be written.
     """
-    may_differ = beginning.options.search == "auto"
     if beginning.method == "fitted":
         try:
-            return _fitted(beginning)
-        except RunError:
-            raise
+            return _fitted(beginning, ended=again)
         except Exception as error:  # kernels without a backward pass may raise any error
-            if not may_differ:
-                raise _failed("fit", error) from error
-            _warn(beginning, "The fit failed, an ablation is searched", error)
+            _go_on(beginning, "fit", "an ablation is searched", error)
     try:
         return _swept(beginning, beginning.options.row_normalization)
     except Exception as error:
-        if beginning.method == "gradient":
-            raise _failed("gradient sweep", error) from error
-        _warn(beginning, "The gradient sweep failed, TPE is used", error)
+        _go_on(beginning, "gradient sweep", "TPE is used", error)
         return ()
 
 
-def _failed(what: str, error: Exception) -> HereticError:
-    if isinstance(error, HereticError) and what == "fit":
-        return error
-    return StudyError(f"The {what} failed: {reason(error)}", remedy="Set search to tpe or auto.")
+def _go_on(beginning: Beginning, what: str, instead: str, error: Exception) -> None:
+    """Warn that another method is used, if the user left the choice.
+
+    Raises:
+        StudyError: The user did not.
+        Exception: The error itself, if it is not one of the method.
+    """
+    if isinstance(error, RunError) or is_of_interruption(error):
+        raise error
+    if beginning.options.search == "auto":
+        _warn(beginning, f"The {what} failed, {instead}", error)
+    elif isinstance(error, HereticError):
+        raise error
+    else:
+        text = f"The {what} failed: {reason(error)}"
+        raise StudyError(text, remedy="Set search to tpe or auto.") from error
 
 
 def _warn(beginning: Beginning, text: str, error: Exception) -> None:
@@ -189,65 +200,82 @@ def _warn(beginning: Beginning, text: str, error: Exception) -> None:
     beginning.reporter.emit(Notice(f"{text}: {reason(error)}", level="warning"))
 
 
-def _fitted(beginning: Beginning) -> list[Plan]:
+def _fitted(beginning: Beginning, *, ended: bool) -> list[Plan]:
     """The plans at the points of the run's fit, which is made, saved, and added to the model.
 
     The ablation that it learned from, if any, comes last.
+
+    Args:
+        ended: Whether the fit had ended already, so that its rounds are all.
 
     Raises:
         StudyError: See `Fitting` and `Fitting.rounds`.
         RunError: The run's files are damaged or cannot be written.
     """
-    folder, prompts, reporter = beginning.folder, beginning.prompts, beginning.reporter
+    folder, model, reporter = beginning.folder, beginning.model, beginning.reporter
     content = folder.read_file(PROGRESS)
-    kept = None if content is None else from_content(content, FIT)
+    progress = None if content is None else from_content(content, FIT)
     reporter.emit(StageStarted(FITTING))
-    fitting = Fitting(
-        beginning.model,
-        [*prompts.good[:PROMPTS], *prompts.protected[:PROMPTS]],
-        prompts.bad[:PROMPTS],
-        beginning.directions,
-        beginning.shown_at,
-        seed=beginning.seed,
-        teacher=lambda: _teacher(beginning),
-        options=FIT,
-        progress=kept,
-    )
-    if kept:
-        reporter.emit(Notice(f"The fit goes on after round {len(kept.points)}"))
-    _make_rounds(fitting, beginning)
-    fit, ablation = fitting.progress.fit(fitting.components), fitting.progress.teacher
+    if progress is None or not (ended or progress.is_over(FIT)):
+        progress = _go_through(beginning, progress)
+    fit = progress.fit(model.get_abliterable_components())
     folder.write_fit(fit.digest, fit.content())
-    beginning.model.add_fits([fit])
-    shown = ", ".join(f"{share:.0%}" for share in fitting.progress.shown)
+    model.add_fits([fit])
+    shown = ", ".join(f"{share:.0%}" for share in progress.shown)
     reporter.emit(StageFinished(f"{fit.points} points; replies that show it: {shown}"))
-    return [*path_plans(fit), *([] if ablation is None else [ablation])]
+    return [*path_plans(fit), *([] if progress.teacher is None else [progress.teacher])]
 
 
-def _make_rounds(fitting: Fitting, beginning: Beginning) -> None:
-    """Go on to the end of the fit, or to the time limit; an error ends it if there is a round.
+def _go_through(beginning: Beginning, kept: Progress | None) -> Progress:
+    """Make the rounds that are left; an error ends them if there is a point.
+
+    Args:
+        kept: How far the fit has come.
 
     Raises:
         RunError: The progress cannot be written.
     """
-    progress, limit, reporter = fitting.progress, beginning.time_limit, beginning.reporter
-    start = perf_counter()
+    prompts, reporter, progress = beginning.prompts, beginning.reporter, kept
     try:
-        for _ in fitting.rounds(_counter(reporter)):
-            beginning.folder.write_file(PROGRESS, to_content(progress, FIT))
-            spent, start = perf_counter() - start, perf_counter()
-            # No round is begun that would end too late if it took as long as the one before.
-            if limit is not None and limit.left() < spent:
-                done = len(progress.points)
-                reporter.emit(Notice(f"The time limit ends the fit after round {done}"))
-                return
-    except RunError:
-        raise
+        fitting = Fitting(
+            beginning.model,
+            [*prompts.good[:PROMPTS], *prompts.protected[:PROMPTS]],
+            prompts.bad[:PROMPTS],
+            beginning.directions,
+            beginning.shown_at,
+            seed=beginning.seed,
+            teacher=lambda: _teacher(beginning),
+            options=FIT,
+            progress=kept,
+        )
+        progress = fitting.progress
+        if kept and kept.points:
+            reporter.emit(Notice(f"The fit goes on after round {len(kept.points)}"))
+        _make_rounds(fitting, beginning)
     except Exception as error:  # as of a kernel, in a later round, on longer texts
-        if not progress.points:
+        is_own = isinstance(error, RunError) or is_of_interruption(error)
+        if is_own or progress is None or not progress.path:
             raise
-        text = f"The fit ends after round {len(progress.points)}: {reason(error)}"
+        text = f"The fit ends after round {len(progress.path)}: {reason(error)}"
         reporter.emit(Notice(text, level="warning"))
+    return progress
+
+
+def _make_rounds(fitting: Fitting, beginning: Beginning) -> None:
+    """Go on to the end of the fit, or to the time limit, and save how far it has come."""
+    progress, limit = fitting.progress, beginning.time_limit
+    begun = start = perf_counter()
+    longest = 0.0
+    for _ in fitting.rounds(_counter(beginning.reporter)):
+        beginning.folder.write_file(PROGRESS, to_content(progress, FIT))
+        now = perf_counter()
+        longest, start = max(longest, now - start), now
+        # With a teacher, everything that was done so far is done again, and a sweep.
+        needed = now - begun if progress.is_stuck(FIT) else longest
+        if limit is not None and progress.path and limit.left() < needed:
+            text = f"The time limit ends the fit after round {len(progress.path)}"
+            beginning.reporter.emit(Notice(text))
+            return
 
 
 def _counter(reporter: Reporter) -> Callable[[int, int], None]:
@@ -256,14 +284,17 @@ def _counter(reporter: Reporter) -> Callable[[int, int], None]:
 
 def _teacher(beginning: Beginning) -> Plan | None:
     """The last plan of a gradient sweep; None, with a warning, if the sweep fails."""
-    beginning.reporter.emit(StageFinished("it hardly changes; an ablation shows it what to write"))
+    reporter = beginning.reporter
+    reporter.emit(StageFinished("it hardly changes; an ablation shows it what to write"))
     try:
         return _swept(beginning, "none", TEACHER)[-1]
     except Exception as error:
+        if is_of_interruption(error):
+            raise
         _warn(beginning, "The fit does without an ablation's replies", error)
         return None
     finally:
-        beginning.reporter.emit(StageStarted(FITTING))
+        reporter.emit(StageStarted(FITTING))
 
 
 def _swept(
@@ -283,7 +314,7 @@ def _swept(
         beginning.directions,
         protected=prompts.protected[:PROMPTS],
         row_normalization=row_normalization,
-        shows=lambda reply: beginning.shown_at("", reply) is not None,
+        shows=beginning.shows,
         seed=beginning.seed,
         induce=beginning.options.induces,
         options=options,

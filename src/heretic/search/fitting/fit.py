@@ -98,13 +98,12 @@ class Fitting:
         kept = kept_texts(model, good, options.kept_tokens)
         answered = [bad[number] for number in self.progress.answered]
         self._kept = [kept, kept_texts(model, answered, options.answered_tokens)]
-        self._wanted = self._teachers_replies()
+        known = self.progress.teacher
+        self._wanted = [] if known is None else self._replies_of(known)
 
-    def _teachers_replies(self) -> list[Kept]:
-        """Those to bad prompts that neither show the behaviour nor are broken."""
-        model, teacher, directions = self._model, self.progress.teacher, self._directions
-        if teacher is None:
-            return []
+    def _replies_of(self, teacher: Plan) -> list[Kept]:
+        """The teacher's replies to bad prompts that neither show the behaviour nor are broken."""
+        model, directions = self._model, self._directions
         replies = self._look(model.plan_edits(teacher, directions))
         prompts = [
             prompt
@@ -172,7 +171,7 @@ class Fitting:
     def rounds(
         self, on_step: Callable[[int, int], None] = lambda done, total: None
     ) -> Iterator[Progress]:
-        """Go on from `progress`, which is yielded after every round.
+        """Go on from `progress`, which is yielded after every round, and with a new teacher.
 
         Args:
             on_step: Called with (steps done, most steps).
@@ -183,16 +182,17 @@ class Fitting:
         """
         progress, options = self.progress, self._options
         total = options.steps * len(options.trade_offs)
-        while len(progress.points) < len(options.trade_offs) and not self._is_over():
-            if self._is_stuck():
-                self._begin_again()
+        while not progress.is_over(options):
+            if progress.is_stuck(options):
+                self._ask()
+                yield progress
             vectors = [part.clone() for part in (progress.points or [self._start])[-1]]
             number = len(progress.points)
             rng = random.Random(f"{self._seed} {number}")  # noqa: S311 - not a secret
             for step in range(options.steps):
                 self._step(vectors, options.trade_offs[number], step, rng)
                 on_step(progress.steps, total)
-            write, read = (part.clone() for part in vectors)
+            write, read = vectors
             edits = {w.name: output_edit(w, self.components, write, read) for w in self._writers}
             replies = self._look(edits)
             shown = [self._take_in(progress, place, reply) for place, reply in enumerate(replies)]
@@ -200,24 +200,14 @@ class Fitting:
             progress.points.append((write, read))
             yield progress
 
-    def _is_over(self) -> bool:
-        """Whether hardly any reply showed the behaviour at the last look."""
-        return self.progress.shown[-1] < self._options.gone
-
-    def _is_stuck(self) -> bool:
-        """Whether pushing alone has been tried, and nearly as many replies show the behaviour."""
-        progress, options = self.progress, self._options
-        tried = len(progress.points) == options.tried and not progress.asked
-        return tried and progress.shown[-1] > options.stuck * progress.shown[0]
-
-    def _begin_again(self) -> None:
-        """Begin with a teacher, if there is one. What was seen is still pushed away."""
-        progress = self.progress
-        progress.asked, progress.teacher = True, self._teacher()
-        if progress.teacher is not None:
-            progress.points, progress.steps, progress.shown = [], 0, progress.shown[:1]
-            progress.moments = self._no_moments()
-            self._wanted = self._teachers_replies()
+    def _ask(self) -> None:
+        """Begin again with a teacher, if there is one. What was seen is still pushed away."""
+        progress, teacher = self.progress, self._teacher()
+        if teacher is not None:
+            self._wanted = self._replies_of(teacher)
+            progress.alone, progress.points, progress.steps = progress.points, [], 0
+            progress.shown, progress.moments = progress.shown[:1], self._no_moments()
+        progress.asked, progress.teacher = True, teacher
 
     def _step(self, vectors: list[Tensor], trade_off: float, step: int, rng: random.Random) -> None:
         """Move the vectors by one step.

@@ -70,6 +70,7 @@ class Progress:
 
     Attributes:
         points: Write and read vectors [components, layers, k, hidden] after each round.
+        alone: Those of the rounds before there was a teacher; the path until it has a point.
         moments: Adam's averages of gradients and squared gradients, of both.
         steps: Steps taken.
         pushed: What is pushed away.
@@ -81,6 +82,7 @@ class Progress:
     """
 
     points: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    alone: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     moments: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     steps: int = 0
     pushed: list[Pushed] = field(default_factory=list)
@@ -89,9 +91,28 @@ class Progress:
     teacher: Plan | None = None
     shown: list[float] = field(default_factory=list)
 
+    @property
+    def path(self) -> list[tuple[Tensor, Tensor]]:
+        """The points so far."""
+        return self.points or self.alone
+
+    def is_over(self, options: FitOptions) -> bool:
+        """Whether all rounds are made, or hardly any reply showed the behaviour after the last."""
+        if not self.points:
+            return False
+        return len(self.points) == len(options.trade_offs) or self.shown[-1] < options.gone
+
+    def is_stuck(self, options: FitOptions) -> bool:
+        """Whether pushing alone was tried, and nearly as many replies show the behaviour.
+
+        Then a teacher is asked for next.
+        """
+        tried = len(self.points) == options.tried and not self.asked
+        return tried and self.shown[-1] > options.stuck * self.shown[0]
+
     def fit(self, components: Sequence[str]) -> Fit:
-        """The path so far."""
-        write, read = (torch.stack(parts) for parts in zip(*self.points, strict=True))
+        """The path so far; it has a point."""
+        write, read = (torch.stack(parts) for parts in zip(*self.path, strict=True))
         return Fit(tuple(components), write, read)
 
 
@@ -108,9 +129,11 @@ def to_content(progress: Progress, options: FitOptions) -> bytes:
         "asked": progress.asked,
         "teacher": None if progress.teacher is None else progress.teacher.to_dict(),
         "points": len(progress.points),
+        "alone": len(progress.alone),
     }
     tensors = {_STATE: torch.frombuffer(bytearray(json.dumps(state).encode()), dtype=torch.uint8)}
-    tensors |= _named("point", progress.points) | _named("moment", progress.moments)
+    tensors |= _named("point", progress.points) | _named("alone", progress.alone)
+    tensors |= _named("moment", progress.moments)
     return save(tensors)
 
 
@@ -127,6 +150,7 @@ def from_content(content: bytes, options: FitOptions) -> Progress | None:
         return None
     return Progress(
         points=_pairs("point", tensors, state["points"]),
+        alone=_pairs("alone", tensors, state["alone"]),
         moments=_pairs("moment", tensors, 2),
         steps=state["steps"],
         pushed=[Pushed(tuple(ids), tuple(targets)) for ids, targets in state["pushed"]],
