@@ -199,7 +199,7 @@ class Objective:
         if output.logits.shape[:2] != (1, len(column)):
             raise StudyError(
                 "The model's logits cannot be had at single positions.",
-                remedy="Set search to auto.",
+                remedy="Set search to ablation.",
             )
         logprobs = output.logits[0].float().log_softmax(dim=-1)
         return torch.split(logprobs, [len(row.places) for row in rows])
