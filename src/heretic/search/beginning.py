@@ -222,7 +222,8 @@ def _fitted(beginning: Beginning, *, ended: bool) -> list[Plan]:
     folder.write_fit(fit.digest, fit.content())
     model.add_fits([fit])
     shown = ", ".join(f"{share:.0%}" for share in progress.shown)
-    reporter.emit(StageFinished(f"{fit.points} points; replies that show it or are broken: {shown}"))
+    told = f"{fit.points} points; replies that show it or are broken: {shown}"
+    reporter.emit(StageFinished(told))
     return [*path_plans(fit), *([] if progress.teacher is None else [progress.teacher])]
 
 
