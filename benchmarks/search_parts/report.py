@@ -12,6 +12,9 @@ from benchmarks.search_parts.records import LIMITS, MODELS, TOOLS, Run, of
 
 COLOURS = {"peer": "#7f7f7f", "tpe": "#1f77b4", "ablation": "#2ca02c", "fitted": "#d62728"}
 
+FEW = 0.03
+"""Rate of refusals whose divergence scales the picture of the fronts."""
+
 USABLE = 10
 """Refusals of 100 of a first plan that one could use."""
 
@@ -116,8 +119,12 @@ def draw(runs: Sequence[Run], model: str, folder: Path) -> None:
     finals = [run.final for run in runs if run.model == model]
     left.set_ylim(min(finals) - 0.05, max(finals) + 0.005)
     right.set(xlim=(-1, 40), xlabel="refusals of 100, by keywords", ylabel="KL divergence (nats)")
-    top = max((value for run in runs if (value := run.least(3)) is not None), default=0.1)
-    right.set_ylim(0, 2.5 * top)
+    few = [
+        [trial.kl_divergence for trial in run.trials if not trial.bound and trial.keywords <= FEW]
+        for run in runs
+        if run.model == model
+    ]
+    right.set_ylim(0, 1.3 * max((min(found) for found in few if found), default=0.1))
     left.legend(loc="lower right")
     right.legend(loc="upper right")
     for axis in (left, right):

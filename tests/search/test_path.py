@@ -161,3 +161,13 @@ def test_between_points_of_a_fit_a_plan_is_a_place_on_it():
     assert found.kernel(ATTENTION) == FittedKernel("0" * 32, 1.25, 0.7)
     assert found.kernel(MLP) == FittedKernel("0" * 32, 1.25, 1.1)
     assert found.row_normalization == "none"
+
+
+def test_before_the_first_point_of_a_fit_its_vectors_are_scaled_down():
+    space = PathSpace(FITTED)
+    low = space.ranges[POSITION].low
+    assert -1 < low < 0
+    found = space.plan({POSITION: -0.75, f"{ATTENTION}.scale": 1.0, f"{MLP}.scale": 0.8})
+    assert found.kernel(ATTENTION) == FittedKernel("0" * 32, 0.0, 0.25)
+    assert found.kernel(MLP) == FittedKernel("0" * 32, 0.0, 0.2)
+    assert space.plan({POSITION: 0.0, **scales(space)}) == FITTED[0]

@@ -18,6 +18,10 @@ POSITION = "position"
 SCALES = Range(0.6, 1.5)
 """Factors from the sweep's weights to a component's weights."""
 
+BEFORE = -0.9
+"""First position on a fit: places before its first point have that point's vectors, scaled down. A
+sweep begins with hardly any edit; the first point of a fit may leave few refusals already."""
+
 
 class PathSpace:
     """Plans near those of a sweep.
@@ -35,7 +39,8 @@ class PathSpace:
         self.plans = tuple(plans)
         self._components = tuple(name for name, _ in plans[0].kernels)
         self.choices: dict[str, tuple[str, ...]] = {}
-        self.ranges = {POSITION: Range(0.0, float(len(plans) - 1))}
+        first = BEFORE if isinstance(plans[0].kernels[0][1], FittedKernel) else 0.0
+        self.ranges = {POSITION: Range(first, float(len(plans) - 1))}
         self.ranges |= {f"{component}.scale": SCALES for component in self._components}
 
     def suggest(self, trial: Suggester) -> Plan:
@@ -49,11 +54,11 @@ class PathSpace:
 
     def plan(self, params: Mapping[str, str | float]) -> Plan:
         """The plan that parameter values stand for."""
-        position = float(params[POSITION])
+        position, shrunk = max(float(params[POSITION]), 0.0), 1 + min(float(params[POSITION]), 0.0)
         lower = min(int(position), max(len(self.plans) - 2, 0))
         upper = min(lower + 1, len(self.plans) - 1)
         kernels = tuple(
-            (name, _mixed(first, second, position - lower, float(params[f"{name}.scale"])))
+            (name, _mixed(first, second, position - lower, shrunk * float(params[f"{name}.scale"])))
             for (name, first), (_, second) in zip(
                 self.plans[lower].kernels, self.plans[upper].kernels, strict=True
             )
