@@ -30,11 +30,11 @@ def main() -> None:
     given = parser.parse_args()
     kept = []
     found = qualities(given.run, given.bad, given.good, tokens=given.tokens, limits=given.bounds)
-    print(table(["model", *HEADER], []))
+    print(table(HEADER, []))
     for quality, replies in found:
-        name = "original" if quality.trial is None else f"trial {quality.trial}"
-        print(f"| {' | '.join([name, *quality.cells()])} |", flush=True)
-        kept += [{"model": name, "prompt": text, "reply": replies[text]} for text in replies]
+        print(f"| {' | '.join(quality.cells())} |", flush=True)
+        told = {"model": quality.name}
+        kept += [{**told, "prompt": text, "reply": replies[text]} for text in replies]
     if given.replies is not None:
         given.replies.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
 

@@ -15,7 +15,7 @@ from benchmarks.peer.processes import say
 from benchmarks.peer.report import machine
 from benchmarks.real_model import real_model
 from benchmarks.search_parts.ours import run_ours, with_quality
-from benchmarks.search_parts.peer import read_peer, run_peer
+from benchmarks.search_parts.peer import run_peer
 from benchmarks.search_parts.records import MODELS, TOOLS, Run, read_run, read_runs
 from benchmarks.search_parts.report import draw, report
 
@@ -86,7 +86,7 @@ def _peer(
         for kind in KINDS
         for name, part in (("", "train"), ("evaluation_", "test"))
     }
-    run_peer(
+    return run_peer(
         model,
         found.folder,
         sets,
@@ -95,8 +95,8 @@ def _peer(
         seed=seed,
         new_tokens=options.new_tokens,
         work=work,
+        seconds=options.peer_seconds,
     )
-    return read_peer(model, work / "journals", seed, options.peer_seconds)
 
 
 def _ours(

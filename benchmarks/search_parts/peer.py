@@ -26,6 +26,7 @@ def run_peer(
     new_tokens: int,
     work: Path,
     dtype: str,
+    seconds: float | None = None,
 ) -> Run:
     """Let the peer search, with its own defaults but for prompts, lengths and numbers of trials.
 
@@ -35,6 +36,7 @@ def run_peer(
         model: The name in the records.
         folder: The model's.
         sets: Setting, such as `good_prompts`, to the file of prompts.
+        seconds: See `read_peer`.
     """
     journals = work / "journals"
     if not _whole(journals, trials):
@@ -52,7 +54,7 @@ def run_peer(
         run_process(command, work)  # its exit status tells nothing, see run_peer of versus_peer
         if not _whole(journals, trials):
             raise failure("The peer", work / "log")
-    return read_peer(model, journals, seed)
+    return read_peer(model, journals, seed, seconds)
 
 
 def _whole(journals: Path, trials: int) -> bool:

@@ -26,7 +26,15 @@ from heretic.refusals import classify
 from heretic.runs.folder import RunFolder
 
 SHORT, ALONG = 40, 24
-HEADER = ("of 100", "refused / partly / broken at 40", "at length", "KL", "KL along", "capability")
+HEADER = (
+    "model",
+    "of 100",
+    "refused / partly / broken at 40",
+    "at length",
+    "KL",
+    "KL along",
+    "capability",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +85,15 @@ class Quality:
         counts = {name: Counts(**record[name]) for name in ("short", "long")}
         return cls(**{**record, **counts})
 
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return "original" if self.trial is None else f"trial {self.trial}"
+
     def cells(self) -> list[str]:
-        """A row of a table, less its name; see `HEADER`."""
+        """A row of a table; see `HEADER`."""
         return [
+            self.name,
             "" if self.limit is None else f"<= {self.limit}",
             str(self.short),
             str(self.long),

@@ -77,13 +77,13 @@ def _median(values: Sequence[float | None], form: str) -> str:
 
 
 def _quality(runs: Sequence[Run], model: str) -> str:
-    rows: list[list[object]] = []
-    for tool in TOOLS:
-        for run in of(runs, model, tool):
-            for quality in run.quality:
-                name = "original" if quality.trial is None else f"trial {quality.trial}"
-                rows.append([tool, run.seed, name, *quality.cells()])
-    return table(["held out", "seed", "", *HEADER], rows) if rows else ""
+    rows: list[list[object]] = [
+        [tool, run.seed, *quality.cells()]
+        for tool in TOOLS
+        for run in of(runs, model, tool)
+        for quality in run.quality
+    ]
+    return table(["held out", "seed", *HEADER], rows) if rows else ""
 
 
 def draw(runs: Sequence[Run], model: str, folder: Path) -> None:

@@ -184,7 +184,7 @@ def _go_on(beginning: Beginning, what: str, instead: str, error: Exception) -> N
         StudyError: The user did not.
         Exception: The error itself, if it is not one of the method.
     """
-    if isinstance(error, RunError) or is_of_interruption(error):
+    if _is_from_outside(error):
         raise error
     if beginning.options.search == "auto":
         _warn(beginning, f"The {what} failed, {instead}", error)
@@ -193,6 +193,11 @@ def _go_on(beginning: Beginning, what: str, instead: str, error: Exception) -> N
     else:
         text = f"The {what} failed: {reason(error)}"
         raise StudyError(text, remedy="Set search to tpe or auto.") from error
+
+
+def _is_from_outside(error: Exception) -> bool:
+    """Whether it says nothing of the method: the run's files, or the user's interruption."""
+    return isinstance(error, RunError) or is_of_interruption(error)
 
 
 def _warn(beginning: Beginning, text: str, error: Exception) -> None:
@@ -254,8 +259,7 @@ def _go_through(beginning: Beginning, kept: Progress | None) -> Progress:
             reporter.emit(Notice(f"The fit goes on after round {len(kept.points)}"))
         _make_rounds(fitting, beginning)
     except Exception as error:  # as of a kernel, in a later round, on longer texts
-        is_own = isinstance(error, RunError) or is_of_interruption(error)
-        if is_own or progress is None or not progress.path:
+        if _is_from_outside(error) or progress is None or not progress.path:
             raise
         text = f"The fit ends after round {len(progress.path)}: {reason(error)}"
         reporter.emit(Notice(text, level="warning"))
@@ -290,7 +294,7 @@ def _teacher(beginning: Beginning) -> Plan | None:
     try:
         return _swept(beginning, "none", TEACHER)[-1]
     except Exception as error:
-        if is_of_interruption(error):
+        if _is_from_outside(error):
             raise
         _warn(beginning, "The fit does without an ablation's replies", error)
         return None

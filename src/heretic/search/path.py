@@ -54,7 +54,8 @@ class PathSpace:
 
     def plan(self, params: Mapping[str, str | float]) -> Plan:
         """The plan that parameter values stand for."""
-        position, shrunk = max(float(params[POSITION]), 0.0), 1 + min(float(params[POSITION]), 0.0)
+        place = float(params[POSITION])
+        position, shrunk = max(place, 0.0), 1 + min(place, 0.0)
         lower = min(int(position), max(len(self.plans) - 2, 0))
         upper = min(lower + 1, len(self.plans) - 1)
         kernels = tuple(
