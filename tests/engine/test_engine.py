@@ -612,6 +612,16 @@ class TestFaults:
             expected = model.get_logits_batched(GOOD)
         assert torch.equal(engine.logits("good", plans[0]), expected)
 
+    def test_an_interruption_that_a_library_disguised_is_no_reason(
+        self, llama: Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*args: Any) -> Tensor:
+            raise RuntimeError("a callback failed: KeyboardInterrupt: ")
+
+        monkeypatch.setattr(Model, "step", interrupted)
+        with pytest.raises(RuntimeError, match="KeyboardInterrupt"):
+            open_engine(llama, {"bad": BAD}, replied={"bad"}, max_new_tokens=LENGTH)
+
     @pytest.mark.parametrize("name", ["cache", "past_key_values"])
     def test_the_cache_may_have_its_old_name_or_its_new_one(
         self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

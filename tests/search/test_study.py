@@ -194,7 +194,10 @@ class TestFailures:
 
 
 class TestInterruption:
-    @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
+    @pytest.mark.parametrize(
+        "error",
+        [KeyboardInterrupt(), SystemExit(3), RuntimeError("a library says: KeyboardInterrupt: ")],
+    )
     def test_loses_nothing_and_tries_the_plan_again(self, tmp_path, uninterrupted, error):
         study = make_study(tmp_path / "run")
         recorder = Recorder()

@@ -24,7 +24,7 @@ from heretic.engine.batch import Batch, Request
 from heretic.engine.plain import PlainEngine
 from heretic.engine.prefill import KEPT_SHARE, Prefill, Techniques
 from heretic.engine.slots import SlotCache
-from heretic.errors import HereticError
+from heretic.errors import HereticError, is_of_interruption
 from heretic.method.edits import OutputEdit
 from heretic.model import capture
 from heretic.model.editing import RowEdits
@@ -98,6 +98,8 @@ def open_engine(
     except HereticError:
         raise
     except Exception as error:  # a forward may fail in any way on masks it does not expect
+        if is_of_interruption(error):
+            raise
         _log.warning("The engine failed on %s", model.options.model, exc_info=True)
         reason = f"{type(error).__name__}: {error}"
     if not reason:

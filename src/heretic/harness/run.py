@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heretic.errors import HereticError
+from heretic.errors import HereticError, is_of_interruption
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
 from heretic.harness.results import Measurement, PairedMetric, compare
 from heretic.harness.store import ResultFile, key_of_edited
@@ -138,6 +138,8 @@ def _known_or_run(
                 model, task, key=key, limit=wanted.limit, path=wanted.path, reporter=reporter
             )
     except Exception as error:  # any error of the task, its data or its code; other tasks run on
+        if is_of_interruption(error):
+            raise
         logger.exception("The benchmark %s failed", task)
         reason = _reason(error)
         reporter.emit(Notice(f"Benchmark {task}, {who}: {reason}", level="warning"))

@@ -27,7 +27,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging as transformers_logging
 
 from heretic.architectures.verify import Structure, resolve
-from heretic.errors import HereticError, ModelError, SettingsError
+from heretic.errors import HereticError, ModelError, SettingsError, is_of_interruption
 from heretic.events import Notice, Reporter
 from heretic.model.adapters import check_adapter, has_tokenizer, merged
 from heretic.model.completeness import read_weights, summary
@@ -137,6 +137,8 @@ def load(options: LoadingOptions, reporter: Reporter) -> Loaded:
         except HereticError:
             raise
         except Exception as error:  # whatever the error, the next dtype is tried
+            if is_of_interruption(error):
+                raise
             failures.append((name, reason(error)))
             reporter.emit(Notice(f"Could not load as {name}: {failures[-1][1]}", level="warning"))
             model = None

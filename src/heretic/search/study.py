@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from heretic.errors import StudyError
+from heretic.errors import StudyError, is_of_interruption
 from heretic.events import (
     Notice,
     Reporter,
@@ -344,6 +344,8 @@ class _Search:
         try:
             pairs = list(zip(batch, self._evaluate([plan for _, plan in batch]), strict=True))
         except Exception as error:  # one bad trial must not end a search of hours
+            if is_of_interruption(error):
+                raise
             if len(batch) == 1:
                 yield _failed(*batch[0], error, perf_counter() - start), error
                 return
