@@ -29,10 +29,8 @@ OPTIONS = FitOptions(
     trade_offs=(0.5, 2.0, 2.0),
     steps=3,
     good=4,
-    answered=2,
     pushed=4,
     kept_tokens=4,
-    answered_tokens=3,
     look_tokens=6,
     rate=0.3,
     lowest=0.0,
@@ -61,7 +59,7 @@ def some_rows(of: Objective, model: Model) -> list[Row]:
     kept = kept_texts(model, GOOD[:5], 4)
     prompts = model.encode_rows(BAD[:3])
     pushed = [Pushed((*ids, 7, 8, 9), (8, 9, 5)) for ids in prompts]
-    return of.rows([kept], [], pushed, 0.7, random.Random(1))
+    return of.rows(kept, [], pushed, 0.7, random.Random(1))
 
 
 def some_vectors(model: Model, rank: int = 2) -> tuple[Tensor, Tensor]:
@@ -157,7 +155,7 @@ class TestRounds:
     def test_each_round_is_a_point_and_begins_with_the_ablation(
         self, model: Model, directions: Tensor
     ) -> None:
-        fit = fitting(model, directions)
+        fit = fitting(model, directions, stuck=9.0)
         points = [len(progress.points) for progress in fit.rounds()]
         assert points == [1, 2, 3]
         found = fit.progress.fit(fit.components)
@@ -294,7 +292,6 @@ def test_a_teachers_replies_are_what_is_written_instead(model: Model, directions
         rate=0.05,
         look_tokens=3,
         aim=50.0,
-        answered=0,
         tried=0,
     )
     own = {"seed": 3, "teacher": lambda: teacher, "options": options}

@@ -95,9 +95,7 @@ class Fitting:
             model, {"bad": bad}, replied={"bad"}, max_new_tokens=options.look_tokens
         )
         self.progress = progress or self._begun()
-        kept = kept_texts(model, good, options.kept_tokens)
-        answered = [bad[number] for number in self.progress.answered]
-        self._kept = [kept, kept_texts(model, answered, options.answered_tokens)]
+        self._kept = kept_texts(model, good, options.kept_tokens)
         known = self.progress.teacher
         self._wanted = [] if known is None else self._replies_of(known)
 
@@ -142,7 +140,6 @@ class Fitting:
                 "No reply to a bad prompt shows the behaviour, so there is nothing to fit against.",
                 remedy="Check the bad prompts and the scorer, or set search to tpe.",
             )
-        progress.answered = [number for number, kind in enumerate(shown) if kind is None]
         progress.shown = [_share(shown)]
         return progress
 
@@ -216,12 +213,7 @@ class Fitting:
             StudyError: The gradient is not finite.
         """
         options, progress = self._options, self.progress
-        sizes = options.good, options.answered
-        kept: list[Sequence[Kept]] = [
-            rng.sample(texts, min(size, len(texts)))
-            for texts, size in zip(self._kept, sizes, strict=True)
-            if texts
-        ]
+        kept = rng.sample(self._kept, min(options.good, len(self._kept)))
         pushed = rng.sample(progress.pushed, min(options.pushed, len(progress.pushed)))
         wanted = rng.sample(self._wanted, min(options.wanted, len(self._wanted)))
         rows = self._objective.rows(kept, wanted, pushed, trade_off, rng)

@@ -3,11 +3,13 @@
     damage + trade_off * (push + pull)
 
 Damage is KL(original || edited) at the first token and along the original's own replies to good
-prompts, and to those bad prompts that it answers. The push is softplus(log p - aim) for the words
-by which replies showed the behaviour, or by which they broke: log p is their joint log-probability
-after what stands before them. Words that are unlikely enough no longer count. The pull is
-KL(teacher || edited) along replies that do not show the behaviour, of a model that an ablation
-edited: they say what to write instead.
+prompts. Replies to bad prompts are no part of it, not even those that do not show the behaviour:
+there the original is often close to showing it, and what keeps its distribution keeps that too.
+
+The push is softplus(log p - aim) for the words by which replies showed the behaviour, or by which
+they broke: log p is their joint log-probability after what stands before them. Words that are
+unlikely enough no longer count. The pull is KL(teacher || edited) along replies that do not show
+the behaviour, of a model that an ablation edited: they say what to write instead.
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ class Objective:
 
     def rows(
         self,
-        kept: Sequence[Sequence[Kept]],
+        kept: Sequence[Kept],
         wanted: Sequence[Kept],
         pushed: Sequence[Pushed],
         trade_off: float,
@@ -98,13 +100,10 @@ class Objective:
         """What one step reads.
 
         Args:
-            kept: Texts along which the model shall not change, kind by kind: each kind counts as
-                its mean.
+            kept: Texts along which the model shall not change.
             wanted: Replies to bad prompts as they should be.
         """
-        found = [
-            self._kept_row(text, 1 / len(kind), rng, damages=True) for kind in kept for text in kind
-        ]
+        found = [self._kept_row(text, 1 / len(kept), rng, damages=True) for text in kept]
         found += [
             self._kept_row(text, trade_off / len(wanted), rng, damages=False) for text in wanted
         ]

@@ -23,9 +23,8 @@ class FitOptions:
     Attributes:
         trade_offs: Nats of damage that one unit of the push is worth, in each round.
         steps: Steps in a round.
-        good, answered, wanted, pushed: Texts of each kind in a step.
+        good, wanted, pushed: Texts of each kind in a step.
         kept_tokens: Length of the replies to good prompts along which the model shall not change.
-        answered_tokens: The same for bad prompts that the original answers.
         look_tokens: Length of the replies that are looked at.
         span: Tokens of the deciding words that are pushed away together.
         aim: Their joint log-probability, below which they hardly pull.
@@ -43,11 +42,9 @@ class FitOptions:
     trade_offs: Sequence[float] = (0.05, 0.1, 0.1, 0.2, 0.4)
     steps: int = 10
     good: int = 8
-    answered: int = 4
     wanted: int = 4
     pushed: int = 8
     kept_tokens: int = 24
-    answered_tokens: int = 16
     look_tokens: int = 96
     span: int = 4
     aim: float = -4.6
@@ -74,7 +71,6 @@ class Progress:
         moments: Adam's averages of gradients and squared gradients, of both.
         steps: Steps taken.
         pushed: What is pushed away.
-        answered: Indices of the bad prompts whose original replies do not show the behaviour.
         asked: Whether a teacher was asked for.
         teacher: The ablation whose replies are wanted; None without one.
         shown: Share of replies that showed the behaviour or were broken, originally and after
@@ -86,7 +82,6 @@ class Progress:
     moments: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     steps: int = 0
     pushed: list[Pushed] = field(default_factory=list)
-    answered: list[int] = field(default_factory=list)
     asked: bool = False
     teacher: Plan | None = None
     shown: list[float] = field(default_factory=list)
@@ -124,7 +119,6 @@ def to_content(progress: Progress, options: FitOptions) -> bytes:
         "options": repr(options),
         "steps": progress.steps,
         "pushed": [[list(text.ids), list(text.targets)] for text in progress.pushed],
-        "answered": progress.answered,
         "shown": progress.shown,
         "asked": progress.asked,
         "teacher": None if progress.teacher is None else progress.teacher.to_dict(),
@@ -154,7 +148,6 @@ def from_content(content: bytes, options: FitOptions) -> Progress | None:
         moments=_pairs("moment", tensors, 2),
         steps=state["steps"],
         pushed=[Pushed(tuple(ids), tuple(targets)) for ids, targets in state["pushed"]],
-        answered=state["answered"],
         shown=state["shown"],
         asked=state["asked"],
         teacher=None if state["teacher"] is None else Plan.from_dict(state["teacher"]),
