@@ -133,14 +133,12 @@ class Fitting:
             StudyError: None of them shows the behaviour.
         """
         progress = Progress(moments=self._no_moments())
-        replies = self._look({})
-        shown = [self._take_in(progress, number, reply) for number, reply in enumerate(replies)]
+        self._take_in(progress, self._look({}))
         if not progress.pushed:
             raise StudyError(
                 "No reply to a bad prompt shows the behaviour, so there is nothing to fit against.",
                 remedy="Check the bad prompts and the scorer, or set search to tpe.",
             )
-        progress.shown = [_share(shown)]
         return progress
 
     def _no_moments(self) -> list[tuple[Tensor, Tensor]]:
@@ -153,17 +151,28 @@ class Fitting:
         [replies] = self._engine.replies("bad", [edits], decided=decided)
         return [reply or "" for reply in replies]
 
-    def _take_in(self, progress: Progress, number: int, reply: str) -> str | None:
-        """Push away what a reply shows: `shown`, `broken`, or None if it shows neither."""
-        at, loop = self._shown_at(_text(self._bad[number]), reply), broken(reply)
-        kind = "shown" if at is not None else "broken" if loop is not None else None
+    def _take_in(self, progress: Progress, replies: Sequence[str]) -> None:
+        """Push away what replies to the bad prompts show, and where they are broken."""
+        places = [
+            self._place(prompt, reply) for prompt, reply in zip(self._bad, replies, strict=True)
+        ]
+        progress.shown.append(sum(at is not None for at in places) / len(places))
+        texts = [
+            pushed_text(self._model, row, reply, at, self._options.span)
+            for row, reply, at in zip(self._rows, replies, places, strict=True)
+            if at is not None
+        ]
+        distinct = dict.fromkeys(text for text in texts if text is not None)
+        new = [text for text in distinct if text not in progress.pushed]
+        progress.pushed += new
+        progress.found = len(new)
+
+    def _place(self, prompt: str | Prompt, reply: str) -> int | None:
+        """Where a reply shows the behaviour, or else is broken, in characters."""
+        at, loop = self._shown_at(_text(prompt), reply), broken(reply)
         if at is None and loop is not None:
-            at = sum(loop) // 2  # in the middle of the repetition, not where it is still new
-        if at is not None:
-            found = pushed_text(self._model, self._rows[number], reply, at, self._options.span)
-            if found is not None and found not in progress.pushed:
-                progress.pushed.append(found)
-        return kind
+            return sum(loop) // 2  # in the middle of the repetition, not where it is still new
+        return at
 
     def rounds(
         self, on_step: Callable[[int, int], None] = lambda done, total: None
@@ -191,9 +200,7 @@ class Fitting:
                 on_step(progress.steps, total)
             write, read = vectors
             edits = {w.name: output_edit(w, self.components, write, read) for w in self._writers}
-            replies = self._look(edits)
-            shown = [self._take_in(progress, place, reply) for place, reply in enumerate(replies)]
-            progress.shown.append(_share(shown))
+            self._take_in(progress, self._look(edits))
             progress.points.append((write, read))
             yield progress
 
@@ -214,7 +221,11 @@ class Fitting:
         """
         options, progress = self._options, self.progress
         kept = rng.sample(self._kept, min(options.good, len(self._kept)))
-        pushed = rng.sample(progress.pushed, min(options.pushed, len(progress.pushed)))
+        newest = progress.pushed[len(progress.pushed) - progress.found :]
+        pushed = rng.sample(newest, min(round(options.newest * options.pushed), len(newest)))
+        pushed += rng.sample(
+            progress.pushed, min(options.pushed - len(pushed), len(progress.pushed))
+        )
         wanted = rng.sample(self._wanted, min(options.wanted, len(self._wanted)))
         rows = self._objective.rows(kept, wanted, pushed, trade_off, rng)
         found = self._objective.sum(vectors[0], vectors[1], rows)
@@ -232,10 +243,6 @@ class Fitting:
 
 def _text(prompt: str | Prompt) -> str:
     return prompt if isinstance(prompt, str) else prompt.user
-
-
-def _share(shown: Sequence[str | None]) -> float:
-    return sum(kind is not None for kind in shown) / len(shown)
 
 
 def _adam(

@@ -24,6 +24,8 @@ class FitOptions:
         trade_offs: Nats of damage that one unit of the push is worth, in each round.
         steps: Steps in a round.
         good, wanted, pushed: Texts of each kind in a step.
+        newest: Share of the pushed texts in a step that come from the last look, if it found so
+            many: what was found earlier is mostly unlikely by now.
         kept_tokens: Length of the replies to good prompts along which the model shall not change.
         look_tokens: Length of the replies that are looked at.
         span: Tokens of the deciding words that are pushed away together.
@@ -39,15 +41,16 @@ class FitOptions:
         rank: Pairs of vectors for each writer.
     """
 
-    trade_offs: Sequence[float] = (0.05, 0.1, 0.1, 0.2, 0.4)
+    trade_offs: Sequence[float] = (0.05, 0.1, 0.1, 0.05, 0.05)
     steps: int = 10
     good: int = 8
     wanted: int = 4
     pushed: int = 8
+    newest: float = 0.75
     kept_tokens: int = 24
     look_tokens: int = 96
     span: int = 4
-    aim: float = -4.6
+    aim: float = -2.5
     rate: float = 0.05
     last: float = 0.2
     decays: tuple[float, float] = (0.9, 0.95)
@@ -70,7 +73,8 @@ class Progress:
         alone: Those of the rounds before there was a teacher; the path until it has a point.
         moments: Adam's averages of gradients and squared gradients, of both.
         steps: Steps taken.
-        pushed: What is pushed away.
+        pushed: What is pushed away, in the order in which it was found.
+        found: How many of these the last look found.
         asked: Whether a teacher was asked for.
         teacher: The ablation whose replies are wanted; None without one.
         shown: Share of replies that showed the behaviour or were broken, originally and after
@@ -82,6 +86,7 @@ class Progress:
     moments: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     steps: int = 0
     pushed: list[Pushed] = field(default_factory=list)
+    found: int = 0
     asked: bool = False
     teacher: Plan | None = None
     shown: list[float] = field(default_factory=list)
@@ -119,6 +124,7 @@ def to_content(progress: Progress, options: FitOptions) -> bytes:
         "options": repr(options),
         "steps": progress.steps,
         "pushed": [[list(text.ids), list(text.targets)] for text in progress.pushed],
+        "found": progress.found,
         "shown": progress.shown,
         "asked": progress.asked,
         "teacher": None if progress.teacher is None else progress.teacher.to_dict(),
@@ -148,6 +154,7 @@ def from_content(content: bytes, options: FitOptions) -> Progress | None:
         moments=_pairs("moment", tensors, 2),
         steps=state["steps"],
         pushed=[Pushed(tuple(ids), tuple(targets)) for ids, targets in state["pushed"]],
+        found=state["found"],
         shown=state["shown"],
         asked=state["asked"],
         teacher=None if state["teacher"] is None else Plan.from_dict(state["teacher"]),
