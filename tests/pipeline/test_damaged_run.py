@@ -24,6 +24,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("made") / "place"
     shutil.copytree(EARLIER, place)
     shutil.rmtree(place / "checkpoints")
+    config = place / "config.toml"
+    config.write_text(
+        'search = "ablation"\n' + config.read_text(encoding="utf-8"), encoding="utf-8"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         assert search(N_TRIALS) == 0

@@ -239,13 +239,10 @@ def test_where_it_fails_at_once_it_is_an_error(
         session_of(settings)
 
 
+AGREEMENT = {"plugin": "agreement", "optimization": "minimize"}
+
+
 class TestAuto:
-    """As if it meant the fit, whatever it means now."""
-
-    @pytest.fixture(autouse=True)
-    def means_the_fit(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(beginning, "AUTO", "fitted")
-
     @staticmethod
     def kinds(session: pipeline.Session) -> list[bool]:
         return [bool(plan.fits) for plan in session.study.start_plans]
@@ -257,6 +254,14 @@ class TestAuto:
         wanted = [{"plugin": "refusal", "name": "refusals", "optimization": "maximize"}]
         changed = {"search": "auto", "goal": "induce", "scorers": wanted}
         session = session_of(settings.replaced(**changed))
+        assert not any(self.kinds(session))
+
+    @pytest.mark.parametrize("changed", [{"max_rank": 2}, {"scorers": [AGREEMENT]}])
+    def test_nor_several_directions_nor_other_behaviours(
+        self, settings: Settings, changed: dict[str, Any]
+    ) -> None:
+        session = session_of(settings.replaced(search="auto", **changed))
+        assert session.manifest.found["search"] == "ablation"
         assert not any(self.kinds(session))
 
     def test_where_the_fit_fails_an_ablation_is_searched(

@@ -43,6 +43,7 @@ DEFAULTS: Mapping[str, Any] = {
     "max_response_length": 30,
     "batch_size": 100,
     "response_prefix": "",
+    "search": "ablation",  # a refusal planted along one direction: as good as a fit, and sooner
     "checkpoint_action": "continue",
     "export_strategy": "merge",
     "save_directory": "heretic-demo-model",

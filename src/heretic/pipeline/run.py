@@ -40,7 +40,7 @@ from heretic.runs.folder import RunFolder, digest
 from heretic.runs.listing import find_run
 from heretic.runs.manifest import RunManifest
 from heretic.scorers import Scorer, check_scorers, load_scorers
-from heretic.scorers.registry import behavior_shown, behavior_shown_at
+from heretic.scorers.registry import behavior_shown, behavior_shown_at, tells_words
 from heretic.search.beginning import Beginning, first_plans, method_of
 from heretic.search.limits import TimeLimit
 from heretic.search.method import Method, SearchOptions, choose_method
@@ -147,16 +147,17 @@ def prepare(
     if known is None:
         check_worthwhile(settings, evaluator, reporter, agree)
     options = options_of(SearchOptions, settings)
+    how = method_of(options, known, tells_words=tells_words(scorers))
     manifest = known
     if manifest is None:
-        manifest = new_manifest(settings, prompts, model, seed, baseline, method_of(options))
+        manifest = new_manifest(settings, prompts, model, seed, baseline, how)
         folder.write_manifest(manifest)
     for fit in fits:
         folder.write_fit(fit.digest, fit.content())
     markers, limit = settings.refusal_markers, _limit(settings, started)
     shown = behavior_shown(scorers, markers), behavior_shown_at(scorers, markers)
     own = (model, prompts, directions, folder, seed, *shown, reporter, limit)
-    first = first_plans(Beginning(options, method_of(options, manifest), *own))
+    first = first_plans(Beginning(options, how, *own))
     method = choose_method(options, model, first, has_protected=bool(prompts.protected))
     study = _study(settings, folder, seed, method, evaluator.optimizations, start_plans, aim)
     run = (folder, manifest, evaluator, study, started)

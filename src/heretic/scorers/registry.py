@@ -83,6 +83,12 @@ def behavior_shown_at(
     return lambda prompt, reply: 0 if shows(reply) else None
 
 
+def tells_words(scorers: Sequence[Scorer]) -> bool:
+    """Whether the scorer of `behavior_shown` knows which words of a reply show the behaviour."""
+    scorer: object = _showing(scorers)
+    return isinstance(scorer, ShowsAt)
+
+
 def _showing(scorers: Sequence[Scorer]) -> Shows | None:
     for scorer in scorers:
         searched = scorer.optimization != "none"

@@ -44,17 +44,21 @@ than is needed writes worse replies, and a whole sweep takes as long as half of 
 
 FITTING = "Fitting the edit's vectors"
 
-AUTO, AUTO_BEFORE = "ablation", "ablation"
-"""What the setting `search` means by auto, and what it meant when runs did not record it."""
+AUTO, AUTO_BEFORE = "fitted", "ablation"
+"""What the setting `search` means by auto where a fit serves, and what it meant when runs did not
+record it."""
 
 _log = logging.getLogger(__name__)
 
 
-def method_of(options: SearchOptions, run: RunManifest | None = None) -> str:
+def method_of(options: SearchOptions, run: RunManifest | None, *, tells_words: bool) -> str:
     """What proposes a run's plans: the setting `search`, with auto replaced by what it means.
 
     Args:
         run: The run's manifest, since a run keeps its method; None for a new run.
+        tells_words: Whether a scorer knows which words of a reply show the behaviour. Other
+            behaviours, several directions, and behaviours to induce are left to the ablation:
+            a fit of them was never measured, has one pair of vectors, or is impossible.
 
     Raises:
         RunError: The manifest is malformed.
@@ -63,7 +67,8 @@ def method_of(options: SearchOptions, run: RunManifest | None = None) -> str:
         return options.search
     if run is not None:
         return run.search or AUTO_BEFORE
-    return "ablation" if options.induces else AUTO
+    is_fit = tells_words and options.max_rank == 1 and not options.induces
+    return AUTO if is_fit else "ablation"
 
 
 @dataclass(frozen=True, slots=True)
