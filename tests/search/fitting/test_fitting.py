@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -163,6 +164,22 @@ class TestRounds:
         cosines = torch.cosine_similarity(found.read[0, :, :, 0], directions[1:], dim=-1)
         assert cosines.min() > 0.5
         assert not torch.equal(found.write[0], found.write[1])
+
+    def test_what_the_last_look_found_is_pushed_first(
+        self, model: Model, directions: Tensor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fit, steps, rows_of = fitting(model, directions, newest=0.5, pushed=4), [], Objective.rows
+
+        def rows(self: Objective, kept: Any, wanted: Any, pushed: Any, *rest: Any) -> list[Row]:
+            steps.append(pushed)
+            return rows_of(self, kept, wanted, pushed, *rest)
+
+        monkeypatch.setattr(Objective, "rows", rows)
+        fit.progress.found = 2
+        newest = set(fit.progress.pushed[-2:])
+        next(fit.rounds())
+        assert len(steps) == OPTIONS.steps
+        assert all(newest <= set(pushed) and len(pushed) == 4 for pushed in steps)
 
     def test_what_was_shown_becomes_less_likely(self, model: Model, directions: Tensor) -> None:
         fit = fitting(model, directions)
