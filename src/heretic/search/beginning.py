@@ -295,7 +295,7 @@ def _counter(reporter: Reporter) -> Callable[[int, int], None]:
 def _teacher(beginning: Beginning) -> Plan | None:
     """The last plan of a gradient sweep; None, with a warning, if the sweep fails."""
     reporter = beginning.reporter
-    reporter.emit(StageFinished("it hardly changes; an ablation shows it what to write"))
+    reporter.emit(StageFinished("the replies hardly change: an ablation shows what to write"))
     try:
         return _swept(beginning, "none", TEACHER)[-1]
     except Exception as error:
