@@ -41,7 +41,7 @@ class FitOptions:
         rank: Pairs of vectors for each writer.
     """
 
-    trade_offs: Sequence[float] = (0.05, 0.1, 0.1, 0.05, 0.05)
+    trade_offs: Sequence[float] = (0.05, 0.1, 0.1, 0.05, 0.05, 0.2)
     steps: int = 10
     good: int = 8
     wanted: int = 4
