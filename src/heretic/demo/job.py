@@ -43,7 +43,7 @@ DEFAULTS: Mapping[str, Any] = {
     "max_response_length": 30,
     "batch_size": 100,
     "response_prefix": "",
-    "search": "ablation",  # a refusal planted along one direction: as good as a fit, and sooner
+    "search": "ablation",  # sooner than a fit, which does two thirds of the damage here
     "checkpoint_action": "continue",
     "export_strategy": "merge",
     "save_directory": "heretic-demo-model",

@@ -76,8 +76,8 @@ def behavior_shown_at(
 
     It is `shown_at` of the scorer of `behavior_shown`; if that has none, the reply's beginning.
     """
-    scorer: object = _showing(scorers)
-    if isinstance(scorer, ShowsAt):
+    scorer = _telling(scorers)
+    if scorer is not None:
         return scorer.shown_at
     shows = behavior_shown(scorers, markers)
     return lambda prompt, reply: 0 if shows(reply) else None
@@ -85,8 +85,12 @@ def behavior_shown_at(
 
 def tells_words(scorers: Sequence[Scorer]) -> bool:
     """Whether the scorer of `behavior_shown` knows which words of a reply show the behaviour."""
+    return _telling(scorers) is not None
+
+
+def _telling(scorers: Sequence[Scorer]) -> ShowsAt | None:
     scorer: object = _showing(scorers)
-    return isinstance(scorer, ShowsAt)
+    return scorer if isinstance(scorer, ShowsAt) else None
 
 
 def _showing(scorers: Sequence[Scorer]) -> Shows | None:

@@ -39,7 +39,7 @@ class PathSpace:
         self.plans = tuple(plans)
         self._components = tuple(name for name, _ in plans[0].kernels)
         self.choices: dict[str, tuple[str, ...]] = {}
-        first = BEFORE if isinstance(plans[0].kernels[0][1], FittedKernel) else 0.0
+        first = BEFORE if plans[0].fits else 0.0
         self.ranges = {POSITION: Range(first, float(len(plans) - 1))}
         self.ranges |= {f"{component}.scale": SCALES for component in self._components}
 

@@ -69,9 +69,9 @@ class SearchFields(FieldGroup):
         "Search method: fitted (vectors found by gradients, then a local search around them), "
         "ablation (amounts of an ablation found by gradients, then a local search around them), "
         "gradient (only these amounts), tpe (multivariate TPE over kernels), gp (Gaussian "
-        "processes over kernels). auto is fitted if a scorer knows the words "
-        "that show the behaviour (refusals, keywords); ablation for other behaviours, with "
-        "max_rank above 1, and with goal = induce.",
+        "processes over kernels). auto is fitted if a scorer knows the words that "
+        "show the behaviour (refusals, keywords); ablation for other behaviours, with max_rank "
+        "above 1, and with goal = induce.",
     )
     search_space: Literal["default", "wide"] = setting(
         "default", "Search", "Ranges of the search: default or wide."
