@@ -222,6 +222,18 @@ def test_there_is_no_new_beginning_without_time_for_it(
     assert [bool(plan.fits) for plan in session.study.start_plans] == [True]
 
 
+@pytest.mark.parametrize(("weak", "kinds"), [(-1.0, [True, True, False]), (1.0, [True, True])])
+def test_a_fit_that_leaves_many_replies_has_an_ablation_beside_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, weak: float, kinds: list[bool]
+) -> None:
+    monkeypatch.setattr(beginning, "FIT", replace(SMALL, tried=99, weak=weak))
+    first = session_of(settings)
+    assert [bool(plan.fits) for plan in first.study.start_plans] == kinds
+    first.study.folder.sweep_path.unlink()  # it is remembered with the fit
+    monkeypatch.setattr(beginning, "_teacher", never)
+    assert session_of(settings).study.start_plans == first.study.start_plans
+
+
 def test_plans_that_are_gone_are_those_of_the_fit_as_it_ended(settings: Settings) -> None:
     short = settings.replaced(time_limit="0.01s")
     first = session_of(short)

@@ -42,6 +42,10 @@ TEACHER = SweepOptions(trade_offs=(0.03, 0.08, 0.2, 0.5, 1.25, 3.1), gone=0.1)
 """Figures of the sweep whose last plan a fit learns from. It ends early: an edit that does more
 than is needed writes worse replies, and a whole sweep takes as long as half of the fit."""
 
+STUCK = "the replies hardly change: an ablation shows what to write"
+WEAK = "many replies still show it: an ablation is tried too"
+"""Why a fit pauses for the sweep of an ablation."""
+
 FITTING = "Fitting the edit's vectors"
 
 AUTO, AUTO_BEFORE = "fitted", "ablation"
@@ -213,7 +217,8 @@ def _warn(beginning: Beginning, text: str, error: Exception) -> None:
 def _fitted(beginning: Beginning, *, ended: bool) -> list[Plan]:
     """The plans at the points of the run's fit, which is made, saved, and added to the model.
 
-    The ablation that it learned from, if any, comes last.
+    The ablation that it learned from, if any, comes last. A fit that leaves many replies as they
+    were has an ablation beside it too: there the ablation may be better.
 
     Args:
         ended: Whether the fit had ended already, so that its rounds are all.
@@ -228,6 +233,9 @@ def _fitted(beginning: Beginning, *, ended: bool) -> list[Plan]:
     reporter.emit(StageStarted(FITTING))
     if progress is None or not (ended or progress.is_over(FIT)):
         progress = _go_through(beginning, progress)
+    if not ended and progress.is_weak(FIT):
+        progress.asked, progress.teacher = True, _teacher(beginning, WEAK)
+        folder.write_file(PROGRESS, to_content(progress, FIT))
     fit = progress.fit(model.get_abliterable_components())
     folder.write_fit(fit.digest, fit.content())
     model.add_fits([fit])
@@ -255,7 +263,7 @@ def _go_through(beginning: Beginning, kept: Progress | None) -> Progress:
             beginning.directions,
             beginning.shown_at,
             seed=beginning.seed,
-            teacher=lambda: _teacher(beginning),
+            teacher=lambda: _teacher(beginning, STUCK),
             options=FIT,
             progress=kept,
         )
@@ -282,6 +290,8 @@ def _make_rounds(fitting: Fitting, beginning: Beginning) -> None:
         longest, start = max(longest, now - start), now
         # With a teacher, everything that was done so far is done again, and a sweep.
         needed = now - begun if progress.is_stuck(FIT) else longest
+        if progress.is_over(FIT):
+            return
         if limit is not None and progress.path and limit.left() < needed:
             text = f"The time limit ends the fit after round {len(progress.path)}"
             beginning.reporter.emit(Notice(text))
@@ -292,16 +302,20 @@ def _counter(reporter: Reporter) -> Callable[[int, int], None]:
     return lambda done, total: reporter.emit(StageProgress(done, total, "steps"))
 
 
-def _teacher(beginning: Beginning) -> Plan | None:
-    """The last plan of a gradient sweep; None, with a warning, if the sweep fails."""
+def _teacher(beginning: Beginning, why: str) -> Plan | None:
+    """The last plan of a gradient sweep; None, with a warning, if the sweep fails.
+
+    Args:
+        why: Ends the stage of the fit on the display.
+    """
     reporter = beginning.reporter
-    reporter.emit(StageFinished("the replies hardly change: an ablation shows what to write"))
+    reporter.emit(StageFinished(why))
     try:
         return _swept(beginning, "none", TEACHER)[-1]
     except Exception as error:
         if _is_from_outside(error):
             raise
-        _warn(beginning, "The fit does without an ablation's replies", error)
+        _warn(beginning, "The fit does without an ablation", error)
         return None
     finally:
         reporter.emit(StageStarted(FITTING))

@@ -38,6 +38,7 @@ class FitOptions:
             behaviour is still above `stuck` of the original's.
         stuck: See there.
         gone: The path ends when a smaller share of the replies shows the behaviour.
+        weak: If a larger share shows it at the path's end, an ablation is tried beside the fit.
         rank: Pairs of vectors for each writer.
     """
 
@@ -58,6 +59,7 @@ class FitOptions:
     tried: int = 2
     stuck: float = 0.75
     gone: float = 0.01
+    weak: float = 0.1
     rank: int = 1
 
 
@@ -109,6 +111,10 @@ class Progress:
         """
         tried = len(self.points) == options.tried and not self.asked
         return tried and self.shown[-1] > options.stuck * self.shown[0]
+
+    def is_weak(self, options: FitOptions) -> bool:
+        """Whether all rounds are made, and many replies show the behaviour, without a teacher."""
+        return self.is_over(options) and not self.asked and self.shown[-1] > options.weak
 
     def fit(self, components: Sequence[str]) -> Fit:
         """The path so far; it has a point."""
