@@ -204,7 +204,7 @@ class TestARun:
     def test_both_models_in_one_table(
         self, model: Model, directions: torch.Tensor, tasks: Path, tmp_path: Path
     ) -> None:
-        outcome = self.run(model, directions, tasks, tmp_path, "tiny_reply", "tiny_choice")
+        outcome = self.run(model, directions, tasks, tmp_path, "tiny_choice", "tiny_reply")
         reply = outcome.rows[0]
         assert reply.original == 1.0
         assert reply.edited is not None
@@ -257,8 +257,14 @@ class TestARun:
         assert list(outcome.failures) == ["tiny_lost"]
         assert "tiny_lost.json" in outcome.failures["tiny_lost"]
 
+    @pytest.mark.parametrize(
+        "error",
+        [KeyboardInterrupt(), RuntimeError("a library says: KeyboardInterrupt: ")],
+        ids=["itself", "another's error"],
+    )
     def test_ctrl_c_keeps_finished_tasks(
         self,
+        error: BaseException,
         model: Model,
         directions: torch.Tensor,
         tasks: Path,
@@ -269,11 +275,11 @@ class TestARun:
 
         def stopped(model: Model, task: str, **options: Any) -> Measurement:
             if task == "tiny_reply":
-                raise KeyboardInterrupt
+                raise error
             return real(model, task, **options)
 
         monkeypatch.setattr(harness, "measure", stopped)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(type(error)):
             self.run(model, directions, tasks, tmp_path, "tiny_choice", "tiny_reply")
         file = json.loads((tmp_path / "benchmarks" / "trial-3.json").read_text())
         assert {row["task"] for row in file["rows"]} == {"tiny_choice"}

@@ -350,6 +350,19 @@ class TestLoading:
         loaded = Model(Settings(model=str(tmp_path), dtypes=["float16", "float32"]))
         assert loaded.dtype == torch.float32
 
+    def test_after_an_interruption_no_other_dtype_is_tried(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from heretic.model import loading
+
+        def interrupted(*_: Any) -> None:
+            raise RuntimeError("a library says: KeyboardInterrupt: ")
+
+        tiny.folder(tmp_path)
+        monkeypatch.setattr(loading, "_load_weights", interrupted)
+        with pytest.raises(RuntimeError, match="KeyboardInterrupt"):
+            Model(Settings(model=str(tmp_path), dtypes=["bfloat16", "float32"]))
+
     def test_every_dtype_failing_is_said(self, tmp_path: Path) -> None:
         model = tiny.model()
         with torch.no_grad():
