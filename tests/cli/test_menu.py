@@ -32,7 +32,7 @@ from heretic.cli.menu.dialogue import Dialogue
 from heretic.cli.menu.menu import Actions, Menu, front_lines
 from heretic.cli.menu.questions import Back, Check, Option
 from heretic.config import Settings
-from heretic.errors import ExportError, SettingsError
+from heretic.errors import ExportError, SettingsError, StudyError
 from heretic.export.files import check_destination
 from heretic.records import Trial, front
 from heretic.records.options import options_of
@@ -131,6 +131,36 @@ def command_in(text: str) -> list[str]:
     """The command that goes on, out of what was printed."""
     lines = text.splitlines()
     return shlex.split(lines[lines.index("To go on from here:") + 1])
+
+
+class Scoring(Recorder):
+    """Actions that can score the finalists."""
+
+    def actions(self) -> Actions:
+        return replace(
+            super().actions(),
+            finalists=lambda trials: self.note("finalists", *(t.number for t in trials)),
+        )
+
+
+def test_the_trials_with_names_are_scored_before_the_question_once() -> None:
+    """Not again after "another trial", but again for another front."""
+    script = Script(0, "another", "more", "1", "exit")
+    calls, text = run(Answers(), script, Scoring())
+    assert calls == [("finalists", 3, 0), ("more", 1, False), ("finalists", 4, 0)]
+    assert text.count("did finalists") == 2
+
+
+def test_without_a_question_they_are_not_scored() -> None:
+    assert run(Answers(trial_index=0, model_action="chat"), None, Scoring())[0] == [("chat", 3)]
+    assert run(Answers(model_action="none"), None, Scoring())[0] == []
+    assert run(Answers(), None, Scoring())[0] == []
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), StudyError("No memory.")])
+def test_one_can_choose_even_if_they_cannot_be_scored(error: BaseException) -> None:
+    calls, _ = run(Answers(), Script("exit"), Scoring(error))
+    assert calls == [("finalists", 3, 0)]
 
 
 # By settings alone.

@@ -38,6 +38,7 @@ def open_session(tmp_path: Path, base: Path) -> Callable[..., tuple[Any, Recorde
         sets = export_case.prompt_files(tmp_path)
         sets["bad_evaluation_prompts"]["split"] = f"train[-{ALL}:]"
         options = {"search": "tpe", "n_trials": 1, "study_checkpoint_dir": str(tmp_path / "runs")}
+        options |= {"report_length": 128}
         settings = export_case.settings(base, **{**sets, **options, **values})
         recorder = Recorder()
         prompts = pipeline.load_prompts(settings, recorder)
@@ -57,8 +58,19 @@ def test_the_figures_are_in_all_that_is_saved(open_session: OpenSession, tmp_pat
     found = exported.long_replies
     assert found is not None
     assert found.tokens == 128
-    assert [score.name for score in found.after] == ["refusals", "broken_replies"]
-    assert len(found.after[1].values) == ALL
+    shown = {score.name: score for score in found.after}
+    assert list(shown) == [
+        "refusals",
+        "late_refusals",
+        "broken_replies",
+        "kl_along_replies",
+        "greedy_agreement",
+        "reply_length",
+    ]
+    assert len(shown["refusals"].values) == len(shown["late_refusals"].values) == ALL
+    good = len(session.prompts.evaluation.good)
+    assert len(shown["broken_replies"].values) == ALL + good
+    assert len(shown["kl_along_replies"].values) == good
     # The search's own figures stay, and so do its evaluator's.
     assert session.evaluator.evaluate([trial.plan])[0] == trial.scores
     assert [score.display for score in exported.saved] == [s.display for s in trial.scores]
@@ -66,12 +78,12 @@ def test_the_figures_are_in_all_that_is_saved(open_session: OpenSession, tmp_pat
     assert LongReplies.from_dict(written["scores"]["long_replies"]).tokens == 128
     card = (tmp_path / "edited" / "README.md").read_text()
     assert "replies of up to 128 tokens" in card
-    assert found.after[1].display in card
+    assert shown["broken_replies"].display in card
     console = Console(width=160)
-    with console.capture() as shown:
+    with console.capture() as printed:
         console.print(saved_table(export_case.BASELINE, trial.scores, exported, tmp_path))
-    assert "edited, 128 tokens" in shown.get()
-    assert "broken replies" in shown.get()
+    assert "edited, 128 tokens" in printed.get()
+    assert "broken replies" in printed.get()
 
 
 def test_replies_are_as_long_as_that(open_session: OpenSession) -> None:
@@ -104,7 +116,7 @@ def test_the_next_save_reads_them_from_the_run_folder(
     found = long_replies(session, trial)
     fewer = long_replies(session, trial, most=3)
     assert fewer is not None
-    assert len(fewer.after[1].values) == 3
+    assert len(fewer.after[0].values) == 3
     monkeypatch.setattr(module, "_measured", None)
     assert long_replies(session, trial) == found
     assert long_replies(session, trial, most=3) == fewer
@@ -118,6 +130,21 @@ def test_longer_settings_stay(open_session: OpenSession) -> None:
     assert found.tokens == 140
 
 
+@pytest.mark.parametrize(
+    ("template", "tokens"), [("{{ messages }}", 256), ("{% if enable_thinking %}{% endif %}", 512)]
+)
+def test_unset_it_suits_the_model(
+    open_session: OpenSession, monkeypatch: pytest.MonkeyPatch, template: str, tokens: int
+) -> None:
+    session, _ = open_session(report_length=None)
+    (trial,) = pipeline.search(session)
+    monkeypatch.setattr(session.model.renderer, "template", template)
+    monkeypatch.setattr(type(session.model.limits), "positions", None, raising=False)
+    found = long_replies(session, trial, most=1)
+    assert found is not None
+    assert found.tokens == tokens
+
+
 def test_replies_keep_within_the_models_positions(
     open_session: OpenSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,10 +155,9 @@ def test_replies_keep_within_the_models_positions(
     for positions, tokens in ((longest + 50, 50), (longest + 2, 4)):
         limits = type(session.model.limits)
         monkeypatch.setattr(limits, "positions", positions, raising=False)
-        chosen = module.Chosen(
-            trial, session.evaluator, session.prompts.evaluation, session.directions, Recorder()
-        )
-        assert max(4, module._room(chosen, {"bad"}, 128)) == tokens
+        readers = [one for one in session.evaluator.scorers if one.needs.responses]
+        evaluation = session.prompts.evaluation
+        assert module.length_of(session.evaluator, evaluation, readers) == tokens
 
 
 def test_without_scorers_of_replies_nothing_is_said(open_session: OpenSession) -> None:

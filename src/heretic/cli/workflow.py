@@ -21,6 +21,7 @@ from heretic.cli.menu.dialogue import Dialogue
 from heretic.cli.menu.menu import Actions, Menu
 from heretic.errors import HereticError, StudyError
 from heretic.events import Notice
+from heretic.records.selection import names_by_row
 from heretic.records.trial import Score, Trial
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from heretic.model.core import Model
     from heretic.pipeline.export import Exported
+    from heretic.pipeline.finalists import Finalists
     from heretic.pipeline.run import Session
 
 
@@ -137,9 +139,30 @@ def actions_of(session: Session, display: Display) -> Actions:
             session.reporter.emit(Notice(str(error), level="warning"))
         return session.study.front
 
+    def finalists(trials: Sequence[Trial]) -> RenderableType | None:
+        found = pipeline.score_finalists(session, trials)
+        display.close()
+        return None if found is None else finalists_table(found, trials)
+
     return Actions(
-        save=save, upload=upload, chat=talk, benchmark=benchmark, more_trials=more_trials
+        save=save,
+        upload=upload,
+        chat=talk,
+        benchmark=benchmark,
+        more_trials=more_trials,
+        finalists=finalists,
     )
+
+
+def finalists_table(found: Finalists, trials: Sequence[Trial]) -> RenderableType:
+    """Scores of the trials that the menu proposes, on long replies."""
+    names = [", ".join(names) for names in names_by_row(trials)]
+    rows = {"original": found.before} | {
+        f"{name} (trial {trial.number})": found.after[trial.number]
+        for name, trial in zip(names, trials, strict=True)
+    }
+    heading = f"The same on {found.prompts} replies of up to {found.tokens} tokens"
+    return scores_table(rows, label="", heading=heading)
 
 
 def saved_table(

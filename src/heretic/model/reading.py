@@ -226,6 +226,15 @@ class PromptReader:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
         return text
 
+    def first_tokens(self, text: str, count: int) -> str:
+        """The beginning of a text: its first `count` tokens."""
+        return self.decode(self.tokenizer(text, add_special_tokens=False)["input_ids"][:count])
+
+    @property
+    def reasons(self) -> bool:
+        """Whether the chat template knows of reasoning before the answer."""
+        return self.renderer.reasons
+
     def _encode(self, prompts: Prompts, reply: int = 0) -> Any:
         return self.renderer.padded(self.encode_rows(prompts, reply)).to(self.device)
 

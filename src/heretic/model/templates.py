@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,11 @@ Messages = list[dict[str, str]]
 
 USER_PROBE, SYSTEM_PROBE = "Wombatiger", "Axolotlion"
 """Words that no template holds: they show which messages a template writes into the prompt."""
+
+_REASONING = re.compile(
+    r"enable_thinking|reasoning_content|<think|<thought|\[THINK\]|<\|channel\|>"
+)
+"""What templates hold that write, take out or switch off a block of reasoning."""
 
 
 def messages_for(prompt: str | Prompt, default_system: str | None) -> Messages:
@@ -104,6 +110,11 @@ class ChatRenderer:
     def shows_system(self) -> bool:
         """Whether a system prompt's words are in the text of a prompt."""
         return self._form.shows_system
+
+    @property
+    def reasons(self) -> bool:
+        """Whether the template has a place for reasoning, so that the model may reason."""
+        return _REASONING.search(self.template or "") is not None
 
     @property
     def uses_clock(self) -> bool:

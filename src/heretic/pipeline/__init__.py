@@ -8,6 +8,7 @@ not modes inside them. Values found at run time go into the run's manifest, neve
 
 from heretic.pipeline.checks import check_model
 from heretic.pipeline.export import Exported, export_trial
+from heretic.pipeline.finalists import Finalists, score_finalists
 from heretic.pipeline.held_out import held_out_scores
 from heretic.pipeline.identity import fingerprint
 from heretic.pipeline.known import load_run
@@ -34,6 +35,7 @@ from heretic.prompts import PromptSets
 
 __all__ = [
     "Exported",
+    "Finalists",
     "PromptSets",
     "Session",
     "check_model",
@@ -52,6 +54,7 @@ __all__ = [
     "prepare",
     "prepare_directions",
     "read_plans",
+    "score_finalists",
     "scores_line",
     "search",
     "start_plans_of",

@@ -1,13 +1,15 @@
-"""Score a chosen trial on longer replies than the search's.
+"""Score a chosen trial on longer replies than the search's, and by what the search left out.
 
 Short replies hide what comes later: an edited model may begin an answer well and then loop, or
-decline after all. The search cannot afford long replies; one trial can.
+decline after all. The first token's divergence hides what is lost later. The search cannot afford
+to look at this; one trial can.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -23,15 +25,27 @@ from heretic.pipeline.stages import scores_line
 from heretic.prompts import EvaluationPrompts
 from heretic.records.trial import Score, Trial
 from heretic.scorers import Scorer
+from heretic.scorers.base import ShowsAt
 from heretic.scorers.broken import BrokenReplies
+from heretic.scorers.fidelity import ContinuationKL, GreedyAgreement, ReplyLength
+from heretic.scorers.late import LateRefusals
+from heretic.scorers.replies import ReplyScorer
 
 if TYPE_CHECKING:
+    from heretic.model.core import Model
     from heretic.pipeline.run import Session
 
 FILE = "long_replies.json"
 
-TOKENS = 128
-"""New tokens of a long reply, if the search's are not longer."""
+TOKENS, TOKENS_OF_REASONING = 256, 512
+"""New tokens of a long reply, if the search's are not longer; the latter for models that reason
+before they answer."""
+
+REPORT = 2
+"""Grows when more is measured of a chosen trial, so that figures kept before are not taken."""
+
+ALONG = 32
+"""Tokens of the original's replies along which the divergence is measured."""
 
 FEW = 0.03
 """Share of replies that may be broken beyond the original's without a warning."""
@@ -58,17 +72,18 @@ def long_replies(session: Session, trial: Trial, most: int | None = None) -> Lon
     Args:
         most: Number of prompts of each set that are used, the first ones; by default all.
     """
-    prompts = _first(session.prompts.evaluation, most)
+    prompts = first_prompts(session.prompts.evaluation, most)
     chosen = Chosen(trial, session.evaluator, prompts, session.directions, session.reporter)
 
     def keep(tokens: int, measure: Callable[[], LongReplies]) -> LongReplies:
-        key = trial_key(session, prompts, trial, tokens=tokens)
+        key = trial_key(session, prompts, trial, tokens=tokens, report=REPORT)
         return kept(session.folder, FILE, key, measure, LongReplies.from_dict)
 
     return long_scores(chosen, keep)
 
 
-def _first(prompts: EvaluationPrompts, most: int | None) -> EvaluationPrompts:
+def first_prompts(prompts: EvaluationPrompts, most: int | None) -> EvaluationPrompts:
+    """At most that many prompts of each set, the first ones; None means all."""
     more = {name: rows[:most] for name, rows in prompts.more.items()}
     return EvaluationPrompts(prompts.good[:most], prompts.bad[:most], more)
 
@@ -77,7 +92,7 @@ def long_scores(
     chosen: Chosen,
     keep: Callable[[int, Callable[[], LongReplies]], LongReplies] = lambda _, measure: measure(),
 ) -> LongReplies | None:
-    """Score a trial and the original on replies of at least `TOKENS` new tokens.
+    """Score a trial and the original on long replies, and by what the search left out.
 
     A warning says where the trial's figures are worse than in the search, or more of its replies
     are broken than of the original's. A trial is still saved if this cannot be measured.
@@ -88,15 +103,15 @@ def long_scores(
     Returns:
         None if no scorer reads replies, or it cannot be measured.
     """
-    scorers = [scorer for scorer in chosen.evaluator.scorers if scorer.needs.responses]
-    if not scorers:
+    searched = [scorer for scorer in chosen.evaluator.scorers if scorer.needs.responses]
+    if not searched:
         return None
-    sets = frozenset().union(*(scorer.needs.responses for scorer in scorers))
     reporter, short = chosen.reporter, chosen.evaluator.settings.max_response_length
+    scorers = [*searched, *_unsearched(chosen.evaluator, searched)]
     try:
-        tokens = max(short, _room(chosen, sets, max(short, TOKENS)))
+        tokens = length_of(chosen.evaluator, chosen.prompts, scorers)
         reporter.emit(StageStarted(f"Scoring the chosen trial on replies of up to {tokens} tokens"))
-        found = keep(tokens, lambda: _measured(chosen, scorers, sets, tokens))
+        found = keep(tokens, lambda: _measured(chosen, scorers, tokens))
     except HereticError as error:
         reporter.emit(
             Notice(f"The chosen trial was not scored on long replies: {error}", "warning")
@@ -110,9 +125,46 @@ def long_scores(
     return found
 
 
-def _measured(
-    chosen: Chosen, scorers: Sequence[Scorer], sets: Collection[str], tokens: int
-) -> LongReplies:
+def length_of(
+    evaluator: LibraryEvaluator, prompts: EvaluationPrompts, scorers: Sequence[Scorer]
+) -> int:
+    """New tokens of a long reply: as set, or what suits the model, as far as it has positions."""
+    settings, model = evaluator.settings, evaluator.model
+    usual = TOKENS_OF_REASONING if model.reasons else TOKENS
+    short, wanted = settings.max_response_length, settings.report_length or usual
+    return max(short, _room(model, prompts, scorers, max(short, wanted)))
+
+
+def late_scorers(evaluator: LibraryEvaluator) -> dict[str, Scorer]:
+    """Scorers of late refusals, by name, for those of the search that know the words of one."""
+    length = evaluator.settings.max_response_length
+    found = [
+        LateRefusals(scorer, partial(evaluator.model.first_tokens, count=length))
+        for scorer in evaluator.scorers
+        if isinstance(scorer, ReplyScorer)
+        and isinstance(scorer, ShowsAt)
+        and scorer.optimization == "minimize"
+    ]
+    return {scorer.name: scorer for scorer in found}
+
+
+def _unsearched(evaluator: LibraryEvaluator, searched: Sequence[Scorer]) -> list[Scorer]:
+    """What is measured of a chosen trial besides the scorers of the search that read replies."""
+    settings = evaluator.settings
+    sets = {"good"}.union(*(scorer.needs.responses for scorer in searched))
+    along = {"tokens": ALONG}
+    more: list[Scorer] = [
+        *late_scorers(evaluator).values(),
+        BrokenReplies(settings, sets),
+        ContinuationKL(settings, name="kl_along_replies", optimization="none", options=along),
+        GreedyAgreement(settings, name="greedy_agreement", optimization="none", options=along),
+        ReplyLength(settings, name="reply_length", optimization="none"),
+    ]
+    names = {scorer.name for scorer in searched}
+    return [scorer for scorer in more if scorer.name not in names]
+
+
+def _measured(chosen: Chosen, scorers: Sequence[Scorer], tokens: int) -> LongReplies:
     searched = chosen.evaluator
     searched.release()  # so that only one cache has to fit into memory
     evaluator = LibraryEvaluator(
@@ -121,7 +173,7 @@ def _measured(
         chosen.directions,
         chosen.reporter,
         chosen.prompts,
-        scorers=[*scorers, BrokenReplies(searched.settings, sets)],
+        scorers=scorers,
         max_response_length=tokens,
     )
     before, after = evaluator.baseline, evaluator.evaluate([chosen.trial.plan])[0]
@@ -129,12 +181,12 @@ def _measured(
     return LongReplies(tokens, before, after)
 
 
-def _room(chosen: Chosen, sets: Collection[str], wanted: int) -> int:
+def _room(model: Model, prompts: EvaluationPrompts, scorers: Sequence[Scorer], wanted: int) -> int:
     """The new tokens for which every prompt leaves room in the model's positions."""
-    model, prompts = chosen.evaluator.model, chosen.prompts.by_name()
     if model.limits.positions is None:
         return wanted
-    rows = model.encode_rows([prompt for name in sets for prompt in prompts[name]])
+    sets: frozenset[str] = frozenset().union(*(scorer.needs.responses for scorer in scorers))
+    rows = model.encode_rows([prompt for name in sets for prompt in prompts.by_name()[name]])
     return min(wanted, model.limits.positions - max(map(len, rows), default=0))
 
 
@@ -146,14 +198,17 @@ def difference(found: LongReplies, searched: Sequence[Score], short: int) -> str
         short: New tokens of a reply in the search.
     """
     broken = _broken(found.before), _broken(found.after)
-    known = {score.name: _of_first(score, len(broken[1].values)) for score in searched}
+    read = {score.name: len(score.values) for score in found.after}
+    known = {
+        score.name: _of_first(score, read[score.name]) for score in searched if score.name in read
+    }
     parts = [
         f"{score.name} is {score.display} (in the search, at {short} tokens: "
         f"{known[score.name].display})"
         for score in found.after
         if score.name in known
         and _worse(known[score.name], score)
-        and not agree(known[score.name], score, len(broken[1].values))
+        and not agree(known[score.name], score, read[score.name])
     ]
     before, after = broken
     if sum(after.values) - sum(before.values) > max(1, FEW * len(after.values)):
@@ -172,7 +227,7 @@ def _broken(scores: Sequence[Score]) -> Score:
 
 def _of_first(score: Score, count: int) -> Score:
     """A score on its first prompts alone, where it is known of each of them."""
-    if len(score.values) <= count:
+    if not count or len(score.values) <= count:
         return score
     values = score.values[:count]
     return replace(score, value=sum(values) / count, values=values)

@@ -30,7 +30,7 @@ from heretic.cli.menu.dialogue import Dialogue
 from heretic.cli.menu.questions import Back, Option, Unanswered
 from heretic.cli.signals import outlives_terminal
 from heretic.errors import HereticError, SettingsError
-from heretic.records.selection import row_within, trial_in_row
+from heretic.records.selection import named_rows, row_within, trial_in_row
 from heretic.records.trial import Trial
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,8 @@ class Actions:
 
     What `save`, `upload` and `benchmark` return is printed: a line (never read as markup), or a
     table. `more_trials(n, timed)` continues the search, within its time limit if `timed`, and
-    returns the new front, even if it was interrupted.
+    returns the new front, even if it was interrupted. `finalists` scores the trials that have names
+    more thoroughly, before the user is asked for one.
     An action that is None is not offered.
     """
 
@@ -54,6 +55,7 @@ class Actions:
     chat: Callable[[Trial], None] | None = None
     benchmark: Callable[[Trial, Sequence[str], bool], RenderableType] | None = None
     more_trials: Callable[[int, bool], Sequence[Trial]] | None = None
+    finalists: Callable[[Sequence[Trial]], RenderableType | None] | None = None
 
 
 class Menu:
@@ -70,6 +72,7 @@ class Menu:
         self.answers = dialogue.answers  # each is taken out once it has been used
         self.front: list[Trial] = []
         self._details = Details(dialogue)
+        self._finalists: list[Trial] = []  # those that were scored last
 
     def run(self, front: Sequence[Trial]) -> None:
         """Show the front and do what the settings or the user say, until one of them ends it.
@@ -111,6 +114,8 @@ class Menu:
         wanted = self._wanted()
         if wanted is not None and self.dialogue.prompter is None:
             return self.front[wanted]
+        self.dialogue.ask()  # raises if nobody can be asked: then the next step is not worth it
+        self._show_finalists()
         prompter = self.dialogue.ask()
         options = [
             Option(number, line) for number, line in enumerate(front_lines(self.front))
@@ -118,6 +123,15 @@ class Menu:
         question = "Which trial?" if self.front else "No trial has completed yet."
         chosen = prompter.select(question, options, wanted)
         return self.front[chosen] if isinstance(chosen, int) else str(chosen)
+
+    def _show_finalists(self) -> None:
+        """Score the rows that have names on long replies, once; Ctrl+C leaves it out."""
+        rows = dict.fromkeys(named_rows(self.front).values())
+        trials = [self.front[row] for row in rows]
+        if self.actions.finalists is None or not trials or trials == self._finalists:
+            return
+        self._finalists = trials
+        self._perform(partial(self.actions.finalists, trials))
 
     def _wanted(self) -> int | None:
         """The row that `max_refusals` chooses; None if it is unset, or no trial has completed."""

@@ -49,6 +49,15 @@ class GenerationFields(FieldGroup):
     max_response_length: int = setting(
         100, "Generation", "New tokens generated for each reply that is scored.", ge=1
     )
+    report_length: Annotated[int | None, Optionally] = setting(
+        None,
+        "Generation",
+        "New tokens of each reply when a chosen trial is scored again, at least as many as in the "
+        "search. Unset: 256, or 512 if the chat template knows of reasoning.",
+        ge=1,
+        example=256,
+        scores=False,
+    )
     response_prefix: str = setting(
         "auto",
         "Generation",
