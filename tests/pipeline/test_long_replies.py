@@ -82,7 +82,7 @@ def test_the_figures_are_in_all_that_is_saved(open_session: OpenSession, tmp_pat
     console = Console(width=160)
     with console.capture() as printed:
         console.print(saved_table(export_case.BASELINE, trial.scores, exported, tmp_path))
-    assert "edited, 128 tokens" in printed.get()
+    assert "replies of up to 128 tokens" in printed.get()
     assert "broken replies" in printed.get()
 
 
@@ -149,7 +149,6 @@ def test_replies_keep_within_the_models_positions(
     open_session: OpenSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session, _ = open_session()
-    (trial,) = pipeline.search(session)
     prompts = session.prompts.evaluation.bad
     longest = max(map(len, session.model.encode_rows(prompts)))
     for positions, tokens in ((longest + 50, 50), (longest + 2, 4)):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heretic.records import Score
-from heretic.records.statistics import indistinguishable, interval, paired
+from heretic.records.statistics import after_choice, indistinguishable, interval, paired
 
 RATES = st.lists(st.booleans(), min_size=2, max_size=60)
 FIGURES = st.lists(st.floats(-1e3, 1e3, allow_nan=False), min_size=2, max_size=20)
@@ -107,3 +107,39 @@ def test_trials_are_alike_only_if_no_objective_tells_them_apart() -> None:
     assert not indistinguishable(scores(3, 0.1), scores(3, 0.2))
     without = tuple(Score(score.name, score.value, "minimize", "") for score in scores(3, 0.1))
     assert not indistinguishable(without, without)
+
+
+def score_of(values: list[float] | list[bool]) -> Score:
+    value = math.fsum(values) / len(values)
+    return Score("a", value, "minimize", "", interval=interval(values), values=tuple(values))
+
+
+class TestAfterChoice:
+    """Under many equal trials, the interval of the best one holds its true rate as promised."""
+
+    def test_the_best_of_many_is_covered(self) -> None:
+        rng, trials, misses, true = random.Random(3), 50, 0, 0.2
+        for _ in range(100):
+            counts = [sum(rng.random() < true for _ in range(100)) for _ in range(trials)]
+            best = score_of(rate(min(counts)))
+            low, high = after_choice(best, trials).interval or (0.0, 0.0)
+            misses += not low <= true <= high
+            assert best.interval is not None
+        assert misses <= 12  # 5 are expected at most; 13 or more have a chance of 0.1%
+
+    def test_it_grows_with_the_trials(self) -> None:
+        for values in (rate(5), [0.1, 0.2, 0.4, 0.05, 0.3] * 8):
+            score = score_of(values)
+            widths = []
+            for compared in (1, 2, 20, 200):
+                low, high = after_choice(score, compared).interval or (0.0, 0.0)
+                assert low <= score.value <= high
+                widths.append(high - low)
+            assert widths == sorted(widths)
+            assert after_choice(score, 1) == score
+
+    def test_nothing_is_invented(self) -> None:
+        alone = Score("a", 0.1, "minimize", "0.1")
+        assert after_choice(alone, 50) == alone
+        nats = score_of([0.0, 0.0, 0.3, 0.001, 0.0002])
+        assert (after_choice(nats, 500).interval or (-1.0,))[0] >= 0

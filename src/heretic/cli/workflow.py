@@ -12,7 +12,7 @@ from rich.console import Console, Group, RenderableType
 from heretic.cli import INTERRUPTED
 from heretic.cli.display.next_steps import after_saving, next_steps
 from heretic.cli.display.reporter import Display
-from heretic.cli.display.tables import front_table, scores_table
+from heretic.cli.display.tables import changes_table, front_table, scores_table
 from heretic.cli.display.text import is_interactive, print_command
 from heretic.cli.menu.answers import program_arguments, without_options
 from heretic.cli.menu.benchmarks import show_benchmarks
@@ -22,6 +22,7 @@ from heretic.cli.menu.menu import Actions, Menu
 from heretic.errors import HereticError, StudyError
 from heretic.events import Notice
 from heretic.records.selection import names_by_row
+from heretic.records.statistics import after_choice
 from heretic.records.trial import Score, Trial
 
 if TYPE_CHECKING:
@@ -168,21 +169,29 @@ def finalists_table(found: Finalists, trials: Sequence[Trial]) -> RenderableType
 def saved_table(
     baseline: Sequence[Score], searched: Sequence[Score], exported: Exported, directory: Path
 ) -> RenderableType:
-    """Scores of the original, of the trial in the search, from disk, and on held-out prompts."""
-    rows = {"original": baseline, "in the search": searched, "from disk": exported.saved}
-    long = exported.long_replies
-    if long is not None:
-        rows |= {
-            f"original, {long.tokens} tokens": long.before,
-            f"edited, {long.tokens} tokens": long.after,
-        }
-    held_out = exported.held_out
+    """Scores of the original, of the trial in the search, from disk, and on held-out prompts.
+
+    Below them, what long replies show.
+    """
+    chose: tuple[Score, ...] = exported.saved
+    held_out, note = exported.held_out, ""
+    if held_out is None and exported.compared > 1:
+        searched = [after_choice(score, exported.compared) for score in searched]
+        chose = tuple(after_choice(score, exported.compared) for score in chose)
+        note = f"intervals are corrected for the choice among {exported.compared} trials"
+    rows = {"original": baseline, "in the search": searched, "from disk": chose}
     if held_out is not None:
         rows |= {
             "original, held-out prompts": held_out.before,
             "edited, held-out prompts": held_out.after,
         }
-    return scores_table(rows, label="", heading=f"Saved in {directory}")
+        note = "held-out prompts are fresh: neither directions nor search have seen them"
+    table = scores_table(rows, label="", heading=f"Saved in {directory}", note=note)
+    long = exported.long_replies
+    if long is None:
+        return table
+    heading = f"With replies of up to {long.tokens} tokens"
+    return Group(table, "", changes_table(long.before, long.after, heading=heading))
 
 
 def converse(

@@ -122,6 +122,23 @@ class LongReplies:
 
 
 @dataclass(frozen=True, slots=True)
+class UsedPrompts:
+    """A set of prompts that figures rest on.
+
+    Attributes:
+        use: What it was used for, e.g. `bad, evaluation`.
+        source: Hub id or file name, with its split; empty if it is what another set left over.
+        count: Number of prompts.
+        digest: First 12 hexadecimal digits of the SHA-256 of their texts.
+    """
+
+    use: str
+    source: str
+    count: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class ExportOptions:
     """The settings that an export reads; each field is the setting of that name."""
 
@@ -150,6 +167,8 @@ class ExportRequest:
         held_out: Scores on held-out prompts; None if there are none.
         long_replies: Scores with longer replies; None if no scorer reads replies.
         benchmarks: Metrics of the trial, paired with the original's, on whole benchmark tasks.
+        prompts: The sets of prompts that the figures rest on.
+        compared: Number of trials that this one was chosen among; 1 without a search.
         as_recorded: Whether all scores come from a reproduction file whose hashes the weight files
             have; nothing was measured on this copy.
     """
@@ -165,6 +184,8 @@ class ExportRequest:
     held_out: HeldOut | None = None
     long_replies: LongReplies | None = None
     benchmarks: tuple[PairedMetric, ...] = ()
+    prompts: tuple[UsedPrompts, ...] = ()
+    compared: int = 1
     as_recorded: bool = False
 
     @property

@@ -20,7 +20,7 @@ USER_PROBE, SYSTEM_PROBE = "Wombatiger", "Axolotlion"
 """Words that no template holds: they show which messages a template writes into the prompt."""
 
 _REASONING = re.compile(
-    r"enable_thinking|reasoning_content|<think|<thought|\[THINK\]|<\|channel\|>"
+    r"enable_thinking|reasoning_content|<th(?:ink|ought)|\[THINK\]|<\|channel\|>"
 )
 """What templates hold that write, take out or switch off a block of reasoning."""
 

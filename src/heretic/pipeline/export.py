@@ -22,11 +22,13 @@ class Exported:
         saved: Scores of the files, reloaded from disk, on the evaluation prompts.
         held_out: Scores on held-out prompts; None if there are none.
         long_replies: Scores with longer replies than in the search; None if no scorer reads them.
+        compared: Number of trials that this one was chosen among.
     """
 
     saved: tuple[Score, ...]
     held_out: export.HeldOut | None
     long_replies: export.LongReplies | None = None
+    compared: int = 1
 
 
 def export_trial(
@@ -66,4 +68,4 @@ def export_trial(
             session.settings, session.evaluator, session.prompts.evaluation, session.reporter
         ),
     )
-    return Exported(scores, request.held_out, request.long_replies)
+    return Exported(scores, request.held_out, request.long_replies, request.compared)

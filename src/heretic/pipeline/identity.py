@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from heretic.config.settings import Settings
+from heretic.config.tables import DatasetSpecification
+from heretic.export.request import UsedPrompts, display_name
 from heretic.model.core import Model
 from heretic.prompts import EvaluationPrompts, Prompt, PromptSets
 from heretic.records.trial import Trial
@@ -29,6 +31,34 @@ def fingerprint(settings: Settings, prompts: PromptSets) -> dict[str, Any]:
     values = settings.fingerprint()
     scorer = deciding_options(settings.scorers, values["scorer"])
     return {**values, "scorer": scorer, "prompts": digest(words)}
+
+
+def used_prompts(settings: Settings, prompts: PromptSets) -> tuple[UsedPrompts, ...]:
+    """The sets of prompts that a run's figures rest on, for its documents."""
+    sets = [
+        ("good, directions", settings.good_prompts, prompts.good),
+        ("bad, directions", settings.bad_prompts, prompts.bad),
+        ("protected", settings.protected_prompts, prompts.protected),
+        ("good, evaluation", settings.good_evaluation_prompts, prompts.evaluation.good),
+        ("bad, evaluation", settings.bad_evaluation_prompts, prompts.evaluation.bad),
+    ]
+    if prompts.held_out is not None:
+        sets += [
+            ("good, held out", settings.good_held_out_prompts, prompts.held_out.good),
+            ("bad, held out", settings.bad_held_out_prompts, prompts.held_out.bad),
+        ]
+    return tuple(
+        UsedPrompts(use, _source(specification), len(rows), digest({"words": _words(rows)}))
+        for use, specification, rows in sets
+        if rows
+    )
+
+
+def _source(specification: DatasetSpecification | None) -> str:
+    """A data set as documents may name it: no local path, only the file's name."""
+    if specification is None:
+        return ""
+    return f"{display_name(specification.dataset)}, {specification.split}"
 
 
 def _words(prompts: Sequence[Prompt]) -> list[tuple[str | None, str]]:

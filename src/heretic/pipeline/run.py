@@ -27,7 +27,7 @@ from heretic.method.fits import Fit
 from heretic.model.core import Model
 from heretic.model.fits import read_fits
 from heretic.model.library import LibraryModel
-from heretic.pipeline.identity import baseline_key, fingerprint
+from heretic.pipeline.identity import baseline_key, fingerprint, used_prompts
 from heretic.pipeline.known import model_of_run
 from heretic.pipeline.stages import scores_line
 from heretic.pipeline.worthwhile import Agree, check_worthwhile
@@ -76,6 +76,8 @@ class Session:
             manifest=self.manifest,
             options=options_of(export.ExportOptions, self.settings),
             settings=self.settings.to_dict(),
+            prompts=used_prompts(self.settings, self.prompts),
+            compared=max(1, self.study.completed),
         )
 
 

@@ -23,6 +23,7 @@ from heretic.model.library import LibraryModel
 from heretic.model.loading import load_tokenizer
 from heretic.model.source import ModelSource
 from heretic.pipeline.checks import check_model
+from heretic.pipeline.identity import used_prompts
 from heretic.pipeline.known import load_run
 from heretic.pipeline.long_replies import Chosen, long_scores
 from heretic.pipeline.precision import in_full_precision
@@ -100,6 +101,7 @@ def apply_plan(
         manifest=known or new_manifest(settings, prompts, model, settings.seed or 0, baseline),
         options=options_of(export.ExportOptions, settings),
         settings=settings.to_dict(),
+        prompts=used_prompts(settings, prompts),
         long_replies=long_scores(
             Chosen(trial, evaluator, prompts.evaluation, directions, reporter)
         ),

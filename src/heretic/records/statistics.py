@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -81,12 +81,36 @@ def interval(values: Sequence[float]) -> Interval | None:
     return _bootstrap(tuple(map(float, values)))
 
 
-def wilson(count: int, total: int) -> Interval:
-    """Wilson's (1927) confidence interval of the rate `count` / `total`, at `CONFIDENCE`."""
+def wilson(count: int, total: int, confidence: float = CONFIDENCE) -> Interval:
+    """Wilson's (1927) confidence interval of the rate `count` / `total`."""
     from scipy import stats
 
-    found = stats.binomtest(count, total).proportion_ci(CONFIDENCE, method="wilson")
+    found = stats.binomtest(count, total).proportion_ci(confidence, method="wilson")
     return float(found.low), float(found.high)
+
+
+def after_choice(score: Score, compared: int) -> Score:
+    """A score of a trial that was chosen among many by just such scores, with a wider interval.
+
+    The best of many figures looks better than it is. The interval is made as wide as is needed for
+    those of all trials to hold together at `CONFIDENCE` (Bonferroni; Dunn 1961). Of means, whose
+    bootstrap has too few samples so far out, it is stretched as a normal distribution's would be.
+
+    Args:
+        compared: Number of trials that the choice was made among.
+    """
+    if score.interval is None or compared < 2:
+        return score
+    confidence = 1 - SIGNIFICANT / compared
+    values, (low, high) = score.values, score.interval
+    if values and set(values) <= {0.0, 1.0}:
+        return replace(score, interval=wilson(round(sum(values)), len(values), confidence))
+    from scipy import stats
+
+    wider = stats.norm.ppf((1 + confidence) / 2) / stats.norm.ppf((1 + CONFIDENCE) / 2)
+    low, high = (score.value + (end - score.value) * float(wider) for end in (low, high))
+    least = 0.0 if values and min(values) >= 0 else -math.inf
+    return replace(score, interval=(max(low, least), high))
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> Paired | None:
@@ -101,6 +125,21 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired | None:
         return None
     changes = _changes(*pair)
     return Paired(sum(changes) / len(changes), _bootstrap(changes), p)
+
+
+def difference_text(before: Score | None, after: Score | None) -> str:
+    """The change of a score from prompt to prompt with its interval, e.g. `-0.02 [-0.05, 0]`.
+
+    Returns:
+        Empty text where the scores cannot be paired.
+    """
+    if before is None or after is None:
+        return ""
+    found = paired(before.values, after.values)
+    if found is None:
+        return ""
+    low, high = found.interval
+    return f"{found.difference:+.3g} [{low:.2g}, {high:.2g}]"
 
 
 def _changes(first: Sequence[float], second: Sequence[float]) -> tuple[float, ...]:

@@ -17,7 +17,7 @@ from heretic.cli.display.text import clip, consecutive, text_cells, title
 from heretic.harness.results import PairedMetric, how_compared
 from heretic.records.plan import FittedKernel, Plan
 from heretic.records.selection import names_by_row, row_within
-from heretic.records.statistics import indistinguishable, paired
+from heretic.records.statistics import difference_text, indistinguishable, paired
 from heretic.records.trial import Score, Trial
 from heretic.system.display import safe
 
@@ -125,10 +125,12 @@ def scores_table(
     heading: str | None = None,
     label: str = "model",
     with_difference: bool = False,
+    note: str = "",
 ) -> Table:
     """One row of scores per model, e.g. `{"original": ..., "edited": ..., "from disk": ...}`.
 
     Args:
+        note: A line below the table.
         with_difference: Whether a last row shows how the last model differs from the first.
     """
     items = list(rows.items() if isinstance(rows, Mapping) else rows)
@@ -143,6 +145,28 @@ def scores_table(
     if with_difference and len(items) > 1:
         differences = difference_cells(items[0][1], items[-1][1])
         table.add_row(*text_cells("difference", *(differences.get(name, "") for name in names)))
+    if note:
+        table.caption = _heading(note, "dim")
+        table.caption_justify = "left"
+    return table
+
+
+def changes_table(
+    before: Sequence[Score], after: Sequence[Score], *, heading: str | None = None
+) -> Table:
+    """One row per score: of the original, of the edited model, and the change with its interval."""
+    table = _table(heading)
+    table.add_column("")
+    for name in ("original", "edited", "change"):
+        table.add_column(name, justify="right")
+    others = {score.name: score for score in before}
+    for score in after:
+        other = others.get(score.name)
+        shown = "" if other is None else other.display
+        change = difference_text(other, score)
+        table.add_row(*text_cells(title(score.name), shown, score.display, change))
+    table.caption = _heading("[ ]: 95% interval of the change from prompt to prompt", "dim")
+    table.caption_justify = "left"
     return table
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import heretic
 from heretic.config.behaviors import name_of
+from heretic.export.documents.markdown import table
+from heretic.export.documents.measured import measured_text
 from heretic.export.request import (
     ExportOptions,
     ExportRequest,
@@ -23,6 +25,7 @@ from heretic.export.request import (
 )
 from heretic.harness.results import PairedMetric, how_compared
 from heretic.records.plan import Plan, fit_file
+from heretic.records.statistics import after_choice, difference_text
 from heretic.records.trial import Score, Trial
 from heretic.system.display import safe
 from heretic.system.hub import is_local, repository_of
@@ -112,12 +115,13 @@ def model_card(
             model,
             plan,
             request.baseline,
-            request.scores,
+            _reported(request),
             _origin(request)
             + _full_precision_text(request.full_precision)
             + _held_out_text(request.held_out)
             + _long_text(request.long_replies)
-            + _benchmarks_text(request.benchmarks),
+            + _benchmarks_text(request.benchmarks)
+            + measured_text(request),
             aim,
         ),
         base_link=model_link(model),
@@ -186,7 +190,7 @@ def plan_table(plan: Plan) -> str:
         [component, *("free" if value is None else f"{value:.4g}" for value in kernel.figures())]
         for component, kernel in plan.kernels
     ]
-    return _table(["component", *plan.figure_names], rows)
+    return table(["component", *plan.figure_names], rows)
 
 
 def scores_table(before: tuple[Score, ...], after: tuple[Score, ...]) -> str:
@@ -195,7 +199,7 @@ def scores_table(before: tuple[Score, ...], after: tuple[Score, ...]) -> str:
         [row.name.replace("_", " "), _shown(row.before, row.name), _shown(row.after)]
         for row in score_rows(before, after)
     ]
-    return _table(["score", "base model", "this model"], rows)
+    return table(["score", "base model", "this model"], rows)
 
 
 def _shown(score: Score | None, baseline_of: str | None = None) -> str:
@@ -237,6 +241,13 @@ def _vectors(plan: Plan) -> str:
     return f"Direction: {direction}" + (f", {plan.rank} per layer" if plan.rank > 1 else "")
 
 
+def _reported(request: ExportRequest) -> tuple[Score, ...]:
+    """The scores; with wider intervals if they chose the trial and no fresh prompts report it."""
+    if request.held_out is not None:
+        return request.scores
+    return tuple(after_choice(score, request.compared) for score in request.scores)
+
+
 def _origin(request: ExportRequest) -> str:
     quantization = request.settings.get("quantization", "none")
     if request.as_recorded:
@@ -274,10 +285,25 @@ def _long_text(found: LongReplies | None) -> str:
     if found is None:
         return ""
     return (
-        "\nShort replies hide loops and late refusals. With replies of up to "
-        f"{found.tokens} tokens to the search's prompts, and the edit applied while running:\n\n"
-        f"{scores_table(found.before, found.after)}"
+        "\nShort replies hide loops and late refusals, and the first token's divergence hides what "
+        f"changes later. With replies of up to {found.tokens} tokens to the search's prompts, and "
+        "the edit applied while running:\n\n"
+        f"{_differences_table(found.before, found.after)}"
     )
+
+
+def _differences_table(before: tuple[Score, ...], after: tuple[Score, ...]) -> str:
+    """Scores, and the mean change of each from prompt to prompt, with its interval."""
+    rows = [
+        [
+            row.name.replace("_", " "),
+            _shown(row.before, row.name),
+            _shown(row.after),
+            difference_text(row.before, row.after),
+        ]
+        for row in score_rows(before, after)
+    ]
+    return table(["score", "base model", "this model", "difference, 95% interval"], rows)
 
 
 def _benchmarks_text(rows: Sequence[PairedMetric]) -> str:
@@ -296,20 +322,8 @@ def _benchmarks_text(rows: Sequence[PairedMetric]) -> str:
         "\nBenchmarks of the [lm-evaluation-harness]"
         "(https://github.com/EleutherAI/lm-evaluation-harness), with the model's chat template if "
         f"it has one and the edit applied while running. {how_compared(rows)}\n\n"
-        f"{_table(heading, [list(row.texts()) for row in rows])}"
+        f"{table(heading, [list(row.texts()) for row in rows])}"
     )
-
-
-def _table(heading: list[str], rows: list[list[str]]) -> str:
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(_cell(cell) for cell in cells) + " |\n"
-
-    rule = "| --- |" + " ---: |" * (len(heading) - 1) + "\n"
-    return line(heading) + rule + "".join(line(row) for row in rows)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 @cache
