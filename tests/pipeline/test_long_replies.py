@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,31 @@ def test_replies_keep_within_the_models_positions(
         readers = [one for one in session.evaluator.scorers if one.needs.responses]
         evaluation = session.prompts.evaluation
         assert module.length_of(session.evaluator, evaluation, readers) == tokens
+
+
+THINKING = (
+    "{% for message in messages %}{{ message.content }} {% endfor %}"
+    "{% if enable_thinking %}<think>{% else %}<think></think>{% endif %}"
+)
+
+
+def test_models_that_reason_are_scored_with_their_reasoning_too(
+    open_session: OpenSession, base: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "Tiny-Reasoning"
+    shutil.copytree(base, own)
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = THINKING
+    tokenizer.save_pretrained(own)
+    session, _ = open_session(model=str(own), report_length=8)
+    (trial,) = pipeline.search(session)
+    found = long_replies(session, trial, most=2)
+    assert found is not None
+    shown = {score.name: score.display for score in found.after}
+    assert shown["unclosed_reasoning_thinking"] == "2/2"  # it writes noise, and closes nothing
+    assert {"refusals_thinking", "refusals_in_reasoning_thinking"} <= set(shown)
+    assert session.model.prompt_text("Hi").endswith("</think>")  # as it was before
+    assert session.evaluator.evaluate([trial.plan])[0] == trial.scores
 
 
 def test_without_scorers_of_replies_nothing_is_said(open_session: OpenSession) -> None:

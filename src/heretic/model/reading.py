@@ -5,7 +5,8 @@ It does not handle edits: whatever edits the model at the time also changes what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -234,6 +235,16 @@ class PromptReader:
     def reasons(self) -> bool:
         """Whether the chat template knows of reasoning before the answer."""
         return self.renderer.reasons
+
+    @contextmanager
+    def thinking(self) -> Iterator[None]:
+        """Let the model reason before it answers, while the context lasts."""
+        before = self.renderer, self.response_prefix
+        self.renderer, self.response_prefix = before[0].with_variables(enable_thinking=True), ""
+        try:
+            yield
+        finally:
+            self.renderer, self.response_prefix = before
 
     def _encode(self, prompts: Prompts, reply: int = 0) -> Any:
         return self.renderer.padded(self.encode_rows(prompts, reply)).to(self.device)

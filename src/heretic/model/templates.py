@@ -106,6 +106,13 @@ class ChatRenderer:
         self._adds_bos = tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]
         self._form = _Form() if template is None else self._find_form(name)
 
+    def with_variables(self, **variables: Any) -> ChatRenderer:
+        """One that gives the template other variables; the date stays."""
+        known = {name: value for name, value in self._switches.items() if name != "chat_template"}
+        other = ChatRenderer(self._tokenizer, {**known, **variables}, template=self.template)
+        other.date = self.date
+        return other
+
     @property
     def shows_system(self) -> bool:
         """Whether a system prompt's words are in the text of a prompt."""

@@ -24,22 +24,29 @@ from heretic.pipeline.kept import kept
 from heretic.pipeline.stages import scores_line
 from heretic.prompts import EvaluationPrompts
 from heretic.records.trial import Score, Trial
+from heretic.refusals.text import opens_reasoning
 from heretic.scorers import Scorer
 from heretic.scorers.base import ShowsAt
 from heretic.scorers.broken import BrokenReplies
 from heretic.scorers.fidelity import ContinuationKL, GreedyAgreement, ReplyLength
 from heretic.scorers.late import LateRefusals
+from heretic.scorers.reasoning import RefusalsInReasoning, UnclosedReasoning
 from heretic.scorers.replies import ReplyScorer
 
 if TYPE_CHECKING:
     from heretic.model.core import Model
     from heretic.pipeline.run import Session
 
+Scores = tuple[Score, ...]
+
 FILE = "long_replies.json"
 
 TOKENS, TOKENS_OF_REASONING = 256, 512
 """New tokens of a long reply, if the search's are not longer; the latter for models that reason
 before they answer."""
+
+THINKING = 20
+"""Prompts on which models that reason are scored with their reasoning, the first ones."""
 
 REPORT = 2
 """Grows when more is measured of a chosen trial, so that figures kept before are not taken."""
@@ -165,8 +172,15 @@ def _unsearched(evaluator: LibraryEvaluator, searched: Sequence[Scorer]) -> list
 
 
 def _measured(chosen: Chosen, scorers: Sequence[Scorer], tokens: int) -> LongReplies:
+    chosen.evaluator.release()  # so that only one cache has to fit into memory
+    before, after = _before_after(chosen, scorers, tokens)
+    more = _when_thinking(chosen, scorers, tokens)
+    return LongReplies(tokens, (*before, *more[0]), (*after, *more[1]))
+
+
+def _before_after(chosen: Chosen, scorers: Sequence[Scorer], tokens: int) -> tuple[Scores, Scores]:
+    """Scores of the original and of the trial."""
     searched = chosen.evaluator
-    searched.release()  # so that only one cache has to fit into memory
     evaluator = LibraryEvaluator(
         searched.settings,
         searched.model,
@@ -178,7 +192,31 @@ def _measured(chosen: Chosen, scorers: Sequence[Scorer], tokens: int) -> LongRep
     )
     before, after = evaluator.baseline, evaluator.evaluate([chosen.trial.plan])[0]
     evaluator.release()
-    return LongReplies(tokens, before, after)
+    return before, after
+
+
+def _when_thinking(chosen: Chosen, scorers: Sequence[Scorer], tokens: int) -> tuple[Scores, Scores]:
+    """Scores with the reasoning that the search skips, of models that reason; else none."""
+    model, settings = chosen.evaluator.model, chosen.evaluator.settings
+    words = [
+        one
+        for one in scorers
+        if isinstance(one, ReplyScorer) and isinstance(one, ShowsAt) and one.set == "bad"
+    ]
+    if not model.reasons or not words:
+        return (), ()
+    few = replace(chosen, prompts=first_prompts(chosen.prompts, THINKING))
+    with model.thinking():
+        opened = opens_reasoning(model.prompt_text("Hi"))
+        own = [
+            UnclosedReasoning(settings, {"bad"}, opened=opened),
+            RefusalsInReasoning(settings, {"bad"}, opened=opened),
+        ]
+        found = _before_after(few, [*words, *own], tokens)
+    before, after = (
+        tuple(replace(score, name=f"{score.name}_thinking") for score in scores) for scores in found
+    )
+    return before, after
 
 
 def _room(model: Model, prompts: EvaluationPrompts, scorers: Sequence[Scorer], wanted: int) -> int:

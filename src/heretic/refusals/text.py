@@ -39,6 +39,7 @@ _END = re.compile(
 )
 PUNCTUATION = str.maketrans(dict.fromkeys(',.;:!?"()[]{}/\\\u201c\u201d\u2026<>|=+~^', " "))
 _THINK_OPEN = re.compile(r"\s*<(think|thinking|reasoning|thought)>", re.IGNORECASE)
+_THINK_TAG = re.compile(r"<(?:think|thinking|reasoning|thought)>", re.IGNORECASE)
 _THINK_CLOSE = re.compile(r"</(?:think|thinking|reasoning|thought)>\s*", re.IGNORECASE)
 
 
@@ -85,6 +86,13 @@ def answer_start(text: str) -> tuple[int, bool]:
     opening = _THINK_OPEN.match(text)
     closing = _THINK_CLOSE.search(text)
     return (closing.end(), True) if closing else (0, opening is None)
+
+
+def opens_reasoning(prompt: str) -> bool:
+    """Whether a prompt, as the model gets it, ends within a block of reasoning."""
+    opened = [found.start() for found in _THINK_TAG.finditer(prompt)]
+    closed = [found.start() for found in _THINK_CLOSE.finditer(prompt)]
+    return max(opened, default=-1) > max(closed, default=-1)
 
 
 def unopened_reasoning(text: str) -> int:
