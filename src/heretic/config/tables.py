@@ -109,7 +109,8 @@ class ScorerSpecification(BaseModel):
         description="The name of a scorer that comes with Heretic, module:Class, or file.py:Class."
     )
     optimization: Optimization = Field(
-        default="minimize", description="minimize, maximize, or none (reported only; the default of capability)."
+        default="minimize",
+        description="minimize, maximize, or none (reported only; the default of capability).",
     )
     name: str = Field(
         default="",

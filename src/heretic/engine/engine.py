@@ -107,7 +107,7 @@ def open_engine(
         return make({}, max_new_tokens=0, items=encoded)
 
     def packing_few() -> Engine:
-        some = {name: _longest_and_shortest(rows) for name, rows in encoded.items()}
+        some = {name: _few_items(rows) for name, rows in encoded.items()}
         return make({}, max_new_tokens=0, items=some, kept_share=math.inf)
 
     reason = _unfit(model, packing, packing_few) if encoded else ""
@@ -148,9 +148,16 @@ def _window(config: Any) -> float:
     return min((size for size in found if isinstance(size, int) and size > 0), default=math.inf)
 
 
-def _longest_and_shortest(items: Sequence[EncodedItem]) -> list[EncodedItem]:
-    ordered = sorted(items, key=lambda item: len(item.packed))
-    return [*ordered[: CHECKED_PROMPTS // 2], *ordered[-(CHECKED_PROMPTS // 2) :]]
+def _few_items(items: Sequence[EncodedItem]) -> list[EncodedItem]:
+    """The item with the most to pack, and the longest and the shortest one."""
+    numbers = range(len(items))
+    lengths = [len(item.packed) for item in items]
+    chosen = {
+        max(numbers, key=lambda i: lengths[i] - len(items[i].context)),
+        max(numbers, key=lengths.__getitem__),
+        min(numbers, key=lengths.__getitem__),
+    }
+    return [items[i] for i in sorted(chosen)]
 
 
 def _ends(model: Model, prompts: Prompts) -> Prompts:
@@ -201,12 +208,12 @@ class Engine:
             for name, rows in self._prefill.sets.items()
         )
         self.columns = SPARE_COLUMNS + max(lengths, default=0)
+        self._cache: SlotCache | None = None
 
     @property
     def sets(self) -> list[str]:
         """Names of the sets that share batches."""
         return list(self._prefill.sets)
-        self._cache: SlotCache | None = None
 
     @torch.inference_mode()
     def logits(

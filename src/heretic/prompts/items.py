@@ -1,7 +1,8 @@
 """Reads sets of items: contexts with candidate endings, one of which is right.
 
 They come as tables do on the Hub: a list of endings in one column (HellaSwag), a column for each
-ending (PIQA), an object of texts and labels (ARC), or texts whose last word is the ending (LAMBADA).
+ending (PIQA), an object of texts and labels (ARC), or texts whose last word is the ending
+(LAMBADA).
 """
 
 from __future__ import annotations
