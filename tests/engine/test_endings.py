@@ -124,24 +124,25 @@ def test_no_plan_changes_what_another_gives(llama: Model) -> None:
     assert not equal(alone[0], alone[1])
 
 
-def test_a_head_that_all_contexts_share_is_read_once(llama: Model) -> None:
+def test_a_head_that_all_contexts_share_is_read_once(
+    llama: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     items = [Item(f"Once upon a time {item.user}", None, item.endings) for item in ITEMS]
     engine = open_engine(llama, {}, replied=(), max_new_tokens=1, items={"items": items})
     assert isinstance(engine, Engine)
-    widths = []
-    step = llama.step
+    sizes: list[tuple[int, ...]] = []
+    step = Model.step
 
-    def counted(tokens: Tensor, *rest: Any) -> Tensor:
-        widths.append(tokens.shape)
-        return step(tokens, *rest)
+    def counted(self: Model, tokens: Tensor, *rest: Any) -> Tensor:
+        sizes.append(tuple(tokens.shape))
+        return step(self, tokens, *rest)
 
-    llama.step = counted  # type: ignore[method-assign]
-    try:
-        found = engine.endings("items", {})
-    finally:
-        del llama.step  # type: ignore[method-assign]
+    monkeypatch.setattr(Model, "step", counted)
+    found = engine.endings("items", {})
     head = len("Once upon a time ")
-    assert widths.count((1, head)) >= 1
+    longest = max(len(item.packed) for item in encode_items(llama, items))
+    # Once with the original, to record its states, and once with the plan.
+    assert sizes == 2 * [(1, head), (len(items), longest - head)]
     expected = plain_endings(llama, encode_items(llama, items))
     torch.testing.assert_close(found.logprobs, expected.logprobs, equal_nan=True, rtol=0, atol=1e-4)
 

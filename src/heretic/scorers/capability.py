@@ -7,6 +7,7 @@ generated: each item is read once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -106,12 +107,16 @@ class Capability(Scorer):
         return values
 
     def score(self, outputs: Outputs, baseline: Outputs) -> Score:
-        """The share; its display text adds the chance level and the mean probability."""
+        """The share; its display text adds the chance level and the mean probability.
+
+        NaN where a likelihood is no number: the model is broken.
+        """
         found = super().score(outputs, baseline)
         chance = chance_level(self._items(outputs))
         probability = mean(self.probabilities(outputs))
         return replace(
             found,
+            value=found.value if math.isfinite(probability) else math.nan,
             display=f"{found.display} (chance {chance:.0%}, p of the right ending "
             f"{probability:.3f})",
         )
