@@ -132,7 +132,7 @@ class TestFigures:
 
     def test_the_display_tells_items_chance_and_probability(self) -> None:
         score = scorer().score(FOUND, FOUND)
-        assert score.display == "2/4 (chance 21%, p of the right ending 0.537)"
+        assert score.display == "2/4 (chance 21%, p 0.537)"
         assert (score.value, score.values, score.total) == (0.5, (1.0, 0.0, 1.0, 0.0), 4)
         assert score.is_count
         assert score.interval == pytest.approx((0.15, 0.85), abs=0.001)

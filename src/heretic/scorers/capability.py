@@ -117,8 +117,7 @@ class Capability(Scorer):
         return replace(
             found,
             value=found.value if math.isfinite(probability) else math.nan,
-            display=f"{found.display} (chance {chance:.0%}, p of the right ending "
-            f"{probability:.3f})",
+            display=f"{found.display} (chance {chance:.0%}, p {probability:.3f})",
         )
 
     def _items(self, outputs: Outputs) -> list[Item]:
