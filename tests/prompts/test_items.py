@@ -86,6 +86,14 @@ def test_last_words(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(("delimiter", "context"), [(" ", "a"), ("", "a ")])
+def test_spaces_are_not_doubled(tmp_path: Path, delimiter: str, context: str) -> None:
+    row = {"text": "a ", "ends": [" b", "c "], "right": 0}
+    place = written(tmp_path / "items.jsonl", [row])
+    chosen = ItemSpecification(dataset=place, endings="ends", right="right", delimiter=delimiter)
+    assert load(chosen) == [Item(context, None, ("b", "c"), 0, delimiter)]
+
+
 def test_items_have_no_system_prompt(tmp_path: Path) -> None:
     place = written(tmp_path / "items.jsonl", [{"text": "a b"}])
     assert load(ItemSpecification(dataset=place), "Be brief.")[0].system is None

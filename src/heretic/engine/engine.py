@@ -126,7 +126,7 @@ def _unfit(model: Model, whole: Callable[[], Engine], few: Callable[[], Engine])
     try:
         window = _window(text_config(model.model))
         if whole().columns - SPARE_COLUMNS > window:
-            return f"replies may exceed the model's window of {window} tokens"
+            return f"rows may exceed the model's window of {window} tokens"
         tried = few()
         deviation = max(map(tried.deviation, tried.sets), default=0.0)
         if deviation > capture.TOLERANCES[model.dtype.itemsize]:

@@ -24,6 +24,8 @@ ReadItem = tuple[str, tuple[str, ...], int]
 def read_items(specification: ItemSpecification) -> list[ReadItem]:
     """The items of a set, in order; prefix and suffix belong to the contexts.
 
+    Spaces around endings, and before the delimiter, are left out.
+
     Raises:
         PromptError: The set, split or a column does not exist, there is no row, or a row is no
             item; the message names it.
@@ -46,7 +48,8 @@ def read_items(specification: ItemSpecification) -> list[ReadItem]:
             ) from error
         for text in (item[0], *item[1]):
             check_characters(text, specification.dataset)
-        found.append((f"{specification.prefix}{item[0]}{specification.suffix}", *item[1:]))
+        whole = f"{specification.prefix}{item[0]}{specification.suffix}"
+        found.append((whole.rstrip(" ") if specification.delimiter else whole, *item[1:]))
     return found
 
 
@@ -74,7 +77,7 @@ def _item(context: Any, cells: Sequence[Any], *, listed: bool) -> ReadItem:
     wrong = next((ending for ending in given if not isinstance(ending, str)), None)
     if wrong is not None:
         raise ValueError(f"an ending is {_kind(wrong)}, not text")
-    return context, tuple(given), _right(right, given, labels)
+    return context, tuple(ending.strip() for ending in given), _right(right, given, labels)
 
 
 def _texts_and_labels(cell: Any) -> tuple[list[Any], list[Any]]:
