@@ -44,7 +44,7 @@ def test_links_between_documents_lead_somewhere(page: Path):
 
 
 def test_scorers_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (program,), (table,) = code("scorers.md", "python"), code("scorers.md", "toml")
+    (program,), (table, items) = code("scorers.md", "python"), code("scorers.md", "toml")
     assert len([line for line in program.splitlines() if line.strip()]) <= 30
     (tmp_path / "length.py").write_text(program, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -61,6 +61,8 @@ def test_scorers_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.Monk
     assert all(math.isfinite(score.value) for score in scores)
     assert [score.name for score in scores] == ["refusals", "kl_divergence", "length"]
     assert (scores[2].value, scores[2].display, scores[2].optimization) == (0.5, "1/2", "none")
+    (capability,) = load_scorers(Settings(model="m", **tomllib.loads(items)))
+    assert [where.dataset for where in capability.sets().values()] == ["Rowan/hellaswag"]
 
 
 def test_examples_of_judges_are_valid_settings():

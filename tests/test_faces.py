@@ -364,6 +364,7 @@ SAVED = {
     "continuation_kl": "heretic.scorers.fidelity:ContinuationKL",
     "greedy_agreement": "heretic.scorers.fidelity:GreedyAgreement",
     "perplexity": "heretic.scorers.fidelity:Perplexity",
+    "capability": "heretic.scorers.capability:Capability",
     "reply_similarity": "heretic.scorers.fidelity:ReplySimilarity",
     "reply_length": "heretic.scorers.fidelity:ReplyLength",
     "stock_phrases": "heretic.scorers.style:StockPhrases",

@@ -4,8 +4,10 @@
 
 Nothing is generated: a question counts if the right answer is likelier than the three wrong ones,
 as a reply to the question in the model's chat template. The questions are about general knowledge,
-sums, language and common sense, 25 of each kind. With so few, accuracy is known to some 4 of 100;
-the share of the right answer in the probability of all four moves earlier, and is noted too.
+sums, language and common sense: those items of the scorer `capability` that are questions. (That
+scorer reads them, and all its other items, as plain text.) With so few, accuracy is known to some 4
+of 100; the share of the right answer in the probability of all four moves earlier, and is noted
+too.
 """
 
 from __future__ import annotations
@@ -14,19 +16,17 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from heretic.config import Settings
 from heretic.model.core import Model
+from heretic.model.endings import EncodedItem, plain_endings
 from heretic.model.reading import ModelOptions
 from heretic.records.options import options_of
-from heretic.system import memory
+from heretic.scorers.capability import ITEMS
 
-FILE = Path(__file__).with_name("capability.jsonl")
-KINDS = ("knowledge", "arithmetic", "language", "sense")
+BEFORE, AFTER = "Question: ", "\nAnswer:"
+"""What the contexts of the set's questions begin and end with."""
+
 TASK = "Reply with the answer only."
 
 
@@ -70,9 +70,14 @@ class Capability:
 
 
 def items() -> list[Item]:
-    """The items, in the order of their file."""
-    rows = [json.loads(line) for line in FILE.read_text(encoding="utf-8").splitlines()]
-    return [Item(**{**row, "wrong": tuple(row["wrong"])}) for row in rows]
+    """The questions, in the order of the set."""
+    rows = [json.loads(line) for line in ITEMS.read_text(encoding="utf-8").splitlines()]
+    return [_item(**row) for row in rows if row["context"].startswith(BEFORE)]
+
+
+def _item(kind: str, context: str, endings: Sequence[str], right: int) -> Item:
+    wrong = tuple(ending for ending in endings if ending != endings[right])
+    return Item(kind, context.removeprefix(BEFORE).removesuffix(AFTER), endings[right], wrong)
 
 
 def capability(model: Model, asked: Sequence[Item]) -> Capability:
@@ -86,35 +91,11 @@ def capability(model: Model, asked: Sequence[Item]) -> Capability:
     answers = [model.tokenizer(item.choices, add_special_tokens=False).input_ids for item in asked]
     longest = max(len(ids) for choices in answers for ids in choices)
     prompts = model.encode_rows(questions, longest)
-    rows = [
-        (prompt, ids) for prompt, choices in zip(prompts, answers, strict=True) for ids in choices
-    ]
-    found = log_likelihoods(model, rows).view(len(asked), -1)
+    pairs = zip(prompts, answers, strict=True)
+    found = plain_endings(model, [EncodedItem(*pair) for pair in pairs]).logprobs
     shares = found.softmax(dim=-1)[:, 0]
     right = found[:, 0] > found[:, 1:].max(dim=-1).values
     return Capability(tuple(shares.tolist()), tuple(right.tolist()))
-
-
-def log_likelihoods(model: Model, rows: Sequence[tuple[list[int], list[int]]]) -> Tensor:
-    """Log-probability in nats of each answer's tokens together, given its prompt; float64 [rows].
-
-    Args:
-        rows: Token ids of a prompt and of its answer.
-    """
-    found = torch.zeros(len(rows), dtype=torch.float64)
-    order = sorted(range(len(rows)), key=lambda row: -sum(map(len, rows[row])))
-    positions = max(len(answer) for _, answer in rows) + 1
-
-    def work(part: slice) -> None:
-        numbers = order[part]
-        logits = model.tail_logits([rows[n][0] + rows[n][1] for n in numbers], positions)
-        for number, row in zip(numbers, logits, strict=True):
-            answer = torch.tensor(rows[number][1], device=row.device)
-            logprobs = row[-1 - len(answer) : -1].float().log_softmax(dim=-1)
-            found[number] = logprobs.gather(-1, answer[:, None]).double().sum().cpu()
-
-    memory.halving(len(rows), max(1, model.batch_size // positions), work, lambda smaller: None)
-    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -128,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         kind: sum(
             right for item, right in zip(asked, result.right, strict=True) if item.kind == kind
         )
-        for kind in KINDS
+        for kind in sorted({item.kind for item in asked})
     }
     print(json.dumps({"accuracy": result.accuracy, "certainty": result.certainty, **by_kind}))
 

@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heretic.records import Score
-from heretic.records.statistics import after_choice, indistinguishable, interval, paired
+from heretic.records.statistics import (
+    after_choice,
+    indistinguishable,
+    interval,
+    paired,
+    paired_shares,
+)
 
 RATES = st.lists(st.booleans(), min_size=2, max_size=60)
 FIGURES = st.lists(st.floats(-1e3, 1e3, allow_nan=False), min_size=2, max_size=20)
@@ -85,6 +91,54 @@ def test_a_model_is_not_told_from_itself(values: list[float]) -> None:
     found = paired(values, values)
     assert found is not None
     assert (found.difference, found.p) == (0.0, 1.0)
+
+
+def test_the_interval_of_a_paired_share_is_bonett_and_prices() -> None:
+    """Their adjusted Wald interval, written out: 9 items gained and 3 lost of 100."""
+    before = [1.0] * 40 + [0.0] * 60
+    after = [0.0] * 3 + [1.0] * 37 + [1.0] * 9 + [0.0] * 51
+    found = paired_shares(before, after)
+    assert found is not None
+    assert found.difference == pytest.approx(0.06)
+    gained, lost = 10 / 102, 4 / 102
+    reach = 1.959964 * math.sqrt((gained + lost - (gained - lost) ** 2) / 102)
+    assert found.interval == pytest.approx((gained - lost - reach, gained - lost + reach), abs=1e-6)
+    known = paired(before, after)
+    assert known is not None
+    assert found.p == known.p
+
+
+@given(RATES, st.randoms(use_true_random=False))
+def test_no_number_of_items_makes_a_paired_share_certain(values: list[bool], chance: random.Random):
+    same = paired_shares(values, values)
+    assert same is not None
+    assert (same.difference, same.p) == (0.0, 1.0)
+    assert -1 <= same.interval[0] < 0 < same.interval[1] <= 1
+    assert same.interval[1] == pytest.approx(-same.interval[0])
+    other = chance.sample(values, len(values))
+    one, back = paired_shares(values, other), paired_shares(other, values)
+    assert one is not None
+    assert back is not None
+    assert back.difference == -one.difference
+    assert back.interval == pytest.approx((-one.interval[1], -one.interval[0]))
+
+
+def test_intervals_of_paired_shares_cover_the_truth_about_as_often_as_they_say() -> None:
+    chance = random.Random(5)
+    covered = 0
+    for _ in range(400):
+        changes = chance.choices([(0, 1), (1, 0), (1, 1)], weights=[4, 8, 88], k=300)
+        found = paired_shares([a for a, _ in changes], [b for _, b in changes])
+        assert found is not None
+        covered += found.interval[0] <= -0.04 <= found.interval[1]
+    assert 0.92 <= covered / 400 <= 0.98
+
+
+def test_what_is_no_share_is_not_paired_as_one() -> None:
+    assert paired_shares([0.5, 1.0], [1.0, 0.0]) is None
+    assert paired_shares([1.0], [0.0]) is None
+    assert paired_shares([1.0, 0.0], [1.0]) is None
+    assert paired_shares([math.nan, 0.0], [1.0, 0.0]) is None
 
 
 def test_what_does_not_pair_up_is_not_compared() -> None:

@@ -1,4 +1,4 @@
-"""The tables among the settings: prompt sets and scorers."""
+"""The tables among the settings: prompt sets, sets of items, and scorers."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ SCORERS = {
     "continuation_kl": "heretic.scorers.fidelity:ContinuationKL",
     "greedy_agreement": "heretic.scorers.fidelity:GreedyAgreement",
     "perplexity": "heretic.scorers.fidelity:Perplexity",
+    "capability": "heretic.scorers.capability:Capability",
     "reply_similarity": "heretic.scorers.fidelity:ReplySimilarity",
     "reply_length": "heretic.scorers.fidelity:ReplyLength",
     "stock_phrases": "heretic.scorers.style:StockPhrases",
@@ -28,6 +29,9 @@ SCORERS = {
     "classifier_judge": "heretic.scorers.judge:ClassifierJudge",
 }
 """Scorers that come with Heretic, by the short names that settings can use."""
+
+REPORTED_SCORERS = frozenset({SCORERS["capability"]})
+"""Scorers that are only reported where the settings do not give their `optimization`."""
 
 ADDED_SCORERS: tuple[str, ...] = ()
 """Names of scorers that the default of `scorers` gained later, with optimization `none`. The
@@ -74,6 +78,28 @@ class DatasetSpecification(BaseModel):
     )
 
 
+class ItemSpecification(DatasetSpecification):
+    """Where a set of contexts with candidate endings comes from; `column` holds the contexts."""
+
+    endings: Annotated[str | tuple[str, ...] | None, Optionally] = Field(
+        default=None,
+        description="Column that holds the list of endings, or one column for each ending. Unset: "
+        "the last word of each text is its only ending.",
+    )
+    right: Annotated[str | None, Optionally] = Field(
+        default=None,
+        description="Column that says which ending is right: its number, counted from 0, its "
+        "label or its text.",
+    )
+    delimiter: str = Field(default=" ", description="Text between a context and an ending.")
+
+    @model_validator(mode="after")
+    def _columns_belong_together(self) -> ItemSpecification:
+        if (self.endings is None) != (self.right is None):
+            raise ValueError("`endings` and `right` need each other: set both, or neither")
+        return self
+
+
 class ScorerSpecification(BaseModel):
     """A metric that judges every trial."""
 
@@ -83,7 +109,8 @@ class ScorerSpecification(BaseModel):
         description="The name of a scorer that comes with Heretic, module:Class, or file.py:Class."
     )
     optimization: Optimization = Field(
-        default="minimize", description="minimize, maximize, or none (reported only)."
+        default="minimize",
+        description="minimize, maximize, or none (reported only; the default of capability).",
     )
     name: str = Field(
         default="",
@@ -99,9 +126,12 @@ class ScorerSpecification(BaseModel):
         plugin = data["plugin"]
         class_name = plugin.rpartition(":")[2]
         own_name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", class_name).lower()
+        spelled_out = SCORERS.get(plugin, plugin)
+        reported = {"optimization": "none"} if spelled_out in REPORTED_SCORERS else {}
         return {
+            **reported,
             **data,
-            "plugin": SCORERS.get(plugin, plugin),
+            "plugin": spelled_out,
             "name": data.get("name") or own_name,
         }
 

@@ -152,7 +152,8 @@ class Batch:
         self._end += 1
         self.cache.mask[:count, self._end - 1] = True
         mask = self.cache.mask[:count, None, begin : self._end]
-        return self._model.step(tokens, positions, mask, self.cache.at(0, count, begin, self._end))
+        cache = self.cache.at(0, count, begin, self._end)
+        return self._model.step(tokens, positions, mask, cache)[:, -1]
 
     def take_in(self, made: Sequence[Sequence[int]], first: int = 0) -> None:
         """Add tokens [steps][rows] to rows from index `first` on; rows with a done reply leave."""

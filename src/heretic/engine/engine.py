@@ -1,4 +1,4 @@
-"""First-token logits and greedy replies of prompts under many edits at once.
+"""First-token logits and greedy replies of prompts, and likelihoods, under many edits at once.
 
 A row is a prompt under one plan. Rows of different plans can share a batch, because an edit is a
 function of a module's output (`RowEdits`). A row leaves as soon as its reply is decided, and a
@@ -14,6 +14,7 @@ import logging
 import math
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -28,12 +29,22 @@ from heretic.errors import HereticError, is_of_interruption
 from heretic.method.edits import OutputEdit
 from heretic.model import capture
 from heretic.model.editing import RowEdits
+from heretic.model.endings import (
+    EncodedItem,
+    Found,
+    encode_items,
+    gathered,
+    plain_endings,
+    predicted,
+)
 from heretic.model.generation import most_likely, without_plain_cache
+from heretic.model.outputs import Endings
 from heretic.system import memory
 
 if TYPE_CHECKING:
     from heretic.model.core import Model
     from heretic.model.reading import Prompts
+    from heretic.prompts import Item
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -60,52 +71,74 @@ def open_engine(
     replied: Collection[str],
     max_new_tokens: int,
     techniques: Techniques | None = None,
+    items: Mapping[str, Sequence[Item]] | None = None,
 ) -> Engine | PlainEngine:
     """An engine that works with this model; see `Engine` for the arguments.
 
     Models differ in what their forward accepts, so the fast way is tried on a few prompts. If it
     fails, or differs from the plain way, the plain way is used and a notice gives the reason.
     """
+    encoded = {name: encode_items(model, rows) for name, rows in (items or {}).items()}
+    plain = PlainEngine(model, prompts, max_new_tokens=max_new_tokens, items=encoded)
     if techniques is not None and not techniques.share_batches:
-        return PlainEngine(model, prompts, max_new_tokens=max_new_tokens)
+        return plain
     reason = without_plain_cache(model.model)
     if reason is not None:
         model.say(f"Plans are evaluated one by one, which is slower with this model: {reason}")
-        return PlainEngine(model, prompts, max_new_tokens=max_new_tokens)
+        return plain
     for name in replied:  # raises what would look like a failure of the engine below
         model.encode_rows(prompts[name], max_new_tokens)
-    reason = ""
+    make = partial(Engine, model, replied=replied, techniques=techniques)
+
+    def whole() -> Engine:
+        return make(prompts, max_new_tokens=max_new_tokens)
+
+    def few() -> Engine:
+        """A small one; each set is checked to its second token, and with starts at later layers."""
+        some = {name: _ends(model, rows) for name, rows in prompts.items()}
+        return make(some, replied=set(some), max_new_tokens=2, kept_share=math.inf)
+
+    reason = _unfit(model, whole, few)
+    if reason:
+        model.say(f"Plans are evaluated one by one, which is slower: {reason}")
+        return plain
+
+    def packing() -> Engine:
+        return make({}, max_new_tokens=0, items=encoded)
+
+    def packing_few() -> Engine:
+        some = {name: _few_items(rows) for name, rows in encoded.items()}
+        return make({}, max_new_tokens=0, items=some, kept_share=math.inf)
+
+    reason = _unfit(model, packing, packing_few) if encoded else ""
+    if reason:
+        model.say(f"The endings of items are read one by one, which is slower: {reason}")
+    return make(prompts, max_new_tokens=max_new_tokens, items=encoded, packs=not reason)
+
+
+def _unfit(model: Model, whole: Callable[[], Engine], few: Callable[[], Engine]) -> str:
+    """Why an engine does not do what the model alone does; empty if it does.
+
+    Args:
+        whole: Makes the engine.
+        few: Makes one with few prompts, on which it is tried.
+    """
     try:
-        engine = Engine(
-            model, prompts, replied=replied, max_new_tokens=max_new_tokens, techniques=techniques
-        )
         window = _window(text_config(model.model))
-        if engine.columns - SPARE_COLUMNS > window:
-            reason = f"replies may exceed the model's window of {window} tokens"
-        else:
-            few = {name: _ends(model, rows) for name, rows in prompts.items()}
-            tried = Engine(
-                model,
-                few,
-                replied=set(few),  # each is checked to its second token
-                max_new_tokens=2,
-                techniques=techniques,
-                kept_share=math.inf,  # so that starting at later layers is tried too
-            )
-            deviation = max(tried.deviation(name) for name in few)
-            if deviation > capture.TOLERANCES[model.dtype.itemsize]:
-                reason = f"shared batches change the model's output (KL {deviation:.1e} nats)"
+        if whole().columns - SPARE_COLUMNS > window:
+            return f"rows may exceed the model's window of {window} tokens"
+        tried = few()
+        deviation = max(map(tried.deviation, tried.sets), default=0.0)
+        if deviation > capture.TOLERANCES[model.dtype.itemsize]:
+            return f"shared batches change the model's output (KL {deviation:.1e} nats)"
     except HereticError:
         raise
     except Exception as error:  # a forward may fail in any way on masks it does not expect
         if is_of_interruption(error):
             raise
         _log.warning("The engine failed on %s", model.options.model, exc_info=True)
-        reason = f"{type(error).__name__}: {error}"
-    if not reason:
-        return engine
-    model.say(f"Plans are evaluated one by one, which is slower: {reason}")
-    return PlainEngine(model, prompts, max_new_tokens=max_new_tokens)
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def _window(config: Any) -> float:
@@ -113,6 +146,18 @@ def _window(config: Any) -> float:
     names = "sliding_window", "window_size", "attention_chunk_size", "max_position_embeddings"
     found = [getattr(config, name, None) for name in names]
     return min((size for size in found if isinstance(size, int) and size > 0), default=math.inf)
+
+
+def _few_items(items: Sequence[EncodedItem]) -> list[EncodedItem]:
+    """The item with the most to pack, and the longest and the shortest one."""
+    numbers = range(len(items))
+    lengths = [len(item.packed) for item in items]
+    chosen = {
+        max(numbers, key=lambda i: lengths[i] - len(items[i].context)),
+        max(numbers, key=lengths.__getitem__),
+        min(numbers, key=lengths.__getitem__),
+    }
+    return [items[i] for i in sorted(chosen)]
 
 
 def _ends(model: Model, prompts: Prompts) -> Prompts:
@@ -131,6 +176,8 @@ class Engine:
         max_new_tokens: Longest reply, in tokens.
         techniques: Techniques that save work; all by default.
         kept_share: Share of the cache's size that kept states of the original may take.
+        items: Sets of items by name; none is empty.
+        packs: Whether all endings of an item are read in one row.
 
     Attributes:
         columns: Tokens that a slot has room for.
@@ -145,16 +192,28 @@ class Engine:
         max_new_tokens: int,
         techniques: Techniques | None = None,
         kept_share: float = KEPT_SHARE,
+        items: Mapping[str, Sequence[EncodedItem]] | None = None,
+        packs: bool = True,
     ) -> None:
         self._model = model
         self._techniques = techniques or Techniques()
-        self._prefill = Prefill(model, prompts, replied, self._techniques, kept_share)
+        self._items = items or {}
+        self._packs = packs
+        self._prefill = Prefill(
+            model, prompts, replied, self._techniques, kept_share, self._items if packs else None
+        )
         self._max_new_tokens = max_new_tokens
-        self.columns = SPARE_COLUMNS + max(
+        lengths = (
             rows.length + (max_new_tokens if name in replied else 0)
             for name, rows in self._prefill.sets.items()
         )
+        self.columns = SPARE_COLUMNS + max(lengths, default=0)
         self._cache: SlotCache | None = None
+
+    @property
+    def sets(self) -> list[str]:
+        """Names of the sets that share batches."""
+        return list(self._prefill.sets)
 
     @torch.inference_mode()
     def logits(
@@ -218,11 +277,50 @@ class Engine:
         return wanted.texts
 
     @torch.inference_mode()
-    def deviation(self, name: str) -> float:
-        """Largest KL divergence in nats from the model's plain forward, at first and second tokens.
+    def endings(self, name: str, edits: Edits) -> Endings:
+        """Likelihoods of the endings of a set of items, each item in one row.
 
-        The set must have few prompts.
+        Raises:
+            ModelError: Even a single row does not fit into memory.
         """
+        plans, items = RowEdits(self._model.writers, [edits]), self._items[name]
+        if not self._packs:
+            with plans.installed():
+                return plain_endings(self._model, items)
+
+        def work(cache: SlotCache) -> Endings:
+            found: list[list[Found]] = [[] for _ in items]
+            for chunk in self._prefill.chunks(name, range(len(items)), cache.slots):
+                with plans.installed():
+                    rows = self._ending_logits(name, chunk, plans, cache)
+                for i, logits in zip(chunk, rows, strict=True):
+                    pairs = zip(items[i].endings, logits, strict=True)
+                    found[i] = [predicted(part, ending) for ending, part in pairs]
+            return gathered(items, found)
+
+        return self._fitting(name, 1, work)
+
+    def _ending_logits(
+        self, name: str, chunk: Sequence[int], edits: RowEdits, cache: SlotCache
+    ) -> list[list[Tensor]]:
+        """Raw logits for the tokens of each ending, [tokens, vocabulary], by item and ending."""
+        sources = [self._items[name][i].sources for i in chunk]
+        counts = [1 + max(map(max, places)) for places in sources]
+        logits = self._prefill.logits(name, chunk, edits, 0, cache, kept=max(counts))
+        return [
+            [row[-count:][part] for part in places]
+            for row, count, places in zip(logits, counts, sources, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def deviation(self, name: str) -> float:
+        """Largest KL divergence in nats from the model's plain forward.
+
+        That of prompts is taken at first and second tokens, that of items at all tokens of endings.
+        The set must be small.
+        """
+        if name in self._items:
+            return self._deviation_of_items(name)
         rows = self._prefill.sets[name]
         nothing = RowEdits(self._model.writers, [{}])
 
@@ -240,6 +338,23 @@ class Engine:
                     [[*r, t] for r, t in zip(whole, made, strict=True)]
                 )
                 largest = max(largest, capture.divergence(plain, batch.logits_after(made)))
+            return largest
+
+        return self._fitting(name, 1, work)
+
+    def _deviation_of_items(self, name: str) -> float:
+        items, nothing = self._items[name], RowEdits(self._model.writers, [{}])
+
+        def work(cache: SlotCache) -> float:
+            largest = 0.0
+            for chunk in self._prefill.chunks(name, range(len(items)), cache.slots):
+                for i, found in zip(
+                    chunk, self._ending_logits(name, chunk, nothing, cache), strict=True
+                ):
+                    for branch, logits in zip(items[i].branches, found, strict=True):
+                        row = [*items[i].context, *branch]
+                        plain = self._model.tail_logits([row], len(logits))[0]
+                        largest = max(largest, capture.divergence(plain, logits))
             return largest
 
         return self._fitting(name, 1, work)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from heretic.architectures.resolver import first_tensor, layer_input
 from heretic.architectures.streams import as_layer_takes, rows_first
 from heretic.engine.slots import States
+from heretic.model.endings import EncodedItem
 from heretic.model.hooks import replaced
 
 
@@ -27,10 +28,13 @@ class EncodedPrompts:
     Attributes:
         head: Tokens that all prompts begin with.
         tails: Remaining tokens of each prompt, at least one.
+        branches: Lengths of the branches that end each tail, where there are any. Tokens of a
+            branch see what comes before all branches, and their own branch.
     """
 
     head: Sequence[int]
     tails: Sequence[Sequence[int]]
+    branches: Sequence[Sequence[int]] = ()
 
     @classmethod
     def split(cls, rows: Sequence[list[int]], share: bool = True) -> EncodedPrompts:
@@ -41,6 +45,30 @@ class EncodedPrompts:
         while share and length < shortest - 1 and first[length] == last[length]:
             length += 1
         return cls(head=first[:length], tails=[row[length:] for row in rows])
+
+    @classmethod
+    def of_items(cls, items: Sequence[EncodedItem], share: bool = True) -> EncodedPrompts:
+        """One row for each item: its context with all endings as branches."""
+        contexts = cls.split([list(item.context) for item in items], share)
+        return cls(
+            contexts.head,
+            [item.packed[len(contexts.head) :] for item in items],
+            [[len(branch) for branch in item.branches] for item in items],
+        )
+
+    def branch_out(self, row: int, within: Tensor, positions: Tensor) -> None:
+        """Let the branches of a row not see each other, and count on from where they begin.
+
+        Args:
+            within: Which tokens see which, bool [width, width], aligned on the right; changed here.
+            positions: int64 [width]; changed here.
+        """
+        lengths = self.branches[row] if self.branches else ()
+        trunk = start = len(positions) - sum(lengths)
+        for length in lengths:
+            within[start : start + length, trunk:start] = False
+            positions[start : start + length] -= start - trunk
+            start += length
 
     @property
     def width(self) -> int:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from heretic.method.edits import OutputEdit
 from heretic.model.editing import RowEdits
+from heretic.model.endings import EncodedItem, plain_endings
+from heretic.model.outputs import Endings
 
 if TYPE_CHECKING:
     from heretic.model.core import Model
@@ -22,9 +24,15 @@ class PlainEngine:
     """Does what `Engine` does, but shares nothing between rows or plans."""
 
     def __init__(
-        self, model: Model, prompts: Mapping[str, Prompts], *, max_new_tokens: int
+        self,
+        model: Model,
+        prompts: Mapping[str, Prompts],
+        *,
+        max_new_tokens: int,
+        items: Mapping[str, Sequence[EncodedItem]] | None = None,
     ) -> None:
         self._model, self._prompts, self._max_new_tokens = model, prompts, max_new_tokens
+        self._items = items or {}
 
     def logits(
         self,
@@ -37,6 +45,11 @@ class PlainEngine:
             found = self._model.get_logits_batched(self._prompts[name], report=False)
         on_step(len(found))
         return found
+
+    def endings(self, name: str, edits: Mapping[str, OutputEdit]) -> Endings:
+        """See `Engine.endings`."""
+        with RowEdits(self._model.writers, [edits]).installed():
+            return plain_endings(self._model, self._items[name])
 
     def replies(
         self,

@@ -23,6 +23,7 @@ from heretic.engine.originals import (
 )
 from heretic.engine.slots import SlotCache, States
 from heretic.model.editing import RowEdits
+from heretic.model.endings import EncodedItem
 
 if TYPE_CHECKING:
     from heretic.model.core import Model
@@ -60,9 +61,10 @@ class Prefill:
         replied: Names of the sets that will get replies.
         techniques: Techniques that save work.
         kept_share: Share of the cache's size that kept states of the original may take.
+        items: Sets of items by name, whose endings are branches of one row for each item.
 
     Attributes:
-        sets: Encoded prompts by the set's name.
+        sets: Encoded prompts and items by the set's name.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Prefill:
         replied: Collection[str],
         techniques: Techniques,
         kept_share: float = KEPT_SHARE,
+        items: Mapping[str, Sequence[EncodedItem]] | None = None,
     ) -> None:
         self._model = model
         self._replied = frozenset(replied)
@@ -80,6 +83,9 @@ class Prefill:
         self.sets = {
             name: EncodedPrompts.split(model.encode_rows(rows), techniques.share_head)
             for name, rows in prompts.items()
+        } | {
+            name: EncodedPrompts.of_items(rows, techniques.share_head)
+            for name, rows in (items or {}).items()
         }
         on_cpu = model.device.type == "cpu"
         self._tokens = TOKENS_ON_CPU if on_cpu else TOKENS_ON_ACCELERATOR
@@ -148,6 +154,20 @@ class Prefill:
         Returns:
             Raw logits after the last token, [prompts, vocabulary], in the model's dtype.
         """
+        return self.logits(name, chunk, edits, plan, cache, first, end)[:, -1]
+
+    def logits(
+        self,
+        name: str,
+        chunk: Sequence[int],
+        edits: RowEdits,
+        plan: int,
+        cache: SlotCache,
+        first: int = 0,
+        end: int | None = None,
+        kept: int = 1,
+    ) -> Tensor:
+        """The same, with raw logits after the `kept` last tokens, [prompts, kept, vocabulary]."""
         end = self.columns(name, chunk) if end is None else end
         edits.use(plan)
         originals = self._originals[name]
@@ -155,7 +175,7 @@ class Prefill:
         if (name, plan) not in self._heads:
             self._heads[name, plan] = self._head(name, cache, originals, start, first)
         return self._tails(
-            name, chunk, cache, originals, start, self._heads[name, plan], first, end
+            name, chunk, cache, originals, start, self._heads[name, plan], first, end, kept
         )
 
     # --- the passes --------------------------------------------------------------------------
@@ -187,6 +207,7 @@ class Prefill:
         head: States,
         first: int,
         end: int,
+        kept: int = 1,
     ) -> Tensor:
         rows = self.sets[name]
         tails = [rows.tails[i] for i in chunk]
@@ -204,10 +225,12 @@ class Prefill:
         # Padding attends to itself, since a row that attends to nothing gives NaN.
         causal = torch.ones(width, width, dtype=torch.bool).tril()
         within = (causal & real[:, None, :]) | torch.eye(width, dtype=torch.bool)
-        mask = torch.cat([torch.ones(len(tails), width, before, dtype=torch.bool), within], dim=-1)
         positions = before + (real.cumsum(dim=-1) - 1).clamp_min(0)
+        for row, i in enumerate(chunk):
+            rows.branch_out(i, within[row], positions[row])
+        mask = torch.cat([torch.ones(len(tails), width, before, dtype=torch.bool), within], dim=-1)
         cache.at(first, last, end - width - before, end)
-        return self._forward(tokens, positions, mask, cache, start, hidden)
+        return self._forward(tokens, positions, mask, cache, start, hidden, kept)
 
     def _forward(
         self,
@@ -217,12 +240,13 @@ class Prefill:
         cache: SlotCache,
         start: int,
         hidden: Tensor | None,
+        kept: int = 1,
     ) -> Tensor:
-        """Logits after the last token, computed from layer `start` on with its input `hidden`."""
+        """Logits after the last tokens, computed from layer `start` on with its input `hidden`."""
         if not start or hidden is None:
-            return self._model.step(tokens, positions, mask, cache)
+            return self._model.step(tokens, positions, mask, cache, kept)
         with starting_at(self._model.get_layers(), start, hidden, self._lengths):
-            return self._model.step(tokens, positions, mask, cache)
+            return self._model.step(tokens, positions, mask, cache, kept)
 
     # --- what the unedited model computed ------------------------------------------------------
 

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from heretic.errors import RunError
-from heretic.model.outputs import Continuation, Reading, Reference
+from heretic.model.outputs import Continuation, Endings, Reading, Reference
 from heretic.prompts import Prompt
 from heretic.runs.folder import RunFolder
 from heretic.scorers import Outputs, PromptSet
@@ -25,6 +25,7 @@ _KEY, _TEXTS = "key", "texts"
 _RECORDS = {
     "continuations": {"divergence": "divergence", "agreement": "agreement"},
     "readings": {"surprise": "nll", "tokens": "tokens"},
+    "endings": {"logprobs": "logprobs", "tokens": "tokens", "greedy": "greedy"},
     "references": {"tokens": "tokens", "logprobs": "logprobs"},
 }
 """Tensors of each kind of record in `Outputs`: name in the file to field of the record."""
@@ -103,6 +104,7 @@ def _outputs(
         responses=texts["responses"],
         continuations={name: Continuation(**p) for name, p in read["continuations"].items()},
         readings={name: Reading(**parts) for name, parts in read["readings"].items()},
+        endings={name: Endings(**parts) for name, parts in read["endings"].items()},
         references={
             name: Reference(replies[name], **parts) for name, parts in read["references"].items()
         },

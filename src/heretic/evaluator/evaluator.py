@@ -21,7 +21,7 @@ from heretic.model.core import Model
 from heretic.model.editing import RowEdits
 from heretic.model.outputs import Reference
 from heretic.model.teacher_forcing import continuation, reading, reference
-from heretic.prompts import EvaluationPrompts
+from heretic.prompts import EvaluationPrompts, Item
 from heretic.records.plan import Plan
 from heretic.records.trial import Optimization, Score
 from heretic.scorers import Outputs, PromptSet, Scorer
@@ -156,7 +156,8 @@ class Evaluator:
     def _suffices(self, kept: Outputs) -> bool:
         """Whether the outputs hold all that the scorers need, for every prompt."""
         needed = self._needs
-        have = {**kept.logits, **kept.responses}
+        likelihoods = {name: found.logprobs for name, found in kept.endings.items()}
+        have = {**kept.logits, **kept.responses, **likelihoods}
         return (
             needed.are_met(kept)
             and all(len(rows) == self._sizes[name] for name, rows in have.items())
@@ -199,7 +200,19 @@ class Evaluator:
             replied=needed.responses,
             max_new_tokens=self._max_response_length,
             techniques=techniques,
+            items={name: self._items(name) for name in needed.endings},
         )
+
+    def _items(self, name: PromptSet) -> list[Item]:
+        """A set of items.
+
+        Raises:
+            ValueError: It is one of prompts.
+        """
+        found = [item for item in self._prompts[name] if isinstance(item, Item)]
+        if len(found) != self._sizes[name] or not found:
+            raise ValueError(f"a scorer needs endings of the set {name}, which has no items")
+        return found
 
     def _outputs(self, model: Model, references: Mapping[PromptSet, Reference]) -> Outputs:
         """The outputs that all scorers together need, from a model in its current state.
@@ -226,11 +239,13 @@ class Evaluator:
         """Compute every plan's logits first, since they are cheap, then the racing plans' rest."""
         self._run_logits(engine, edits, race)
         needed = self._needs
-        if needed.continuations or needed.texts:
-            for plan, edit in enumerate(edits):
+        for plan, edit in enumerate(edits):
+            for name in sorted(needed.endings):
                 if not race.is_settled(plan):
-                    with RowEdits(model.writers, [edit]).installed():
-                        self._run_forced(model, plan, race, references)
+                    race.take_endings(plan, name, engine.endings(name, edit))
+            if (needed.continuations or needed.texts) and not race.is_settled(plan):
+                with RowEdits(model.writers, [edit]).installed():
+                    self._run_forced(model, plan, race, references)
         for name in sorted(needed.responses):
             racing = [plan for plan in range(len(edits)) if not race.is_settled(plan)]
             if racing:

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from heretic.model.outputs import Continuation, Reading
+from heretic.model.outputs import Continuation, Endings, Reading
 from heretic.prompts import Prompt
 from heretic.records.trial import Score, dominates, objectives
 from heretic.scorers import Needs, Outputs, PromptSet, Scorer
@@ -27,6 +27,7 @@ def needs(scorers: Sequence[Scorer]) -> Needs:
         responses=frozenset().union(*(one.responses for one in wanted)),
         continuations=_longest(one.continuations for one in wanted),
         texts=_longest(one.texts for one in wanted),
+        endings=frozenset().union(*(one.endings for one in wanted)),
     )
 
 
@@ -67,6 +68,7 @@ class Race:
         ]
         self._continuations: list[dict[PromptSet, Continuation]] = [{} for _ in range(plans)]
         self._readings: list[dict[PromptSet, Reading]] = [{} for _ in range(plans)]
+        self._endings: list[dict[PromptSet, Endings]] = [{} for _ in range(plans)]
         self._scores: list[dict[str, Score]] = [{} for _ in range(plans)]
         self._settled: set[int] = set()
 
@@ -83,6 +85,11 @@ class Race:
     def take_reading(self, plan: int, name: PromptSet, found: Reading) -> None:
         """Store a plan's outputs on texts."""
         self._readings[plan][name] = found
+        self._advance(plan)
+
+    def take_endings(self, plan: int, name: PromptSet, found: Endings) -> None:
+        """Store the likelihoods of items' endings."""
+        self._endings[plan][name] = found
         self._advance(plan)
 
     def take_reply(self, plan: int, name: PromptSet, prompt: int, text: str) -> bool:
@@ -112,6 +119,7 @@ class Race:
             responses=replies,
             continuations=self._continuations[plan],
             readings=self._readings[plan],
+            endings=self._endings[plan],
         )
 
     def scores(self) -> list[tuple[Score, ...]]:

@@ -135,7 +135,9 @@ class Model(PromptReader):
     # --- generating ------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> Tensor:
+    def step(
+        self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Any, kept: int = 1
+    ) -> Tensor:
         """One forward pass with a given cache.
 
         Args:
@@ -143,9 +145,10 @@ class Model(PromptReader):
             positions: int64 [rows, tokens].
             mask: bool [rows, tokens, columns]; True where a token sees a column of the cache.
             cache: A transformers `Cache`, which takes the new keys and values.
+            kept: Number of last tokens after which logits are returned.
 
         Returns:
-            Raw logits after the last token, [rows, vocabulary], in the model's dtype.
+            Raw logits after these tokens, [rows, kept, vocabulary], in the model's dtype.
         """
         device = self.device
         unseen = ~mask.to(device).unsqueeze(1)
@@ -156,10 +159,10 @@ class Model(PromptReader):
             position_ids=positions.to(device),
             attention_mask=added,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=kept,
             **{generation.cache_argument(self.model) or "cache": cache},
         ).logits
-        return logits[:, -1]
+        return logits[:, -kept:]
 
     def get_responses(
         self,

@@ -63,3 +63,19 @@ class Reading:
     def surprise(self) -> Tensor:
         """`nll` under the name that plugins of earlier releases read."""
         return self.nll
+
+
+@dataclass(frozen=True, slots=True)
+class Endings:
+    """How likely a model finds the candidate endings of items.
+
+    Attributes:
+        logprobs: Log-probability of an ending's tokens together, given its context, float64 [items,
+            endings], in nats; NaN where an item has fewer endings.
+        tokens: Number of tokens of each ending, int64, the same shape; 0 where there is none.
+        greedy: Whether greedy decoding after the context gives the ending, bool, the same shape.
+    """
+
+    logprobs: Tensor
+    tokens: Tensor
+    greedy: Tensor

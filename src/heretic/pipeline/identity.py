@@ -10,7 +10,7 @@ from heretic.config.settings import Settings
 from heretic.config.tables import DatasetSpecification
 from heretic.export.request import UsedPrompts, display_name
 from heretic.model.core import Model
-from heretic.prompts import EvaluationPrompts, Prompt, PromptSets
+from heretic.prompts import EvaluationPrompts, Item, Prompt, PromptSets
 from heretic.records.trial import Trial
 from heretic.runs.folder import digest
 from heretic.scorers.registry import deciding_options
@@ -61,8 +61,13 @@ def _source(specification: DatasetSpecification | None) -> str:
     return f"{display_name(specification.dataset)}, {specification.split}"
 
 
-def _words(prompts: Sequence[Prompt]) -> list[tuple[str | None, str]]:
-    return [(prompt.system, prompt.user) for prompt in prompts]
+def _words(prompts: Sequence[Prompt]) -> list[tuple[Any, ...]]:
+    """All that a set says: an item's fields are more than a prompt's."""
+    return [
+        (prompt.system, prompt.user)
+        + ((prompt.endings, prompt.right, prompt.delimiter) if isinstance(prompt, Item) else ())
+        for prompt in prompts
+    ]
 
 
 def baseline_key(settings: Settings, prompts: PromptSets, model: Model) -> str:

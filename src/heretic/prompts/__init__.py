@@ -6,19 +6,18 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from heretic.config.tables import DatasetSpecification, ItemSpecification
 from heretic.errors import PromptError
 from heretic.prompts.files import FILE_FORMATS
+from heretic.prompts.items import read_items
 from heretic.prompts.places import read_texts
-
-if TYPE_CHECKING:
-    from heretic.config.tables import DatasetSpecification
 
 __all__ = [
     "FILE_FORMATS",
     "HELD_OUT",
     "EvaluationPrompts",
+    "Item",
     "Prompt",
     "PromptSets",
     "held_out",
@@ -36,6 +35,21 @@ class Prompt:
 
     user: str
     system: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Item(Prompt):
+    """A context, which is plain text and no message, with its candidate endings.
+
+    Attributes:
+        endings: At least one, all different.
+        right: Number of the right one, counted from 0.
+        delimiter: Text between the context and an ending.
+    """
+
+    endings: tuple[str, ...] = ()
+    right: int = 0
+    delimiter: str = " "
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +93,19 @@ def load(specification: DatasetSpecification, default_system: str | None = None)
     """Read the prompts of a set, in order: prefix + text + suffix, with the set's system prompt.
 
     Args:
-        specification: Names the data set, the split with its slice, and the column.
+        specification: Names the data set, the split with its slice, and the column. That of items
+            gives `Item`s, in which prefix and suffix belong to the context.
         default_system: System prompt for a specification without one.
 
     Raises:
         PromptError: The set, split or column does not exist (the message lists those that do), or
-            the set has no prompt.
+            the set has no prompt; or a row is no item, where these are items.
     """
+    if isinstance(specification, ItemSpecification):
+        return [
+            Item(context, None, endings, right, specification.delimiter)
+            for context, endings, right in read_items(specification)
+        ]
     system = default_system
     if specification.system_prompt is not None:
         system = specification.system_prompt

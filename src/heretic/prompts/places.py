@@ -58,16 +58,11 @@ def read_texts(specification: DatasetSpecification) -> list[str]:
     Raises:
         PromptError: The set, split or column does not exist, or there is no text in it.
     """
-    name = specification.dataset
+    name, column = specification.dataset, specification.column
     source = _open(name, specification.commit)
     chosen = _select(source, specification.split, name)
-    column, names = specification.column, chosen[0][0].column_names
-    if column not in names:
-        raise PromptError(
-            f"Prompt set {name} has no column {column!r}; its columns are {_listed(names)}.",
-            remedy="Set `column` to the one that holds the prompts.",
-        )
-    values = [value for rows, numbers in chosen for value in rows.values(column, numbers)]
+    values = _column(chosen, column, name, "Set `column` to the one that holds the prompts.")
+    names = chosen[0][0].column_names
     wrong = next((value for value in values if not isinstance(value, str | None)), None)
     if wrong is not None:
         raise PromptError(
@@ -77,19 +72,56 @@ def read_texts(specification: DatasetSpecification) -> list[str]:
         )
     texts = [value for value in values if value and value.strip()]
     for text in texts:
-        _check_characters(text, name)
+        check_characters(text, name)
     if not texts:
-        lengths = ", ".join(f"{split} ({len(rows)} rows)" for split, rows in source.splits.items())
-        wanted = f"split {specification.split}, " if specification.split else ""
-        raise PromptError(
-            f"Prompt set {name}, {wanted}is empty; it has {lengths}.",
-            remedy="Set `split` to rows that exist.",
-        )
+        raise _no_rows(source, specification)
     return texts
 
 
-def _check_characters(text: str, name: str) -> None:
-    """Refuse half characters, which no tokenizer takes."""
+def read_columns(specification: DatasetSpecification, columns: Sequence[str]) -> list[list[Any]]:
+    """The values of several columns, in the order of the columns; all have the same length.
+
+    Raises:
+        PromptError: The set, split or a column does not exist, or there is no row.
+    """
+    name = specification.dataset
+    source = _open(name, specification.commit)
+    chosen = _select(source, specification.split, name)
+    remedy = "Set `column`, `endings` and `right` to columns that exist."
+    found = [_column(chosen, column, name, remedy) for column in columns]
+    if not found[0]:
+        raise _no_rows(source, specification)
+    return found
+
+
+def _column(
+    chosen: Sequence[tuple[Rows, Sequence[int]]], column: str, name: str, remedy: str
+) -> list[Any]:
+    """The values of a column in the chosen rows."""
+    names = chosen[0][0].column_names
+    if column not in names:
+        raise PromptError(
+            f"Prompt set {name} has no column {column!r}; its columns are {_listed(names)}.",
+            remedy=remedy,
+        )
+    return [value for rows, numbers in chosen for value in rows.values(column, numbers)]
+
+
+def _no_rows(source: _Source, specification: DatasetSpecification) -> PromptError:
+    lengths = ", ".join(f"{split} ({len(rows)} rows)" for split, rows in source.splits.items())
+    wanted = f"split {specification.split}, " if specification.split else ""
+    return PromptError(
+        f"Prompt set {specification.dataset}, {wanted}is empty; it has {lengths}.",
+        remedy="Set `split` to rows that exist.",
+    )
+
+
+def check_characters(text: str, name: str) -> None:
+    """Refuse half characters, which no tokenizer takes.
+
+    Raises:
+        PromptError: The text has one.
+    """
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from heretic.config.tables import DatasetSpecification
-from heretic.model.outputs import Continuation, Reading, Reference
+from heretic.model.outputs import Continuation, Endings, Reading, Reference
 from heretic.prompts import Prompt
 from heretic.records.statistics import interval, is_rate
 from heretic.records.trial import Optimization, Score
@@ -36,12 +36,15 @@ class Needs:
             with the number of tokens of each reply.
         texts: Sets of texts that the model reads and does not answer, with the number of tokens of
             each text.
+        endings: Sets of items (contexts with candidate endings) whose endings' likelihoods it
+            reads.
     """
 
     logits: frozenset[PromptSet] = frozenset()
     responses: frozenset[PromptSet] = frozenset()
     continuations: Mapping[PromptSet, int] = field(default_factory=dict)
     texts: Mapping[PromptSet, int] = field(default_factory=dict)
+    endings: frozenset[PromptSet] = frozenset()
 
     def are_met(self, outputs: Outputs) -> bool:
         """Whether the outputs hold everything that is needed."""
@@ -50,6 +53,7 @@ class Needs:
             and self.responses <= set(outputs.responses)
             and set(self.continuations) <= set(outputs.continuations)
             and set(self.texts) <= set(outputs.readings)
+            and self.endings <= set(outputs.endings)
         )
 
 
@@ -79,6 +83,7 @@ class Outputs:
         responses: Greedy replies; a reply may be cut short once every scorer has decided on it.
         continuations: Teacher-forced outputs along the original's replies.
         readings: Negative log-likelihoods of texts.
+        endings: Likelihoods of the endings of items.
         references: The original's replies that continuations follow; only in the outputs of the
             unedited model.
     """
@@ -89,6 +94,7 @@ class Outputs:
     continuations: Mapping[PromptSet, Continuation] = field(default_factory=dict)
     readings: Mapping[PromptSet, Reading] = field(default_factory=dict)
     references: Mapping[PromptSet, Reference] = field(default_factory=dict)
+    endings: Mapping[PromptSet, Endings] = field(default_factory=dict)
 
 
 Replies = Mapping[PromptSet, Sequence[str | None]]
