@@ -24,10 +24,14 @@ SCORERS = {
     "jokes": "heretic.scorers.style:Jokes",
     "agreement": "heretic.scorers.style:Agreement",
     "words": "heretic.scorers.style:ReplyWords",
+    "recognition": "heretic.scorers.recognition:Recognition",
     "llm_judge": "heretic.scorers.judge:LLMJudge",
     "classifier_judge": "heretic.scorers.judge:ClassifierJudge",
 }
 """Scorers that come with Heretic, by the short names that settings can use."""
+
+REPORTED = frozenset({SCORERS["recognition"]})
+"""Scorers whose optimization is `none` unless it is set."""
 
 ADDED_SCORERS: tuple[str, ...] = ()
 """Names of scorers that the default of `scorers` gained later, with optimization `none`. The
@@ -99,11 +103,9 @@ class ScorerSpecification(BaseModel):
         plugin = data["plugin"]
         class_name = plugin.rpartition(":")[2]
         own_name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", class_name).lower()
-        return {
-            **data,
-            "plugin": SCORERS.get(plugin, plugin),
-            "name": data.get("name") or own_name,
-        }
+        full = SCORERS.get(plugin, plugin)
+        reported = {"optimization": "none"} if full in REPORTED else {}
+        return {**reported, **data, "plugin": full, "name": data.get("name") or own_name}
 
     @field_validator("plugin")
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from time import perf_counter
 from typing import Any
 
@@ -21,6 +21,7 @@ from heretic.model.core import Model
 from heretic.model.editing import RowEdits
 from heretic.model.outputs import Reference
 from heretic.model.teacher_forcing import continuation, reading, reference
+from heretic.model.words import word_tokens
 from heretic.prompts import EvaluationPrompts
 from heretic.records.plan import Plan
 from heretic.records.trial import Optimization, Score
@@ -69,8 +70,10 @@ class Evaluator:
         self._baseline_file = baseline_file
         self._prompts = prompts.by_name()
         self._tell = _progress_to(self._reporter)
+        words = cache(partial(word_tokens, model.tokenizer))
         for scorer in self.scorers:
             scorer.on_progress = self._tell
+            scorer.word_tokens = words
 
     @property
     def _sizes(self) -> dict[PromptSet, int]:
