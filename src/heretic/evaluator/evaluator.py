@@ -96,7 +96,11 @@ class Evaluator:
     # --- plans -----------------------------------------------------------------------------
 
     def evaluate(
-        self, plans: Sequence[Plan], rivals: Collection[tuple[float, ...]] | None = None
+        self,
+        plans: Sequence[Plan],
+        rivals: Collection[tuple[float, ...]] | None = None,
+        *,
+        directions: Tensor | None = None,
     ) -> list[tuple[Score, ...]]:
         """Scores of each plan, all plans evaluated together through output-side edits.
 
@@ -104,16 +108,18 @@ class Evaluator:
             rivals: Objectives of earlier trials, from `records.trial.objectives`. If given, plans
                 race: the evaluation of a plan ends as soon as a rival, or another of these plans,
                 is certain to dominate it. Its scores that are unknown by then are bounds.
+            directions: Directions in place of the evaluator's own, in the same form.
 
         Raises:
             ValueError: The evaluator has no directions, or the response prefix has changed.
         """
-        if self.directions is None:
+        directions = self.directions if directions is None else directions
+        if directions is None:
             raise ValueError("an evaluator without directions cannot evaluate plans")
         baseline = self.baseline_outputs
         race = Race(self.scorers, baseline, self._sizes, len(plans), rivals)
         with self._unedited():
-            edits = [self.model.plan_edits(plan, self.directions) for plan in plans]
+            edits = [self.model.plan_edits(plan, directions) for plan in plans]
             self._run(self.model, self._engine, edits, race, baseline.references)
         return race.scores()
 

@@ -23,7 +23,7 @@ PLACE = "{prompt}"
 
 EXAMPLE = "Is the following message about astronomy? Answer yes or no.\\n\\n{prompt}"
 
-LEAST_MASS = 0.05
+LEAST_MASS = 0.1
 """Probability of a first token that is yes or no, in the mean of a set; with less, the model does
 not answer the question, and what is left of it is noise."""
 
@@ -135,7 +135,7 @@ class Recognition(Scorer):
 
 
 def _answers(logits: Tensor, yes: list[int], no: list[int]) -> tuple[list[float], float]:
-    """log p(yes) - log p(no) of each prompt, and the mean probability of either word.
+    """Margins log p(yes) - log p(no), one per prompt, and the mean probability of either word.
 
     Args:
         logits: Raw logits of the first token, float32 [prompts, vocabulary].
