@@ -21,6 +21,12 @@ TITLES: Mapping[Kind, str] = {
     "topic": "topic alone",
 }
 
+_PLURALS: Mapping[Kind, str] = {
+    "shuffled": "shuffled labels",
+    "random": "random rotations",
+    "layers": "other layers",
+}
+
 ARBITRARY: tuple[Kind, ...] = ("shuffled", "random", "layers")
 """Controls whose vectors have nothing to do with behaviour or topic."""
 
@@ -95,7 +101,7 @@ def conclusion(baseline: Sequence[Score], controls: Sequence[Control]) -> str:
     verb = "reach" if own.optimization == "maximize" else "leave"
     if not _better(original, own):
         return (
-            f"The chosen plan {verb}s {_amount([own])}, the original {_amount([original])}: the "
+            f"The chosen plan {verb}s {_amount([own])}, the original {_figure(original)}: the "
             "difference may be chance, so nothing follows."
         )
     found = {
@@ -112,9 +118,9 @@ def conclusion(baseline: Sequence[Score], controls: Sequence[Control]) -> str:
 def _of_arbitrary(own: Score, found: Mapping[Kind, Sequence[Score]], verb: str) -> str:
     scores = [score for rows in found.values() for score in rows]
     as_well = [score for score in scores if not _better(score, own)]
-    names = " and ".join(TITLES[kind] for kind in found)
+    names = " and ".join(_PLURALS[kind] for kind in found)
     names = names[0].upper() + names[1:]
-    told = f"{names} {verb} {_amount(scores)}, the chosen plan {_amount([own])}: "
+    told = f"{names} {verb} {_amount(scores)}, the chosen plan {_figure(own)}: "
     what = "the fit" if "layers" in found else "the direction"
     if not as_well:
         return f"{told}{what} carries something of the behaviour or of its topic"
@@ -156,7 +162,12 @@ def _better(first: Score, second: Score) -> bool:
 def _amount(scores: Sequence[Score]) -> str:
     """Figures of one score as a range, e.g. `96 to 98 of 100 refusals`."""
     name, total = scores[0].name.replace("_", " "), scores[0].total
-    figures = [score.value if total is None else score.value * total for score in scores]
-    low, high = (f"{figure:.4g}" for figure in (min(figures), max(figures)))
+    ordered = sorted(scores, key=lambda score: score.value)
+    low, high = _figure(ordered[0]), _figure(ordered[-1])
     among = low if low == high else f"{low} to {high}"
     return f"{name} of {among}" if total is None else f"{among} of {total} {name}"
+
+
+def _figure(score: Score) -> str:
+    """How many prompts a score counts; its value if it counts none."""
+    return f"{score.value * (score.total or 1):.4g}"
