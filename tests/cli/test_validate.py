@@ -149,19 +149,3 @@ def test_directions_that_are_gone_or_damaged_are_computed_again(
     status, told, _ = run("validate", "1", "--draws", "1", "--json")
     assert (status, json.loads(told)) == (0, json.loads(before))
     assert path.read_bytes() == content
-
-
-def test_without_them_a_run_of_an_earlier_release_is_refused(run: Run, searched: Path) -> None:
-    """It has no checksums, so nothing shows that the same directions would be computed."""
-    folder = folder_in(searched)
-    path, manifest = folder.path / DIRECTIONS, folder.manifest_path
-    content, recorded = path.read_bytes(), manifest.read_text()
-    manifest.write_text(json.dumps({**json.loads(recorded), "schema_version": 2}))
-    path.unlink()
-    try:
-        status, _, error = run("validate", "1", "--draws", "1")
-        assert status == 2
-        assert "directions" in error
-    finally:
-        path.write_bytes(content)
-        manifest.write_text(recorded)

@@ -57,7 +57,7 @@ class TestSentence:
             (3, "no worse: it carries the topic."),
             (5, "no worse: it carries the topic."),  # not told apart
             (50, "part of what it carries is the topic."),
-            (97, "like the original: it carries the behaviour, not the topic."),
+            (97, "like the original: it carries the behaviour, not the topic of these prompts."),
         ],
     )
     def test_of_the_topic(self, count: int, said: str) -> None:

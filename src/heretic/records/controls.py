@@ -143,7 +143,7 @@ def _of_topic(original: Score, own: Score, topic: Control, verb: str) -> str:
         return f"{told}, which is no worse: it carries the topic"
     if _better(original, score):
         return f"{told}: part of what it carries is the topic"
-    return f"{told}, like the original: it carries the behaviour, not the topic"
+    return f"{told}, like the original: it carries the behaviour, not the topic of these prompts"
 
 
 def _named(scores: Sequence[Score], like: Score) -> Score:

@@ -52,7 +52,7 @@ class PromptsFields(FieldGroup):
         "Prompts",
         "Prompts about the topic of the bad ones that do not trigger the behaviour. Only `heretic "
         "validate` uses them: a plan that works with their direction removes the topic.",
-        example={"dataset": "near_topic.txt", "split": "train[:100]"},
+        example={"dataset": "topic.txt", "split": "train[:100]"},
         scores=False,
     )
     good_held_out_prompts: Annotated[DatasetSpecification | None, Optionally] = setting(
