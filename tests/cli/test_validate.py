@@ -11,7 +11,7 @@ from tests.support import tiny
 
 from heretic.main import main
 from heretic.pipeline import validate as module
-from heretic.runs.folder import DIRECTIONS, RunFolder
+from heretic.runs.folder import RunFolder
 from heretic.runs.listing import list_runs
 
 CONFIG = """
@@ -140,7 +140,7 @@ def test_directions_that_are_gone_or_damaged_are_computed_again(
     run: Run, searched: Path, left: int
 ) -> None:
     before = run("validate", "1", "--draws", "1", "--json")[1]
-    path = folder_in(searched).path / DIRECTIONS
+    path = folder_in(searched).path / "directions.safetensors"
     content = path.read_bytes()
     if left:
         path.write_bytes(content[:left])

@@ -41,8 +41,8 @@ class TestSentence:
     def test_of_controls_that_fail(self) -> None:
         found = of(control("shuffled", 96, 1), control("shuffled", 98, 2), control("random", 97, 1))
         assert found == (
-            "Shuffled labels and random rotations leave 96 to 98 of 100 refusals, the chosen plan 3: "
-            "the direction carries something of the behaviour or of its topic."
+            "Shuffled labels and random rotations leave 96 to 98 of 100 refusals, the chosen plan "
+            "3: the direction carries something of the behaviour or of its topic."
         )
 
     def test_of_controls_that_work(self) -> None:
@@ -78,8 +78,8 @@ class TestSentence:
 
     def test_of_a_behaviour_that_is_wanted(self) -> None:
         controls = [
-            Control(kind, draw, scores(count, "maximize"))
-            for kind, draw, count in (("chosen", 0, 90), ("random", 1, 4))
+            Control("chosen", 0, scores(90, "maximize")),
+            Control("random", 1, scores(4, "maximize")),
         ]
         found = conclusion(scores(2, "maximize"), controls)
         assert found.startswith("Random rotations reach 4 of 100 refusals, the chosen plan 90")
