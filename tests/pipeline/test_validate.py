@@ -14,7 +14,7 @@ from tests.support.search_case import Recorder
 
 from heretic import pipeline
 from heretic.config import Settings
-from heretic.errors import PromptError, RunError
+from heretic.errors import PromptError, RunError, StudyError
 from heretic.events import Silent, StageStarted
 from heretic.pipeline import validate as module
 from heretic.pipeline.validate import FILE, Validation, load_topic, validate
@@ -135,8 +135,16 @@ class TestTopic:
         expected = session.evaluator.evaluate([SEARCHED], directions=directions)[0]
         found = validate(session, trial_of(session), TOPIC, draws=1).controls[-1]
         assert (found.kind, found.scores) == ("topic", expected)
-        assert found.shows is not None
-        assert found.shows[1] == len(TOPIC)
+        assert found.shows is None  # no scorer of words tells what a behaviour is
+
+    def test_replies_to_it_are_looked_at(self, settings: Settings) -> None:
+        scorers = [{"plugin": "keyword", "name": "refusals"}, {"plugin": "kl_divergence"}]
+        for markers, count in ((["", "x"], len(TOPIC)), (["no reply holds this"], 0)):
+            changes = {"refusal_markers": markers, "scorers": scorers}
+            session = session_of(settings.replaced(**changes))
+            found = validate(session, trial_of(session), TOPIC, draws=1)
+            assert found.controls[-1].shows == (count, len(TOPIC))
+            assert found.left_out == ()
 
     def test_without_prompts_it_is_left_out_with_a_word(self, settings: Settings) -> None:
         session = session_of(settings)
@@ -246,6 +254,14 @@ class TestFit:
 
 
 class TestFaults:
+    def test_a_score_that_is_not_finite_is_no_control(self, settings: Settings) -> None:
+        session = session_of(settings)
+        huge = LayerWeights(((1e38,), (1e38,), (1e38,)))
+        plan = replace(SEARCHED, kernels=((MLP, huge),), row_normalization="none")
+        with pytest.raises(StudyError, match="With chosen plan a score is not finite: "):
+            validate(session, Trial(0, plan, ()))
+        assert not (session.folder.path / FILE).exists()
+
     def test_a_plan_that_edits_nothing_has_no_control(self, settings: Settings) -> None:
         session = session_of(settings)
         nothing = replace(SEARCHED, kernels=((MLP, LayerWeights(((0.0,),) * 3)),))

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from heretic import prompts as prompt_sets
 from heretic.config.settings import Settings
-from heretic.errors import RunError
+from heretic.errors import RunError, StudyError
 from heretic.events import Silent, StageFinished, StageStarted
 from heretic.method.controls import mixed, moved_fit, rotated, rotated_fit
 from heretic.pipeline.identity import trial_key
@@ -37,7 +37,7 @@ from heretic.records.controls import Control, Kind, conclusion
 from heretic.records.plan import FittedKernel, Plan
 from heretic.records.trial import Score, Trial
 from heretic.runs.folder import digest
-from heretic.scorers.registry import behavior_shown
+from heretic.scorers.registry import behavior_shown, shows_behavior
 
 if TYPE_CHECKING:
     from heretic.pipeline.run import Session
@@ -97,7 +97,8 @@ def validate(
     Raises:
         RunError: The plan edits nothing, so that no control could differ from it; or the run folder
             cannot be written to.
-        StudyError: The topic and the good prompts leave the same residuals.
+        StudyError: The topic and the good prompts leave the same residuals, or a score is not
+            finite.
     """
     _check_edits(session, trial.plan)
     fitted, few = bool(trial.plan.fits), session.model.n_layers < 2
@@ -114,6 +115,11 @@ def validate(
             left_out.append("other layers: the model has one")
     elif topic:
         wanted.append(("topic", 0))
+        if not shows_behavior(session.evaluator.scorers):
+            left_out.append(
+                "a look at replies to the topic prompts: no objective tells of a single reply "
+                "whether it shows the behaviour"
+            )
     else:
         left_out.append("topic: topic_prompts is not set")
     found = [_kept(session, trial, kind, draw, topic) for kind, draw in [("chosen", 0), *wanted]]
@@ -157,6 +163,12 @@ def _measured(session: Session, plan: Plan, control: Control, topic: Sequence[Pr
         directions = _directions(session, session.prompts.good, topic)
         control = replace(control, shows=_shown(session, topic))
     scores = session.evaluator.evaluate([plan], directions=directions)[0]
+    wrong = [score.name for score in scores if not score.is_sound]
+    if wrong:  # and those that would have come after it are unknown
+        raise StudyError(
+            f"With {control.title} a score is not finite: {', '.join(wrong)}.",
+            remedy="Choose a trial that edits less, by --trial-index.",
+        )
     return replace(control, scores=scores)
 
 
@@ -180,8 +192,13 @@ def _renamed(plan: Plan, names: dict[str, str]) -> Iterator[tuple[str, FittedKer
         yield component, replace(kernel, fit=names[kernel.fit])
 
 
-def _shown(session: Session, topic: Sequence[Prompt]) -> tuple[int, int]:
-    """To how many of the first topic prompts the original's reply shows the behaviour."""
+def _shown(session: Session, topic: Sequence[Prompt]) -> tuple[int, int] | None:
+    """To how many of the first topic prompts the original's reply shows the behaviour.
+
+    None where no scorer can tell.
+    """
+    if not shows_behavior(session.evaluator.scorers):
+        return None
     shows = behavior_shown(session.evaluator.scorers, session.settings.refusal_markers)
     read = list(topic[:TOPIC_REPLIES])
     return sum(map(shows, session.model.get_responses_batched(read))), len(read)

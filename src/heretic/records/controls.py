@@ -43,7 +43,7 @@ class Control:
         draw: Number of the random draw, from 1; 0 where nothing is drawn.
         scores: As those of a trial.
         shows: Of the topic prompts, how many replies of the original show the behaviour, and how
-            many were read; None for other kinds.
+            many were read; None for other kinds, and where no scorer can tell.
     """
 
     kind: Kind
@@ -130,8 +130,7 @@ def _of_arbitrary(own: Score, found: Mapping[Kind, Sequence[Score]], verb: str) 
 
 
 def _of_topic(original: Score, own: Score, topic: Control, verb: str) -> str:
-    assert topic.shows is not None
-    count, total = topic.shows
+    count, total = topic.shows or (0, 0)
     score = _named(topic.scores, own)
     told = f"the topic's direction {verb}s {_amount([score])}"
     if count > SHOWN_AT_MOST * total:

@@ -107,7 +107,7 @@ class Recognition(Scorer):
         if not all(math.isfinite(margin) for rows in margins.values() for margin in rows):
             return Score(self.name, math.nan, self.optimization, "not finite")
         if min(masses) < LEAST_MASS:
-            return self._withheld(f"it says neither yes nor no ({1 - min(masses):.0%})")
+            return self._withheld(f"yes and no have {min(masses):.0%} of the first token")
         found, ruler = separation(margins["bad"], margins["good"]), self._ruler(outputs)
         if ruler >= found.interval[0]:
             return self._withheld(f"length does as well ({ruler:.2f})")
