@@ -49,7 +49,9 @@ class TestSentence:
         assert "the size of the edit does it" in of(
             control("random", 3, 1), control("random", 5, 2)
         )
-        assert "1 of 2 do as well" in of(control("random", 3, 1), control("random", 90, 2))
+        topic = control("topic", 3, shows=(0, 50))
+        found = of(control("random", 3, 1), control("shuffled", 90, 2), topic)
+        assert found.endswith("1 of 2 do as well, so the direction may carry nothing.")
 
     @pytest.mark.parametrize(
         ("count", "said"),
@@ -57,11 +59,11 @@ class TestSentence:
             (3, "no worse: it carries the topic."),
             (5, "no worse: it carries the topic."),  # not told apart
             (50, "part of what it carries is the topic."),
-            (97, "like the original: it carries the behaviour, not the topic of these prompts."),
+            (97, "the original's 98: it carries the behaviour, not the topic of these prompts."),
         ],
     )
     def test_of_the_topic(self, count: int, said: str) -> None:
-        found = of(control("random", 97, 1), control("topic", count, shows=(0, 50)))
+        found = of(control("shuffled", 97, 1), control("topic", count, shows=(0, 50)))
         assert found.endswith(said)
         assert f"leaves {count} of 100 refusals" in found
         assert found.count(".") == 1
@@ -87,6 +89,7 @@ class TestSentence:
 
     def test_of_a_fit(self) -> None:
         assert "the fit carries something" in of(control("random", 97, 1), control("layers", 90, 1))
+        assert "the fit carries something" in of(control("random", 97, 1))
 
     def test_of_scores_without_values(self) -> None:
         plain = {

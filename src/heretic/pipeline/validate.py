@@ -11,8 +11,8 @@ replaces the vectors:
 | `layers` | for a fit only: its vectors in other layers |
 | `topic` | directions of prompts about the same topic that do not trigger the behaviour |
 
-Random directions are the control of Arditi et al. (2024, arXiv 2406.11717); shuffled labels make a
-permutation test's null (Ojala and Garriga 2010) of the whole way from prompts to scores.
+Shuffled labels are the null of a permutation test (Ojala and Garriga 2010), here of the whole way
+from prompts to scores.
 """
 
 from __future__ import annotations

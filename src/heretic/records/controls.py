@@ -106,22 +106,25 @@ def conclusion(baseline: Sequence[Score], controls: Sequence[Control]) -> str:
         )
     found = {
         kind: [_named(control.scores, own) for control in controls if control.kind == kind]
-        for kind in (*ARBITRARY, "topic")
+        for kind in ARBITRARY
     }
-    parts = [_of_arbitrary(own, {kind: found[kind] for kind in ARBITRARY if found[kind]}, verb)]
+    arbitrary = {kind: rows for kind, rows in found.items() if rows}
+    as_well = [score for rows in arbitrary.values() for score in rows if not _better(score, own)]
+    parts = [_of_arbitrary(own, arbitrary, as_well, verb)]
     topic = next((control for control in controls if control.kind == "topic"), None)
-    if topic is not None:
+    if topic is not None and not as_well:  # else the topic's direction may work as any would
         parts.append(_of_topic(original, own, topic, verb))
     return "; ".join(parts) + "."
 
 
-def _of_arbitrary(own: Score, found: Mapping[Kind, Sequence[Score]], verb: str) -> str:
+def _of_arbitrary(
+    own: Score, found: Mapping[Kind, Sequence[Score]], as_well: Sequence[Score], verb: str
+) -> str:
     scores = [score for rows in found.values() for score in rows]
-    as_well = [score for score in scores if not _better(score, own)]
     names = " and ".join(_PLURALS[kind] for kind in found)
     names = names[0].upper() + names[1:]
     told = f"{names} {verb} {_amount(scores)}, the chosen plan {_figure(own)}: "
-    what = "the fit" if "layers" in found else "the direction"
+    what = "the direction" if "shuffled" in found else "the fit"
     if not as_well:
         return f"{told}{what} carries something of the behaviour or of its topic"
     if len(as_well) == len(scores):
@@ -142,7 +145,10 @@ def _of_topic(original: Score, own: Score, topic: Control, verb: str) -> str:
         return f"{told}, which is no worse: it carries the topic"
     if _better(original, score):
         return f"{told}: part of what it carries is the topic"
-    return f"{told}, like the original: it carries the behaviour, not the topic of these prompts"
+    return (
+        f"{told}, not told apart from the original's {_figure(original)}: it carries the "
+        "behaviour, not the topic of these prompts"
+    )
 
 
 def _named(scores: Sequence[Score], like: Score) -> Score:
