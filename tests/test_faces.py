@@ -371,6 +371,7 @@ SAVED = {
     "jokes": "heretic.scorers.style:Jokes",
     "agreement": "heretic.scorers.style:Agreement",
     "words": "heretic.scorers.style:ReplyWords",
+    "recognition": "heretic.scorers.recognition:Recognition",
     "llm_judge": "heretic.scorers.judge:LLMJudge",
     "classifier_judge": "heretic.scorers.judge:ClassifierJudge",
 }
@@ -379,6 +380,7 @@ SAVED = {
 NEEDED_OPTIONS: dict[str, dict[str, Any]] = {
     "over_refusal": {"prompts": {"dataset": "good.txt"}},
     "perplexity": {"texts": {"dataset": "good.txt"}},
+    "recognition": {"question": "Is it about the sky? {prompt}"},
     "llm_judge": {"endpoint": "http://localhost:8000/v1", "model": "judge"},
     "classifier_judge": {"model": "judge", "counts": ["refusal"]},
 }

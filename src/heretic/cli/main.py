@@ -52,6 +52,9 @@ COMMANDS = {
     "benchmark": CommandEntry(
         "heretic.cli.commands.benchmark", "Run benchmarks on a trial and on the original."
     ),
+    "validate": CommandEntry(
+        "heretic.cli.commands.validate", "Score controls of a trial: what does its edit carry?"
+    ),
     "export": CommandEntry("heretic.cli.commands.export", "Save or upload a trial of a run."),
     "reproduce": CommandEntry(
         "heretic.cli.commands.reproduce", "Rebuild a model from its reproduce.json."

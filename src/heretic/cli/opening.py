@@ -22,6 +22,7 @@ from heretic.cli.menu.questions import Back, Unanswered, terminal_prompter
 from heretic.cli.recorded import check_prompts_are_here, run_settings
 from heretic.errors import RunError
 from heretic.events import Notice
+from heretic.records.choices import RowName
 from heretic.records.selection import row_within, trial_in_row
 from heretic.records.trial import Score, Trial
 from heretic.records.trial import front as front_of
@@ -287,16 +288,22 @@ def known_run(path: Path) -> tuple[RunFolder, RunManifest]:
     return folder, folder.require_manifest()
 
 
-def trial_of(folder: RunFolder, settings: Settings, console: Console) -> Trial:
-    """The trial of a run that `trial_index` or else `max_refusals` chooses; by default row 0.
+def trial_of(
+    folder: RunFolder, settings: Settings, console: Console, *, default: int | RowName = 0
+) -> Trial:
+    """The trial of a run that `trial_index` or else `max_refusals` chooses.
 
     What `max_refusals` chooses is printed.
+
+    Args:
+        default: The row where neither is set.
 
     Raises:
         SettingsError: There is no such row, or `max_refusals` bounds nothing.
     """
     front, most = front_of(folder.read_trials()), settings.max_refusals
     if settings.trial_index is not None or most is None or not front:
-        return trial_in_row(front, settings.trial_index or 0)
+        index = settings.trial_index
+        return trial_in_row(front, default if index is None else index)
     console.print(Text(safe(bound_text(front, most)[0])), soft_wrap=True)
     return front[row_within(front, most).row]

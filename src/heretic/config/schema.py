@@ -185,7 +185,7 @@ def reproducible_names() -> frozenset[str]:
 _ALSO_OF_RUNS = frozenset(
     {"device_map", "max_memory", "batch_size", "max_batch_size", "max_shard_size"}
     | {"preset", "behavior", "kl_divergence_scale", "n_trials", "patience"}
-    | {"good_held_out_prompts", "bad_held_out_prompts"}
+    | {"good_held_out_prompts", "bad_held_out_prompts", "topic_prompts"}
 )
 """What else describes how a run was searched, and can do no harm in the hands of another."""
 

@@ -25,13 +25,14 @@ SCORERS = {
     "jokes": "heretic.scorers.style:Jokes",
     "agreement": "heretic.scorers.style:Agreement",
     "words": "heretic.scorers.style:ReplyWords",
+    "recognition": "heretic.scorers.recognition:Recognition",
     "llm_judge": "heretic.scorers.judge:LLMJudge",
     "classifier_judge": "heretic.scorers.judge:ClassifierJudge",
 }
 """Scorers that come with Heretic, by the short names that settings can use."""
 
-REPORTED_SCORERS = frozenset({SCORERS["capability"]})
-"""Scorers that are only reported where the settings do not give their `optimization`."""
+REPORTED = frozenset({SCORERS["capability"], SCORERS["recognition"]})
+"""Scorers whose optimization is `none` unless it is set."""
 
 ADDED_SCORERS: tuple[str, ...] = ()
 """Names of scorers that the default of `scorers` gained later, with optimization `none`. The
@@ -126,14 +127,9 @@ class ScorerSpecification(BaseModel):
         plugin = data["plugin"]
         class_name = plugin.rpartition(":")[2]
         own_name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", class_name).lower()
-        spelled_out = SCORERS.get(plugin, plugin)
-        reported = {"optimization": "none"} if spelled_out in REPORTED_SCORERS else {}
-        return {
-            **reported,
-            **data,
-            "plugin": spelled_out,
-            "name": data.get("name") or own_name,
-        }
+        full = SCORERS.get(plugin, plugin)
+        reported = {"optimization": "none"} if full in REPORTED else {}
+        return {**reported, **data, "plugin": full, "name": data.get("name") or own_name}
 
     @field_validator("plugin")
     @classmethod

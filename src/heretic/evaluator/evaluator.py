@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from time import perf_counter
 from typing import Any
 
@@ -21,6 +21,7 @@ from heretic.model.core import Model
 from heretic.model.editing import RowEdits
 from heretic.model.outputs import Reference
 from heretic.model.teacher_forcing import continuation, reading, reference
+from heretic.model.words import word_tokens
 from heretic.prompts import EvaluationPrompts, Item
 from heretic.records.plan import Plan
 from heretic.records.trial import Optimization, Score
@@ -69,8 +70,10 @@ class Evaluator:
         self._baseline_file = baseline_file
         self._prompts = prompts.by_name()
         self._tell = _progress_to(self._reporter)
+        words = cache(partial(word_tokens, model.tokenizer))
         for scorer in self.scorers:
             scorer.on_progress = self._tell
+            scorer.word_tokens = words
 
     @property
     def _sizes(self) -> dict[PromptSet, int]:
@@ -93,7 +96,11 @@ class Evaluator:
     # --- plans -----------------------------------------------------------------------------
 
     def evaluate(
-        self, plans: Sequence[Plan], rivals: Collection[tuple[float, ...]] | None = None
+        self,
+        plans: Sequence[Plan],
+        rivals: Collection[tuple[float, ...]] | None = None,
+        *,
+        directions: Tensor | None = None,
     ) -> list[tuple[Score, ...]]:
         """Scores of each plan, all plans evaluated together through output-side edits.
 
@@ -101,16 +108,18 @@ class Evaluator:
             rivals: Objectives of earlier trials, from `records.trial.objectives`. If given, plans
                 race: the evaluation of a plan ends as soon as a rival, or another of these plans,
                 is certain to dominate it. Its scores that are unknown by then are bounds.
+            directions: Directions in place of the evaluator's own, in the same form.
 
         Raises:
             ValueError: The evaluator has no directions, or the response prefix has changed.
         """
-        if self.directions is None:
+        directions = self.directions if directions is None else directions
+        if directions is None:
             raise ValueError("an evaluator without directions cannot evaluate plans")
         baseline = self.baseline_outputs
         race = Race(self.scorers, baseline, self._sizes, len(plans), rivals)
         with self._unedited():
-            edits = [self.model.plan_edits(plan, self.directions) for plan in plans]
+            edits = [self.model.plan_edits(plan, directions) for plan in plans]
             self._run(self.model, self._engine, edits, race, baseline.references)
         return race.scores()
 

@@ -7,7 +7,6 @@ statistical, so racing does not change the front of a fixed list of plans).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -153,7 +152,7 @@ class Race:
 
     def _settle(self, plan: int) -> None:
         """End a plan's evaluation if it is certain to be dominated or has a non-finite score."""
-        if not all(math.isfinite(score.value) for score in self._scores[plan].values()):
+        if not all(score.is_sound for score in self._scores[plan].values()):
             self._settled.add(plan)
         if self._rivals is None or len(self._scores[plan]) == len(self._scorers):
             return

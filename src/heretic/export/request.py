@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -82,7 +83,11 @@ class FullPrecision:
     def changes(self) -> dict[str, float]:
         """How far quantisation alone moves each score, by its name."""
         before = {score.name: score.value for score in self.before}
-        return {score.name: abs(score.value - before[score.name]) for score in self.rounded}
+        return {
+            score.name: abs(score.value - before[score.name])
+            for score in self.rounded
+            if not math.isnan(score.value - before[score.name])  # one of them was withheld
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -238,7 +238,8 @@ def _warn_of_changes(known: RunManifest, baseline: tuple[Score, ...], reporter: 
 def _same_figures(first: Sequence[Score], second: Sequence[Score]) -> bool:
     """Whether scores have the same names in the same order, and equal values to four digits."""
     return [score.name for score in first] == [score.name for score in second] and all(
-        math.isclose(one.value, other.value, rel_tol=1e-4, abs_tol=1e-4)
+        (one.withheld and other.withheld)
+        or math.isclose(one.value, other.value, rel_tol=1e-4, abs_tol=1e-4)
         for one, other in zip(first, second, strict=True)
     )
 

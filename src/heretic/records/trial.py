@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ class Score:
             score could still have become.
         interval: 95% confidence interval of the value, with the prompts as a random sample.
         values: One value per prompt, where the score is their mean; else empty.
+        withheld: Whether the figure would mean nothing, for the reason in `display`. The value is
+            then NaN (null on disk), and the score is no objective.
     """
 
     name: str
@@ -36,6 +39,17 @@ class Score:
     bound: bool = False
     interval: tuple[float, float] | None = None
     values: tuple[float, ...] = ()
+    withheld: bool = False
+
+    @property
+    def figure(self) -> float | None:
+        """The value for programs: None if it is withheld."""
+        return None if self.withheld else self.value
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the value is finite, or withheld for a reason."""
+        return self.withheld or math.isfinite(self.value)
 
     @property
     def is_count(self) -> bool:
@@ -65,7 +79,7 @@ class Score:
         """JSON-ready form without fields that have their default, and without values by default."""
         record: dict[str, Any] = {
             "name": self.name,
-            "value": self.value,
+            "value": self.figure,
             "optimization": self.optimization,
             "display": self.display,
         }
@@ -75,6 +89,8 @@ class Score:
             record["interval"] = list(self.interval)
         if with_values and self.values:
             record["values"] = list(self.values)
+        if self.withheld:
+            record["withheld"] = True
         return record
 
     @classmethod
@@ -87,14 +103,19 @@ class Score:
         found = parse.table(record, "a score")
         parse.only(found, "a score", tuple(cls.__slots__))
         name = parse.text(found.get("name"), "a score's name")
+        optimization = parse.optimization(found.get("optimization"), f"{name}.optimization")
+        withheld = parse.flag(found.get("withheld", False), f"{name}.withheld")
+        if withheld and (found.get("value") is not None or optimization != "none"):
+            raise ValueError(f"{name} is withheld, but has a value or is an objective")
         return cls(
             name=name,
-            value=parse.number(found.get("value"), f"{name}.value"),
-            optimization=parse.optimization(found.get("optimization"), f"{name}.optimization"),
+            value=math.nan if withheld else parse.number(found.get("value"), f"{name}.value"),
+            optimization=optimization,
             display=parse.text(found.get("display"), f"{name}.display"),
             bound=parse.flag(found.get("bound", False), f"{name}.bound"),
             interval=_interval(found.get("interval"), f"{name}.interval"),
             values=parse.numbers(found.get("values", ()), f"{name}.values"),
+            withheld=withheld,
         )
 
 
@@ -147,7 +168,7 @@ class Trial:
         """One row of `front.json`, less its names."""
         return {
             "trial": self.number,
-            "scores": {score.name: score.value for score in self.scores},
+            "scores": {score.name: score.figure for score in self.scores},
             "plan": self.plan.to_dict(),
         }
 

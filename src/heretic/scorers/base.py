@@ -65,8 +65,25 @@ def tell_nobody(what: str, done: int, total: int) -> None:
     """Ignore progress; the default of `Scorer.on_progress`."""
 
 
+WordTokens = Callable[[str], Sequence[int]]
+"""Ids of the tokens that are a word alone, from the word."""
+
+
+def no_tokens(word: str) -> Sequence[int]:
+    """No token; the default of `Scorer.word_tokens`."""
+    return ()
+
+
 class ScorerSettings(Protocol):
     """The settings that scorers read; `Settings` has them."""
+
+    @property
+    def good_evaluation_prompts(self) -> DatasetSpecification:
+        """Where the good evaluation prompts come from."""
+
+    @property
+    def bad_evaluation_prompts(self) -> DatasetSpecification:
+        """Where the bad evaluation prompts come from."""
 
     @property
     def refusal_markers(self) -> Sequence[str]:
@@ -147,6 +164,8 @@ class Scorer:
     Attributes:
         on_progress: Called as (what is done, units done, units in all) by scorers that take long;
             the evaluator sets it.
+        word_tokens: The ids of the tokens that are a word alone, whatever its case and the white
+            space around it, for scorers that read logits; the evaluator sets it.
     """
 
     Options: ClassVar[type[BaseModel]] = NoOptions
@@ -179,6 +198,7 @@ class Scorer:
         self.optimization: Optimization = optimization
         self.options: Any = self.Options(**(options or {}))
         self.on_progress: Tell = tell_nobody
+        self.word_tokens: WordTokens = no_tokens
 
     def sets(self) -> Mapping[PromptSet, DatasetSpecification]:
         """The scorer's own sets, in addition to the evaluation prompts; `needs` names them.

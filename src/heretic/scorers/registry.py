@@ -83,6 +83,11 @@ def behavior_shown_at(
     return lambda prompt, reply: 0 if shows(reply) else None
 
 
+def shows_behavior(scorers: Sequence[Scorer]) -> bool:
+    """Whether a scorer, and not the markers alone, is behind `behavior_shown`."""
+    return _showing(scorers) is not None
+
+
 def tells_words(scorers: Sequence[Scorer]) -> bool:
     """Whether the scorer of `behavior_shown` knows which words of a reply show the behaviour."""
     return _telling(scorers) is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
@@ -370,7 +369,7 @@ class _Search:
         if searched != found:
             raise ValueError(f"the scores do not match the objectives: {scores}")
         for score in scores:
-            if not math.isfinite(score.value):
+            if not score.is_sound:
                 raise ValueError(f"score {score.name} is {score.value}")
 
     def report_start(self, baseline: tuple[Score, ...]) -> None:

@@ -62,7 +62,7 @@ def evaluate(settings: Settings, *, as_json: bool) -> int:
 def scores_json(scores: Sequence[Score]) -> dict[str, Any]:
     """Scores by name, for programs."""
     return {
-        score.name: {"value": score.value, "display": score.display, "interval": score.interval}
+        score.name: {"value": score.figure, "display": score.display, "interval": score.interval}
         for score in scores
     }
 

@@ -140,4 +140,4 @@ def logging_to(path: Path) -> Iterator[LogReporter]:
 
 
 def _figure(score: Score) -> str:
-    return score.display if score.bound else f"{score.value:.6g}"
+    return score.display if score.bound or score.withheld else f"{score.value:.6g}"

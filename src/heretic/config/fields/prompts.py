@@ -47,6 +47,14 @@ class PromptsFields(FieldGroup):
         "uses.",
         example={"dataset": "mlabonne/harmful_behaviors", "split": "train[:100]"},
     )
+    topic_prompts: Annotated[DatasetSpecification | None, Optionally] = setting(
+        None,
+        "Prompts",
+        "Prompts about the topic of the bad ones that do not trigger the behaviour. Only `heretic "
+        "validate` uses them: a plan that works with their direction removes the topic.",
+        example={"dataset": "topic.txt", "split": "train[:100]"},
+        scores=False,
+    )
     good_held_out_prompts: Annotated[DatasetSpecification | None, Optionally] = setting(
         None,
         "Prompts",
