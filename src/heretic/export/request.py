@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from heretic.errors import ExportError
 from heretic.harness.results import PairedMetric
+from heretic.records.categories import CategoryTable
 from heretic.records.trial import Score, Trial
 from heretic.runs.manifest import RunManifest
 from heretic.system.files import expanded
@@ -149,6 +150,7 @@ class ExportRequest:
         full_precision: Scores in full precision, if the search ran on a quantised model.
         held_out: Scores on held-out prompts; None if there are none.
         long_replies: Scores with longer replies; None if no scorer reads replies.
+        categories: Scores by category of the prompts; empty where the sets have no categories.
         benchmarks: Metrics of the trial, paired with the original's, on whole benchmark tasks.
         as_recorded: Whether all scores come from a reproduction file whose hashes the weight files
             have; nothing was measured on this copy.
@@ -164,6 +166,7 @@ class ExportRequest:
     full_precision: FullPrecision | None = None
     held_out: HeldOut | None = None
     long_replies: LongReplies | None = None
+    categories: tuple[CategoryTable, ...] = ()
     benchmarks: tuple[PairedMetric, ...] = ()
     as_recorded: bool = False
 

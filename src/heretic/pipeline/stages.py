@@ -80,6 +80,7 @@ def check_rendering(model: Model, prompts: PromptSets, reporter: Reporter) -> No
             the model has positions.
     """
     sets = {"good": prompts.good, "bad": prompts.bad, "protected": prompts.protected}
+    sets |= {"spared": prompts.spared}
     for prefix, evaluation in (("", prompts.evaluation), ("held out ", prompts.held_out)):
         if evaluation is not None:
             rows = evaluation.by_name()
@@ -88,6 +89,7 @@ def check_rendering(model: Model, prompts: PromptSets, reporter: Reporter) -> No
             model.encode_rows(evaluation.bad, model.options.max_response_length)
     for name in ("good", "bad", "protected"):
         model.encode_rows(sets[name])
+    model.encode_rows(prompts.spared, model.options.max_response_length)
     for warning in check_prompts(model, sets):
         reporter.emit(Notice(warning, "warning"))
 
