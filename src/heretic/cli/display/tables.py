@@ -27,7 +27,7 @@ ORIGINAL = "original"
 _PROMPTS = {
     "evaluation": "prompts of the search",
     "held_out": "held-out prompts",
-    "spared": "spared prompts (setting keep)",
+    "spared": "spared prompts",
 }
 """What `CategoryTable.prompts` means."""
 
