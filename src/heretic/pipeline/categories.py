@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from heretic.evaluator.library import LibraryEvaluator
-from heretic.events import StageFinished, StageStarted
+from heretic.events import Reporter, StageFinished, StageStarted
 from heretic.export import HeldOut
 from heretic.pipeline.identity import trial_key
 from heretic.pipeline.kept import kept
@@ -39,14 +41,14 @@ def category_tables(
     """
     scorers, prompts = session.evaluator.scorers, session.prompts
     before = session.evaluator.baseline
-    tables = _tables("evaluation", scorers, prompts.evaluation, before, trial.scores)
+    tables = tables_of("evaluation", scorers, prompts.evaluation, before, trial.scores)
     if held_out is not None and prompts.held_out is not None:
         pair = held_out.before, held_out.after
-        tables += _tables("held_out", scorers, prompts.held_out, *pair)
+        tables += tables_of("held_out", scorers, prompts.held_out, *pair)
     spared = spared_scores(session, trial)
     if spared is not None:
         rows = EvaluationPrompts((), prompts.spared)
-        tables += _tables("spared", scorers, rows, spared.before, spared.after)
+        tables += tables_of("spared", scorers, rows, spared.before, spared.after)
     return tables
 
 
@@ -61,41 +63,64 @@ def spared_scores(session: Session, trial: Trial) -> HeldOut | None:
     Raises:
         RunError: The run folder cannot be written to.
     """
-    rows = session.prompts.spared
-    scorers = [one for one in session.evaluator.scorers if _set_of(one) == "bad"]
-    if not rows or not scorers:
+    spared = session.prompts.spared
+    evaluator = evaluator_on_spared(session.evaluator, spared, session.reporter, session.directions)
+    if evaluator is None:
         return None
-    prompts = EvaluationPrompts((), rows)
     session.reporter.emit(StageStarted("Scoring the chosen trial on the spared categories"))
 
     def measure() -> HeldOut:
         session.evaluator.release()  # so that only one cache has to fit into memory
-        evaluator = LibraryEvaluator(
-            session.settings,
-            session.model,
-            session.directions,
-            session.reporter,
-            prompts,
-            scorers=scorers,  # the same objects, so that no local judge is loaded twice
-        )
         before, after = evaluator.baseline, evaluator.evaluate([trial.plan])[0]
         evaluator.release()
-        return HeldOut(before, after, 0, len(rows))
+        return HeldOut(before, after, 0, len(spared))
 
-    key = trial_key(session, prompts, trial)
+    key = trial_key(session, EvaluationPrompts((), spared), trial)
     found = kept(session.folder, FILE, key, measure, HeldOut.from_dict)
     told = f"{scores_line(found.after)} (original: {scores_line(found.before)})"
     session.reporter.emit(StageFinished(told))
     return found
 
 
-def _tables(
+def evaluator_on_spared(
+    like: LibraryEvaluator,
+    spared: Sequence[Prompt],
+    reporter: Reporter,
+    directions: Tensor | None = None,
+) -> LibraryEvaluator | None:
+    """An evaluator whose bad prompts are the spared ones, with the scorers that read them alone.
+
+    Args:
+        like: The evaluator whose settings, model and scorers it shares.
+        directions: float32 [layers + 1, (k,) hidden]; needed to evaluate plans.
+
+    Returns:
+        None if there are no such prompts, or no such scorer.
+    """
+    # The same objects, so that no local judge is loaded twice.
+    scorers = [one for one in like.scorers if _set_of(one) == "bad"]
+    if not spared or not scorers:
+        return None
+    prompts = EvaluationPrompts((), spared)
+    return LibraryEvaluator(
+        like.settings, like.model, directions, reporter, prompts, scorers=scorers
+    )
+
+
+def tables_of(
     what: str,
     scorers: Sequence[Scorer],
     prompts: EvaluationPrompts,
     before: Sequence[Score],
     after: Sequence[Score],
 ) -> tuple[CategoryTable, ...]:
+    """A table for each score that is a share of the replies to one prompt set with categories.
+
+    Args:
+        what: Which prompts; see `CategoryTable.prompts`.
+        before: Scores of the unedited model, with their values.
+        after: Scores of the edited model, with their values.
+    """
     return tuple(_found_tables(what, scorers, prompts.by_name(), before, after))
 
 
@@ -106,7 +131,6 @@ def _found_tables(
     before: Sequence[Score],
     after: Sequence[Score],
 ) -> Iterator[CategoryTable]:
-    """A table of each share whose prompts have categories, where both models have values."""
     old, new = ({score.name: score for score in scores} for scores in (before, after))
     for scorer in scorers:
         rows = prompts.get(_set_of(scorer) or "", ())
