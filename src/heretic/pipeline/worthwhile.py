@@ -49,9 +49,9 @@ def check_worthwhile(
         StudyError: The original shows the behaviour on too few prompts, and the user does not
             want to go on.
     """
-    for told in (answers_nothing(evaluator), shown_everywhere(settings, evaluator, good)):
-        if told is not None:
-            reporter.emit(Notice(told, level="warning"))
+    doubt = answers_nothing(evaluator) or shown_everywhere(settings, evaluator, good)
+    if doubt is not None:
+        reporter.emit(Notice(doubt, level="warning"))
     found = little_to_remove(settings, evaluator)
     if found is None:
         return

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from heretic.errors import PromptError
 from heretic.prompts.files import FILE_FORMATS, Rows, read_file
-from heretic.records.categories import NO_CATEGORY
+from heretic.records.category_names import NO_CATEGORY
 from heretic.system.files import expanded
 from heretic.system.hub import is_local
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from heretic.errors import PromptError
-from heretic.records.categories import category_key
+from heretic.records.category_names import category_key
 
 if TYPE_CHECKING:
     from heretic.prompts import Prompt, PromptSets

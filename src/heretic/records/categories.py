@@ -6,10 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from heretic.records.category_names import NO_CATEGORY, category_key
 from heretic.records.statistics import Interval, interval, wilson
-
-NO_CATEGORY = "none"
-"""The category of prompts whose cell is empty, in sets that have categories."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +72,6 @@ class CategoryTable:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
         return asdict(self)
-
-
-def category_key(name: str) -> str:
-    """What two names of one category share: case and white space are ignored."""
-    return " ".join(name.split()).casefold()
 
 
 def category_rows(
