@@ -21,7 +21,7 @@ from heretic.config import Settings
 from heretic.errors import PromptError, SettingsError
 from heretic.evaluator.library import LibraryEvaluator
 from heretic.events import StageFinished
-from heretic.pipeline import categories
+from heretic.pipeline import categories, single
 from heretic.pipeline.nearest import nearest_run
 from heretic.pipeline.prompts import load_evaluation_prompts
 from heretic.scorers import load_scorers
@@ -246,6 +246,30 @@ class TestFigures:
         assert isinstance(file, io.StringIO)
         assert "refusals by category, spared prompts" in file.getvalue().lower()
         assert exported.categories[2].rows[0].texts()[3] in file.getvalue()
+
+
+class TestWithoutASearch:
+    def test_a_saved_model_and_an_applied_plan_have_the_figures_of_the_search(
+        self, make: Make, tmp_path: Path
+    ):
+        settings = make(keep=["rope"])
+        session = open_session(settings)
+        (trial,) = pipeline.search(session)
+        exported = pipeline.export_trial(session, trial, tmp_path / "edited", "merge")
+        names = ["evaluation", "spared"]
+        expected = {table.prompts: table.rows for table in exported.categories}
+        # Without a search no prompts are held out, so that fewer are spared.
+        evaluated = settings.replaced(evaluate_model=str(tmp_path / "edited"))
+        found = single.compare(evaluated, Recorder()).categories
+        assert [table.prompts for table in found] == names
+        assert found[0].rows == expected["evaluation"]
+        (row,) = found[1].rows
+        assert (row.category, row.n) == ("rope", 2)
+        place = tmp_path / "applied"
+        single.apply_plan(settings, trial.plan, place, "merge", Recorder())
+        written = json.loads((place / "abliteration_params.json").read_text())["scores"]
+        tables = json.loads(json.dumps([table.to_dict() for table in found]))
+        assert written["categories"] == tables
 
 
 def _count(session: Any) -> int:

@@ -105,6 +105,7 @@ def apply_plan(
         long_replies=long_scores(
             Chosen(trial, evaluator, prompts.evaluation, directions, reporter)
         ),
+        categories=_by_category(trial, evaluator, prompts, directions, reporter),
     )
     folder = export.save(model, request, destination, strategy=strategy, reporter=reporter)
     return export.verify(
@@ -114,6 +115,26 @@ def apply_plan(
         reporter,
         measure_full=in_full_precision(settings, evaluator, prompts.evaluation, reporter),
     )
+
+
+def _by_category(
+    trial: Trial,
+    evaluator: LibraryEvaluator,
+    prompts: PromptSets,
+    directions: Tensor,
+    reporter: Reporter,
+) -> tuple[CategoryTable, ...]:
+    """Scores of the plan by category of the prompts, and on those of spared categories."""
+    pair = evaluator.baseline, trial.scores
+    tables = tables_of("evaluation", evaluator.scorers, prompts.evaluation, *pair)
+    apart = evaluator_on_spared(evaluator, prompts.spared, reporter, directions)
+    if apart is None:
+        return tables
+    evaluator.release()  # so that only one cache has to fit into memory
+    before, after = apart.baseline, apart.evaluate([trial.plan])[0]
+    apart.release()
+    rows = EvaluationPrompts((), prompts.spared)
+    return tables + tables_of("spared", apart.scorers, rows, before, after)
 
 
 def _with_directions_of(known: RunManifest, settings: Settings) -> Settings:
