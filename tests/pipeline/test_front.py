@@ -96,7 +96,7 @@ class TestIntervals:
         assert told.startswith(
             "On 12 prompts, the intervals of refusals of all trials on the front"
         )
-        assert "bad_evaluation_prompts.split" in told
+        assert told.endswith("Give more evaluation prompts.")
 
     def test_trials_that_do_not_differ_from_the_original(self):
         (told,) = self.told(score(3, 8), score(6, 8), original=score(7, 8))

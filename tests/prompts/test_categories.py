@@ -12,7 +12,7 @@ import pytest
 from heretic.config import DatasetSpecification
 from heretic.errors import PromptError
 from heretic.prompts import EvaluationPrompts, Prompt, PromptSets, load
-from heretic.prompts.spared import remarks_on_spared, spare
+from heretic.prompts.spared import check_kept, remarks_on_spared, spare
 
 ROWS = {"text": ["one", "two", " ", "three", "four"], "kind": ["a", "b  c", "a", None, " "]}
 EXPECTED = [("one", "a"), ("two", "b c"), ("three", "none"), ("four", "none")]
@@ -149,8 +149,13 @@ def test_a_prompt_of_two_categories_is_spared_in_both():
 
 def test_an_unknown_category_is_refused_and_the_nearest_named():
     with pytest.raises(PromptError, match="'map', which no bad prompt has") as caught:
-        spare(sets(), ["rope", "map"])
+        check_kept(sets(), ["rope", "map"])
     assert caught.value.remedy == "The nearest one is 'maps'; there are ink, maps, rope."
+    check_kept(sets(), ["INK", "maps"])
+    many = rows(*(f"kind{number:02} 1" for number in range(20)))
+    with pytest.raises(PromptError) as caught:
+        check_kept(sets(bad=many), ["kind"])
+    assert "kind10 and 11 more." in str(caught.value)
 
 
 @pytest.mark.parametrize("where", ["directions", "evaluation"])

@@ -61,14 +61,14 @@ def _overlapping(front: Sequence[Trial], baseline: Sequence[Score]) -> list[str]
     if len(ends) < len(front) or not original.is_count:
         return []
     name, total = original.name, original.total
-    remedy = "Give more evaluation prompts (bad_evaluation_prompts.split)."
+    remedy = "Give more evaluation prompts."
     if original.interval is not None and all(_overlap([one, original.interval]) for one in ends):
         told = f"interval of {name} of every trial on the front overlaps with the original's"
         return [f"On {total} prompts, the {told}: no trial is shown to change it. {remedy}"]
     values = [score.value for score in scores]
     if len(front) > 1 and _overlap(ends) and max(values) - min(values) >= WIDE:
         told = f"intervals of {name} of all trials on the front overlap"
-        return [f"On {total} prompts, the {told}: they do not say which is the lowest. {remedy}"]
+        return [f"On {total} prompts, the {told}: they do not say which is the best. {remedy}"]
     return []
 
 

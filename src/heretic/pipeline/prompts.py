@@ -11,7 +11,7 @@ from heretic.errors import PromptError, SettingsError
 from heretic.evaluator.library import evaluation_prompts
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
 from heretic.prompts import EvaluationPrompts, PromptSets
-from heretic.prompts.spared import remarks_on_spared, spare
+from heretic.prompts.spared import check_kept, remarks_on_spared, spare
 from heretic.scorers import Scorer, load_scorers
 
 FEWEST_HELD_OUT = 10
@@ -56,6 +56,7 @@ def load_prompts(
         sets = replace(sets, protected=prompt_sets.load(settings.protected_prompts, system))
     if with_held_out:
         sets = replace(sets, held_out=_held_out(settings, sets))
+    check_kept(sets, settings.keep)
     sets = spare(sets, settings.keep)
     sets = replace(sets, held_out=_enough(settings, sets.held_out))
     _warn_of_overlap(sets, reporter)
@@ -84,6 +85,8 @@ def load_evaluation_prompts(
             + (f", {len(sets.spared)} spared" if sets.spared else "")
         )
     )
+    for remark in remarks_on_spared(sets, settings.keep, searched=False):
+        reporter.emit(Notice(remark, level="warning"))
     return sets
 
 

@@ -13,6 +13,8 @@ from heretic.records.category_names import category_key
 if TYPE_CHECKING:
     from heretic.prompts import Prompt, PromptSets
 
+_SHOWN_AT_MOST = 12
+
 
 def spare(sets: PromptSets, keep: Sequence[str]) -> PromptSets:
     """Take the prompts of some categories out of the bad sets.
@@ -25,19 +27,18 @@ def spare(sets: PromptSets, keep: Sequence[str]) -> PromptSets:
         keep: Names of categories; case and white space are ignored.
 
     Raises:
-        PromptError: No bad prompt has one of the categories, or no bad prompt is left.
+        PromptError: No bad prompt is left for evaluation or for directions.
     """
     if not keep:
         return sets
     held_out = () if sets.held_out is None else sets.held_out.bad
-    everywhere = [*sets.bad, *sets.evaluation.bad, *held_out]
-    _check_known(keep, everywhere)
+    everywhere = _bad_prompts(sets)
     wanted = {category_key(name) for name in keep}
     texts = {_text(prompt) for prompt in everywhere if _key(prompt) in wanted}
     protected, bad = _parted(sets.bad, texts)
     spared, scored = _parted(sets.evaluation.bad, texts)
     more_spared, held_out = _parted(held_out, texts)
-    for rows, where in ((bad, "for directions"), (scored, "for evaluation")):
+    for rows, where in ((scored, "for evaluation"), (bad, "for directions")):
         if not rows:
             raise PromptError(
                 f"No bad prompt {where} is left: all have categories that keep names "
@@ -54,11 +55,12 @@ def spare(sets: PromptSets, keep: Sequence[str]) -> PromptSets:
     )
 
 
-def remarks_on_spared(sets: PromptSets, keep: Sequence[str]) -> list[str]:
+def remarks_on_spared(sets: PromptSets, keep: Sequence[str], *, searched: bool = True) -> list[str]:
     """What `keep` does not do with these sets, one sentence each.
 
     Args:
         sets: What `spare` returned.
+        searched: Whether the sets are for a search, which protects what it spares.
     """
     told = []
     protected, spared = (
@@ -66,7 +68,7 @@ def remarks_on_spared(sets: PromptSets, keep: Sequence[str]) -> list[str]:
     )
     for name in dict.fromkeys(keep):
         key = category_key(name)
-        if key not in protected:
+        if searched and key not in protected:
             told.append(
                 f"No bad prompt for directions has the category {name}, which keep names: it is "
                 "left out of the search, but nothing protects it. Add such prompts to bad_prompts."
@@ -85,16 +87,28 @@ def remarks_on_spared(sets: PromptSets, keep: Sequence[str]) -> list[str]:
     return told
 
 
-def _check_known(keep: Sequence[str], prompts: Sequence[Prompt]) -> None:
-    known = {_key(prompt): prompt.category or "" for prompt in reversed(prompts)}
+def check_kept(sets: PromptSets, keep: Sequence[str]) -> None:
+    """Refuse names of categories that no bad prompt of a run has.
+
+    Raises:
+        PromptError: There is one; the message names the nearest category.
+    """
+    known = {_key(prompt): prompt.category or "" for prompt in reversed(_bad_prompts(sets))}
+    more = len(known) - _SHOWN_AT_MOST
+    listed = ", ".join(sorted(known.values())[:_SHOWN_AT_MOST])
     for name in keep:
         if category_key(name) not in known:
             (nearest,) = difflib.get_close_matches(category_key(name), known, n=1, cutoff=0.0)
             raise PromptError(
                 f"keep names the category {name!r}, which no bad prompt has.",
-                remedy=f"The nearest one is {known[nearest]!r}; there are "
-                f"{', '.join(sorted(known.values()))}.",
+                remedy=f"The nearest one is {known[nearest]!r}; there are {listed}"
+                + (f" and {more} more." if more > 0 else "."),
             )
+
+
+def _bad_prompts(sets: PromptSets) -> list[Prompt]:
+    held_out = () if sets.held_out is None else sets.held_out.bad
+    return [*sets.bad, *sets.evaluation.bad, *held_out]
 
 
 def _parted(rows: Sequence[Prompt], texts: set[str]) -> tuple[list[Prompt], list[Prompt]]:
