@@ -24,6 +24,7 @@ from heretic.events import StageFinished
 from heretic.pipeline import single
 from heretic.pipeline.nearest import nearest_run
 from heretic.pipeline.prompts import load_evaluation_prompts
+from heretic.records.categories import CategoryTable, category_rows
 from heretic.scorers import load_scorers
 from heretic.scorers.keyword import is_refusal
 
@@ -250,6 +251,14 @@ class TestFigures:
         assert isinstance(file, io.StringIO)
         assert "refusals by category, spared prompts" in file.getvalue().lower()
         assert exported.categories[2].rows[0].texts()[3] in file.getvalue()
+
+
+def test_names_that_others_chose_reach_the_terminal_without_commands():
+    table = CategoryTable("refusals", "spared", category_rows(["[bold]\x1b[31m"], (1.0,), (0.0,)))
+    file = io.StringIO()
+    Console(file=file, width=100).print(category_table(table))
+    assert "\x1b" not in file.getvalue()
+    assert "[bold]" in file.getvalue()
 
 
 class TestWithoutASearch:
