@@ -176,6 +176,23 @@ def test_settings_alone_save(tmp_path: Path) -> None:
     assert "original" in text
 
 
+def test_details_of_the_chosen_trial_are_shown_before_anything_is_done_with_it() -> None:
+    told: list[int] = []
+
+    def details(chosen: Trial) -> list[str]:
+        told.append(chosen.number)
+        return ["by category", "apart"]
+
+    console = Console(file=io.StringIO(), width=120)
+    answers = Answers(trial_index=1, model_action="chat")
+    dialogue = Dialogue(answers, MODEL, ARGV, PlainReporter(console), BASELINE)
+    recorder = Recorder()
+    Menu(dialogue, replace(recorder.actions(), details=details)).run(FRONT)
+    assert told == [2]
+    assert recorder.calls == [("chat", 2)]
+    assert "by category\n\napart" in written(console)
+
+
 def test_settings_alone_upload_chat_and_benchmark() -> None:
     upload = Answers(
         trial_index=0,

@@ -12,7 +12,12 @@ from rich.console import Console, Group, RenderableType
 from heretic.cli import INTERRUPTED
 from heretic.cli.display.next_steps import after_saving, next_steps
 from heretic.cli.display.reporter import Display
-from heretic.cli.display.tables import changes_table, front_table, scores_table
+from heretic.cli.display.tables import (
+    category_table,
+    changes_table,
+    front_table,
+    scores_table,
+)
 from heretic.cli.display.text import is_interactive, print_command
 from heretic.cli.menu.answers import program_arguments, without_options
 from heretic.cli.menu.benchmarks import show_benchmarks
@@ -112,7 +117,9 @@ def actions_of(session: Session, display: Display) -> Actions:
         table = saved_table(session.evaluator.baseline, trial.scores, exported, directory)
         run = session.folder.path, session.study.front.index(trial)
         steps = after_saving(directory, session.settings.model, run)
-        return Group(table, "", next_steps(steps))
+        held_out = [found for found in exported.categories if found.prompts == "held_out"]
+        more = [part for found in held_out for part in ("", category_table(found))]
+        return Group(table, *more, "", next_steps(steps))
 
     def upload(trial: Trial, repo_id: str, private: bool, strategy: str) -> RenderableType:
         full = export.check_upload(repo_id)
@@ -145,6 +152,9 @@ def actions_of(session: Session, display: Display) -> Actions:
         display.close()
         return None if found is None else finalists_table(found, trials)
 
+    def details(trial: Trial) -> Sequence[RenderableType]:
+        return [category_table(found) for found in pipeline.category_tables(session, trial)]
+
     return Actions(
         save=save,
         upload=upload,
@@ -152,6 +162,7 @@ def actions_of(session: Session, display: Display) -> Actions:
         benchmark=benchmark,
         more_trials=more_trials,
         finalists=finalists,
+        details=details,
     )
 
 

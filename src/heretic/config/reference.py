@@ -245,8 +245,8 @@ def _add_datasets(document: TOMLDocument) -> None:
     import tomlkit
 
     document.add(tomlkit.nl())
-    _comment(document, _heading("Prompts"))
-    for position, setting in enumerate(_group("Prompts")):
+    _comment(document, _heading("Prompts, continued"))
+    for position, setting in enumerate(filter(_is_tables, _group("Prompts"))):
         if setting.default is None:
             document.add(tomlkit.nl())
             _comment(document, f"[{setting.name}]\n{setting.description}")

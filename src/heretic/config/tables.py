@@ -66,6 +66,11 @@ class DatasetSpecification(BaseModel):
         "slice with or without a split name.",
     )
     column: str = Field(default="text", description="Column that holds the prompts.")
+    category_column: Annotated[str | None, Optionally] = Field(
+        default=None,
+        description="Column that holds the category of each prompt, by which figures of the chosen "
+        "trial are shown. Prompts whose cell is empty have the category none.",
+    )
     prefix: str = Field(default="", description="Text put before every prompt.")
     suffix: str = Field(default="", description="Text put after every prompt.")
     system_prompt: Annotated[str | None, Optionally] = Field(

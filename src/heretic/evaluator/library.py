@@ -17,7 +17,8 @@ from heretic.evaluator.baseline import BaselineFile
 from heretic.evaluator.evaluator import Evaluator
 from heretic.events import Reporter
 from heretic.model.core import Model
-from heretic.prompts import EvaluationPrompts
+from heretic.prompts import EvaluationPrompts, PromptSets
+from heretic.prompts.spared import spare
 from heretic.scorers import Scorer, load_scorers
 from heretic.scorers.keyword import KeywordRefusals, is_refusal
 from heretic.scorers.kl_divergence import kl_divergence
@@ -39,6 +40,12 @@ def evaluation_prompts(settings: Settings, scorers: Sequence[Scorer]) -> Evaluat
             for name, specification in scorer.sets().items()
         },
     )
+
+
+def _without_kept(found: EvaluationPrompts, keep: Sequence[str]) -> EvaluationPrompts:
+    """The prompts without bad ones of the categories that `keep` names."""
+    sets = PromptSets(good=found.good, bad=found.bad, evaluation=found)
+    return spare(sets, keep).evaluation
 
 
 class LibraryEvaluator(Evaluator):
@@ -74,7 +81,7 @@ class LibraryEvaluator(Evaluator):
         scorers = load_scorers(settings) if scorers is None else scorers
         super().__init__(
             model,
-            prompts or evaluation_prompts(settings, scorers),
+            prompts or _without_kept(evaluation_prompts(settings, scorers), settings.keep),
             scorers,
             max_response_length=max_response_length or settings.max_response_length,
             directions=directions,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from heretic.errors import ExportError
 from heretic.harness.results import PairedMetric
+from heretic.records.categories import CategoryTable
 from heretic.records.trial import Score, Trial
 from heretic.runs.manifest import RunManifest
 from heretic.system.files import expanded
@@ -171,6 +172,7 @@ class ExportRequest:
         full_precision: Scores in full precision, if the search ran on a quantised model.
         held_out: Scores on held-out prompts; None if there are none.
         long_replies: Scores with longer replies; None if no scorer reads replies.
+        categories: Scores by category of the prompts; empty where the sets have no categories.
         benchmarks: Metrics of the trial, paired with the original's, on whole benchmark tasks.
         prompts: The sets of prompts that the figures rest on.
         compared: Number of trials that this one was chosen among; 1 without a search.
@@ -188,6 +190,7 @@ class ExportRequest:
     full_precision: FullPrecision | None = None
     held_out: HeldOut | None = None
     long_replies: LongReplies | None = None
+    categories: tuple[CategoryTable, ...] = ()
     benchmarks: tuple[PairedMetric, ...] = ()
     prompts: tuple[UsedPrompts, ...] = ()
     compared: int = 1

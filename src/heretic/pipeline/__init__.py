@@ -6,6 +6,7 @@ Interactive use, use by settings alone, the library and reproduction call these 
 not modes inside them. Values found at run time go into the run's manifest, never into the settings.
 """
 
+from heretic.pipeline.categories import category_tables
 from heretic.pipeline.checks import check_model
 from heretic.pipeline.export import Exported, export_trial
 from heretic.pipeline.finalists import Finalists, score_finalists
@@ -38,6 +39,7 @@ __all__ = [
     "Finalists",
     "PromptSets",
     "Session",
+    "category_tables",
     "check_model",
     "choose_prefix",
     "compute_directions",

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from heretic import export
 from heretic.harness.store import figures_of
+from heretic.pipeline.categories import category_tables
 from heretic.pipeline.held_out import held_out_scores
 from heretic.pipeline.long_replies import long_replies
 from heretic.pipeline.precision import in_full_precision
 from heretic.pipeline.run import Session
+from heretic.records.categories import CategoryTable
 from heretic.records.trial import Score, Trial
 
 
@@ -23,12 +25,14 @@ class Exported:
         held_out: Scores on held-out prompts; None if there are none.
         long_replies: Scores with longer replies than in the search; None if no scorer reads them.
         compared: Number of trials that this one was chosen among.
+        categories: Scores by category of the prompts; empty where the sets have no categories.
     """
 
     saved: tuple[Score, ...]
     held_out: export.HeldOut | None
     long_replies: export.LongReplies | None = None
     compared: int = 1
+    categories: tuple[CategoryTable, ...] = ()
 
 
 def export_trial(
@@ -56,6 +60,7 @@ def export_trial(
         long_replies=long_replies(session, trial, most_long),
         held_out=held_out_scores(session, trial),
     )
+    request = replace(request, categories=category_tables(session, trial, request.held_out))
     folder = export.save(
         session.model, request, destination, strategy=strategy, reporter=session.reporter
     )
@@ -68,4 +73,6 @@ def export_trial(
             session.settings, session.evaluator, session.prompts.evaluation, session.reporter
         ),
     )
-    return Exported(scores, request.held_out, request.long_replies, request.compared)
+    return Exported(
+        scores, request.held_out, request.long_replies, request.compared, request.categories
+    )

@@ -84,8 +84,15 @@ def _differences(
 
 def _prompt_sets(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     tables = [found.name for found in settings_of() if found.kind == "table" and found.scores]
-    changed = [name for name in tables if before.get(name) != now.get(name)]
+    changed = [name for name in tables if _said(before.get(name)) != _said(now.get(name))]
     yield from changed or ["the text of the prompts"]
+
+
+def _said(table: Any) -> Any:
+    """A prompt set without the keys that are unset: runs lack those that came later."""
+    if not isinstance(table, Mapping):
+        return table
+    return {key: value for key, value in table.items() if value is not None}
 
 
 def _change(name: str, before: Any, now: Any) -> str:

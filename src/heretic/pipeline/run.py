@@ -27,6 +27,7 @@ from heretic.method.fits import Fit
 from heretic.model.core import Model
 from heretic.model.fits import read_fits
 from heretic.model.library import LibraryModel
+from heretic.pipeline.front import front_warnings
 from heretic.pipeline.identity import baseline_key, fingerprint, used_prompts
 from heretic.pipeline.known import model_of_run
 from heretic.pipeline.stages import scores_line
@@ -147,7 +148,7 @@ def prepare(
     baseline = _scored_original(evaluator, known, reporter)
     aim = share_of(settings.max_refusals, baseline)
     if known is None:
-        check_worthwhile(settings, evaluator, reporter, agree)
+        check_worthwhile(settings, evaluator, prompts.evaluation.good, reporter, agree)
     options = options_of(SearchOptions, settings)
     how = method_of(options, known, tells_words=tells_words(scorers))
     manifest = known
@@ -313,7 +314,10 @@ def search(session: Session, n_trials: int | None = None, *, timed: bool = True)
         to_the_end=n_trials is not None,  # whether the front grows or not
         time_limit=_limit(session.settings, session.started) if timed else None,
     )
-    return session.study.front
+    front, evaluator = session.study.front, session.evaluator
+    for text in front_warnings(front, evaluator.baseline, evaluator.scorers):
+        session.reporter.emit(Notice(text, level="warning"))
+    return front
 
 
 def _limit(settings: Settings, started: float) -> TimeLimit | None:

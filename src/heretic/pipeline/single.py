@@ -22,6 +22,7 @@ from heretic.model.core import Model
 from heretic.model.library import LibraryModel
 from heretic.model.loading import load_tokenizer
 from heretic.model.source import ModelSource
+from heretic.pipeline.categories import evaluator_on_spared, tables_of
 from heretic.pipeline.checks import check_model
 from heretic.pipeline.identity import used_prompts
 from heretic.pipeline.known import load_run
@@ -37,7 +38,8 @@ from heretic.pipeline.stages import (
     model_and_directions,
     scores_line,
 )
-from heretic.prompts import PromptSets
+from heretic.prompts import EvaluationPrompts, PromptSets
+from heretic.records.categories import CategoryTable
 from heretic.records.options import options_of
 from heretic.records.plan import Plan
 from heretic.records.trial import Score, Trial
@@ -105,6 +107,7 @@ def apply_plan(
         long_replies=long_scores(
             Chosen(trial, evaluator, prompts.evaluation, directions, reporter)
         ),
+        categories=_by_category(trial, evaluator, prompts, directions, reporter),
     )
     folder = export.save(model, request, destination, strategy=strategy, reporter=reporter)
     return export.verify(
@@ -114,6 +117,26 @@ def apply_plan(
         reporter,
         measure_full=in_full_precision(settings, evaluator, prompts.evaluation, reporter),
     )
+
+
+def _by_category(
+    trial: Trial,
+    evaluator: LibraryEvaluator,
+    prompts: PromptSets,
+    directions: Tensor,
+    reporter: Reporter,
+) -> tuple[CategoryTable, ...]:
+    """Scores of the plan by category of the prompts, and on those of spared categories."""
+    pair = evaluator.baseline, trial.scores
+    tables = tables_of("evaluation", evaluator.scorers, prompts.evaluation, *pair)
+    apart = evaluator_on_spared(evaluator, prompts.spared, reporter, directions)
+    if apart is None:
+        return tables
+    evaluator.release()  # so that only one cache has to fit into memory
+    before, after = apart.baseline, apart.evaluate([trial.plan])[0]
+    apart.release()
+    rows = EvaluationPrompts((), prompts.spared)
+    return tables + tables_of("spared", apart.scorers, rows, before, after)
 
 
 def _with_directions_of(known: RunManifest, settings: Settings) -> Settings:
@@ -162,10 +185,14 @@ def prepare_directions(
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Scores of the original model (`baseline`) and of the model judged against it."""
+    """Scores of the original model (`baseline`) and of the model judged against it.
+
+    `categories` holds them by category of the prompts; it is empty where sets have no categories.
+    """
 
     baseline: tuple[Score, ...]
     judged: tuple[Score, ...]
+    categories: tuple[CategoryTable, ...] = ()
 
 
 def compare(settings: Settings, reporter: Reporter) -> Comparison:
@@ -192,11 +219,14 @@ def compare(settings: Settings, reporter: Reporter) -> Comparison:
     )
     reporter.emit(StageStarted(f"Scoring {settings.model}"))
     baseline = evaluator.baseline
+    apart = evaluator_on_spared(evaluator, prompts.spared, reporter)
+    spared = () if apart is None else apart.baseline
     reporter.emit(StageFinished(scores_line(baseline)))
     prefix, date = original.response_prefix, original.renderer.date
     texts = _rendered(original, prompts)
     width = original.model.get_output_embeddings().weight.shape[0]
-    evaluator.release()
+    for used in filter(None, (evaluator, apart)):
+        used.release()
     original.unload()  # so that only one large model has to fit into memory
     judged = load_judged(judged_settings, reporter)
     if judged.model.get_output_embeddings().weight.shape[0] != width:
@@ -213,8 +243,12 @@ def compare(settings: Settings, reporter: Reporter) -> Comparison:
         )
     reporter.emit(StageStarted(f"Scoring {settings.evaluate_model}"))
     scores = evaluator.score_model(judged)
+    tables = tables_of("evaluation", scorers, prompts.evaluation, baseline, scores)
+    if apart is not None:
+        rows = EvaluationPrompts((), prompts.spared)
+        tables += tables_of("spared", scorers, rows, spared, apart.score_model(judged))
     reporter.emit(StageFinished(scores_line(scores)))
-    return Comparison(baseline=baseline, judged=scores)
+    return Comparison(baseline, scores, tables)
 
 
 def _prompt_as_recorded(

@@ -28,6 +28,7 @@ from heretic.model.rendering import check_prompts
 from heretic.prompts import Prompt, PromptSets
 from heretic.records.plan import RowNormalization
 from heretic.records.trial import Score
+from heretic.refusals import stance
 from heretic.system.adapters import find_adapter
 from heretic.system.machine import accelerator, device_name
 
@@ -80,6 +81,7 @@ def check_rendering(model: Model, prompts: PromptSets, reporter: Reporter) -> No
             the model has positions.
     """
     sets = {"good": prompts.good, "bad": prompts.bad, "protected": prompts.protected}
+    sets |= {"spared": prompts.spared}
     for prefix, evaluation in (("", prompts.evaluation), ("held out ", prompts.held_out)):
         if evaluation is not None:
             rows = evaluation.by_name()
@@ -88,6 +90,7 @@ def check_rendering(model: Model, prompts: PromptSets, reporter: Reporter) -> No
             model.encode_rows(evaluation.bad, model.options.max_response_length)
     for name in ("good", "bad", "protected"):
         model.encode_rows(sets[name])
+    model.encode_rows(prompts.spared, model.options.max_response_length)
     for warning in check_prompts(model, sets):
         reporter.emit(Notice(warning, "warning"))
 
@@ -111,9 +114,31 @@ def load_judged(settings: Settings, reporter: Reporter) -> LibraryModel:
 def choose_prefix(
     settings: Settings, model: Model, prompts: PromptSets, reporter: Reporter
 ) -> None:
-    """Unless the settings give a response prefix, set the model's to what replies begin with."""
-    if settings.response_prefix != "auto":
-        return
+    """Unless the settings give a response prefix, set the model's to what replies begin with.
+
+    A warning says where it settles already whether a reply declines.
+    """
+    if settings.response_prefix == "auto":
+        _find_prefix(settings, model, prompts, reporter)
+    told = _told_of_stance(model.response_prefix)
+    if told is not None:
+        reporter.emit(Notice(told, level="warning"))
+
+
+def _told_of_stance(prefix: str) -> str | None:
+    """One sentence on a response prefix that declines or complies; None for any other."""
+    already = stance(prefix)
+    if already is None:
+        return None
+    return (
+        f"The response prefix {prefix!r} already {already}, and every reply is made to begin with "
+        "it: what the model would say in its place is not counted. Set response_prefix to empty "
+        'text (--response-prefix "") to count it.'
+    )
+
+
+def _find_prefix(settings: Settings, model: Model, prompts: PromptSets, reporter: Reporter) -> None:
+    """Set the model's response prefix to what its replies begin with."""
     sample = [*prompts.good[:PREFIX_PROMPTS], *prompts.bad[:PREFIX_PROMPTS]]
     reporter.emit(StageStarted("Looking for a response prefix", total=len(sample)))
     model.response_prefix = find_response_prefix(model, sample, settings.chain_of_thought_skips)

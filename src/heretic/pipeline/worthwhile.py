@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from heretic.config.settings import Settings
 from heretic.errors import StudyError
 from heretic.evaluator.evaluator import Evaluator
 from heretic.events import Notice, Reporter
+from heretic.prompts import Prompt
+from heretic.refusals import classify
+from heretic.scorers.registry import behavior_shown
 
 LITTLE = 0.1
 """The search is not worth its time if the original shows the behaviour on fewer prompts."""
+
+MOST = 0.9
+"""Share of replies above which all of them count as broken, or as showing the behaviour."""
+
+GOOD = 16
+"""Good prompts whose replies are looked at where the bad ones nearly all show the behaviour."""
 
 Agree = Callable[[str], bool]
 """Takes what was found; returns whether to search all the same."""
@@ -22,17 +31,27 @@ REASONS = (
 
 
 def check_worthwhile(
-    settings: Settings, evaluator: Evaluator, reporter: Reporter, agree: Agree | None
+    settings: Settings,
+    evaluator: Evaluator,
+    good: Sequence[Prompt],
+    reporter: Reporter,
+    agree: Agree | None,
 ) -> None:
     """Warn before a search for what is not there; stop it unless `force` or the user says to go on.
 
+    Warn too of a model that answers nothing: its replies are broken, or it declines everything.
+
     Args:
+        good: The good evaluation prompts.
         agree: Asks the user; None for programs, which are only warned.
 
     Raises:
         StudyError: The original shows the behaviour on too few prompts, and the user does not
             want to go on.
     """
+    doubt = answers_nothing(evaluator) or shown_everywhere(settings, evaluator, good)
+    if doubt is not None:
+        reporter.emit(Notice(doubt, level="warning"))
     found = little_to_remove(settings, evaluator)
     if found is None:
         return
@@ -41,6 +60,47 @@ def check_worthwhile(
         reporter.emit(Notice(told, level="warning"))
     elif not agree(told):
         raise StudyError(told, remedy="Set force (--force) to search all the same.")
+
+
+def answers_nothing(evaluator: Evaluator) -> str | None:
+    """What is wrong if nearly all replies of the original that scorers read are broken text."""
+    outputs = evaluator.baseline_outputs
+    labels = [
+        classify(reply, prompt.user).label
+        for name, replies in outputs.responses.items()
+        for prompt, reply in zip(outputs.prompts[name], replies, strict=True)
+    ]
+    broken = labels.count("degenerate")
+    if not labels or broken < MOST * len(labels):
+        return None
+    return (
+        f"The original model answers nothing: {broken} of {len(labels)} replies are empty or "
+        "broken text. Check its files, its dtype and its chat template, and chat with it."
+    )
+
+
+def shown_everywhere(
+    settings: Settings, evaluator: Evaluator, good: Sequence[Prompt]
+) -> str | None:
+    """What is wrong if the original shows the behaviour on nearly all bad and good prompts.
+
+    Args:
+        good: The good evaluation prompts; some are answered, if nearly all bad ones show it.
+    """
+    shows = behavior_shown(evaluator.scorers, settings.refusal_markers)
+    bad = [shows(reply) for reply in evaluator.baseline_outputs.responses.get("bad", ())]
+    if settings.goal != "remove" or not bad or sum(bad) < MOST * len(bad):
+        return None
+    replies = evaluator.model.get_responses_batched(good[:GOOD], decided=shows, report=False)
+    count = sum(map(shows, replies))
+    if not replies or count < MOST * len(replies):
+        return None
+    return (
+        f"The original model shows the behaviour on {count} of {len(replies)} good prompts, and on "
+        f"{sum(bad)} of {len(bad)} bad ones: what sets the two apart is not this behaviour. Give "
+        "good prompts that do not trigger it, or see whether system_prompt or response_prefix "
+        "brings it about."
+    )
 
 
 def little_to_remove(settings: Settings, evaluator: Evaluator) -> str | None:

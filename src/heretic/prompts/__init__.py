@@ -31,10 +31,15 @@ HELD_OUT = 100
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A user message and the system prompt that goes with it; None without one."""
+    """A user message and the system prompt that goes with it; None without one.
+
+    `category` is what its set says of it, None without categories. Prompts that differ in nothing
+    else are equal: the model is given the same.
+    """
 
     user: str
     system: str | None = None
+    category: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,8 @@ class PromptSets:
         held_out: Prompts that neither directions nor search have seen; the chosen trial is scored
             on them. None where there are too few.
         protected: Prompts that are like the bad ones, on which the model should stay as it was.
+        spared: Evaluation and held-out prompts of the categories that the setting `keep` names: the
+            search does not use them, and the chosen trial is scored on them.
     """
 
     good: Sequence[Prompt]
@@ -87,6 +94,7 @@ class PromptSets:
     evaluation: EvaluationPrompts
     held_out: EvaluationPrompts | None = None
     protected: Sequence[Prompt] = ()
+    spared: Sequence[Prompt] = ()
 
 
 def load(specification: DatasetSpecification, default_system: str | None = None) -> list[Prompt]:
@@ -109,8 +117,10 @@ def load(specification: DatasetSpecification, default_system: str | None = None)
     system = default_system
     if specification.system_prompt is not None:
         system = specification.system_prompt
-    texts = read_texts(specification)
-    return [Prompt(f"{specification.prefix}{text}{specification.suffix}", system) for text in texts]
+    return [
+        Prompt(f"{specification.prefix}{text}{specification.suffix}", system, category)
+        for text, category in read_texts(specification)
+    ]
 
 
 def held_out(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from heretic.errors import PromptError
 from heretic.prompts.files import FILE_FORMATS, Rows, read_file
+from heretic.records.category_names import NO_CATEGORY
 from heretic.system.files import expanded
 from heretic.system.hub import is_local
 
@@ -44,6 +45,9 @@ class DatasetRows:
         return list(self.data.select(list(rows))[column])
 
 
+_CATEGORY = str | int | None
+
+
 @dataclass(frozen=True)
 class _Source:
     """Splits of a data set. With `any_split` the only split is used for every name."""
@@ -52,11 +56,14 @@ class _Source:
     any_split: bool = False
 
 
-def read_texts(specification: DatasetSpecification) -> list[str]:
-    """The texts of a prompt set, in order, without empty ones.
+def read_texts(specification: DatasetSpecification) -> list[tuple[str, str | None]]:
+    """The texts of a prompt set with their categories, in order, without empty texts.
+
+    The category is None where the set has no `category_column`.
 
     Raises:
-        PromptError: The set, split or column does not exist, or there is no text in it.
+        PromptError: The set, split or a column does not exist, there is no text in it, or the
+            categories are neither texts nor whole numbers.
     """
     name, column = specification.dataset, specification.column
     source = _open(name, specification.commit)
@@ -70,8 +77,13 @@ def read_texts(specification: DatasetSpecification) -> list[str]:
             f"columns are {_listed(names)}.",
             remedy="Set `column` to the one that holds the prompts.",
         )
-    texts = [value for value in values if value and value.strip()]
-    for text in texts:
+    categories = _categories(chosen, specification)
+    texts = [
+        (text, category)
+        for text, category in zip(values, categories, strict=True)
+        if text and text.strip()
+    ]
+    for text, _ in texts:
         check_characters(text, name)
     if not texts:
         raise _no_rows(source, specification)
@@ -114,6 +126,45 @@ def _no_rows(source: _Source, specification: DatasetSpecification) -> PromptErro
         f"Prompt set {specification.dataset}, {wanted}is empty; it has {lengths}.",
         remedy="Set `split` to rows that exist.",
     )
+
+
+def _categories(
+    chosen: Sequence[tuple[Rows, Sequence[int]]], specification: DatasetSpecification
+) -> Sequence[str | None]:
+    """The category of each row; None in sets without categories."""
+    column, name = specification.category_column, specification.dataset
+    if column is None:
+        return [None] * sum(len(numbers) for _, numbers in chosen)
+    names = chosen[0][0].column_names
+    if column not in names or column == specification.column:
+        own = " besides that of the prompts" if column == specification.column else ""
+        raise PromptError(
+            f"Prompt set {name} has no column {column!r} of categories{own}; its columns are "
+            f"{_listed(names)}.",
+            remedy="Set `category_column` to one of them, or leave it out. Text files have no "
+            "categories; CSV, JSON lines and Parquet files can have them.",
+        )
+    values = [
+        value for rows, numbers in chosen for value in _names_of_classes(rows, column, numbers)
+    ]
+    wrong = next((v for v in values if isinstance(v, bool) or not isinstance(v, _CATEGORY)), None)
+    if wrong is not None:
+        raise PromptError(
+            f"Column {column!r} of prompt set {name} holds {type(wrong).__name__}, which is no "
+            "category.",
+            remedy="Set `category_column` to a column of texts or whole numbers.",
+        )
+    return [" ".join(str("" if v is None else v).split()) or NO_CATEGORY for v in values]
+
+
+def _names_of_classes(rows: Rows, column: str, numbers: Sequence[int]) -> list[Any]:
+    """The values of a column; where `datasets` keeps numbers of classes, the classes' names."""
+    values = rows.values(column, numbers)
+    kind = rows.data.features[column] if isinstance(rows, DatasetRows) else None
+    names = getattr(kind, "names", None)
+    if names is None:
+        return values
+    return [names[value] if value is not None and value >= 0 else None for value in values]
 
 
 def check_characters(text: str, name: str) -> None:

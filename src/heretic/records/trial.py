@@ -62,6 +62,12 @@ class Score:
         found = re.match(r"[\d.]+/(\d+)\b", self.display, re.ASCII)
         return None if found is None else int(found[1])
 
+    @property
+    def parts(self) -> dict[str, float]:
+        """The kinds of replies that a count names: `9/100 (2 partial, 4 degenerate)`."""
+        found = re.findall(r"([\d.]+) ([^\W\d]\w*)", self.display.partition("(")[2], re.ASCII)
+        return {kind: float(count) for count, kind in found}
+
     def objective(self) -> float | None:
         """The value to minimise: negated if it is maximised, None if it is only reported."""
         signs = {"minimize": 1.0, "maximize": -1.0}

@@ -1,5 +1,15 @@
 """Tell whether a reply refuses, by rules over its text, without a model or heavy imports."""
 
 from heretic.refusals.detector import LABELS, Classification, Label, Span, classify, settled
+from heretic.refusals.stance import Stance, stance
 
-__all__ = ["LABELS", "Classification", "Label", "Span", "classify", "settled"]
+__all__ = [
+    "LABELS",
+    "Classification",
+    "Label",
+    "Span",
+    "Stance",
+    "classify",
+    "settled",
+    "stance",
+]

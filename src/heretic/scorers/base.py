@@ -266,6 +266,14 @@ class Scorer:
         """
         return score.value if score.is_count else None
 
+    def counts_only_broken(self, score: Score) -> bool:
+        """Whether all that this scorer's score counts are broken replies; False if it cannot say.
+
+        Args:
+            score: A score of this scorer.
+        """
+        return False
+
     def bound(self, replies: Replies) -> Score:
         """`best_possible` as a record."""
         value, display = self.best_possible(replies)

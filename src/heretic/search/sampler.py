@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -232,6 +232,11 @@ class OptunaStudy:
             constant_liar=True,
             seed=seed,
         )
+
+    def params_of(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
+        """The parameters of these trials; empty for plans from outside the space."""
+        trials = self._study.get_trials(deepcopy=False)
+        return [dict(trials[number].params) for number in numbers]
 
     def adopt(self, plan: Plan) -> int:
         """Add a trial for a given plan; returns its number."""

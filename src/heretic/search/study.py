@@ -23,6 +23,7 @@ from heretic.records.trial import Optimization, Score, Trial
 from heretic.records.trial import front as front_of
 from heretic.runs.folder import RunFolder
 from heretic.runs.journal import INTERRUPTED
+from heretic.search.bounds import bound_warnings
 from heretic.search.limits import TimeLimit
 from heretic.search.space import Space
 from heretic.search.volume import is_stagnant
@@ -173,6 +174,7 @@ class Study:
                 self._search = None
                 search.report_end(reason)
                 self.folder.mark_journal()
+            search.warn_of_bounds()
             return search.trials
 
 
@@ -386,6 +388,11 @@ class _Search:
                 None if limit is None else limit.seconds,
             )
         )
+
+    def warn_of_bounds(self) -> None:
+        params = self._sampler.params_of(trial.number for trial in self.front)
+        for text in bound_warnings(self._study.space, params):
+            self._reporter.emit(Notice(text, level="warning"))
 
     def _report(self, trial: Trial) -> None:
         self._reporter.emit(

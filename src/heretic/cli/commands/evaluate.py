@@ -36,7 +36,7 @@ def evaluate(settings: Settings, *, as_json: bool) -> int:
     from rich.console import Console
 
     from heretic.cli.display.reporter import make_reporter
-    from heretic.cli.display.tables import scores_table
+    from heretic.cli.display.tables import category_table, scores_table
     from heretic.cli.display.text import make_console
     from heretic.pipeline import single
 
@@ -51,11 +51,15 @@ def evaluate(settings: Settings, *, as_json: bool) -> int:
             "scores": scores_json(result.judged),
             "baseline": scores_json(result.baseline),
             "differences": differences_json(result.baseline, result.judged),
+            "categories": [table.to_dict() for table in result.categories],
         }
         click.echo(json.dumps(data, indent=2))
     else:
         rows = [(settings.model, result.baseline), (settings.evaluate_model, result.judged)]
         console.print(scores_table(rows, with_difference=True))
+        for found in result.categories:
+            console.print()
+            console.print(category_table(found))
     return 0
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from heretic.cli.display.text import clip, consecutive, text_cells, title
 from heretic.harness.results import PairedMetric, how_compared
+from heretic.records.categories import CategoryTable
 from heretic.records.plan import FittedKernel, Plan
 from heretic.records.selection import names_by_row, row_within
 from heretic.records.statistics import difference_text, indistinguishable, paired
@@ -22,6 +23,13 @@ from heretic.records.trial import Score, Trial
 from heretic.system.display import safe
 
 ORIGINAL = "original"
+
+_PROMPTS = {
+    "evaluation": "prompts of the search",
+    "held_out": "held-out prompts",
+    "spared": "spared prompts",
+}
+"""What `CategoryTable.prompts` means."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +175,17 @@ def changes_table(
         table.add_row(*text_cells(title(score.name), shown, score.display, change))
     table.caption = _heading("[ ]: 95% interval of the change from prompt to prompt", "dim")
     table.caption_justify = "left"
+    return table
+
+
+def category_table(found: CategoryTable) -> Table:
+    """A share by category of the prompts, before and after the edit, with intervals."""
+    table = _table(f"{title(found.score)} by category, {_PROMPTS[found.prompts]}")
+    table.add_column("category")
+    for name in ("n", ORIGINAL, "edited"):
+        table.add_column(name, justify="right")
+    for row in found.rows:
+        table.add_row(*text_cells(*row.texts()))
     return table
 
 

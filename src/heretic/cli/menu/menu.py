@@ -46,7 +46,8 @@ class Actions:
     What `save`, `upload` and `benchmark` return is printed: a line (never read as markup), or a
     table. `more_trials(n, timed)` continues the search, within its time limit if `timed`, and
     returns the new front, even if it was interrupted. `finalists` scores the trials that have names
-    more thoroughly, before the user is asked for one.
+    more thoroughly, before the user is asked for one. `details` are shown of a trial that was
+    chosen, below its scores.
     An action that is None is not offered.
     """
 
@@ -56,6 +57,7 @@ class Actions:
     benchmark: Callable[[Trial, Sequence[str], bool], RenderableType] | None = None
     more_trials: Callable[[int, bool], Sequence[Trial]] | None = None
     finalists: Callable[[Sequence[Trial]], RenderableType | None] | None = None
+    details: Callable[[Trial], Sequence[RenderableType]] | None = None
 
 
 class Menu:
@@ -261,6 +263,14 @@ class Menu:
             rows = {"original": self.dialogue.baseline, f"trial {trial.number}": trial.scores}
             self.dialogue.show(scores_table(rows, label=""))
         self.dialogue.show(plan_table(trial.plan))
+        if self.actions.details is not None:
+            self._perform(partial(self._show_details, self.actions.details, trial))
+
+    def _show_details(
+        self, details: Callable[[Trial], Sequence[RenderableType]], trial: Trial
+    ) -> None:
+        for table in details(trial):
+            self.dialogue.show(table)
 
     def _show_result(self, result: RenderableType | None) -> None:
         if isinstance(result, str):

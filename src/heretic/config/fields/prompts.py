@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from heretic.config.declaration import FieldGroup, Optionally, setting
+from heretic.config.declaration import FieldGroup, Optionally, Texts, setting
 from heretic.config.tables import DatasetSpecification
 
 
@@ -54,6 +54,16 @@ class PromptsFields(FieldGroup):
         "validate` uses them: a plan that works with their direction removes the topic.",
         example={"dataset": "topic.txt", "split": "train[:100]"},
         scores=False,
+    )
+    keep: Texts = setting(
+        (),
+        "Prompts",
+        "Categories of bad prompts to spare, by the `category_column` of the bad sets: the model "
+        "should go on showing the behaviour there. Their prompts for directions join the protected "
+        "prompts; the others are left out of the search and of its figures, and how many of them "
+        "still show the behaviour is reported apart.",
+        example=["medical"],
+        as_before=[],
     )
     good_held_out_prompts: Annotated[DatasetSpecification | None, Optionally] = setting(
         None,

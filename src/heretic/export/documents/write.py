@@ -120,6 +120,7 @@ def applied_weights(
 
 def _scores(request: ExportRequest) -> Mapping[str, Any]:
     full, long = request.full_precision, request.long_replies
+    by_category = [table.to_dict() for table in request.categories]
     return {
         "before": [score.to_dict() for score in request.baseline],
         "after": [score.to_dict() for score in request.scores],
@@ -127,4 +128,5 @@ def _scores(request: ExportRequest) -> Mapping[str, Any]:
         "held_out": None if request.held_out is None else request.held_out.to_dict(),
         **({} if full is None else {"full_precision": full.to_dict()}),
         **({} if long is None else {"long_replies": long.to_dict()}),
+        **({} if not by_category else {"categories": by_category}),
     }
