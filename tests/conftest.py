@@ -21,7 +21,18 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("heretic", deadline=None, derandomize=True)
 settings.load_profile("heretic")
+
+
+@pytest.fixture(autouse=True)
+def few_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chosen trials are scored on few items of capability: all would take seconds in each test."""
+    from heretic.pipeline import long_replies
+    from heretic.scorers.capability import OWN_ITEMS
+
+    few = OWN_ITEMS.model_copy(update={"split": "train[:6]"})
+    monkeypatch.setattr(long_replies, "CAPABILITY", {"items": few})

@@ -22,10 +22,10 @@ from heretic.model.outputs import Endings
 from heretic.prompts import Item
 
 ITEMS = [
-    Item("Ice in the sun", None, ("melts", "sings a song", "is late"), 0),
-    Item("Two and two are", None, ("four", "five"), 0),
-    Item("The cat chased the mouse. It was a fast", None, ("mouse",), 0),
-    Item("A", None, ("b", "c", "d", "e"), 2, ""),
+    Item("Ice in the sun", None, None, ("melts", "sings a song", "is late"), 0),
+    Item("Two and two are", None, None, ("four", "five"), 0),
+    Item("The cat chased the mouse. It was a fast", None, None, ("mouse",), 0),
+    Item("A", None, None, ("b", "c", "d", "e"), 2, ""),
 ]
 
 
@@ -127,7 +127,7 @@ def test_no_plan_changes_what_another_gives(llama: Model) -> None:
 def test_a_head_that_all_contexts_share_is_read_once(
     llama: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    items = [Item(f"Once upon a time {item.user}", None, item.endings) for item in ITEMS]
+    items = [Item(f"Once upon a time {item.user}", None, None, item.endings) for item in ITEMS]
     engine = open_engine(llama, {}, replied=(), max_new_tokens=1, items={"items": items})
     assert isinstance(engine, Engine)
     sizes: list[tuple[int, ...]] = []
@@ -169,7 +169,7 @@ def test_items_beyond_a_sliding_window_do_not_slow_the_replies(tmp_path: Path) -
     reporter = Collector()
     window = 2 + max(map(len, load(tiny.folder(tmp_path / "a")).encode_rows(tiny.BAD_PROMPTS)))
     model = load(tiny.folder(tmp_path / "b", "mistral", sliding_window=window), reporter)
-    long = Item("x " * window, None, ("y", "z"))
+    long = Item("x " * window, None, None, ("y", "z"))
     engine = open_engine(
         model,
         {"bad": tiny.BAD_PROMPTS},
@@ -188,7 +188,7 @@ def test_a_token_across_the_border_belongs_to_the_ending(
     """As with tokenizers that merge the end of a context with the beginning of an ending."""
     rows = {"ab": [1, 2], "abc": [1, 9], "abd": [1, 2, 3]}
     monkeypatch.setattr(llama.renderer, "token_ids", lambda texts: [rows[text] for text in texts])
-    (item,) = encode_items(llama, [Item("ab", None, ("c", "d"), 0, "")])
+    (item,) = encode_items(llama, [Item("ab", None, None, ("c", "d"), 0, "")])
     assert (item.context, item.endings) == ([1], [[9], [2, 3]])
     assert item.packed == [1, 2]
     assert item.sources == [[0], [0, 1]]
@@ -200,11 +200,11 @@ def test_a_context_without_a_token_of_its_own_is_refused(
     rows = {"a": [1], "ac": [9], "ad": [1, 3]}
     monkeypatch.setattr(llama.renderer, "token_ids", lambda texts: [rows[text] for text in texts])
     with pytest.raises(PromptError, match="no tokens of their own for the context 'a'"):
-        encode_items(llama, [Item("a", None, ("c", "d"), 0, "")])
+        encode_items(llama, [Item("a", None, None, ("c", "d"), 0, "")])
 
 
 def test_items_longer_than_the_models_positions_are_refused(tmp_path: Path) -> None:
     model = load(tiny.folder(tmp_path, "gpt2", **MORE_FAMILIES["gpt2"]))
     assert model.limits.positions is not None
     with pytest.raises(PromptError, match="positions"):
-        encode_items(model, [Item("x " * model.limits.positions, None, ("y", "z"))])
+        encode_items(model, [Item("x " * model.limits.positions, None, None, ("y", "z"))])

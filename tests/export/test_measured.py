@@ -12,6 +12,7 @@ from heretic.export.documents.card import model_card
 from heretic.export.documents.measured import not_measured
 from heretic.export.request import ExportRequest, HeldOut, LongReplies, UsedPrompts
 from heretic.records import Score
+from heretic.records.categories import CategoryTable, category_rows
 
 USED = (
     UsedPrompts("bad, directions", "org/asked, train[:400]", 400, "0a1b2c3d4e5f"),
@@ -107,3 +108,12 @@ def test_long_replies_come_with_paired_differences(wanted: ExportRequest) -> Non
 
 def test_a_copy_without_figures_tells_nothing(wanted: ExportRequest) -> None:
     assert "How this was measured" not in words(replace(wanted, as_recorded=True))
+
+
+def test_categories_are_told(wanted: ExportRequest) -> None:
+    rows = category_rows(["maps", "maps", "ink"], [1.0, 1.0, 0.0], [0.0, 1.0, 0.0])
+    text = model_card(
+        replace(wanted, categories=(CategoryTable("refusals", "spared", rows),)), "merge"
+    )
+    assert "Refusals by category of the prompts (spared):" in text
+    assert "| maps | 2 | 2/2 [" in text

@@ -15,7 +15,7 @@ from tests.support.search_case import Recorder
 
 from heretic import pipeline
 from heretic.cli.workflow import saved_table
-from heretic.errors import ScorerError
+from heretic.errors import PromptError, ScorerError
 from heretic.events import Notice
 from heretic.export import LongReplies
 from heretic.pipeline import long_replies as module
@@ -67,6 +67,7 @@ def test_the_figures_are_in_all_that_is_saved(open_session: OpenSession, tmp_pat
         "kl_along_replies",
         "greedy_agreement",
         "reply_length",
+        "capability",
     ]
     assert len(shown["refusals"].values) == len(shown["late_refusals"].values) == ALL
     good = len(session.prompts.evaluation.good)
@@ -131,9 +132,13 @@ def test_longer_settings_stay(open_session: OpenSession) -> None:
     assert found.tokens == 140
 
 
-@pytest.mark.parametrize(
-    ("template", "tokens"), [("{{ messages }}", 256), ("{% if enable_thinking %}{% endif %}", 512)]
+THINKING = (
+    "{% for message in messages %}{{ message.content }} {% endfor %}"
+    "{% if enable_thinking %}<think>{% else %}<think></think>{% endif %}"
 )
+
+
+@pytest.mark.parametrize(("template", "tokens"), [("{{ messages }}", 256), (THINKING, 512)])
 def test_unset_it_suits_the_model(
     open_session: OpenSession, monkeypatch: pytest.MonkeyPatch, template: str, tokens: int
 ) -> None:
@@ -160,10 +165,33 @@ def test_replies_keep_within_the_models_positions(
         assert module.length_of(session.evaluator, evaluation, readers) == tokens
 
 
-THINKING = (
-    "{% for message in messages %}{{ message.content }} {% endfor %}"
-    "{% if enable_thinking %}<think>{% else %}<think></think>{% endif %}"
-)
+def test_a_model_that_cannot_read_the_items_has_the_other_figures(
+    open_session: OpenSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, recorder = open_session(report_length=8)
+    (trial,) = pipeline.search(session)
+
+    def refuse(*_: Any) -> None:
+        raise PromptError("An item is longer than the model's positions.")
+
+    monkeypatch.setattr("heretic.prompts.load", refuse)
+    found = long_replies(session, trial, most=2)
+    assert found is not None
+    assert "capability" not in [score.name for score in found.after]
+    said = "Capability was not measured: An item is longer than the model's positions."
+    assert said in recorder.notices("warning")
+
+
+def test_who_measures_capability_already_has_it_once(open_session: OpenSession) -> None:
+    own = {"plugin": "capability", "name": "knows"}
+    few = {"knows": {"items": module.CAPABILITY["items"].model_dump()}}
+    session, _ = open_session(
+        scorers=[{"plugin": "refusal", "name": "refusals"}, own], scorer=few, report_length=8
+    )
+    (trial,) = pipeline.search(session)
+    found = long_replies(session, trial, most=2)
+    assert found is not None
+    assert not {"capability", "knows"} & {score.name for score in found.after}
 
 
 def test_models_that_reason_are_scored_with_their_reasoning_too(

@@ -160,12 +160,12 @@ def test_an_unknown_category_is_refused_and_the_nearest_named():
 
 @pytest.mark.parametrize("where", ["directions", "evaluation"])
 def test_some_bad_prompts_must_be_left(where: str):
-    changes: dict[str, Any] = {
+    changes: dict[str, dict[str, Any]] = {
         "directions": {"bad": rows("rope 1", "rope 2")},
         "evaluation": {"evaluation": EvaluationPrompts([], rows("rope 3"))},
-    }[where]
+    }
     with pytest.raises(PromptError, match=f"No bad prompt for {where} is left"):
-        spare(sets(**changes), ["rope"])
+        spare(sets(**changes[where]), ["rope"])
 
 
 def test_what_keep_does_not_do_is_said():

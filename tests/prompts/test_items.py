@@ -14,8 +14,8 @@ from heretic.errors import PromptError
 from heretic.prompts import Item, Prompt, load
 
 EXPECTED = [
-    Item("Ice in the sun", None, ("melts", "sings"), 0),
-    Item("Fish can", None, ("fly", "swim"), 1),
+    Item("Ice in the sun", None, None, ("melts", "sings"), 0),
+    Item("Fish can", None, None, ("fly", "swim"), 1),
 ]
 CONTEXTS = [item.user for item in EXPECTED]
 
@@ -82,7 +82,7 @@ def test_last_words(tmp_path: Path) -> None:
     """As in LAMBADA."""
     place = written(tmp_path / "items.jsonl", [{"text": "He lost his hat and bought a new hat"}])
     assert load(ItemSpecification(dataset=place)) == [
-        Item("He lost his hat and bought a new", None, ("hat",), 0)
+        Item("He lost his hat and bought a new", None, None, ("hat",), 0)
     ]
 
 
@@ -91,7 +91,7 @@ def test_spaces_are_not_doubled(tmp_path: Path, delimiter: str, context: str) ->
     row = {"text": "a ", "ends": [" b", "c "], "right": 0}
     place = written(tmp_path / "items.jsonl", [row])
     chosen = ItemSpecification(dataset=place, endings="ends", right="right", delimiter=delimiter)
-    assert load(chosen) == [Item(context, None, ("b", "c"), 0, delimiter)]
+    assert load(chosen) == [Item(context, None, None, ("b", "c"), 0, delimiter)]
 
 
 def test_items_have_no_system_prompt(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from heretic.model.outputs import Endings
 from heretic.pipeline.identity import fingerprint
 from heretic.prompts import Item, Prompt, PromptSets, load
 from heretic.records import Plan, Trial
-from heretic.records.comparison import beside_original
+from heretic.records.statistics import difference_text
 from heretic.scorers import Outputs, check_scorers, load_scorers
 from heretic.scorers.capability import ITEMS, OWN_ITEMS, Capability, chance_level
 
@@ -45,7 +45,7 @@ class TestItems:
         items = load(OWN_ITEMS)
         assert len(items) == len(ROWS)
         for item, row in zip(items, ROWS, strict=True):
-            assert item == Item(row["context"], None, tuple(row["endings"]), row["right"])
+            assert item == Item(row["context"], None, None, tuple(row["endings"]), row["right"])
 
     @pytest.mark.parametrize("row", ROWS, ids=lambda row: row["context"][:40])
     def test_each_is_well_formed(self, row: dict[str, Any]) -> None:
@@ -101,10 +101,10 @@ def scorer(**options: Any) -> Capability:
 
 
 FOUR = [
-    Item("a", None, ("bb", "c"), 0),
-    Item("d", None, ("e", "f", "g"), 2),
-    Item("h", None, ("i",), 0),
-    Item("j", None, ("k",), 0),
+    Item("a", None, None, ("bb", "c"), 0),
+    Item("d", None, None, ("e", "f", "g"), 2),
+    Item("h", None, None, ("i",), 0),
+    Item("j", None, None, ("k",), 0),
 ]
 FOUND = outputs(
     FOUR, [[-3.0, -2.0], [-1.0, -4.0, -1.5], [-0.5], [-0.1]], [False, False, True, False]
@@ -120,7 +120,7 @@ class TestFigures:
         assert found == [False, False, True, False]
 
     def test_of_equal_endings_none_is_right(self) -> None:
-        items = [Item("a", None, ("b", "c"), right) for right in (0, 1)]
+        items = [Item("a", None, None, ("b", "c"), right) for right in (0, 1)]
         found = outputs(items, [[-1.0, -1.0], [-1.0, -1.0]], [False, False])
         assert scorer().values(found, found) == [False, False]
 
@@ -267,7 +267,7 @@ class TestPlans:
         exported = evaluator.score_model(Model(settings.replaced(model=str(tmp_path))))[1]
         assert hooked.values == edited.values == exported.values
         assert hooked.display == edited.display == exported.display
-        assert beside_original(hooked, evaluator.baseline[1]) is not None
+        assert difference_text(evaluator.baseline[1], hooked)
 
     def test_more_right_answers_are_better_for_the_search(self, evaluator: Evaluator) -> None:
         scores = evaluator.evaluate([plan(1.5)], rivals=[])[0]
@@ -296,7 +296,7 @@ class TestPlans:
 
 
 def test_another_right_ending_makes_another_run(settings: Settings) -> None:
-    items = [Item("a", None, ("b", "c"), right) for right in (0, 1)]
+    items = [Item("a", None, None, ("b", "c"), right) for right in (0, 1)]
     good, bad = [plain("x")], [plain("y")]
     found = [
         fingerprint(settings, PromptSets(good, bad, EvaluationPrompts(good, bad, {"s": [item]})))

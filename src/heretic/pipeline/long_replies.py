@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from heretic import prompts as prompt_sets
 from heretic.errors import HereticError
 from heretic.evaluator.library import LibraryEvaluator
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
@@ -28,6 +29,7 @@ from heretic.refusals.text import opens_reasoning
 from heretic.scorers import Scorer
 from heretic.scorers.base import ShowsAt
 from heretic.scorers.broken import BrokenReplies
+from heretic.scorers.capability import Capability
 from heretic.scorers.fidelity import ContinuationKL, GreedyAgreement, ReplyLength
 from heretic.scorers.late import LateRefusals
 from heretic.scorers.reasoning import RefusalsInReasoning, UnclosedReasoning
@@ -45,10 +47,13 @@ TOKENS, TOKENS_OF_REASONING = 256, 512
 """New tokens of a long reply, if the search's are not longer; the latter for models that reason
 before they answer."""
 
+CAPABILITY: dict[str, Any] = {}
+"""Options of the scorer `capability`: the items that come with Heretic."""
+
 THINKING = 20
 """Prompts on which models that reason are scored with their reasoning, the first ones."""
 
-REPORT = 2
+REPORT = 3
 """Grows when more is measured of a chosen trial, so that figures kept before are not taken."""
 
 ALONG = 32
@@ -174,8 +179,29 @@ def _unsearched(evaluator: LibraryEvaluator, searched: Sequence[Scorer]) -> list
 def _measured(chosen: Chosen, scorers: Sequence[Scorer], tokens: int) -> LongReplies:
     chosen.evaluator.release()  # so that only one cache has to fit into memory
     before, after = _before_after(chosen, scorers, tokens)
-    more = _when_thinking(chosen, scorers, tokens)
-    return LongReplies(tokens, (*before, *more[0]), (*after, *more[1]))
+    more = [_capability(chosen), _when_thinking(chosen, scorers, tokens)]
+    before = before + tuple(score for pair in more for score in pair[0])
+    return LongReplies(tokens, before, after + tuple(score for pair in more for score in pair[1]))
+
+
+def _capability(chosen: Chosen) -> tuple[Scores, Scores]:
+    """Whether the models still choose right endings, unless the run's scorers measure that.
+
+    A model that cannot read the items, for lack of positions or tokens, has no such figure.
+    """
+    searched = chosen.evaluator
+    if any(isinstance(scorer, Capability) for scorer in searched.scorers):
+        return (), ()
+    scorer = Capability(
+        searched.settings, name="capability", optimization="none", options=CAPABILITY
+    )
+    try:
+        items = {name: prompt_sets.load(found) for name, found in scorer.sets().items()}
+        prompts = EvaluationPrompts((), (), items)
+        return _before_after(replace(chosen, prompts=prompts), [scorer], 1)
+    except HereticError as error:
+        chosen.reporter.emit(Notice(f"Capability was not measured: {error}", "warning"))
+        return (), ()
 
 
 def _before_after(chosen: Chosen, scorers: Sequence[Scorer], tokens: int) -> tuple[Scores, Scores]:

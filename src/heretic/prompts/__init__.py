@@ -111,7 +111,7 @@ def load(specification: DatasetSpecification, default_system: str | None = None)
     """
     if isinstance(specification, ItemSpecification):
         return [
-            Item(context, None, endings, right, specification.delimiter)
+            Item(context, endings=endings, right=right, delimiter=specification.delimiter)
             for context, endings, right in read_items(specification)
         ]
     system = default_system

@@ -135,7 +135,8 @@ def difference_text(before: Score | None, after: Score | None) -> str:
     """
     if before is None or after is None:
         return ""
-    found = paired(before.values, after.values)
+    pair = before.values, after.values
+    found = paired_shares(*pair) or paired(*pair)
     if found is None:
         return ""
     low, high = found.interval

@@ -24,6 +24,7 @@ from heretic.export.request import (
     score_rows,
 )
 from heretic.harness.results import PairedMetric, how_compared
+from heretic.records.categories import CategoryTable
 from heretic.records.plan import Plan, fit_file
 from heretic.records.statistics import after_choice, difference_text
 from heretic.records.trial import Score, Trial
@@ -120,6 +121,7 @@ def model_card(
             + _full_precision_text(request.full_precision)
             + _held_out_text(request.held_out)
             + _long_text(request.long_replies)
+            + _categories_text(request.categories)
             + _benchmarks_text(request.benchmarks)
             + measured_text(request),
             aim,
@@ -304,6 +306,16 @@ def _differences_table(before: tuple[Score, ...], after: tuple[Score, ...]) -> s
         for row in score_rows(before, after)
     ]
     return table(["score", "base model", "this model", "difference, 95% interval"], rows)
+
+
+def _categories_text(tables: Sequence[CategoryTable]) -> str:
+    heading = ["category", "prompts", "base model", "this model"]
+    return "".join(
+        f"\n{found.score.replace('_', ' ').capitalize()} by category of the prompts "
+        f"({found.prompts.replace('_', ' ')}):\n\n"
+        f"{table(heading, [list(row.texts()) for row in found.rows])}"
+        for found in tables
+    )
 
 
 def _benchmarks_text(rows: Sequence[PairedMetric]) -> str:
