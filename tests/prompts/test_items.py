@@ -140,6 +140,12 @@ def test_a_text_of_one_word_has_no_context(tmp_path: Path) -> None:
         load(ItemSpecification(dataset=place))
 
 
+def test_half_characters_are_refused(tmp_path: Path) -> None:
+    place = written(tmp_path / "items.jsonl", [{"text": "a", "ends": ["b", "\ud800"], "right": 0}])
+    with pytest.raises(PromptError, match="half a character"):
+        load(ItemSpecification(dataset=place, endings="ends", right="right"))
+
+
 def test_missing_columns_and_rows_are_named(tmp_path: Path) -> None:
     place = written(tmp_path / "items.jsonl", [{"text": "a", "ends": ["b", "c"], "right": 0}])
     with pytest.raises(PromptError, match="no column 'label'; its columns are text, ends, right"):

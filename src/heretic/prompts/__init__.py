@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from heretic.config.tables import DatasetSpecification, ItemSpecification
 from heretic.errors import PromptError
 from heretic.prompts.files import FILE_FORMATS
-from heretic.prompts.items import read_items
-from heretic.prompts.places import read_texts
+from heretic.prompts.items import columns_of, items_of
+from heretic.prompts.places import check_characters, read_columns, read_texts
 
 __all__ = [
     "FILE_FORMATS",
@@ -110,10 +110,7 @@ def load(specification: DatasetSpecification, default_system: str | None = None)
             the set has no prompt; or a row is no item, where these are items.
     """
     if isinstance(specification, ItemSpecification):
-        return [
-            Item(context, endings=endings, right=right, delimiter=specification.delimiter)
-            for context, endings, right in read_items(specification)
-        ]
+        return [*_items(specification)]
     system = default_system
     if specification.system_prompt is not None:
         system = specification.system_prompt
@@ -121,6 +118,16 @@ def load(specification: DatasetSpecification, default_system: str | None = None)
         Prompt(f"{specification.prefix}{text}{specification.suffix}", system, category)
         for text, category in read_texts(specification)
     ]
+
+
+def _items(specification: ItemSpecification) -> list[Item]:
+    columns = read_columns(specification, columns_of(specification))
+    found = []
+    for context, endings, right in items_of(specification, columns):
+        for text in (context, *endings):
+            check_characters(text, specification.dataset)
+        found.append(Item(context, endings=endings, right=right, delimiter=specification.delimiter))
+    return found
 
 
 def held_out(

@@ -1,4 +1,4 @@
-"""Reads sets of items: contexts with candidate endings, one of which is right.
+"""Makes items of the rows of tables: contexts with candidate endings, one of which is right.
 
 They come as tables do on the Hub: a list of endings in one column (HellaSwag), a column for each
 ending (PIQA), an object of texts and labels (ARC), or texts whose last word is the ending
@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from heretic.errors import PromptError
-from heretic.prompts.places import check_characters, read_columns
 
 if TYPE_CHECKING:
     from heretic.config.tables import ItemSpecification
@@ -21,23 +20,29 @@ ReadItem = tuple[str, tuple[str, ...], int]
 """A context, its endings, and the number of the right one."""
 
 
-def read_items(specification: ItemSpecification) -> list[ReadItem]:
+def columns_of(specification: ItemSpecification) -> list[str]:
+    """The columns of a table from which `items_of` makes items, in this order."""
+    endings = specification.endings
+    columns = [endings] if isinstance(endings, str) else list(endings or ())
+    right = [specification.right] if specification.right is not None else []
+    return [specification.column, *columns, *right]
+
+
+def items_of(specification: ItemSpecification, columns: Sequence[Sequence[Any]]) -> list[ReadItem]:
     """The items of a set, in order; prefix and suffix belong to the contexts.
 
     Spaces around endings, and before the delimiter, are left out.
 
+    Args:
+        columns: The values of `columns_of`.
+
     Raises:
-        PromptError: The set, split or a column does not exist, there is no row, or a row is no
-            item; the message names it.
+        PromptError: A row is no item; the message names it.
     """
-    endings = specification.endings
-    columns = [endings] if isinstance(endings, str) else list(endings or ())
-    right = [specification.right] if specification.right is not None else []
-    read = read_columns(specification, [specification.column, *columns, *right])
     found = []
-    for number, (context, *cells) in enumerate(zip(*read, strict=True), 1):
+    for number, (context, *cells) in enumerate(zip(*columns, strict=True), 1):
         try:
-            item = _item(context, cells, listed=isinstance(endings, str))
+            item = _item(context, cells, listed=isinstance(specification.endings, str))
             _check(item)
         except ValueError as error:
             raise PromptError(
@@ -46,8 +51,6 @@ def read_items(specification: ItemSpecification) -> list[ReadItem]:
                 remedy="Leave it out (`split`), or check the columns that `column`, `endings` and "
                 "`right` name.",
             ) from error
-        for text in (item[0], *item[1]):
-            check_characters(text, specification.dataset)
         whole = f"{specification.prefix}{item[0]}{specification.suffix}"
         found.append((whole.rstrip(" ") if specification.delimiter else whole, *item[1:]))
     return found
