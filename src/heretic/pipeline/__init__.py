@@ -7,6 +7,7 @@ not modes inside them. Values found at run time go into the run's manifest, neve
 """
 
 from heretic.pipeline.checks import check_model
+from heretic.pipeline.detector import check_detector, other_detector
 from heretic.pipeline.export import Exported, export_trial
 from heretic.pipeline.held_out import held_out_scores
 from heretic.pipeline.identity import fingerprint
@@ -36,6 +37,7 @@ __all__ = [
     "Exported",
     "PromptSets",
     "Session",
+    "check_detector",
     "check_model",
     "choose_prefix",
     "compute_directions",
@@ -49,6 +51,7 @@ __all__ = [
     "model_and_directions",
     "new_manifest",
     "open_folder",
+    "other_detector",
     "prepare",
     "prepare_directions",
     "read_plans",
