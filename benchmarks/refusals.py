@@ -2,13 +2,14 @@
 
     python benchmarks/refusals.py --labels FILE [--errors]
 
-FILE holds JSON lines with `prompt`, `response`, `label` (refusal, partial, compliance; lines with
-another label count for neither) and, if there is one, `source`: what wrote the reply. Writes
+FILE holds JSON lines with `prompt`, `response`, `label` (refusal, evasion, partial, compliance;
+lines with another label are left out) and, if there is one, `source`: what wrote the reply. Writes
 Markdown to standard output; `--errors` adds the places of disagreement, by line number.
 
 Balanced accuracy, precision and recall are of "refused" against "answered", with the replies that
-people found partial left out; a reply that a scorer finds partial or degenerate counts as refused,
-as it does in a search.
+people found partial or evasive left out; a reply that a scorer finds evasive, partial or degenerate
+counts as refused, as it does in a search. Of partial and evasive replies the page says how many
+were found at all, and how many were called partial or evasion.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from heretic.config.fields.scorers import DEFAULT_REFUSAL_MARKERS
 from heretic.refusals import LABELS, classify
 from heretic.scorers.keyword import is_refusal
 
-TRUE_LABELS = ("refusal", "partial", "compliance")
+TRUE_LABELS = ("refusal", "evasion", "partial", "compliance")
+BETWEEN = ("partial", "evasion")
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def binary(replies: Sequence[Reply], verdicts: Sequence[str], answered: frozense
     counts = Counter(
         (reply.label == "refusal", verdict not in answered)
         for reply, verdict in zip(replies, verdicts, strict=True)
-        if reply.label != "partial"
+        if reply.label not in BETWEEN
     )
     hits, misses = counts[True, True], counts[True, False]
     false_alarms, passed = counts[False, True], counts[False, False]
@@ -109,6 +111,21 @@ def confusion(replies: Sequence[Reply], verdicts: Sequence[str]) -> list[str]:
     return [*lines, "", f"{right} of {len(replies)} labels agree."]
 
 
+def between(replies: Sequence[Reply], verdicts: Sequence[str]) -> list[str]:
+    """How many partial and evasive replies were found, and how many called so."""
+    lines = []
+    for truth in BETWEEN:
+        found = [v for reply, v in zip(replies, verdicts, strict=True) if reply.label == truth]
+        if found:
+            refused = sum(verdict != "compliance" for verdict in found)
+            called = sum(verdict in BETWEEN for verdict in found)
+            lines.append(
+                f"Of {len(found)} replies that are {truth}, {refused} count as refused, and "
+                f"{called} are called partial or evasion."
+            )
+    return lines
+
+
 def milliseconds(judge: Callable[[Reply], str], replies: Sequence[Reply]) -> float:
     """Processor time for a reply; other work on the machine does not count."""
     start = time.process_time()
@@ -125,17 +142,18 @@ def report(replies: Sequence[Reply], *, errors: bool) -> list[str]:
         groups |= {name: [r for r in replies if r.source == name] for name in sources}
     head = "| replies of | scorer | refusals + answers | balanced accuracy | precision | recall "
     lines = [head + "| specificity |", "| --- | --- |" + " ---: |" * 5]
-    wide, narrow = frozenset({"compliance", "partial"}), frozenset({"compliance"})
+    wide, narrow = frozenset({"compliance", *BETWEEN}), frozenset({"compliance"})
     for group, members in groups.items():
         for name, judge in SCORERS.items():
             verdicts = [judge(reply) for reply in members]
             lines.append(f"| {group} | {name} | {binary(members, verdicts, narrow)} |")
             if name == "detector":
                 cells = binary(members, verdicts, wide)
-                lines.append(f"| {group} | {name}, partial as answered | {cells} |")
+                lines.append(f"| {group} | {name}, partial and evasion as answered | {cells} |")
     for group, members in groups.items():
         verdicts = [by_detector(reply) for reply in members]
         lines += ["", f"Detector, replies of {group}:", "", *confusion(members, verdicts)]
+        lines += between(members, verdicts)
     lines.append("")
     for name, judge in SCORERS.items():
         lines.append(f"{name}: {milliseconds(judge, replies):.3f} ms of processor time a reply")

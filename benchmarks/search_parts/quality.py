@@ -39,7 +39,7 @@ HEADER = (
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Replies to the bad prompts, by the refusal detector."""
+    """Replies to the bad prompts, by the refusal detector; evasions count as partly refused."""
 
     refused: int
     partly: int
@@ -174,4 +174,5 @@ class _Ruler:
     def _counts(self, replies: Sequence[str]) -> Counts:
         pairs = zip(replies, self._bad, strict=True)
         labels = Counter(classify(reply, prompt.user).label for reply, prompt in pairs)
-        return Counts(labels["refusal"], labels["partial"], labels["degenerate"])
+        partly = labels["partial"] + labels["evasion"]
+        return Counts(labels["refusal"], partly, labels["degenerate"])

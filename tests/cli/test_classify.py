@@ -55,7 +55,7 @@ def test_rows_come_back_in_order_with_label_and_span(
     rows, err = classified(capfdbinary, path)
     assert [row["label"] for row in rows] == ["compliance", "refusal", "compliance", "degenerate"]
     assert rows[0] | ANSWERED == rows[0]
-    assert list(rows[1]) == ["prompt", "response", "label", "span"]
+    assert list(rows[1]) == ["prompt", "response", "label", "span", "disclaimer"]
     assert rows[1]["span"] == {"start": 0, "end": 23, "text": REFUSED["response"]}
     assert rows[3]["span"] is None
     assert err.splitlines()[0] == "4 replies"

@@ -637,10 +637,10 @@ def test_the_choice_begins_at_what_max_refusals_chooses(tmp_path: Path) -> None:
 # A run that already exists.
 
 
-def ask_checkpoint(answers: Answers, script: Script | None = None) -> str:
+def ask_checkpoint(answers: Answers, script: Script | None = None, ended: str | None = None) -> str:
     display = PlainReporter(Console(file=io.StringIO(), width=120))
     dialogue = Dialogue(answers, MODEL, ARGV, display, prompter=script)
-    return choose_checkpoint(dialogue, completed=2, n_trials=4, front=FRONT)
+    return choose_checkpoint(dialogue, completed=2, n_trials=4, front=FRONT, ended=ended)
 
 
 def test_checkpoint_by_setting_and_by_the_user() -> None:
@@ -649,6 +649,14 @@ def test_checkpoint_by_setting_and_by_the_user() -> None:
     assert ask_checkpoint(Answers(), Script("restart", True)) == "restart"
     assert ask_checkpoint(Answers(), Script("restart", False)) == "quit"
     assert ask_checkpoint(Answers(), Script(Back)) == "quit"
+
+
+def test_a_search_that_cannot_go_on_is_not_offered_to_continue() -> None:
+    ended, script = "It was judged by another version.", Script("restart", True)
+    assert ask_checkpoint(Answers(), script, ended) == "restart"
+    assert ended in script.asked[0]
+    with pytest.raises(AssertionError, match="continue"):
+        ask_checkpoint(Answers(), Script("continue"), ended)
 
 
 def test_checkpoint_without_a_terminal(tmp_path: Path) -> None:

@@ -182,7 +182,14 @@ def _destination(settings: Settings) -> tuple[Path, str] | None:
 
 
 def settle_existing_run(opened: OpenRun) -> bool:
-    """Continue or discard the trials that the run has already; False if the user wants to quit."""
+    """Continue or discard the trials that the run has already; False if the user wants to quit.
+
+    Raises:
+        RunError: The run is damaged, or its search cannot go on (see `pipeline.check_detector`),
+            and nobody said that it may be discarded.
+    """
+    from heretic import pipeline
+
     try:
         lost = opened.folder.mend()
         manifest = opened.folder.read_manifest()
@@ -196,12 +203,16 @@ def settle_existing_run(opened: OpenRun) -> bool:
         opened.display.emit(Notice(lost, level="warning"))
     if manifest is None:
         return True
+    told = pipeline.other_detector(manifest, opened.scorers)
     action = choose_checkpoint(
         Dialogue.of_command(opened.settings, opened.display, baseline_of(manifest)),
         completed=sum(trial.state == "complete" for trial in trials),
         n_trials=opened.settings.n_trials,
         front=front_of(trials),
+        ended=told,
     )
+    if action == "continue":
+        pipeline.check_detector(manifest, opened.scorers, opened.folder.path)
     if action == "restart":
         opened.folder.discard()
     if action == "quit":

@@ -8,6 +8,7 @@ not modes inside them. Values found at run time go into the run's manifest, neve
 
 from heretic.pipeline.categories import category_tables
 from heretic.pipeline.checks import check_model
+from heretic.pipeline.detector import check_detector, other_detector
 from heretic.pipeline.export import Exported, export_trial
 from heretic.pipeline.finalists import Finalists, score_finalists
 from heretic.pipeline.held_out import held_out_scores
@@ -40,6 +41,7 @@ __all__ = [
     "PromptSets",
     "Session",
     "category_tables",
+    "check_detector",
     "check_model",
     "choose_prefix",
     "compute_directions",
@@ -53,6 +55,7 @@ __all__ = [
     "model_and_directions",
     "new_manifest",
     "open_folder",
+    "other_detector",
     "prepare",
     "prepare_directions",
     "read_plans",

@@ -13,7 +13,7 @@ from heretic.model.core import Model
 from heretic.prompts import EvaluationPrompts, Item, Prompt, PromptSets
 from heretic.records.trial import Trial
 from heretic.runs.folder import digest
-from heretic.scorers.registry import deciding_options
+from heretic.scorers.registry import deciding_options, detector_version
 from heretic.system.machine import hardware, versions
 
 if TYPE_CHECKING:
@@ -88,11 +88,13 @@ def baseline_key(settings: Settings, prompts: PromptSets, model: Model) -> str:
 
 
 def trial_key(session: Session, prompts: EvaluationPrompts, trial: Trial, **more: Any) -> str:
-    """Digest of all that the outputs of a trial's model on these prompts depend on.
+    """Digest of all that the figures of a trial's model on these prompts depend on.
 
     Args:
         more: What else its figures depend on.
     """
     sets = replace(session.prompts, evaluation=prompts)
     of_original = baseline_key(session.settings, sets, session.model)
-    return digest({"original": of_original, "plan": trial.plan.to_dict(), **more})
+    version = detector_version(session.evaluator.scorers)
+    judged = {} if version is None else {"detector": version}
+    return digest({"original": of_original, "plan": trial.plan.to_dict(), **judged, **more})

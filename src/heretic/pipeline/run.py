@@ -27,6 +27,7 @@ from heretic.method.fits import Fit
 from heretic.model.core import Model
 from heretic.model.fits import read_fits
 from heretic.model.library import LibraryModel
+from heretic.pipeline.detector import check_detector, tell_of_detector
 from heretic.pipeline.front import front_warnings
 from heretic.pipeline.identity import baseline_key, fingerprint, used_prompts
 from heretic.pipeline.known import model_of_run
@@ -41,7 +42,12 @@ from heretic.runs.folder import RunFolder, digest
 from heretic.runs.listing import find_run
 from heretic.runs.manifest import RunManifest
 from heretic.scorers import Scorer, check_scorers, load_scorers
-from heretic.scorers.registry import behavior_shown, behavior_shown_at, tells_words
+from heretic.scorers.registry import (
+    behavior_shown,
+    behavior_shown_at,
+    detector_version,
+    tells_words,
+)
 from heretic.search.beginning import Beginning, first_plans, method_of
 from heretic.search.limits import TimeLimit
 from heretic.search.method import Method, SearchOptions, choose_method
@@ -151,9 +157,9 @@ def prepare(
         check_worthwhile(settings, evaluator, prompts.evaluation.good, reporter, agree)
     options = options_of(SearchOptions, settings)
     how = method_of(options, known, tells_words=tells_words(scorers))
-    manifest = known
-    if manifest is None:
-        manifest = new_manifest(settings, prompts, model, seed, baseline, how)
+    found = (baseline, how, detector_version(scorers))
+    manifest = known or new_manifest(settings, prompts, model, seed, *found)
+    if known is None:
         folder.write_manifest(manifest)
     for fit in fits:
         folder.write_fit(fit.digest, fit.content())
@@ -171,6 +177,7 @@ def _scored_original(
     evaluator: Evaluator, known: RunManifest | None, reporter: Reporter
 ) -> tuple[Score, ...]:
     """Score the original model; warn if its scores differ from those recorded in the run."""
+    tell_of_detector(known, evaluator.scorers, reporter)
     reporter.emit(StageStarted("Scoring the original model"))
     baseline = evaluator.baseline
     reporter.emit(StageFinished(scores_line(baseline)))
@@ -252,11 +259,13 @@ def new_manifest(
     seed: int,
     baseline: tuple[Score, ...],
     search: str | None = None,
+    detector: int | None = None,
 ) -> RunManifest:
     """The manifest of a new run: its identity, and the values found when it began.
 
     Args:
         search: What proposes the plans; None without a search.
+        detector: Version of the refusal detector; None if no scorer uses it.
     """
     code = fingerprint(settings, prompts)
     return RunManifest(
@@ -276,6 +285,7 @@ def new_manifest(
             "components": model.get_abliterable_components(),
             "baseline": [score.to_dict() for score in baseline],
             **({} if search is None else {"search": search}),
+            **({} if detector is None else {"detector": detector}),
         },
         versions=versions(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -294,8 +304,10 @@ def search(session: Session, n_trials: int | None = None, *, timed: bool = True)
 
     Raises:
         KeyboardInterrupt: The user stopped the search; its trials are in `session.study`.
+        RunError: The run was judged by another version of the refusal detector.
         StudyError: Ten trials in a row failed.
     """
+    check_detector(session.manifest, session.evaluator.scorers, session.folder.path)
 
     def evaluate(plans: Sequence[Plan]) -> list[tuple[Score, ...]]:
         racing = session.settings.racing

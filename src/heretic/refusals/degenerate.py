@@ -10,7 +10,7 @@ import zlib
 from collections import Counter
 from itertools import pairwise
 
-from heretic.refusals.rules import languages
+from heretic.refusals.rules import languages, spaced_function_words
 from heretic.refusals.text import PUNCTUATION, fold
 
 PERIOD = 160  # characters; longest passage whose immediate repetition is looked for
@@ -190,12 +190,13 @@ def _mixed(words: list[str], shares: dict[str, float]) -> bool:
 
 def _odd(words: list[str]) -> bool:
     """Whether most words lack vowels, or many are joined without a space."""
-    latin = [word for word in words if word.isascii() and len(word) >= 4]
-    if len(latin) < 8:
+    latin = Counter(word for word in words if word.isascii() and len(word) >= 4)
+    total = latin.total()
+    if total < 8:
         return False
-    mute = sum(not _VOWEL.search(word.lower()) for word in latin)
-    glued = sum(bool(_CASE.search(word)) for word in latin)
-    return mute > 0.5 * len(latin) or (glued > 0.3 * len(latin) and len(words) >= 20)
+    mute = sum(times for word, times in latin.items() if not _VOWEL.search(word.lower()))
+    glued = sum(times for word, times in latin.items() if _CASE.search(word))
+    return mute > 0.5 * total or (glued > 0.3 * total and len(words) >= 20)
 
 
 def _salad(text: str) -> bool:
@@ -241,8 +242,7 @@ def _is_prose(line: str) -> bool:
 def _function_words(text: str) -> float:
     """Share of the words that are function words in any of the known languages."""
     words = fold(text).translate(PUNCTUATION).split()
-    known = [language.function_words for language in languages() if language.spaced]
-    return sum(any(word in some for some in known) for word in words) / max(len(words), 1)
+    return sum(map(spaced_function_words().__contains__, words)) / max(len(words), 1)
 
 
 def _script(letter: str) -> str | None:

@@ -14,6 +14,7 @@ Act = Literal[
     "decline",
     "incapable",
     "improper",
+    "reproach",
     "apology",
     "accept",
     "instead",
@@ -24,6 +25,13 @@ Act = Literal[
     "answered",
     "concede",
     "unreal",
+    "correct",
+    "preach",
+    "ask",
+    "praise",
+    "evade",
+    "caution",
+    "reason",
 ]
 """What a sentence does; docs/refusals.md explains the acts."""
 
@@ -84,6 +92,12 @@ def languages() -> tuple[Language, ...]:
         _language(name.removesuffix(".toml"), (folder / name).read_text(encoding="utf-8"))
         for name in names
     )
+
+
+@cache
+def spaced_function_words() -> frozenset[str]:
+    """The function words of all languages that write spaces between words."""
+    return frozenset().union(*(one.function_words for one in languages() if one.spaced))
 
 
 def _language(code: str, source: str) -> Language:

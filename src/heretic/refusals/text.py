@@ -122,7 +122,7 @@ def has_open_quote(line: str) -> bool:
 
 
 # A Chinese, Japanese or Korean character says about as much as three letters.
-_HAN = re.compile("[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
+HAN = re.compile("[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]")
 _ITEM = re.compile(r"\s*(?:[-\u2022\u00b7]|\d{1,2}[.)\u3001]|[a-z][.)])\s*")
 
 
@@ -158,6 +158,6 @@ def sentences(text: str, original: str, offset: int = 0) -> Iterator[Sentence]:
                 offset + start + trail,
                 end < len(text),
                 item,
-                sum(map(len, said)) + 2 * len(_HAN.findall("".join(said))),
+                sum(map(len, said)) + 2 * len(HAN.findall("".join(said))),
             )
         start = end

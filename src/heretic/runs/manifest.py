@@ -18,6 +18,9 @@ SCHEMA_VERSION = 3
 
 FIRST_WITH_CHECKSUMS = 3
 
+FIRST_DETECTOR = 1
+"""Version of the refusal detector before runs recorded it."""
+
 RESTART = "Restore it from a copy, or start the run over (checkpoint_action = restart)."
 _CHECKSUM = "checksum"
 
@@ -92,8 +95,9 @@ class RunManifest:
         fingerprint: Everything that changes scores: model, prompts, method, lengths.
         settings: All settings that the run began with.
         found: Results of loading the model: batch size, response prefix, dtype, device, layers,
-            components, baseline scores; the date that chat templates are told; and what
-            proposes the plans (`search`, with auto replaced by what it meant).
+            components, baseline scores; the date that chat templates are told; what proposes
+            the plans (`search`, with auto replaced by what it meant); and the version of the
+            refusal detector, if scorers use it.
         versions: Package name to version.
         created: When the run began, ISO 8601 in UTC.
         files: Name of each file of the run, as a path below its folder, to what it must hold.
@@ -155,6 +159,16 @@ class RunManifest:
             RunError: It is malformed.
         """
         return self.recorded("search", parse.text) if "search" in self.found else None
+
+    @property
+    def detector(self) -> int:
+        """Version of the refusal detector; it means something only if the run's scorers use it.
+
+        Raises:
+            RunError: It is malformed.
+        """
+        known = "detector" in self.found
+        return self.recorded("detector", parse.whole) if known else FIRST_DETECTOR
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, with a checksum of all that it holds."""

@@ -161,6 +161,9 @@ class Scorer:
     not. Only such a score can be bounded by `max_refusals`. Without it, that is found out when the
     original model is scored.
 
+    Subclasses that judge replies by the rules of `heretic.refusals` set `detector`, the version of
+    these rules. A run records it, and goes on only with the same.
+
     Attributes:
         on_progress: Called as (what is done, units done, units in all) by scorers that take long;
             the evaluator sets it.
@@ -171,6 +174,7 @@ class Scorer:
     Options: ClassVar[type[BaseModel]] = NoOptions
     incidental: ClassVar[frozenset[str]] = frozenset()
     is_share: ClassVar[bool | None] = None
+    detector: ClassVar[int | None] = None
     needs: Needs = Needs()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

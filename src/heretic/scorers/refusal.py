@@ -13,13 +13,19 @@ from pydantic import BaseModel, Field
 
 from heretic.config.tables import DatasetSpecification
 from heretic.records.trial import Score
-from heretic.refusals import Classification, Label, classify, settled
+from heretic.refusals import VERSION, Classification, Label, classify, settled
 from heretic.scorers.base import UNKNOWN, Outputs, Replies
 from heretic.scorers.replies import OnPrompts, ReplyScorer
 
 _ENDS = frozenset(".!?。！？\n")
 _TOKEN = 16
 """Most characters of a token, except for very few tokens."""
+
+SHOWING: frozenset[Label] = frozenset({"refusal", "evasion", "partial"})
+"""Labels of replies that show the behaviour."""
+
+SHOWN_APART: tuple[Label, ...] = ("evasion", "partial", "degenerate")
+"""Labels whose counts stand beside the score."""
 
 # During an evaluation the same replies are classified many times.
 _verdict = lru_cache(maxsize=8192)(classify)
@@ -30,6 +36,13 @@ class RefusalOptions(OnPrompts):
 
     partial_weight: float = Field(
         1.0, ge=0.0, le=1.0, description="Weight of a reply that both declines and answers."
+    )
+    evasion_weight: float = Field(
+        1.0,
+        ge=0.0,
+        le=1.0,
+        description="Weight of a reply that asks back, changes the subject, or talks about the "
+        "topic without doing what was asked.",
     )
     degenerate_weight: float | None = Field(
         None,
@@ -44,6 +57,7 @@ class RefusalDetector(ReplyScorer):
     """Share of prompts that are refused, as classified by `heretic.refusals`."""
 
     is_share = True
+    detector = VERSION
     Options: ClassVar[type[BaseModel]] = RefusalOptions
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -54,6 +68,7 @@ class RefusalDetector(ReplyScorer):
             degenerate = 0.0 if self.optimization == "maximize" else 1.0
         self.weights: Mapping[Label, float] = {
             "refusal": 1.0,
+            "evasion": self.options.evasion_weight,
             "partial": self.options.partial_weight,
             "degenerate": degenerate,
             "compliance": 0.0,
@@ -64,17 +79,16 @@ class RefusalDetector(ReplyScorer):
         return _verdict(reply).declines or settled(reply)
 
     def shown_at(self, prompt: str, reply: str) -> int | None:
-        """Where the words begin that made the reply a refusal, or partly one."""
+        """Where the words begin that made the reply a refusal, partly one, or an evasion."""
         found = _verdict(reply, prompt)
-        declines = found.label in ("refusal", "partial") and found.span is not None
-        return found.span.start if declines and found.span else None
+        return found.span.start if found.label in SHOWING and found.span is not None else None
 
     def decided(self, response: str) -> bool:
         """Whether the response opens with a refusal, and its weight is final.
 
-        Its label can still become `partial` or `degenerate`, so all three must weigh the same.
+        Its label can still become any other than `compliance`, so all of them must weigh the same.
         """
-        alike = self.weights["partial"] == self.weights["degenerate"] == 1.0
+        alike = self._least_of_all == 1.0
         # Only the end of a sentence can settle anything, and this is asked at every token.
         return alike and not _ENDS.isdisjoint(response[-_TOKEN:]) and settled(response)
 
@@ -94,8 +108,12 @@ class RefusalDetector(ReplyScorer):
     def _least(self, verdict: Classification) -> float:
         if verdict.label == "degenerate":
             return self.weights["degenerate"]
-        least = min(self.weights["partial"], self.weights["degenerate"])
-        return least if verdict.declines else 0.0
+        return self._least_of_all if verdict.declines else 0.0
+
+    @property
+    def _least_of_all(self) -> float:
+        """The least weight of a reply that declines: it may have any label but `compliance`."""
+        return min(weight for label, weight in self.weights.items() if label != "compliance")
 
     def labels(self, outputs: Outputs) -> list[Label]:
         """The label of each reply."""
@@ -112,9 +130,9 @@ class RefusalDetector(ReplyScorer):
         return found
 
     def shown_share(self, outputs: Outputs, score: Score) -> float:
-        """The share of replies that decline; broken replies show nothing, whatever they weigh."""
+        """The share of replies that refuse or evade; broken ones do not, whatever they weigh."""
         labels = self.labels(outputs)
-        return sum(label in ("refusal", "partial") for label in labels) / len(labels)
+        return sum(label in SHOWING for label in labels) / len(labels)
 
     def counts_only_broken(self, score: Score) -> bool:
         """Whether broken replies alone make up the sum of the weights, which is above 0."""
@@ -126,11 +144,10 @@ class RefusalDetector(ReplyScorer):
         return f"{sum(values):g}/{len(values)}"
 
     def score(self, outputs: Outputs, baseline: Outputs) -> Score:
-        """The rate; its display text counts partial and degenerate replies."""
+        """The rate; its display text counts evasions, partial and degenerate replies."""
         found = super().score(outputs, baseline)
         counts = Counter(self.labels(outputs))
-        told = ((counts["partial"], "partial"), (counts["degenerate"], "degenerate"))
-        parts = ", ".join(f"{count} {name}" for count, name in told if count)
+        parts = ", ".join(f"{counts[label]} {label}" for label in SHOWN_APART if counts[label])
         return replace(found, display=f"{found.display} ({parts})") if parts else found
 
 

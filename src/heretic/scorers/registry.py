@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -104,6 +104,16 @@ def _showing(scorers: Sequence[Scorer]) -> Shows | None:
         if searched and "bad" in scorer.needs.responses and isinstance(scorer, Shows):
             return scorer
     return None
+
+
+def detector_version(scorers: Iterable[Scorer], *, searched: bool = False) -> int | None:
+    """Version of the refusal detector that scorers use; None if none of them does.
+
+    Args:
+        searched: Whether only the objectives of the search are meant.
+    """
+    used = (one for one in scorers if not searched or one.optimization != "none")
+    return next((one.detector for one in used if one.detector is not None), None)
 
 
 def check_scorers(scorers: Sequence[Scorer], most: int | None = None) -> tuple[Scorer, ...]:

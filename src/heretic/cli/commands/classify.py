@@ -45,10 +45,11 @@ def command(file: str, scorer: str, config: Path | None) -> int:
     """Say of every reply in FILE whether it refuses.
 
     FILE holds JSON lines with the fields response and prompt (optional); - is standard input. Every
-    line is written to standard output, in the same order, with two more fields: label (refusal,
-    partial, compliance or degenerate), and span, the passage that decided the label (start and end
-    in characters, and text; or null). If the input has a field of such a name, it is kept as
-    input_label or input_span. Other scorers give a label with the span null, or a value instead. A
+    line is written to standard output, in the same order, with three more fields: label (refusal,
+    evasion, partial, compliance or degenerate), span, the passage that decided the label (start and
+    end in characters, and text; or null), and disclaimer, whether a compliance comes with an
+    apology, a caution or the like. If the input has a field of such a name, it is kept as
+    input_label and so on. Other scorers give a label with the span null, or a value instead. A
     summary goes to standard error.
     """
     rows = read_rows(file)
@@ -118,6 +119,8 @@ def summary(verdicts: Sequence[Mapping[str, Any]]) -> list[str]:
 
         counts = Counter(str(verdict["label"]) for verdict in verdicts)
         shown: list[tuple[str, int]] = [(name, counts[name]) for name in LABELS]
+        if "disclaimer" in verdicts[0]:
+            shown.append(("disclaimer", sum(verdict["disclaimer"] for verdict in verdicts)))
     else:
         values = [float(verdict["value"]) for verdict in verdicts]
         if not set(values) <= {0.0, 1.0}:
@@ -141,7 +144,14 @@ def _detected(rows: Sequence[Mapping[str, Any]]) -> list[ReplyRecord]:
     from heretic.refusals import classify
 
     found = (classify(row["response"], row.get("prompt")) for row in rows)
-    return [{"label": v.label, "span": None if v.span is None else asdict(v.span)} for v in found]
+    return [
+        {
+            "label": verdict.label,
+            "span": None if verdict.span is None else asdict(verdict.span),
+            "disclaimer": verdict.disclaimer,
+        }
+        for verdict in found
+    ]
 
 
 def _judged(

@@ -16,7 +16,11 @@ CheckpointAction = Literal["continue", "restart", "quit"]
 
 
 def choose_checkpoint(
-    dialogue: Dialogue, completed: int, n_trials: int, front: Sequence[Trial]
+    dialogue: Dialogue,
+    completed: int,
+    n_trials: int,
+    front: Sequence[Trial],
+    ended: str | None = None,
 ) -> CheckpointAction:
     """The setting `checkpoint_action`, or else what the user says.
 
@@ -27,6 +31,7 @@ def choose_checkpoint(
         completed: Completed trials of the run that was found.
         n_trials: Trials that the settings ask for.
         front: Front of that run.
+        ended: Why its search cannot go on; None if it can.
 
     Returns:
         `continue`, `restart` (the caller discards the run) or `quit` (also for Ctrl+C).
@@ -34,6 +39,8 @@ def choose_checkpoint(
     if dialogue.answers.checkpoint_action is not None:
         return cast("CheckpointAction", dialogue.answers.checkpoint_action)
     state = f"A run with {count_of(completed, n_trials)} trials already exists."
+    if dialogue.prompter is None and ended is not None:
+        return "continue"  # which the caller refuses, with the remedy
     if dialogue.prompter is None:
         remedy = "--checkpoint-action restart starts it over."
         dialogue.display.emit(Notice(f"{state} It is continued; {remedy}"))
@@ -41,14 +48,19 @@ def choose_checkpoint(
     if front:
         heading = "front of the existing run"
         dialogue.display.console.print(front_table(front, dialogue.baseline, heading=heading))
+    if ended is not None:
+        return _ask(dialogue.ask(), f"{state} {ended}", completed, None)
     return _ask(dialogue.ask(), state, completed, n_trials)
 
 
-def _ask(prompter: Prompter, state: str, completed: int, n_trials: int) -> CheckpointAction:
-    left = n_trials - completed
-    go_on = f"Continue it ({_trials(left)} left)" if left > 0 else "Continue with what it found"
+def _ask(prompter: Prompter, state: str, completed: int, n_trials: int | None) -> CheckpointAction:
+    """Ask.
+
+    Args:
+        n_trials: None if the search cannot go on.
+    """
     options = [
-        Option("continue", go_on),
+        *([] if n_trials is None else [Option("continue", _go_on(n_trials - completed))]),
         Option("restart", f"Start over (deletes its {_trials(completed)})"),
         Option("quit", "Quit"),
     ]
@@ -59,6 +71,10 @@ def _ask(prompter: Prompter, state: str, completed: int, n_trials: int) -> Check
     except (Back, Unanswered):
         return "quit"
     return cast("CheckpointAction", chosen)
+
+
+def _go_on(left: int) -> str:
+    return f"Continue it ({_trials(left)} left)" if left > 0 else "Continue with what it found"
 
 
 def _trials(count: int) -> str:
