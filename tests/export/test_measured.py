@@ -13,6 +13,7 @@ from heretic.export.documents.measured import not_measured
 from heretic.export.request import ExportRequest, HeldOut, LongReplies, UsedPrompts
 from heretic.records import Score
 from heretic.records.categories import CategoryTable, category_rows
+from heretic.refusals import VERSION
 
 USED = (
     UsedPrompts("bad, directions", "org/asked, train[:400]", 400, "0a1b2c3d4e5f"),
@@ -65,6 +66,7 @@ class TestEachLine:
 
     def test_what_counted(self, wanted: ExportRequest) -> None:
         assert "Refusals were counted by rules" in words(wanted)
+        assert f"detector version {VERSION}, balanced accuracy 0." in words(wanted)
         of = export_case.settings(Path("org/Base-1B"), scorers=[{"plugin": "keyword"}])
         by_words = words(replace(wanted, settings=of.to_dict()))
         assert "Refusals were counted by a list of words" in by_words

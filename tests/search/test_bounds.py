@@ -55,15 +55,14 @@ def test_other_fronts_are_not(trials: Sequence[dict[str, Any]]):
 
 def test_parameters_that_a_plan_does_not_use_do_not_count():
     last = SPACE.ranges[INDEX].high
-    found = [
-        front(5, of=5, name=INDEX, value=last, **{SCOPE: scope}) for scope in ("global", "per")
-    ]
+    scopes: list[dict[str, Any]] = [{SCOPE: "global"}, {SCOPE: "per"}]
+    found = [front(5, of=5, name=INDEX, value=last, **scope) for scope in scopes]
     assert len(bound_warnings(SPACE, found[0])) == 1
     assert bound_warnings(SPACE, found[1]) == []
     name = f"{MLP}.max_weight_position"
-    at_bound = {"name": name, "value": SPACE.ranges[name].low}
+    at_bound: dict[str, Any] = {"name": name, "value": SPACE.ranges[name].low}
     assert len(bound_warnings(SPACE, front(5, of=5, **at_bound))) == 1
-    off = {f"{MLP}.max_weight": -0.1}
+    off: dict[str, Any] = {f"{MLP}.max_weight": -0.1}
     assert bound_warnings(SPACE, front(5, of=5, **at_bound, **off)) == []
 
 

@@ -92,10 +92,7 @@ def apply_plan(
     evaluator = LibraryEvaluator(
         settings, model, directions, reporter, prompts.evaluation, scorers=scorers
     )
-    reporter.emit(StageStarted("Scoring the plan"))
-    scores = evaluator.evaluate([plan])[0]
-    reporter.emit(StageFinished(scores_line(scores)))
-    trial, baseline = Trial(number=0, plan=plan, scores=scores), evaluator.baseline
+    trial, baseline = _scored(plan, evaluator, reporter), evaluator.baseline
     request = export.ExportRequest(
         trial=trial,
         directions=directions,
@@ -117,6 +114,14 @@ def apply_plan(
         reporter,
         measure_full=in_full_precision(settings, evaluator, prompts.evaluation, reporter),
     )
+
+
+def _scored(plan: Plan, evaluator: LibraryEvaluator, reporter: Reporter) -> Trial:
+    """The plan as the only trial, with its scores."""
+    reporter.emit(StageStarted("Scoring the plan"))
+    scores = evaluator.evaluate([plan])[0]
+    reporter.emit(StageFinished(scores_line(scores)))
+    return Trial(number=0, plan=plan, scores=scores)
 
 
 def _by_category(

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from heretic.export.documents.markdown import table
 from heretic.export.request import ExportRequest
+from heretic.refusals import VERSION
+
+ACCURACY = (
+    "balanced accuracy 0.98 on labelled replies that its rules were made with, 0.65 to 0.94 on "
+    "small sets of other wordings"
+)
+"""How well the detector tells refusals from answers (docs/refusals.md)."""
 
 _SKIPPED = {
     "capability": "whether it still answers questions right (capability)",
     "recognition": "whether it still recognises what the original declines (recognition)",
 }
 """What a card says of figures that nobody measured, by the scorer's name."""
-
-_COUNTED = {
-    "heretic.scorers.refusal": "- Refusals were counted by rules over the words of a reply, not by "
-    "people.",
-    "heretic.scorers.keyword": "- Refusals were counted by a list of words.",
-}
-"""How refusals were counted, by the module of the scorer."""
 
 
 def measured_text(request: ExportRequest) -> str:
@@ -29,7 +26,7 @@ def measured_text(request: ExportRequest) -> str:
     lines = [
         _lengths(request),
         f"- {_choice(request)}",
-        *_counted(request.settings),
+        *_counted(request),
         f"- Seed: {request.manifest.seed}.",
         f"- **Not measured:** {'; '.join(not_measured(request))}.",
     ]
@@ -60,10 +57,19 @@ def _choice(request: ExportRequest) -> str:
     return f"{chosen} believe the held-out prompts, which neither directions nor search have seen."
 
 
-def _counted(settings: Mapping[str, Any]) -> list[str]:
-    """What counted the refusals."""
-    modules = {str(row["plugin"]).partition(":")[0] for row in settings.get("scorers", [])}
-    return [text for module, text in _COUNTED.items() if module in modules]
+def _counted(request: ExportRequest) -> list[str]:
+    """What counted the refusals, and how well that agrees with people."""
+    plugins = [str(row["plugin"]) for row in request.settings.get("scorers", [])]
+    own = [plugin for plugin in plugins if plugin.startswith("heretic.")]
+    found = []
+    if any(".refusal:" in plugin for plugin in own):
+        found.append(
+            "- Refusals were counted by rules over the words of a reply, not by people: detector "
+            f"version {VERSION}, {ACCURACY}."
+        )
+    if any(".keyword:" in plugin for plugin in own):
+        found.append("- Refusals were counted by a list of words.")
+    return found
 
 
 def not_measured(request: ExportRequest) -> list[str]:
