@@ -37,7 +37,7 @@ LOW = 4
 RANKS = (1, 2, 4, 8)
 """Ranks that are tried for edits that keep the norms of rows."""
 
-STEPS, SETTLED = 30, 1e-6
+STEPS, SETTLED = 50, 2e-7
 """Most iterations in search of the rows' factors, and the change of factors that ends them."""
 
 NORMS = 3.0
@@ -113,8 +113,12 @@ def compared(old: Tensor, new: Tensor) -> MatrixEdit:
         return MatrixEdit("rounding", change, size, norms_kept=True)
     if old.dim() < 2:
         return MatrixEdit("vector", change, size)
-    noise = max(rounding(pair.new, new.dtype), rounding(pair.old, old.dtype))
-    return replace(_edit(replace(pair, noise=noise), delta), change=change, size=size)
+    found = _edit(replace(pair, noise=rounding(pair.new, new.dtype)), delta)
+    coarse = torch.finfo(old.dtype).eps > torch.finfo(new.dtype).eps
+    if coarse and found.kind == "full_rank":  # the original may be the one that was rounded
+        noise = rounding(pair.old, old.dtype)
+        found = _edit(replace(pair, noise=noise, dtype=old.dtype), delta)
+    return replace(found, change=change, size=size)
 
 
 def _same_numbers(old: Tensor, new: Tensor) -> bool:
@@ -220,7 +224,9 @@ def _as_scaled(pair: Pair, plain: MatrixEdit) -> MatrixEdit | None:
             return None
         factors = row_factors(pair, rank)
         delta = pair.new / factors - pair.old
-        found = spectrum(delta, pair.noise, rank + 1)
+        # Norms were computed in float32 before the file was rounded.
+        inexact = EPSILONS * torch.finfo(delta.dtype).eps * float(pair.old.square().mean().sqrt())
+        found = spectrum(delta, pair.noise + inexact, rank + 1)
         found = without_rounding(found, RANKS, partial(_rounded, pair, factors))
         if found.rank <= min(rank, plain.rank) and not found.more:
             low = replace(
@@ -269,6 +275,9 @@ def reads_output(old: Tensor, new: Tensor, *, steps: int = 60) -> bool | None:
     Returns:
         None where it cannot be told.
     """
+    if old.shape[0] > old.shape[1]:
+        # Stored as [d_in, d_out], or it writes more than it reads: then nothing can be told.
+        return reads_output(old.T, new.T, steps=steps) or None
     weight = old.double() if min(old.shape) <= EXACT else old.float()
     rows, columns = weight.shape
     if columns < rows * 1.25:
