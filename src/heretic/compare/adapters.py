@@ -53,7 +53,7 @@ class AdapterLayer:
 
     @property
     def rank(self) -> int:
-        """k."""
+        """Number of rows of `a`."""
         return len(self.a)
 
     def added_to(self, weight: Tensor) -> Tensor:

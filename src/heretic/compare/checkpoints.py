@@ -149,19 +149,20 @@ def kind_of(found: Sequence[TensorDifference]) -> Kind:
     edited = [row for row in found if row.kind != "rounding"]
     if not edited:
         return "dtype_change"
-    matrices = [row for row in edited if row.kind != "vector"]
+    return _kind_of_matrices([row for row in edited if row.kind != "vector"])
+
+
+def _kind_of_matrices(matrices: Sequence[TensorDifference]) -> Kind:
     kinds = {row.kind for row in matrices}
     if kinds & {"unreadable", "shape", "not_finite"}:
         return "not_comparable"
-    if kinds == {"full_rank"} or not matrices:
+    if kinds <= {"full_rank"}:
         quantised = [row for row in matrices if row.bits is not None]
         return "quantisation" if len(quantised) > len(matrices) / 2 else "fine_tune"
     if kinds == {"ablation"}:
         kept = all(row.norms_kept for row in matrices)
         return "norm_preserving_ablation" if kept else "directional_ablation"
-    if kinds <= {"ablation", "low_rank"}:
-        return _low_rank(matrices)
-    return "mixed"
+    return _low_rank(matrices) if kinds <= {"ablation", "low_rank"} else "mixed"
 
 
 def _low_rank(matrices: Sequence[TensorDifference]) -> Kind:
@@ -184,8 +185,9 @@ def verdict(found: CheckpointComparison) -> str:
         text += f" but for the dtype of {changed}" if changed else ""
         return f"{text}: {WORDS[found.kind]}."
     head = f"{len(edited)} of {found.compared} tensors differ"
-    middle = [_each(edited), _norms(edited), _shared(found.directions)]
-    return f"{'; '.join([head, *filter(None, middle)])}: {WORDS[found.kind]}{_bits(found)}."
+    middle = [_norms(edited), _shared(found.directions)]
+    clauses = [head + _each(edited), *filter(None, middle)]
+    return f"{'; '.join(clauses)}: {WORDS[found.kind]}{_bits(found)}."
 
 
 def _each(edited: Sequence[TensorDifference]) -> str:
@@ -194,8 +196,8 @@ def _each(edited: Sequence[TensorDifference]) -> str:
         return ""
     ranks = sorted({row.rank for row in matrices})
     shown = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
-    what = "each matrix" if len(matrices) == len(edited) else f"{len(matrices)} matrices"
-    return f"{what} by rank {shown}"
+    each = "each" if len(matrices) == len(edited) else f"{len(matrices)} of them"
+    return f", {each} by a matrix of rank {shown}"
 
 
 def _norms(edited: Sequence[TensorDifference]) -> str:

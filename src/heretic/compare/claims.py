@@ -15,7 +15,9 @@ NAMES = {
 }
 """Scores of Heretic, and what cards call them."""
 
-AFTER = re.compile(r"this model|abliterated|edited|modified|after|ours|decensored|uncensored", re.I)
+AFTER = re.compile(
+    r"this model|abliterated|edited|modified|after|ours|decensored|uncensored", re.IGNORECASE
+)
 """Words in the heading of the column that holds the figures of the edited model."""
 
 LARGEST = 2**20
@@ -92,7 +94,9 @@ def _in_tables(text: str) -> Iterator[Claim]:
 
 def _in_sentences(text: str) -> Iterator[Claim]:
     for name, words in NAMES.items():
-        found = re.search(rf"\b{words}\b[\s*_`|:=~≈-]{{1,12}}(?:of\s+)?({FIGURE})", text, re.I)
+        found = re.search(
+            rf"\b{words}\b[\s*_`|:=~≈-]{{1,12}}(?:of\s+)?({FIGURE})", text, re.IGNORECASE
+        )
         claim = found and _claim(name, found[1])
         if claim:
             yield claim
@@ -100,7 +104,8 @@ def _in_sentences(text: str) -> Iterator[Claim]:
 
 def _name(cell: str) -> str | None:
     return next(
-        (name for name, words in NAMES.items() if re.match(rf"\W*{words}\b", cell, re.I)), None
+        (name for name, words in NAMES.items() if re.match(rf"\W*{words}\b", cell, re.IGNORECASE)),
+        None,
     )
 
 

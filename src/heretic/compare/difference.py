@@ -276,7 +276,7 @@ def overlap(one: Tensor, other: Tensor) -> float:
         one, other: Orthonormal columns, [d_out, k].
     """
     cosines = one.T.float() @ other.float()
-    return min(1.0, float(cosines.square().sum() / min(cosines.shape)) ** 0.5)
+    return float((cosines.square().sum() / min(cosines.shape)).sqrt().clamp_max(1.0))
 
 
 def layer_of(name: str) -> int | None:

@@ -16,7 +16,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from heretic.compare.rank import EXACT, Spectrum, rounding, spectrum, without_rounding
+from heretic.compare.rank import (
+    EXACT,
+    Spectrum,
+    rounding,
+    singular,
+    spectrum,
+    without_rounding,
+)
 
 EditKind = Literal[
     "ablation", "low_rank", "full_rank", "vector", "rounding", "not_finite", "identical"
@@ -109,7 +116,7 @@ def compared(old: Tensor, new: Tensor) -> MatrixEdit:
         return MatrixEdit("not_finite", change, size)
     if change == 0 and old.dtype == new.dtype:
         return MatrixEdit("identical", 0.0, size, norms_kept=True)
-    if _same_numbers(old, new):
+    if same_numbers(old, new):
         return MatrixEdit("rounding", change, size, norms_kept=True)
     if old.dim() < 2:
         return MatrixEdit("vector", change, size)
@@ -121,11 +128,9 @@ def compared(old: Tensor, new: Tensor) -> MatrixEdit:
     return replace(found, change=change, size=size)
 
 
-def _same_numbers(old: Tensor, new: Tensor) -> bool:
-    """Whether one tensor is the other in another dtype."""
-    return old.dtype != new.dtype and (
-        torch.equal(old.to(new.dtype), new) or torch.equal(new.to(old.dtype), old)
-    )
+def same_numbers(old: Tensor, new: Tensor) -> bool:
+    """Whether one tensor is the other in another dtype, or equal to it."""
+    return torch.equal(old.to(new.dtype), new) or torch.equal(new.to(old.dtype), old)
 
 
 def _edit(pair: Pair, delta: Tensor) -> MatrixEdit:
@@ -224,9 +229,7 @@ def _as_scaled(pair: Pair, plain: MatrixEdit) -> MatrixEdit | None:
             return None
         factors = row_factors(pair, rank)
         delta = pair.new / factors - pair.old
-        # Norms were computed in float32 before the file was rounded.
-        inexact = EPSILONS * torch.finfo(delta.dtype).eps * float(pair.old.square().mean().sqrt())
-        found = spectrum(delta, pair.noise + inexact, rank + 1)
+        found = spectrum(delta, pair.noise + _inexact(pair), rank + 1)
         found = without_rounding(found, RANKS, partial(_rounded, pair, factors))
         if found.rank <= min(rank, plain.rank) and not found.more:
             low = replace(
@@ -240,25 +243,50 @@ def row_factors(pair: Pair, rank: int) -> Tensor:
     """Factors s of the rows, [m, 1], that make W' / s - W a matrix of this rank.
 
     Where D = W' / s - W has the row space R, rows of W' and W differ outside R by their factors
-    only. So factors and R are estimated in turns, beginning with R of W' - W, from which the
-    factors are missing: they differ from 1 in second order.
+    only. So factors and R are improved in turns, R by one step of subspace iteration, beginning
+    with R of W' - W, from which the factors are missing: they differ from 1 in second order.
     """
-    old_norms = pair.old.square().sum(dim=1)
+    squares = pair.old.square().sum(dim=1)
     products = (pair.new * pair.old).sum(dim=1)
-    delta, scale = pair.new - pair.old, torch.ones_like(products)
+    scale = torch.ones_like(products)
+    space = singular(pair.new - pair.old, rank)[2][:rank].T
     for _ in range(STEPS):
-        space = spectrum(delta, 0.0, rank).right[:rank].T
         new, old = pair.new @ space, pair.old @ space
-        outside = old_norms - old.square().sum(dim=1)
+        outside = squares - old.square().sum(dim=1)
         factors = (products - (new * old).sum(dim=1)) / outside
         usable = (outside > 0) & (factors > 0) & torch.isfinite(factors)
         factors = torch.where(usable, factors, 1.0)
-        delta = pair.new / factors.unsqueeze(1) - pair.old
         settled = float((factors - scale).abs().max()) < SETTLED
         scale = factors
         if settled:
             break
+        columns = torch.linalg.qr(new / scale.unsqueeze(1) - old).Q
+        rows = pair.new.T @ (columns / scale.unsqueeze(1)) - pair.old.T @ columns
+        space = torch.linalg.qr(rows).Q
     return scale.unsqueeze(1)
+
+
+def has_rank(old: Tensor, new: Tensor, rank: int, *, scaled: bool, transposed: bool) -> bool:
+    """Whether an edit has at most a known rank, which takes less time than to find the rank.
+
+    Args:
+        old, new: [m, n] in the dtypes of their files.
+        scaled: Whether the edit may have multiplied each row by a factor of its own.
+        transposed: Whether they are stored as [d_in, d_out].
+    """
+    pair = Pair(old.float(), new.float(), dtype=new.dtype)
+    pair = replace(pair, noise=rounding(pair.new, new.dtype))
+    pair = pair.flipped if transposed else pair
+    factors = row_factors(pair, rank) if scaled else None
+    delta = (pair.new if factors is None else pair.new / factors) - pair.old
+    noise = pair.noise + (_inexact(pair) if scaled else 0.0)
+    found = spectrum(delta, noise, rank + 1)
+    return without_rounding(found, (rank,), partial(_rounded, pair, factors)).rank <= rank
+
+
+def _inexact(pair: Pair) -> float:
+    """What the arithmetic of norms, in float32, adds to the rounding error of an entry."""
+    return EPSILONS * torch.finfo(torch.float32).eps * float(pair.old.square().mean().sqrt())
 
 
 # --- fits and adapters ---------------------------------------------------------------------
@@ -294,4 +322,4 @@ def reads_output(old: Tensor, new: Tensor, *, steps: int = 60) -> bool | None:
         gradient = weight @ residual
         next_power = gradient @ gradient
         direction, power = gradient + next_power / power * direction, next_power
-    return float(torch.linalg.vector_norm(residual)) < 0.5 * (1 - rows / columns) ** 0.5
+    return bool(torch.linalg.vector_norm(residual) < 0.5 * (1 - rows / columns) ** 0.5)

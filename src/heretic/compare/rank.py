@@ -129,7 +129,8 @@ def tolerance(matrix: Tensor, noise: float, values: Tensor) -> float:
     rows, columns = matrix.shape
     largest = float(values[0]) if len(values) else 0.0
     eps = torch.finfo(matrix.dtype).eps
-    return SAFETY * noise * (rows**0.5 + columns**0.5) + max(rows, columns) * eps * largest
+    bound: float = SAFETY * noise * (rows**0.5 + columns**0.5)
+    return bound + max(rows, columns) * eps * largest
 
 
 def singular(matrix: Tensor, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,7 +140,8 @@ def singular(matrix: Tensor, wanted: int) -> tuple[Tensor, Tensor, Tensor]:
     Tropp 2011, arXiv 0909.4061, algorithms 4.4 and 5.1), always with the same seed.
     """
     if min(matrix.shape) <= EXACT:
-        return torch.linalg.svd(matrix, full_matrices=False)
+        whole = torch.linalg.svd(matrix, full_matrices=False)
+        return whole.U, whole.S, whole.Vh
     generator = torch.Generator().manual_seed(SEED)
     probe = torch.randn(matrix.shape[1], wanted + OVERSAMPLING, generator=generator)
     basis = torch.linalg.qr(matrix @ probe.to(matrix)).Q

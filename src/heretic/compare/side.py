@@ -45,8 +45,10 @@ class Side:
 
     @property
     def places(self) -> tuple[Path, ...]:
-        """Folders with configuration, tokenizer and template; what the first lacks stands in the
-        second, the adapter's base."""
+        """Folders with configuration, tokenizer and template.
+
+        What the first lacks stands in the second, that of an adapter's base.
+        """
         return tuple(dict.fromkeys((self.folder, self.checkpoint.folder)))
 
     def can_read(self, key: str) -> bool:
@@ -64,12 +66,13 @@ class Side:
             yield matrix if layer is None else layer.added_to(matrix.to(torch.float32))
 
 
-def open_side(name: str, revision: str | None = None) -> Side:
+def open_side(name: str, revision: str | None = None, *, download: bool = True) -> Side:
     """Find the files of a model or an adapter, and read their headers.
 
     Args:
         name: Folder or Hub id.
         revision: Branch, tag or commit on the Hub.
+        download: Whether files that the Hub's cache lacks are downloaded.
 
     Raises:
         ModelError: There is no such model here or on the Hub, or it has no safetensors files; or an
@@ -78,10 +81,10 @@ def open_side(name: str, revision: str | None = None) -> Side:
     """
     adapter = find_adapter(name, revision)
     if adapter is None:
-        folder = _folder(name, revision)
+        folder = _folder(name, revision, download=download)
         return Side(name, folder, _checkpoint(name, folder))
-    own = _folder(name, revision, adapter=True)
-    folder = _folder(adapter.base, adapter.base_revision)
+    own = _folder(name, revision, download=download, adapter=True)
+    folder = _folder(adapter.base, adapter.base_revision, download=download)
     checkpoint = _checkpoint(adapter.base, folder)
     return Side(name, own, checkpoint, read_layers(own, checkpoint), adapter.base)
 
@@ -96,7 +99,7 @@ def _checkpoint(name: str, folder: Path) -> Checkpoint:
     return found
 
 
-def _folder(name: str, revision: str | None, *, adapter: bool = False) -> Path:
+def _folder(name: str, revision: str | None, *, download: bool, adapter: bool = False) -> Path:
     if gguf_parts(name) is not None:
         raise ModelError(
             f"{name} is a GGUF file, whose tensors are not compared.",
@@ -109,6 +112,8 @@ def _folder(name: str, revision: str | None, *, adapter: bool = False) -> Path:
         return folder
     if folder is not None and not adapter and read_checkpoint(folder) is not None:
         return folder
+    if not download:
+        raise ModelError(f"{name} is not on this machine as safetensors files.")
     return _downloaded(name, revision)
 
 

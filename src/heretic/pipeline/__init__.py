@@ -6,6 +6,7 @@ Interactive use, use by settings alone, the library and reproduction call these 
 not modes inside them. Values found at run time go into the run's manifest, never into the settings.
 """
 
+from heretic.pipeline.audit import audit_reproduced, audit_saved
 from heretic.pipeline.checks import check_model
 from heretic.pipeline.export import Exported, export_trial
 from heretic.pipeline.held_out import held_out_scores
@@ -36,6 +37,8 @@ __all__ = [
     "Exported",
     "PromptSets",
     "Session",
+    "audit_reproduced",
+    "audit_saved",
     "check_model",
     "choose_prefix",
     "compute_directions",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from heretic import export
 from heretic.harness.store import figures_of
+from heretic.pipeline.audit import audit_export
 from heretic.pipeline.held_out import held_out_scores
 from heretic.pipeline.long_replies import long_replies
 from heretic.pipeline.precision import in_full_precision
@@ -44,6 +45,7 @@ def export_trial(
 
     Raises:
         ExportError: The trial cannot be saved, or the saved model does not score as in the search.
+        AuditError: The saved files are not what the plan and the card say.
         RunError: A file with benchmark results is damaged.
     """
     # Checked first, since scoring takes minutes.
@@ -66,4 +68,5 @@ def export_trial(
             session.settings, session.evaluator, session.prompts.evaluation, session.reporter
         ),
     )
+    audit_export(folder, session.model, session.reporter)
     return Exported(scores, request.held_out, request.long_replies)

@@ -22,6 +22,7 @@ from heretic.model.core import Model
 from heretic.model.library import LibraryModel
 from heretic.model.loading import load_tokenizer
 from heretic.model.source import ModelSource
+from heretic.pipeline.audit import audit_export
 from heretic.pipeline.checks import check_model
 from heretic.pipeline.known import load_run
 from heretic.pipeline.long_replies import Chosen, long_scores
@@ -70,6 +71,7 @@ def apply_plan(
     Raises:
         RunError: The plan does not fit the model or its directions, or `run` holds no run.
         ExportError: The model cannot be saved, or the saved model does not score as before.
+        AuditError: The saved files are not what the plan and the card say.
     """
     known = None if run is None else run.require_manifest()
     if known is not None:
@@ -105,13 +107,15 @@ def apply_plan(
         ),
     )
     folder = export.save(model, request, destination, strategy=strategy, reporter=reporter)
-    return export.verify(
+    scores = export.verify(
         folder,
         request,
         evaluator,
         reporter,
         measure_full=in_full_precision(settings, evaluator, prompts.evaluation, reporter),
     )
+    audit_export(folder, model, reporter)
+    return scores
 
 
 def _with_directions_of(known: RunManifest, settings: Settings) -> Settings:
