@@ -55,23 +55,6 @@ def claims(folder: Path) -> list[Claim]:
     return list(found.values())
 
 
-def table_figures(text: str) -> dict[str, tuple[str, ...]]:
-    """The rows of the first table with scores: name to cells after it, as the card writes them."""
-    heading: list[str] = []
-    rows: dict[str, tuple[str, ...]] = {}
-    for line in text.splitlines():
-        cells = [cell.strip(" *_`") for cell in line.strip().strip("|").split("|")]
-        if not line.lstrip().startswith("|") or len(cells) < 2:
-            if rows:
-                return rows
-            heading = []
-        elif not heading:
-            heading = cells
-        elif _name(cells[0]) is not None:
-            rows[cells[0]] = tuple(cells[1:])
-    return rows
-
-
 def _in_tables(text: str) -> Iterator[Claim]:
     heading: list[str] | None = None
     for line in text.splitlines():

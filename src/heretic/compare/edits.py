@@ -249,7 +249,7 @@ def row_factors(pair: Pair, rank: int) -> Tensor:
     squares = pair.old.square().sum(dim=1)
     products = (pair.new * pair.old).sum(dim=1)
     scale = torch.ones_like(products)
-    space = singular(pair.new - pair.old, rank)[2][:rank].T
+    space = singular(pair.new - pair.old, rank, quick=True)[2][:rank].T
     for _ in range(STEPS):
         new, old = pair.new @ space, pair.old @ space
         outside = squares - old.square().sum(dim=1)
@@ -280,8 +280,9 @@ def has_rank(old: Tensor, new: Tensor, rank: int, *, scaled: bool, transposed: b
     factors = row_factors(pair, rank) if scaled else None
     delta = (pair.new if factors is None else pair.new / factors) - pair.old
     noise = pair.noise + (_inexact(pair) if scaled else 0.0)
-    found = spectrum(delta, noise, rank + 1)
-    return without_rounding(found, (rank,), partial(_rounded, pair, factors)).rank <= rank
+    found = spectrum(delta, noise, rank + 1, quick=True)
+    rounded = partial(_rounded, pair, factors)
+    return without_rounding(found, (rank,), rounded, quick=True).rank <= rank
 
 
 def _inexact(pair: Pair) -> float:

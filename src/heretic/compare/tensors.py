@@ -77,12 +77,12 @@ def same_bytes(left: Entry, right: Entry) -> bool:
         other.seek(right.start)
         buffers = bytearray(CHUNK), bytearray(CHUNK)
         while size:
-            views = [memoryview(buffer)[: min(size, CHUNK)] for buffer in buffers]
-            for file, view in zip((one, other), views, strict=True):
-                _fill(file, view)
-            if bytes(views[0]) != views[1]:
+            part = min(size, CHUNK)
+            for file, buffer in zip((one, other), buffers, strict=True):
+                _fill(file, memoryview(buffer)[:part])
+            if buffers[0] != buffers[1]:  # beyond a last, shorter part both are as before: equal
                 return False
-            size -= len(views[0])
+            size -= part
     return True
 
 
