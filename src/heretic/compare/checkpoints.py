@@ -43,7 +43,7 @@ Kind = Literal[
 
 WORDS: dict[str, str] = {
     "identical": "the weights are identical",
-    "dtype_change": "only the dtype changed",
+    "dtype_change": "only the dtype or the rounding changed",
     "directional_ablation": "directional ablation",
     "norm_preserving_ablation": "norm-preserving directional ablation",
     "fit": "a fitted edit of low rank",
@@ -182,7 +182,7 @@ def verdict(found: CheckpointComparison) -> str:
     if not edited:
         text = f"All {found.compared} tensors that both have are equal"
         changed = len(found.differences)
-        text += f" but for the dtype of {changed}" if changed else ""
+        text += f" but for rounding in {changed}" if changed else ""
         return f"{text}: {WORDS[found.kind]}."
     head = f"{len(edited)} of {found.compared} tensors differ"
     middle = [_norms(edited), _shared(found.directions)]

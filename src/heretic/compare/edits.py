@@ -30,7 +30,7 @@ EditKind = Literal[
 ]
 """`ablation`: as above. `low_rank`: the difference has low rank, and is no ablation. `full_rank`:
 it has not. `vector`: a tensor of one dimension. `rounding`: the numbers of one file are those of
-the other in another dtype. `not_finite`: one holds NaN or infinity."""
+the other in another dtype, or rounded otherwise. `not_finite`: one holds NaN or infinity."""
 
 FITS = 0.1
 """Largest relative error of the equation of an ablation, beyond rounding."""
@@ -120,11 +120,14 @@ def compared(old: Tensor, new: Tensor) -> MatrixEdit:
         return MatrixEdit("rounding", change, size, norms_kept=True)
     if old.dim() < 2:
         return MatrixEdit("vector", change, size)
-    found = _edit(replace(pair, noise=rounding(pair.new, new.dtype)), delta)
+    pair = replace(pair, noise=rounding(pair.new, new.dtype))
+    found = _edit(pair, delta)
     coarse = torch.finfo(old.dtype).eps > torch.finfo(new.dtype).eps
     if coarse and found.kind == "full_rank":  # the original may be the one that was rounded
         noise = rounding(pair.old, old.dtype)
         found = _edit(replace(pair, noise=noise, dtype=old.dtype), delta)
+    if found.rank == 0 and change <= NORMS * pair.noise * delta.numel() ** 0.5:
+        found = MatrixEdit("rounding", change, size, norms_kept=True)
     return replace(found, change=change, size=size)
 
 

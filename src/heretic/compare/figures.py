@@ -20,6 +20,8 @@ from heretic.system.hub import is_local, repository_of
 COLUMNS = ("base model", "this model")
 """Headings of the columns of a card's table of scores."""
 
+OF = {COLUMNS[0]: "the base model", COLUMNS[1]: "this model"}
+
 
 def figure_findings(folder: Path, recorded: Reproduction) -> list[Finding]:
     """Check that the card shows the figures of the reproduction file, and names the base."""
@@ -61,7 +63,7 @@ def _table_findings(card: str, recorded: Reproduction) -> Iterator[Finding]:
                 yield Finding("figures", f"{CARD} does not show {score.name}.")
             elif not _shows(cells.get(column, ""), score):
                 text = (
-                    f"{CARD} says {score.name} {cells.get(column)!r} of the {column}, "
+                    f"{CARD} says {score.name} {cells.get(column)!r} of {OF[column]}, "
                     f"{REPRODUCTION} {score.display!r}."
                 )
                 yield Finding("figures", text)

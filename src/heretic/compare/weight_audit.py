@@ -127,11 +127,11 @@ def _edited_findings(
     changed[theirs] = 0
     for number, (old, new) in enumerate(_matrices(saved, ours, base, theirs, expected.stacked)):
         where = ours if base.checkpoint.tensors[theirs].shape == old.shape else f"{ours}[{number}]"
+        same = torch.equal(old, new)
+        changed[theirs] += not same or not old.any()
         if not torch.isfinite(new).all():
             yield Finding("weights", f"{where} holds numbers that are not finite.")
             continue
-        same = torch.equal(old, new)
-        changed[theirs] += not same or not old.any()
         if same or expected.is_bias or theirs in base.layers:
             continue
         scaled = plan.row_normalization == "full"

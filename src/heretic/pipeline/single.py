@@ -107,13 +107,8 @@ def apply_plan(
         ),
     )
     folder = export.save(model, request, destination, strategy=strategy, reporter=reporter)
-    scores = export.verify(
-        folder,
-        request,
-        evaluator,
-        reporter,
-        measure_full=in_full_precision(settings, evaluator, prompts.evaluation, reporter),
-    )
+    measure_full = in_full_precision(settings, evaluator, prompts.evaluation, reporter)
+    scores = export.verify(folder, request, evaluator, reporter, measure_full=measure_full)
     audit_export(folder, model, reporter)
     return scores
 
