@@ -1,4 +1,4 @@
-"""An export is what its plan and its documents say; whatever is altered in it is found and named."""
+"""An export is what its plan and its documents say; what is altered in it is found and named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two checkpoints: what kind of edit lies between them, what was lost or added, what cards claim."""
+"""Two checkpoints: the kind of edit between them, what was lost or added, what cards claim."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class TestKinds:
         def train(tensors: dict[str, Tensor]) -> None:
             torch.manual_seed(0)
             for tensor in tensors.values():
-                tensor += 0.01 * torch.randn_like(tensor)
+                tensor.add_(torch.randn_like(tensor), alpha=0.01)
 
         found = compared(changed(base, tmp_path / "m", train), base)
         assert found.kind == "fine_tune"
@@ -219,22 +219,24 @@ class TestFiles:
             open_side(str(adapter))
 
 
+OTHERS = (
+    "| Metric | This model | Original |\n| :-- | :-: | :-: |\n"
+    "| **KL divergence** | 0.08 | 0 |\n| **Refusals** | 5/100 | 97/100 |"
+)
+OURS = (
+    "| score | base model | this model |\n| --- | ---: | ---: |\n"
+    "| refusals | 18/20 [0.7, 0.9] | 2/20 [0, 0.3] |"
+)
+
+
 @pytest.mark.parametrize(
     ("card", "expected"),
     [
         ("Refusals: 3/100, KL divergence: 0.12", {"refusals": 0.03, "kl_divergence": 0.12}),
         ("- **Refusals**: 3 of 100\n- **KL**: 1e-2", {"refusals": 0.03, "kl_divergence": 0.01}),
         ("The refusal rate is 4%.", {}),  # a sentence, which is not taken for a figure
-        (
-            "| Metric | This model | Original |\n| :-- | :-: | :-: |\n"
-            "| **KL divergence** | 0.08 | 0 |\n| **Refusals** | 5/100 | 97/100 |",
-            {"refusals": 0.05, "kl_divergence": 0.08},
-        ),
-        (
-            "| score | base model | this model |\n| --- | ---: | ---: |\n"
-            "| refusals | 18/20 [0.7, 0.9] | 2/20 [0, 0.3] |",
-            {"refusals": 0.1},
-        ),
+        (OTHERS, {"refusals": 0.05, "kl_divergence": 0.08}),
+        (OURS, {"refusals": 0.1}),
         ("Refusals of this kind have 3 causes.", {}),
     ],
 )

@@ -47,9 +47,9 @@ def audit_saved(
     if wrong:
         note_findings(folder, [finding.text for finding in wrong])
         raise AuditError(
-            f"The model saved in {folder} failed its audit ({len(wrong)} findings). {wrong[0].text}",
-            remedy="The files stay, and their card lists what was found. Do not use them; report "
-            f"this, with what `heretic audit {folder}` prints.",
+            f"The model saved in {folder} failed its audit: {wrong[0].text}",
+            remedy=f"The files stay, and their card lists what was found ({len(wrong)} findings). Do "
+            f"not use them; report this, with what `heretic audit {folder}` prints.",
         )
     return findings
 
