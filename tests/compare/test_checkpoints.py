@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,7 +90,7 @@ class TestKinds:
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_pretrained(base)
         config = LoraConfig(r=3, lora_alpha=6, target_modules=["q_proj", "up_proj", "down_proj"])
-        peft = get_peft_model(model, config)
+        peft: Any = get_peft_model(model, config)
         for name, parameter in peft.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.05)

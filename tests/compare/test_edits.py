@@ -31,7 +31,8 @@ def weight(shape: tuple[int, int], seed: int = 0) -> Tensor:
 
 def basis(width: int, rank: int) -> Tensor:
     generator = torch.Generator().manual_seed(9)
-    return torch.linalg.qr(torch.randn(width, rank, generator=generator)).Q.T
+    columns: Tensor = torch.linalg.qr(torch.randn(width, rank, generator=generator)).Q
+    return columns.T
 
 
 def ablated(old: Tensor, rank: int, amount: float, variant: RowNormalization) -> Tensor:

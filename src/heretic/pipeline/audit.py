@@ -48,8 +48,8 @@ def audit_saved(
         note_findings(folder, [finding.text for finding in wrong])
         raise AuditError(
             f"The model saved in {folder} failed its audit: {wrong[0].text}",
-            remedy=f"The files stay, and their card lists what was found ({len(wrong)} findings). Do "
-            f"not use them; report this, with what `heretic audit {folder}` prints.",
+            remedy=f"The files stay, and their card lists what was found ({len(wrong)} findings). "
+            f"Do not use them; report this, with what `heretic audit {folder}` prints.",
         )
     return findings
 
