@@ -96,6 +96,18 @@ KEYS: dict[str, dict[str, set[str]]] = {
         "scores": {"refusals", "kl_divergence", "detector"},
         "differences": {"refusals", "kl_divergence", "detector"},
     },
+    "compare": {
+        "": {"model", "against", "kind", "verdict", "tensors", "differences", "directions", "parts"}
+        | {"files", "scores", "baseline", "score_differences", "not_scored", "claims"},
+        "tensors": {"compared", "different"},
+        "differences": {"name", "shape", "dtype", "dtype_before", "kind", "relative", "rank"}
+        | {"rank_is_lower_bound", "rows_rescaled", "row_norms_kept", "largest_norm_change"}
+        | {"experts", "experts_changed"},
+        "directions": {"tensors", "shared", "by_layer", "smallest_overlap", "median_overlap"}
+        | {"smallest_overlap_within_layers"},
+        "claims": {"name", "text", "value", "measured"},
+    },
+    "audit": {"": {"folder", "failed", "findings"}},
 }
 """By file or command: the names at the top, and those one level below each. More may come."""
 
@@ -153,6 +165,8 @@ def test_no_name_is_renamed(
         "runs": told("runs"),
         "inspect": told("inspect", "model"),
         "evaluate": told("evaluate", "edited", "--against", "model"),
+        "compare": told("compare", "edited", "model", "--no-scores"),
+        "audit": told("audit", "edited"),
     }
     gone = {what: missing(found[what], expected) for what, expected in KEYS.items()}
     assert {what: wanted for what, wanted in gone.items() if wanted} == {}

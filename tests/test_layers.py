@@ -35,6 +35,7 @@ ORDER = (
     "harness",
     "scorers",
     "export",
+    "compare",
     "evaluator",
     "pipeline",
     "demo",

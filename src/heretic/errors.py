@@ -61,6 +61,12 @@ class ExportError(HereticError):
     """A model cannot be saved, uploaded or reproduced."""
 
 
+class AuditError(ExportError):
+    """A saved model is not what its plan and its documents say. Its files stay; exit status 1."""
+
+    exit_status = 1
+
+
 def reason(error: Exception) -> str:
     """An error in one sentence; of a bug or a library's error, with its type."""
     return str(error) if isinstance(error, HereticError) else f"{type(error).__name__}: {error}"

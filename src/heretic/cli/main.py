@@ -43,6 +43,12 @@ COMMANDS = {
     "evaluate": CommandEntry(
         "heretic.cli.commands.evaluate", "Score a model against its original."
     ),
+    "compare": CommandEntry(
+        "heretic.cli.commands.compare", "Show how a model differs from its original."
+    ),
+    "audit": CommandEntry(
+        "heretic.cli.commands.audit", "Check a saved model against its base and its documents."
+    ),
     "apply": CommandEntry(
         "heretic.cli.commands.apply", "Apply a plan to a model, without a search."
     ),
@@ -87,7 +93,7 @@ _OF_THE_SYSTEM = {
 }
 """Errors at a path that say more about the machine, or about what was typed, than about a bug."""
 
-_PRINTING = {"classify", "config", "evaluate", "inspect", "runs"}
+_PRINTING = {"audit", "classify", "compare", "config", "evaluate", "inspect", "runs"}
 """Commands that have no other result than what they print."""
 
 _HELP = """Automatically find the smallest edit of MODEL that removes one learned behaviour (by

@@ -24,7 +24,7 @@ from heretic.cli.menu.benchmarks import show_benchmarks
 from heretic.cli.menu.chat import chat
 from heretic.cli.menu.dialogue import Dialogue
 from heretic.cli.menu.menu import Actions, Menu
-from heretic.errors import HereticError, StudyError
+from heretic.errors import AuditError, HereticError, StudyError
 from heretic.events import Notice
 from heretic.records.selection import names_by_row
 from heretic.records.statistics import after_choice
@@ -124,7 +124,10 @@ def actions_of(session: Session, display: Display) -> Actions:
     def upload(trial: Trial, repo_id: str, private: bool, strategy: str) -> RenderableType:
         full = export.check_upload(repo_id)
         with export.temporary() as folder:
-            pipeline.export_trial(session, trial, folder, strategy)
+            try:
+                pipeline.export_trial(session, trial, folder, strategy)
+            except AuditError as error:
+                raise _not_uploaded(error, export.keep(folder)) from error
             url = export.upload(folder, full, private=private, reporter=session.reporter)
         display.close()
         return f"Uploaded to {url}"
@@ -175,6 +178,12 @@ def finalists_table(found: Finalists, trials: Sequence[Trial]) -> RenderableType
     }
     heading = f"The same on {found.prompts} replies of up to {found.tokens} tokens"
     return scores_table(rows, label="", heading=heading)
+
+
+def _not_uploaded(error: AuditError, kept: Path) -> AuditError:
+    """The error of an upload that an audit prevented, with the place of its files."""
+    remedy = f"Nothing was uploaded. The files are kept in {kept}; their card lists what was found."
+    return AuditError(error.message, remedy=remedy)
 
 
 def saved_table(

@@ -12,7 +12,7 @@ from heretic.export.request import (
     Strategy,
 )
 from heretic.export.saving import check_export, check_place, save
-from heretic.export.staging import temporary, upload_place
+from heretic.export.staging import keep, temporary, upload_place
 from heretic.export.verify import verify
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "check_place",
     "check_upload",
     "get_readme_intro",
+    "keep",
     "model_card",
     "reproduce",
     "save",

@@ -110,6 +110,17 @@ def temporary() -> Iterator[Path]:
         yield work / "model"
 
 
+def keep(folder: Path) -> Path:
+    """Move a folder that `temporary` named to a place where it stays; returns that place.
+
+    Raises:
+        OSError: It cannot be moved.
+    """
+    kept = Path(tempfile.mkdtemp(prefix="heretic-not-uploaded-")) / folder.name
+    folder.rename(kept)
+    return kept
+
+
 def prove(destination: Path) -> None:
     """Find out by trying that a folder can be saved at `destination`; nothing is left there.
 

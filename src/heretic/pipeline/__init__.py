@@ -6,6 +6,7 @@ Interactive use, use by settings alone, the library and reproduction call these 
 not modes inside them. Values found at run time go into the run's manifest, never into the settings.
 """
 
+from heretic.pipeline.audit import audit_reproduced, audit_saved
 from heretic.pipeline.categories import category_tables
 from heretic.pipeline.checks import check_model
 from heretic.pipeline.detector import check_detector, other_detector
@@ -40,6 +41,8 @@ __all__ = [
     "Finalists",
     "PromptSets",
     "Session",
+    "audit_reproduced",
+    "audit_saved",
     "category_tables",
     "check_detector",
     "check_model",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from heretic import export
 from heretic.harness.store import figures_of
+from heretic.pipeline.audit import audit_export
 from heretic.pipeline.categories import category_tables
 from heretic.pipeline.held_out import held_out_scores
 from heretic.pipeline.long_replies import long_replies
@@ -50,6 +51,7 @@ def export_trial(
 
     Raises:
         ExportError: The trial cannot be saved, or the saved model does not score as in the search.
+        AuditError: The saved files are not what the plan and the card say.
         RunError: A file with benchmark results is damaged.
     """
     # Checked first, since scoring takes minutes.
@@ -73,6 +75,7 @@ def export_trial(
             session.settings, session.evaluator, session.prompts.evaluation, session.reporter
         ),
     )
+    audit_export(folder, session.model, session.reporter)
     return Exported(
         scores, request.held_out, request.long_replies, request.compared, request.categories
     )

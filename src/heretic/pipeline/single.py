@@ -22,6 +22,7 @@ from heretic.model.core import Model
 from heretic.model.library import LibraryModel
 from heretic.model.loading import load_tokenizer
 from heretic.model.source import ModelSource
+from heretic.pipeline.audit import audit_export
 from heretic.pipeline.categories import evaluator_on_spared, tables_of
 from heretic.pipeline.checks import check_model
 from heretic.pipeline.identity import used_prompts
@@ -73,6 +74,7 @@ def apply_plan(
     Raises:
         RunError: The plan does not fit the model or its directions, or `run` holds no run.
         ExportError: The model cannot be saved, or the saved model does not score as before.
+        AuditError: The saved files are not what the plan and the card say.
     """
     known = None if run is None else run.require_manifest()
     if known is not None:
@@ -107,13 +109,10 @@ def apply_plan(
         categories=_by_category(trial, evaluator, prompts, directions, reporter),
     )
     folder = export.save(model, request, destination, strategy=strategy, reporter=reporter)
-    return export.verify(
-        folder,
-        request,
-        evaluator,
-        reporter,
-        measure_full=in_full_precision(settings, evaluator, prompts.evaluation, reporter),
-    )
+    measure_full = in_full_precision(settings, evaluator, prompts.evaluation, reporter)
+    scores = export.verify(folder, request, evaluator, reporter, measure_full=measure_full)
+    audit_export(folder, model, reporter)
+    return scores
 
 
 def _scored(plan: Plan, evaluator: LibraryEvaluator, reporter: Reporter) -> Trial:

@@ -43,5 +43,6 @@ def command(file: Path, trust_plugins: bool, options: SettingsOptions) -> int:
             trust_plugins=trust_plugins,
             overrides=overrides,
         )
+        pipeline.audit_reproduced(outcome.folder, overrides, display)
     display.console.print(next_steps([("Talk to the model:", ["chat", str(destination)])]))
     return 0 if outcome.identical else 2

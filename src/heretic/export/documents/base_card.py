@@ -25,17 +25,25 @@ def front_matter(card: str) -> dict[str, Any]:
     """The YAML head of a model card; empty if there is none or it cannot be parsed."""
     import yaml  # type: ignore[import-untyped]
 
-    lines = card.lstrip("\ufeff").splitlines()
-    if not lines or lines[0].rstrip() != "---":
-        return {}
-    end = next((i for i, line in enumerate(lines[1:], 1) if line.rstrip() == "---"), None)
-    if end is None:
+    head, _ = split_front_matter(card)
+    if not head:
         return {}
     try:
-        data = yaml.safe_load("\n".join(lines[1:end]))
+        data = yaml.safe_load("\n".join(head.splitlines()[1:-1]))
     except (yaml.YAMLError, ValueError, RecursionError):  # dates, integers, nesting without end
         return {}
     return dict(data) if isinstance(data, Mapping) else {}
+
+
+def split_front_matter(card: str) -> tuple[str, str]:
+    """The YAML head of a model card with its rules, and the rest; the head is empty without one."""
+    lines = card.lstrip("\ufeff").splitlines(keepends=True)
+    if not lines or lines[0].rstrip() != "---":
+        return "", card
+    end = next((i for i, line in enumerate(lines[1:], 1) if line.rstrip() == "---"), None)
+    if end is None:
+        return "", card
+    return "".join(lines[: end + 1]), "".join(lines[end + 1 :])
 
 
 def carried_over(metadata: Mapping[str, Any], model: str) -> dict[str, Any]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import heretic
-from heretic.export.documents.base_card import base_metadata, carried_over, front_matter
+from heretic.export.documents.base_card import (
+    base_metadata,
+    carried_over,
+    front_matter,
+    split_front_matter,
+)
 from heretic.export.documents.card import model_card
 from heretic.export.documents.reproduction import Reproduction, describe
 from heretic.export.files import (
@@ -25,6 +30,7 @@ from heretic.export.files import (
 )
 from heretic.export.request import ExportRequest, Strategy, display_name
 from heretic.records.plan import Plan, fit_file
+from heretic.system.display import safe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
     from heretic.model.core import Model
 
 PARAMETERS_SCHEMA = 2
+FAILED_AUDIT = "These files failed the audit of Heretic at the end of their export."
 
 
 def write_documents(folder: Path, request: ExportRequest, strategy: Strategy, model: Model) -> None:
@@ -91,6 +98,27 @@ def rewrite_scores(folder: Path, request: ExportRequest) -> None:
     metadata = carried_over(old, request.options.model)
     write_text(card, model_card(request, reproduction.strategy, metadata))
     write_sums(folder, updated.files)
+
+
+def note_findings(folder: Path, findings: Sequence[str]) -> None:
+    """Put at the top of the card of a saved model what an audit found; its digest follows.
+
+    Args:
+        findings: Sentences; nothing is written if there are none.
+
+    Raises:
+        ExportError: A file is missing or damaged.
+    """
+    if not findings:
+        return
+    card = folder / CARD
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    head, body = split_front_matter(text)
+    rows = "".join(f"> - {' '.join(finding.split())}\n" for finding in findings)
+    note = f"> [!CAUTION]\n> **{FAILED_AUDIT}**\n>\n{rows}\n"
+    (folder / SUMS).unlink(missing_ok=True)
+    write_text(card, safe(f"{head}\n{note}{body}"))
+    write_sums(folder, Reproduction.read(folder / REPRODUCTION).files)
 
 
 def base_revision(model: Model) -> str | None:
