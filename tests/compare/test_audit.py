@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tests.support import export_case, tiny
 
 from heretic.cli.main import run
+from heretic.compare import figures
 from heretic.compare.audit import audit
 from heretic.compare.findings import Finding, failures
 from heretic.errors import AuditError, ExportError
@@ -23,7 +24,7 @@ from heretic.export.documents.write import FAILED_AUDIT
 from heretic.export.files import inventory, write_sums
 from heretic.model.source import ModelSource
 from heretic.pipeline import audit_saved
-from heretic.records import RowNormalization
+from heretic.records import RowNormalization, Score
 
 WEIGHTS = "model.safetensors"
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -331,3 +332,22 @@ class TestEnd:
         found = json.loads(capsys.readouterr().out)
         assert found["failed"]
         assert {"check", "text", "failed"} == set(found["findings"][0])
+
+
+@pytest.mark.parametrize(
+    ("cell", "interval", "shown"),
+    [
+        ("2/20", None, True),
+        ("2/20 [0, 0.3]", None, False),
+        ("2/20 [0.028, 0.3]", (0.0279, 0.301), True),
+        ("2/20 [0.01, 0.5]", (0.0279, 0.301), True),  # corrected for a choice among many
+        ("2/20 [0.05, 0.2]", (0.0279, 0.301), False),
+        ("1/20 [0.028, 0.3]", (0.0279, 0.301), False),
+        ("2/20", (0.0279, 0.301), False),
+    ],
+)
+def test_what_a_card_may_show_of_a_score(
+    cell: str, interval: tuple[float, float] | None, shown: bool
+) -> None:
+    score = Score("refusals", 0.1, "minimize", "2/20", interval=interval)
+    assert figures._shows(cell, score) == shown

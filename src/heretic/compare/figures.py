@@ -73,7 +73,19 @@ def _table_findings(card: str, recorded: Reproduction) -> Iterator[Finding]:
 
 
 def _shows(cell: str, score: Score) -> bool:
-    return cell == " ".join(safe(score.with_interval()).split()).replace("|", "\\|")
+    """Whether a cell shows a score; its interval may be wider, after a choice among many trials."""
+    figure = " ".join(safe(score.display).split()).replace("|", "\\|")
+    if score.interval is None:
+        return cell == figure
+    said, _, ends = cell.rpartition(" [")
+    if said != figure:
+        return False
+    shown = re.fullmatch(r"(\S+), (\S+)\]", ends)
+    recorded = re.fullmatch(r".* \[(\S+), (\S+)\]", score.with_interval())
+    if shown is None or recorded is None:
+        return False
+    low, high = (float(end) for end in shown.groups())
+    return low <= float(recorded[1]) and high >= float(recorded[2])
 
 
 def _parameter_findings(folder: Path, recorded: Reproduction) -> Iterator[Finding]:

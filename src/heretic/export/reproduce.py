@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from heretic.config.nested import merged
 from heretic.config.schema import reproducible_names, values_as_before
-from heretic.config.tables import is_own_plugin
+from heretic.config.tables import SCORERS, is_own_plugin
 from heretic.errors import ExportError, SettingsError
 from heretic.events import Notice, Reporter
 from heretic.export.documents.places import found_again
@@ -36,7 +36,7 @@ Prepare = Callable[["Settings", int, Reporter, datetime | None], "tuple[Model, T
 
 UNSCORED = "This copy was not scored; `heretic evaluate` scores it."
 
-_SENDING = "heretic.scorers.judge"
+_SENDING = SCORERS["llm_judge"].partition(":")[0]
 """Module of the judges, which may send replies and a key to an address that the settings name."""
 
 
