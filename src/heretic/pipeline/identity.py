@@ -51,6 +51,9 @@ def used_prompts(settings: Settings, prompts: PromptSets) -> tuple[UsedPrompts, 
         UsedPrompts(use, _source(specification), len(rows), digest({"words": _words(rows)}))
         for use, specification, rows in sets
         if rows
+    ) + tuple(
+        UsedPrompts(name, "of the scorer", len(rows), digest({"words": _words(rows)}))
+        for name, rows in prompts.evaluation.more.items()
     )
 
 

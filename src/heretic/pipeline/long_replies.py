@@ -129,8 +129,12 @@ def long_scores(
             Notice(f"The chosen trial was not scored on long replies: {error}", "warning")
         )
         return None
-    told = f"{scores_line(found.after)} (original: {scores_line(found.before)})"
-    reporter.emit(StageFinished(told))
+    names = {scorer.name for scorer in searched}  # tables show the rest
+    before, after = (
+        scores_line([score for score in scores if score.name in names])
+        for scores in (found.before, found.after)
+    )
+    reporter.emit(StageFinished(f"{after} (original: {before})"))
     warning = difference(found, chosen.trial.scores, short)
     if warning is not None:
         reporter.emit(Notice(warning, "warning"))

@@ -14,7 +14,11 @@ from rich.text import Text
 from heretic.cli.signals import somebody_is_there
 from heretic.system.display import safe
 
-_NAMES = {"kl": "KL", "kl divergence": "KL divergence"}
+_NAMES = {
+    "kl": "KL",
+    "kl divergence": "KL divergence",
+    "kl along replies": "KL along replies",
+}
 
 
 class _Console(Console):
