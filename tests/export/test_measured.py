@@ -49,7 +49,7 @@ class TestEachLine:
     def test_lengths_of_replies(self, wanted: ExportRequest) -> None:
         assert "up to 40 new tokens in the search; decoding was greedy" in words(wanted)
         long = replace(wanted, long_replies=long_of("refusals"))
-        assert "up to 40 new tokens in the search, and up to 256 where" in words(long)
+        assert "up to 40 new tokens in the search, and up to 256 when" in words(long)
 
     def test_sets_of_prompts(self, wanted: ExportRequest) -> None:
         text = model_card(wanted, "merge")
