@@ -17,9 +17,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from heretic.cli.main import run
-from heretic.compare.checkpoints import CheckpointComparison, compare_checkpoints
+from heretic.compare.checkpoints import CheckpointComparison, compare_checkpoints, kind_of
 from heretic.compare.claims import claims
-from heretic.compare.difference import paired_names
+from heretic.compare.difference import TensorDifference, paired_names
 from heretic.compare.side import open_side
 from heretic.errors import ModelError
 from heretic.events import Silent
@@ -286,3 +286,23 @@ class TestCommand:
         assert "norm-preserving directional ablation" in text
         assert "model.layers.*.mlp.down_proj" in text
         assert "not measured" in text
+
+
+@pytest.mark.parametrize(
+    ("dtype", "relative", "kind"),
+    [
+        ("BF16", 0.001, "directional_ablation"),  # lost in the rounding of bfloat16
+        ("BF16", 0.02, "fit"),
+        ("F16", 0.001, "fit"),
+        ("F32", 0.00001, "fit"),
+    ],
+)
+def test_what_is_lost_in_rounding_does_not_tell_the_kind(
+    dtype: str, relative: float, kind: str
+) -> None:
+    def row(kind: str, relative: float) -> TensorDifference:
+        return TensorDifference(
+            "a.weight", (4, 4), dtype, dtype, kind, relative, rank=1, reads_output=True
+        )
+
+    assert kind_of([row("ablation", 0.03), row("low_rank", relative)]) == kind

@@ -109,6 +109,10 @@ class CheckpointComparison:
         }
 
 
+EPSILONS = {"BF16": 2.0**-8, "F16": 2.0**-11}
+"""Machine epsilons of half precisions, by their names in safetensors files."""
+
+
 def compare_checkpoints(judged: Side, original: Side, reporter: Reporter) -> CheckpointComparison:
     """Compare a checkpoint with its original, tensor by tensor.
 
@@ -149,7 +153,16 @@ def kind_of(found: Sequence[TensorDifference]) -> Kind:
     edited = [row for row in found if row.kind != "rounding"]
     if not edited:
         return "dtype_change"
-    return _kind_of_matrices([row for row in edited if row.kind != "vector"])
+    matrices = [row for row in edited if row.kind != "vector"]
+    return _kind_of_matrices([row for row in matrices if _is_clear(row)] or matrices)
+
+
+def _is_clear(row: TensorDifference) -> bool:
+    """Whether a difference is large enough to tell which kind of low rank it has.
+
+    In one that is smaller than the rounding of a number, what is read is lost in rounding.
+    """
+    return row.kind != "low_rank" or (row.relative or 0.0) >= EPSILONS.get(row.dtype, 0.0)
 
 
 def _kind_of_matrices(matrices: Sequence[TensorDifference]) -> Kind:

@@ -193,19 +193,25 @@ def _capability(chosen: Chosen) -> tuple[Scores, Scores]:
 
     A model that cannot read the items, for lack of positions or tokens, has no such figure.
     """
-    searched = chosen.evaluator
-    if any(isinstance(scorer, Capability) for scorer in searched.scorers):
-        return (), ()
-    scorer = Capability(
-        searched.settings, name="capability", optimization="none", options=CAPABILITY
-    )
+    before: Scores = ()
+    after: Scores = ()
     try:
-        items = {name: prompt_sets.load(found) for name, found in scorer.sets().items()}
-        prompts = EvaluationPrompts((), (), items)
-        return _before_after(replace(chosen, prompts=prompts), [scorer], 1)
+        for scorers, prompts in _items(chosen.evaluator):
+            before, after = _before_after(replace(chosen, prompts=prompts), scorers, 1)
     except HereticError as error:
         chosen.reporter.emit(Notice(f"Capability was not measured: {error}", "warning"))
-        return (), ()
+    return before, after
+
+
+def _items(evaluator: LibraryEvaluator) -> list[tuple[list[Scorer], EvaluationPrompts]]:
+    """The scorer of capability with its items; nothing if it is one of the search's already."""
+    if any(isinstance(scorer, Capability) for scorer in evaluator.scorers):
+        return []
+    scorer = Capability(
+        evaluator.settings, name="capability", optimization="none", options=CAPABILITY
+    )
+    sets = {name: prompt_sets.load(found) for name, found in scorer.sets().items()}
+    return [([scorer], EvaluationPrompts((), (), sets))]
 
 
 def _before_after(chosen: Chosen, scorers: Sequence[Scorer], tokens: int) -> tuple[Scores, Scores]:
@@ -256,6 +262,67 @@ def _room(model: Model, prompts: EvaluationPrompts, scorers: Sequence[Scorer], w
     sets: frozenset[str] = frozenset().union(*(scorer.needs.responses for scorer in scorers))
     rows = model.encode_rows([prompt for name in sets for prompt in prompts.by_name()[name]])
     return min(wanted, model.limits.positions - max(map(len, rows), default=0))
+
+
+class OfModels:
+    """Long replies and capability of an original, and then of a model judged against it.
+
+    The original is scored at once, so that it may be unloaded before the other is loaded.
+
+    Args:
+        evaluator: Of the original.
+    """
+
+    def __init__(
+        self, evaluator: LibraryEvaluator, prompts: EvaluationPrompts, reporter: Reporter
+    ) -> None:
+        settings, self._reporter = evaluator.settings, reporter
+        searched = [scorer for scorer in evaluator.scorers if scorer.needs.responses]
+        scorers = [*searched, *_unsearched(evaluator, searched)]
+        self._tokens = length_of(evaluator, prompts, scorers)
+        told = f"Scoring {settings.model} on replies of up to {self._tokens} tokens"
+        reporter.emit(StageStarted(told))
+        evaluator.release()  # so that only one cache has to fit into memory
+        self._evaluators = [
+            LibraryEvaluator(
+                settings,
+                evaluator.model,
+                reporter=reporter,
+                prompts=sets,
+                scorers=some,
+                max_response_length=self._tokens,
+            )
+            for some, sets in ((scorers, prompts), *_items(evaluator))
+        ]
+        self._before: Scores = ()
+        for one in self._evaluators:
+            self._before += one.baseline
+            one.release()
+        reporter.emit(StageFinished())
+
+    @classmethod
+    def begun(
+        cls, evaluator: LibraryEvaluator, prompts: EvaluationPrompts, reporter: Reporter
+    ) -> OfModels | None:
+        """One with the original's scores; None, with a warning, if it cannot be scored so."""
+        try:
+            return cls(evaluator, prompts, reporter)
+        except HereticError as error:
+            reporter.emit(Notice(f"Long replies and capability: not scored: {error}", "warning"))
+            return None
+
+    def judged(self, model: Model, name: str) -> LongReplies | None:
+        """Score another model, by its name for messages; None, with a warning, if it fails."""
+        told = f"Scoring {name} on replies of up to {self._tokens} tokens"
+        self._reporter.emit(StageStarted(told))
+        try:
+            after: Scores = sum((one.score_model(model) for one in self._evaluators), ())
+        except HereticError as error:
+            text = f"Long replies and capability: not scored: {error}"
+            self._reporter.emit(Notice(text, "warning"))
+            return None
+        self._reporter.emit(StageFinished())
+        return LongReplies(self._tokens, self._before, after)
 
 
 def difference(found: LongReplies, searched: Sequence[Score], short: int) -> str | None:

@@ -27,7 +27,7 @@ from heretic.pipeline.categories import evaluator_on_spared, tables_of
 from heretic.pipeline.checks import check_model
 from heretic.pipeline.identity import used_prompts
 from heretic.pipeline.known import load_run
-from heretic.pipeline.long_replies import Chosen, long_scores
+from heretic.pipeline.long_replies import Chosen, OfModels, long_scores
 from heretic.pipeline.precision import in_full_precision
 from heretic.pipeline.prompts import load_evaluation_prompts, load_prompts
 from heretic.pipeline.run import new_manifest
@@ -192,15 +192,20 @@ class Comparison:
     """Scores of the original model (`baseline`) and of the model judged against it.
 
     `categories` holds them by category of the prompts; it is empty where sets have no categories.
+    `long_replies` is None where only the configured scorers were asked for.
     """
 
     baseline: tuple[Score, ...]
     judged: tuple[Score, ...]
     categories: tuple[CategoryTable, ...] = ()
+    long_replies: export.LongReplies | None = None
 
 
-def compare(settings: Settings, reporter: Reporter) -> Comparison:
+def compare(settings: Settings, reporter: Reporter, *, thoroughly: bool = False) -> Comparison:
     """Score `evaluate_model` against `model`.
+
+    Args:
+        thoroughly: Whether long replies and capability are measured too, as of a chosen trial.
 
     Raises:
         HereticError: `evaluate_model` is not set.
@@ -226,6 +231,7 @@ def compare(settings: Settings, reporter: Reporter) -> Comparison:
     apart = evaluator_on_spared(evaluator, prompts.spared, reporter)
     spared = () if apart is None else apart.baseline
     reporter.emit(StageFinished(scores_line(baseline)))
+    report = OfModels.begun(evaluator, prompts.evaluation, reporter) if thoroughly else None
     prefix, date = original.response_prefix, original.renderer.date
     texts = _rendered(original, prompts)
     width = original.model.get_output_embeddings().weight.shape[0]
@@ -252,7 +258,8 @@ def compare(settings: Settings, reporter: Reporter) -> Comparison:
         rows = EvaluationPrompts((), prompts.spared)
         tables += tables_of("spared", scorers, rows, spared, apart.score_model(judged))
     reporter.emit(StageFinished(scores_line(scores)))
-    return Comparison(baseline, scores, tables)
+    long = None if report is None else report.judged(judged, settings.evaluate_model)
+    return Comparison(baseline, scores, tables, long)
 
 
 def _prompt_as_recorded(

@@ -78,7 +78,7 @@ def _scored(settings: Settings, reporter: Reporter) -> Comparison | str:
     from heretic.pipeline import single
 
     try:
-        return single.compare(settings, reporter)
+        return single.compare(settings, reporter, thoroughly=True)
     except ModelError as error:  # other vocabularies, or a model that cannot be loaded
         reporter.emit(Notice(f"The models were not scored: {error}", "warning"))
         return str(error)
@@ -88,12 +88,14 @@ def to_json(found: CheckpointComparison, scored: Comparison | str) -> dict[str, 
     """The whole comparison, for programs; docs/compare.md lists the keys."""
     data = found.to_dict()
     if isinstance(scored, str):
-        data |= {"scores": None, "baseline": None, "score_differences": None, "not_scored": scored}
+        data |= {"scores": None, "baseline": None, "score_differences": None}
+        data |= {"long_replies": None, "not_scored": scored}
         return data | {"claims": claims_json(found.claims, None)}
     return data | {
         "scores": scores_json(scored.judged),
         "baseline": scores_json(scored.baseline),
         "score_differences": differences_json(scored.baseline, scored.judged),
+        "long_replies": None if scored.long_replies is None else scored.long_replies.to_dict(),
         "not_scored": None,
         "claims": claims_json(found.claims, scored.judged),
     }
@@ -125,7 +127,7 @@ def show_scores(
 ) -> None:
     """Print the scores of both models, and the figures that the card claims beside them."""
     from heretic.cli.display.comparison import claims_table
-    from heretic.cli.display.tables import scores_table
+    from heretic.cli.display.tables import changes_table, scores_table
 
     assert settings.evaluate_model is not None
     measured = None if isinstance(scored, str) else scored.judged
@@ -133,6 +135,11 @@ def show_scores(
         rows = [(settings.model, scored.baseline), (settings.evaluate_model, scored.judged)]
         console.print()
         console.print(scores_table(rows, with_difference=True))
+        long = scored.long_replies
+        if long is not None:
+            heading = f"With replies of up to {long.tokens} tokens"
+            console.print()
+            console.print(changes_table(long.before, long.after, heading=heading))
     if claims:
         console.print()
         console.print(claims_table(claims, measured))
