@@ -190,7 +190,10 @@ class TestExport:
         assert exported.held_out is None
         parameters = json.loads((tmp_path / "edited" / "abliteration_params.json").read_text())
         assert parameters["scores"]["held_out"] is None
-        assert "never saw" not in (tmp_path / "edited" / "README.md").read_text()
+        card = (tmp_path / "edited" / "README.md").read_text()
+        assert "prompts that it never saw" not in card
+        assert "**Not measured:**" in card
+        assert "prompts that the search never saw" in card
         assert "held-out" not in table_text(trial.scores, exported)
 
 
