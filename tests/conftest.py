@@ -29,10 +29,11 @@ settings.load_profile("heretic")
 
 
 @pytest.fixture(autouse=True)
-def few_items(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chosen trials are scored on few items of capability: all would take seconds in each test."""
+def short_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chosen trials are scored on few items and shorter replies: all would take seconds a test."""
     from heretic.pipeline import long_replies
     from heretic.scorers.capability import OWN_ITEMS
 
     few = OWN_ITEMS.model_copy(update={"split": "train[:6]"})
     monkeypatch.setattr(long_replies, "CAPABILITY", {"items": few})
+    monkeypatch.setattr(long_replies, "TOKENS", 32)

@@ -27,6 +27,9 @@ from heretic.scorers.broken import BrokenReplies
 ALL = 6
 """Bad evaluation prompts of the session."""
 
+USUAL = module.TOKENS
+"""As it is outside tests, whose reports are shorter (tests/conftest.py)."""
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -144,6 +147,7 @@ def test_unset_it_suits_the_model(
 ) -> None:
     session, _ = open_session(report_length=None)
     (trial,) = pipeline.search(session)
+    monkeypatch.setattr(module, "TOKENS", USUAL)
     monkeypatch.setattr(session.model.renderer, "template", template)
     monkeypatch.setattr(type(session.model.limits), "positions", None, raising=False)
     found = long_replies(session, trial, most=1)
