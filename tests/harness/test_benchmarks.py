@@ -204,7 +204,7 @@ class TestARun:
     def test_both_models_in_one_table(
         self, model: Model, directions: torch.Tensor, tasks: Path, tmp_path: Path
     ) -> None:
-        outcome = self.run(model, directions, tasks, tmp_path, "tiny_choice", "tiny_reply")
+        outcome = self.run(model, directions, tasks, tmp_path, "tiny_reply", "tiny_choice")
         reply = outcome.rows[0]
         assert reply.original == 1.0
         assert reply.edited is not None

@@ -58,7 +58,7 @@ def _table_findings(card: str, recorded: Reproduction) -> Iterator[Finding]:
     rows = scores_table(card)
     for column, scores in zip(COLUMNS, (recorded.before, recorded.after), strict=True):
         for score in scores:
-            cells = rows.get(score.name.replace("_", " "))
+            cells = rows.get(_cell(score.name.replace("_", " ")))
             if cells is None:
                 yield Finding("figures", f"{CARD} does not show {score.name}.")
             elif not _shows(cells.get(column, ""), score):
@@ -67,14 +67,20 @@ def _table_findings(card: str, recorded: Reproduction) -> Iterator[Finding]:
                     f"{REPRODUCTION} {score.display!r}."
                 )
                 yield Finding("figures", text)
-    known = {score.name.replace("_", " ") for score in (*recorded.before, *recorded.after)}
+    scores = (*recorded.before, *recorded.after)
+    known = {_cell(score.name.replace("_", " ")) for score in scores}
     for name in rows.keys() - known:
         yield Finding("figures", f"{CARD} shows {name}, which {REPRODUCTION} does not hold.")
 
 
+def _cell(text: str) -> str:
+    """A text as a cell of a card's table shows it."""
+    return safe(" ".join(text.split()).replace("|", "\\|"))
+
+
 def _shows(cell: str, score: Score) -> bool:
     """Whether a cell shows a score; its interval may be wider, after a choice among many trials."""
-    figure = " ".join(safe(score.display).split()).replace("|", "\\|")
+    figure = _cell(score.display)
     if score.interval is None:
         return cell == figure
     said, _, ends = cell.rpartition(" [")
@@ -100,7 +106,7 @@ def _parameter_findings(folder: Path, recorded: Reproduction) -> Iterator[Findin
 
 def _base_findings(card: str, recorded: Reproduction) -> Iterator[Finding]:
     model = str(recorded.settings.get("model"))
-    if display_name(model) not in card:
+    if safe(display_name(model)) not in card:
         yield Finding("figures", f"{CARD} does not name the base model {display_name(model)}.")
     named = front_matter(card).get("base_model")
     local = "model" in recorded.places or is_local(model)

@@ -234,9 +234,12 @@ class OptunaStudy:
         )
 
     def params_of(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
-        """The parameters of these trials; empty for plans from outside the space."""
-        trials = self._study.get_trials(deepcopy=False)
-        return [dict(trials[number].params) for number in numbers]
+        """The parameters of these trials; empty for plans from outside the space.
+
+        They are empty as well for trials that Optuna's own records lack, as in a damaged journal.
+        """
+        known = {trial.number: trial.params for trial in self._study.get_trials(deepcopy=False)}
+        return [dict(known.get(number, {})) for number in numbers]
 
     def adopt(self, plan: Plan) -> int:
         """Add a trial for a given plan; returns its number."""

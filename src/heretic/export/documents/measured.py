@@ -37,9 +37,7 @@ def measured_text(request: ExportRequest) -> str:
 def _lengths(request: ExportRequest) -> str:
     short = request.settings.get("max_response_length")
     long = request.long_replies
-    more = (
-        "" if long is None else f", and up to {long.tokens} where the chosen edit was scored again"
-    )
+    more = "" if long is None else f", and up to {long.tokens} when the edit was scored again"
     return f"- Replies had up to {short} new tokens in the search{more}; decoding was greedy."
 
 
