@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,18 +176,16 @@ def _first(text: str) -> str:
 def write_settings(formatter: click.HelpFormatter) -> None:
     """Write a help section for every group of settings; the data sets share one list."""
     for group in GROUPS:
-        rows = [
-            (_record(setting), _meaning(setting))
-            for setting in settings_of()
-            if setting.group == group and setting.kind != "table"
-        ]
+        own = [setting for setting in settings_of() if setting.group == group]
+        sets = [setting for setting in own if setting.kind == "table"]
+        if sets:
+            _write_prompt_settings(formatter, sets)
+        rows = [(_record(one), _meaning(one)) for one in own if one.kind != "table"]
         if group == "Scorers":
             rows.append(("--scorer.NAME.OPTION VALUE", "An option of a single scorer."))
         if rows:
             with formatter.section(f"{group} settings"):
                 formatter.write_dl(rows)
-        else:
-            _write_prompt_settings(formatter)
     with formatter.section("Behaviors, for --behavior"):
         formatter.write_dl(list(documented()))
 
@@ -203,8 +201,7 @@ def nearest_option(name: str, command: click.Command, ctx: click.Context) -> str
     return difflib.get_close_matches(name.replace("_", "-"), known, n=1, cutoff=0.0)[0]
 
 
-def _write_prompt_settings(formatter: click.HelpFormatter) -> None:
-    sets = [setting for setting in settings_of() if setting.kind == "table"]
+def _write_prompt_settings(formatter: click.HelpFormatter, sets: Sequence[SettingInfo]) -> None:
     with formatter.section("Prompts settings, where SET is one of"):
         formatter.write_dl([(found.option.removeprefix("--"), _meaning(found)) for found in sets])
     prefix = f"{sets[0].option}."
