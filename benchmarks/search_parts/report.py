@@ -114,7 +114,12 @@ def draw(runs: Sequence[Run], model: str, folder: Path) -> None:
             best.sort(key=lambda trial: trial.keywords)
             x = [100 * trial.keywords for trial in best]
             y = [trial.kl_divergence for trial in best]
-            right.step(x, y, where="post", marker="o", markersize=3, alpha=0.8, **style)
+            # More refusals never need more damage, so the front goes on to the right.
+            marked = list(range(len(x)))
+            x, y = [*x, 100.0], [*y, *y[-1:]]
+            right.step(
+                x, y, where="post", marker="o", markersize=3, markevery=marked, alpha=0.8, **style
+            )
     left.set(xscale="log", xlabel="seconds since the start", ylabel="hypervolume")
     finals = [run.final for run in runs if run.model == model]
     left.set_ylim(min(finals) - 0.05, max(finals) + 0.005)
