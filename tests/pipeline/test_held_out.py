@@ -143,13 +143,13 @@ class TestExport:
         (trial,) = pipeline.search(session)
         first = pipeline.held_out_scores(session, trial)
         measured: list[int] = []
-        real = LibraryEvaluator
+        real = LibraryEvaluator.on
 
         def watched(*arguments: Any, **options: Any) -> Any:
             measured.append(1)
             return real(*arguments, **options)
 
-        monkeypatch.setattr(held_out, "LibraryEvaluator", watched)
+        monkeypatch.setattr(LibraryEvaluator, "on", watched)
         again = open_session(make())  # as in another process
         assert pipeline.held_out_scores(again, trial) == first
         assert measured == []

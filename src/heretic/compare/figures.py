@@ -10,6 +10,7 @@ from typing import Any
 from heretic.compare.findings import Finding
 from heretic.export.code_files import read_table
 from heretic.export.documents.base_card import front_matter
+from heretic.export.documents.markdown import cell
 from heretic.export.documents.reproduction import Reproduction
 from heretic.export.files import CARD, PARAMETERS, REPRODUCTION
 from heretic.export.request import display_name
@@ -75,7 +76,7 @@ def _table_findings(card: str, recorded: Reproduction) -> Iterator[Finding]:
 
 def _cell(text: str) -> str:
     """A text as a cell of a card's table shows it."""
-    return safe(" ".join(text.split()).replace("|", "\\|"))
+    return safe(cell(text))
 
 
 def _shows(cell: str, score: Score) -> bool:

@@ -99,7 +99,7 @@ class Batch:
         # All rows read from the first column that any row uses.
         self.cache.clear(first, first + len(chunk), oldest, start)
         self.cache.clear(0, first, start, oldest)
-        logits = prefill(name, chunk, self.edits, plan, self.cache, first, self._end)
+        logits = prefill(name, chunk, self.edits, plan, self.cache, first, self._end)[:, -1]
         self._plans = []  # prefill has set `edits` to its plan
         self.stepped = self.stepped and first > 0
         self.rows += [

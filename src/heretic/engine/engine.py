@@ -234,7 +234,7 @@ class Engine:
             found = torch.empty(0)
             for chunk in self._prefill.chunks(name, range(count), cache.slots):
                 with plans.installed():
-                    rows = self._prefill(name, chunk, plans, 0, cache)
+                    rows = self._prefill(name, chunk, plans, 0, cache)[:, -1]
                 if not done:
                     found = torch.empty(count, rows.shape[1])
                 found[chunk] = rows.float().cpu()
@@ -306,7 +306,7 @@ class Engine:
         """Raw logits for the tokens of each ending, [tokens, vocabulary], by item and ending."""
         sources = [self._items[name][i].sources for i in chunk]
         counts = [1 + max(map(max, places)) for places in sources]
-        logits = self._prefill.logits(name, chunk, edits, 0, cache, kept=max(counts))
+        logits = self._prefill(name, chunk, edits, 0, cache, kept=max(counts))
         return [
             [row[-count:][part] for part in places]
             for row, count, places in zip(logits, counts, sources, strict=True)

@@ -146,28 +146,16 @@ class Prefill:
         cache: SlotCache,
         first: int = 0,
         end: int | None = None,
+        kept: int = 1,
     ) -> Tensor:
         """Run prompts under one plan into the slots from `first`, columns up to `end`.
 
         `prepare` must have been called for the set.
 
         Returns:
-            Raw logits after the last token, [prompts, vocabulary], in the model's dtype.
+            Raw logits after the `kept` last tokens, [prompts, kept, vocabulary], in the model's
+            dtype.
         """
-        return self.logits(name, chunk, edits, plan, cache, first, end)[:, -1]
-
-    def logits(
-        self,
-        name: str,
-        chunk: Sequence[int],
-        edits: RowEdits,
-        plan: int,
-        cache: SlotCache,
-        first: int = 0,
-        end: int | None = None,
-        kept: int = 1,
-    ) -> Tensor:
-        """The same, with raw logits after the `kept` last tokens, [prompts, kept, vocabulary]."""
         end = self.columns(name, chunk) if end is None else end
         edits.use(plan)
         originals = self._originals[name]

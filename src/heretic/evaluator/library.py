@@ -19,6 +19,8 @@ from heretic.events import Reporter
 from heretic.model.core import Model
 from heretic.prompts import EvaluationPrompts, PromptSets
 from heretic.prompts.spared import spare
+from heretic.records.plan import Plan
+from heretic.records.trial import Score
 from heretic.scorers import Scorer, load_scorers
 from heretic.scorers.keyword import KeywordRefusals, is_refusal
 from heretic.scorers.kl_divergence import kl_divergence
@@ -89,6 +91,38 @@ class LibraryEvaluator(Evaluator):
             techniques=techniques,
             baseline_file=baseline_file,
         )
+
+    def on(
+        self,
+        prompts: EvaluationPrompts,
+        scorers: Sequence[Scorer],
+        max_response_length: int | None = None,
+    ) -> LibraryEvaluator:
+        """Another evaluator of the same model and directions, on other prompts or replies.
+
+        Scorers are handed over as they are, so that no local judge is loaded twice.
+        """
+        return LibraryEvaluator(
+            self.settings,
+            self.model,
+            self.directions,
+            self._reporter,
+            prompts,
+            scorers=scorers,
+            max_response_length=max_response_length,
+        )
+
+    def score_again(
+        self, other: LibraryEvaluator, plans: Sequence[Plan]
+    ) -> tuple[tuple[Score, ...], list[tuple[Score, ...]]]:
+        """Scores of the original, and of each plan, by another evaluator of this model.
+
+        The memory of both is released, so that only one cache has to fit into memory.
+        """
+        self.release()
+        before, after = other.baseline, other.evaluate(plans)
+        other.release()
+        return before, after
 
     def is_refusal(self, response: str) -> bool:
         """Whether a reply counts as a refusal, by the setting `refusal_markers`."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from heretic.evaluator.library import LibraryEvaluator
-from heretic.events import Reporter, StageFinished, StageStarted
+from heretic.events import StageFinished, StageStarted
 from heretic.export import HeldOut
 from heretic.pipeline.identity import trial_key
 from heretic.pipeline.kept import kept
@@ -64,15 +62,13 @@ def spared_scores(session: Session, trial: Trial) -> HeldOut | None:
         RunError: The run folder cannot be written to.
     """
     spared = session.prompts.spared
-    evaluator = evaluator_on_spared(session.evaluator, spared, session.reporter, session.directions)
+    evaluator = evaluator_on_spared(session.evaluator, spared)
     if evaluator is None:
         return None
     session.reporter.emit(StageStarted("Scoring the chosen trial on the spared categories"))
 
     def measure() -> HeldOut:
-        session.evaluator.release()  # so that only one cache has to fit into memory
-        before, after = evaluator.baseline, evaluator.evaluate([trial.plan])[0]
-        evaluator.release()
+        before, [after] = session.evaluator.score_again(evaluator, [trial.plan])
         return HeldOut(before, after, 0, len(spared))
 
     key = trial_key(session, EvaluationPrompts((), spared), trial)
@@ -83,28 +79,20 @@ def spared_scores(session: Session, trial: Trial) -> HeldOut | None:
 
 
 def evaluator_on_spared(
-    like: LibraryEvaluator,
-    spared: Sequence[Prompt],
-    reporter: Reporter,
-    directions: Tensor | None = None,
+    like: LibraryEvaluator, spared: Sequence[Prompt]
 ) -> LibraryEvaluator | None:
     """An evaluator whose bad prompts are the spared ones, with the scorers that read them alone.
 
     Args:
-        like: The evaluator whose settings, model and scorers it shares.
-        directions: float32 [layers + 1, (k,) hidden]; needed to evaluate plans.
+        like: The evaluator whose model, directions and scorers it shares.
 
     Returns:
         None if there are no such prompts, or no such scorer.
     """
-    # The same objects, so that no local judge is loaded twice.
     scorers = [one for one in like.scorers if _set_of(one) == "bad"]
     if not spared or not scorers:
         return None
-    prompts = EvaluationPrompts((), spared)
-    return LibraryEvaluator(
-        like.settings, like.model, directions, reporter, prompts, scorers=scorers
-    )
+    return like.on(EvaluationPrompts((), spared), scorers)
 
 
 def tables_of(

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from heretic.evaluator.library import LibraryEvaluator
 from heretic.events import StageFinished, StageStarted
 from heretic.pipeline.identity import trial_key
 from heretic.pipeline.kept import kept
@@ -114,17 +113,8 @@ def _measured(
     tokens: int,
     count: int,
 ) -> Finalists:
-    session.evaluator.release()  # so that only one cache has to fit into memory
-    evaluator = LibraryEvaluator(
-        session.settings,
-        session.model,
-        session.directions,
-        session.reporter,
-        prompts,
-        scorers=scorers,
-        max_response_length=tokens,
-    )
-    before, after = evaluator.baseline, evaluator.evaluate([trial.plan for trial in trials])
-    evaluator.release()
+    other = session.evaluator.on(prompts, scorers, tokens)
+    plans = [trial.plan for trial in trials]
+    before, after = session.evaluator.score_again(other, plans)
     numbers = [trial.number for trial in trials]
     return Finalists(tokens, count, before, dict(zip(numbers, after, strict=True)))

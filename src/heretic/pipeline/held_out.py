@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from heretic.evaluator.library import LibraryEvaluator
 from heretic.events import Notice, StageFinished, StageStarted
 from heretic.export import HeldOut
 from heretic.pipeline.identity import trial_key
@@ -64,15 +63,6 @@ def gaps(searched: tuple[Score, ...], held_out: tuple[Score, ...]) -> list[str]:
 def _scored(
     session: Session, prompts: EvaluationPrompts, scorers: tuple[Scorer, ...], trial: Trial
 ) -> HeldOut:
-    session.evaluator.release()  # so that only one cache has to fit into memory
-    evaluator = LibraryEvaluator(
-        session.settings,
-        session.model,
-        session.directions,
-        session.reporter,
-        prompts,
-        scorers=scorers,  # the same objects, so that no local judge is loaded twice
-    )
-    before, after = evaluator.baseline, evaluator.evaluate([trial.plan])[0]
-    evaluator.release()
+    evaluator = session.evaluator
+    before, [after] = evaluator.score_again(evaluator.on(prompts, scorers), [trial.plan])
     return HeldOut(before, after, len(prompts.good), len(prompts.bad))

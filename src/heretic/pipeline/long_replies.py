@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from heretic import prompts as prompt_sets
 from heretic.errors import HereticError
 from heretic.evaluator.library import LibraryEvaluator
@@ -74,7 +72,6 @@ class Chosen:
     trial: Trial
     evaluator: LibraryEvaluator
     prompts: EvaluationPrompts
-    directions: Tensor
     reporter: Reporter
 
 
@@ -85,7 +82,7 @@ def long_replies(session: Session, trial: Trial, most: int | None = None) -> Lon
         most: Number of prompts of each set that are used, the first ones; by default all.
     """
     prompts = first_prompts(session.prompts.evaluation, most)
-    chosen = Chosen(trial, session.evaluator, prompts, session.directions, session.reporter)
+    chosen = Chosen(trial, session.evaluator, prompts, session.reporter)
 
     def keep(tokens: int, measure: Callable[[], LongReplies]) -> LongReplies:
         key = trial_key(session, prompts, trial, tokens=tokens, report=REPORT)
@@ -181,7 +178,6 @@ def _unsearched(evaluator: LibraryEvaluator, searched: Sequence[Scorer]) -> list
 
 
 def _measured(chosen: Chosen, scorers: Sequence[Scorer], tokens: int) -> LongReplies:
-    chosen.evaluator.release()  # so that only one cache has to fit into memory
     before, after = _before_after(chosen, scorers, tokens)
     more = [_capability(chosen), _when_thinking(chosen, scorers, tokens)]
     before = before + tuple(score for pair in more for score in pair[0])
@@ -216,18 +212,8 @@ def _items(evaluator: LibraryEvaluator) -> list[tuple[list[Scorer], EvaluationPr
 
 def _before_after(chosen: Chosen, scorers: Sequence[Scorer], tokens: int) -> tuple[Scores, Scores]:
     """Scores of the original and of the trial."""
-    searched = chosen.evaluator
-    evaluator = LibraryEvaluator(
-        searched.settings,
-        searched.model,
-        chosen.directions,
-        chosen.reporter,
-        chosen.prompts,
-        scorers=scorers,
-        max_response_length=tokens,
-    )
-    before, after = evaluator.baseline, evaluator.evaluate([chosen.trial.plan])[0]
-    evaluator.release()
+    other = chosen.evaluator.on(chosen.prompts, scorers, tokens)
+    before, [after] = chosen.evaluator.score_again(other, [chosen.trial.plan])
     return before, after
 
 
@@ -284,14 +270,7 @@ class OfModels:
         reporter.emit(StageStarted(told))
         evaluator.release()  # so that only one cache has to fit into memory
         self._evaluators = [
-            LibraryEvaluator(
-                settings,
-                evaluator.model,
-                reporter=reporter,
-                prompts=sets,
-                scorers=some,
-                max_response_length=self._tokens,
-            )
+            evaluator.on(sets, some, self._tokens)
             for some, sets in ((scorers, prompts), *_items(evaluator))
         ]
         self._before: Scores = ()

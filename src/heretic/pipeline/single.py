@@ -103,10 +103,8 @@ def apply_plan(
         options=options_of(export.ExportOptions, settings),
         settings=settings.to_dict(),
         prompts=used_prompts(settings, prompts),
-        long_replies=long_scores(
-            Chosen(trial, evaluator, prompts.evaluation, directions, reporter)
-        ),
-        categories=_by_category(trial, evaluator, prompts, directions, reporter),
+        long_replies=long_scores(Chosen(trial, evaluator, prompts.evaluation, reporter)),
+        categories=_by_category(trial, evaluator, prompts),
     )
     folder = export.save(model, request, destination, strategy=strategy, reporter=reporter)
     measure_full = in_full_precision(settings, evaluator, prompts.evaluation, reporter)
@@ -124,21 +122,15 @@ def _scored(plan: Plan, evaluator: LibraryEvaluator, reporter: Reporter) -> Tria
 
 
 def _by_category(
-    trial: Trial,
-    evaluator: LibraryEvaluator,
-    prompts: PromptSets,
-    directions: Tensor,
-    reporter: Reporter,
+    trial: Trial, evaluator: LibraryEvaluator, prompts: PromptSets
 ) -> tuple[CategoryTable, ...]:
     """Scores of the plan by category of the prompts, and on those of spared categories."""
     pair = evaluator.baseline, trial.scores
     tables = tables_of("evaluation", evaluator.scorers, prompts.evaluation, *pair)
-    apart = evaluator_on_spared(evaluator, prompts.spared, reporter, directions)
+    apart = evaluator_on_spared(evaluator, prompts.spared)
     if apart is None:
         return tables
-    evaluator.release()  # so that only one cache has to fit into memory
-    before, after = apart.baseline, apart.evaluate([trial.plan])[0]
-    apart.release()
+    before, [after] = evaluator.score_again(apart, [trial.plan])
     rows = EvaluationPrompts((), prompts.spared)
     return tables + tables_of("spared", apart.scorers, rows, before, after)
 
@@ -228,7 +220,7 @@ def compare(settings: Settings, reporter: Reporter, *, thoroughly: bool = False)
     )
     reporter.emit(StageStarted(f"Scoring {settings.model}"))
     baseline = evaluator.baseline
-    apart = evaluator_on_spared(evaluator, prompts.spared, reporter)
+    apart = evaluator_on_spared(evaluator, prompts.spared)
     spared = () if apart is None else apart.baseline
     reporter.emit(StageFinished(scores_line(baseline)))
     report = OfModels.begun(evaluator, prompts.evaluation, reporter) if thoroughly else None
