@@ -20,12 +20,13 @@ from torch.nn import functional
 
 from heretic.config import Settings
 from heretic.engine import engine as engines
-from heretic.engine.batch import LOOK_EVERY, Batch, Request
+from heretic.engine.batch import Batch, Request
 from heretic.engine.engine import Engine, open_engine
 from heretic.engine.originals import EncodedPrompts, checkpoint_layers
 from heretic.engine.plain import PlainEngine
 from heretic.engine.prefill import KEPT_SHARE, Techniques
 from heretic.engine.slots import SlotCache, States
+from heretic.engine.step import SCHEDULES, Schedule
 from heretic.events import Event, Notice
 from heretic.method.edits import OutputEdit
 from heretic.model import AbliterationParameters, Model, generation
@@ -241,8 +242,8 @@ class TestSameAsPlain:
         plans = edits_of(llama, 1.5, 0.8, 2.0)
         engine = engine_of(llama)
         assert engine.replies("bad", plans) == [plain_replies(llama, plan) for plan in plans]
-        assert engine._cache is not None
-        assert engine._cache.slots == 15
+        assert engine._decoder is not None
+        assert engine._decoder.cache.slots == 15
         done: list[int] = []
         engine.logits("good", plans[0], on_step=done.append)
         assert done[0] == 5  # a pass still takes a batch, whatever room there is
@@ -268,9 +269,9 @@ class TestSameAsPlain:
         plans = edits_of(llama, 1.5, 0.8)
         engine = engine_of(llama)
         expected = engine.replies("bad", plans)
-        assert engine._cache is not None
+        assert engine._decoder is not None
         with torch.inference_mode():
-            for _, keys, values in _views(engine._cache):
+            for _, keys, values in _views(engine._decoder.cache):
                 keys.fill_(math.nan)
                 values.fill_(math.nan)
         assert engine.replies("bad", plans) == expected
@@ -281,14 +282,14 @@ class TestSameAsPlain:
         prompts = ["a", "b" * 90]
         engine = Engine(llama, {"bad": prompts}, replied={"bad"}, max_new_tokens=2)
         engine.replies("bad", [{}])
-        cache = engine._cache
-        assert cache is not None
+        decoder = engine._decoder
+        assert decoder is not None
         with torch.inference_mode():
-            for _, *both in _views(cache):
+            for _, *both in _views(decoder.cache):
                 for states in both:
                     states.fill_(math.nan)
             wanted = Request([[None, None]], lambda text: False, lambda *_: True, lambda *_: None)
-            batch = Batch(llama, cache, RowEdits(llama.writers, [{}]), wanted, 2)
+            batch = Batch(llama, decoder, RowEdits(llama.writers, [{}]), wanted, 2)
             made = []
             for index in range(2):
                 first = batch.admit(engine._prefill, "bad", 0, [index])
@@ -307,14 +308,14 @@ class TestSameAsPlain:
             return "a" in text or len(text) > 4
 
         often = engine_of(llama).replies("bad", plans, decided=decided)
-        monkeypatch.setitem(LOOK_EVERY, "cpu", every)
+        monkeypatch.setitem(SCHEDULES, "cpu", Schedule(every))
         assert engine_of(llama).replies("bad", plans, decided=decided) == often
 
     @pytest.mark.parametrize("every", [1, 4])
     def test_replies_end_at_an_end_token(
         self, llama: Model, every: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setitem(LOOK_EVERY, "cpu", every)
+        monkeypatch.setitem(SCHEDULES, "cpu", Schedule(every))
         plan = edits_of(llama, 1.2)[0]
         full = plain_replies(llama, plan)
         common = max("".join(full), key="".join(full).count)

@@ -174,7 +174,7 @@ def rows_have_their_own_plans(case: Case, own: Sequence[PlanOf]) -> None:
     factory = case.factory()
     plans = [factory.edits(plan(case), case.directions) for plan in own]
     mixed = RowEdits(writers, plans)
-    mixed.use_rows(range(ROWS))
+    mixed.use_index(torch.arange(ROWS))
     with mixed.installed():
         together = case.logits()
     for row, edits in enumerate(plans):

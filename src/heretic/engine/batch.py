@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -9,19 +10,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from heretic.engine.decoder import Decoder
+from heretic.engine.graphs import on_its_way
 from heretic.engine.prefill import Prefill
-from heretic.engine.slots import SlotCache
+from heretic.engine.step import Shape
 from heretic.model import generation
 from heretic.model.editing import RowEdits
 from heretic.model.generation import most_likely
 
 if TYPE_CHECKING:
     from heretic.model.core import Model
-
-LOOK_EVERY = {"cpu": 1}
-LOOK_EVERY_ELSEWHERE = 4
-"""Steps between two checks of the replies: on an accelerator every check waits for the device.
-Tokens that a row makes after its reply is decided are dropped."""
 
 
 @dataclass(slots=True)
@@ -61,51 +59,78 @@ class Request:
         self.on_step(tokens, total - left, total)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Row:
-    """A live row: its plan and prompt, first cache column, next position, and reply so far."""
+    """A row in a slot.
+
+    Attributes:
+        start: Its first column in the cache.
+        ids: The reply so far, as it was last looked at.
+        made: Tokens made or being made; those after the reply's end count too.
+        done: Whether its reply is finished, or its plan dropped.
+    """
 
     plan: int
     prompt: int
     start: int
-    position: int
     ids: list[int] = field(default_factory=list)
+    made: int = 0
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Tokens that were made, or are being made, for these rows.
+
+    Attributes:
+        tokens: Waits for them; [rows][steps].
+    """
+
+    rows: Sequence[Row]
+    tokens: Callable[[], list[list[int]]]
 
 
 class Batch:
-    """Live rows, in order in the slots 0, 1, ... of the cache."""
+    """Live rows, in order in the slots 0, 1, ... of the decoder's cache."""
 
     def __init__(
-        self, model: Model, cache: SlotCache, edits: RowEdits, wanted: Request, length: int
+        self, model: Model, decoder: Decoder, edits: RowEdits, wanted: Request, length: int
     ) -> None:
-        self.cache, self.edits = cache, edits
+        self.decoder, self.cache, self.edits = decoder, decoder.cache, edits
         self.rows: list[Row] = []
         self.stepped = False
         self._model, self._wanted, self._length = model, wanted, length
         self._end_tokens = generation.end_tokens(model.model, model.tokenizer)
-        self._steps = LOOK_EVERY.get(model.device.type, LOOK_EVERY_ELSEWHERE)
+        self._blocks: deque[Block] = deque()  # not looked at yet
         self._end = 0  # columns before this one are written
-        self._plans: list[int] = []  # the plan of each row, as `edits` is set
+        self._cleared: Shape | None = None  # what was cleared for the rows as they are
 
     def admit(self, prefill: Prefill, name: str, plan: int, chunk: Sequence[int]) -> Tensor:
-        """Run prompts into free slots; returns the logits after them, [prompts, vocabulary]."""
+        """Run prompts into free slots, which makes their first tokens.
+
+        Returns:
+            The logits after the prompts, [prompts, vocabulary].
+        """
         width, prompts = prefill.columns(name, chunk), prefill.sets[name]
         if not self.rows:
             self._end = width
         elif self._end < width:
             self._move_to(width)
         first, start = len(self.rows), self._end - width
+        down = self.decoder.schedule.down
         oldest = min((row.start for row in self.rows), default=start)
         # All rows read from the first column that any row uses.
-        self.cache.clear(first, first + len(chunk), oldest, start)
-        self.cache.clear(0, first, start, oldest)
+        self.cache.clear(first, first + len(chunk), down(min(start, oldest)), start)
+        self.cache.clear(0, first, down(start), oldest)
         logits = prefill(name, chunk, self.edits, plan, self.cache, first, self._end)[:, -1]
-        self._plans = []  # prefill has set `edits` to its plan
         self.stepped = self.stepped and first > 0
-        self.rows += [
-            Row(plan, prompt, start, len(prompts.head) + len(prompts.tails[prompt]))
-            for prompt in chunk
-        ]
+        tokens = most_likely(logits)
+        positions = [len(prompts.head) + len(prompts.tails[prompt]) for prompt in chunk]
+        self.decoder.rows.begin(first, tokens, positions, self._length - 1, plan)
+        new = [Row(plan, prompt, start, made=1) for prompt in chunk]
+        self.rows += new
+        self._blocks.append(Block(new, on_its_way(tokens.unsqueeze(1))))
+        self._cleared = None
         return logits
 
     def _move_to(self, end: int) -> None:
@@ -113,58 +138,78 @@ class Batch:
         self.cache.move_columns(len(self.rows), begin, self._end, end)
         for row in self.rows:
             row.start += end - self._end
-        self._end = end
+        self._end, self._cleared = end, None
 
     def step(self) -> None:
-        """Make the next token of every row, or the next few if checking replies is slow."""
+        """Make the next tokens of every row, and look at those that were made."""
         self.stepped = True
-        steps = min(self._steps, *(self._length - len(row.ids) for row in self.rows))
-        if self._end + steps > self.cache.columns:
-            self._move_to(self._end - min(row.start for row in self.rows))
+        steps = min(self.decoder.schedule.steps, max(self._length - row.made for row in self.rows))
+        if steps <= 0:
+            self._look_until(0)
+            return
+        shape = self._shape(steps)
         plans = [row.plan for row in self.rows]
-        if plans != self._plans:
-            self.edits.use_rows(plans)
-            self._plans = plans
-        tokens, positions = self._columns([row.ids[-1] for row in self.rows])
-        made = []
-        for _ in range(steps):
-            tokens = most_likely(self._forward(tokens, positions)).unsqueeze(1)
-            made.append(tokens)
-            positions = positions + 1
+        tokens = self.decoder.make(shape, self._end, steps, self.edits, plans)
+        self._end += steps
         for row in self.rows:
-            row.position += steps
-        self.take_in(torch.cat(made, dim=1).T.tolist())
+            row.made += steps
+        self._blocks.append(Block(list(self.rows), tokens))
+        self.look()
+
+    def _shape(self, steps: int) -> Shape:
+        """The shape of so many steps, with room for them."""
+        begin, decoder = min(row.start for row in self.rows), self.decoder
+        if self._end + steps > self.cache.columns or begin >= decoder.schedule.columns > 1:
+            self._move_to(self._end - begin)
+            begin = 0
+        shape = decoder.shape(len(self.rows), begin, self._end + steps)
+        self._clear(shape)
+        decoder.rows.column.fill_(self._end)
+        return shape
+
+    def _clear(self, shape: Shape) -> None:
+        """Clear what the shape has beyond the live rows and the columns that they have written."""
+        if shape == self._cleared:
+            return
+        count, written = len(self.rows), self._end + 1  # the next step writes before it reads
+        self.cache.clear(0, shape.rows, written, shape.end)
+        if count < shape.rows:
+            self.cache.clear(count, shape.rows, shape.begin, written)
+            self.cache.mask[count : shape.rows] = False
+            self.decoder.rows.rest(count, shape.rows)
+        self._cleared = shape
 
     def logits_after(self, tokens: Sequence[int]) -> Tensor:
-        """Logits after one more token of every row, [rows, vocabulary], in the model's dtype."""
-        return self._forward(*self._columns(tokens))
+        """Logits after one more token of every row, [rows, vocabulary], in the model's dtype.
 
-    def _columns(self, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The rows' next tokens and their positions, each int64 [rows, 1]."""
-        device, positions = self._model.device, [row.position for row in self.rows]
-        return (
-            torch.tensor(tokens, device=device).unsqueeze(1),
-            torch.tensor(positions, device=device).unsqueeze(1),
-        )
+        The tokens take the place of those that the rows have made last.
+        """
+        decoder = self.decoder
+        decoder.rows.tokens[: len(tokens)] = torch.tensor(tokens, device=self._model.device)
+        return decoder.logits(self._shape(1), self.edits, [row.plan for row in self.rows])
 
-    def _forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        count, begin = len(self.rows), min(row.start for row in self.rows)
-        self._end += 1
-        self.cache.mask[:count, self._end - 1] = True
-        mask = self.cache.mask[:count, None, begin : self._end]
-        cache = self.cache.at(0, count, begin, self._end)
-        return self._model.step(tokens, positions, mask, cache)[:, -1]
+    def look(self) -> None:
+        """Look at tokens that were made; rows with a done reply leave.
 
-    def take_in(self, made: Sequence[Sequence[int]], first: int = 0) -> None:
-        """Add tokens [steps][rows] to rows from index `first` on; rows with a done reply leave."""
-        left = []
-        for index, row in enumerate(self.rows):
-            new = [tokens[index - first] for tokens in made] if index >= first else []
-            if new and self._grow(row, new):
-                left.append(index)
-        self._wanted.report(len(made) * (len(self.rows) - first))
-        dropped = self._wanted.dropped
-        self._remove({*left, *(i for i, row in enumerate(self.rows) if row.plan in dropped)})
+        Where looking overlaps with making tokens, the latest ones are left for the next time.
+        """
+        self._look_until(1 if self.decoder.schedule.overlaps else 0)
+
+    def _look_until(self, left: int) -> None:
+        while len(self._blocks) > left:
+            self._take_in(self._blocks.popleft())
+
+    def _take_in(self, block: Block) -> None:
+        """Add tokens to their rows; rows with a done reply leave."""
+        made = [
+            (row, new) for row, new in zip(block.rows, block.tokens(), strict=True) if not row.done
+        ]
+        for row, new in made:
+            row.done = self._grow(row, new)
+        self._wanted.report(sum(len(new) for _, new in made))
+        for row in self.rows:
+            row.done = row.done or row.plan in self._wanted.dropped
+        self._remove_done()
 
     def _grow(self, row: Row, new: Sequence[int]) -> bool:
         """Add tokens until the reply is done; returns whether it is."""
@@ -181,17 +226,21 @@ class Batch:
         self._wanted.finish(row.plan, row.prompt, text)
         return True
 
-    def _remove(self, leaving: set[int]) -> None:
-        """Free these slots; the last rows move into the holes."""
-        if not leaving:
+    def _remove_done(self) -> None:
+        """Free the slots of rows that are done; the last rows move into the holes."""
+        staying = [index for index, row in enumerate(self.rows) if not row.done]
+        count = len(staying)
+        if count == len(self.rows):
             return
-        count = len(self.rows) - len(leaving)
-        holes = [index for index in sorted(leaving) if index < count]
-        movers = [index for index in range(count, len(self.rows)) if index not in leaving]
+        holes = [index for index in range(count) if self.rows[index].done]
+        movers = [index for index in staying if index >= count]
         if holes:
             # All rows that stay read from the first column that any of them uses.
-            begin = min(row.start for index, row in enumerate(self.rows) if index not in leaving)
+            begin = min(self.rows[index].start for index in staying)
+            begin = self.decoder.schedule.down(begin)
             self.cache.move_rows(movers, holes, begin, self._end)
+            self.decoder.rows.move(movers, holes)
         for hole, mover in zip(holes, movers, strict=True):
             self.rows[hole] = self.rows[mover]
         del self.rows[count:]
+        self._cleared = None

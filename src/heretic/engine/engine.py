@@ -22,12 +22,16 @@ from torch import Tensor
 
 from heretic.architectures.resolver import text_config
 from heretic.engine.batch import Batch, Request
+from heretic.engine.decoder import Decoder
+from heretic.engine.graphs import Graphs, recorder_for
 from heretic.engine.plain import PlainEngine
 from heretic.engine.prefill import KEPT_SHARE, Prefill, Techniques
 from heretic.engine.slots import SlotCache
+from heretic.engine.step import ELSEWHERE, SCHEDULES
 from heretic.errors import HereticError, is_of_interruption
 from heretic.method.edits import OutputEdit
 from heretic.model import capture
+from heretic.model.edit_table import EditTable
 from heretic.model.editing import RowEdits
 from heretic.model.endings import (
     EncodedItem,
@@ -57,7 +61,8 @@ REFILLED_AT = 4
 processor idle."""
 
 SPARE_COLUMNS = 16
-"""Columns beyond the longest row, so that the cache need not be moved at every step."""
+"""Columns beyond the longest row and two blocks of steps, so that the cache need not be moved at
+every step. A row may stay for two blocks after its last token, until it was looked at."""
 
 
 CHECKED_PROMPTS = 2
@@ -125,7 +130,7 @@ def _unfit(model: Model, whole: Callable[[], Engine], few: Callable[[], Engine])
     """
     try:
         window = _window(text_config(model.model))
-        if whole().columns - SPARE_COLUMNS > window:
+        if whole().longest > window:
             return f"rows may exceed the model's window of {window} tokens"
         tried = few()
         deviation = max(map(tried.deviation, tried.sets), default=0.0)
@@ -180,7 +185,7 @@ class Engine:
         packs: Whether all endings of an item are read in one row.
 
     Attributes:
-        columns: Tokens that a slot has room for.
+        longest: Tokens of the longest row, with its reply.
     """
 
     def __init__(
@@ -207,8 +212,12 @@ class Engine:
             rows.length + (max_new_tokens if name in replied else 0)
             for name, rows in self._prefill.sets.items()
         )
-        self.columns = SPARE_COLUMNS + max(lengths, default=0)
-        self._cache: SlotCache | None = None
+        self.longest = max(lengths, default=0)
+        self._schedule = SCHEDULES.get(model.device.type, ELSEWHERE)
+        recorder = recorder_for(model.model)
+        self._graphs = None if recorder is None else Graphs(recorder, model.say)
+        self._table = None if recorder is None else EditTable()
+        self._decoder: Decoder | None = None
 
     @property
     def sets(self) -> list[str]:
@@ -229,12 +238,12 @@ class Engine:
         """
         plans = RowEdits(self._model.writers, [edits])
 
-        def work(cache: SlotCache) -> Tensor:
+        def work(decoder: Decoder) -> Tensor:
             count, done = len(self._prefill.sets[name].tails), 0
             found = torch.empty(0)
-            for chunk in self._prefill.chunks(name, range(count), cache.slots):
+            for chunk in self._prefill.chunks(name, range(count), decoder.cache.slots):
                 with plans.installed():
-                    rows = self._prefill(name, chunk, plans, 0, cache)[:, -1]
+                    rows = self._prefill(name, chunk, plans, 0, decoder.cache)[:, -1]
                 if not done:
                     found = torch.empty(count, rows.shape[1])
                 found[chunk] = rows.float().cpu()
@@ -266,10 +275,10 @@ class Engine:
         """
         count = len(self._prefill.sets[name].tails)
         wanted = Request([[None] * count for _ in plans], decided, finished, on_step)
-        edits = RowEdits(self._model.writers, plans)
+        edits = RowEdits(self._model.writers, plans, self._table)
 
-        def work(cache: SlotCache) -> None:
-            batch = Batch(self._model, cache, edits, wanted, self._max_new_tokens)
+        def work(decoder: Decoder) -> None:
+            batch = Batch(self._model, decoder, edits, wanted, self._max_new_tokens)
             with edits.installed():
                 self._reply(name, batch, wanted)
 
@@ -288,11 +297,11 @@ class Engine:
             with plans.installed():
                 return plain_endings(self._model, items)
 
-        def work(cache: SlotCache) -> Endings:
+        def work(decoder: Decoder) -> Endings:
             found: list[list[Found]] = [[] for _ in items]
-            for chunk in self._prefill.chunks(name, range(len(items)), cache.slots):
+            for chunk in self._prefill.chunks(name, range(len(items)), decoder.cache.slots):
                 with plans.installed():
-                    rows = self._ending_logits(name, chunk, plans, cache)
+                    rows = self._ending_logits(name, chunk, plans, decoder.cache)
                 for i, logits in zip(chunk, rows, strict=True):
                     pairs = zip(items[i].endings, logits, strict=True)
                     found[i] = [predicted(part, ending) for ending, part in pairs]
@@ -324,11 +333,11 @@ class Engine:
         rows = self._prefill.sets[name]
         nothing = RowEdits(self._model.writers, [{}])
 
-        def work(cache: SlotCache) -> float:
+        def work(decoder: Decoder) -> float:
             largest = 0.0
-            for chunk in self._prefill.chunks(name, range(len(rows.tails)), cache.slots):
+            for chunk in self._prefill.chunks(name, range(len(rows.tails)), decoder.cache.slots):
                 wanted = Request([[]], lambda text: False, lambda *_: True, lambda *_: None)
-                batch = Batch(self._model, cache, nothing, wanted, self._max_new_tokens)
+                batch = Batch(self._model, decoder, nothing, wanted, self._max_new_tokens)
                 first = batch.admit(self._prefill, name, 0, chunk)
                 made = most_likely(first).tolist()
                 whole = [[*rows.head, *rows.tails[i]] for i in chunk]
@@ -345,11 +354,11 @@ class Engine:
     def _deviation_of_items(self, name: str) -> float:
         items, nothing = self._items[name], RowEdits(self._model.writers, [{}])
 
-        def work(cache: SlotCache) -> float:
+        def work(decoder: Decoder) -> float:
             largest = 0.0
-            for chunk in self._prefill.chunks(name, range(len(items)), cache.slots):
+            for chunk in self._prefill.chunks(name, range(len(items)), decoder.cache.slots):
                 for i, found in zip(
-                    chunk, self._ending_logits(name, chunk, nothing, cache), strict=True
+                    chunk, self._ending_logits(name, chunk, nothing, decoder.cache), strict=True
                 ):
                     for branch, logits in zip(items[i].branches, found, strict=True):
                         row = [*items[i].context, *branch]
@@ -359,7 +368,7 @@ class Engine:
 
         return self._fitting(name, 1, work)
 
-    def _fitting(self, name: str, plans: int, work: Callable[[SlotCache], T]) -> T:
+    def _fitting(self, name: str, plans: int, work: Callable[[Decoder], T]) -> T:
         """Do the work on this many plans, with fewer slots each time that memory runs out."""
         while True:
             slots = min(
@@ -374,29 +383,31 @@ class Engine:
             # Outside the except block, whose traceback keeps the tensors alive.
             self._shrink(slots, failure)
 
-    def _attempt(self, name: str, slots: int, work: Callable[[SlotCache], T]) -> T:
-        cache = self._allocated(slots)
-        self._prefill.prepare(name, cache)
-        return work(cache)
+    def _attempt(self, name: str, slots: int, work: Callable[[Decoder], T]) -> T:
+        decoder = self._allocated(slots)
+        self._prefill.prepare(name, decoder.cache)
+        return work(decoder)
 
     def _shrink(self, slots: int, failure: RuntimeError) -> None:
         """Drop all states and halve the batch that did not fit; raise other errors again."""
         traceback.clear_frames(failure.__traceback__)
-        held = slots if self._cache is None else self._cache.slots
-        self._cache = None
+        held = slots if self._decoder is None else self._decoder.cache.slots
+        self._decoder = None
         self._prefill.forget_originals()
         rows = memory.halved(held, failure)
         if held > slots:  # it was a larger cache, for more plans: without it this batch may fit
             rows = max(slots, self._model.batch_size)
         self._model.notify_fewer_together(rows)
 
-    def _allocated(self, slots: int) -> SlotCache:
-        """The cache, replaced by a larger one where it has fewer slots."""
-        if self._cache is None or self._cache.slots < slots:
-            self._cache = None  # let go of the old one first
-            model = self._model
-            self._cache = SlotCache(model.n_layers, slots, self.columns, model.device)
-        return self._cache
+    def _allocated(self, slots: int) -> Decoder:
+        """The decoder, replaced by one with a larger cache where it has fewer slots."""
+        if self._decoder is None or self._decoder.cache.slots < slots:
+            self._decoder = None  # let go of the old one first
+            model, spare = self._model, SPARE_COLUMNS + 2 * self._schedule.steps
+            columns = self.longest + spare
+            cache = SlotCache(model.n_layers, slots, columns, model.device)
+            self._decoder = Decoder(model, cache, self._schedule, self._graphs)
+        return self._decoder
 
     def _reply(self, name: str, batch: Batch, wanted: Request) -> None:
         """Decode all wanted replies: admit rows where there is room, step, let rows leave."""
@@ -423,8 +434,7 @@ class Engine:
 
     def _admit(self, name: str, batch: Batch, plan: int, queue: list[int]) -> None:
         """Move prompts from a plan's queue to free slots; this also makes their first tokens."""
-        first = len(batch.rows)
-        chunk = self._prefill.fitting(name, queue, batch.cache.slots - first)
+        chunk = self._prefill.fitting(name, queue, batch.cache.slots - len(batch.rows))
         del queue[: len(chunk)]
-        logits = batch.admit(self._prefill, name, plan, chunk)
-        batch.take_in([most_likely(logits).tolist()], first)
+        batch.admit(self._prefill, name, plan, chunk)
+        batch.look()

@@ -1,9 +1,9 @@
 """A key/value cache of fixed slots, in which rows come and go without copies of the whole cache.
 
-Every row has a slot, every token a column. A forward pass writes the columns before `Window.end`
-and reads from `Window.begin` on, so the same buffers serve prefill and decoding, and rows of
-different prompts, plans and lengths share a batch. The attention mask says where a row's tokens
-are.
+Every row has a slot, every token a column. A prefill writes the columns before `Window.end`, a
+decoding step the column `Window.column`; both read from `Window.begin` on. So the same buffers
+serve prefill and decoding, and rows of different prompts, plans and lengths share a batch. The
+attention mask says where a row's tokens are.
 """
 
 from __future__ import annotations
@@ -22,12 +22,18 @@ States = list[tuple[int, Tensor, Tensor]]
 
 @dataclass(slots=True)
 class Window:
-    """Where the current forward pass reads and writes: slots first..last, columns begin..end."""
+    """Where the current forward pass reads and writes: slots first..last, columns begin..end.
+
+    Attributes:
+        column: The column that one token of every row is written to, int64 [1]; a tensor, so that
+            the next step may be the same work on the device. None writes the columns before `end`.
+    """
 
     first: int = 0
     last: int = 0
     begin: int = 0
     end: int = 0
+    column: Tensor | None = None
 
 
 class SlotLayer(CacheLayerMixin):
@@ -50,7 +56,10 @@ class SlotLayer(CacheLayerMixin):
     ) -> tuple[Tensor, Tensor]:
         """Write new states [rows, heads, tokens, size] and return all that the rows may read."""
         window = self._window
-        self.write(window.first, window.end, key_states, value_states)
+        if window.column is None:
+            self.write(window.first, window.end, key_states, value_states)
+        else:
+            self._write_at(window.column, key_states, value_states)
         return self.read(window.first, window.last, window.begin, window.end)
 
     def write(self, first: int, end: int, keys: Tensor, values: Tensor) -> None:
@@ -62,6 +71,15 @@ class SlotLayer(CacheLayerMixin):
         rows, columns = slice(first, first + keys.shape[0]), slice(end - keys.shape[2], end)
         self.keys[rows, :, columns] = keys
         self.values[rows, :, columns] = values
+
+    def _write_at(self, column: Tensor, keys: Tensor, values: Tensor) -> None:
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        assert self.keys is not None
+        assert self.values is not None
+        first, last, column = self._window.first, self._window.last, column.to(self.keys.device)
+        self.keys[first:last].index_copy_(2, column, keys)
+        self.values[first:last].index_copy_(2, column, values)
 
     def read(self, first: int, last: int, begin: int, end: int) -> tuple[Tensor, Tensor]:
         """Views of keys and values, [last - first, heads, end - begin, size]."""
@@ -111,10 +129,13 @@ class SlotCache(Cache):
         self._layers = [SlotLayer(slots, columns, self.window) for _ in range(layers)]
         super().__init__(layers=list(self._layers))
 
-    def at(self, first: int, last: int, begin: int, end: int) -> SlotCache:
-        """Set where the next forward pass reads and writes."""
+    def at(
+        self, first: int, last: int, begin: int, end: int, column: Tensor | None = None
+    ) -> SlotCache:
+        """Set where the next forward pass reads and writes; see `Window`."""
         window = self.window
         window.first, window.last, window.begin, window.end = first, last, begin, end
+        window.column = column
         return self
 
     def write(self, states: States, first: int, end: int, rows: int | None = None) -> None:
@@ -132,6 +153,8 @@ class SlotCache(Cache):
 
         Masked states are multiplied by 0, and 0 x NaN is NaN.
         """
+        if first >= last or begin >= end:
+            return
         for layer in self._layers:
             if layer.is_initialized:
                 for states in layer.read(first, last, begin, end):

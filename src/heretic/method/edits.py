@@ -90,14 +90,14 @@ class OutputEdit:
     def rows(self, index: Tensor) -> OutputEdit:
         """Pick edits from stacked ones by `index` [rows]; the result has tensors [rows, ...]."""
         index = index.to(self.read.device)
-        scale = None if self.scale is None else self.scale[index]
         moves = self.moves_bias
+        # On a CPU `index_select` takes a tenth of the time of indexing.
         return OutputEdit(
-            self.write[index],
-            self.read[index],
-            scale,
-            self.row_norms[index],
-            moves if isinstance(moves, bool) else moves[index],
+            self.write.index_select(0, index),
+            self.read.index_select(0, index),
+            None if self.scale is None else self.scale.index_select(0, index),
+            self.row_norms.index_select(0, index),
+            moves if isinstance(moves, bool) else moves.index_select(0, index),
         )
 
     def edited_weight(self, weight: Tensor, *, out: Tensor | None = None) -> Tensor:

@@ -132,6 +132,11 @@ class Model(PromptReader):
         """Whether it acts as loaded: no weight differs, and no `edited` is in force."""
         return not self.is_edited and not self._hooked
 
+    @property
+    def is_hooked(self) -> bool:
+        """Whether an `edited` is in force."""
+        return bool(self._hooked)
+
     # --- generating ------------------------------------------------------------------------
 
     @torch.inference_mode()

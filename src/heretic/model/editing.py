@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from heretic.architectures.resolver import Writer
 from heretic.method.directions import layer_basis
 from heretic.method.edits import Ablation, OutputEdit, Vectors, make_ablation, make_fitted, stack
+from heretic.model.edit_table import EditTable
 from heretic.model.experts import edited
 from heretic.model.fits import Fits
 from heretic.records.plan import FittedKernel, Plan, RowNormalization
@@ -177,21 +178,34 @@ class RowEdits:
 
     Args:
         plans: Edits by writer name, one mapping per plan.
+        table: Where stacked edits are held; by default in memory of their own.
+
+    Attributes:
+        version: That of the table, as it was filled with these plans.
     """
 
     def __init__(
-        self, writers: Sequence[Writer], plans: Sequence[Mapping[str, OutputEdit]]
+        self,
+        writers: Sequence[Writer],
+        plans: Sequence[Mapping[str, OutputEdit]],
+        table: EditTable | None = None,
     ) -> None:
         self._plans = plans
-        self._writers = [writer for writer in writers if any(writer.name in p for p in plans)]
+        names = {name for plan in plans for name in plan}
+        self._stacked: Mapping[str, OutputEdit] | None = None
+        self.version = 0
+        if table is not None:
+            self._stacked = table.put(self._stack(names))
+            self.version = table.version
+            names |= set(self._stacked)  # a captured step edits all that the table holds
+        self._writers = [writer for writer in writers if writer.name in names]
         self._current: Mapping[str, OutputEdit] = {}
-        self._stacked = (
-            {w.name: stack([plan.get(w.name) for plan in plans]) for w in self._writers}
-            if len(plans) > 1
-            else {}
-        )
+        self._index: Tensor | None = None  # the plan of each row; None: `_current` for all
         if len(plans) == 1:
             self.use(0)
+
+    def _stack(self, names: Iterable[str]) -> dict[str, OutputEdit]:
+        return {name: stack([plan.get(name) for plan in self._plans]) for name in names}
 
     def first_layer(self, plan: int) -> int | None:
         """The first layer that the plan edits; None if it edits none."""
@@ -200,22 +214,29 @@ class RowEdits:
 
     def use(self, plan: int) -> None:
         """Edit all rows by this plan from now on."""
-        self._current = self._plans[plan]
+        self._current, self._index = self._plans[plan], None
 
-    def use_rows(self, plans: Sequence[int]) -> None:
-        """Edit row i by the plan plans[i] from now on."""
-        if len(set(plans)) == 1:
-            self.use(plans[0])
-            return
-        place = next(iter(self._stacked.values())).read.device if self._stacked else None
-        index = torch.tensor(plans, device=place)  # moved once, not for every writer
-        self._current = {name: edit.rows(index) for name, edit in self._stacked.items()}
+    def use_index(self, index: Tensor) -> None:
+        """Edit row i by the plan index[i] from now on.
+
+        Args:
+            index: int64 [rows]. Every forward pass reads it anew, so it may be changed in place.
+        """
+        if self._stacked is None:
+            self._stacked = self._stack({name for plan in self._plans for name in plan})
+        self._index = index
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Edit the writers' outputs while the context lasts; no weight is changed."""
-        with install(sites_of(self._writers), lambda writer: self._current.get(writer.name)):
+        with install(sites_of(self._writers), self._edit_of):
             yield
+
+    def _edit_of(self, writer: Writer) -> OutputEdit | None:
+        if self._index is None:
+            return self._current.get(writer.name)
+        stacked = (self._stacked or {}).get(writer.name)
+        return None if stacked is None else stacked.rows(self._index)
 
 
 class WeightEditor:
