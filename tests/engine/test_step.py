@@ -447,8 +447,12 @@ class TestGraphs:
                 step()
 
             def record(self, step: Step) -> Step:
+                """Fail, and fail again at the end, as a capture does."""
                 self.recorded += 1
-                raise RuntimeError("operation not permitted when stream is capturing\nsee above")
+                try:
+                    raise RuntimeError("operation not permitted when stream is capturing\nsee")
+                finally:
+                    raise RuntimeError("a previous error during capture")
 
         failing, reporter = Failing(), Collector()
         monkeypatch.setattr(engines, "recorder_for", lambda model: failing)
@@ -459,12 +463,15 @@ class TestGraphs:
             assert engine.replies("bad", plans) == [plain_replies(model, plan) for plan in plans]
         assert failing.recorded == 1
         [warning] = [text for text in reporter.warnings if "kernel by kernel" in text]
-        assert warning.endswith("RuntimeError: operation not permitted when stream is capturing")
+        assert warning.endswith(": operation not permitted when stream is capturing.")
 
     def test_memory_that_runs_out_is_for_the_engine_to_find(self) -> None:
         class Full(Replayed):
             def record(self, step: Step) -> Step:
-                raise torch.OutOfMemoryError("out of memory")
+                try:
+                    raise torch.OutOfMemoryError("out of memory")
+                finally:
+                    raise RuntimeError("a previous error during capture")
 
         said: list[str] = []
         graphs = Graphs(Full(), said.append)

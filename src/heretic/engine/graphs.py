@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from heretic.engine.step import Shape
 from heretic.errors import is_of_interruption
+from heretic.model.failures import reason
 
 _log = logging.getLogger(__name__)
 
@@ -53,11 +54,14 @@ class CudaRecorder:
         Raises:
             RuntimeError: It waits for the device, or does what a graph cannot hold.
         """
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
-        ):
-            step()
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ):
+                step()
+        finally:
+            torch.cuda.set_stream(current)  # a failed capture leaves its own stream in force
         return graph.replay
 
 
@@ -106,17 +110,18 @@ class Graphs:
     def _record(self, recorder: Recorder, shape: Shape, step: Step) -> None:
         try:
             self._kept[shape] = recorder.record(step)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:  # models do many things that a graph cannot hold
             if is_of_interruption(error):
                 raise
+            # Ending a capture that has failed raises another error, which says less.
+            first = error.__context__ or error
+            if isinstance(first, torch.OutOfMemoryError):
+                raise first from None
             _log.warning("A decoding step could not be captured", exc_info=True)
             self._recorder = None
             self.clear()
             self._say(
-                "Decoding steps are launched kernel by kernel, which is slower: "
-                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                f"Decoding steps are launched kernel by kernel, which is slower: {reason(first)}"
             )
 
 
