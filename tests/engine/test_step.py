@@ -78,7 +78,7 @@ class Replayed:
     def record(self, step: Step) -> Step:
         """Run a step and record its kernels; nothing of Python remains."""
         self.recorded += 1
-        return make_fx(step)()  # type: ignore[no-any-return]
+        return make_fx(step)()
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +288,7 @@ class TestBlocks:
     ) -> None:
         """A row that goes on after its end must not count on: there are no more positions."""
         longest = max(map(len, load(tiny.folder(tmp_path / "a")).encode_rows(BAD)))
-        sizes = GPT2_SIZES | {"n_positions": longest + LENGTH}
+        sizes: dict[str, Any] = GPT2_SIZES | {"n_positions": longest + LENGTH}
         model = load(tiny.folder(tmp_path / "b", "gpt2", **sizes), batch_size=5)
         plans = edits_of(model, 1.5, 0.8)
         full = "".join(text for plan in plans for text in plain_replies(model, plan))
@@ -323,7 +323,7 @@ class TestBlocks:
             for layer in cache._layers:
                 for states in layer.read(3, 5, 0, cache.columns):
                     states.fill_(math.nan)
-            started.batch._cleared = None
+            started.batch._settled, started.batch._ahead = None, (0, 0)
             started.batch._shape(schedule.steps)
             with started.edits.installed():
                 logits.append(next_logits(model, cache, rows, shape))
@@ -347,8 +347,8 @@ class TestBlocks:
         wanted = Request([[None] * len(BAD)] * 2, lambda text: False, lambda *_: True, print)
         batch = Batch(model, decoder, edits, wanted, LENGTH)
         with edits.installed():
-            for plan in (0, 1):
-                batch.admit(engine._prefill, "bad", plan, [0, 1])
+            for number in (0, 1):
+                batch.admit(engine._prefill, "bad", number, [0, 1])
             found = batch.logits_after([5, 6, 5, 6])
         rows = [[*row, 5 + i] for i, row in enumerate(model.encode_rows(BAD[:2]))]
         original = model.logits_after(rows)

@@ -103,7 +103,8 @@ class Batch:
         self._end_tokens = generation.end_tokens(model.model, model.tokenizer)
         self._blocks: deque[Block] = deque()  # not looked at yet
         self._end = 0  # columns before this one are written
-        self._cleared: Shape | None = None  # what was cleared for the rows as they are
+        self._ahead = 0, 0  # slots, and columns from `_end` on, that hold zeros
+        self._settled: Shape | None = None  # what was cleared for the rows as they are
 
     def admit(self, prefill: Prefill, name: str, plan: int, chunk: Sequence[int]) -> Tensor:
         """Run prompts into free slots, which makes their first tokens.
@@ -113,7 +114,7 @@ class Batch:
         """
         width, prompts = prefill.columns(name, chunk), prefill.sets[name]
         if not self.rows:
-            self._end = width
+            self._end, self._ahead = width, (0, 0)
         elif self._end < width:
             self._move_to(width)
         first, start = len(self.rows), self._end - width
@@ -130,7 +131,7 @@ class Batch:
         new = [Row(plan, prompt, start, made=1) for prompt in chunk]
         self.rows += new
         self._blocks.append(Block(new, on_its_way(tokens.unsqueeze(1))))
-        self._cleared = None
+        self._settled = None
         return logits
 
     def _move_to(self, end: int) -> None:
@@ -138,7 +139,7 @@ class Batch:
         self.cache.move_columns(len(self.rows), begin, self._end, end)
         for row in self.rows:
             row.start += end - self._end
-        self._end, self._cleared = end, None
+        self._end, self._ahead, self._settled = end, (0, 0), None
 
     def step(self) -> None:
         """Make the next tokens of every row, and look at those that were made."""
@@ -169,15 +170,18 @@ class Batch:
 
     def _clear(self, shape: Shape) -> None:
         """Clear what the shape has beyond the live rows and the columns that they have written."""
-        if shape == self._cleared:
+        if shape == self._settled:
             return
         count, written = len(self.rows), self._end + 1  # the next step writes before it reads
-        self.cache.clear(0, shape.rows, written, shape.end)
+        slots, end = self._ahead
+        if slots < shape.rows or end < shape.end:
+            self.cache.clear(0, shape.rows, written, shape.end)
+            self._ahead = shape.rows, shape.end
         if count < shape.rows:
             self.cache.clear(count, shape.rows, shape.begin, written)
             self.cache.mask[count : shape.rows] = False
             self.decoder.rows.rest(count, shape.rows)
-        self._cleared = shape
+        self._settled = shape
 
     def logits_after(self, tokens: Sequence[int]) -> Tensor:
         """Logits after one more token of every row, [rows, vocabulary], in the model's dtype.
@@ -243,4 +247,4 @@ class Batch:
         for hole, mover in zip(holes, movers, strict=True):
             self.rows[hole] = self.rows[mover]
         del self.rows[count:]
-        self._cleared = None
+        self._settled = None

@@ -38,7 +38,7 @@ class CudaRecorder:
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream()
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def warm(self, step: Step) -> None:
         """Run a step on the stream that captures, after all work so far and before what follows."""
@@ -130,7 +130,7 @@ def on_its_way(tokens: Tensor) -> Callable[[], list[list[int]]]:
     if tokens.device.type != "cuda":
         return tokens.clone().tolist
     copy = tokens.to("cpu", non_blocking=True)  # into pinned memory
-    event = torch.cuda.Event()
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record()
 
     def arrived() -> list[list[int]]:
