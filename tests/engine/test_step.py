@@ -299,7 +299,6 @@ class TestBlocks:
         assert engine_of(model).replies("bad", plans) == expected
         assert sum(len(text) for texts in expected for text in texts) < len(full)
 
-    @some_blocks
     @pytest.mark.usefixtures("blocks")
     def test_what_lay_in_the_cache_harms_no_row(
         self, llama: Model, monkeypatch: pytest.MonkeyPatch
@@ -310,7 +309,17 @@ class TestBlocks:
         engine = engine_of(llama)
         expected = engine.replies("bad", plans)
         _fill_with_nan(engine)
+        seen: list[bool] = []
+
+        def watched(*arguments: Any) -> Tensor:
+            logits = next_logits(*arguments)
+            seen.append(bool(logits.isfinite().all()))
+            return logits
+
+        monkeypatch.setattr("heretic.engine.step.next_logits", watched)
         assert engine.replies("bad", plans) == expected
+        assert all(seen)  # spare rows too
+        assert len(seen) > 1
 
     @pytest.mark.usefixtures("inference")
     def test_spare_rows_stay_finite_and_change_no_other(
@@ -323,12 +332,13 @@ class TestBlocks:
             for layer in cache._layers:
                 for states in layer.read(3, 5, 0, cache.columns):
                     states.fill_(math.nan)
-            started.batch._settled, started.batch._ahead = None, (0, 0)
-            started.batch._shape(schedule.steps)
+            batch = started.batch
+            batch._settled, batch._ahead, batch._spare = None, (0, 0), (0, 0, 0)
+            batch._shape(schedule.steps)
             with started.edits.installed():
                 logits.append(next_logits(model, cache, rows, shape))
         exact, spare = logits
-        assert (len(exact), len(spare)) == (3, 4)
+        assert (len(exact), len(spare)) == (3, 4)  # a spare row among them
         assert spare.isfinite().all()
         torch.testing.assert_close(spare[:3], exact, rtol=1e-5, atol=1e-5)
 

@@ -103,8 +103,10 @@ class Batch:
         self._end_tokens = generation.end_tokens(model.model, model.tokenizer)
         self._blocks: deque[Block] = deque()  # not looked at yet
         self._end = 0  # columns before this one are written
-        self._ahead = 0, 0  # slots, and columns from `_end` on, that hold zeros
-        self._settled: Shape | None = None  # what was cleared for the rows as they are
+        # Memory that a shape reads beyond the live rows must be finite. Known to be so:
+        self._ahead = 0, 0  # slots before the first number, columns from `_end` to the second
+        self._spare = 0, 0, 0  # slots from the first number to the second, columns from the third
+        self._settled: Shape | None = None  # all that this shape reads, with the rows as they are
 
     def admit(self, prefill: Prefill, name: str, plan: int, chunk: Sequence[int]) -> Tensor:
         """Run prompts into free slots, which makes their first tokens.
@@ -130,6 +132,7 @@ class Batch:
         self.decoder.rows.begin(first, tokens, positions, self._length - 1, plan)
         new = [Row(plan, prompt, start, made=1) for prompt in chunk]
         self.rows += new
+        self._spare = max(self._spare[0], len(self.rows)), *self._spare[1:]
         self._blocks.append(Block(new, on_its_way(tokens.unsqueeze(1))))
         self._settled = None
         return logits
@@ -172,16 +175,26 @@ class Batch:
         """Clear what the shape has beyond the live rows and the columns that they have written."""
         if shape == self._settled:
             return
-        count, written = len(self.rows), self._end + 1  # the next step writes before it reads
+        written = self._end + 1  # the next step writes before it reads
         slots, end = self._ahead
         if slots < shape.rows or end < shape.end:
             self.cache.clear(0, shape.rows, written, shape.end)
             self._ahead = shape.rows, shape.end
-        if count < shape.rows:
-            self.cache.clear(count, shape.rows, shape.begin, written)
-            self.cache.mask[count : shape.rows] = False
-            self.decoder.rows.rest(count, shape.rows)
+        if len(self.rows) < shape.rows:
+            self._clear_spare(shape, written)
         self._settled = shape
+
+    def _clear_spare(self, shape: Shape, written: int) -> None:
+        """Make spare rows of those that have left since, or of all that the shape has."""
+        count = len(self.rows)
+        first, last, begin = self._spare
+        known = first <= shape.rows <= last and begin <= shape.begin
+        until = first if known else shape.rows
+        if count < until:
+            self.cache.clear(count, until, shape.begin, written)
+            self.cache.mask[count:until] = False
+            self.decoder.rows.rest(count, until)
+        self._spare = count, last if known else shape.rows, shape.begin
 
     def logits_after(self, tokens: Sequence[int]) -> Tensor:
         """Logits after one more token of every row, [rows, vocabulary], in the model's dtype.
