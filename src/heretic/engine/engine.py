@@ -346,7 +346,9 @@ class Engine:
                 plain = self._model.logits_after(
                     [[*r, t] for r, t in zip(whole, made, strict=True)]
                 )
-                largest = max(largest, capture.divergence(plain, batch.logits_after(made)))
+                second = batch.logits_after(made)
+                largest = max(largest, capture.divergence(plain, second))
+                decoder.rows.take(most_likely(second))  # fails if the device lacks an operation
             return largest
 
         return self._fitting(name, 1, work)

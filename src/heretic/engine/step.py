@@ -93,6 +93,7 @@ class Rows:
         )
         self.column = torch.zeros(1, dtype=torch.long, device=device)
         self.made = torch.zeros(slots, columns, dtype=torch.long, device=device)
+        self._columns = torch.arange(columns, device=device)
         self._end = torch.tensor(sorted(end), dtype=torch.long, device=device)
 
     def begin(
@@ -133,6 +134,10 @@ class Rows:
         self.tokens[:rows].copy_(tokens)
         self.column.add_(1)
 
+    def at_column(self) -> Tensor:
+        """Which column the next step writes, bool [columns]."""
+        return self._columns == self.column
+
     def _ended(self, tokens: Tensor) -> Tensor:
         """Which tokens end a reply, bool [rows]."""
         return (tokens.unsqueeze(1) == self._end).any(dim=1)
@@ -146,7 +151,7 @@ def next_logits(model: Model, cache: SlotCache, rows: Rows, shape: Shape) -> Ten
     count = shape.rows
     mask = cache.mask[:count]
     # Spare rows, and rows that have ended, see at least their own column: no row of NaN.
-    mask.index_fill_(1, rows.column, value=True)
+    mask.logical_or_(rows.at_column())
     return model.step(
         rows.tokens[:count].unsqueeze(1),
         rows.positions[:count].unsqueeze(1),
