@@ -22,6 +22,7 @@ from heretic.pipeline.identity import trial_key
 from heretic.pipeline.kept import kept
 from heretic.pipeline.stages import scores_line
 from heretic.prompts import EvaluationPrompts
+from heretic.records.concerns import concerns
 from heretic.records.trial import Score, Trial
 from heretic.refusals.text import opens_reasoning
 from heretic.scorers import Scorer
@@ -56,9 +57,6 @@ REPORT = 3
 
 ALONG = 32
 """Tokens of the original's replies along which the divergence is measured."""
-
-FEW = 0.03
-"""Share of replies that may be broken beyond the original's without a warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +309,6 @@ def difference(found: LongReplies, searched: Sequence[Score], short: int) -> str
         searched: The search's scores of the trial.
         short: New tokens of a reply in the search.
     """
-    broken = _broken(found.before), _broken(found.after)
     read = {score.name: len(score.values) for score in found.after}
     known = {
         score.name: _of_first(score, read[score.name]) for score in searched if score.name in read
@@ -324,19 +321,13 @@ def difference(found: LongReplies, searched: Sequence[Score], short: int) -> str
         and _worse(known[score.name], score)
         and not agree(known[score.name], score, read[score.name])
     ]
-    before, after = broken
-    if sum(after.values) - sum(before.values) > max(1, FEW * len(after.values)):
-        parts.append(f"{after.display} replies are broken (of the original's: {before.display})")
+    parts += concerns(found.before, found.after, short)
     if not parts:
         return None
     return (
         f"With replies of up to {found.tokens} tokens the chosen trial is worse than it seemed: "
         f"{'; '.join(parts)}. Look at its replies, or choose another trial."
     )
-
-
-def _broken(scores: Sequence[Score]) -> Score:
-    return next(score for score in scores if score.name == "broken_replies")
 
 
 def _of_first(score: Score, count: int) -> Score:
