@@ -133,7 +133,7 @@ def inspect(
     for line in _heading(found):
         console.print(Text(safe(line)))
     for line in _memory(need, device, prompt_tokens, settings.max_response_length):
-        console.print(Text(safe(line)), soft_wrap=True)
+        console.print(Text(safe(line)))
     console.print(_table(found.writers))
     console.print(Text("Left alone:"))
     for name, reason in found.left_out:
