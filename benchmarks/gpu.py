@@ -25,13 +25,13 @@ budget (`--seconds 480`) is left for it, and is ended when its time is up:
 even if the script is killed.
 
 What it needs: Python 3.11, this repository, and the packages of `pyproject.toml`, which it lists
-first with their versions. It ends with exit status 2 if one is missing. A machine without network
-may have PyTorch and transformers with all that these need, and lack the rest. Bring that as wheels,
-for the machine's Python and processor, in a folder named by `--wheels`: they are unpacked and put
-on the path. For Python 3.12 on x86-64 these were, with versions from `constraints.txt`, 10.4 MB:
-sqlalchemy 4.7, pydantic-core 2.3, wcwidth 0.8, datasets 0.6, pydantic 0.5, optuna 0.4,
-prompt-toolkit 0.4, alembic 0.3, multiprocess 0.2, dill 0.1, mako 0.1, and less than 0.1 each of
-annotated-types, colorlog, python-dotenv, questionary, tomlkit, typing-inspection. To fetch them:
+first with their versions. It ends with exit status 2 if one is missing, save for those that only
+a menu or a picture takes. A machine without network may have PyTorch and transformers with all
+that these need, and lack the rest. Bring that as wheels, for the machine's Python and processor,
+in a folder named by `--wheels`: they are unpacked and put on the path. For Python 3.12 on x86-64
+these were, in the versions of `constraints.txt`, 9.2 MB: sqlalchemy 4.7, pydantic-core 2.3,
+datasets 0.6, pydantic 0.5, optuna 0.4, alembic 0.3, multiprocess 0.2, dill 0.1, mako 0.1, and less
+than 0.1 each of annotated-types, colorlog, typing-inspection. To fetch them:
 
     pip download --no-deps --only-binary=:all: --python-version 3.12 -c constraints.txt -d FOLDER
         --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 NAME ...

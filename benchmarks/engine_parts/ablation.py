@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from benchmarks.engine_parts.setup import Bench, Kind, synchronize
+from benchmarks.engine_parts.rates import synchronize
+from benchmarks.engine_parts.setup import Bench, Kind
 
 from heretic.engine.prefill import Techniques
 from heretic.evaluator import Evaluator

@@ -9,25 +9,13 @@ from dataclasses import dataclass, field
 from itertools import cycle, islice
 
 import torch
-from benchmarks.engine_parts.setup import (
-    Bench,
-    encoded_lengths,
-    synchronize,
-    without_end_tokens,
-)
-from torch import Tensor, nn
+from benchmarks.engine_parts.rates import bandwidth, median_seconds, synchronize
+from benchmarks.engine_parts.setup import Bench, encoded_lengths, without_end_tokens
+from torch import nn
 
 from heretic.engine.engine import Edits, Engine, open_engine
 from heretic.engine.plain import PlainEngine
 from heretic.model import Model
-
-REPEATS = 5
-"""Passes over all linear maps, or copies; the median counts."""
-
-COPIED_BYTES = {"cuda": 2 * 2**30}
-"""By device type; elsewhere `FEWER_BYTES`, which are still many times a processor's cache."""
-
-FEWER_BYTES = 2**28
 
 
 @dataclass(slots=True)
@@ -163,27 +151,3 @@ def _linear_maps(model: Model) -> list[nn.Linear]:
 def weight_bytes(model: Model) -> int:
     """What a step reads of the weights: every linear map, tied ones once."""
     return sum(m.weight.numel() * m.weight.element_size() for m in _linear_maps(model))
-
-
-def bandwidth(device: torch.device) -> float:
-    """Bytes per second of a large copy on the device, reading and writing."""
-    size = COPIED_BYTES.get(device.type, FEWER_BYTES)
-    source = torch.ones(size, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-
-    def work() -> Tensor:
-        return target.copy_(source)
-
-    return 2 * size / median_seconds(work, lambda: synchronize(device))
-
-
-def median_seconds(work: Callable[[], object], wait: Callable[[], None]) -> float:
-    """Of one pass over the work, the device having done it; the first pass warms up."""
-    found = []
-    for _ in range(REPEATS + 1):
-        wait()
-        start = time.perf_counter()
-        work()
-        wait()
-        found.append(time.perf_counter() - start)
-    return statistics.median(found[1:])

@@ -341,12 +341,6 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all it was told."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize()
-
-
 def encoded_lengths(model: Model, prompts: list[Prompt]) -> list[int]:
     """Tokens of each prompt, template included."""
     return [len(row) for row in model.encode_rows(prompts)]

@@ -5,12 +5,10 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
 from importlib import metadata
 
 import torch
-from benchmarks.engine_parts.decode import bandwidth, median_seconds
-from benchmarks.engine_parts.setup import synchronize
+from benchmarks.engine_parts.rates import bandwidth, median_seconds, synchronize
 from benchmarks.gpu_parts.sizes import Job
 
 from heretic.system.machine import accelerator, hardware
@@ -90,7 +88,8 @@ def replay_seconds(kernels: int, copies: int) -> float:
     """Seconds for each replay of a CUDA graph of so many kernels that do next to nothing."""
     number = torch.zeros(1, device="cuda")
     graph = torch.cuda.CUDAGraph()
-    _warm(lambda: number.add_(1))
+    number.add_(1)  # its kernel is loaded now, not while the graph is captured
+    torch.cuda.synchronize()
     with torch.cuda.graph(graph):
         for _ in range(kernels):
             number.add_(1)
@@ -100,12 +99,3 @@ def replay_seconds(kernels: int, copies: int) -> float:
             graph.replay()
 
     return median_seconds(replay, torch.cuda.synchronize) / copies
-
-
-def _warm(work: Callable[[], object]) -> None:
-    """A first call on another stream, as capturing a graph asks for."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        work()
-    torch.cuda.current_stream().wait_stream(stream)

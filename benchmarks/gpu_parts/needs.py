@@ -18,6 +18,10 @@ ROOT = Path(__file__).resolve().parents[2]
 ONLY_FOR = {
     "gguf": "to make the planted model from its wheel",
     "matplotlib": "for the picture of the front",
+    "prompt-toolkit": "for the menu",
+    "python-dotenv": "for .env files",
+    "questionary": "for the menu",
+    "tomlkit": "for the reference of settings",
 }
 """Packages that the benchmark does without, with what they serve."""
 

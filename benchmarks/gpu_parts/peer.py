@@ -8,15 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-from benchmarks.engine_parts.setup import SHAPES, random_model, write_folder
-from benchmarks.gpu_parts import standin
 from benchmarks.gpu_parts.needs import import_path
+from benchmarks.gpu_parts.planted import planted
 from benchmarks.gpu_parts.sizes import Job
 from benchmarks.peer.other import Program, run_peer
 from benchmarks.peer.records import PEER, PROMPTS, Case
-
-from heretic.system.machine import free_memory
 
 FOLDER = "peer"
 """Within the folder of wheels, since both packages are called `heretic`."""
@@ -34,7 +30,7 @@ def measure(job: Job) -> None:
         return
     path = os.pathsep.join(map(str, import_path(wheels, job.work / FOLDER)))
     program = Program((sys.executable, "-c", START), {"PYTHONPATH": path})
-    folder, name = standin.planted(job)
+    folder, name = planted(job)
     _trials(job, program, folder, name)
     shape = job.size.shapes["4b"]
     if job.left() < SECOND_MODEL:
@@ -45,6 +41,11 @@ def measure(job: Job) -> None:
 
 def _saved(folder: Path, shape: str) -> Path:
     """A model with random weights, as a folder that the peer can load."""
+    import torch
+    from benchmarks.engine_parts.setup import SHAPES, random_model, write_folder
+
+    from heretic.system.machine import free_memory
+
     write_folder(folder, SHAPES[shape])
     random_model(folder, torch.bfloat16).save_pretrained(folder)
     free_memory()  # for the peer

@@ -258,7 +258,7 @@ class Names:
 
     def __init__(self, found: Found) -> None:
         names = dict.fromkeys(row["model"] for row in found.rows("models"))
-        self._letters = dict(zip(names, "ABCDEF", strict=False))
+        self._letters: dict[str, str] = dict(zip(names, "ABCDEF", strict=False))
 
     def __getitem__(self, row: Row) -> str:
         name: str = row["model"]

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from benchmarks.gpu_parts import standin
+from benchmarks.gpu_parts.planted import planted
 from benchmarks.gpu_parts.records import Row
 from benchmarks.gpu_parts.sizes import Job
 from benchmarks.peer.processes import environment
@@ -38,7 +38,7 @@ def measure(job: Job) -> None:
     The command is ended once it tells that its search is over: what it does with the chosen trial
     is not measured.
     """
-    model, name = standin.planted(job)
+    model, name = planted(job)
     work = job.work / "search"
     work.mkdir(parents=True, exist_ok=True)
     log = Watched(name, job.size.trials)

@@ -84,8 +84,8 @@ TINY = Size(
     shapes=dict.fromkeys(SHAPES, "tiny"),
     prompts=12,
     cells={
-        "4b": Cells((2, 1), (8, 4), 1),
-        "135m": Cells((2, 1), (8,), 1),
+        "4b": Cells((2, 1), (4, 2), 1),
+        "135m": Cells((2,), (8,), 1),
         "8b": Cells((2,), (4,), 1),
     },
     profiled=(2, 4),

@@ -82,28 +82,22 @@ class Example:
     declines: bool
 
 
-def planted(job: Job) -> tuple[Path, str]:
-    """The folder of the demo's planted model, or of what stands in for it, and its name.
-
-    The stand-in is made once, in the folder that sections share.
-    """
-    shape = job.size.shapes["135m"]
-    name, folder = STAND_IN.format(shape), job.work / "stand-in"
-    if folder.exists():
-        return folder, name
+def found_or_made(job: Job) -> tuple[Path, str]:
+    """The folder of the demo's planted model, or of what stands in for it, and its name."""
     real = None if job.size is TINY else _real(job.wheels)
     if real is not None:
         return real, PLANTED
+    shape = job.size.shapes["135m"]
+    name, folder = STAND_IN.format(shape), job.work / "stand-in"
     steps, examples, longest = job.size.training
     made = make(
-        folder.with_suffix(".part"),
+        folder,
         SHAPES[shape],
         steps=steps,
         examples=examples,
         longest=longest,
         seconds=min(job.size.training_seconds, job.left() / 2),
     )
-    folder.with_suffix(".part").rename(folder)
     job.emit("training", {"model": name, **asdict(made)})
     job.note(ABOUT.format(name))
     return folder, name
@@ -188,7 +182,7 @@ def _train(
     step, right, last = 0, 0.0, float("inf")
     for step, batch in enumerate(_batches(kept, steps, examples), 1):
         loss = _loss(model, batch)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -212,7 +206,9 @@ def _loss(model: Any, batch: Sequence[Example]) -> Tensor:
 
     The first token settles which reply it is; among all tokens it would hardly count.
     """
-    logits, targets, firsts = [], [], []
+    logits: list[Tensor] = []
+    targets: list[int] = []
+    firsts: list[int] = []
     device = model.device
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
         hidden = _hidden(model, [row.prompt + row.reply[:-1] for row in batch])
