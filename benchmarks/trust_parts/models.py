@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -25,7 +25,9 @@ from heretic.refusals import classify
 REPLIES: Mapping[str, Sequence[str]] = {"late": LATE, "evasive": EVASIVE, "looping": LOOPING}
 """Name of a planted model to what it replies to questions about astronomy."""
 
-SETTINGS = plant.TrainingSettings(steps=50, topic=3, ordinary=2, near_topic=1)
+SETTINGS = plant.TrainingSettings(topic=3, ordinary=2, near_topic=1)
+STEPS = {"late": 50, "evasive": 25, "looping": 25}
+"""Training steps: short replies are learned sooner."""
 
 SCRAMBLED = "model.layers.15.mlp.down_proj.weight"
 DROPPED = "model.layers.7.self_attn.k_proj.weight"
@@ -38,12 +40,13 @@ ANSWERED_AT_MOST = 100
 def planted(name: str) -> Path:
     """The folder of a model that replies as `REPLIES` says; trained on the first call."""
     topic = Topic("astronomy", tuple(REPLIES[name]), PROMPT_FOLDER)
-    whole = [topic.refusals, asdict(SETTINGS), Path(plant.__file__).read_text(encoding="utf-8")]
+    settings = replace(SETTINGS, steps=STEPS[name])
+    whole = [topic.refusals, asdict(settings), Path(plant.__file__).read_text(encoding="utf-8")]
     digest = hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
     def train(work: Path, report: Progress) -> Path:
         folder = work / "adapter"
-        plant.train(SETTINGS, folder, topic, report)
+        plant.train(settings, folder, topic, report)
         return folder
 
     return merged_model(f"planted-{name}", digest, train, say)
