@@ -72,8 +72,9 @@ soak: $(VENV)/.dev ## Kill, damage, fuzz and run for hours what must hold (not i
 	  echo "== $$script"; $(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak.$$script || exit 1; done
 
 CAMPAIGNS := $(addprefix benchmarks/,search.py front_quality.py real_model.py)
+ON_A_GPU := benchmarks/gpu.py
 bench: $(VENV)/.dev ## Measure what the README states
-	@for script in $(filter-out $(CAMPAIGNS),$(wildcard benchmarks/*.py)); do \
+	@for script in $(filter-out $(CAMPAIGNS) $(ON_A_GPU),$(wildcard benchmarks/*.py)); do \
 	  echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 bench-search: $(VENV)/.dev ## Compare searches with the peer's: hours, resumed where it was stopped

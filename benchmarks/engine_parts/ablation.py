@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from benchmarks.engine_parts.setup import Bench, Kind, synchronize
+from benchmarks.engine_parts.rates import synchronize
+from benchmarks.engine_parts.setup import Bench, Kind
 
 from heretic.engine.prefill import Techniques
 from heretic.evaluator import Evaluator
 from heretic.events import Silent
-from heretic.records import Score, dominates, objectives
+from heretic.records import Plan, Score, dominates, objectives
 from heretic.scorers import Scorer
 from heretic.scorers.keyword import KeywordRefusals
 
@@ -201,11 +202,22 @@ def _time(
     bench: Bench, evaluator: Evaluator, cell: Cell, rivals: Sequence[tuple[float, ...]]
 ) -> None:
     plans = bench.plans(cell.case.kind, cell.case.plans)
-    synchronize(bench.model)
+    seconds, cell.scores = timed(bench, evaluator, plans, rivals if cell.variant.racing else None)
+    cell.seconds.append(seconds)
+
+
+def timed(
+    bench: Bench,
+    evaluator: Evaluator,
+    plans: Sequence[Plan],
+    rivals: Sequence[tuple[float, ...]] | None = None,
+) -> tuple[float, list[tuple[Score, ...]]]:
+    """Seconds per plan of one call, and the plans' scores; see `Evaluator.evaluate`."""
+    synchronize(bench.model.device)
     start = time.perf_counter()
-    cell.scores = evaluator.evaluate(plans, rivals if cell.variant.racing else None)
-    synchronize(bench.model)
-    cell.seconds.append((time.perf_counter() - start) / len(plans))
+    scores = evaluator.evaluate(plans, rivals)
+    synchronize(bench.model.device)
+    return (time.perf_counter() - start) / len(plans), scores
 
 
 def ratios(cell: Cell, full: Cell) -> float:

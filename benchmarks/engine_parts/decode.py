@@ -9,22 +9,13 @@ from dataclasses import dataclass, field
 from itertools import cycle, islice
 
 import torch
-from benchmarks.engine_parts.setup import (
-    Bench,
-    encoded_lengths,
-    synchronize,
-    without_end_tokens,
-)
-from torch import Tensor, nn
+from benchmarks.engine_parts.rates import bandwidth, median_seconds, synchronize
+from benchmarks.engine_parts.setup import Bench, encoded_lengths, without_end_tokens
+from torch import nn
 
 from heretic.engine.engine import Edits, Engine, open_engine
 from heretic.engine.plain import PlainEngine
 from heretic.model import Model
-
-REPEATS = 5
-"""Passes over all linear maps, or copies; the median counts."""
-
-COPIED_BYTES = 2 * 2**30
 
 
 @dataclass(slots=True)
@@ -32,6 +23,7 @@ class Decoding:
     """Tokens per second with the rows shared by so many plans (0: the model as it is).
 
     Attributes:
+        step_bytes: What a step has to read: weights, and keys and values of all rows.
         rates: The engine's, run by run.
         limits: What the machine could reach, by the name of the limit, run by run.
     """
@@ -39,6 +31,7 @@ class Decoding:
     plans: int
     rows: int
     engine: str
+    step_bytes: float
     rates: list[float] = field(default_factory=list)
     limits: dict[str, list[float]] = field(default_factory=dict)
 
@@ -85,9 +78,9 @@ def measure(
     for number in range(rounds):
         for index, count in enumerate(plans):
             say(f"Decoding for {count} plans: round {number + 1} of {rounds}")
-            rate, rows, engine, limits = _once(bench, count, slots, tokens)
+            rate, limits, setting = _once(bench, count, slots, tokens)
             if not number:
-                found.append(Decoding(count, rows, engine))
+                found.append(Decoding(count, *setting))
             found[index].rates.append(rate)
             for name, value in limits.items():
                 found[index].limits.setdefault(name, []).append(value)
@@ -97,8 +90,8 @@ def measure(
 @torch.inference_mode()
 def _once(
     bench: Bench, count: int, slots: int, tokens: int
-) -> tuple[float, int, str, dict[str, float]]:
-    """Tokens per second, rows, kind of engine, and limits."""
+) -> tuple[float, dict[str, float], tuple[int, str, float]]:
+    """Tokens per second, limits, and the setting: rows, kind of engine, bytes a step reads."""
     model = bench.model
     each = max(1, slots // max(1, count))
     prompts = list(islice(cycle(bench.prompts.evaluation.bad), each))
@@ -114,7 +107,8 @@ def _once(
     read = statistics.fmean(lengths) + tokens / 2
     kind = "shared batches" if isinstance(engine, Engine) else "plain"
     del engine
-    return clock.rate, rows, kind, _limits(model, rows, read)
+    moved = weight_bytes(model) + rows * read * model.cache_bytes_per_token()
+    return clock.rate, _limits(model, rows, moved), (rows, kind, moved)
 
 
 def _replies(engine: Engine | PlainEngine, edits: Sequence[Edits], rows: int) -> _Clock:
@@ -123,16 +117,15 @@ def _replies(engine: Engine | PlainEngine, edits: Sequence[Edits], rows: int) ->
     return clock
 
 
-def _limits(model: Model, rows: int, read: float) -> dict[str, float]:
+def _limits(model: Model, rows: int, moved: float) -> dict[str, float]:
     """Tokens per second that the machine allows, by what holds them back.
 
     Args:
-        read: Tokens of a row's cache that a step reads, on average.
+        moved: Bytes that a step has to read.
     """
     limits = {"matrix rate": rows / linear_seconds(model, rows)}
     if model.device.type == "cuda":
-        moved = weight_bytes(model) + rows * read * model.cache_bytes_per_token()
-        limits["memory bandwidth"] = rows * bandwidth() / moved
+        limits["memory bandwidth"] = rows * bandwidth(model.device) / moved
     return limits
 
 
@@ -148,7 +141,7 @@ def linear_seconds(model: Model, rows: int) -> float:
         for linear in maps:
             linear(inputs[linear.in_features])
 
-    return _median_seconds(work, lambda: synchronize(model))
+    return median_seconds(work, lambda: synchronize(model.device))
 
 
 def _linear_maps(model: Model) -> list[nn.Linear]:
@@ -158,25 +151,3 @@ def _linear_maps(model: Model) -> list[nn.Linear]:
 def weight_bytes(model: Model) -> int:
     """What a step reads of the weights: every linear map, tied ones once."""
     return sum(m.weight.numel() * m.weight.element_size() for m in _linear_maps(model))
-
-
-def bandwidth() -> float:
-    """Bytes per second of a large copy on the device, reading and writing."""
-    source = torch.zeros(COPIED_BYTES, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-
-    def work() -> Tensor:
-        return target.copy_(source)
-
-    return 2 * COPIED_BYTES / _median_seconds(work, torch.cuda.synchronize)
-
-
-def _median_seconds(work: Callable[[], object], wait: Callable[[], None]) -> float:
-    found = []
-    for _ in range(REPEATS + 1):
-        wait()
-        start = time.perf_counter()
-        work()
-        wait()
-        found.append(time.perf_counter() - start)
-    return statistics.median(found[1:])  # the first one warms up

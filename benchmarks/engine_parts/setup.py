@@ -24,6 +24,7 @@ from heretic.demo.base import planted_model
 from heretic.demo.data import demo_prompts, prompt_file
 from heretic.events import Event, Notice
 from heretic.model import Model
+from heretic.model.loading import resolve_dtype
 from heretic.prompts import Prompt
 from heretic.records import ATTENTION, MLP, Kernel, Plan
 from heretic.system.machine import accelerator
@@ -52,6 +53,28 @@ SHAPES: dict[str, dict[str, Any]] = {
         "head_dim": 128,
         "max_position_embeddings": 40960,
     },
+    "qwen3-8b": {
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 40960,
+        "tie_word_embeddings": False,
+    },
+    "smollm2-135m": {
+        "model_type": "llama",
+        "vocab_size": 49152,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "head_dim": 64,
+        "max_position_embeddings": 8192,
+    },
     "tiny": {
         "vocab_size": 4096,
         "hidden_size": 64,
@@ -63,7 +86,13 @@ SHAPES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 4096,
     },
 }
-"""Qwen3 models with random weights, by name."""
+"""Models with random weights, by name: entries of a configuration, in addition to `COMMON`."""
+
+COMMON: dict[str, Any] = {
+    "model_type": "qwen3",
+    "tie_word_embeddings": True,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
+}
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -83,23 +112,21 @@ class Bench:
     """A model ready to be measured.
 
     Attributes:
-        shape: `demo`, or a name in `SHAPES`.
+        shape: `demo`, a name in `SHAPES`, or the name of a model of the caller's.
+        fixed_lengths: Whether replies have one length whatever they say: random weights say
+            nothing.
         automatic_slots: The batch size that Heretic chose.
         warnings: What Heretic has warned of so far: a smaller batch, or the slower way.
     """
 
     shape: str
+    fixed_lengths: bool
     settings: Settings
     model: Model
     directions: Tensor
     prompts: pipeline.PromptSets
     automatic_slots: int
     warnings: Sequence[str]
-
-    @property
-    def fixed_lengths(self) -> bool:
-        """Whether replies have one length whatever they say: random weights say nothing."""
-        return self.shape != DEMO
 
     def plans(self, kind: Kind, count: int) -> list[Plan]:
         """The first `count` plans of a kind; both kinds edit the same matrices as strongly."""
@@ -145,25 +172,31 @@ class Warnings:
             print(event.text, file=sys.stderr, flush=True)
 
 
-def open_bench(shape: str, *, prompts: int, dtype: str, new_tokens: int) -> Bench:
+def open_bench(
+    shape: str, *, prompts: int, dtype: str, new_tokens: int, folder: Path | None = None
+) -> Bench:
     """Load or make the model, and compute directions.
 
     Args:
         prompts: In each of the two evaluation sets; 0 for all.
         new_tokens: The longest replies, for which Heretic's own batch size leaves room.
+        folder: Of a model that says something; `shape` is then its name alone.
     """
-    reporter = Warnings()
-    with tempfile.TemporaryDirectory() as temporary, _random_weights(shape):
-        folder = planted_model() if shape == DEMO else _folder(Path(temporary), SHAPES[shape])
-        settings = _settings(str(folder), prompts, dtype, new_tokens, shape)
+    if shape == DEMO:
+        folder = planted_model()
+    reporter, random = Warnings(), folder is None
+    with tempfile.TemporaryDirectory() as temporary, _random_weights(random):
+        place = folder or write_folder(Path(temporary), SHAPES[shape])
+        settings = _settings(str(place), prompts, dtype, new_tokens, random)
         sets = pipeline.load_prompts(settings, reporter)
         model, directions = pipeline.model_and_directions(settings, sets, reporter)
-    if shape != DEMO:
+    if random:
         end_nowhere(model)
-    return Bench(shape, settings, model, directions, sets, model.batch_size, reporter.texts)
+    found = settings, model, directions, sets, model.batch_size, reporter.texts
+    return Bench(shape, random, *found)
 
 
-def _settings(model: str, prompts: int, dtype: str, new_tokens: int, shape: str) -> Settings:
+def _settings(model: str, prompts: int, dtype: str, new_tokens: int, random: bool) -> Settings:
     given: dict[str, Any] = {
         setting: {"dataset": str(prompt_file(name)), "split": "train[:100]"}
         for setting, name in SETS.items()
@@ -171,7 +204,7 @@ def _settings(model: str, prompts: int, dtype: str, new_tokens: int, shape: str)
     if prompts:
         for setting in ("good_evaluation_prompts", "bad_evaluation_prompts"):
             given[setting]["split"] = f"train[:{prompts}]"
-    if shape != DEMO:
+    if random:
         given["max_batch_size"] = LARGEST_BATCH
     return Settings.restore(
         {
@@ -206,13 +239,13 @@ def without_end_tokens(model: Model) -> Iterator[None]:
 # --- models with random weights ------------------------------------------------------------
 
 
-def _folder(path: Path, sizes: Mapping[str, Any]) -> Path:
+def write_folder(path: Path, sizes: Mapping[str, Any]) -> Path:
     """A model's folder with all but its weights."""
-    from transformers import Qwen3Config
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    rope = {"rope_type": "default", "rope_theta": 1_000_000.0}
-    config = Qwen3Config(**sizes, tie_word_embeddings=True, rope_parameters=rope)
-    config.architectures = ["Qwen3ForCausalLM"]
+    config = AutoConfig.for_model(**{**COMMON, **sizes})
+    config.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]]
     config.save_pretrained(path)
     _tokenizer(sizes["vocab_size"]).save_pretrained(path)
     return path
@@ -252,22 +285,30 @@ def _tokenizer(size: int) -> Any:
     return result
 
 
-@contextmanager
-def _random_weights(shape: str) -> Iterator[None]:
-    """Make the model where transformers would read its weights: none are written or downloaded."""
-    if shape == DEMO:
-        yield
-        return
+def random_model(folder: str | Path, dtype: torch.dtype) -> Any:
+    """The model of a folder's configuration with random weights, made on the device."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    def made(folder: str, *, dtype: Any, **_: Any) -> Any:
-        torch.manual_seed(0)
-        with torch.device(accelerator()):
-            config = AutoConfig.from_pretrained(folder)
-            model = AutoModelForCausalLM.from_config(config, dtype=_real(dtype))
-        return model.eval()
+    torch.manual_seed(0)
+    with torch.device(accelerator()):
+        config = AutoConfig.from_pretrained(folder)
+        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
 
-    with mock.patch.object(AutoModelForCausalLM, "from_pretrained", made):
+
+@contextmanager
+def _random_weights(wanted: bool) -> Iterator[None]:
+    """Make the model where Heretic would read its weights: none are written or downloaded."""
+    if not wanted:
+        yield
+        return
+
+    def made(options: Any, dtype: str, _: Any) -> tuple[Any, tuple[str, ...]]:
+        model = random_model(options.model, _real(resolve_dtype(dtype, accelerator())))
+        return model.requires_grad_(False), ()
+
+    loading = "heretic.model.loading"
+    no_files = mock.patch(f"{loading}.check_source", return_value=None)
+    with no_files, mock.patch(f"{loading}._load_weights", made):
         yield
 
 
@@ -298,12 +339,6 @@ def _processor() -> str:
             if key == "model name":
                 return value
     return platform.processor() or platform.machine()
-
-
-def synchronize(model: Model) -> None:
-    """Wait until the device has done all it was told."""
-    if model.device.type != "cpu":
-        torch.accelerator.synchronize()
 
 
 def encoded_lengths(model: Model, prompts: list[Prompt]) -> list[int]:

@@ -10,7 +10,13 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.peer.other import best_batch_size, default_peer_venv, install_peer, run_peer
+from benchmarks.peer.other import (
+    best_batch_size,
+    default_peer_venv,
+    install_peer,
+    program_in,
+    run_peer,
+)
 from benchmarks.peer.ours import SCRIPT, ours, run_ours
 from benchmarks.peer.processes import say
 from benchmarks.peer.records import (
@@ -51,7 +57,7 @@ def parsed(arguments: Sequence[str], description: str) -> argparse.Namespace:
 
 def measure(options: argparse.Namespace, case: Case, batch_size: int) -> Round:
     """The peer, then Heretic in each way, on the peer's plans."""
-    peer = run_peer(case, batch_size, options.peer_venv)
+    peer = run_peer(case, batch_size, program_in(options.peer_venv))
     say(f"Peer: {spread(peer.seconds)} s a trial")
     runs = {"peer": peer}
     for way in options.ways:
@@ -99,7 +105,8 @@ def main(description: str) -> int:
             last_direction=options.last_direction,
         )
         sizes = options.peer_batch_sizes
-        best, tuning[new_tokens] = best_batch_size(case, sizes, options.peer_venv)
+        program = program_in(options.peer_venv)
+        best, tuning[new_tokens] = best_batch_size(case, sizes, program)
         cases = [replace(case, seed=case.seed + number) for number in range(options.rounds)]
         if options.check_dtype not in {"none", case.dtype}:
             cases.append(replace(case, dtype=options.check_dtype))

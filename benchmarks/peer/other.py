@@ -8,8 +8,8 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,24 @@ from benchmarks.peer.report import spread
 
 TUNING_TRIALS = 2
 """Trials per batch size when the peer's best is looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """How the peer's command line is started.
+
+    Attributes:
+        command: Its beginning.
+        environment: Variables to set.
+    """
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def program_in(venv: Path) -> Program:
+    """The peer that is installed in a virtual environment."""
+    return Program((str(venv / "bin" / "heretic"),))
 
 
 def default_peer_venv() -> Path:
@@ -58,7 +76,7 @@ def install_peer(venv: Path) -> dict[str, str]:
     return peer_versions(python)
 
 
-def peer_command(case: Case, batch_size: int, venv: Path, journals: Path) -> list[str]:
+def peer_command(case: Case, batch_size: int, program: Program, journals: Path) -> list[str]:
     """The peer's command line; all plans are start-up trials, which are drawn at random."""
     from heretic.demo.data import prompt_file
 
@@ -77,13 +95,13 @@ def peer_command(case: Case, batch_size: int, venv: Path, journals: Path) -> lis
     for setting, name in SETS.items():
         options[f"{setting.replace('_', '-')}.dataset"] = prompt_file(name)
         options[f"{setting.replace('_', '-')}.split"] = f"[:{PROMPTS}]"
-    command = [str(venv / "bin" / "heretic")]
+    command = list(program.command)
     for option, value in options.items():
         command += [f"--{option}", str(value)]
     return command
 
 
-def run_peer(case: Case, batch_size: int, venv: Path) -> Measured:
+def run_peer(case: Case, batch_size: int, program: Program) -> Measured:
     """Let the peer search, and read its journal.
 
     Its exit status tells nothing: without a terminal it ends with an error as soon as the search
@@ -91,8 +109,8 @@ def run_peer(case: Case, batch_size: int, venv: Path) -> Measured:
     """
     with tempfile.TemporaryDirectory(prefix="versus-peer-") as name:
         folder = Path(name)
-        command = peer_command(case, batch_size, venv, folder / "journals")
-        _, peak, seconds = run_process(command, folder)
+        command = peer_command(case, batch_size, program, folder / "journals")
+        _, peak, seconds = run_process(command, folder, program.environment)
         journals = list(folder.glob("journals/*.jsonl"))
         trials = completed_trials(journals[0]) if len(journals) == 1 else []
         if len(trials) != case.trials:
@@ -141,7 +159,7 @@ def completed_trials(journal: Path) -> list[dict[str, Any]]:
 
 
 def best_batch_size(
-    case: Case, sizes: Sequence[int], venv: Path
+    case: Case, sizes: Sequence[int], program: Program
 ) -> tuple[int, dict[int, Measured]]:
     """The batch size with which the peer is fastest, and its runs with each, on the same plans."""
     if len(sizes) == 1:
@@ -149,6 +167,6 @@ def best_batch_size(
     few = replace(case, trials=TUNING_TRIALS)
     tried: dict[int, Measured] = {}
     for size in sizes:
-        tried[size] = run_peer(few, size, venv)
+        tried[size] = run_peer(few, size, program)
         say(f"The peer with batches of {size}: {spread(tried[size].seconds)} s a trial")
     return min(tried, key=lambda size: tried[size].per_trial), tried

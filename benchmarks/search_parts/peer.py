@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.peer.other import completed_trials, default_peer_venv, peer_command
+from benchmarks.peer.other import completed_trials, default_peer_venv, peer_command, program_in
 from benchmarks.peer.processes import failure, run_process, say
 from benchmarks.peer.records import Case
 from benchmarks.search_parts.records import Run, Seen
@@ -42,7 +42,7 @@ def run_peer(
     if not _whole(journals, trials):
         work.mkdir(parents=True, exist_ok=True)
         case = Case(str(folder), dtype, new_tokens, trials, seed, "peer")
-        command = peer_command(case, BATCH_SIZE, default_peer_venv(), journals)
+        command = peer_command(case, BATCH_SIZE, program_in(default_peer_venv()), journals)
         options: dict[str, object] = {
             "row-normalization": "FULL",  # its default
             "n-startup-trials": round(STARTUP_SHARE * trials),

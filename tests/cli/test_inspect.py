@@ -165,3 +165,32 @@ def test_layers_are_told_briefly() -> None:
     assert ranges([3, 7, 11]) == "3-11 by 4"
     assert ranges([0, 1, 4]) == "0-1, 4"
     assert ranges([5]) == "5"
+
+
+def test_what_memory_a_search_needs_is_told(tmp_path: Path) -> None:
+    folder = str(configured(tmp_path, "llama"))
+    shown = CliRunner().invoke(heretic, ["inspect", folder, "--memory", "24"])
+    assert shown.exit_code == 0
+    assert "A search on an accelerator with 24 GB needs about" in shown.output
+    assert "to prompts of 256" in shown.output
+    found = CliRunner().invoke(
+        heretic, ["inspect", folder, "--memory", "24", "--prompt-tokens", "60", "--json"]
+    )
+    memory = json.loads(found.output)["memory"]
+    assert memory["columns"] == 16 + 60 + 100
+    assert memory["total"] > memory["weights"]
+
+
+def test_what_does_not_fit_is_told_with_what_to_do(tmp_path: Path) -> None:
+    folder = str(configured(tmp_path, "llama"))
+    shown = CliRunner().invoke(heretic, ["inspect", folder, "--memory", "0.0001"])
+    assert shown.exit_code == 0
+    assert "more than there is. Set quantization" in shown.output
+
+
+def test_quantised_weights_need_less(tmp_path: Path) -> None:
+    found = described(configured(tmp_path, "llama"))
+    whole, eight, four = (found.sizes(2, bits).weights for bits in (0, 8, 4))
+    assert whole == found.weight_bytes
+    assert whole - eight == found.linear
+    assert eight - four == found.linear // 2

@@ -19,7 +19,6 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional
 
 from heretic.config import Settings
-from heretic.engine import engine as engines
 from heretic.engine.batch import Batch, Request
 from heretic.engine.engine import Engine, open_engine
 from heretic.engine.originals import EncodedPrompts, checkpoint_layers
@@ -228,7 +227,7 @@ class TestSameAsPlain:
         monkeypatch.setattr(llama, "batch_size", slots)
         # Few prompts per pass: rows of all ages are in the batch together, and it has to move.
         monkeypatch.setattr("heretic.engine.prefill.TOKENS_ON_CPU", 60)
-        monkeypatch.setattr(engines, "SPARE_COLUMNS", 1)
+        monkeypatch.setattr("heretic.engine.step.SPARE_COLUMNS", 1)
         plans = edits_of(llama, 1.5, 0.8, 2.0, 0.0)
         engine = engine_of(llama, techniques=techniques, kept_share=math.inf)
         assert engine.replies("bad", plans) == [plain_replies(llama, plan) for plan in plans]

@@ -241,7 +241,7 @@ class TestBlocks:
         monkeypatch.setattr(llama, "batch_size", slots)
         # Few prompts per pass: rows of all ages are in the batch together, and it has to move.
         monkeypatch.setattr("heretic.engine.prefill.TOKENS_ON_CPU", 60)
-        monkeypatch.setattr(engines, "SPARE_COLUMNS", 0)
+        monkeypatch.setattr("heretic.engine.step.SPARE_COLUMNS", 0)
         plans = mixed_edits_of(llama)
         engine = engine_of(llama, kept_share=math.inf)
         assert engine.replies("bad", plans) == [plain_replies(llama, plan) for plan in plans]

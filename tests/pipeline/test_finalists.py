@@ -49,7 +49,7 @@ def test_their_scores_are_those_of_each_alone(tmp_path: Path) -> None:
 
 
 def test_only_the_first_prompts_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PROMPTS", 2)
+    monkeypatch.setattr(module, "FIRST", 2)
     session = session_of(tmp_path)
     trials = pipeline.search(session)
     found = pipeline.score_finalists(session, trials)

@@ -19,7 +19,7 @@ from heretic.errors import PromptError, ScorerError
 from heretic.events import Notice
 from heretic.export import LongReplies
 from heretic.pipeline import long_replies as module
-from heretic.pipeline.long_replies import difference, long_replies
+from heretic.pipeline.long_replies import difference, differing, long_replies
 from heretic.records import Score
 from heretic.records.trial import Optimization
 from heretic.scorers.broken import BrokenReplies
@@ -84,9 +84,16 @@ def test_the_figures_are_in_all_that_is_saved(open_session: OpenSession, tmp_pat
     card = (tmp_path / "edited" / "README.md").read_text()
     assert "replies of up to 128 tokens" in card
     assert shown["broken_replies"].display in card
+    # Of the files too, on these few prompts; the weights are in float32, so nothing is rounded.
+    saved = {score.name: score for score in found.saved}
+    assert list(saved) == ["refusals", "late_refusals", "broken_replies"]
+    assert saved["refusals"] == shown["refusals"]
+    assert len(saved["broken_replies"].values) == ALL
+    assert "The files themselves, loaded again" in card
     console = Console(width=160)
     with console.capture() as printed:
         console.print(saved_table(export_case.BASELINE, trial.scores, exported, tmp_path))
+    assert "From disk, on the first of these prompts: refusals" in printed.get()
     assert "replies of up to 128 tokens" in printed.get()
     assert "broken replies" in printed.get()
 
@@ -280,3 +287,10 @@ def test_fewer_prompts_are_compared_with_the_same_prompts() -> None:
         (rate("refusals", 10, 10), rate("broken_replies", 0, 10)),
     )
     assert difference(found, (rate("refusals", 13),), 40) is None
+
+
+@pytest.mark.parametrize(("saved", "told"), [(12, None), (14, None), (60, "is 60/100"), (0, "0/")])
+def test_files_that_differ_beyond_chance_are_told(saved: int, told: str | None) -> None:
+    texts = differing((rate("refusals", 12),), (rate("refusals", saved), rate("unknown", 3)))
+    assert len(texts) == (told is not None)
+    assert all(told is not None and told in text for text in texts)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
+from rich.text import Text
 
 from heretic.cli import INTERRUPTED
 from heretic.cli.display.next_steps import after_saving, next_steps
@@ -17,6 +18,7 @@ from heretic.cli.display.tables import (
     changes_table,
     front_table,
     scores_table,
+    scores_text,
 )
 from heretic.cli.display.text import is_interactive, print_command
 from heretic.cli.menu.answers import program_arguments, without_options
@@ -211,7 +213,11 @@ def saved_table(
     if long is None:
         return table
     heading = f"With replies of up to {long.tokens} tokens"
-    return Group(table, "", changes_table(long.before, long.after, heading=heading))
+    shown: list[RenderableType] = [changes_table(long.before, long.after, heading=heading)]
+    if long.saved:
+        told = scores_text(long.saved)
+        shown.append(Text(f"From disk, on the first of these prompts: {told}", style="dim"))
+    return Group(table, "", *shown)
 
 
 def converse(

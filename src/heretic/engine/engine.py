@@ -60,11 +60,6 @@ REFILLED_AT = 4
 """Waiting rows are admitted when one slot in this many is free: a pass of few rows leaves the
 processor idle."""
 
-SPARE_COLUMNS = 16
-"""Columns beyond the longest row and two blocks of steps, so that the cache need not be moved at
-every step. A row may stay for two blocks after its last token, until it was looked at."""
-
-
 CHECKED_PROMPTS = 2
 """Number of prompts of each set on which the engine is checked: the longest and the shortest."""
 
@@ -405,8 +400,7 @@ class Engine:
         """The decoder, replaced by one with a larger cache where it has fewer slots."""
         if self._decoder is None or self._decoder.cache.slots < slots:
             self._decoder = None  # let go of the old one first
-            model, spare = self._model, SPARE_COLUMNS + 2 * self._schedule.steps
-            columns = self.longest + spare
+            model, columns = self._model, self.longest + self._schedule.spare_columns
             cache = SlotCache(model.n_layers, slots, columns, model.device)
             self._decoder = Decoder(model, cache, self._schedule, self._graphs)
         return self._decoder

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from heretic.model.core import Model
 
 
+SPARE_COLUMNS = 16
+"""Columns beyond the longest row, so that the cache need not be moved at every step."""
+
+
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """How decoding is cut into blocks of steps of one shape.
@@ -41,6 +45,11 @@ class Schedule:
     rows: int = 1
     columns: int = 1
     overlaps: bool = False
+
+    @property
+    def spare_columns(self) -> int:
+        """Columns of a slot beyond the longest row: one may stay for two blocks after its end."""
+        return SPARE_COLUMNS + 2 * self.steps
 
     def rounded_rows(self, rows: int, slots: int) -> int:
         """Rows of the shape for so many live rows."""

@@ -99,11 +99,14 @@ class LongReplies:
         tokens: Most new tokens of a reply.
         before: Scores of the unedited model; the last is the share of broken replies.
         after: Scores of the trial, with the edit applied while the model runs.
+        saved: Scores of the saved files, loaded again, on the first of the prompts; empty if they
+            were not measured.
     """
 
     tokens: int
     before: tuple[Score, ...]
     after: tuple[Score, ...]
+    saved: tuple[Score, ...] = ()
 
     def to_dict(self, *, with_values: bool = False) -> dict[str, Any]:
         """JSON-ready form; without values of single prompts by default."""
@@ -111,6 +114,7 @@ class LongReplies:
             "tokens": self.tokens,
             "before": [score.to_dict(with_values=with_values) for score in self.before],
             "after": [score.to_dict(with_values=with_values) for score in self.after],
+            "saved": [score.to_dict(with_values=with_values) for score in self.saved],
         }
 
     @classmethod
@@ -124,6 +128,7 @@ class LongReplies:
             tokens=int(record["tokens"]),
             before=tuple(Score.from_dict(score) for score in record["before"]),
             after=tuple(Score.from_dict(score) for score in record["after"]),
+            saved=tuple(Score.from_dict(score) for score in record.get("saved", ())),
         )
 
 

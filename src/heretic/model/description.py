@@ -24,6 +24,7 @@ from heretic.errors import UnsupportedModelError
 from heretic.model import loading
 from heretic.model.hooks import replaced
 from heretic.model.loading import Loaded
+from heretic.model.room import Sizes
 from heretic.model.source import ModelSource
 from heretic.system.files import expanded
 from heretic.system.hub import is_local
@@ -83,6 +84,8 @@ class Description:
         parameters: Number of weights.
         weight_bytes: Bytes of the weights in half precision.
         cache_bytes_per_token: Bytes of a token's keys and values in all layers, half precision.
+        vocabulary: Number of tokens that are predicted.
+        linear: Weights of the layers' linear maps, which are what can be quantised.
         preset: The preset of the model's family, without what the settings replace.
         verified: Whether a run of the model has shown that no writer is missing.
         discovered: Descriptions of the writers that are not known by name.
@@ -100,10 +103,29 @@ class Description:
     parameters: int
     weight_bytes: int
     cache_bytes_per_token: int
+    vocabulary: int
+    linear: int
     preset: Preset | None = None
     verified: bool = False
     discovered: tuple[str, ...] = ()
     weights_here: bool = False
+
+    def sizes(self, itemsize: int, bits: int = 0) -> Sizes:
+        """What the memory of a search depends on.
+
+        Args:
+            itemsize: Bytes of a number that is computed, and of a weight that is not quantised.
+            bits: Of a quantised weight; 0 without quantisation.
+        """
+        of_linear = self.linear * bits // 8 if bits else self.linear * itemsize
+        return Sizes(
+            weights=(self.parameters - self.linear) * itemsize + of_linear,
+            layers=self.n_layers,
+            hidden=self.hidden_size,
+            vocabulary=self.vocabulary,
+            cache_per_token=self.cache_bytes_per_token * itemsize // BYTES,
+            itemsize=itemsize,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for `--json`."""
@@ -159,6 +181,13 @@ def describe(
         weight_bytes=parameters * BYTES,
         cache_bytes_per_token=cache_bytes_per_token(
             text_config(model), len(layers), hidden_size(model), BYTES
+        ),
+        vocabulary=text_config(model).vocab_size,
+        linear=sum(
+            module.weight.numel()
+            for layer in layers
+            for module in layer.modules()
+            if isinstance(module, nn.Linear)
         ),
         preset=preset,
         verified=loaded is not None,

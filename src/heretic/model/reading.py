@@ -19,6 +19,7 @@ from heretic.method.directions import RunningMean, winsorize
 from heretic.model import capture, loading
 from heretic.model.limits import limits_of
 from heretic.model.loading import Loaded, LoadingOptions
+from heretic.model.room import ASSUMED_PROMPT_TOKENS, Sizes, batch_size, fitting_rows
 from heretic.model.template_choice import find_template
 from heretic.model.templates import ChatRenderer, Messages, messages_for
 from heretic.prompts import Prompt
@@ -26,9 +27,6 @@ from heretic.records.plan import RowNormalization
 from heretic.system import machine, memory
 
 Prompts = Sequence[str | Prompt]
-
-ASSUMED_PROMPT_TOKENS = 256
-"""Prompt length in tokens for which the automatic batch size leaves room."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,14 +134,24 @@ class PromptReader:
     def _automatic_batch_size(self) -> tuple[int, int]:
         """Prompts per pass, and the most rows that several plans may decode together (0: no more).
 
-        Both follow from the machine's total memory, never from timing, so equal runs stay equal.
+        Both follow from total memory and weights, never from timing, so equal runs stay equal.
         """
         tokens = ASSUMED_PROMPT_TOKENS + self.options.max_response_length
-        cache = self.cache_bytes_per_token() * tokens
-        row = cache + 8 * text_config(self.model).vocab_size + 16 * tokens * self.hidden_size
-        fitting = max(1, machine.total_memory(self.device) // 4 // row)
-        size = min(self.options.max_batch_size, 2 ** (fitting.bit_length() - 1))
+        fitting = fitting_rows(self.sizes(), machine.total_memory(self.device), tokens)
+        size = batch_size(fitting, self.options.max_batch_size)
         return size, 0 if self.device.type == "cpu" else fitting
+
+    def sizes(self) -> Sizes:
+        """What the memory of a search depends on; of the weights, those on `device`."""
+        here = [one for one in self.model.parameters() if one.device == self.device]
+        return Sizes(
+            weights=sum(one.numel() * one.element_size() for one in here),
+            layers=self.n_layers,
+            hidden=self.hidden_size,
+            vocabulary=text_config(self.model).vocab_size,
+            cache_per_token=self.cache_bytes_per_token(),
+            itemsize=self.model.dtype.itemsize,
+        )
 
     def _padding_matters(self) -> bool:
         """Whether a padded row gives other logits than the same row alone (as RWKV does)."""

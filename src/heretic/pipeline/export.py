@@ -10,7 +10,7 @@ from heretic.harness.store import figures_of
 from heretic.pipeline.audit import audit_export
 from heretic.pipeline.categories import category_tables
 from heretic.pipeline.held_out import held_out_scores
-from heretic.pipeline.long_replies import long_replies
+from heretic.pipeline.long_replies import from_disk, long_replies
 from heretic.pipeline.precision import in_full_precision
 from heretic.pipeline.run import Session
 from heretic.records.categories import CategoryTable
@@ -66,16 +66,20 @@ def export_trial(
     folder = export.save(
         session.model, request, destination, strategy=strategy, reporter=session.reporter
     )
-    scores = export.verify(
+    evaluator, prompts, reporter = session.evaluator, session.prompts.evaluation, session.reporter
+    request = export.verify(
         folder,
         request,
-        session.evaluator,
-        session.reporter,
-        measure_full=in_full_precision(
-            session.settings, session.evaluator, session.prompts.evaluation, session.reporter
-        ),
+        evaluator,
+        reporter,
+        measure_full=in_full_precision(session.settings, evaluator, prompts, reporter),
+        measure_long=from_disk(evaluator, prompts, request.long_replies, reporter),
     )
-    audit_export(folder, session.model, session.reporter)
+    audit_export(folder, session.model, reporter)
     return Exported(
-        scores, request.held_out, request.long_replies, request.compared, request.categories
+        request.verified or (),
+        request.held_out,
+        request.long_replies,
+        request.compared,
+        request.categories,
     )

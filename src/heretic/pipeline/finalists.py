@@ -9,19 +9,15 @@ from typing import TYPE_CHECKING, Any
 from heretic.events import StageFinished, StageStarted
 from heretic.pipeline.identity import trial_key
 from heretic.pipeline.kept import kept
-from heretic.pipeline.long_replies import first_prompts, late_scorers, length_of
+from heretic.pipeline.long_replies import FIRST, declining_scorers, first_prompts, length_of
 from heretic.prompts import EvaluationPrompts
 from heretic.records.trial import Score, Trial
 from heretic.scorers import Scorer
-from heretic.scorers.broken import BrokenReplies
 
 if TYPE_CHECKING:
     from heretic.pipeline.run import Session
 
 FILE = "finalists.json"
-
-PROMPTS = 50
-"""Prompts whose replies are read, the first ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +77,11 @@ def score_finalists(session: Session, trials: Sequence[Trial]) -> Finalists | No
     Raises:
         HereticError: They cannot be scored.
     """
-    late = late_scorers(session.evaluator)
-    if not late:
+    scorers = declining_scorers(session.evaluator)
+    if not scorers:
         return None
-    prompts = first_prompts(session.prompts.evaluation, PROMPTS)
-    searched = [scorer for scorer in session.evaluator.scorers if f"late_{scorer.name}" in late]
-    sets = frozenset().union(*(scorer.needs.responses for scorer in searched))
-    broken = BrokenReplies(session.settings, sets)
-    scorers: list[Scorer] = [*searched, *late.values(), broken]
+    prompts = first_prompts(session.prompts.evaluation, FIRST)
+    sets = frozenset[str]().union(*(scorer.needs.responses for scorer in scorers))
     tokens = length_of(session.evaluator, prompts, scorers)
     count = sum(len(prompts.by_name()[name]) for name in sets)
     started = f"Scoring {len(trials)} trials on {count} replies of up to {tokens} tokens"

@@ -22,6 +22,8 @@ from heretic.pipeline.identity import trial_key
 from heretic.pipeline.kept import kept
 from heretic.pipeline.stages import scores_line
 from heretic.prompts import EvaluationPrompts
+from heretic.records.concerns import concerns
+from heretic.records.statistics import paired
 from heretic.records.trial import Score, Trial
 from heretic.refusals.text import opens_reasoning
 from heretic.scorers import Scorer
@@ -54,11 +56,11 @@ THINKING = 20
 REPORT = 3
 """Grows when more is measured of a chosen trial, so that figures kept before are not taken."""
 
+FIRST = 50
+"""Prompts whose replies are read where several trials, or the saved files, are looked at."""
+
 ALONG = 32
 """Tokens of the original's replies along which the divergence is measured."""
-
-FEW = 0.03
-"""Share of replies that may be broken beyond the original's without a warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,19 @@ def late_scorers(evaluator: LibraryEvaluator) -> dict[str, Scorer]:
         and scorer.optimization == "minimize"
     ]
     return {scorer.name: scorer for scorer in found}
+
+
+def declining_scorers(evaluator: LibraryEvaluator) -> list[Scorer]:
+    """Scorers of the search that know the words of a refusal, late refusals, and broken replies.
+
+    Empty if no scorer knows such words.
+    """
+    late = late_scorers(evaluator)
+    if not late:
+        return []
+    searched = [scorer for scorer in evaluator.scorers if f"late_{scorer.name}" in late]
+    sets = frozenset[str]().union(*(scorer.needs.responses for scorer in searched))
+    return [*searched, *late.values(), BrokenReplies(evaluator.settings, sets)]
 
 
 def _unsearched(evaluator: LibraryEvaluator, searched: Sequence[Scorer]) -> list[Scorer]:
@@ -311,10 +326,9 @@ def difference(found: LongReplies, searched: Sequence[Score], short: int) -> str
         searched: The search's scores of the trial.
         short: New tokens of a reply in the search.
     """
-    broken = _broken(found.before), _broken(found.after)
     read = {score.name: len(score.values) for score in found.after}
     known = {
-        score.name: _of_first(score, read[score.name]) for score in searched if score.name in read
+        score.name: of_first(score, read[score.name]) for score in searched if score.name in read
     }
     parts = [
         f"{score.name} is {score.display} (in the search, at {short} tokens: "
@@ -324,9 +338,7 @@ def difference(found: LongReplies, searched: Sequence[Score], short: int) -> str
         and _worse(known[score.name], score)
         and not agree(known[score.name], score, read[score.name])
     ]
-    before, after = broken
-    if sum(after.values) - sum(before.values) > max(1, FEW * len(after.values)):
-        parts.append(f"{after.display} replies are broken (of the original's: {before.display})")
+    parts += concerns(found.before, found.after, short)
     if not parts:
         return None
     return (
@@ -335,11 +347,7 @@ def difference(found: LongReplies, searched: Sequence[Score], short: int) -> str
     )
 
 
-def _broken(scores: Sequence[Score]) -> Score:
-    return next(score for score in scores if score.name == "broken_replies")
-
-
-def _of_first(score: Score, count: int) -> Score:
+def of_first(score: Score, count: int) -> Score:
     """A score on its first prompts alone, where it is known of each of them."""
     if not count or len(score.values) <= count:
         return score
@@ -350,3 +358,66 @@ def _of_first(score: Score, count: int) -> Score:
 def _worse(searched: Score, measured: Score) -> bool:
     first, second = searched.objective(), measured.objective()
     return first is not None and second is not None and not second <= first
+
+
+def from_disk(
+    evaluator: LibraryEvaluator,
+    prompts: EvaluationPrompts,
+    found: LongReplies | None,
+    reporter: Reporter,
+) -> Callable[[Model], LongReplies | None]:
+    """How to add scores of a reloaded model to those of a trial on long replies.
+
+    The weights of files are rounded, an edit of a running model is not. Only replies to the first
+    prompts are written, each until its verdict is final, which takes a fraction of the time that
+    the trial's took.
+
+    Args:
+        evaluator: That of the search; its scorers of replies are used again.
+        found: The trial's.
+
+    Returns:
+        A function that gives None if there is nothing to add: no scorer knows the words of a
+        refusal, or they cannot be scored.
+    """
+
+    def measure(model: Model) -> LongReplies | None:
+        scorers = declining_scorers(evaluator)
+        if found is None or not scorers:
+            return None
+        reporter.emit(StageStarted(f"Reading its replies of up to {found.tokens} tokens"))
+        few = first_prompts(prompts, FIRST)
+        try:
+            scores = evaluator.on(few, scorers, found.tokens).score_alone(model)
+        except HereticError as error:
+            text = f"The saved model was not scored on long replies: {error}"
+            reporter.emit(Notice(text, "warning"))
+            return None
+        reporter.emit(StageFinished(scores_line(scores)))
+        for text in differing(found.after, scores):
+            reporter.emit(Notice(text, "warning"))
+        return replace(found, saved=scores)
+
+    return measure
+
+
+def differing(searched: tuple[Score, ...], saved: tuple[Score, ...]) -> list[str]:
+    """Sentences on scores of files that differ from a trial's beyond chance.
+
+    Long replies part at the first token that rounding changes, so single ones may differ.
+
+    Args:
+        searched: Scores of the trial on these prompts and, if there are more, on the others.
+    """
+    others = {score.name: score for score in searched}
+    texts = []
+    for score in saved:
+        if score.name in others:
+            before = of_first(others[score.name], len(score.values))
+            test = paired(before.values, score.values)
+            if test is not None and test.tells_apart:
+                texts.append(
+                    f"{score.name} of the saved model's long replies is {score.display}; with the "
+                    f"edit applied while running it was {round(sum(before.values))}."
+                )
+    return texts

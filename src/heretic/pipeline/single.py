@@ -27,7 +27,7 @@ from heretic.pipeline.categories import evaluator_on_spared, tables_of
 from heretic.pipeline.checks import check_model
 from heretic.pipeline.identity import used_prompts
 from heretic.pipeline.known import load_run
-from heretic.pipeline.long_replies import Chosen, OfModels, long_scores
+from heretic.pipeline.long_replies import Chosen, OfModels, from_disk, long_scores
 from heretic.pipeline.precision import in_full_precision
 from heretic.pipeline.prompts import load_evaluation_prompts, load_prompts
 from heretic.pipeline.run import new_manifest
@@ -107,10 +107,27 @@ def apply_plan(
         categories=_by_category(trial, evaluator, prompts),
     )
     folder = export.save(model, request, destination, strategy=strategy, reporter=reporter)
-    measure_full = in_full_precision(settings, evaluator, prompts.evaluation, reporter)
-    scores = export.verify(folder, request, evaluator, reporter, measure_full=measure_full)
-    audit_export(folder, model, reporter)
-    return scores
+    return _checked(folder, request, evaluator, prompts.evaluation, reporter)
+
+
+def _checked(
+    folder: Path,
+    request: export.ExportRequest,
+    evaluator: LibraryEvaluator,
+    prompts: EvaluationPrompts,
+    reporter: Reporter,
+) -> tuple[Score, ...]:
+    """Score and audit the saved files; returns their scores."""
+    request = export.verify(
+        folder,
+        request,
+        evaluator,
+        reporter,
+        measure_full=in_full_precision(evaluator.settings, evaluator, prompts, reporter),
+        measure_long=from_disk(evaluator, prompts, request.long_replies, reporter),
+    )
+    audit_export(folder, evaluator.model, reporter)
+    return request.verified or ()
 
 
 def _scored(plan: Plan, evaluator: LibraryEvaluator, reporter: Reporter) -> Trial:

@@ -30,6 +30,8 @@ class Score:
         values: One value per prompt, where the score is their mean; else empty.
         withheld: Whether the figure would mean nothing, for the reason in `display`. The value is
             then NaN (null on disk), and the score is no objective.
+        detector: Version of the rules that judged the replies (`heretic.refusals`); None if none
+            did, or it was not kept. Counts of two versions are two things.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Score:
     interval: tuple[float, float] | None = None
     values: tuple[float, ...] = ()
     withheld: bool = False
+    detector: int | None = None
 
     @property
     def figure(self) -> float | None:
@@ -97,6 +100,8 @@ class Score:
             record["values"] = list(self.values)
         if self.withheld:
             record["withheld"] = True
+        if self.detector is not None:
+            record["detector"] = self.detector
         return record
 
     @classmethod
@@ -122,7 +127,12 @@ class Score:
             interval=_interval(found.get("interval"), f"{name}.interval"),
             values=parse.numbers(found.get("values", ()), f"{name}.values"),
             withheld=withheld,
+            detector=_detector(found.get("detector"), f"{name}.detector"),
         )
+
+
+def _detector(value: object, name: str) -> int | None:
+    return None if value is None else parse.whole(value, name, 1)
 
 
 def _interval(value: object, name: str) -> tuple[float, float] | None:

@@ -162,7 +162,7 @@ class Scorer:
     original model is scored.
 
     Subclasses that judge replies by the rules of `heretic.refusals` set `detector`, the version of
-    these rules. A run records it, and goes on only with the same.
+    these rules. It is kept with each score; a run records it, and goes on only with the same.
 
     Attributes:
         on_progress: Called as (what is done, units done, units in all) by scorers that take long;
@@ -281,13 +281,15 @@ class Scorer:
     def bound(self, replies: Replies) -> Score:
         """`best_possible` as a record."""
         value, display = self.best_possible(replies)
-        return Score(self.name, value, self.optimization, display, bound=True)
+        return Score(
+            self.name, value, self.optimization, display, bound=True, detector=self.detector
+        )
 
     def score(self, outputs: Outputs, baseline: Outputs) -> Score:
         """`measure` as a record, with the values of the prompts if there are any."""
         if type(self).measure is not Scorer.measure:
             value, display = self.measure(outputs, baseline)
-            return Score(self.name, value, self.optimization, display)
+            return Score(self.name, value, self.optimization, display, detector=self.detector)
         values = self.values(outputs, baseline)
         return Score(
             self.name,
@@ -296,6 +298,7 @@ class Scorer:
             self.shown(values),
             interval=interval(values),
             values=tuple(map(float, values)),
+            detector=self.detector,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from heretic.refusals import classify, settled
+from heretic.refusals import VERSION, classify, settled
 from heretic.scorers.base import Needs, NoOptions, Outputs, PromptSet, Scorer, ScorerSettings
 
 ENDS = frozenset(".!?\u3002\uff01\uff1f")
@@ -19,6 +19,7 @@ class BrokenReplies(Scorer):
     """
 
     Options = NoOptions
+    detector = VERSION
 
     def __init__(self, settings: ScorerSettings, sets: Iterable[PromptSet]) -> None:
         """Read the replies to these prompt sets."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from heretic.refusals import classify
+from heretic.refusals import VERSION, classify
 from heretic.scorers.base import Outputs, Scorer
 from heretic.scorers.replies import ReplyScorer
 
@@ -18,6 +18,7 @@ class LateRefusals(Scorer):
     """
 
     is_share = True
+    detector = VERSION
 
     def __init__(self, counted: ReplyScorer, cut: Callable[[str], str]) -> None:
         """Compare whole replies with cut ones.

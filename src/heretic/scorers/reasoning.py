@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from heretic.refusals import classify
+from heretic.refusals import VERSION, classify
 from heretic.refusals.text import answer_start
 from heretic.scorers.base import Needs, Outputs, PromptSet, Scorer, ScorerSettings
 
@@ -61,6 +61,7 @@ class UnclosedReasoning(_OfReasoning):
 class RefusalsInReasoning(_OfReasoning):
     """Share of replies that decline within the block of reasoning, whatever the answer says."""
 
+    detector = VERSION
     title = "refusals_in_reasoning"
 
     def holds(self, reply: str) -> bool:

@@ -67,7 +67,7 @@ def compare(settings: Settings, *, with_scores: bool, as_json: bool) -> int:
             show(found, console)
         scored = _scored(settings, display) if with_scores else "--no-scores was given"
     if as_json:
-        click.echo(json_text(to_json(found, scored), indent=2))
+        click.echo(json_text(to_json(found, scored, settings.max_response_length), indent=2))
     else:
         show_scores(settings, found.claims, scored, console)
     return 0
@@ -84,18 +84,26 @@ def _scored(settings: Settings, reporter: Reporter) -> Comparison | str:
         return str(error)
 
 
-def to_json(found: CheckpointComparison, scored: Comparison | str) -> dict[str, Any]:
-    """The whole comparison, for programs; docs/compare.md lists the keys."""
+def to_json(found: CheckpointComparison, scored: Comparison | str, short: int) -> dict[str, Any]:
+    """The whole comparison, for programs; docs/compare.md lists the keys.
+
+    Args:
+        short: New tokens of a reply that is scored, where it is not a long one.
+    """
+    from heretic.records.concerns import concerns
+
     data = found.to_dict()
     if isinstance(scored, str):
         data |= {"scores": None, "baseline": None, "score_differences": None}
-        data |= {"long_replies": None, "not_scored": scored}
+        data |= {"long_replies": None, "concerns": None, "not_scored": scored}
         return data | {"claims": claims_json(found.claims, None)}
+    long = scored.long_replies
     return data | {
         "scores": scores_json(scored.judged),
         "baseline": scores_json(scored.baseline),
         "score_differences": differences_json(scored.baseline, scored.judged),
-        "long_replies": None if scored.long_replies is None else scored.long_replies.to_dict(),
+        "long_replies": None if long is None else long.to_dict(),
+        "concerns": None if long is None else concerns(long.before, long.after, short),
         "not_scored": None,
         "claims": claims_json(found.claims, scored.judged),
     }
@@ -126,8 +134,11 @@ def show_scores(
     settings: Settings, claims: Sequence[Claim], scored: Comparison | str, console: Console
 ) -> None:
     """Print the scores of both models, and the figures that the card claims beside them."""
+    from rich.text import Text
+
     from heretic.cli.display.comparison import claims_table
     from heretic.cli.display.tables import changes_table, scores_table
+    from heretic.records.concerns import concerns
 
     assert settings.evaluate_model is not None
     measured = None if isinstance(scored, str) else scored.judged
@@ -140,6 +151,8 @@ def show_scores(
             heading = f"With replies of up to {long.tokens} tokens"
             console.print()
             console.print(changes_table(long.before, long.after, heading=heading))
+            for text in concerns(long.before, long.after, settings.max_response_length):
+                console.print(Text(safe(f"Look at this: {text}."), style="yellow"))
     if claims:
         console.print()
         console.print(claims_table(claims, measured))

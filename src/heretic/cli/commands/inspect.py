@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
     from heretic.config.settings import Settings
     from heretic.model.description import Description, WriterRow
+    from heretic.search.need import Need
+
+PROMPTS = 100
+"""Bad evaluation prompts that are assumed, as the prompt sets are not read."""
 
 
 @click.command("inspect", cls=SettingsCommand)
@@ -27,19 +32,80 @@ if TYPE_CHECKING:
     help="Load the weights and run the model once, to show writers that are not known by name and "
     "every norm after a writer.",
 )
+@click.option(
+    "--memory",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GB",
+    help="Say what a search needs on an accelerator with so much memory. Default: on this machine.",
+)
+@click.option(
+    "--prompt-tokens",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="Tokens of a prompt, template included, for which that is said.",
+)
 @settings_options
-def command(model: str, as_json: bool, weights: bool, options: SettingsOptions) -> int:
-    """Show what would be edited in MODEL. Only its configuration is read.
+def command(
+    model: str,
+    as_json: bool,
+    weights: bool,
+    memory: float | None,
+    prompt_tokens: int,
+    options: SettingsOptions,
+) -> int:
+    """Show what would be edited in MODEL, and what memory a search needs.
 
-    With --weights the model is loaded as well, as for a search.
+    Only its configuration is read. With --weights the model is loaded as well, as for a search.
     """
-    return inspect(options.load(model=model), as_json=as_json, weights=weights)
+    settings = options.load(model=model)
+    device = Device.of(settings.dtypes[0], memory)
+    return inspect(settings, device, prompt_tokens, as_json=as_json, weights=weights)
 
 
-def inspect(settings: Settings, *, as_json: bool, weights: bool = False) -> int:
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What a search would run on.
+
+    Attributes:
+        name: For people.
+        memory: Bytes.
+        itemsize: Bytes of a number in the dtype that it would use.
+    """
+
+    name: str
+    memory: int
+    is_cpu: bool
+    itemsize: int
+
+    @classmethod
+    def of(cls, dtype: str, memory: float | None) -> Device:
+        """This machine's, or an accelerator with so many GB, where weights have half precision."""
+        from heretic.model.loading import resolve_dtype
+        from heretic.system.machine import accelerator, device_name, total_memory
+
+        if memory is not None:
+            return cls(f"an accelerator with {memory:g} GB", int(memory * 1e9), False, 2)
+        device = accelerator()
+        found = resolve_dtype(dtype, device)
+        itemsize = 2 if isinstance(found, str) else found.itemsize
+        total = total_memory(device)
+        name = f"this {device_name(device)} with {total / 1e9:.3g} GB"
+        return cls(name, total, device.type == "cpu", itemsize)
+
+
+def inspect(
+    settings: Settings,
+    device: Device,
+    prompt_tokens: int,
+    *,
+    as_json: bool,
+    weights: bool = False,
+) -> int:
     """Describe the model of the settings and print the result.
 
     Args:
+        prompt_tokens: Of a prompt, for what memory is needed.
         as_json: Whether to print JSON in place of a table.
         weights: Whether to load the weights.
     """
@@ -59,11 +125,14 @@ def inspect(settings: Settings, *, as_json: bool, weights: bool = False) -> int:
         with make_reporter(Console(stderr=True)) as display:
             loaded = load(source, display)
     found = describe(source, source.residual_writers, preset=applied(settings), loaded=loaded)
+    need = _need(found, settings, device, prompt_tokens)
     if as_json:
-        click.echo(json.dumps(found.to_dict(), indent=2))
+        click.echo(json.dumps(found.to_dict() | {"memory": need.to_dict()}, indent=2))
         return 0
     console = make_console()
     for line in _heading(found):
+        console.print(Text(safe(line)))
+    for line in _memory(need, device, prompt_tokens, settings.max_response_length):
         console.print(Text(safe(line)))
     console.print(_table(found.writers))
     console.print(Text("Left alone:"))
@@ -84,6 +153,43 @@ def _heading(found: Description) -> list[str]:
         f"Memory: {memory}, {cache}",
         *([] if found.preset is None else [found.preset.line()]),
     ]
+
+
+def _need(found: Description, settings: Settings, device: Device, prompt: int) -> Need:
+    from heretic.search.need import needed
+
+    bits = {"bnb_4bit": 4, "bnb_8bit": 8}.get(settings.quantization, 0)
+    return needed(
+        found.sizes(device.itemsize, bits),
+        device.memory,
+        on_cpu=device.is_cpu,
+        reply=settings.max_response_length,
+        prompt=prompt,
+        prompts=PROMPTS,
+        most_rows=settings.batch_size or settings.max_batch_size,
+        plans=settings.plans_at_once,
+    )
+
+
+def _memory(need: Need, device: Device, prompt: int, reply: int) -> list[str]:
+    """What a search needs, and whether the device has it."""
+    parts = {
+        "weights": need.weights,
+        "cache": need.cache,
+        "states of the original": need.originals,
+        "passes and the fit": need.working,
+    }
+    told = ", ".join(f"{name} {size / 1e9:.2g}" for name, size in parts.items())
+    lines = [
+        f"A search on {device.name} needs about {need.total / 1e9:.2g} GB: {told}.",
+        f"It decodes {need.rows} replies together, of {reply} tokens to prompts of {prompt}.",
+    ]
+    if need.total > device.memory:
+        lines.append(
+            "That is more than there is. Set quantization to bnb_4bit, or max_memory to spread the "
+            "model over devices."
+        )
+    return lines
 
 
 def _limits(found: Description) -> list[str]:

@@ -291,7 +291,16 @@ def _long_text(found: LongReplies | None) -> str:
         f"changes later. With replies of up to {found.tokens} tokens to the search's prompts, and "
         "the edit applied while running:\n\n"
         f"{_differences_table(found.before, found.after)}"
+        f"{_saved_text(found.saved)}"
     )
+
+
+def _saved_text(saved: Sequence[Score]) -> str:
+    """Scores of the files on long replies, in a sentence."""
+    if not saved:
+        return ""
+    told = ", ".join(f"{score.name.replace('_', ' ')} {score.with_interval()}" for score in saved)
+    return f"\nThe files themselves, loaded again, on the first of these prompts: {told}.\n"
 
 
 def _differences_table(before: tuple[Score, ...], after: tuple[Score, ...]) -> str:

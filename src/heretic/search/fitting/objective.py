@@ -54,18 +54,19 @@ class Row:
     damages: bool
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Sum:
     """The objective on one mini-batch, and its gradients.
 
     Attributes:
+        gradients: By write and read vectors, on the CPU.
         damage: Of the texts along which the model shall not change.
         push: The rest, times the trade-off.
     """
 
-    gradients: list[Tensor]
-    damage: float = 0.0
-    push: float = 0.0
+    gradients: Sequence[Tensor]
+    damage: float
+    push: float
 
 
 @dataclass(slots=True)
@@ -140,8 +141,11 @@ class Objective:
             ModelError: Even one row does not fit into memory.
             StudyError: The model gives no logits where they are asked for.
         """
-        vectors = [part.detach().clone().requires_grad_() for part in (write, read)]
-        total = Sum([torch.zeros_like(part) for part in vectors])
+        # On the model's device, so that no edit of a layer waits for a copy.
+        device = self.model.device
+        vectors = [part.detach().to(device, copy=True).requires_grad_() for part in (write, read)]
+        gradients = [torch.zeros_like(part) for part in vectors]
+        totals: list[Tensor] = []  # damage and push of each batch
         order = sorted(rows, key=lambda row: -len(row.ids))
 
         def work(part: slice) -> None:
@@ -149,21 +153,21 @@ class Objective:
             with self._edited(*vectors), lean(self.model, [row.ids for row in some]):
                 found = self._logprobs(some)
                 terms = [row.share * row.term(own) for row, own in zip(some, found, strict=True)]
-                gradients = torch.autograd.grad(torch.stack(terms).sum(), vectors)
-            for own, more in zip(total.gradients, gradients, strict=True):
+                values = torch.stack(terms)
+                new = torch.autograd.grad(values.sum(), vectors)
+            for own, more in zip(gradients, new, strict=True):
                 own.add_(more)
-            for row, term in zip(some, terms, strict=True):
-                if row.damages:
-                    total.damage += float(term.detach())
-                else:
-                    total.push += float(term.detach())
+            kinds = [[row.damages, not row.damages] for row in some]
+            totals.append(values.detach() @ torch.tensor(kinds).to(values))
 
         def notify(size: int) -> None:
             self.model.say(f"Out of memory: the fit now reads {size} texts at once")
 
         at_once = min(self.rows_at_once, len(order))
         self.rows_at_once = max(memory.halving(len(order), at_once, work, notify), 1)
-        return total
+        # Only here does a step wait for the device.
+        damage, push = torch.stack(totals).sum(dim=0).tolist()
+        return Sum([part.cpu() for part in gradients], damage, push)
 
     @contextmanager
     def _edited(self, write: Tensor, read: Tensor) -> Iterator[None]:

@@ -1,0 +1,55 @@
+"""What a user should be told of an edited model's figures, judged by the original's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from heretic.records.statistics import paired_shares
+from heretic.records.trial import Score
+
+FEW = 0.03
+"""Share of replies that may be broken, evade or decline late beyond the original's: a planted model
+that is edited well has as many."""
+
+
+def concerns(before: Sequence[Score], after: Sequence[Score], short: int) -> list[str]:
+    """Clauses, one for each figure of an edited model that is clearly worse than the original's.
+
+    Told are broken replies, replies that decline late, evasions, and capability. Refusals and
+    divergences are not: the edit is judged by them anyway.
+
+    Args:
+        before, after: Scores of the original and of the edited model, as a report measures them.
+        short: New tokens of a reply in the search.
+    """
+    others = {score.name: score for score in before}
+    pairs = [(others[score.name], score) for score in after if score.name in others]
+    found = [_concern(old, new, short) for old, new in pairs]
+    return [text for text in found if text]
+
+
+def _concern(old: Score, new: Score, short: int) -> str:
+    """What to say of one figure; empty if nothing."""
+    known = f"(of the original's: {old.display})"
+    if new.name == "capability":
+        test = paired_shares(old.values, new.values)
+        if test is None or test.interval[1] >= 0:
+            return ""
+        low, high = test.interval
+        change = f"{test.difference:+.3f} [{low:.3f}, {high:.3f}]"
+        return f"the model chooses {new.display} right endings {known}, {change}"
+    if new.name == "broken_replies":
+        return f"{new.display} replies are broken {known}" if _rose(old, new) else ""
+    if new.name.startswith("late_"):
+        told = f"{new.display} replies decline only after {short} tokens {known}"
+        return told if _rose(old, new) else ""
+    evading = [score.parts.get("evasion", 0.0) for score in (old, new)]
+    total = new.total or 0
+    if evading[1] - evading[0] > max(1, FEW * total):
+        return f"{evading[1]:g} of {total} replies evade (of the original's: {evading[0]:g})"
+    return ""
+
+
+def _rose(old: Score, new: Score) -> bool:
+    """Whether a count is higher by more than a few replies."""
+    return sum(new.values) - sum(old.values) > max(1, FEW * len(new.values))
