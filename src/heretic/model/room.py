@@ -50,4 +50,4 @@ def fitting_rows(sizes: Sizes, total: int, tokens: int) -> int:
 
 def batch_size(fitting: int, most: int) -> int:
     """The automatic batch size: the largest power of two that fits, and at most `most`."""
-    return min(most, 2 ** (fitting.bit_length() - 1))
+    return min(most, 1 << (fitting.bit_length() - 1))
