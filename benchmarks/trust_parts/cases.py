@@ -17,7 +17,7 @@ import heretic
 from heretic.demo.base import planted_model
 from heretic.demo.data import prompt_file
 
-CARRIES_TOPIC = "the topic"
+CARRIES_TOPIC = ("it carries the topic", "what it carries is the topic")
 """What `validate` says if the direction of the topic works too."""
 
 
@@ -180,7 +180,7 @@ def _validated(shop: Workshop) -> Iterator[Row]:
         ("nothing: prompts that only share words", near, True),
     ):
         text = shop.validated(topic)["conclusion"]
-        told = text if CARRIES_TOPIC in text.replace("not the topic", "") else ""
+        told = text if any(words in text for words in CARRIES_TOPIC) else ""
         yield Row(fault, "validate", told, is_control)
 
 
