@@ -1,6 +1,6 @@
 """Plants faults that published edits have had, and shows which of them Heretic tells.
 
-    python benchmarks/trust.py [--prompts 50] [--work FOLDER]
+    python benchmarks/trust.py [--prompts 20] [--work FOLDER]
 
 Models that decline late, evade, or loop (the demo's base model, trained by a small adapter); an
 edited model with a scrambled layer; an export whose card claims other figures, and one that lacks a
@@ -27,7 +27,7 @@ if __name__ == "__main__":
 
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("trust.py", None, __doc__, formatter_class=shape)
-    parser.add_argument("--prompts", type=int, default=50, help="evaluation prompts of each kind")
+    parser.add_argument("--prompts", type=int, default=20, help="evaluation prompts of each kind")
     parser.add_argument("--work", type=Path, default=default_peer_venv().parent / "trust")
     options = parser.parse_args()
     found = list(rows(Workshop(options.work, options.prompts)))
