@@ -26,7 +26,11 @@ def share(name: str, count: int, total: int = 100, more: str = "") -> Score:
             "50 of 100 replies evade (of the original's: 1)",
         ),
         (share("refusals", 10), share("refusals", 90), ""),  # the edit is judged by them anyway
-        (share("capability", 230, 368), share("capability", 180, 368), "180/368 right endings"),
+        (
+            share("capability", 230, 368, " (chance 22%, p 0.5)"),
+            share("capability", 180, 368, " (chance 22%, p 0.4)"),
+            "180/368 right endings (of the original's: 230/368)",
+        ),
         (share("capability", 230, 368), share("capability", 229, 368), ""),
         (share("capability", 180, 368), share("capability", 230, 368), ""),
     ],

@@ -30,18 +30,19 @@ def concerns(before: Sequence[Score], after: Sequence[Score], short: int) -> lis
 
 def _concern(old: Score, new: Score, short: int) -> str:
     """What to say of one figure; empty if nothing."""
-    known = f"(of the original's: {old.display})"
+    counts = [score.display.partition(" (")[0] for score in (old, new)]
+    known = f"(of the original's: {counts[0]})"
     if new.name == "capability":
         test = paired_shares(old.values, new.values)
         if test is None or test.interval[1] >= 0:
             return ""
         low, high = test.interval
         change = f"{test.difference:+.3f} [{low:.3f}, {high:.3f}]"
-        return f"the model chooses {new.display} right endings {known}, {change}"
+        return f"the model chooses {counts[1]} right endings {known}, {change}"
     if new.name == "broken_replies":
-        return f"{new.display} replies are broken {known}" if _rose(old, new) else ""
+        return f"{counts[1]} replies are broken {known}" if _rose(old, new) else ""
     if new.name.startswith("late_"):
-        told = f"{new.display} replies decline only after {short} tokens {known}"
+        told = f"{counts[1]} replies decline only after {short} tokens {known}"
         return told if _rose(old, new) else ""
     evading = [score.parts.get("evasion", 0.0) for score in (old, new)]
     total = new.total or 0
