@@ -173,12 +173,12 @@ def test_what_memory_a_search_needs_is_told(tmp_path: Path) -> None:
     assert shown.exit_code == 0
     assert "A search on an accelerator with 24 GB needs about" in shown.output
     assert "to prompts of 256" in shown.output
-    found = CliRunner().invoke(
-        heretic, ["inspect", folder, "--memory", "24", "--prompt-tokens", "60", "--json"]
+    long, short = (
+        json.loads(invoked(Path(folder), "--memory", "24", "--prompt-tokens", tokens, "--json"))
+        for tokens in ("256", "60")
     )
-    memory = json.loads(found.output)["memory"]
-    assert memory["columns"] == 16 + 60 + 100
-    assert memory["total"] > memory["weights"]
+    assert long["memory"]["columns"] - short["memory"]["columns"] == 256 - 60
+    assert short["memory"]["total"] > short["memory"]["weights"]
 
 
 def test_what_does_not_fit_is_told_with_what_to_do(tmp_path: Path) -> None:
