@@ -158,6 +158,6 @@ def test_a_reader_may_leave(path: Path):
         assert b"refusal" in process.stdout.readline()
         process.stdout.close()
         err = process.stderr.read()
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=300) == 0
     assert b"Traceback" not in err
     assert b"4000 replies" in err

@@ -246,7 +246,7 @@ def test_a_reader_that_leaves_does_not_end_the_search(tmp_path) -> None:
         assert process.stderr is not None
         process.stdout.readline()
         process.stdout.close()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=300) == 0
         assert process.stderr.read() == ""
 
 

@@ -330,7 +330,7 @@ def main_with(raised: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
 def process(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, cwd=cwd, check=False
+        command, capture_output=True, text=True, timeout=300, cwd=cwd, check=False
     )
 
 

@@ -165,7 +165,7 @@ def test_settings_that_are_wrong_show_no_options_of_scorers(place: Path) -> None
         check=False,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 2
     assert "HERETIC_SCORER in the environment" in done.stderr
@@ -179,7 +179,7 @@ def test_a_bug_shows_its_traceback_without_secrets(place: Path) -> None:
         "cli.heretic.main = broken\nfrom heretic.main import main\nsys.exit(main(['model']))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 1
     assert "ZeroDivisionError: ***" in done.stderr

@@ -228,7 +228,7 @@ def test_in_the_first_moments_one_line_and_the_status(
             env=environment(),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
         assert process.returncode == 128 + number, process.stderr

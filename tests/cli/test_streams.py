@@ -30,7 +30,7 @@ def shell(folder: Path, command: list[str], redirections: str) -> subprocess.Com
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
-        timeout=60,
+        timeout=300,
         check=False,
     )
 

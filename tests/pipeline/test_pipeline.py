@@ -353,7 +353,7 @@ class TestInterruption:
         wait_for(process, "trial 2")
         time.sleep(0.1)  # into trial 3
         process.send_signal(how)
-        rest, _ = process.communicate(timeout=120)
+        rest, _ = process.communicate(timeout=300)
         assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL)
         if how == signal.SIGINT:
             assert "The front so far" in rest
@@ -378,7 +378,7 @@ class TestInterruption:
             assert "Another process" in capsys.readouterr().err
         finally:
             process.kill()
-            process.communicate(timeout=60)
+            process.communicate(timeout=300)
 
 
 class TestOtherCommands:

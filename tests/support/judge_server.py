@@ -86,7 +86,7 @@ class Handler(BaseHTTPRequestHandler):
             state.under_way += 1
             state.most_at_once = max(state.most_at_once, state.under_way)
         if state.meeting is not None:
-            state.meeting.wait(timeout=60)
+            state.meeting.wait(timeout=240)
         # Before the answer: whoever has it may send the next request at once.
         with state.lock:
             state.under_way -= 1

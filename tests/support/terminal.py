@@ -60,7 +60,7 @@ def in_terminal(
         env=environment(**(env or {})),
         dimensions=(40, columns),
         encoding="utf-8",
-        timeout=15,
+        timeout=240,
     )
     child.delaybeforesend = 0.1
     return child
@@ -77,7 +77,7 @@ def in_pipe(
         input=stdin,
         capture_output=True,
         encoding="utf-8",
-        timeout=60,
+        timeout=240,
         check=False,
     )
 
