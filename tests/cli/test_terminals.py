@@ -29,7 +29,7 @@ SAVED = "abliteration_params.json"
 
 
 def wait_for(path: Path) -> None:
-    for _ in range(200):
+    for _ in range(6000):
         if path.exists():
             return
         time.sleep(0.05)
