@@ -207,6 +207,20 @@ def test_an_exception_takes_the_panel_down(tmp_path) -> None:
     assert plain(child.before).rstrip().endswith("RuntimeError: crashed on purpose")
 
 
+def test_an_interruption_while_the_panel_goes_up_is_what_the_caller_sees(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True)
+
+    def interrupted(hook: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(console, "push_render_hook", interrupted)
+    with pytest.raises(KeyboardInterrupt), make_reporter(console) as reporter:
+        reporter.emit(StageStarted("Loading model"))
+    assert written(console).endswith("\x1b[?25h")  # the cursor is shown again
+
+
 def test_the_kind_of_display_follows_the_console() -> None:
     assert isinstance(make_reporter(Console(force_terminal=True)), RichReporter)
     assert isinstance(make_reporter(Console(file=io.StringIO())), PlainReporter)

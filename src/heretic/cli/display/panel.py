@@ -64,7 +64,10 @@ class RichReporter(ReporterBase):
         """Take the panel down, which shows the cursor again."""
         live, self._live = self._live, None
         if live is not None:
-            live.stop()
+            try:
+                live.stop()
+            except IndexError:  # an interruption ended its start before rich had put its hook there
+                self.console.show_cursor(True)
         super().close()
 
     def _open(self) -> None:
