@@ -40,17 +40,22 @@ def _concern(old: Score, new: Score, short: int) -> str:
         change = f"{test.difference:+.3f} [{low:.3f}, {high:.3f}]"
         return f"the model chooses {counts[1]} right endings {known}, {change}"
     if new.name == "broken_replies":
-        return f"{counts[1]} replies are broken {known}" if _rose(old, new) else ""
+        return f"{counts[1]} replies are broken {known}" if _rose(*_sums(old, new)) else ""
     if new.name.startswith("late_"):
         told = f"{counts[1]} replies decline only after {short} tokens {known}"
-        return told if _rose(old, new) else ""
+        return told if _rose(*_sums(old, new)) else ""
     evading = [score.parts.get("evasion", 0.0) for score in (old, new)]
     total = new.total or 0
-    if evading[1] - evading[0] > max(1, FEW * total):
+    if _rose(*evading, total):
         return f"{evading[1]:g} of {total} replies evade (of the original's: {evading[0]:g})"
     return ""
 
 
-def _rose(old: Score, new: Score) -> bool:
-    """Whether a count is higher by more than a few replies."""
-    return sum(new.values) - sum(old.values) > max(1, FEW * len(new.values))
+def _sums(old: Score, new: Score) -> tuple[float, float, int]:
+    """Both counts, and of how many replies."""
+    return sum(old.values), sum(new.values), len(new.values)
+
+
+def _rose(before: float, after: float, total: int) -> bool:
+    """Whether a count is higher by more than a few of so many replies."""
+    return after - before > max(1, FEW * total)
