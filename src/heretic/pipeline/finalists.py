@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 from heretic.events import StageFinished, StageStarted
 from heretic.pipeline.identity import trial_key
 from heretic.pipeline.kept import kept
-from heretic.pipeline.long_replies import FIRST, declining_scorers, first_prompts, length_of
+from heretic.pipeline.long_replies import (
+    FIRST,
+    declining_scorers,
+    first_prompts,
+    length_of,
+    replied_sets,
+)
 from heretic.prompts import EvaluationPrompts
 from heretic.records.trial import Score, Trial
 from heretic.scorers import Scorer
@@ -81,7 +87,7 @@ def score_finalists(session: Session, trials: Sequence[Trial]) -> Finalists | No
     if not scorers:
         return None
     prompts = first_prompts(session.prompts.evaluation, FIRST)
-    sets = frozenset[str]().union(*(scorer.needs.responses for scorer in scorers))
+    sets = replied_sets(scorers)
     tokens = length_of(session.evaluator, prompts, scorers)
     count = sum(len(prompts.by_name()[name]) for name in sets)
     started = f"Scoring {len(trials)} trials on {count} replies of up to {tokens} tokens"

@@ -163,6 +163,11 @@ def late_scorers(evaluator: LibraryEvaluator) -> dict[str, Scorer]:
     return {scorer.name: scorer for scorer in found}
 
 
+def replied_sets(scorers: Sequence[Scorer]) -> frozenset[str]:
+    """Names of the prompt sets to which these scorers read replies."""
+    return frozenset[str]().union(*(scorer.needs.responses for scorer in scorers))
+
+
 def declining_scorers(evaluator: LibraryEvaluator) -> list[Scorer]:
     """Scorers of the search that know the words of a refusal, late refusals, and broken replies.
 
@@ -172,14 +177,14 @@ def declining_scorers(evaluator: LibraryEvaluator) -> list[Scorer]:
     if not late:
         return []
     searched = [scorer for scorer in evaluator.scorers if f"late_{scorer.name}" in late]
-    sets = frozenset[str]().union(*(scorer.needs.responses for scorer in searched))
+    sets = replied_sets(searched)
     return [*searched, *late.values(), BrokenReplies(evaluator.settings, sets)]
 
 
 def _unsearched(evaluator: LibraryEvaluator, searched: Sequence[Scorer]) -> list[Scorer]:
     """What is measured of a chosen trial besides the scorers of the search that read replies."""
     settings = evaluator.settings
-    sets = {"good"}.union(*(scorer.needs.responses for scorer in searched))
+    sets = replied_sets(searched) | {"good"}
     along = {"tokens": ALONG}
     more: list[Scorer] = [
         *late_scorers(evaluator).values(),
@@ -260,7 +265,7 @@ def _room(model: Model, prompts: EvaluationPrompts, scorers: Sequence[Scorer], w
     """The new tokens for which every prompt leaves room in the model's positions."""
     if model.limits.positions is None:
         return wanted
-    sets: frozenset[str] = frozenset().union(*(scorer.needs.responses for scorer in scorers))
+    sets = replied_sets(scorers)
     rows = model.encode_rows([prompt for name in sets for prompt in prompts.by_name()[name]])
     return min(wanted, model.limits.positions - max(map(len, rows), default=0))
 
