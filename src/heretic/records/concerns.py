@@ -46,7 +46,7 @@ def _concern(old: Score, new: Score, short: int) -> str:
         return told if _rose(*_sums(old, new)) else ""
     evading = [score.parts.get("evasion", 0.0) for score in (old, new)]
     total = new.total or 0
-    if _rose(*evading, total):
+    if _rose(evading[0], evading[1], total):
         return f"{evading[1]:g} of {total} replies evade (of the original's: {evading[0]:g})"
     return ""
 
