@@ -13,7 +13,8 @@ from benchmarks.engine_parts.rates import bandwidth, median_seconds, synchronize
 from benchmarks.engine_parts.setup import Bench, encoded_lengths, without_end_tokens
 from torch import nn
 
-from heretic.engine.engine import Edits, Engine, open_engine
+from heretic.engine.engine import Edits, Engine
+from heretic.engine.opening import open_engine
 from heretic.engine.plain import PlainEngine
 from heretic.model import Model
 

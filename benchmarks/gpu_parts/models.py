@@ -24,7 +24,7 @@ from benchmarks.gpu_parts.launches import Tally, activities, tally
 from benchmarks.gpu_parts.planted import planted
 from benchmarks.gpu_parts.sizes import Cells, Job
 
-from heretic.engine.engine import open_engine
+from heretic.engine.opening import open_engine
 from heretic.system.machine import free_memory
 
 SLOW = 5.0

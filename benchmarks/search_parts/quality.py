@@ -13,7 +13,7 @@ import torch
 from benchmarks.search_parts.capability import capability, items
 
 from heretic.config.settings import Settings
-from heretic.engine.engine import open_engine
+from heretic.engine.opening import open_engine
 from heretic.events import Silent
 from heretic.model import teacher_forcing
 from heretic.model.core import Model

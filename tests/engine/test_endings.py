@@ -12,7 +12,8 @@ from tests.engine.test_engine import MORE_FAMILIES, Collector, edited, edits_of,
 from tests.support import tiny
 from torch import Tensor
 
-from heretic.engine.engine import Engine, open_engine
+from heretic.engine.engine import Engine
+from heretic.engine.opening import open_engine
 from heretic.engine.plain import PlainEngine
 from heretic.engine.prefill import Techniques
 from heretic.errors import PromptError
@@ -165,11 +166,30 @@ def test_packing_that_goes_wrong_is_noticed_and_only_endings_are_read_plainly(
         assert_naive(model, found)
 
 
-def test_items_beyond_a_sliding_window_do_not_slow_the_replies(tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["mistral", "gemma3_text"])
+def test_items_beyond_a_sliding_window_are_packed_too(family: str, tmp_path: Path) -> None:
+    """Each branch counts its window from where the branches begin."""
     reporter = Collector()
-    window = 2 + max(map(len, load(tiny.folder(tmp_path / "a")).encode_rows(tiny.BAD_PROMPTS)))
-    model = load(tiny.folder(tmp_path / "b", "mistral", sliding_window=window), reporter)
-    long = Item("x " * window, None, None, ("y", "z"))
+    sizes: dict[str, Any] = {"sliding_window": 8}
+    if family == "gemma3_text":
+        sizes["layer_types"] = ["sliding_attention", "full_attention", "sliding_attention"]
+    path = tiny.folder(tmp_path, family, **sizes)
+    model = load(path, reporter)
+    engine = opened(model)
+    assert isinstance(engine, Engine)
+    assert engine.sets == ["bad", "items"]
+    assert not reporter.warnings
+    (plan,) = edits_of(model, 1.5)
+    found = engine.endings("items", plan)
+    with edited(model, plan):
+        assert_naive(model, found)
+
+
+def test_items_beyond_all_positions_do_not_slow_the_replies(tmp_path: Path) -> None:
+    reporter = Collector()
+    size = 2 + max(map(len, load(tiny.folder(tmp_path / "a")).encode_rows(tiny.BAD_PROMPTS)))
+    model = load(tiny.folder(tmp_path / "b", max_position_embeddings=size), reporter)
+    long = Item("x " * size, None, None, ("y", "z"))
     engine = open_engine(
         model,
         {"bad": tiny.BAD_PROMPTS},
@@ -179,7 +199,7 @@ def test_items_beyond_a_sliding_window_do_not_slow_the_replies(tmp_path: Path) -
     )
     assert isinstance(engine, Engine)
     assert engine.sets == ["bad"]
-    assert [text for text in reporter.warnings if f"window of {window}" in text]
+    assert [text for text in reporter.warnings if f"window of {size}" in text]
 
 
 def test_a_token_across_the_border_belongs_to_the_ending(

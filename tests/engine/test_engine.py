@@ -20,12 +20,14 @@ from torch.nn import functional
 
 from heretic.config import Settings
 from heretic.engine.batch import Batch, Request
-from heretic.engine.engine import Engine, open_engine
+from heretic.engine.engine import Engine
+from heretic.engine.layout import Kept, Layout
+from heretic.engine.opening import open_engine
 from heretic.engine.originals import EncodedPrompts, checkpoint_layers
 from heretic.engine.plain import PlainEngine
 from heretic.engine.prefill import KEPT_SHARE, Techniques
+from heretic.engine.shapes import SCHEDULES, Schedule
 from heretic.engine.slots import SlotCache, States
-from heretic.engine.step import SCHEDULES, Schedule
 from heretic.events import Event, Notice
 from heretic.method.edits import OutputEdit
 from heretic.model import AbliterationParameters, Model, generation
@@ -227,7 +229,7 @@ class TestSameAsPlain:
         monkeypatch.setattr(llama, "batch_size", slots)
         # Few prompts per pass: rows of all ages are in the batch together, and it has to move.
         monkeypatch.setattr("heretic.engine.prefill.TOKENS_ON_CPU", 60)
-        monkeypatch.setattr("heretic.engine.step.SPARE_COLUMNS", 1)
+        monkeypatch.setattr("heretic.engine.shapes.SPARE_COLUMNS", 1)
         plans = edits_of(llama, 1.5, 0.8, 2.0, 0.0)
         engine = engine_of(llama, techniques=techniques, kept_share=math.inf)
         assert engine.replies("bad", plans) == [plain_replies(llama, plan) for plan in plans]
@@ -445,7 +447,7 @@ class TestLessWork:
 def _views(cache: SlotCache) -> States:
     return [
         (index, *layer.read(0, cache.slots, 0, cache.columns))
-        for index, layer in enumerate(cache._layers)
+        for index, layer in cache._layers.items()
     ]
 
 
@@ -660,22 +662,16 @@ class TestFaults:
         assert first.count(None) == len(BAD) - 5
         assert None not in second
 
-    def test_replies_beyond_a_sliding_window_are_made_plainly(self, tmp_path: Path) -> None:
-        reporter = Collector()
-        model = load(tiny.folder(tmp_path, "mistral", sliding_window=80), reporter)
-        engine = open_engine(model, {"bad": BAD}, replied={"bad"}, max_new_tokens=LENGTH)
-        assert isinstance(engine, PlainEngine)
-        assert [text for text in reporter.warnings if "window of 80" in text]
-
-    def test_replies_that_just_fit_a_window_are_not(self, tmp_path: Path) -> None:
+    def test_replies_beyond_all_positions_are_made_plainly(self, tmp_path: Path) -> None:
         length = max(map(len, load(tiny.folder(tmp_path)).encode_rows(BAD)))
-        window = length + LENGTH
-        for size, kind in ((window, Engine), (window - 1, PlainEngine)):
-            model = load(tiny.folder(tmp_path / str(size), "mistral", sliding_window=size))
+        for size, kind in ((length + LENGTH, Engine), (length + LENGTH - 1, PlainEngine)):
+            reporter = Collector()
+            path = tiny.folder(tmp_path / str(size), max_position_embeddings=size)
+            model = load(path, reporter)
             engine = open_engine(model, {"bad": BAD}, replied={"bad"}, max_new_tokens=LENGTH)
             assert isinstance(engine, kind)
-            if kind is Engine:
-                assert engine.replies("bad", [{}]) == [plain_replies(model, {})]
+            told = [text for text in reporter.warnings if f"window of {size} tokens" in text]
+            assert bool(told) == (kind is PlainEngine)
 
     def test_a_forward_that_goes_wrong_is_noticed(
         self, llama: Model, monkeypatch: pytest.MonkeyPatch
@@ -692,7 +688,7 @@ class TestFaults:
 
 class TestParts:
     def test_rows_and_columns_move_with_their_mask(self) -> None:
-        cache = SlotCache(2, 4, 6, torch.device("cpu"))
+        cache = SlotCache(Layout((Kept(),) * 2), 4, 6, torch.device("cpu"))
         keys = torch.arange(4.0)[:, None, None, None].expand(4, 1, 3, 2)
         cache.write([(1, keys, -keys)], first=0, end=3)
         cache.mask[:, :3] = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 1], [0, 1, 0]]).bool()

@@ -22,6 +22,7 @@ from tests.engine.test_engine import (
 )
 from tests.model.test_model import GPT2_SIZES
 from tests.support import tiny
+from tests.support.zoo import tiny_folder
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -32,7 +33,8 @@ from heretic.engine import engine as engines
 from heretic.engine.batch import Batch, Request
 from heretic.engine.engine import Engine
 from heretic.engine.graphs import Graphs, Step
-from heretic.engine.step import SCHEDULES, Rows, Schedule, Shape, next_logits, step
+from heretic.engine.shapes import SCHEDULES, Schedule, Shape
+from heretic.engine.step import Rows, next_logits, step
 from heretic.method.edits import OutputEdit
 from heretic.model import AbliterationParameters, Model
 from heretic.model.edit_table import EditTable
@@ -49,6 +51,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3_moe": {"num_experts": 4, "head_dim": 8, **EXPERTS},
 }
 """Of each kind at least one: norms before and after writers, windows, experts."""
+
+OTHER_LAYERS = ("falcon_h1", "gemma3_text", "lfm2", "qwen3_next")
+"""With states that tokens carry on, and with windows that rows exceed (`tests.support.zoo`)."""
 
 EXPERTS_BY = {"mixtral": "grouped_mm", "qwen3_moe": "batched_mm"}
 """How transformers is told to run the experts of a family."""
@@ -111,6 +116,8 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Replayed:
 
 
 def tiny_family(name: str, path: Path, **options: Any) -> Model:
+    if name in OTHER_LAYERS:
+        return load(tiny_folder(path, name), **options)
     model = load(tiny.folder(path, name, **FAMILIES[name]), **options)
     if name in EXPERTS_BY:
         model.model.set_experts_implementation(EXPERTS_BY[name])
@@ -178,7 +185,7 @@ def inference() -> Iterator[None]:
 
 @pytest.mark.usefixtures("inference")
 class TestTrace:
-    @pytest.mark.parametrize("name", sorted(FAMILIES))
+    @pytest.mark.parametrize("name", [*sorted(FAMILIES), *OTHER_LAYERS])
     def test_a_step_is_one_graph_that_serves_all_steps_of_its_shape(
         self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -200,7 +207,7 @@ class TestTrace:
         assert all(map(torch.equal, *found))
         assert int(found[0][2].max()) == LENGTH - 1 - schedule.steps
 
-    @pytest.mark.parametrize("name", sorted(FAMILIES))
+    @pytest.mark.parametrize("name", [*sorted(FAMILIES), *OTHER_LAYERS])
     def test_a_step_needs_no_data(
         self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -241,7 +248,7 @@ class TestBlocks:
         monkeypatch.setattr(llama, "batch_size", slots)
         # Few prompts per pass: rows of all ages are in the batch together, and it has to move.
         monkeypatch.setattr("heretic.engine.prefill.TOKENS_ON_CPU", 60)
-        monkeypatch.setattr("heretic.engine.step.SPARE_COLUMNS", 0)
+        monkeypatch.setattr("heretic.engine.shapes.SPARE_COLUMNS", 0)
         plans = mixed_edits_of(llama)
         engine = engine_of(llama, kept_share=math.inf)
         assert engine.replies("bad", plans) == [plain_replies(llama, plan) for plan in plans]
@@ -329,7 +336,7 @@ class TestBlocks:
         for schedule in (Schedule(steps=1), Schedule(steps=4, rows=4, columns=64)):
             started = Started(llama, schedule, monkeypatch)
             model, cache, rows, shape = started.arguments
-            for layer in cache._layers:
+            for layer in cache._layers.values():
                 for states in layer.read(3, 5, 0, cache.columns):
                     states.fill_(math.nan)
             batch = started.batch
@@ -379,7 +386,7 @@ def _fill_with_nan(engine: Engine) -> None:
     assert engine._decoder is not None
     cache = engine._decoder.cache
     with torch.inference_mode():
-        for layer in cache._layers:
+        for layer in cache._layers.values():
             for states in layer.read(0, cache.slots, 0, cache.columns):
                 states.fill_(math.nan)
 

@@ -445,8 +445,11 @@ setting `residual_writers` names them by hand.
   acts on what is added.
 
 Where padding changes what a model puts out, which is tried when it is loaded, prompts are run one
-at a time. Plans of models with recurrent states, and of others whose forward does not take
-ready-made masks, are evaluated one by one, which is slower; Heretic says so when it starts.
+at a time. Layers with a state space, linear attention, a convolution or a sliding window share
+batches like others (Qwen3-Next, Qwen3.5, Granite 4, Falcon-H1, LFM2, Jamba, Mamba, Nemotron-H,
+Gemma 2 to 4, gpt-oss, ...). Plans of models whose forward does not take ready-made masks or
+transformers' cache are evaluated one by one, which is slower; Heretic tries it, and says so when it
+starts.
 """
 
 

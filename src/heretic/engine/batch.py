@@ -13,10 +13,10 @@ from torch import Tensor
 from heretic.engine.decoder import Decoder
 from heretic.engine.graphs import on_its_way
 from heretic.engine.prefill import Prefill
-from heretic.engine.step import Shape
+from heretic.engine.shapes import Shape
 from heretic.model import generation
+from heretic.model.choice import most_likely
 from heretic.model.editing import RowEdits
-from heretic.model.generation import most_likely
 
 if TYPE_CHECKING:
     from heretic.model.core import Model

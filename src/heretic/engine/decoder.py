@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from heretic.engine.graphs import Graphs, on_its_way
+from heretic.engine.shapes import Schedule, Shape
 from heretic.engine.slots import SlotCache
-from heretic.engine.step import Rows, Schedule, Shape, next_logits, step
+from heretic.engine.step import Rows, next_logits, step
 from heretic.model import generation
 from heretic.model.editing import RowEdits
 

@@ -11,44 +11,39 @@ the model's own forward.
 from __future__ import annotations
 
 import logging
-import math
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
-from heretic.architectures.resolver import text_config
 from heretic.engine.batch import Batch, Request
 from heretic.engine.decoder import Decoder
 from heretic.engine.graphs import Graphs, recorder_for
-from heretic.engine.plain import PlainEngine
+from heretic.engine.layouts import layout_of
 from heretic.engine.prefill import KEPT_SHARE, Prefill, Techniques
+from heretic.engine.shapes import ELSEWHERE, SCHEDULES
 from heretic.engine.slots import SlotCache
-from heretic.engine.step import ELSEWHERE, SCHEDULES
-from heretic.errors import HereticError, is_of_interruption
 from heretic.method.edits import OutputEdit
 from heretic.model import capture
+from heretic.model.choice import most_likely
 from heretic.model.edit_table import EditTable
 from heretic.model.editing import RowEdits
 from heretic.model.endings import (
     EncodedItem,
     Found,
-    encode_items,
     gathered,
     plain_endings,
     predicted,
 )
-from heretic.model.generation import most_likely, without_plain_cache
 from heretic.model.outputs import Endings
 from heretic.system import memory
 
 if TYPE_CHECKING:
     from heretic.model.core import Model
     from heretic.model.reading import Prompts
-    from heretic.prompts import Item
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -59,111 +54,6 @@ Edits = Mapping[str, OutputEdit]
 REFILLED_AT = 4
 """Waiting rows are admitted when one slot in this many is free: a pass of few rows leaves the
 processor idle."""
-
-CHECKED_PROMPTS = 2
-"""Number of prompts of each set on which the engine is checked: the longest and the shortest."""
-
-
-def open_engine(
-    model: Model,
-    prompts: Mapping[str, Prompts],
-    *,
-    replied: Collection[str],
-    max_new_tokens: int,
-    techniques: Techniques | None = None,
-    items: Mapping[str, Sequence[Item]] | None = None,
-) -> Engine | PlainEngine:
-    """An engine that works with this model; see `Engine` for the arguments.
-
-    Models differ in what their forward accepts, so the fast way is tried on a few prompts. If it
-    fails, or differs from the plain way, the plain way is used and a notice gives the reason.
-    """
-    encoded = {name: encode_items(model, rows) for name, rows in (items or {}).items()}
-    plain = PlainEngine(model, prompts, max_new_tokens=max_new_tokens, items=encoded)
-    if techniques is not None and not techniques.share_batches:
-        return plain
-    reason = without_plain_cache(model.model)
-    if reason is not None:
-        model.say(f"Plans are evaluated one by one, which is slower with this model: {reason}")
-        return plain
-    for name in replied:  # raises what would look like a failure of the engine below
-        model.encode_rows(prompts[name], max_new_tokens)
-    make = partial(Engine, model, replied=replied, techniques=techniques)
-
-    def whole() -> Engine:
-        return make(prompts, max_new_tokens=max_new_tokens)
-
-    def few() -> Engine:
-        """A small one; each set is checked to its second token, and with starts at later layers."""
-        some = {name: _ends(model, rows) for name, rows in prompts.items()}
-        return make(some, replied=set(some), max_new_tokens=2, kept_share=math.inf)
-
-    reason = _unfit(model, whole, few)
-    if reason:
-        model.say(f"Plans are evaluated one by one, which is slower: {reason}")
-        return plain
-
-    def packing() -> Engine:
-        return make({}, max_new_tokens=0, items=encoded)
-
-    def packing_few() -> Engine:
-        some = {name: _few_items(rows) for name, rows in encoded.items()}
-        return make({}, max_new_tokens=0, items=some, kept_share=math.inf)
-
-    reason = _unfit(model, packing, packing_few) if encoded else ""
-    if reason:
-        model.say(f"The endings of items are read one by one, which is slower: {reason}")
-    return make(prompts, max_new_tokens=max_new_tokens, items=encoded, packs=not reason)
-
-
-def _unfit(model: Model, whole: Callable[[], Engine], few: Callable[[], Engine]) -> str:
-    """Why an engine does not do what the model alone does; empty if it does.
-
-    Args:
-        whole: Makes the engine.
-        few: Makes one with few prompts, on which it is tried.
-    """
-    try:
-        window = _window(text_config(model.model))
-        if whole().longest > window:
-            return f"rows may exceed the model's window of {window} tokens"
-        tried = few()
-        deviation = max(map(tried.deviation, tried.sets), default=0.0)
-        if deviation > capture.TOLERANCES[model.dtype.itemsize]:
-            return f"shared batches change the model's output (KL {deviation:.1e} nats)"
-    except HereticError:
-        raise
-    except Exception as error:  # a forward may fail in any way on masks it does not expect
-        if is_of_interruption(error):
-            raise
-        _log.warning("The engine failed on %s", model.options.model, exc_info=True)
-        return f"{type(error).__name__}: {error}"
-    return ""
-
-
-def _window(config: Any) -> float:
-    """Number of columns that a token sees in every kind of attention that the model may have."""
-    names = "sliding_window", "window_size", "attention_chunk_size", "max_position_embeddings"
-    found = [getattr(config, name, None) for name in names]
-    return min((size for size in found if isinstance(size, int) and size > 0), default=math.inf)
-
-
-def _few_items(items: Sequence[EncodedItem]) -> list[EncodedItem]:
-    """The item with the most to pack, and the longest and the shortest one."""
-    numbers = range(len(items))
-    lengths = [len(item.packed) for item in items]
-    chosen = {
-        max(numbers, key=lambda i: lengths[i] - len(items[i].context)),
-        max(numbers, key=lengths.__getitem__),
-        min(numbers, key=lengths.__getitem__),
-    }
-    return [items[i] for i in sorted(chosen)]
-
-
-def _ends(model: Model, prompts: Prompts) -> Prompts:
-    """The longest and the shortest prompts."""
-    ordered = sorted(prompts, key=lambda prompt: len(model.prompt_text(prompt)))
-    return [*ordered[: CHECKED_PROMPTS // 2], *ordered[-(CHECKED_PROMPTS // 2) :]]
 
 
 class Engine:
@@ -181,6 +71,7 @@ class Engine:
 
     Attributes:
         longest: Tokens of the longest row, with its reply.
+        layout: What the model's layers keep of such rows, and which masks they take.
     """
 
     def __init__(
@@ -195,8 +86,10 @@ class Engine:
         items: Mapping[str, Sequence[EncodedItem]] | None = None,
         packs: bool = True,
     ) -> None:
-        self._model = model
-        self._techniques = techniques or Techniques()
+        layout, techniques = layout_of(model.model, model.n_layers), techniques or Techniques()
+        if layout.carries:  # padding between a head and a tail would change what is carried
+            techniques = replace(techniques, share_head=False)
+        self._model, self._techniques = model, techniques
         self._items = items or {}
         self._packs = packs
         self._prefill = Prefill(
@@ -208,6 +101,7 @@ class Engine:
             for name, rows in self._prefill.sets.items()
         )
         self.longest = max(lengths, default=0)
+        self.layout = layout.for_rows(self.longest)
         self._schedule = SCHEDULES.get(model.device.type, ELSEWHERE)
         recorder = recorder_for(model.model)
         self._graphs = None if recorder is None else Graphs(recorder, model.say)
@@ -401,7 +295,7 @@ class Engine:
         if self._decoder is None or self._decoder.cache.slots < slots:
             self._decoder = None  # let go of the old one first
             model, columns = self._model, self.longest + self._schedule.spare_columns
-            cache = SlotCache(model.n_layers, slots, columns, model.device)
+            cache = SlotCache(self.layout, slots, columns, model.device)
             self._decoder = Decoder(model, cache, self._schedule, self._graphs)
         return self._decoder
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from heretic.engine.step import Shape
+from heretic.engine.shapes import Shape
 from heretic.errors import is_of_interruption
 from heretic.model.failures import reason
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from heretic.architectures.resolver import first_tensor, layer_input
 from heretic.architectures.streams import as_layer_takes, rows_first
 from heretic.engine.slots import States
+from heretic.engine.states import Carried
 from heretic.model.endings import EncodedItem
 from heretic.model.hooks import replaced
 
@@ -92,12 +93,14 @@ class Originals:
         head_states: Keys and values of the head, one row.
         tail_states: Keys and values of the tails, in the layers below the highest of
             `tail_inputs`; empty if no replies are wanted.
+        tail_carried: What these layers carry after the tails; likewise.
     """
 
     head_inputs: dict[int, Tensor] = field(default_factory=dict)
     tail_inputs: dict[int, Tensor] = field(default_factory=dict)
     head_states: States = field(default_factory=list)
     tail_states: States = field(default_factory=list)
+    tail_carried: Carried = field(default_factory=list)
 
     def start(self, first_edited: int | None) -> int:
         """The highest layer at which a plan can start; None means that it edits no layer."""
@@ -125,6 +128,25 @@ class Originals:
             for whole, part in zip(kept, new, strict=True):
                 whole[rows, :, shape[1] - part.shape[2] :] = part
 
+    def keep_carried(self, rows: Sequence[int], prompts: int, carried: Carried) -> None:
+        """Store carried states in these rows of so many prompts."""
+        if not self.tail_carried:
+            self.tail_carried = [
+                (index, {key: x.new_zeros(prompts, *x.shape[1:]) for key, x in states.items()})
+                for index, states in carried
+            ]
+        for (_, kept), (_, new) in zip(self.tail_carried, carried, strict=True):
+            for key, states in new.items():
+                kept[key][list(rows)] = states
+
+    def carried_below(self, start: int, rows: Sequence[int]) -> Carried:
+        """What the layers below `start` carry after these rows."""
+        return [
+            (index, {key: kept[list(rows)] for key, kept in states.items()})
+            for index, states in self.tail_carried
+            if index < start
+        ]
+
     def states_below(self, start: int, rows: Sequence[int], width: int) -> States:
         """Keys and values of the last `width` tokens of these rows, in the layers below `start`."""
         rows = list(rows)
@@ -145,8 +167,8 @@ def checkpoint_layers(layers: int, budget: float, inputs: int, states: int) -> l
     Args:
         budget: Bytes to spend.
         inputs: Bytes of one layer's inputs on all prompts.
-        states: Bytes of one layer's keys and values on the prompts that get replies; they are kept
-            for every layer below the highest checkpoint.
+        states: Bytes of what one layer keeps of the prompts that get replies; it is kept of every
+            layer below the highest checkpoint.
     """
     best: list[int] = []
     for count in range(1, layers):

@@ -24,6 +24,7 @@ from heretic.engine.originals import (
 from heretic.engine.slots import SlotCache, States
 from heretic.model.editing import RowEdits
 from heretic.model.endings import EncodedItem
+from heretic.model.masks import Masks
 
 if TYPE_CHECKING:
     from heretic.model.core import Model
@@ -177,10 +178,12 @@ class Prefill:
             return []
         tokens = torch.tensor([list(head)])
         count = len(head)
-        mask = torch.ones(1, count, count, dtype=torch.bool).tril()
+        positions = torch.arange(count)[None]
+        seen = torch.ones(1, count, count, dtype=torch.bool).tril()
+        masks = cache.layout.masks(seen, positions, None, lambda: positions)
         cache.at(slot, slot + 1, 0, count)
         hidden = originals.head_inputs.get(start)
-        self._forward(tokens, torch.arange(count)[None], mask, cache, start, hidden)
+        self._forward(tokens, positions, masks, cache, start, hidden)
         # A fresh cache holds nothing in the layers that were skipped.
         below = [row for row in originals.head_states if row[0] < start]
         return below + [row for row in cache.read(slot, slot + 1, 0, count) if row[0] >= start]
@@ -205,6 +208,7 @@ class Prefill:
         if start:
             hidden = originals.tail_inputs[start][list(chunk), -width:]
             cache.write(originals.states_below(start, chunk, width), first, end)
+            cache.write_carried(originals.carried_below(start, chunk), first)
         tokens = torch.tensor([[0] * (width - len(tail)) + list(tail) for tail in tails])
         real = torch.tensor([[False] * (width - len(tail)) + [True] * len(tail) for tail in tails])
         cache.mask[first:last] = False
@@ -216,15 +220,19 @@ class Prefill:
         positions = before + (real.cumsum(dim=-1) - 1).clamp_min(0)
         for row, i in enumerate(chunk):
             rows.branch_out(i, within[row], positions[row])
-        mask = torch.cat([torch.ones(len(tails), width, before, dtype=torch.bool), within], dim=-1)
+        seen = torch.cat([torch.ones(len(tails), width, before, dtype=torch.bool), within], dim=-1)
+        heads = torch.arange(before).expand(len(tails), -1)
+        masks = cache.layout.masks(
+            seen, positions, real, lambda: torch.cat([heads, positions], dim=-1)
+        )
         cache.at(first, last, end - width - before, end)
-        return self._forward(tokens, positions, mask, cache, start, hidden, kept)
+        return self._forward(tokens, positions, masks, cache, start, hidden, kept)
 
     def _forward(
         self,
         tokens: Tensor,
         positions: Tensor,
-        mask: Tensor,
+        masks: Masks,
         cache: SlotCache,
         start: int,
         hidden: Tensor | None,
@@ -232,9 +240,9 @@ class Prefill:
     ) -> Tensor:
         """Logits after the last tokens, computed from layer `start` on with its input `hidden`."""
         if not start or hidden is None:
-            return self._model.step(tokens, positions, mask, cache, kept)
+            return self._model.step(tokens, positions, masks, cache, kept)
         with starting_at(self._model.get_layers(), start, hidden, self._lengths):
-            return self._model.step(tokens, positions, mask, cache, kept)
+            return self._model.step(tokens, positions, masks, cache, kept)
 
     # --- what the unedited model computed ------------------------------------------------------
 
@@ -251,8 +259,10 @@ class Prefill:
                 self._tails(name, chunk, cache, nothing, 0, kept.head_states, 0, end)
                 kept.keep_inputs(chunk, shape, inputs)
                 if name in self._replied:
-                    states = cache.read(0, len(chunk), len(rows.head), end, below=max(wanted))
+                    below = max(wanted)
+                    states = cache.read(0, len(chunk), len(rows.head), end, below)
                     kept.keep_states(chunk, shape, states)
+                    kept.keep_carried(chunk, shape[0], cache.read_carried(0, len(chunk), below))
         self._lengths.update(lengths)
         return kept
 
@@ -261,10 +271,11 @@ class Prefill:
         model, rows = self._model, self.sets[name]
         tokens = len(rows.tails) * rows.width
         per_layer = model.cache_bytes_per_token() // model.n_layers
+        carried = len(rows.tails) * model.carried_bytes // model.n_layers
         budget = self._kept_share * cache.slots * cache.columns * model.cache_bytes_per_token()
         return checkpoint_layers(
             model.n_layers,
             budget / len(self.sets),
             tokens * model.structure.streams * model.hidden_size * model.dtype.itemsize,
-            tokens * per_layer if name in self._replied else 0,
+            tokens * per_layer + carried if name in self._replied else 0,
         )

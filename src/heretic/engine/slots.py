@@ -9,31 +9,18 @@ attention mask says where a row's tokens are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from heretic.engine.layout import Kept, Layout
+from heretic.engine.states import Carried, StateLayer
+from heretic.engine.window import Window
+
 States = list[tuple[int, Tensor, Tensor]]
 """Keys and values by layer index, each [rows, heads, tokens, head size]."""
-
-
-@dataclass(slots=True)
-class Window:
-    """Where the current forward pass reads and writes: slots first..last, columns begin..end.
-
-    Attributes:
-        column: The column that one token of every row is written to, int64 [1]; a tensor, so that
-            the next step may be the same work on the device. None writes the columns before `end`.
-    """
-
-    first: int = 0
-    last: int = 0
-    begin: int = 0
-    end: int = 0
-    column: Tensor | None = None
 
 
 class SlotLayer(CacheLayerMixin):
@@ -114,20 +101,43 @@ class SlotLayer(CacheLayerMixin):
         return self._columns
 
 
+class SlotAndStateLayer(StateLayer, SlotLayer):  # type: ignore[override]
+    """Keys and values, and carried states, of one layer that has attention and a recurrence."""
+
+    def __init__(self, slots: int, columns: int, window: Window, number_of_states: int = 1) -> None:
+        SlotLayer.__init__(self, slots, columns, window)
+        StateLayer.__init__(self, slots, window, number_of_states)
+
+    def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
+        """See `SlotLayer`."""
+        SlotLayer.lazy_initialization(self, *args, **kwargs)
+
+
+def _layer(kept: Kept, slots: int, columns: int, window: Window) -> SlotLayer | StateLayer:
+    if not kept.states:
+        return SlotLayer(slots, columns, window)
+    if not kept.keys:
+        return StateLayer(slots, window, kept.states)
+    return SlotAndStateLayer(slots, columns, window, kept.states)
+
+
 class SlotCache(Cache):
-    """One `SlotLayer` per layer of the model, all with the same `window`.
+    """What all layers of a model keep, in slots; all layers have the same `window`.
 
     Attributes:
+        layout: What the layers are.
         mask: Which columns of a slot hold tokens of its row, bool [slots, columns]. Its values
             outside the columns that live rows span have no meaning.
     """
 
-    def __init__(self, layers: int, slots: int, columns: int, device: torch.device) -> None:
+    def __init__(self, layout: Layout, slots: int, columns: int, device: torch.device) -> None:
         self.window = Window()
-        self.slots, self.columns = slots, columns
+        self.layout, self.slots, self.columns = layout, slots, columns
         self.mask = torch.zeros(slots, columns, dtype=torch.bool, device=device)
-        self._layers = [SlotLayer(slots, columns, self.window) for _ in range(layers)]
-        super().__init__(layers=list(self._layers))
+        layers: list[Any] = [_layer(kept, slots, columns, self.window) for kept in layout.layers]
+        self._layers = {i: one for i, one in enumerate(layers) if isinstance(one, SlotLayer)}
+        self._states = {i: one for i, one in enumerate(layers) if isinstance(one, StateLayer)}
+        super().__init__(layers=layers)
 
     def at(
         self, first: int, last: int, begin: int, end: int, column: Tensor | None = None
@@ -136,7 +146,16 @@ class SlotCache(Cache):
         window = self.window
         window.first, window.last, window.begin, window.end = first, last, begin, end
         window.column = column
+        for layer in self._states.values():
+            layer.point()
         return self
+
+    def positions(self, first: int, last: int, begin: int, end: int) -> Tensor:
+        """Positions of the tokens in columns begin..end of the slots first..last, int64.
+
+        Their rows must not begin before these columns. Where there is no token, any number.
+        """
+        return self.mask[first:last, begin:end].long().cumsum(dim=-1) - 1
 
     def write(self, states: States, first: int, end: int, rows: int | None = None) -> None:
         """Put states into the slots from `first`, columns up to `end`.
@@ -155,7 +174,7 @@ class SlotCache(Cache):
         """
         if first >= last or begin >= end:
             return
-        for layer in self._layers:
+        for layer in self._layers.values():
             if layer.is_initialized:
                 for states in layer.read(first, last, begin, end):
                     states.zero_()
@@ -164,9 +183,22 @@ class SlotCache(Cache):
         """Copies of the states there, from every layer (before `below`) that holds any."""
         return [
             (index, keys.clone(), values.clone())
-            for index, layer in enumerate(self._layers[:below])
-            if layer.is_initialized
+            for index, layer in self._layers.items()
+            if layer.is_initialized and (below is None or index < below)
             for keys, values in [layer.read(first, last, begin, end)]
+        ]
+
+    def write_carried(self, carried: Carried, first: int) -> None:
+        """Put carried states into the slots from `first`."""
+        for index, states in carried:
+            self._states[index].write_states(first, states)
+
+    def read_carried(self, first: int, last: int, below: int) -> Carried:
+        """Copies of the states that slots first..last carry, in the layers before `below`."""
+        return [
+            (index, layer.read_states(first, last))
+            for index, layer in self._states.items()
+            if index < below
         ]
 
     def move_rows(
@@ -175,13 +207,15 @@ class SlotCache(Cache):
         """Copy columns begin..end of slots `sources` to slots `targets`; the two do not overlap."""
         # Moved to the device once: with a copy per layer, every layer would wait for the device.
         source, target = torch.tensor([list(sources), list(targets)], device=self.mask.device)
-        for layer in self._layers:
+        for layer in self._layers.values():
             layer.move_rows(source, target, begin, end)
+        for states in self._states.values():
+            states.move_states(source, target)
         self.mask[target] = self.mask[source]
 
     def move_columns(self, rows: int, begin: int, end: int, to: int) -> None:
         """Move columns begin..end of the first `rows` slots so that they end at `to`."""
-        for layer in self._layers:
+        for layer in self._layers.values():
             layer.move_columns(rows, begin, end, to)
         moved = self.mask[:rows, begin:end].clone()
         self.mask[:rows] = False

@@ -12,76 +12,17 @@ The same holds for spare rows, which fill up a shape.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from heretic.engine.shapes import Shape
 from heretic.engine.slots import SlotCache
-from heretic.model.generation import most_likely
+from heretic.model.choice import most_likely
 
 if TYPE_CHECKING:
     from heretic.model.core import Model
-
-
-SPARE_COLUMNS = 16
-"""Columns beyond the longest row, so that the cache need not be moved at every step."""
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """How decoding is cut into blocks of steps of one shape.
-
-    Attributes:
-        steps: Steps between two checks of the replies, which may wait for the device.
-        rows: Fewest rows of a shape; above it, powers of two. 1: exactly the live rows.
-        columns: Columns of a shape are rounded to multiples of this. 1: exactly those in use.
-        overlaps: Whether the next block begins before the replies are checked. Rows whose replies
-            turn out to be done then make one block of tokens for nothing.
-    """
-
-    steps: int
-    rows: int = 1
-    columns: int = 1
-    overlaps: bool = False
-
-    @property
-    def spare_columns(self) -> int:
-        """Columns of a slot beyond the longest row: one may stay for two blocks after its end."""
-        return SPARE_COLUMNS + 2 * self.steps
-
-    def rounded_rows(self, rows: int, slots: int) -> int:
-        """Rows of the shape for so many live rows."""
-        if self.rows == 1:
-            return rows
-        return min(slots, max(self.rows, 1 << (rows - 1).bit_length()))
-
-    def down(self, column: int) -> int:
-        """The first column of the shape that has this one."""
-        return column - column % self.columns
-
-    def up(self, column: int, columns: int) -> int:
-        """The end of the shape that ends at this column or later, of `columns` columns in all."""
-        return min(columns, column + -column % self.columns)
-
-
-SCHEDULES = {
-    "cpu": Schedule(steps=1),
-    "cuda": Schedule(steps=8, rows=8, columns=128, overlaps=True),
-}
-ELSEWHERE = Schedule(steps=4, columns=64)
-"""By the kind of device. On a CPU each spare row and column is work, and a check costs nothing; on
-an accelerator a shape that was met before is cheaper than one that fits exactly."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The slots 0..rows and the columns begin..end that a step reads."""
-
-    rows: int
-    begin: int
-    end: int
 
 
 class Rows:
@@ -155,17 +96,20 @@ class Rows:
 def next_logits(model: Model, cache: SlotCache, rows: Rows, shape: Shape) -> Tensor:
     """Raw logits after each row's latest token, [rows, vocabulary], in the model's dtype.
 
-    Keys and values of these tokens are written, so a second call gives the same.
+    Keys and values of these tokens are written, and carried states go on by them.
     """
-    count = shape.rows
-    mask = cache.mask[:count]
+    count, begin, end = shape.rows, shape.begin, shape.end
+    mask, positions = cache.mask[:count], rows.positions[:count].unsqueeze(1)
     # Spare rows, and rows that have ended, see at least their own column: no row of NaN.
     mask.logical_or_(rows.at_column())
+    masks = cache.layout.masks(
+        mask[:, None, begin:end], positions, None, lambda: cache.positions(0, count, begin, end)
+    )
     return model.step(
         rows.tokens[:count].unsqueeze(1),
-        rows.positions[:count].unsqueeze(1),
-        mask[:, None, shape.begin : shape.end],
-        cache.at(0, count, shape.begin, shape.end, rows.column),
+        positions,
+        masks,
+        cache.at(0, count, begin, end, rows.column),
     )[:, -1]
 
 

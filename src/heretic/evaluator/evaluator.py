@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from heretic.engine.engine import Edits, Engine, open_engine
+from heretic.engine.engine import Edits, Engine
+from heretic.engine.opening import open_engine
 from heretic.engine.plain import PlainEngine
 from heretic.engine.prefill import Techniques
 from heretic.evaluator.baseline import BaselineFile

@@ -18,6 +18,7 @@ from heretic.method.fits import Fit
 from heretic.model import generation, loading
 from heretic.model.editing import EditFactory, RowEdits, WeightEditor
 from heretic.model.fits import Fits
+from heretic.model.masks import Masks, as_forwards_take, is_of_recurrence
 from heretic.model.reading import ModelOptions, PromptReader, Prompts
 from heretic.model.rendering import check_message
 from heretic.model.streaming import Stream
@@ -141,14 +142,14 @@ class Model(PromptReader):
 
     @torch.inference_mode()
     def step(
-        self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Any, kept: int = 1
+        self, tokens: Tensor, positions: Tensor, masks: Masks, cache: Any, kept: int = 1
     ) -> Tensor:
         """One forward pass with a given cache.
 
         Args:
             tokens: int64 [rows, tokens].
             positions: int64 [rows, tokens].
-            mask: bool [rows, tokens, columns]; True where a token sees a column of the cache.
+            masks: See `Masks`.
             cache: A transformers `Cache`, which takes the new keys and values.
             kept: Number of last tokens after which logits are returned.
 
@@ -156,15 +157,14 @@ class Model(PromptReader):
             Raw logits after these tokens, [rows, kept, vocabulary], in the model's dtype.
         """
         device = self.device
-        unseen = ~mask.to(device).unsqueeze(1)
-        added = torch.zeros_like(unseen, dtype=self.dtype)  # every attention takes such masks
-        added.masked_fill_(unseen, torch.finfo(self.dtype).min)
+        # A model without attention has no positions.
+        places = {} if is_of_recurrence(masks) else {"position_ids": positions.to(device)}
         logits: Tensor = self.model(
             input_ids=tokens.to(device),
-            position_ids=positions.to(device),
-            attention_mask=added,
+            attention_mask=as_forwards_take(masks, device, self.dtype),
             use_cache=True,
             logits_to_keep=kept,
+            **places,
             **{generation.cache_argument(self.model) or "cache": cache},
         ).logits
         return logits[:, -kept:]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from heretic.errors import PromptError
-from heretic.model.generation import most_likely
+from heretic.model.choice import most_likely
 from heretic.model.outputs import Endings
 from heretic.system import memory
 

@@ -6,16 +6,18 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, StoppingCriteriaList
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from heretic.architectures.table import UNCACHED
 from heretic.errors import ModelError
 from heretic.model.capture import forward_arguments
+from heretic.model.choice import most_likely
 from heretic.model.failures import reason
 from heretic.system.documents import read_json
 
@@ -38,7 +40,7 @@ several replies), need what is not there (a helping model, hours of compiling) o
 Decide = Callable[[Sequence[list[int]]], Sequence[bool]]
 """Maps new token ids of the live rows to whether each row needs no further tokens."""
 
-CACHE_ARGUMENTS = ("cache", "past_key_values")
+CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")
 """What forwards call their cache."""
 
 
@@ -121,11 +123,6 @@ def following(model: Any, names: Sequence[str]) -> Iterator[Any]:
         model.generation_config = whole
 
 
-def most_likely(logits: Tensor) -> Tensor:
-    """The greedy choice in each row of logits [rows, vocabulary], int64 [rows]."""
-    return logits.max(dim=-1).indices  # on a CPU three times as fast as argmax
-
-
 @torch.inference_mode()
 def greedy(
     model: Any,
@@ -173,7 +170,8 @@ def greedy(
             kept = torch.tensor([index for index, alive in enumerate(keep) if alive])
             live = [live[index] for index in kept.tolist()]
             chosen, mask = chosen[kept.to(chosen.device)], mask[kept.to(mask.device)]
-            cache.batch_select_indices(kept)  # on the CPU: layers may lie on several devices
+            # Other states too; indices on the CPU, since layers may lie on several devices.
+            cache.reorder_cache(cast("torch.LongTensor", kept))
         mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
         tokens = chosen.unsqueeze(-1)
         arguments = forward_arguments(model, mask)
@@ -197,12 +195,23 @@ def without_plain_cache(model: Any) -> str | None:
 
     None if it needs no more.
     """
+    if getattr(model, "_is_stateful", False):
+        return "it keeps other states than keys and values"
+    return without_known_cache(model)
+
+
+def without_known_cache(model: Any) -> str | None:
+    """Why decoding needs more than a cache of keys and values, and of states that tokens carry on.
+
+    None if it needs no more.
+    """
     if _is_uncached(model):
         return "it reads the whole text at every step"
     if model.config.is_encoder_decoder:
         return "it has an encoder and a decoder"
     default = getattr(model, "_supports_default_dynamic_cache", lambda: False)
-    if getattr(model, "_is_stateful", False) or not default():
+    stateful = getattr(model, "_is_stateful", False) and not carries_states(model)
+    if stateful or not default():
         return "it keeps other states than keys and values"
     if cache_argument(model) is None:
         known = " or ".join(CACHE_ARGUMENTS)
@@ -211,6 +220,37 @@ def without_plain_cache(model: Any) -> str | None:
             f"({', '.join(inspect.signature(model.forward).parameters)})"
         )
     return None
+
+
+def known_layers(model: Any) -> list[Any]:
+    """The layers of the cache that transformers makes for a model; [] if it knows none."""
+    try:
+        return list(DynamicCache(config=model.config).layers)
+    except (AttributeError, KeyError, TypeError, ValueError):  # no or unknown kinds of layers
+        return []
+
+
+def carries_states(model: Any) -> bool:
+    """Whether the model's cache holds states that tokens carry on, as recurrences do."""
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in known_layers(model))
+
+
+@torch.inference_mode()
+def carried_bytes(model: Any) -> int:
+    """Bytes of the states that a row carries on besides keys and values, in all layers."""
+    if without_known_cache(model) is not None or not carries_states(model):
+        return 0
+    cache = DynamicCache(config=model.config)
+    ids = torch.zeros(1, 1, dtype=torch.long, device=model.get_input_embeddings().weight.device)
+    model(input_ids=ids, use_cache=True, **{str(cache_argument(model)): cache})
+    states = [
+        state
+        for layer in cache.layers
+        if isinstance(layer, LinearAttentionCacheLayerMixin)
+        for state in (*layer.conv_states.values(), *layer.recurrent_states.values())
+        if state is not None
+    ]
+    return sum(state.numel() * state.element_size() for state in states)
 
 
 def _is_uncached(model: Any) -> bool:

@@ -17,6 +17,7 @@ from heretic.architectures.resolver import Writer, hidden_size, text_config
 from heretic.events import Notice, Reporter, Silent, StageProgress
 from heretic.method.directions import RunningMean, winsorize
 from heretic.model import capture, loading
+from heretic.model.generation import carried_bytes
 from heretic.model.limits import limits_of
 from heretic.model.loading import Loaded, LoadingOptions
 from heretic.model.room import ASSUMED_PROMPT_TOKENS, Sizes, batch_size, fitting_rows
@@ -69,6 +70,7 @@ class PromptReader:
         writers: Every residual writer, by layer.
         remarks: What the user should know about how it was loaded, in sentences.
         limits: Which ids and how many positions it can read.
+        carried_bytes: Bytes of the states that a row carries on besides keys and values.
         response_prefix: Text put at the start of every reply; found by the pipeline or set.
         batch_size: Prompts per forward pass; halved when memory runs out.
     """
@@ -86,6 +88,7 @@ class PromptReader:
         self.response_prefix = "" if options.response_prefix == "auto" else options.response_prefix
         self.renderer = renderer_of(options, self.tokenizer)
         self._layers = list(loaded.structure.layers)
+        self.carried_bytes = carried_bytes(self.model)
         self.batch_size, self._most_rows = options.batch_size, 0
         if not options.batch_size:
             self.batch_size, self._most_rows = self._automatic_batch_size()
@@ -150,6 +153,7 @@ class PromptReader:
             hidden=self.hidden_size,
             vocabulary=text_config(self.model).vocab_size,
             cache_per_token=self.cache_bytes_per_token(),
+            carried=self.carried_bytes,
             itemsize=self.model.dtype.itemsize,
         )
 

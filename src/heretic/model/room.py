@@ -22,6 +22,7 @@ class Sizes:
         vocabulary: Number of tokens that are predicted.
         cache_per_token: Bytes of a token's keys and values in all layers.
         itemsize: Bytes of a number that is computed.
+        carried: Bytes of a row's states that do not grow with its length, in all layers.
     """
 
     weights: int
@@ -30,10 +31,12 @@ class Sizes:
     vocabulary: int
     cache_per_token: int
     itemsize: int
+    carried: int = 0
 
     def row(self, tokens: int) -> int:
         """Bytes that a row of that many tokens takes while it is decoded."""
-        return self.cache_per_token * tokens + 8 * self.vocabulary + 16 * tokens * self.hidden
+        grows = self.cache_per_token * tokens + 16 * tokens * self.hidden
+        return grows + 8 * self.vocabulary + self.carried
 
 
 def fitting_rows(sizes: Sizes, total: int, tokens: int) -> int:

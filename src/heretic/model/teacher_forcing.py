@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from heretic.model import generation
+from heretic.model.choice import most_likely
 from heretic.model.outputs import KEPT, Continuation, Reading, Reference
 from heretic.system import memory
 
@@ -56,7 +56,7 @@ def continuation(model: Model, prompts: Prompts, original: Reference) -> Continu
         tokens = original.tokens[row, :count].to(found.device).long()
         before = original.logprobs[row, :count].to(found.device)
         divergence[row, :count] = kept_divergence(before, found.gather(-1, tokens)).cpu()
-        same = generation.most_likely(found) == tokens[:, 0]
+        same = most_likely(found) == tokens[:, 0]
         agreement[row, :count] = same.float().cpu()
 
     _along(model, prompts, original.replies, shape[1], take)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from heretic.engine.prefill import KEPT_SHARE, TOKENS_ON_ACCELERATOR, TOKENS_ON_CPU
-from heretic.engine.step import SCHEDULES
+from heretic.engine.shapes import SCHEDULES
 from heretic.model.room import ASSUMED_PROMPT_TOKENS, Sizes, batch_size, fitting_rows
 from heretic.search.activations import ACTIVATION_FACTOR, MEMORY_SHARE
 from heretic.search.fitting.fit import ROWS_AT_ONCE, ROWS_AT_ONCE_ON_CPU

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as MULTIMODAL,
 )
 
+from tests.support import tiny
 from tests.support.zoo.overrides import BASE, CALLS, NOT_BUILT, OVERRIDES, TOWERS
 from tests.support.zoo.shrink import tiny_arguments
 
@@ -33,6 +35,7 @@ __all__ = [
     "kind",
     "text_inputs",
     "tiny_config",
+    "tiny_folder",
     "tiny_model",
 ]
 
@@ -79,6 +82,21 @@ def tiny_model(model_type: str, seed: int = 0, dtype: torch.dtype = torch.float3
     model = auto.from_config(config, dtype=dtype).eval()
     randomise(model, seed)
     return model
+
+
+def tiny_folder(path: Path, model_type: str, seed: int = 0) -> Path:
+    """Save such a model under `path`, with the bytes' tokenizer, and return `path`."""
+    config, tokenizer = tiny_config(model_type), tiny.tokenizer()
+    for part in (config, config.get_text_config(decoder=True)):
+        part.vocab_size = len(tokenizer)
+        part.bos_token_id, part.eos_token_id, part.pad_token_id = 1, 2, 0
+    torch.manual_seed(seed)
+    auto = AutoModelForCausalLM if kind(model_type) == "causal-lm" else AutoModelForImageTextToText
+    model = auto.from_config(config, dtype=torch.float32).eval()
+    randomise(model, seed)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
 
 
 def text_inputs(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from heretic.engine.engine import open_engine
+from heretic.engine.opening import open_engine
 from heretic.errors import StudyError
 from heretic.method.edits import OutputEdit
 from heretic.model.core import Model
