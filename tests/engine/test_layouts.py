@@ -93,6 +93,17 @@ def test_a_plan_that_edits_only_late_layers_starts_there(name: str, tmp_path: Pa
     assert len(passes) == 1  # the decoding step of all rows, and no prefill
 
 
+def test_rows_with_a_convolution_leave_plain_decoding_one_by_one(tmp_path: Path) -> None:
+    """The cache of such layers has other ways of choosing rows than that of keys and values."""
+    model = load(tiny_folder(tmp_path, "lfm2"))
+    whole = [str(text) for text in alone(model, {})]
+    end = next(c for c in sorted("".join(whole)) if not all(c in text for text in whole))
+    engine = PlainEngine(model, {"bad": SOME}, max_new_tokens=TOKENS)
+    (found,) = engine.replies("bad", [{}], decided=lambda text: end in text)
+    expected = [text[: text.index(end) + 1] if end in text else text for text in whole]
+    assert found == expected != whole
+
+
 class TestLayout:
     def test_windows_that_no_row_exceeds_play_no_part(self) -> None:
         layout = Layout((Kept(),), window=16, chunk=8)
