@@ -96,7 +96,7 @@ TINY = Size(
     copies=50,
     matrix=256,
     least=dict.fromkeys(("device", "4b", "135m", "search", "8b", "peer"), 5),
-    most=dict.fromkeys(("device", "4b", "135m", "search", "8b", "peer"), 90),
+    most=dict.fromkeys(("device", "4b", "135m", "search", "8b", "peer"), 400),
 )
 SIZES = {"full": FULL, "tiny": TINY}
 

@@ -26,6 +26,7 @@ from benchmarks.gpu_parts.sizes import SIZES
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 ON_A_GPU_ONLY = "A CPU has no launches"
+pytestmark = pytest.mark.timeout(1500)
 
 
 def run(out: Path, *arguments: str, tiny: bool = True) -> subprocess.CompletedProcess[str]:
@@ -52,7 +53,8 @@ def rows(data: Any, table: str) -> list[dict[str, Any]]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of a run with a random and a trained model, and what it printed."""
     out = tmp_path_factory.mktemp("whole")
-    done = run(out, "--sections", "device", "4b", "search", "peer")
+    # Time enough for a slow machine with other work: nothing here is about time.
+    done = run(out, "--seconds", "1200", "--sections", "device", "4b", "search", "peer")
     assert done.returncode == 0, f"{done.stderr}\n{(out / 'gpu.log').read_text()}"
     return out, done.stdout
 

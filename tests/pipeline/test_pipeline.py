@@ -544,7 +544,7 @@ class TestOtherCommands:
         run = the_run(searched)
         chosen = ["--benchmarks", own_task, "--benchmark-path", "tasks"]
         assert main(["benchmark", str(run.path), *chosen]) == 0
-        said = capsys.readouterr().out
+        said = " ".join(capsys.readouterr().out.split())
         assert "acc_norm" in said
         assert "95% interval" in said
         names = {path.name for path in (run.path / "benchmarks").iterdir()}
