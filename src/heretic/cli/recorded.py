@@ -92,22 +92,24 @@ def check_prompts_are_here(settings: Settings) -> None:
         RunError: A file or folder of prompts does not exist.
     """
     from heretic.config.schema import option_name
+    from heretic.config.tables import each_of
     from heretic.prompts import FILE_FORMATS
     from heretic.system.hub import is_local
 
     for name in _SETS:
         prompts = getattr(settings, name)
-        if prompts is None:
-            continue
-        path = expanded(prompts.dataset)
-        is_path = is_local(prompts.dataset) or path.suffix.lower() in FILE_FORMATS
-        if is_path and not path.exists():
-            raise RunError(
-                f"The {name.replace('_', ' ')} of the run were in {prompts.dataset}, which is not "
-                "here.",
-                remedy=f"Say where they are: {option_name(name, 'dataset')} PATH. Their content is "
-                "checked.",
-            )
+        parts = () if prompts is None else each_of(prompts)
+        for place in (part.dataset for part in parts):
+            path = expanded(place)
+            is_path = is_local(place) or path.suffix.lower() in FILE_FORMATS
+            if is_path and not path.exists():
+                how = f"{option_name(name, 'dataset')} PATH"
+                if len(parts) > 1:
+                    how = f"all {len(parts)} data sets, as [[{name}]] in the file of --config"
+                raise RunError(
+                    f"The {name.replace('_', ' ')} of the run were in {place}, which is not here.",
+                    remedy=f"Say where they are: {how}. Their content is checked.",
+                )
 
 
 def _check_same_run(

@@ -70,6 +70,11 @@ Settings that say "Unset: ask" are questions. With a terminal they are asked; wi
 is printed together with the command that continues from there.
 """
 
+_PROMPT_SETS = """\
+Every prompt set is a table with these keys, or a list of such tables (`[[good_prompts]]`), whose
+prompts follow one another. What an element of a list leaves out has the default of this table,
+except that `dataset` is required; a list is replaced as a whole, never changed by key:"""
+
 _PRESETS_HEAD = """
 ## Presets
 
@@ -132,7 +137,7 @@ def settings_page() -> str:
         parts.extend(_row(setting) for setting in _group(group))
         if group == "Prompts":
             keys = settings_of(DatasetSpecification)
-            parts.append(_inner_table("Every prompt set is a table with these keys:", keys))
+            parts.append(_inner_table(_PROMPT_SETS, keys))
         if group == "Scorers":
             keys = settings_of(ScorerSpecification)
             parts.append(_inner_table("Every element of `scorers` has these keys:", keys))

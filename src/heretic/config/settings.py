@@ -77,6 +77,7 @@ class Settings(SettingsFields):
         return settings
 
     def _validate_layers(self, layers: Sequence[SettingsLayer]) -> None:
+        _check_lists(layers)
         values = merged_layers(layers)
         for name, default in _tables(type(self)).items():
             if isinstance(values.get(name), Mapping):
@@ -182,6 +183,35 @@ def with_ready_made(said: Sequence[SettingsLayer]) -> tuple[SettingsLayer, ...]:
     return layers if preset is None else (*layers, preset)
 
 
+def _check_lists(layers: Sequence[SettingsLayer]) -> None:
+    """Refuse a key of a data set where a layer below has a list of them: of which is not said.
+
+    A table that names a data set replaces the list.
+
+    Raises:
+        SettingsError: There is such a key.
+    """
+    for setting in settings_of():
+        above: SettingsLayer | None = None
+        for layer in layers if setting.kind == "table" else ():
+            value = layer.values.get(setting.name)
+            if isinstance(value, list | tuple) and above is not None:
+                keys = above.values[setting.name]
+                spelled = ", ".join(above.origin.spell((*setting.path, key)) for key in keys)
+                raise SettingsError(
+                    f"{setting.name} {layer.origin.name} is a list of data sets; {spelled} "
+                    f"{above.origin.name} says not which of them it changes.",
+                    remedy="Change it in the list, or set `dataset` as well: that replaces it.",
+                )
+            if isinstance(value, list | tuple) or _names_a_set(value):
+                break
+            above = layer if isinstance(value, Mapping) and value else above
+
+
+def _names_a_set(value: Any) -> bool:
+    return isinstance(value, Mapping) and "dataset" in value
+
+
 def _without_secrets(scorer: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     return {name: masked_options(options) for name, options in scorer.items()}
 
@@ -221,7 +251,7 @@ _REMEDY = "`heretic config` prints every setting with its meaning."
 
 def _explain(details: ErrorDetails, layers: Sequence[SettingsLayer]) -> str:
     """What is wrong with a value, in one line; the setting is spelled as its place spells it."""
-    path = tuple(str(part) for part in details["loc"])
+    path = tables.without_tags(details["loc"])
     problem = details["msg"].removeprefix("Value error, ").removeprefix("Input ")
     problem = f"{problem[:1].lower()}{problem[1:]}".rstrip(".")
     if not path:
