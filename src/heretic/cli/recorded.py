@@ -57,11 +57,13 @@ def run_settings(
     from heretic.config.nested import merged
     from heretic.config.presets import is_file
     from heretic.config.schema import reproducible_names, run_names, values_as_before
-    from heretic.config.settings import Settings
+    from heretic.config.settings import Settings, remarks_on
     from heretic.config.sources import merged_layers, read_user_layers
 
     fixed = reproducible_names()
     layers = read_user_layers(options.overrides, options.config)
+    for remark in remarks_on(layers):
+        options.tell(remark)
     own_layers = [replace(layer, values=_less(layer.values, fixed)) for layer in layers]
     own = Settings.from_layers(own_layers)
     check_consent(own, own_layers)

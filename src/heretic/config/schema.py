@@ -255,6 +255,7 @@ class SettingsLayer:
         consents: Whether it can give consent (`heretic.config.consent`): the user wrote or named
             it, it was not merely found.
         whole: The option that gives consent to all of it; None if there is none.
+        remarks: What the user should know of it, one line each.
     """
 
     origin: SettingsOrigin
@@ -262,6 +263,7 @@ class SettingsLayer:
     of_command: bool = False
     consents: bool = True
     whole: str | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def unknown_key(path: tuple[str, ...], origin: SettingsOrigin) -> SettingsError:

@@ -8,7 +8,8 @@ preset that fits the model (`heretic.config.presets`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,6 +36,11 @@ from heretic.system.hub import plugin_identity
 from heretic.system.secrets import masked_options, register_options
 
 
+def warn(remark: str) -> None:
+    """Say it by Python's warnings: a library prints nothing by itself."""
+    warnings.warn(remark, stacklevel=3)
+
+
 class Settings(SettingsFields):
     """Every setting of a run; frozen.
 
@@ -59,6 +65,8 @@ class Settings(SettingsFields):
         layers = with_ready_made((read_arguments(values), *read_user_layers({}, None)))
         self._validate_layers(layers)
         check_consent(self, layers)
+        if remarks := remarks_on(layers):
+            warn("\n".join(remarks))
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """What `repr` shows: everything but secrets."""
@@ -138,6 +146,7 @@ def load_settings(
     config_file: Path | None = None,
     *,
     require_model: bool = True,
+    tell: Callable[[str], None] = warn,
 ) -> Settings:
     """Settings of a command.
 
@@ -147,11 +156,14 @@ def load_settings(
         require_model: Whether the command needs a model. If not, only what the user sets is read,
             no ready configuration and no preset; and whoever runs code by these settings calls
             `check_consent` first.
+        tell: Called with what the user should know of a file that was read; by default a warning.
 
     Raises:
         SettingsError: A key is unknown, a value malformed, a file unreadable, the model missing.
     """
     layers = read_user_layers(command_line or {}, config_file)
+    for remark in remarks_on(layers):
+        tell(remark)
     if not require_model:
         return Settings.from_layers(layers)
     layers = with_ready_made(layers)
@@ -164,6 +176,25 @@ def load_settings(
             "`heretic demo` needs none and `heretic --help` says more.",
         )
     return settings
+
+
+def remarks_on(said: Sequence[SettingsLayer]) -> tuple[str, ...]:
+    """What the user should know of the files that were read.
+
+    Args:
+        said: What the user sets, highest layer first.
+    """
+    remarks = [remark for layer in said for remark in layer.remarks]
+    whole = merged_layers(said)
+    layer = next((layer for layer in said if "refusal_markers" in layer.values), None)
+    in_file = layer is not None and layer.whole is not None
+    if layer is not None and in_file and not {"scorers", "behavior"} & whole.keys():
+        remarks.append(
+            f"refusal_markers {layer.origin.name} is read by the scorer `keyword` alone, which is "
+            "not among the scorers. If the file was written for heretic-llm, another project, "
+            "`heretic migrate FILE` converts it."
+        )
+    return tuple(remarks)
 
 
 def with_ready_made(said: Sequence[SettingsLayer]) -> tuple[SettingsLayer, ...]:
