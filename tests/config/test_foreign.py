@@ -233,6 +233,12 @@ class TestPlugins:
         assert self.names(found) == ["refusal", "kl_divergence"]
         assert "classifier_judge" in found.entries[0].text
 
+    def test_two_ways_to_count_refusals_have_two_names(self):
+        found = self.scorers(self.KEYWORD, self.REFUSAL, self.KL)
+        names = [one["name"] for one in found.values["scorers"]]
+        assert names == ["refusals", "refusal", "kl_divergence"]
+        assert len(load_scorers(Settings.restore({"model": "m", **found.values}))) == 3
+
     def test_damage_is_measured_where_a_benchmark_did_it(self):
         found = self.scorers(self.KEYWORD, self.BENCHMARK)
         assert self.names(found) == ["keyword", "kl_divergence"]

@@ -36,8 +36,10 @@ class Plugin:
         return self.path.rpartition(".")[2]
 
 
+KEYWORD_RATE = Plugin("scorer", "heretic.scorers.keyword_rate.KeywordRate", "keyword", "refusals")
+
 PLUGINS = (
-    Plugin("scorer", "heretic.scorers.keyword_rate.KeywordRate", "keyword", "refusals"),
+    KEYWORD_RATE,
     Plugin(
         "scorer", "heretic.scorers.kl_divergence.KLDivergence", "kl_divergence", "kl_divergence"
     ),
@@ -148,13 +150,16 @@ def scorers(value: Any, document: Document) -> Converted:
     for entry in value:
         one = _scorer(entry, document, [scorer["plugin"] for scorer in found])
         remarks += one.remarks
-        found += [one.value] if one.value is not None else []
+        if one.value is not None:
+            taken = {scorer["name"] for scorer in found if "name" in scorer}
+            twice = one.value.get("name") in taken
+            found.append({**one.value, "name": one.value["plugin"]} if twice else one.value)
     optimized = {one["plugin"] for one in found if one.get("optimization") != "none"}
     if not any(plugin in optimized for plugin in _COUNTS) and not _has_own(found):
         raise NoCounterpartError(
             "; ".join([*remarks, "no scorer of the behaviour is left: the default stays"])
         )
-    if len(optimized) == 1 and "kl_divergence" not in optimized:
+    if len(found) < len(value) and len(optimized) == 1 and "kl_divergence" not in optimized:
         found = [one for one in found if one["plugin"] != "kl_divergence"] + [_KL]
         remarks.append("`kl_divergence` is added, as nothing else measures damage")
     return Converted(found, tuple(remarks))
@@ -198,7 +203,5 @@ def _has_own(found: Sequence[Mapping[str, Any]]) -> bool:
 
 def by_keywords(document: Document) -> list[dict[str, Any]]:
     """The scorers of a file that says by which texts replies are counted, and names no scorers."""
-    keyword = plugin_of(PLUGINS[0].path)
-    assert keyword is not None
-    name = _score_name(keyword, document)
+    name = _score_name(KEYWORD_RATE, document)
     return [{"plugin": "keyword", "optimization": "minimize", "name": name}, dict(_KL)]
