@@ -179,7 +179,7 @@ def _check_content(settings: Settings, manifest: RunManifest, *, scorers: bool) 
 
 def _without_addresses(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """The settings without where a scorer sends replies, and with which key."""
-    from heretic.config.consent import SENDING_OPTIONS
+    from heretic.config.tables import SENDING_OPTIONS
 
     tables = {
         name: {key: value for key, value in options.items() if key not in SENDING_OPTIONS}
@@ -192,8 +192,8 @@ def _addresses(
     layers: Sequence[SettingsLayer], recorded: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
     """Where the user lets the run's scorers send replies, by the scorer's name."""
-    from heretic.config.consent import SENDING_OPTIONS
     from heretic.config.sources import merged_layers
+    from heretic.config.tables import SENDING_OPTIONS
 
     tables = merged_layers(layer for layer in layers if layer.consents).get("scorer")
     if not isinstance(tables, Mapping):
@@ -211,8 +211,8 @@ def _check_addresses(settings: Settings, recorded: Mapping[str, Any]) -> None:
     Raises:
         SettingsError: One of them is not said.
     """
-    from heretic.config.consent import SENDING_OPTIONS
     from heretic.config.schema import option_name
+    from heretic.config.tables import SENDING_OPTIONS
 
     for name, given in recorded.get("scorer", {}).items():
         options = masked_options(given)

@@ -65,7 +65,7 @@ class Settings(SettingsFields):
         layers = with_ready_made((read_arguments(values), *read_user_layers({}, None)))
         self._validate_layers(layers)
         check_consent(self, layers)
-        if remarks := remarks_on(layers):
+        if remarks := [remark for layer in layers for remark in layer.remarks]:
             warn("\n".join(remarks))
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
@@ -190,9 +190,9 @@ def remarks_on(said: Sequence[SettingsLayer]) -> tuple[str, ...]:
     in_file = layer is not None and layer.whole is not None
     if layer is not None and in_file and not {"scorers", "behavior"} & whole.keys():
         remarks.append(
-            f"refusal_markers {layer.origin.name} is read by the scorer `keyword` alone, which is "
-            "not among the scorers. If the file was written for heretic-llm, another project, "
-            "`heretic migrate FILE` converts it."
+            f"None of the scorers reads refusal_markers {layer.origin.name}; `keyword` does. If "
+            "the file was written for heretic-llm, another project, `heretic migrate FILE` "
+            "converts it."
         )
     return tuple(remarks)
 

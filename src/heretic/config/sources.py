@@ -16,8 +16,14 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from heretic.config.env_file import read_env_file
-from heretic.config.foreign.lines import check_known, check_ours, in_lines
-from heretic.config.foreign.translate import is_foreign, read_document, translate
+from heretic.config.foreign.lines import in_lines
+from heretic.config.foreign.translate import (
+    check_known,
+    check_ours,
+    is_foreign,
+    read_document,
+    translate,
+)
 from heretic.config.nested import decoded, merged, put
 from heretic.config.schema import (
     ENVIRONMENT_PREFIX,

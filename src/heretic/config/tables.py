@@ -42,6 +42,9 @@ SCORERS = {
 REPORTED = frozenset({SCORERS["capability"], SCORERS["recognition"]})
 """Scorers whose optimization is `none` unless it is set."""
 
+SENDING_OPTIONS = ("endpoint", "api_key_env")
+"""Options of scorers that decide where replies are sent, and with which key."""
+
 ADDED_SCORERS: tuple[str, ...] = ()
 """Names of scorers that the default of `scorers` gained later, with optimization `none`. The
 fingerprint leaves them out, so that runs made before go on under their names."""

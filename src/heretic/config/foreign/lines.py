@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from heretic.config.foreign.convert import Document
-from heretic.config.foreign.rules import rules_of
-from heretic.config.foreign.translate import NAME, Entry, Translation, foreign_keys
-from heretic.config.schema import SettingsOrigin, settings_of, unknown_key
-from heretic.errors import SettingsError
+from heretic.config.foreign.rules import NAME
+
+if TYPE_CHECKING:
+    from heretic.config.foreign.translate import Entry, Translation
 
 _WHAT = {
     "settings": "settings",
@@ -46,34 +46,3 @@ def _spelled(entry: Entry) -> str:
     """A key that was taken, with its new name where it has one, and what to know of it."""
     name = entry.key if entry.to in ("", entry.key) else f"{entry.key} is {entry.to} here"
     return f"{name}: {entry.text}." if entry.text else f"{name}."
-
-
-def check_known(translation: Translation, origin: SettingsOrigin) -> None:
-    """Refuse keys that neither tool has: they may be misspelled.
-
-    Raises:
-        SettingsError: There is such a key, or nothing at all was taken.
-    """
-    for entry in translation.of("unknown"):
-        raise unknown_key(tuple(entry.key.split(".")), origin)
-    if not translation.values:
-        raise SettingsError(f"Nothing {origin.name} could be taken: it holds {title(translation)}.")
-
-
-def check_ours(values: Document, path: Path, origin: SettingsOrigin) -> None:
-    """Refuse a key that only the other tool has, in a file with settings that only this one has.
-
-    Raises:
-        SettingsError: There is one.
-    """
-    rules = rules_of("settings")
-    for key in foreign_keys(values):
-        if key in {setting.name for setting in settings_of()}:
-            continue  # what is wrong in it is told when it is validated
-        why = rules[key].why if key in rules else ""
-        raise SettingsError(
-            f"Unknown setting {key} {origin.name}: it is one of {NAME}, another project, and other "
-            "settings there are this tool's.",
-            remedy=f"{why[:1].upper()}{why[1:]}{'. ' if why else ''}Leave it out, or convert the "
-            f"file: heretic migrate {shlex.quote(str(path))}.",
-        )

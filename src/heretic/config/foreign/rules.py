@@ -15,6 +15,9 @@ from heretic.config.foreign.convert import Converter
 from heretic.config.foreign.data_sets import data_sets
 from heretic.config.foreign.plugins import modifiers, scorers
 
+NAME = "heretic-llm"
+"""The other project, by the name of its package."""
+
 Handling = Literal["same", "renamed", "converted", "needless", "left", "consent"]
 """`needless`: this tool does so by itself. `left`: there is no counterpart. `consent`: it would let
 code of others run or send data away, which no file of another tool may say here."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from heretic.config.consent import SENDING_OPTIONS
 from heretic.config.foreign.convert import Document, NoCounterpartError
 from heretic.config.foreign.plugins import (
     DEFAULTS,
@@ -22,6 +22,7 @@ from heretic.config.foreign.plugins import (
 from heretic.config.foreign.rules import (
     JUDGE_SCORERS,
     JUDGE_TABLE,
+    NAME,
     RECORDED,
     Handling,
     Kind,
@@ -29,13 +30,16 @@ from heretic.config.foreign.rules import (
     rules_of,
 )
 from heretic.config.nested import merged, read_toml
-from heretic.config.schema import consent_names, option_name, settings_of
-from heretic.config.tables import SCORERS
+from heretic.config.schema import (
+    SettingsOrigin,
+    consent_names,
+    option_name,
+    settings_of,
+    unknown_key,
+)
+from heretic.config.tables import SCORERS, SENDING_OPTIONS
 from heretic.errors import SettingsError
 from heretic.system import documents
-
-NAME = "heretic-llm"
-"""The other project, by the name of its package."""
 
 _PATH = "."
 
@@ -357,3 +361,36 @@ def without(translation: Translation, name: str, reason: str) -> Translation:
             for entry in translation.entries
         ),
     )
+
+
+def check_known(translation: Translation, origin: SettingsOrigin) -> None:
+    """Refuse keys that neither tool has: they may be misspelled.
+
+    Raises:
+        SettingsError: There is such a key, or nothing at all was taken.
+    """
+    for entry in translation.of("unknown"):
+        raise unknown_key(tuple(entry.key.split(".")), origin)
+    if not translation.values:
+        raise SettingsError(
+            f"Nothing {origin.name} could be taken: it is a file of {NAME}, another project."
+        )
+
+
+def check_ours(values: Document, path: Path, origin: SettingsOrigin) -> None:
+    """Refuse a key that only the other tool has, in a file with settings that only this one has.
+
+    Raises:
+        SettingsError: There is one.
+    """
+    rules = rules_of("settings")
+    for key in foreign_keys(values):
+        if key in _our_names():
+            continue  # what is wrong in it is told when it is validated
+        why = rules[key].why if key in rules else ""
+        raise SettingsError(
+            f"Unknown setting {key} {origin.name}: it is one of {NAME}, another project, and other "
+            "settings there are this tool's.",
+            remedy=f"{why[:1].upper()}{why[1:]}{'. ' if why else ''}Leave it out, or convert the "
+            f"file: heretic migrate {shlex.quote(str(path))}.",
+        )
