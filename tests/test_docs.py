@@ -16,6 +16,7 @@ from heretic.config import Settings
 from heretic.prompts import Prompt
 from heretic.scorers import Outputs, load_scorers
 from heretic.scorers.judge import ClassifierJudgeOptions, LLMJudgeOptions
+from tests.support.data_sets import only
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -62,7 +63,7 @@ def test_scorers_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.Monk
     assert [score.name for score in scores] == ["refusals", "kl_divergence", "length"]
     assert (scores[2].value, scores[2].display, scores[2].optimization) == (0.5, "1/2", "none")
     (capability,) = load_scorers(Settings(model="m", **tomllib.loads(items)))
-    assert [where.dataset for where in capability.sets().values()] == ["Rowan/hellaswag"]
+    assert [only(where).dataset for where in capability.sets().values()] == ["Rowan/hellaswag"]
 
 
 def test_examples_of_judges_are_valid_settings():

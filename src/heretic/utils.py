@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from heretic.cli.display.text import format_duration
-from heretic.config.tables import DatasetSpecification
+from heretic.config.tables import Datasets
 from heretic.records.plan import FittedKernel, LayerWeights
 from heretic.records.trial import Trial
 
@@ -27,7 +27,7 @@ __all__ = [
 Item = TypeVar("Item")
 
 
-def load_prompts(specification: DatasetSpecification) -> list[str]:
+def load_prompts(datasets: Datasets) -> list[str]:
     """Read the texts of a prompt set, with its prefix and suffix.
 
     Raises:
@@ -35,7 +35,7 @@ def load_prompts(specification: DatasetSpecification) -> list[str]:
     """
     from heretic.prompts import load
 
-    return [prompt.user for prompt in load(specification)]
+    return [prompt.user for prompt in load(datasets)]
 
 
 def batchify(items: Sequence[Item], batch_size: int) -> list[list[Item]]:

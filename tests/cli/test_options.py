@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 import pytest
+from tests.support.data_sets import only
 
 from heretic import __version__
 from heretic.cli import main as registry
@@ -86,9 +87,9 @@ def test_nested_options():
     settings = settings_of(
         "m", "--good-prompts.split", "train[:5]", "--good_prompts.system_prompt", "Be brief."
     )
-    assert settings.good_prompts.split == "train[:5]"
-    assert settings.good_prompts.system_prompt == "Be brief."
-    assert settings.good_prompts.dataset == "mlabonne/harmless_alpaca"
+    assert only(settings.good_prompts).split == "train[:5]"
+    assert only(settings.good_prompts).system_prompt == "Be brief."
+    assert only(settings.good_prompts).dataset == "mlabonne/harmless_alpaca"
 
 
 def test_flags():
@@ -133,7 +134,7 @@ def test_tables_as_json():
 def test_negative_numbers_and_dashes_are_values():
     with pytest.raises(SettingsError, match="greater than or equal"):
         settings_of("m", "--seed", "-1")
-    assert settings_of("m", "--good-prompts.prefix", "--").good_prompts.prefix == "--"
+    assert only(settings_of("m", "--good-prompts.prefix", "--").good_prompts).prefix == "--"
 
 
 def test_the_command_line_is_above_the_environment_and_the_file(monkeypatch: pytest.MonkeyPatch):
@@ -197,7 +198,7 @@ def test_help_shows_commands_ten_options_and_an_example(
     assert "--SET.split" not in out
     assert "heretic --help-all" in out
     assert max(map(len, out.splitlines())) <= 80
-    assert len(out.splitlines()) < 65
+    assert len(out.splitlines()) < 70
 
 
 def test_the_short_meaning_of_a_setting_is_not_cut_within_brackets():

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from tests.support import tiny
+from tests.support.data_sets import only
 from tests.support.overlap import near_duplicates
 
 from heretic import prompts as prompt_sets
@@ -122,8 +123,8 @@ class TestPrompts:
     @pytest.mark.parametrize("name", sorted(STYLES))
     def test_scores_are_on_plain_prompts(self, name: str):
         settings = Settings(model="m", behavior=name)
-        assert settings.bad_evaluation_prompts.system_prompt is None
-        assert settings.good_evaluation_prompts.system_prompt is None
+        assert only(settings.bad_evaluation_prompts).system_prompt is None
+        assert only(settings.good_evaluation_prompts).system_prompt is None
 
 
 class TestSettings:
@@ -133,7 +134,7 @@ class TestSettings:
 
     def test_unset_is_refusal(self):
         assert Settings(model="m") == Settings(model="m", behavior="")
-        assert Settings(model="m").bad_prompts.dataset == "mlabonne/harmful_behaviors"
+        assert only(Settings(model="m").bad_prompts).dataset == "mlabonne/harmful_behaviors"
 
     @pytest.mark.parametrize(
         "place", ["arguments", "command line", "environment", "dotenv", "toml"]
@@ -155,8 +156,10 @@ class TestSettings:
             else:
                 Path("config.toml").write_text(f'[bad_prompts]\nsplit = "{split}"\n')
             settings = load_settings(command_line)
-        assert settings.bad_prompts.split == split
-        assert Path(settings.bad_prompts.dataset) == OWN_FOLDER / "slop" / "requests_train.txt"
+        assert only(settings.bad_prompts).split == split
+        assert (
+            Path(only(settings.bad_prompts).dataset) == OWN_FOLDER / "slop" / "requests_train.txt"
+        )
 
     def test_it_may_be_named_anywhere(self, monkeypatch: pytest.MonkeyPatch):
         Path("config.toml").write_text('behavior = "humour"\n')
@@ -217,8 +220,8 @@ class TestOwn:
         )
         for choice in (str(folder), str(folder / "config.toml"), "./elsewhere/puns"):
             settings = Settings(model="m", behavior=choice)
-            assert Path(settings.bad_prompts.dataset) == folder / "bad.txt"
-            assert settings.good_prompts.dataset == "org/name"
+            assert Path(only(settings.bad_prompts).dataset) == folder / "bad.txt"
+            assert only(settings.good_prompts).dataset == "org/name"
             assert settings.scorers[0].plugin == f"{folder / 'rate.py'}:Rate"
         assert find_behavior(str(folder)).about == "Puns."
         assert find_behavior(str(folder)).name == "puns"

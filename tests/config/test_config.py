@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
+from tests.support.data_sets import only
 
 from heretic.config import DatasetSpecification, Settings, load_settings
 from heretic.config import reference as config_docs
@@ -53,8 +54,8 @@ def test_defaults_are_those_of_the_specification():
     assert settings.orthogonalize_direction is True
     assert settings.winsorization_quantile == 1.0
     assert settings.max_response_length == 100
-    assert settings.good_prompts.dataset == "mlabonne/harmless_alpaca"
-    assert settings.bad_evaluation_prompts.split == "test[:100]"
+    assert only(settings.good_prompts).dataset == "mlabonne/harmless_alpaca"
+    assert only(settings.bad_evaluation_prompts).split == "test[:100]"
     assert len(settings.refusal_markers) == 33
     assert [scorer.name for scorer in settings.scorers] == ["refusals", "kl_divergence"]
     assert settings.trust_remote_code is False
@@ -76,7 +77,7 @@ def test_frozen():
     with pytest.raises(Exception, match="frozen"):
         settings.n_trials = 3
     with pytest.raises(Exception, match="frozen"):
-        settings.good_prompts.split = "train"
+        only(settings.good_prompts).split = "train"
 
 
 LAYERS = ("arguments", "command line", "environment", "dotenv", "secrets", "toml")
@@ -111,7 +112,7 @@ def test_layers_merge_inside_tables(monkeypatch: pytest.MonkeyPatch):
     Path("config.toml").write_text('[good_prompts]\nsplit = "a"\ncolumn = "b"\nprefix = "c"\n')
     monkeypatch.setenv("HERETIC_GOOD_PROMPTS__SPLIT", "train[:7]")
     settings = load_settings({"model": "m", "good_prompts": {"column": "question"}})
-    specification = settings.good_prompts
+    specification = only(settings.good_prompts)
     assert (specification.split, specification.column, specification.prefix) == (
         "train[:7]",
         "question",
@@ -296,7 +297,7 @@ def test_lists_and_tables_in_variables(monkeypatch: pytest.MonkeyPatch):
     assert settings.refusal_markers == ("sorry",)
     assert settings.scorer == {"refusals": {"limit": 3, "words": ["a"]}}
     assert settings.max_memory == {0: "20GB", "cpu": "4GB"}
-    assert settings.bad_prompts.dataset == "b.txt"
+    assert only(settings.bad_prompts).dataset == "b.txt"
 
 
 def test_empty_text_unsets(monkeypatch: pytest.MonkeyPatch):

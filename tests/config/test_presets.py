@@ -13,6 +13,7 @@ from threading import Thread
 import pytest
 from click.testing import CliRunner
 from tests.support import tiny
+from tests.support.data_sets import only
 from tests.support.zoo import tiny_config
 
 from heretic import pipeline
@@ -135,8 +136,8 @@ def test_a_users_own_file_comes_first():
     )
     settings = Settings(model=model("m", "llama"), preset=str(file), n_trials=8)
     assert (settings.system_prompt, settings.n_trials) == ("Be brief.", 8)
-    assert settings.good_prompts.split == "train[:9]"
-    assert settings.good_prompts.dataset == "mlabonne/harmless_alpaca"
+    assert only(settings.good_prompts).split == "train[:9]"
+    assert only(settings.good_prompts).dataset == "mlabonne/harmless_alpaca"
     assert Settings(model=model("g", "gemma2"), preset=str(file)).dtypes == GEMMA
 
 

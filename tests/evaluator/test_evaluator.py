@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.support import tiny
+from tests.support.data_sets import only
 from torch.nn import functional
 
 from heretic.config import DatasetSpecification, Settings
@@ -386,7 +387,7 @@ class TestLibrary:
         F = functional  # noqa: N806 - the name in docs/library.md
         path = tmp_path / "edited"
         base = settings_for(files)
-        good_prompts = load_prompts(DatasetSpecification(**base.good_prompts.model_dump()))
+        good_prompts = load_prompts(DatasetSpecification(**only(base.good_prompts).model_dump()))
         bad_prompts = load_prompts(base.bad_prompts)
 
         settings = Settings(**{**base.to_dict(), "n_trials": 100})

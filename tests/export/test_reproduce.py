@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from tests.support import export_case, tiny
+from tests.support.data_sets import only
 from tests.support.search_case import Recorder
 from torch import Tensor
 
@@ -276,8 +277,8 @@ def test_the_user_can(exported: Export) -> None:
     assert settings.trust_remote_code
     assert settings.model == "org/copy"
     moved = restored_settings(recorded, {"good_prompts": {"dataset": "org/prompts"}})
-    assert moved.good_prompts.dataset == "org/prompts"
-    assert moved.good_prompts.split == recorded.settings["good_prompts"]["split"]
+    assert only(moved.good_prompts).dataset == "org/prompts"
+    assert only(moved.good_prompts).split == recorded.settings["good_prompts"]["split"]
 
 
 @pytest.mark.parametrize(

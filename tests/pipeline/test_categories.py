@@ -13,6 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 from tests.support import export_case, tiny
+from tests.support.data_sets import only
 from tests.support.search_case import Recorder
 
 from heretic import pipeline
@@ -87,7 +88,8 @@ class TestKeep:
     def test_the_category_is_nowhere_in_what_is_searched(self, make: Make):
         recorder = Recorder()
         sets = pipeline.load_prompts(
-            make(keep=["rope"], bad_held_out_prompts=make().bad_prompts.model_dump()), recorder
+            make(keep=["rope"], bad_held_out_prompts=only(make().bad_prompts).model_dump()),
+            recorder,
         )
         assert kinds(sets.bad) == kinds(sets.evaluation.bad) == {"maps", "ink"}
         assert kinds(sets.protected) == kinds(sets.spared) == {"rope"}
@@ -104,7 +106,7 @@ class TestKeep:
         left = pipeline.load_prompts(make(keep=["rope"]), Recorder())
         assert left.held_out is None  # eight are too few
         assert len(left.spared) == 2 + 4
-        own = {**make().bad_prompts.model_dump(), "split": "train[12:]"}
+        own = {**only(make().bad_prompts).model_dump(), "split": "train[12:]"}
         named = pipeline.load_prompts(make(keep=["rope"], bad_held_out_prompts=own), Recorder())
         assert named.held_out is not None
         assert kinds(named.held_out.bad) == {"maps", "ink"}
@@ -232,7 +234,7 @@ class TestFigures:
             pipeline.category_tables(again, other)
 
     def test_they_are_in_what_is_saved(self, make: Make, tmp_path: Path):
-        own = {**make().bad_prompts.model_dump(), "split": "train[12:]"}
+        own = {**only(make().bad_prompts).model_dump(), "split": "train[12:]"}
         session = open_session(make(keep=["rope"], bad_held_out_prompts=own))
         (trial,) = pipeline.search(session)
         exported = pipeline.export_trial(session, trial, tmp_path / "edited", "merge")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 from tests.support import export_case, tiny
+from tests.support.data_sets import only
 from tests.support.search_case import Recorder
 
 from heretic import pipeline
@@ -95,7 +96,7 @@ class TestPromptSets:
         fingerprint = pipeline.fingerprint(without, loaded(without)[0])
         settings = make()  # the same files, with more rows
         assert pipeline.fingerprint(settings, loaded(settings)[0]) == fingerprint
-        named = make(good_held_out_prompts={"dataset": settings.good_prompts.dataset})
+        named = make(good_held_out_prompts={"dataset": only(settings.good_prompts).dataset})
         assert pipeline.fingerprint(named, loaded(named)[0]) == fingerprint
 
 

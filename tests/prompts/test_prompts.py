@@ -213,13 +213,17 @@ def test_errors_of_the_hub_have_a_remedy(
 def test_a_set_on_the_hub(monkeypatch: pytest.MonkeyPatch):
     asked: list[Any] = []
 
-    def give(name: str, **options: Any) -> datasets.DatasetDict:
-        asked.append((name, options))
+    def give(path: str, name: str | None, **options: Any) -> datasets.DatasetDict:
+        asked.append((path, name, options))
         return datasets.DatasetDict(train=rows(), test=rows().select(range(5)))
 
     monkeypatch.setattr(datasets, "load_dataset", give)
     assert texts("owner/set", "test[:100]", commit="abc") == TWENTY[:5]
-    assert asked == [("owner/set", {"revision": "abc"})]
+    assert texts("owner/set", "test[:100]", config="en") == TWENTY[:5]
+    assert asked == [
+        ("owner/set", None, {"revision": "abc"}),
+        ("owner/set", "en", {"revision": None}),
+    ]
 
 
 def test_shared_prompts():

@@ -32,7 +32,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from heretic.errors import HereticError
-from tests.support import fuzzing, tiny
+from tests.support import foreign, fuzzing, tiny
 
 LONGEST = 20
 """Seconds that one input may take."""
@@ -93,6 +93,18 @@ def _settings_file(data: bytes) -> None:
 
     Path("given.toml").write_bytes(data)
     _settings_used(load_settings({"model": "m"}, Path("given.toml")))
+
+
+def _foreign_file(data: bytes) -> None:
+    from heretic.config.migrate import as_toml, migrate
+    from heretic.config.settings import load_settings
+
+    theirs, ours = Path("theirs.toml"), Path("ours.toml")
+    theirs.write_bytes(data)
+    found = migrate(theirs)
+    ours.write_text(as_toml(found, theirs), encoding="utf-8")
+    if found.values:
+        _settings_used(load_settings({"model": "m"}, ours, tell=lambda remark: None))
 
 
 def _preset_file(data: bytes) -> None:
@@ -312,6 +324,7 @@ REPRODUCTION = {
     "versions": {"torch": "2.13.0"},
     "hardware": {"device": "cpu", "cores": 2},
 }
+FOREIGN = tuple(foreign.document(*keys) for keys in foreign.FILES.values())
 PRESET = {"about": "x", "tiny": {"model_types": ["llama"], "why": "y", "batch_size": 1}}
 LINES = b'{"text": "a", "n": 1}\n{"text": "b", "n": null}\n'
 PROMPTS = {
@@ -478,7 +491,8 @@ def _texts() -> st.SearchStrategy[str]:
 
 
 TARGETS: dict[str, Target] = {
-    "settings files": Target(lambda: _tables(SETTINGS, {"n_trials": 3}), _settings_file, 0.16),
+    "settings files": Target(lambda: _tables(SETTINGS, {"n_trials": 3}), _settings_file, 0.11),
+    "files of heretic-llm": Target(lambda: _tables(*FOREIGN, SETTINGS), _foreign_file, 0.05),
     "presets and behaviours": Target(lambda: _tables(PRESET, SETTINGS), _preset_file, 0.05),
     "environment": Target(_variables, _environment, 0.05),
     ".env": Target(

@@ -73,6 +73,9 @@ COMMANDS = {
     ),
     "runs": CommandEntry("heretic.cli.commands.runs", "List run folders and their state."),
     "config": CommandEntry("heretic.cli.commands.config", "Print every setting as TOML."),
+    "migrate": CommandEntry(
+        "heretic.cli.commands.migrate", "Convert settings of heretic-llm, another project."
+    ),
     DEFAULT_COMMAND: CommandEntry(
         "heretic.cli.commands.run", "Search for the edit of a model (the default)."
     ),
@@ -93,7 +96,7 @@ _OF_THE_SYSTEM = {
 }
 """Errors at a path that say more about the machine, or about what was typed, than about a bug."""
 
-_PRINTING = {"audit", "classify", "compare", "config", "evaluate", "inspect", "runs"}
+_PRINTING = {"audit", "classify", "compare", "config", "evaluate", "inspect", "migrate", "runs"}
 """Commands that have no other result than what they print."""
 
 _HELP = """Automatically find the smallest edit of MODEL that removes one learned behaviour (by

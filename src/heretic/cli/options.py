@@ -17,6 +17,7 @@ from heretic.config.declaration import GROUPS
 from heretic.config.nested import decoded, put
 from heretic.config.schema import Kind, SettingInfo, settings_of
 from heretic.errors import SettingsError
+from heretic.system.display import safe
 from heretic.system.documents import parse_json
 
 if TYPE_CHECKING:
@@ -48,10 +49,12 @@ class SettingsOptions:
     Attributes:
         overrides: Settings by name, nested as in TOML.
         config: The file named by `--config`.
+        said: The remarks that were printed.
     """
 
     overrides: Mapping[str, Any] = field(default_factory=dict)
     config: Path | None = None
+    said: set[str] = field(default_factory=set, compare=False)
 
     def load(self, *, require_model: bool = True, **named: Any) -> Settings:
         """The settings of this command.
@@ -67,7 +70,15 @@ class SettingsOptions:
         from heretic.config.settings import load_settings
 
         given = {name: value for name, value in named.items() if value is not None}
-        return load_settings({**self.overrides, **given}, self.config, require_model=require_model)
+        return load_settings(
+            {**self.overrides, **given}, self.config, require_model=require_model, tell=self.tell
+        )
+
+    def tell(self, remark: str) -> None:
+        """Print a remark on a file of settings to standard error, once."""
+        if remark not in self.said:
+            self.said.add(remark)
+            click.echo(safe(remark), err=True)
 
     def run_path(self, named: str) -> Path:
         """The run folder that is named by its path, its name or its number (`heretic runs`).

@@ -57,11 +57,13 @@ def run_settings(
     from heretic.config.nested import merged
     from heretic.config.presets import is_file
     from heretic.config.schema import reproducible_names, run_names, values_as_before
-    from heretic.config.settings import Settings
+    from heretic.config.settings import Settings, remarks_on
     from heretic.config.sources import merged_layers, read_user_layers
 
     fixed = reproducible_names()
     layers = read_user_layers(options.overrides, options.config)
+    for remark in remarks_on(layers):
+        options.tell(remark)
     own_layers = [replace(layer, values=_less(layer.values, fixed)) for layer in layers]
     own = Settings.from_layers(own_layers)
     check_consent(own, own_layers)
@@ -92,22 +94,24 @@ def check_prompts_are_here(settings: Settings) -> None:
         RunError: A file or folder of prompts does not exist.
     """
     from heretic.config.schema import option_name
+    from heretic.config.tables import each_of
     from heretic.prompts import FILE_FORMATS
     from heretic.system.hub import is_local
 
     for name in _SETS:
         prompts = getattr(settings, name)
-        if prompts is None:
-            continue
-        path = expanded(prompts.dataset)
-        is_path = is_local(prompts.dataset) or path.suffix.lower() in FILE_FORMATS
-        if is_path and not path.exists():
-            raise RunError(
-                f"The {name.replace('_', ' ')} of the run were in {prompts.dataset}, which is not "
-                "here.",
-                remedy=f"Say where they are: {option_name(name, 'dataset')} PATH. Their content is "
-                "checked.",
-            )
+        parts = () if prompts is None else each_of(prompts)
+        for place in (part.dataset for part in parts):
+            path = expanded(place)
+            is_path = is_local(place) or path.suffix.lower() in FILE_FORMATS
+            if is_path and not path.exists():
+                how = f"{option_name(name, 'dataset')} PATH"
+                if len(parts) > 1:
+                    how = f"all {len(parts)} data sets, as [[{name}]] in the file of --config"
+                raise RunError(
+                    f"The {name.replace('_', ' ')} of the run were in {place}, which is not here.",
+                    remedy=f"Say where they are: {how}. Their content is checked.",
+                )
 
 
 def _check_same_run(
@@ -175,7 +179,7 @@ def _check_content(settings: Settings, manifest: RunManifest, *, scorers: bool) 
 
 def _without_addresses(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """The settings without where a scorer sends replies, and with which key."""
-    from heretic.config.consent import SENDING_OPTIONS
+    from heretic.config.tables import SENDING_OPTIONS
 
     tables = {
         name: {key: value for key, value in options.items() if key not in SENDING_OPTIONS}
@@ -188,8 +192,8 @@ def _addresses(
     layers: Sequence[SettingsLayer], recorded: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
     """Where the user lets the run's scorers send replies, by the scorer's name."""
-    from heretic.config.consent import SENDING_OPTIONS
     from heretic.config.sources import merged_layers
+    from heretic.config.tables import SENDING_OPTIONS
 
     tables = merged_layers(layer for layer in layers if layer.consents).get("scorer")
     if not isinstance(tables, Mapping):
@@ -207,8 +211,8 @@ def _check_addresses(settings: Settings, recorded: Mapping[str, Any]) -> None:
     Raises:
         SettingsError: One of them is not said.
     """
-    from heretic.config.consent import SENDING_OPTIONS
     from heretic.config.schema import option_name
+    from heretic.config.tables import SENDING_OPTIONS
 
     for name, given in recorded.get("scorer", {}).items():
         options = masked_options(given)

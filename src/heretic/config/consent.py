@@ -15,12 +15,9 @@ from typing import Any
 
 from heretic.config.fields.all import SettingsFields
 from heretic.config.schema import SettingsLayer, option_name, settings_of
-from heretic.config.tables import ScorerSpecification, is_own_plugin
+from heretic.config.tables import SENDING_OPTIONS, ScorerSpecification, is_own_plugin
 from heretic.errors import SettingsError
 from heretic.system.secrets import masked_options
-
-SENDING_OPTIONS = ("endpoint", "api_key_env")
-"""Options of scorers that decide where replies are sent, and with which key."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-"""The settings written out: `config.default.toml`, `heretic config`, and the reference page.
+"""The settings written out: `config.default.toml`, `heretic config`, and the reference pages.
 
-`python -m heretic.config.reference --write` renews both files in the repository; `--check` fails if
+`python -m heretic.config.reference --write` renews the files in the repository; `--check` fails if
 they differ from what it would write.
 """
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from heretic.config import behaviors
 from heretic.config.declaration import GROUPS
+from heretic.config.foreign.page import migration_page
 from heretic.config.schema import Kind, SettingInfo, consent_names, settings_of
 from heretic.config.tables import DatasetSpecification, ScorerSpecification
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 TOML_FILE = Path("config.default.toml")
 PAGE_FILE = Path("docs") / "settings.md"
+MIGRATION_FILE = Path("docs") / "migrate.md"
 
 _WIDTH = 98
 _PAIR = 2
@@ -69,6 +71,11 @@ of the same file, never for one of the environment.
 Settings that say "Unset: ask" are questions. With a terminal they are asked; without one, the front
 is printed together with the command that continues from there.
 """
+
+_PROMPT_SETS = """\
+Every prompt set is a table with these keys, or a list of such tables (`[[good_prompts]]`), whose
+prompts follow one another. What an element of a list leaves out has the default of this table,
+except that `dataset` is required; a list is replaced as a whole, never changed by key:"""
 
 _PRESETS_HEAD = """
 ## Presets
@@ -132,7 +139,7 @@ def settings_page() -> str:
         parts.extend(_row(setting) for setting in _group(group))
         if group == "Prompts":
             keys = settings_of(DatasetSpecification)
-            parts.append(_inner_table("Every prompt set is a table with these keys:", keys))
+            parts.append(_inner_table(_PROMPT_SETS, keys))
         if group == "Scorers":
             keys = settings_of(ScorerSpecification)
             parts.append(_inner_table("Every element of `scorers` has these keys:", keys))
@@ -155,7 +162,7 @@ def outdated(root: Path) -> list[Path]:
 
 
 def write(root: Path) -> None:
-    """Write both files under `root`."""
+    """Write all files under `root`."""
     for path, text in _files(root):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", newline="\n")
@@ -181,6 +188,7 @@ def main() -> int:
 def _files(root: Path) -> Iterator[tuple[Path, str]]:
     yield root / TOML_FILE, default_toml()
     yield root / PAGE_FILE, settings_page()
+    yield root / MIGRATION_FILE, migration_page()
 
 
 def _read(path: Path) -> str:
@@ -214,12 +222,12 @@ def _add(container: TOMLDocument | Table, name: str, default: Any, example: Any)
     import tomlkit
 
     if default not in (None, "") or example is None:
-        container.add(name, _item(default))
+        container.add(name, toml_value(default))
     else:
-        container.add(tomlkit.comment(f"{name} = {_item(example).as_string()}"))
+        container.add(tomlkit.comment(f"{name} = {toml_value(example).as_string()}"))
 
 
-def _item(value: Any) -> Item:
+def toml_value(value: Any) -> Item:
     """A TOML value; long lists one element a line."""
     import tomlkit
 
@@ -232,7 +240,7 @@ def _item(value: Any) -> Item:
     if isinstance(value, tuple | list):
         array = tomlkit.array()
         for element in value:
-            array.append(_item(element))
+            array.append(toml_value(element))
         # nested ones stay on one line: tomlkit would not indent them
         flat = bool(value) and isinstance(value[0], str) and len(value) == _PAIR
         array.multiline(multiline=not flat and len(array.as_string()) > _WIDTH // 2)

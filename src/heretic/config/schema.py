@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -39,7 +39,9 @@ Kind = Literal[
     "text or table",
     "integer or name",
 ]
-"""A `table` has known keys, a `mapping` has values of one type, an `open table` holds anything."""
+"""A `table` has known keys, a `mapping` has values of one type, an `open table` holds anything.
+
+A prompt set is a `table`; it may also be a list of such tables."""
 
 _SCALARS: Mapping[Any, Kind] = {
     str: "text",
@@ -117,7 +119,7 @@ def _decoded_fields(model: type[BaseModel], above: tuple[str, ...]) -> tuple[Set
 
 
 def _decoded_field(path: tuple[str, ...], field: FieldInfo) -> SettingInfo:
-    annotation = _without_none(field.annotation)
+    annotation = _one_data_set(_without_none(field.annotation))
     kind = _kind(annotation)
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     inner = get_args(annotation)[0] if kind == "list of tables" else annotation
@@ -140,6 +142,14 @@ def _decoded_field(path: tuple[str, ...], field: FieldInfo) -> SettingInfo:
 def _without_none(annotation: Any) -> Any:
     kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
     return kinds[0] if NoneType in get_args(annotation) and len(kinds) == 1 else annotation
+
+
+def _one_data_set(annotation: Any) -> Any:
+    """Of a table or a list of such tables, the table: its keys are those of each element."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    forms = [get_args(form)[0] for form in get_args(annotation) if get_origin(form) is Annotated]
+    return forms[0] if forms and _is_model(forms[0]) else annotation
 
 
 def _kind(annotation: Any) -> Kind:
@@ -245,6 +255,7 @@ class SettingsLayer:
         consents: Whether it can give consent (`heretic.config.consent`): the user wrote or named
             it, it was not merely found.
         whole: The option that gives consent to all of it; None if there is none.
+        remarks: What the user should know of it, one line each.
     """
 
     origin: SettingsOrigin
@@ -252,6 +263,7 @@ class SettingsLayer:
     of_command: bool = False
     consents: bool = True
     whole: str | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def unknown_key(path: tuple[str, ...], origin: SettingsOrigin) -> SettingsError:

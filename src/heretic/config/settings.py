@@ -8,7 +8,8 @@ preset that fits the model (`heretic.config.presets`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,6 +36,11 @@ from heretic.system.hub import plugin_identity
 from heretic.system.secrets import masked_options, register_options
 
 
+def warn(remark: str) -> None:
+    """Say it by Python's warnings: a library prints nothing by itself."""
+    warnings.warn(remark, stacklevel=3)
+
+
 class Settings(SettingsFields):
     """Every setting of a run; frozen.
 
@@ -59,6 +65,8 @@ class Settings(SettingsFields):
         layers = with_ready_made((read_arguments(values), *read_user_layers({}, None)))
         self._validate_layers(layers)
         check_consent(self, layers)
+        if remarks := [remark for layer in layers for remark in layer.remarks]:
+            warn("\n".join(remarks))
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """What `repr` shows: everything but secrets."""
@@ -77,6 +85,7 @@ class Settings(SettingsFields):
         return settings
 
     def _validate_layers(self, layers: Sequence[SettingsLayer]) -> None:
+        _check_lists(layers)
         values = merged_layers(layers)
         for name, default in _tables(type(self)).items():
             if isinstance(values.get(name), Mapping):
@@ -137,6 +146,7 @@ def load_settings(
     config_file: Path | None = None,
     *,
     require_model: bool = True,
+    tell: Callable[[str], None] = warn,
 ) -> Settings:
     """Settings of a command.
 
@@ -146,11 +156,14 @@ def load_settings(
         require_model: Whether the command needs a model. If not, only what the user sets is read,
             no ready configuration and no preset; and whoever runs code by these settings calls
             `check_consent` first.
+        tell: Called with what the user should know of a file that was read; by default a warning.
 
     Raises:
         SettingsError: A key is unknown, a value malformed, a file unreadable, the model missing.
     """
     layers = read_user_layers(command_line or {}, config_file)
+    for remark in remarks_on(layers):
+        tell(remark)
     if not require_model:
         return Settings.from_layers(layers)
     layers = with_ready_made(layers)
@@ -163,6 +176,25 @@ def load_settings(
             "`heretic demo` needs none and `heretic --help` says more.",
         )
     return settings
+
+
+def remarks_on(said: Sequence[SettingsLayer]) -> tuple[str, ...]:
+    """What the user should know of the files that were read.
+
+    Args:
+        said: What the user sets, highest layer first.
+    """
+    remarks = [remark for layer in said for remark in layer.remarks]
+    whole = merged_layers(said)
+    layer = next((layer for layer in said if "refusal_markers" in layer.values), None)
+    in_file = layer is not None and layer.whole is not None
+    if layer is not None and in_file and not {"scorers", "behavior"} & whole.keys():
+        remarks.append(
+            f"None of the scorers reads refusal_markers {layer.origin.name}; `keyword` does. If "
+            "the file was written for heretic-llm, another project, `heretic migrate FILE` "
+            "converts it."
+        )
+    return tuple(remarks)
 
 
 def with_ready_made(said: Sequence[SettingsLayer]) -> tuple[SettingsLayer, ...]:
@@ -180,6 +212,35 @@ def with_ready_made(said: Sequence[SettingsLayer]) -> tuple[SettingsLayer, ...]:
     layers = layers if behavior is None else (*layers, behavior)
     preset = read_preset_layer(merged_layers(layers))
     return layers if preset is None else (*layers, preset)
+
+
+def _check_lists(layers: Sequence[SettingsLayer]) -> None:
+    """Refuse a key of a data set where a layer below has a list of them: of which is not said.
+
+    A table that names a data set replaces the list.
+
+    Raises:
+        SettingsError: There is such a key.
+    """
+    for setting in settings_of():
+        above: SettingsLayer | None = None
+        for layer in layers if setting.kind == "table" else ():
+            value = layer.values.get(setting.name)
+            if isinstance(value, list | tuple) and above is not None:
+                keys = above.values[setting.name]
+                spelled = ", ".join(above.origin.spell((*setting.path, key)) for key in keys)
+                raise SettingsError(
+                    f"{setting.name} {layer.origin.name} is a list of data sets; {spelled} "
+                    f"{above.origin.name} says not which of them it changes.",
+                    remedy="Change it in the list, or set `dataset` as well: that replaces it.",
+                )
+            if isinstance(value, list | tuple) or _names_a_set(value):
+                break
+            above = layer if isinstance(value, Mapping) and value else above
+
+
+def _names_a_set(value: Any) -> bool:
+    return isinstance(value, Mapping) and "dataset" in value
 
 
 def _without_secrets(scorer: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -221,7 +282,7 @@ _REMEDY = "`heretic config` prints every setting with its meaning."
 
 def _explain(details: ErrorDetails, layers: Sequence[SettingsLayer]) -> str:
     """What is wrong with a value, in one line; the setting is spelled as its place spells it."""
-    path = tuple(str(part) for part in details["loc"])
+    path = tables.without_tags(details["loc"])
     problem = details["msg"].removeprefix("Value error, ").removeprefix("Input ")
     problem = f"{problem[:1].lower()}{problem[1:]}".rstrip(".")
     if not path:

@@ -16,7 +16,15 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from heretic.config.env_file import read_env_file
-from heretic.config.nested import decoded, merged, put, read_toml
+from heretic.config.foreign.lines import in_lines
+from heretic.config.foreign.translate import (
+    check_known,
+    check_ours,
+    is_foreign,
+    read_document,
+    translate,
+)
+from heretic.config.nested import decoded, merged, put
 from heretic.config.schema import (
     ENVIRONMENT_PREFIX,
     Kind,
@@ -116,14 +124,24 @@ def read_secrets() -> SettingsLayer:
 def read_config(file: Path | None) -> SettingsLayer:
     """A TOML file: `file`, or else `config.toml` in the working directory if there is one.
 
+    A settings, judge or reproduction file of `heretic-llm` is read as if it had been converted by
+    `heretic migrate`; the layer's remarks say what was.
+
     Raises:
         SettingsError: The file cannot be read or is not TOML; or as `check_keys`.
     """
     path = file or DEFAULT_CONFIG_FILE
     # A link that leads nowhere is a file that the user misses, not one that was never there.
     there = file is not None or os.path.lexists(path)
-    values = read_toml(path) if there else {}
+    values = read_document(path) if there else {}
     origin = SettingsOrigin(f"in {path}", "key")
+    remarks: tuple[str, ...] = ()
+    if there and is_foreign(values, path):
+        found = translate(values, path)
+        check_known(found, origin)
+        values, remarks = dict(found.values), in_lines(found, path)
+    else:
+        check_ours(values, path, origin)
     return _checked(
         SettingsLayer(
             origin,
@@ -131,6 +149,7 @@ def read_config(file: Path | None) -> SettingsLayer:
             of_command=file is not None,
             consents=file is not None,
             whole=f"--config {shlex.quote(str(path))}",
+            remarks=remarks,
         )
     )
 

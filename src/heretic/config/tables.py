@@ -5,7 +5,15 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from heretic.config.declaration import Optionally
 from heretic.records.choices import Optimization
@@ -34,6 +42,9 @@ SCORERS = {
 REPORTED = frozenset({SCORERS["capability"], SCORERS["recognition"]})
 """Scorers whose optimization is `none` unless it is set."""
 
+SENDING_OPTIONS = ("endpoint", "api_key_env")
+"""Options of scorers that decide where replies are sent, and with which key."""
+
 ADDED_SCORERS: tuple[str, ...] = ()
 """Names of scorers that the default of `scorers` gained later, with optimization `none`. The
 fingerprint leaves them out, so that runs made before go on under their names."""
@@ -56,6 +67,11 @@ class DatasetSpecification(BaseModel):
     dataset: str = Field(
         description="Hub id, folder written by save_to_disk, or csv, jsonl, json, parquet or txt "
         "file (txt: one prompt a line)."
+    )
+    config: Annotated[str | None, Optionally] = Field(
+        default=None,
+        description="Subset of a data set that has several, such as its languages. Unset: the "
+        "only one, or the one that the data set says.",
     )
     commit: Annotated[str | None, Optionally] = Field(
         default=None, description="Revision of a Hub data set: branch, tag or commit."
@@ -82,6 +98,32 @@ class DatasetSpecification(BaseModel):
     residual_plot_color: Annotated[str | None, Optionally] = Field(
         default=None, description="Colour of this set in residual plots (a matplotlib colour)."
     )
+
+
+ONE, SEVERAL = "one data set", "several data sets"
+"""Tags of the two forms; pydantic puts them into the place of an error."""
+
+
+def _form(value: Any) -> str:
+    return SEVERAL if isinstance(value, list | tuple) else ONE
+
+
+Datasets = Annotated[
+    Annotated[DatasetSpecification, Tag(ONE)]
+    | Annotated[tuple[DatasetSpecification, ...], Field(min_length=1), Tag(SEVERAL)],
+    Discriminator(_form),
+]
+"""A prompt set: one data set, or several, whose prompts follow one another."""
+
+
+def without_tags(place: tuple[int | str, ...]) -> tuple[str, ...]:
+    """The place of an error as users know it."""
+    return tuple(str(part) for part in place if part not in (ONE, SEVERAL))
+
+
+def each_of(datasets: Datasets) -> tuple[DatasetSpecification, ...]:
+    """The data sets of a prompt set, in their order."""
+    return datasets if isinstance(datasets, tuple) else (datasets,)
 
 
 class ItemSpecification(DatasetSpecification):

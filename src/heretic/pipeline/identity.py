@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from heretic.config.settings import Settings
-from heretic.config.tables import DatasetSpecification
+from heretic.config.tables import Datasets, each_of
 from heretic.export.request import UsedPrompts, display_name
 from heretic.model.core import Model
 from heretic.prompts import EvaluationPrompts, Item, Prompt, PromptSets
@@ -57,11 +57,13 @@ def used_prompts(settings: Settings, prompts: PromptSets) -> tuple[UsedPrompts, 
     )
 
 
-def _source(specification: DatasetSpecification | None) -> str:
-    """A data set as documents may name it: no local path, only the file's name."""
-    if specification is None:
-        return ""
-    return f"{display_name(specification.dataset)}, {specification.split}"
+def _source(datasets: Datasets | None) -> str:
+    """A prompt set as documents may name it: no local path, only the file's name."""
+    parts = () if datasets is None else each_of(datasets)
+    return " and ".join(
+        f"{display_name(part.dataset)}{f' ({part.config})' if part.config else ''}, {part.split}"
+        for part in parts
+    )
 
 
 def _words(prompts: Sequence[Prompt]) -> list[tuple[Any, ...]]:

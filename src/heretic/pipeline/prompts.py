@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from heretic import prompts as prompt_sets
 from heretic.config.settings import Settings
+from heretic.config.tables import each_of
 from heretic.errors import PromptError, SettingsError
 from heretic.evaluator.library import evaluation_prompts
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
@@ -94,7 +95,8 @@ def _check_keep(settings: Settings, *names: str) -> None:
     """Refuse `keep` where one of these bad sets has no categories: its prompts would all stay."""
     for name in names if settings.keep else ():
         specification = getattr(settings, name)
-        if specification is not None and specification.category_column is None:
+        parts = () if specification is None else each_of(specification)
+        if any(part.category_column is None for part in parts):
             raise SettingsError(
                 f"keep names categories, but {name} has no category_column.",
                 remedy=f"Set {name}.category_column to the column that holds them, or leave keep "

@@ -7,7 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from heretic.config.tables import DatasetSpecification, ItemSpecification
+from heretic.config.tables import (
+    Datasets,
+    DatasetSpecification,
+    ItemSpecification,
+    each_of,
+)
 from heretic.errors import PromptError
 from heretic.prompts.files import FILE_FORMATS
 from heretic.prompts.items import columns_of, items_of
@@ -97,18 +102,24 @@ class PromptSets:
     spared: Sequence[Prompt] = ()
 
 
-def load(specification: DatasetSpecification, default_system: str | None = None) -> list[Prompt]:
+def load(datasets: Datasets, default_system: str | None = None) -> list[Prompt]:
     """Read the prompts of a set, in order: prefix + text + suffix, with the set's system prompt.
 
     Args:
-        specification: Names the data set, the split with its slice, and the column. That of items
-            gives `Item`s, in which prefix and suffix belong to the context.
+        datasets: The data set, or several that follow one another: each names the split with its
+            slice, and the column. Those of items give `Item`s, in which prefix and suffix belong
+            to the context.
         default_system: System prompt for a specification without one.
 
     Raises:
         PromptError: The set, split or column does not exist (the message lists those that do), or
             the set has no prompt; or a row is no item, where these are items.
     """
+    return [prompt for part in each_of(datasets) for prompt in _prompts_of(part, default_system)]
+
+
+def _prompts_of(specification: DatasetSpecification, default_system: str | None) -> list[Prompt]:
+    """The prompts of one data set."""
     if isinstance(specification, ItemSpecification):
         return [*_items(specification)]
     system = default_system
@@ -131,8 +142,8 @@ def _items(specification: ItemSpecification) -> list[Item]:
 
 
 def held_out(
-    explicit: DatasetSpecification | None,
-    used: Sequence[tuple[DatasetSpecification, Sequence[Prompt]]],
+    explicit: Datasets | None,
+    used: Sequence[tuple[Datasets, Sequence[Prompt]]],
     default_system: str | None = None,
     seen: Sequence[Prompt] = (),
 ) -> list[Prompt]:
@@ -157,7 +168,7 @@ def held_out(
     if explicit is not None:
         return _without(load(explicit, default_system), known)
     found = []
-    for specification, _ in used:
+    for specification in (part for datasets, _ in used for part in each_of(datasets)):
         rest = _rest_of(specification)
         if rest is not None:
             with suppress(PromptError):  # no row is left

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _SHOWN_AT_MOST = 12
 _LOCAL = "Or name a local file or folder instead."
+_SUBSETS = re.compile(r"(?:available configs|Available): \[(.*?)\]")
+"""Where errors of `datasets` list the subsets that exist."""
+
 _PATTERNS = re.compile(r"[*?\[\]{}!]")
 """Characters by which file systems of `datasets` take a name for a pattern."""
 
@@ -66,7 +69,7 @@ def read_texts(specification: DatasetSpecification) -> list[tuple[str, str | Non
             categories are neither texts nor whole numbers.
     """
     name, column = specification.dataset, specification.column
-    source = _open(name, specification.commit)
+    source = _open(specification)
     chosen = _select(source, specification.split, name)
     values = _column(chosen, column, name, "Set `column` to the one that holds the prompts.")
     names = chosen[0][0].column_names
@@ -97,7 +100,7 @@ def read_columns(specification: DatasetSpecification, columns: Sequence[str]) ->
         PromptError: The set, split or a column does not exist, or there is no row.
     """
     name = specification.dataset
-    source = _open(name, specification.commit)
+    source = _open(specification)
     chosen = _select(source, specification.split, name)
     remedy = "Set `column`, `endings` and `right` to columns that exist."
     found = [_column(chosen, column, name, remedy) for column in columns]
@@ -182,16 +185,19 @@ def check_characters(text: str, name: str) -> None:
         ) from error
 
 
-def _open(name: str, commit: str | None) -> _Source:
+def _open(specification: DatasetSpecification) -> _Source:
     """The splits of a file, a folder, or a data set on the Hub."""
+    name, subset = specification.dataset, specification.config
     if not name:
         raise PromptError("A prompt set has no name.", remedy="Set `dataset`.")
     try:
         path = expanded(name)
         if path.is_file():
+            if subset is not None:
+                raise _no_subsets(f"file {path}")
             return _Source({"train": read_file(path)}, any_split=True)
         if path.is_dir():
-            return _open_folder(path)
+            return _open_folder(path, subset)
         local = is_local(name)
     except (OSError, RuntimeError) as error:  # a name that no file can have, a user without a home
         raise PromptError(
@@ -203,19 +209,29 @@ def _open(name: str, commit: str | None) -> _Source:
             f"Prompt file {name} does not exist{_neighbours(path)}.",
             remedy="Set `dataset` to a file that exists.",
         )
-    return _open_hub(name, commit)
+    return _open_hub(name, subset, specification.commit)
 
 
-def _open_folder(path: Path) -> _Source:
+def _no_subsets(place: str) -> PromptError:
+    return PromptError(
+        f"Prompt {place} has no subsets.",
+        remedy="Leave `config` out: a data set on the Hub may have subsets, and so may a folder of "
+        "data files whose README.md names them.",
+    )
+
+
+def _open_folder(path: Path, subset: str | None) -> _Source:
     from datasets import Dataset, DatasetDict, load_from_disk
 
     saved = any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    if saved and subset is not None:
+        raise _no_subsets(f"folder {path}, written by save_to_disk,")
     try:
-        data = _quietly(load_from_disk, str(path)) if saved else _load_files(path)
+        data = _quietly(load_from_disk, str(path)) if saved else _load_files(path, subset)
     except PromptError:
         raise
     except Exception as error:
-        raise PromptError(
+        raise _which_subset(f"folder {path}", subset, error) or PromptError(
             f"Prompt folder {path} cannot be read: {_first_line(error)}",
             remedy="It should be written by save_to_disk, or hold data files.",
         ) from error
@@ -227,7 +243,22 @@ def _open_folder(path: Path) -> _Source:
     return _Source({split or "train": DatasetRows(data)}, any_split=not split)
 
 
-def _load_files(folder: Path) -> Any:
+def _which_subset(place: str, subset: str | None, error: Exception) -> PromptError | None:
+    """The error where `config` is missing or names no subset; None for all other errors.
+
+    The library tells both by a ValueError whose text lists the subsets that exist.
+    """
+    found = _SUBSETS.search(str(error))
+    if found is None or not isinstance(error, ValueError):
+        return None
+    problem = "has several subsets" if subset is None else f"has no subset {subset!r}"
+    names = found[1].replace("'", "")
+    return PromptError(
+        f"Prompt {place} {problem}; it has {names}.", remedy="Set `config` to one of them."
+    )
+
+
+def _load_files(folder: Path, subset: str | None) -> Any:
     """The splits of a folder of data files, as `datasets` finds them by the files' names.
 
     It reads links to them: their names hold no pattern, and a new place finds nothing old in its
@@ -253,18 +284,23 @@ def _load_files(folder: Path) -> Any:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(path.absolute())
         return _quietly(
-            load_dataset, str(links), cache_dir=f"{place}/cache", keep_in_memory=True, **options
+            load_dataset,
+            str(links),
+            subset,
+            cache_dir=f"{place}/cache",
+            keep_in_memory=True,
+            **options,
         )
 
 
-def _open_hub(name: str, commit: str | None) -> _Source:
+def _open_hub(name: str, subset: str | None, commit: str | None) -> _Source:
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
 
     wanted = f"{name} at revision {commit}" if commit else name
     try:
-        data = _quietly(load_dataset, name, revision=commit)
+        data = _quietly(load_dataset, name, subset, revision=commit)
     except (DatasetNotFoundError, GatedRepoError, HFValidationError) as error:
         raise PromptError(
             f"Prompt set {wanted} is not a file or folder here, and the Hub has no set of that "
@@ -276,7 +312,9 @@ def _open_hub(name: str, commit: str | None) -> _Source:
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
         if _is_network_error(error):
             raise _unreachable(wanted, error) from error
-        raise PromptError(f"Prompt set {wanted} cannot be read: {_first_line(error)}") from error
+        raise _which_subset(f"set {wanted}", subset, error) or PromptError(
+            f"Prompt set {wanted} cannot be read: {_first_line(error)}"
+        ) from error
     return _Source({str(split): DatasetRows(rows) for split, rows in data.items()})
 
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from heretic.config.tables import DatasetSpecification
+from heretic.config.tables import Datasets
 from heretic.model.outputs import Continuation, Endings, Reading, Reference
 from heretic.prompts import Prompt
 from heretic.records.statistics import interval, is_rate
@@ -78,11 +78,11 @@ class ScorerSettings(Protocol):
     """The settings that scorers read; `Settings` has them."""
 
     @property
-    def good_evaluation_prompts(self) -> DatasetSpecification:
+    def good_evaluation_prompts(self) -> Datasets:
         """Where the good evaluation prompts come from."""
 
     @property
-    def bad_evaluation_prompts(self) -> DatasetSpecification:
+    def bad_evaluation_prompts(self) -> Datasets:
         """Where the bad evaluation prompts come from."""
 
     @property
@@ -204,7 +204,7 @@ class Scorer:
         self.on_progress: Tell = tell_nobody
         self.word_tokens: WordTokens = no_tokens
 
-    def sets(self) -> Mapping[PromptSet, DatasetSpecification]:
+    def sets(self) -> Mapping[PromptSet, Datasets]:
         """The scorer's own sets, in addition to the evaluation prompts; `needs` names them.
 
         Their names should begin with the scorer's name, so that no two scorers share one.

@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from heretic.config.tables import DatasetSpecification, ItemSpecification
+from heretic.config.tables import Datasets, ItemSpecification
 from heretic.errors import ScorerError
 from heretic.model.outputs import Endings
 from heretic.prompts import Item
@@ -75,7 +75,7 @@ class Capability(Scorer):
                 remedy="Set its `optimization` to maximize, or to none to have it reported.",
             )
 
-    def sets(self) -> Mapping[PromptSet, DatasetSpecification]:
+    def sets(self) -> Mapping[PromptSet, Datasets]:
         """The items, under the scorer's name."""
         return {self._set: self.options.items}
 

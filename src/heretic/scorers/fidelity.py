@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from heretic.config.tables import DatasetSpecification
+from heretic.config.tables import Datasets
 from heretic.records.trial import Score
 from heretic.scorers.base import Needs, Outputs, PromptSet, Scorer, mean
 from heretic.system.optional import require
@@ -75,7 +75,7 @@ class Texts(BaseModel):
     """Options of `Perplexity`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    texts: DatasetSpecification = Field(description="Texts of any kind, one a row.")
+    texts: Datasets = Field(description="Texts of any kind, one a row.")
     max_tokens: int = Field(512, ge=2, description="Longer texts are cut there.")
 
 
@@ -93,7 +93,7 @@ class Perplexity(Scorer):
         self._set = f"{self.name}.texts"
         self.needs = Needs(texts={self._set: self.options.max_tokens})
 
-    def sets(self) -> Mapping[PromptSet, DatasetSpecification]:
+    def sets(self) -> Mapping[PromptSet, Datasets]:
         """The texts, under the scorer's name."""
         return {self._set: self.options.texts}
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from heretic.config.tables import DatasetSpecification
+from heretic.config.tables import Datasets, DatasetSpecification, each_of
 from heretic.errors import ScorerError
 from heretic.records.roc import separation
 from heretic.records.trial import Score
@@ -36,6 +36,12 @@ def _with_place(question: str) -> str:
     if question.count(PLACE) != 1:
         raise ValueError(f"must contain {PLACE} once, where the prompt stands")
     return question
+
+
+def _within(before: str, prompts: DatasetSpecification, after: str) -> DatasetSpecification:
+    """A data set with texts before and after each of its prompts."""
+    around = {"prefix": before + prompts.prefix, "suffix": prompts.suffix + after}
+    return prompts.model_copy(update=around)
 
 
 class RecognitionOptions(BaseModel):
@@ -68,7 +74,7 @@ class Recognition(Scorer):
         self._sets = {kind: f"{self.name}.{kind}" for kind in KINDS}
         self.needs = Needs(logits=frozenset(self._sets.values()))
 
-    def sets(self) -> Mapping[PromptSet, DatasetSpecification]:
+    def sets(self) -> Mapping[PromptSet, Datasets]:
         """The evaluation prompts, each within the question."""
         before, after = self.options.question.split(PLACE)
         asked = {
@@ -76,9 +82,7 @@ class Recognition(Scorer):
             "good": self.settings.good_evaluation_prompts,
         }
         return {
-            self._sets[kind]: prompts.model_copy(
-                update={"prefix": before + prompts.prefix, "suffix": prompts.suffix + after}
-            )
+            self._sets[kind]: tuple(_within(before, part, after) for part in each_of(prompts))
             for kind, prompts in asked.items()
         }
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, Field
 
-from heretic.config.tables import DatasetSpecification
+from heretic.config.tables import Datasets
 from heretic.records.trial import Score
 from heretic.refusals import VERSION, Classification, Label, classify, settled
 from heretic.scorers.base import UNKNOWN, Outputs, Replies
@@ -154,7 +154,7 @@ class RefusalDetector(ReplyScorer):
 class OverRefusalOptions(RefusalOptions):
     """Options of `OverRefusal`."""
 
-    prompts: DatasetSpecification = Field(
+    prompts: Datasets = Field(
         description="Safe prompts that look unsafe, such as XSTest's or OR-Bench's."
     )
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from heretic.config.tables import ScorerSpecification
+from heretic.config.tables import ScorerSpecification, without_tags
 from heretic.errors import ScorerError
 from heretic.records.selection import no_bound
 from heretic.scorers.base import Scorer, ScorerSettings, Shows, ShowsAt
@@ -154,7 +154,7 @@ def _load(specification: ScorerSpecification, settings: ScorerTables) -> Scorer:
         )
     except ValidationError as error:
         first = error.errors()[0]
-        place = f"[scorer.{specification.name}] {'.'.join(map(str, first['loc']))}".rstrip()
+        place = f"[scorer.{specification.name}] {'.'.join(without_tags(first['loc']))}".rstrip()
         known = ", ".join(scorer_class.Options.model_fields) or "none"
         raise ScorerError(
             f"{place}: {first['msg'].removeprefix('Value error, ')}.",

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from heretic.config.tables import DatasetSpecification
+from heretic.config.tables import Datasets
 from heretic.scorers.base import Needs, PromptSet, Scorer
 
 
@@ -15,7 +15,7 @@ class OnPrompts(BaseModel):
     """Options of a scorer that can have prompts of its own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    prompts: DatasetSpecification | None = Field(
+    prompts: Datasets | None = Field(
         None, description="Prompts to score on, in place of the bad evaluation prompts."
     )
 
@@ -32,7 +32,7 @@ class ReplyScorer(Scorer):
         self.set: PromptSet = f"{self.name}.prompts" if own else "bad"
         self.needs = Needs(responses=frozenset({self.set}))
 
-    def sets(self) -> Mapping[PromptSet, DatasetSpecification]:
+    def sets(self) -> Mapping[PromptSet, Datasets]:
         """The scorer's own prompts under the name `self.set`; empty if it has none."""
         prompts = self.options.prompts
         return {} if prompts is None else {self.set: prompts}

@@ -197,12 +197,14 @@ def _scorer(name: str, config: Path | None) -> Scorer:
         SettingsError: The settings are malformed; or as `check_consent`.
     """
     from heretic.config.consent import check_consent
-    from heretic.config.settings import Settings
+    from heretic.config.settings import Settings, remarks_on
     from heretic.config.sources import read_user_layers
     from heretic.config.tables import SCORERS, ScorerSpecification
     from heretic.scorers import load_scorers
 
     layers = read_user_layers({}, config)
+    for remark in remarks_on(layers):
+        click.echo(safe(remark), err=True)
     settings = Settings.from_layers(layers)
     chosen = [scorer for scorer in settings.scorers if scorer.name == name]
     if not chosen and name not in SCORERS and ":" not in name:

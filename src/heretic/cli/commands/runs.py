@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from heretic.cli.options import SettingsOptions
 from heretic.system.display import json_text, safe
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def command(study_checkpoint_dir: Path | None, config: Path | None, as_json: boo
     from heretic.runs.listing import list_runs
 
     given = {} if study_checkpoint_dir is None else {"study_checkpoint_dir": study_checkpoint_dir}
-    folder = load_settings(given, config, require_model=False).study_checkpoint_dir
+    settings = load_settings(given, config, require_model=False, tell=SettingsOptions().tell)
+    folder = settings.study_checkpoint_dir
     runs = list_runs(folder)
     if as_json:
         click.echo(json_text([run.to_dict() for run in runs], indent=2))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from heretic.cli.display.geometry import geometry_tables
+from heretic.config.tables import each_of
 from heretic.events import StageFinished, StageProgress, StageStarted
 from heretic.system.display import safe
 
@@ -60,11 +61,12 @@ def draw_run_front(session: Session, chosen: Trial | None = None) -> Path:
 def _labels_and_colors(session: Session) -> dict[str, str]:
     """Labels and colours that the prompt sets bring along; those left out have defaults."""
     settings = session.settings
+    good, bad = (each_of(sets)[0] for sets in (settings.good_prompts, settings.bad_prompts))
     given = {
-        "good_label": settings.good_prompts.residual_plot_label,
-        "bad_label": settings.bad_prompts.residual_plot_label,
-        "good_color": settings.good_prompts.residual_plot_color,
-        "bad_color": settings.bad_prompts.residual_plot_color,
+        "good_label": good.residual_plot_label,
+        "bad_label": bad.residual_plot_label,
+        "good_color": good.residual_plot_color,
+        "bad_color": bad.residual_plot_color,
     }
     return {name: value for name, value in given.items() if value}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from heretic.config.declaration import FieldGroup, Optionally, Texts, setting
-from heretic.config.tables import DatasetSpecification
+from heretic.config.tables import Datasets, DatasetSpecification
 
 
 def _prompts(dataset: str, split: str, label: str, color: str) -> DatasetSpecification:
@@ -25,19 +25,19 @@ def _bad(split: str) -> DatasetSpecification:
 class PromptsFields(FieldGroup):
     """The prompt sets that directions and scores come from."""
 
-    good_prompts: DatasetSpecification = setting(
+    good_prompts: Datasets = setting(
         _good("train[:400]"), "Prompts", "Prompts that do not trigger the behaviour (directions)."
     )
-    bad_prompts: DatasetSpecification = setting(
+    bad_prompts: Datasets = setting(
         _bad("train[:400]"), "Prompts", "Prompts that trigger the behaviour (directions)."
     )
-    good_evaluation_prompts: DatasetSpecification = setting(
+    good_evaluation_prompts: Datasets = setting(
         _good("test[:100]"), "Prompts", "Prompts on which the model should stay as it was."
     )
-    bad_evaluation_prompts: DatasetSpecification = setting(
+    bad_evaluation_prompts: Datasets = setting(
         _bad("test[:100]"), "Prompts", "Prompts on which the behaviour is counted."
     )
-    protected_prompts: Annotated[DatasetSpecification | None, Optionally] = setting(
+    protected_prompts: Annotated[Datasets | None, Optionally] = setting(
         None,
         "Prompts",
         "Prompts that resemble the bad ones, but on which the model should stay as it was. What "
@@ -47,7 +47,7 @@ class PromptsFields(FieldGroup):
         "uses.",
         example={"dataset": "mlabonne/harmful_behaviors", "split": "train[:100]"},
     )
-    topic_prompts: Annotated[DatasetSpecification | None, Optionally] = setting(
+    topic_prompts: Annotated[Datasets | None, Optionally] = setting(
         None,
         "Prompts",
         "Prompts about the topic of the bad ones that do not trigger the behaviour. Only `heretic "
@@ -65,7 +65,7 @@ class PromptsFields(FieldGroup):
         example=["medical"],
         as_before=[],
     )
-    good_held_out_prompts: Annotated[DatasetSpecification | None, Optionally] = setting(
+    good_held_out_prompts: Annotated[Datasets | None, Optionally] = setting(
         None,
         "Prompts",
         "Good prompts on which only the chosen trial is scored. Unset: rows of the same data sets, "
@@ -73,7 +73,7 @@ class PromptsFields(FieldGroup):
         example={"dataset": "mlabonne/harmless_alpaca", "split": "test[100:200]"},
         scores=False,
     )
-    bad_held_out_prompts: Annotated[DatasetSpecification | None, Optionally] = setting(
+    bad_held_out_prompts: Annotated[Datasets | None, Optionally] = setting(
         None,
         "Prompts",
         "Bad prompts on which only the chosen trial is scored. Unset: as for "

@@ -7,11 +7,10 @@ the digest the same content is found again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from heretic.config.nested import merged
 from heretic.config.schema import option_name
 from heretic.errors import ExportError, HereticError
 from heretic.export.files import relative_files, sha256_file
@@ -30,6 +29,9 @@ TEXTS = frozenset({"system_prompt", "response_prefix", "prefix", "suffix", "refu
 """Settings and keys whose value is a text that may look like a path."""
 
 Key = tuple[str, ...]
+
+_OF_TABLE = 2
+"""Parts of the key of a data set in a table; in a list its number comes between them."""
 
 
 def shortened(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,26 +68,35 @@ def found_again(
     Raises:
         ExportError: One is neither found nor named by the user.
     """
-    result, missing = dict(settings), []
+    result: Any = settings
+    missing = []
     for key, name in _places(settings):
         digest = recorded.get(".".join(key))
-        if digest is None or _value(overrides, key) is not None:
+        said = _value(overrides, (key[0], *key[-1:]) if len(key) > 1 else key)
+        if digest is None or said is not None:
             continue
         candidates = (folder / name for folder in (near.parent, near, Path()))
         path = next((path for path in candidates if _digest(key, str(path)) == digest), None)
         if path is None:
             missing.append((key, name))
         else:
-            result = merged(result, _nested(key, str(path)))
+            result = _with(result, key, str(path))
     if missing:
-        named = ", ".join(f"{'.'.join(key)} {name}" for key, name in missing)
-        options = " ".join(f"{option_name(*key)} PATH" for key, _ in missing)
-        raise ExportError(
-            f"The reproduction file was made with local files that are not here as they were: "
-            f"{named}.",
-            remedy=f"Say where they are: {options}.",
-        )
-    return result
+        raise _not_here(missing)
+    return dict(result)
+
+
+def _not_here(missing: Sequence[tuple[Key, str]]) -> ExportError:
+    named = ", ".join(f"{'.'.join(key)} {name}" for key, name in missing)
+    options = " ".join(f"{option_name(*key)} PATH" for key, _ in missing if len(key) <= _OF_TABLE)
+    listed = [name for key, name in missing if len(key) > _OF_TABLE]
+    ways = [f"say where they are: {options}"] if options else []
+    ways += [f"put {', '.join(listed)} beside the reproduction file"] if listed else []
+    remedy = " and ".join(ways)
+    return ExportError(
+        f"The reproduction file was made with local files that are not here as they were: {named}.",
+        remedy=f"{remedy[:1].upper()}{remedy[1:]}.",
+    )
 
 
 def _places(settings: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:
@@ -93,8 +104,17 @@ def _places(settings: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:
     for name, value in settings.items():
         if name == "model" and isinstance(value, str):
             yield (name,), value
-        elif name.endswith("_prompts") and isinstance(_value(value, ["dataset"]), str):
-            yield (name, "dataset"), value["dataset"]
+        elif name.endswith("_prompts"):
+            yield from _data_sets((name,), value)
+
+
+def _data_sets(above: Key, value: Any) -> Iterator[tuple[Key, str]]:
+    """The data sets of a prompt set; those of a list are numbered from 0."""
+    if isinstance(value, list | tuple):
+        for number, part in enumerate(value):
+            yield from _data_sets((*above, str(number)), part)
+    elif isinstance(_value(value, ["dataset"]), str):
+        yield (*above, "dataset"), value["dataset"]
 
 
 def _digest(key: Key, name: str) -> str | None:
@@ -121,10 +141,15 @@ def _value(table: Any, key: Iterable[str]) -> Any:
     return table
 
 
-def _nested(key: Key, value: Any) -> dict[str, Any]:
-    for part in reversed(key):
-        value = {part: value}
-    return dict(value)
+def _with(tree: Any, key: Key, value: Any) -> Any:
+    """A copy of tables and lists with another value at `key`, which exists."""
+    if not key:
+        return value
+    first, *rest = key
+    if isinstance(tree, Mapping):
+        return {**tree, first: _with(tree[first], tuple(rest), value)}
+    place = int(first)
+    return [*tree[:place], _with(tree[place], tuple(rest), value), *tree[place + 1 :]]
 
 
 def _shortened(value: Any, key: str) -> Any:

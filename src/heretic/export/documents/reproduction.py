@@ -119,7 +119,11 @@ class Reproduction:
         data = read_json(path)
         version = data.get("schema_version") if isinstance(data, dict) else None
         if isinstance(version, bool) or not isinstance(version, int):
-            raise ExportError(f"{path} is not a reproduction file.")
+            raise ExportError(
+                f"{path} is not a reproduction file.",
+                remedy="If heretic-llm, another project, wrote it: `heretic migrate` takes its "
+                "settings.",
+            )
         if version > REPRODUCTION_SCHEMA:
             raise ExportError(
                 f"{path} has schema version {version}; this release reads {REPRODUCTION_SCHEMA}.",
