@@ -87,11 +87,11 @@ unset. Everything else in the file is named and left out.
 
 The other tool's settings files and their comments: `config.default.toml` as documented for 1.4,
 and of 2.x at two commits, its files against slop, humour and sycophancy, the one for its
-classifier, and `judge.default.toml`; nothing here follows its code. `chain_of_thought_blocks` was in none
-of them: pairs of the beginning and the end of a block are assumed. That a prefix is joined to a
-prompt by a space is concluded from its own prefixes, which end in a colon. No reproduction file
-was at hand either: their form is that of the settings in its checkpoints, and of a description of
-one.
+classifier, and `judge.default.toml`; nothing here follows its code. `chain_of_thought_blocks` was
+in none of them: pairs of the beginning and the end of a block are assumed. That a prefix is joined
+to a prompt by a space is concluded from its own prefixes, which end in a colon. No reproduction
+file was at hand either: their form is that of the settings in its checkpoints, and of a description
+of one.
 """
 
 _WORDS: dict[Handling, str] = {
