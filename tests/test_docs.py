@@ -19,7 +19,7 @@ from heretic.scorers.judge import ClassifierJudgeOptions, LLMJudgeOptions
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.glob("*.md"), ROOT / "README.md"])
+PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md")])
 
 
 def code(page: str, language: str) -> list[str]:
