@@ -2,11 +2,11 @@
 
     python -m tests.soak.install python3.11 python3.12 python3.13
 
-For each interpreter: `pip install .` in the source, `uv tool install .` there, and `pipx install` of
-the wheel, each with the constraints. uv and pipx are fetched into an environment of their own. What
-pip and uv have downloaded stays in their caches, for the next time: gigabytes, where the package
-index serves only PyTorch's stock build. To use a CPU build that lies in a folder, name it in
-PIP_FIND_LINKS and UV_FIND_LINKS.
+For each interpreter: `pip install .` in the source, `uv tool install .` there, and `pipx install`
+of the wheel, each with the constraints. uv and pipx are fetched into an environment of their own.
+What pip and uv have downloaded stays in their caches, for the next time: gigabytes, where the
+package index serves only PyTorch's stock build. To use a CPU build that lies in a folder, name the
+folder in PIP_FIND_LINKS and UV_FIND_LINKS.
 
 An interpreter that is not here is named and left out. Ends with status 1 if an installation fails,
 or if none was tried.
