@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,17 @@ def test_every_document_the_program_names_exists():
 def test_links_between_documents_lead_somewhere(page: Path):
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_lists_and_tables_stand_apart(page: Path):
+    """Without an empty line before them, the site shows them as a part of the paragraph."""
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    lines = ["", *text.splitlines()]
+    item, row = re.compile(r"(?:\d+\.|[-*]) "), re.compile(r"\|")
+    for before, line in pairwise(lines):
+        for start, inside in ((item, re.compile(r"\s*(?:\d+\.|[-*]) |\s{2,}")), (row, row)):
+            assert not start.match(line) or not before.strip() or inside.match(before), line
 
 
 def test_scorers_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -103,6 +103,12 @@ def test_pages_load_nothing_from_elsewhere(site: Path):
         assert 'class="mermaid"' not in html, name
 
 
+def test_tables_show_bars_without_their_escapes(site: Path):
+    settings = (site / "settings.html").read_text(encoding="utf-8")
+    assert "&lt;|channel|&gt;analysis" in settings
+    assert "\\|" not in "".join(re.findall(r"<td.*?</td>", settings, re.DOTALL))
+
+
 def test_what_pages_load_is_there(site: Path):
     html = (site / "index.html").read_text(encoding="utf-8")
     local = [address.split("#")[0].split("?")[0] for address in requests_of(html).addresses]

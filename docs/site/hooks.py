@@ -32,6 +32,8 @@ OUTSIDE = {
 LINK = re.compile(r"(?P<open>\]\()(?P<target>[^)#\s:]+)(?P<rest>#[^)\s]*)?\)")
 """A link to a file, as it stands in the repository."""
 
+CELL = re.compile(r"<td.*?</td>", re.DOTALL)
+
 FETCHED = re.compile(rb"https://unpkg\.com/[\w./@-]+")
 """Scripts that the theme fetches for old browsers and for diagrams, which no page has."""
 
@@ -55,6 +57,11 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
         return f"{link['open']}{path}{link['rest'] or ''})"
 
     return LINK.sub(moved, markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Show bars in code of tables as GitHub does: they are written `\\|` there."""
+    return CELL.sub(lambda cell: cell[0].replace("\\|", "|"), html)
 
 
 def on_post_build(config: MkDocsConfig, **_: Any) -> None:
