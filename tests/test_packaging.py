@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import heretic
+from tests.soak import install
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "heretic"
@@ -25,6 +26,7 @@ FIRST_STEP = """
 import json, sys
 from pathlib import Path
 import heretic
+from tests.soak import install
 installed = Path(sys.argv[1]).resolve()
 assert installed in Path(heretic.__file__).resolve().parents, heretic.__file__
 
@@ -288,3 +290,13 @@ def test_readme_says_whose_that_name_is():
     assert "`heretic-llm` of PyPI" in said
     assert "Philipp" in said
     assert heretic.__version__ in said
+
+
+def test_the_release_check_names_interpreters_that_are_not_here(
+    capsys: pytest.CaptureFixture[str],
+):
+    assert install.main(["python9.99", "/nowhere/python3"]) == 1
+    said = capsys.readouterr().out
+    assert said == "python9.99: not found, not tried\n/nowhere/python3: not found, not tried\n"
+    command = run("make", "-n", "release-check", "RELEASE_PYTHONS=a b", "VENV=x", cwd=ROOT)
+    assert command.splitlines()[-1] == "x/bin/python -m tests.soak.install a b"

@@ -60,7 +60,7 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Show bars in code of tables as GitHub does: they are written `\\|` there."""
+    """Show bars in code of tables as GitHub does, which takes the backslash before them away."""
     return CELL.sub(lambda cell: cell[0].replace("\\|", "|"), html)
 
 

@@ -120,6 +120,8 @@ def tried(bench: Bench, command: Path) -> str:
     assert len(lines) == len(expected), lines  # no warning follows
     assert all(line.startswith(start) for line, start in zip(lines, expected, strict=True)), lines
     assert "Usage: " in call(bench, command, "demo", "--help", cwd=away)
+    python = command.resolve().parent / "python"
+    assert "pip" in call(bench, python, "-m", "pip", "--version", cwd=away)  # the demo needs it
     (away / "replies.jsonl").write_text('{"response": "I cannot help with that."}\n')
     assert '"refusal"' in call(bench, command, "classify", "replies.jsonl", cwd=away)
     assert "sycophancy" in call(bench, command, "--help-all", cwd=away)  # read from its files
