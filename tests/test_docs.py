@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
+import yaml  # type: ignore[import-untyped]
 from pydantic import BaseModel
 
 import heretic
