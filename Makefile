@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INPUTS := pyproject.toml constraints.txt constraints-torch.txt
-EXTRAS := dev,research,fidelity,benchmarks
+EXTRAS := dev,research,fidelity,benchmarks,docs
 # A PyTorch that is installed is kept, whatever its build; the tested one is for where none is.
 PINS = -c constraints.txt $$($(BIN)/python -c 'import importlib.util as u; \
   print("" if u.find_spec("torch") else "-c constraints-torch.txt")')
@@ -14,7 +14,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 PIP_NO_INDEX=1
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test newest audit soak bench bench-search models clean
+.PHONY: help install demo test docs newest release-check audit soak bench bench-search models clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -47,6 +47,11 @@ test: $(VENV)/.dev ## Lint, check types, run all tests
 	$(BIN)/mypy
 	$(OFFLINE) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
+# Strict: a link that leads nowhere, or a page that the navigation lacks, is an error. (Not with
+# --quiet, which counts no warnings.)
+docs: $(VENV)/.dev ## Build the documents as a site: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # Beyond the upper bounds of pyproject.toml too: this is where one learns that they can be raised.
 NEWEST := transformers torch optuna peft datasets
 newest: ## Run all tests with the newest releases, in an environment of their own (PYTEST_ARGS=...)
@@ -56,6 +61,11 @@ newest: ## Run all tests with the newest releases, in an environment of their ow
 	.venv-newest/bin/python -m pip list | grep -iE '^($(subst $() ,|,$(NEWEST))) '
 	.venv-newest/bin/python -m heretic.demo.base
 	$(OFFLINE) .venv-newest/bin/python -m pytest $(PYTEST_ARGS)
+
+# Commands or paths of interpreters: make release-check RELEASE_PYTHONS="python3.12 python3.13"
+RELEASE_PYTHONS ?= python3.11 python3.12 python3.13
+release-check: $(VENV)/.dev ## Install by pip, uv and pipx into new environments (gigabytes, not in CI)
+	$(BIN)/python -m tests.soak.install $(RELEASE_PYTHONS)
 
 # --strict: a package that the service does not know is a failure, not a package without faults.
 audit: ## Look up known vulnerabilities of everything pinned, but those in audit-exceptions.txt
@@ -84,5 +94,5 @@ models: $(VENV)/.dev ## Ask every model type what must hold of it, and write doc
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.support.contract --write
 
 clean: ## Remove .venv and everything built; runs and saved models stay
-	rm -rf $(VENV) .venv-newest .venv-audit build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest .venv-audit build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

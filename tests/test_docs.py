@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import re
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+import yaml  # type: ignore[import-untyped]
 from pydantic import BaseModel
 
 import heretic
@@ -20,7 +22,7 @@ from tests.support.data_sets import only
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.glob("*.md"), ROOT / "README.md"])
+PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md")])
 
 
 def code(page: str, language: str) -> list[str]:
@@ -42,6 +44,26 @@ def test_every_document_the_program_names_exists():
 def test_links_between_documents_lead_somewhere(page: Path):
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_citation_and_changes_are_of_this_release():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert citation["version"] == heretic.__version__
+    assert citation["license"] == project["license"]
+    assert f"\n## Unreleased: {heretic.__version__}\n" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_lists_and_tables_stand_apart(page: Path):
+    """Without an empty line before them, the site shows them as a part of the paragraph."""
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    lines = ["", *text.splitlines()]
+    item, row = re.compile(r"(?:\d+\.|[-*]) "), re.compile(r"\|")
+    for before, line in pairwise(lines):
+        for start, inside in ((item, re.compile(r"\s*(?:\d+\.|[-*]) |\s{2,}")), (row, row)):
+            assert not start.match(line) or not before.strip() or inside.match(before), line
 
 
 def test_scorers_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -253,7 +253,7 @@ class TestUtils:
     def test_entry_points(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert heretic.main.run(["--version"]) == 0
         assert heretic.main.main(["--version"]) == 0
-        assert capsys.readouterr().out.count("heretic") == 2
+        assert capsys.readouterr().out.count(f"heretic {heretic.__version__}\n") == 2
 
 
 PLUGIN = '''

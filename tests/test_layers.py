@@ -275,16 +275,21 @@ def heavy_modules_after(code: str) -> set[str]:
     return HEAVY & set(json.loads(result.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["--help-all"], ["--version"], ["run", "--help"]]
-)
-def test_help_loads_nothing_heavy(arguments: list[str]):
-    code = (
+def running(arguments: list[str]) -> str:
+    return (
         "from heretic.main import run\n"
         f"try: run({arguments!r})\n"
         "except SystemExit as leaving: assert not leaving.code"
     )
-    assert heavy_modules_after(code) == set()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--help-all"], ["run", "--help"]])
+def test_help_loads_nothing_heavy(arguments: list[str]):
+    assert heavy_modules_after(running(arguments)) == set()
+
+
+def test_version_loads_torch_for_the_device_and_nothing_else():
+    assert heavy_modules_after(running(["--version"])) == {"numpy", "torch"}
 
 
 def test_records_and_settings_load_nothing_heavy():

@@ -1,4 +1,4 @@
-"""The wheel holds everything: built, installed elsewhere, its demo files read from there."""
+"""Wheel and source archive hold everything: built, installed elsewhere, demo files read there."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from email.parser import HeaderParser
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import heretic
+from tests.soak import install
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "heretic"
@@ -24,6 +26,7 @@ FIRST_STEP = """
 import json, sys
 from pathlib import Path
 import heretic
+from tests.soak import install
 installed = Path(sys.argv[1]).resolve()
 assert installed in Path(heretic.__file__).resolve().parents, heretic.__file__
 
@@ -66,14 +69,25 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy so that nothing left from earlier builds gets in."""
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the source archive, and the wheel that is built from that archive.
+
+    Both come from a copy, so that nothing left from earlier builds gets in.
+    """
     copy = tmp_path_factory.mktemp("copy")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy)
-    shutil.copytree(SOURCE, copy / "src" / "heretic", ignore=shutil.ignore_patterns("__pycache__"))
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", copy / "dist", cwd=copy)
-    (built,) = (copy / "dist").glob("*.whl")
+    for path in ROOT.glob("*"):
+        if path.is_file():
+            shutil.copy(path, copy)
+    for name in ("src/heretic", "docs"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, copy / name, ignore=ignored)
+    run(sys.executable, "-m", "build", "--no-isolation", "-o", copy / "dist", cwd=copy)
+    return copy / "dist"
+
+
+@pytest.fixture(scope="module")
+def wheel(dist: Path) -> Path:
+    (built,) = dist.glob("*.whl")
     return built
 
 
@@ -96,6 +110,38 @@ def test_wheel_holds_every_file_of_the_package(wheel: Path):
     assert files <= packed
     foreign = {name for name in packed if not name.startswith(("heretic/", "heretic_llm-"))}
     assert not foreign
+
+
+def test_source_archive_holds_what_the_readme_names(dist: Path):
+    (archive,) = dist.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        names = {name.partition("/")[2] for name in packed.getnames()}
+    assert {"LICENSE", "README.md", "constraints.txt", "constraints-torch.txt"} <= names
+    linked = re.findall(r"\]\(((?:docs/)?[\w-]+\.\w+)\)", (ROOT / "README.md").read_text("utf-8"))
+    assert {"docs/installing.md", "docs/demo-front.png", "CITATION.cff"} <= set(linked) <= names
+    assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
+
+
+def test_package_index_would_take_both(dist: Path, tmp_path: Path):
+    files = sorted(dist.iterdir())
+    assert len(files) == 2
+    said = run(sys.executable, "-m", "twine", "check", "--strict", *files, cwd=tmp_path)
+    assert said.count("PASSED") == 2
+
+
+def test_kinds_of_data_files_are_packed(wheel: Path):
+    packed = zipfile.ZipFile(wheel).namelist()
+    for pattern in (
+        "heretic/py.typed",
+        "heretic/config/presets.toml",
+        "heretic/behaviors/slop/config.toml",
+        "heretic/behaviors/slop/requests_train.txt",
+        "heretic/export/documents/card.md.jinja",
+        "heretic/scorers/phrases.txt",
+        "heretic/demo/adapter/adapter_model.safetensors",
+    ):
+        assert pattern in packed
+    assert any(name.endswith(".jsonl") for name in packed)
 
 
 def test_metadata(wheel: Path):
@@ -189,7 +235,7 @@ def put_torch(environment: Path, version: str) -> None:
 def test_what_users_are_told_to_install_keeps_any_build_of_pytorch(
     environment: Path, tmp_path: Path, version: str
 ):
-    assert "pip install -e . -c constraints.txt" in (ROOT / "README.md").read_text("utf-8")
+    assert "pip install . -c constraints.txt" in (ROOT / "README.md").read_text("utf-8")
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
     (wanted,) = (line for line in needed if line.startswith("torch>"))
     put_torch(environment, version)
@@ -221,3 +267,36 @@ def test_exceptions_of_the_audit_have_reasons():
         match = re.fullmatch(r"[A-Z]+-[\w-]+ (?P<name>[\w.-]+): .{20,}", entry)
         assert match, entry
         assert match["name"] in known, entry
+
+
+TEXTS = {".jsonl", ".cff", ".jinja", ".md", ".py", ".toml", ".txt", ".yml", ""}
+INSTALLS = re.compile(r"\binstall\b[^\n]*\bheretic-llm\b(?!\.whl)")
+"""Advice to fetch a package that is another project's."""
+
+
+def test_nothing_tells_to_install_the_other_project_of_that_name():
+    rooms = [ROOT / name for name in ("src", "docs", "tests", "benchmarks", ".ci")]
+    paths = [*ROOT.glob("*"), *(path for room in rooms for path in room.rglob("*"))]
+    files = [path for path in paths if path.is_file() and path.suffix in TEXTS]
+    assert len(files) > 400
+    advice = {path: INSTALLS.findall(path.read_text(encoding="utf-8")) for path in files}
+    assert {path.name: lines for path, lines in advice.items() if lines} == {}
+    assert INSTALLS.search("pip install 'heretic" + "-llm[judge]'")
+
+
+def test_readme_says_whose_that_name_is():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    said = readme[readme.index("**What it is not.**") :].partition("## ")[0]
+    assert "`heretic-llm` of PyPI" in said
+    assert "Philipp" in said
+    assert heretic.__version__ in said
+
+
+def test_the_release_check_names_interpreters_that_are_not_here(
+    capsys: pytest.CaptureFixture[str],
+):
+    assert install.main(["python9.99", "/nowhere/python3"]) == 1
+    said = capsys.readouterr().out
+    assert said == "python9.99: not found, not tried\n/nowhere/python3: not found, not tried\n"
+    command = run("make", "-n", "release-check", "RELEASE_PYTHONS=a b", "VENV=x", cwd=ROOT)
+    assert command.splitlines()[-1] == "x/bin/python -m tests.soak.install a b"

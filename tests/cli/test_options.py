@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shlex
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import click
 import pytest
 from tests.support.data_sets import only
 
+import heretic
 from heretic import __version__
 from heretic.cli import main as registry
 from heretic.cli.options import (
@@ -26,6 +29,7 @@ from heretic.config.fields.all import SettingsFields
 from heretic.config.schema import known_paths
 from heretic.errors import HereticError, SettingsError
 from heretic.main import main, run
+from heretic.system.machine import accelerator, device_name
 
 
 @click.command("run", cls=SettingsCommand, show_settings=True)
@@ -252,7 +256,20 @@ def test_all_help_shows_commands_and_every_setting(
 
 def test_version(capsys: pytest.CaptureFixture[str]):
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"heretic {__version__}\n"
+    release, library, device, place = capsys.readouterr().out.splitlines()
+    assert release == f"heretic {__version__}"
+    assert library == f"transformers {metadata.version('transformers')}"
+    assert device.startswith(f"torch {metadata.version('torch')}, device: ")
+    assert device.endswith(device_name(accelerator()))
+    assert str(Path(heretic.__file__).parent) in place
+
+
+def test_version_of_a_torch_that_does_not_work(tmp_path: Path):
+    (tmp_path / "torch.py").write_text("raise OSError('libcuda.so.1: cannot open\\nit')\n")
+    path = os.pathsep.join([str(tmp_path), str(Path(heretic.__file__).parents[1])])
+    done = process("-m", "heretic", "--version", PYTHONPATH=path)
+    assert done.returncode == 0
+    assert "device: unknown, since torch does not work here: libcuda.so.1: " in done.stdout
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt(), click.Abort(), EOFError()])
@@ -328,14 +345,21 @@ def main_with(raised: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
     return main(["m"])
 
 
-def process(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *arguments]
+def process(
+    *arguments: str, cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=300, cwd=cwd, check=False
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=cwd,
+        check=False,
+        env={**os.environ, **environment},
     )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["config"], ["evalute", "--x"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["config"], ["evalute", "--x"]])
 def test_no_heavy_library_is_loaded(arguments: list[str]):
     heavy = "{'torch', 'transformers', 'datasets', 'optuna', 'matplotlib', 'dotenv'}"
     code = (
@@ -346,7 +370,7 @@ def test_no_heavy_library_is_loaded(arguments: list[str]):
 
 
 def test_as_a_module(tmp_path: Path):
-    assert process("-m", "heretic", "--version").stdout == f"heretic {__version__}\n"
+    assert process("-m", "heretic", "--version").stdout.startswith(f"heretic {__version__}\n")
     (tmp_path / "config.toml").write_text("n_trails = 5\n")
     done = process("-m", "heretic", "m", cwd=tmp_path)
     assert done.returncode == 2

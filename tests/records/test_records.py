@@ -350,7 +350,7 @@ class TestManifest:
 
     def test_newer_ones_are_refused_even_with_fields_unheard_of(self):
         data = {**self.manifest().to_dict(), "schema_version": SCHEMA_VERSION + 1, "new": 1}
-        with pytest.raises(RunError, match="Upgrade heretic-llm"):
+        with pytest.raises(RunError, match="Update Heretic"):
             RunManifest.from_dict(data)
 
     @pytest.mark.parametrize("damage", [{"schema_version": None}, {"unheard_of": 1}])

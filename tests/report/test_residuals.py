@@ -164,7 +164,7 @@ def test_unknown_style_names_those_there_are(tmp_path: Path):
 
 
 def test_missing_package_says_what_to_install():
-    with pytest.raises(HereticError, match=r"pip install 'heretic-llm\[research\]'"):
+    with pytest.raises(HereticError, match=r"pip install '\.\[research\]'"):
         require("no_such_package_here", extra="research", purpose="Plotting residuals")
 
 

@@ -147,7 +147,7 @@ class TestManifest:
         folder = make_run(tmp_path)
         path = folder.path / "manifest.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 99}))
-        with pytest.raises(RunError, match=r"schema version 99.*Upgrade heretic-llm"):
+        with pytest.raises(RunError, match=r"schema version 99.*Update Heretic"):
             folder.read_manifest()
 
     @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"schema_version": 1}'])

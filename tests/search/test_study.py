@@ -300,7 +300,7 @@ class TestInterruption:
             text, crc = with_check_value(content, crc)
             newer += text
         path.write_bytes(newer)
-        with pytest.raises(RunError, match="Upgrade heretic-llm"):
+        with pytest.raises(RunError, match="Update Heretic"):
             study.run(evaluate, 3)
         assert path.read_bytes() == newer
 

@@ -14,11 +14,12 @@ from types import TracebackType
 
 import click
 
-from heretic import __version__
 from heretic.cli.options import common_settings, nearest_option, write_settings
 from heretic.cli.signals import is_interruption
+from heretic.cli.version import show_version
 from heretic.errors import HereticError, SettingsError
 from heretic.system.display import safe
+from heretic.system.distributions import PACKAGE, mixture
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,14 @@ def _show_everything(ctx: click.Context, option: click.Parameter, given: bool) -
     callback=_show_everything,
     help="Show every setting as well, and exit.",
 )
-@click.version_option(__version__, prog_name="heretic", message="%(prog)s %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=show_version,
+    help="Show versions and the device, and exit.",
+)
 def heretic() -> None:
     """Do nothing: the group runs the command."""
 
@@ -242,6 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     sys.excepthook = _show_bug
     _hush_libraries()
+    _tell_of_mixture(arguments)
     try:
         return run(arguments)
     except HereticError as error:
@@ -249,6 +258,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise KeyboardInterrupt from error
         print(safe(f"Error: {error}"), file=sys.stderr)
         return error.exit_status
+
+
+def _tell_of_mixture(arguments: Sequence[str] | None) -> None:
+    """Say in one line that another package `heretic` is installed, before a command runs.
+
+    Help is not kept waiting, and `--version` looks by itself, and further.
+    """
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    if any(token in _OWN_OPTIONS for token in tokens):
+        return
+    warning = mixture(prefix=PACKAGE)
+    if warning:
+        print(safe(f"Warning: {warning}"), file=sys.stderr)
 
 
 def _hush_libraries() -> None:

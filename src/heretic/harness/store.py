@@ -107,7 +107,5 @@ class ResultFile:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise RunError(f"Cannot read {self.path}: {error!r}.", remedy=_DELETE) from error
         if is_newer:
-            raise RunError(
-                f"{self.path} was written by a newer release.", remedy="Upgrade heretic-llm."
-            )
+            raise RunError(f"{self.path} was written by a newer release.", remedy="Update Heretic.")
         return {row.key: row for row in found}

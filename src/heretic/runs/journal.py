@@ -65,7 +65,7 @@ def trial_from_record(record: object) -> Trial:
     if isinstance(version, bool) or not isinstance(version, int) or version > SCHEMA_VERSION:
         raise RunError(
             f"A trial has schema version {version!r}; this release reads {SCHEMA_VERSION}.",
-            remedy="Upgrade heretic-llm.",
+            remedy="Update Heretic.",
         )
     try:
         found = parse.table(record, "the trial")

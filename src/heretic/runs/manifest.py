@@ -188,7 +188,7 @@ class RunManifest:
             raise RunError(
                 f"The run manifest has schema version {version!r}; this release reads "
                 f"{SCHEMA_VERSION}.",
-                remedy="Upgrade heretic-llm.",
+                remedy="Update Heretic.",
             )
         content = {key: value for key, value in data.items() if key != _CHECKSUM}
         is_checked = _CHECKSUM in data or version >= FIRST_WITH_CHECKSUMS

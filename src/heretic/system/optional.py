@@ -28,5 +28,5 @@ def require(
     except ImportError as error:
         raise kind(
             f"{purpose} needs the package {module}: {error}.",
-            remedy=f"Install it with: pip install 'heretic-llm[{extra}]'",
+            remedy=f"In the folder of Heretic's source: pip install '.[{extra}]'",
         ) from error

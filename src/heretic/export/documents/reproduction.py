@@ -127,7 +127,7 @@ class Reproduction:
         if version > REPRODUCTION_SCHEMA:
             raise ExportError(
                 f"{path} has schema version {version}; this release reads {REPRODUCTION_SCHEMA}.",
-                remedy="Upgrade heretic-llm.",
+                remedy="Update Heretic.",
             )
         try:
             return cls._parse(data)
