@@ -178,7 +178,15 @@ def _write_model(
         reporter.emit(Notice("The plan edits nothing: the saved model is the base.", "warning"))
     edits = None if source is None else _streamable(model, source, plan, directions, reporter)
     if source is not None and edits is not None:
-        stream.write_streamed(source, edits, folder, reporter)
+        count, lost = stream.write_streamed(source, edits, folder, reporter)
+        if count:
+            reporter.emit(
+                Notice(
+                    f"{count} edited weights were packed in the base's own format, which rounds "
+                    f"them by {lost:.2%} (root mean square); all other tensors are the base's, to "
+                    "the byte"
+                )
+            )
         write_base_files(model, folder, strategy, source, streamed=True, reporter=reporter)
         return
     check_disk(folder, weights.estimated_bytes(model))
