@@ -79,16 +79,21 @@ def _calibrate(module: nn.Linear, weights: Any) -> None:
         "channel": (1, shape[1]),
         "block": tuple(weights.block_structure or ()),
     }.get(weights.strategy, (1, weights.group_size))
-    cells = split(matrix, cell)  # type: ignore[arg-type]
+    cells = split(matrix, cell)
     low, high = cells.amin(dim=(-3, -1)), cells.amax(dim=(-3, -1))
     common = None
     if hasattr(module, "weight_global_scale"):
         common = generate_gparam(matrix.amin(), matrix.amax())
-        module.weight_global_scale.data.copy_(common)
+        _set(module, "weight_global_scale", common)
     scale, zero = calculate_qparams(low, high, weights, global_scale=common)
-    module.weight_scale.data.copy_(scale.reshape(module.weight_scale.shape))
+    _set(module, "weight_scale", scale)
     if hasattr(module, "weight_zero_point"):
-        module.weight_zero_point.data.copy_(zero.reshape(module.weight_zero_point.shape))
+        _set(module, "weight_zero_point", zero)
+
+
+def _set(module: nn.Module, name: str, values: Tensor) -> None:
+    parameter = module.get_parameter(name)
+    parameter.data.copy_(values.reshape(parameter.shape))
 
 
 def fp8(

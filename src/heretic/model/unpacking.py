@@ -27,7 +27,7 @@ from heretic.quantised.kinds import Quantisation, quantisation_of
 from heretic.quantised.weights import Contents, Packed, contents
 from heretic.system.hub import base_folder, is_local
 
-GIGABYTE = 10**9
+GIGABYTE, MEGABYTE = 10**9, 10**6
 
 DOWNLOADED = ["model*.safetensors", "model.safetensors.index.json"]
 """Weight files of a model on the Hub, without copies in other formats that lie beside them."""
@@ -126,12 +126,18 @@ def told_before(source: ModelSource, quantisation: Quantisation, dtype: torch.dt
     name = "half precision" if isinstance(dtype, str) else str(dtype).removeprefix("torch.")
     files = _files(source)
     with _opened(files, quantisation, source.model) as found:
-        count = sum(math.prod(t.shape) for t in (*found.packed.values(), *found.plain.values()))
+        shapes = [weight.shape for weight in found.packed.values()]
+        shapes += [tensor.shape for tensor in found.plain.values()]
+    count = sum(map(math.prod, shapes))
     held = sum(file.stat().st_size for file in files)
     return (
         f"{source.model}: {quantisation.told()} In memory its weights take "
-        f"{count * itemsize / GIGABYTE:.2f} GB ({name}); its files have {held / GIGABYTE:.2f} GB."
+        f"{_size(count * itemsize)} ({name}); its files have {_size(held)}."
     )
+
+
+def _size(count: int) -> str:
+    return f"{count / GIGABYTE:.3g} GB" if count > GIGABYTE else f"{count / MEGABYTE:.3g} MB"
 
 
 def load_unpacked(
@@ -171,7 +177,9 @@ def load_unpacked(
 
 def _generation(source: ModelSource) -> Any:
     try:
-        return GenerationConfig.from_pretrained(source.model, revision=source.model_commit)
+        return GenerationConfig.from_pretrained(
+            source.model, revision=source.model_commit or "main"
+        )
     except OSError:  # the model has none
         return None
 

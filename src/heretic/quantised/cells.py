@@ -15,7 +15,8 @@ def split(matrix: Tensor, cell: Cell) -> Tensor:
     rows, columns = matrix.shape[-2:]
     pad = (0, -columns % cell[1], 0, -rows % cell[0])
     padded = functional.pad(matrix, pad) if any(pad) else matrix
-    return padded.unflatten(-1, (-1, cell[1])).unflatten(-3, (-1, cell[0]))
+    *stacked, rows, columns = padded.shape
+    return padded.reshape(*stacked, rows // cell[0], cell[0], columns // cell[1], cell[1])
 
 
 def spread(values: Tensor, cell: Cell, shape: torch.Size | tuple[int, ...]) -> Tensor:

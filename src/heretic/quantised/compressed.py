@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from heretic.quantised.cells import Cell, better, split
-from heretic.quantised.kinds import NVFP4
-
-PACKED = "pack-quantized"
+from heretic.quantised.kinds import NVFP4, PACKED
 
 PARTS = ("packed", "weight", "scale", "zero_point", "global_scale", "shape")
 """Names of the parts of a packed weight, without `weight_`; `weight` is itself."""
@@ -105,8 +103,11 @@ class Compressed:
         """
         kept = self._opened(parts)
         made = self._made(weight, kept, parts["scale"].dtype)
-        read = [self._read(self._rounded(weight, each).float(), each) for each in (made, kept)]
-        mask = better(weight, *read, self.cell(weight.shape)).reshape(kept.scale.shape)
+        by_made, by_kept = (
+            self._read(self._rounded(weight, each).float(), each) for each in (made, kept)
+        )
+        mask = better(weight, by_made, by_kept, self.cell(weight.shape))
+        mask = mask.reshape(kept.scale.shape)
         scale = torch.where(mask, made.scale, kept.scale)
         zero = kept.zero_point
         if zero is not None and made.zero_point is not None:
@@ -136,21 +137,23 @@ class Compressed:
             return zero.to(stored.dtype)
         from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 
-        return pack_to_int32(zero.to(torch.int8), self._weights.num_bits, packed_dim=0).contiguous()
+        found: Tensor = pack_to_int32(zero.to(torch.int8), self._weights.num_bits, packed_dim=0)
+        return found.contiguous()
 
     def _unpacked(self, parts: Mapping[str, Tensor]) -> Tensor:
         """The levels as float32 [d_out, d_in]."""
+        found = parts.get("weight")
         if self.format == PACKED:
             from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
 
             shape = torch.Size(parts["shape"].tolist())
-            return unpack_from_int32(parts["packed"], self._weights.num_bits, shape).float()
-        if self.format == NVFP4:
+            found = unpack_from_int32(parts["packed"], self._weights.num_bits, shape)
+        elif self.format == NVFP4:
             from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
 
             rows, pairs = parts["packed"].shape
-            return unpack_fp4_from_uint8(parts["packed"], rows, 2 * pairs, torch.float32)
-        return parts["weight"].float()
+            found = unpack_fp4_from_uint8(parts["packed"], rows, 2 * pairs, torch.float32)
+        return cast("Tensor", found).float()
 
     def _packed(self, levels: Tensor) -> dict[str, Tensor]:
         if self.format == PACKED:

@@ -39,8 +39,8 @@ def unpacked(words: Tensor, bits: int, dim: int) -> Tensor:
     """
     shifts = torch.arange(0, WORD, bits, dtype=torch.int32)
     shape = (1, -1, 1) if dim == 0 else (1, 1, -1)
-    numbers = words.unsqueeze(dim + 1) >> shifts.view(shape)
-    return (numbers & (2**bits - 1)).flatten(dim, dim + 1)
+    numbers: Tensor = (words.unsqueeze(dim + 1) >> shifts.view(shape)) & (2**bits - 1)
+    return numbers.flatten(dim, dim + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +95,9 @@ class Awq:
 
     @staticmethod
     def _ordered(numbers: Tensor) -> Tensor:
-        count = len(AWQ_ORDER)
-        return numbers.unflatten(1, (-1, count))[:, :, list(AWQ_ORDER)].flatten(1)
+        rows, columns = numbers.shape
+        words = numbers.view(rows, columns // len(AWQ_ORDER), len(AWQ_ORDER))
+        return words[:, :, list(AWQ_ORDER)].flatten(1)
 
 
 @dataclass(frozen=True, slots=True)

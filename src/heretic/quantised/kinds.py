@@ -17,7 +17,8 @@ Saved = Literal["own format", "unquantised", "adapter"]
 an ordinary model; or not at all, so that an adapter is what can be saved."""
 
 FLOATS = ("float-quantized", "naive-quantized")
-INTEGERS = ("int-quantized", "naive-quantized", "pack-quantized")
+INTEGERS = ("int-quantized", "naive-quantized")
+PACKED = "pack-quantized"
 NVFP4 = "nvfp4-pack-quantized"
 NVFP4_GROUP = 16
 
@@ -211,17 +212,23 @@ def _scheme_label(weights: Mapping[str, Any], kind: str) -> str:
         "tensor_group": f"groups of {group}",
         "block": "blocks of " + " x ".join(map(str, weights.get("block_structure") or ())),
     }
-    known = {
-        ("float", 8): kind in FLOATS and strategy in ("tensor", "channel", "block"),
-        ("float", 4): kind == NVFP4 and strategy == "tensor_group" and group == NVFP4_GROUP,
-    }.get((str(number), bits), False)
-    if number == "int" and _is_count(bits) and bits <= 8:
-        packed = kind == "pack-quantized" and strategy in ("channel", "group")
-        known = packed or (kind in INTEGERS and bits == 8 and strategy in ("tensor", "channel"))
-    if not known:
+    if not _is_known(kind, number, bits, strategy, group):
         raise _UnknownError(f"{kind} weights of {bits} bits ({number}, {strategy})")
     name = "FP8" if (number, bits) == ("float", 8) else "NVFP4" if number == "float" else None
     return f"{name or f'{bits}-bit integers'}, {scales[str(strategy)]} ({kind})"
+
+
+def _is_known(kind: str, number: object, bits: object, strategy: object, group: object) -> bool:
+    """Whether numbers of a kind and a way to scale them are read and written here."""
+    if (number, bits) == ("float", 8):
+        return kind in FLOATS and strategy in ("tensor", "channel", "block")
+    if (number, bits) == ("float", 4):
+        return kind == NVFP4 and strategy == "tensor_group" and group == NVFP4_GROUP
+    if number != "int" or bits not in range(1, 9):
+        return False
+    if kind == PACKED:
+        return strategy in ("channel", "group")
+    return kind in INTEGERS and bits == 8 and strategy in ("tensor", "channel")
 
 
 def _mxfp4(settings: Mapping[str, Any]) -> Quantisation:

@@ -142,7 +142,7 @@ def _overwrite(entry: Entry, tensor: Tensor, source: Path, folder: Path) -> None
     Raises:
         ExportError: It is not of the same size.
     """
-    data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()  # type: ignore[arg-type]
+    data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     if tensor.dtype != DTYPES[entry.dtype] or len(data) != entry.end - entry.start:
         raise ExportError(f"{entry.key} would not fit into its place in {entry.file}.")
     with (folder / entry.file.relative_to(source)).open("r+b") as file:
