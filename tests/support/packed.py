@@ -48,11 +48,18 @@ def compressed(
     path: Path, scheme: str, model_type: str = "llama", *, shard: str = "1GB", **overrides: Any
 ) -> Path:
     """A tiny model whose linear maps compressed-tensors has quantised by one of `SCHEMES`."""
+    model = tiny.model(model_type, **{**SIZES, **overrides}).to(torch.bfloat16)
+    quantise(model, SCHEMES[scheme], path, shard)
+    tiny.tokenizer().save_pretrained(path)
+    return path
+
+
+def quantise(model: Any, scheme: dict[str, Any], path: Path, shard: str = "5GB") -> None:
+    """Round a model's linear maps to the nearest levels by a scheme, and save it packed."""
     from compressed_tensors.compressors import ModelCompressor
     from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config
 
-    model = tiny.model(model_type, **{**SIZES, **overrides}).to(torch.bfloat16)
-    groups = {"group_0": {"targets": ["Linear"], **SCHEMES[scheme]}}
+    groups = {"group_0": {"targets": ["Linear"], **scheme}}
     config = QuantizationConfig(config_groups=groups, ignore=["lm_head"])
     apply_quantization_config(model, config)
     for module in model.modules():
@@ -63,8 +70,6 @@ def compressed(
     compressor.compress_model(model)
     model.save_pretrained(path, max_shard_size=shard)
     compressor.update_config(str(path))
-    tiny.tokenizer().save_pretrained(path)
-    return path
 
 
 def _calibrate(module: nn.Linear, weights: Any) -> None:

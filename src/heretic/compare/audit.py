@@ -134,7 +134,10 @@ def _packed(
         saved = open_side(str(folder.absolute()), download=False)
         shown = shown_unpacked(base)
     except HereticError as error:
-        return [*unaudited, Finding("weights", f"They cannot be read: {error.message}", failed=False)]
+        return [
+            *unaudited,
+            Finding("weights", f"They cannot be read: {error.message}", failed=False),
+        ]
     if saved.quantization != base.quantization or not shown.checkpoint.packed:
         return unaudited
     expected, unknown = _expected(recorded, source, shown, writers)

@@ -179,7 +179,8 @@ class Compressed:
             dtype=kinds.get(self.format) or self._weights.pytorch_dtype(),
             global_scale=by.global_scale,
         )
-        return found
+        # The library makes 0 of a negative zero on a CPU, and keeps it on a GPU.
+        return found.copysign(weight) if self.format == NVFP4 else found
 
     def _read(self, levels: Tensor, by: Levels) -> Tensor:
         from compressed_tensors.quantization.lifecycle.forward import dequantize

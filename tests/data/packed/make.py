@@ -13,6 +13,7 @@ They were made once. Each library wants an environment of its own:
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import tempfile
@@ -81,12 +82,14 @@ def awq(source: Path, out: Path) -> dict[str, Tensor]:
 
 
 def gptq(source: Path, out: Path) -> dict[str, Tensor]:
-    from gptqmodel import GPTQModel, QuantizeConfig
+    from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
 
-    made = GPTQModel.load(str(source), QuantizeConfig(bits=4, group_size=GROUP, desc_act=True))
+    settings = QuantizeConfig(bits=4, group_size=GROUP, desc_act=True, pack_impl="original")
+    made = GPTQModel.load(str(source), settings)
     made.quantize([{"input_ids": r, "attention_mask": [1] * len(r)} for r in rows()], batch_size=1)
     made.save(str(out))
-    layer = made.model.model.layers[0]
+    loaded = GPTQModel.load(str(out), device="cpu", backend=BACKEND.TORCH)
+    layer = loaded.model.model.layers[0]
     return {name: m.dequantize_weight().T.contiguous() for name, m in shown(layer).items()}
 
 
@@ -101,9 +104,10 @@ def main() -> None:
         model(source)
         reference = {"awq": awq, "gptq": gptq}[kind](source, made)
         out.mkdir(exist_ok=True)
-        for name in ("config.json", "quantize_config.json", "model.safetensors"):
-            if (made / name).is_file():
-                shutil.copy(made / name, out / name)
+        shutil.copy(made / "model.safetensors", out / "model.safetensors")
+        config = json.loads((made / "config.json").read_text())
+        config["quantization_config"].pop("meta", None)  # names a temporary folder
+        (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         save_file({k: t.half() for k, t in reference.items()}, out / "reference.safetensors")
 
 
