@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.support import export_case, packed
+from tests.support import export_case, packed, tiny
 from tests.support.search_case import Recorder
 from torch import Tensor, nn
 
@@ -29,7 +29,7 @@ DATA = Path(__file__).parents[1] / "data" / "packed"
 HIDDEN = packed.SIZES["hidden_size"]
 SCORERS = [{"plugin": "keyword", "name": "refusals"}, {"plugin": "kl_divergence", "name": "kl"}]
 
-MOE = {
+MOE: dict[str, Any] = {
     "num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2,
     "moe_intermediate_size": 48,
 }  # fmt: skip
@@ -137,6 +137,15 @@ def test_parts_of_one_weight_may_lie_in_several_files(tmp_path: Path) -> None:
     assert all(same(whole[name], split[name]) for name in whole)
 
 
+def check_saved_to_rounding(model: Model, plan: Any, folder: Path) -> None:
+    """The saved weights are the edited ones, but for bfloat16 before the edit and after it."""
+    model.apply(plan, export_case.directions(hidden=HIDDEN))
+    saved = Model(export_case.settings(folder)).model.state_dict()
+    for name, tensor in model.model.state_dict().items():
+        close = (saved[name] - tensor).abs() <= tensor.abs().max() * 2**-8
+        assert close.all(), name
+
+
 @pytest.mark.parametrize("library", ["awq", "gptq"])
 def test_what_cannot_be_packed_again_is_saved_unquantised(library: str, tmp_path: Path) -> None:
     base = tmp_path / "base"
@@ -144,16 +153,32 @@ def test_what_cannot_be_packed_again_is_saved_unquantised(library: str, tmp_path
     for file in (DATA / library).iterdir():
         if file.name != "reference.safetensors":
             (base / file.name).write_bytes(file.read_bytes())
-    packed.tiny.tokenizer().save_pretrained(base)
+    tiny.tokenizer().save_pretrained(base)
     model, plan, heard = exported(base, tmp_path / "saved", "full")
     assert any("loaded dequantised and saved unquantised" in text for text in heard.notices())
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert "quantization_config" not in config
-    assert {t.dtype for t in tensors(tmp_path / "saved").values()} == {torch.float16}
-    with model.edited(plan, export_case.directions(hidden=HIDDEN)):
-        hooked = logits(model)
-    saved = logits(Model(export_case.settings(tmp_path / "saved")))
-    assert kl(hooked, saved) < 1e-4
+    dtypes = {"awq": torch.float16, "gptq": torch.bfloat16}  # of the tensors that are not packed
+    assert {t.dtype for t in tensors(tmp_path / "saved").values()} == {dtypes[library]}
+    check_saved_to_rounding(model, plan, tmp_path / "saved")
+
+
+def test_mxfp4_experts_are_loaded_and_saved_unquantised(tmp_path: Path) -> None:
+    base, sizes = tmp_path / "base", {**packed.SIZES, **MOE, "intermediate_size": 64}
+    tiny.model("gpt_oss", **sizes).to(torch.bfloat16).save_pretrained(base)
+    tiny.tokenizer().save_pretrained(base)
+    generator, state = torch.Generator().manual_seed(0), load_file(base / SINGLE)
+    for name in [n for n in state if n.endswith(("down_proj", "gate_up_proj"))]:
+        experts, inputs, outputs = state.pop(name).shape
+        shape = (experts, outputs, inputs // 32)
+        state[f"{name}_blocks"] = torch.randint(
+            0, 256, (*shape, 16), generator=generator, dtype=torch.uint8
+        )
+        state[f"{name}_scales"] = torch.full(shape, 124, dtype=torch.uint8)
+    packed.rewrite(base, state, {"quant_method": "mxfp4", "modules_to_not_convert": []})
+    model, plan, heard = exported(base, tmp_path / "saved", "full")
+    assert any("MXFP4" in text and "saved unquantised" in text for text in heard.notices())
+    check_saved_to_rounding(model, plan, tmp_path / "saved")
 
 
 def test_what_is_quantised_is_not_quantised_again(tmp_path: Path) -> None:
@@ -202,6 +227,20 @@ def test_a_weight_in_fp8_that_transformers_runs_is_read(tmp_path: Path) -> None:
     writer.check_readable()
     with pytest.raises(ModelError):
         writer.stored()
+
+
+def test_inspect_says_what_is_done_with_packed_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from heretic.main import run
+
+    base = packed.fp8(tmp_path / "base")
+    assert run(["inspect", str(base)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Quantised as FP8, blocks of 40 x 40: loaded dequantised; edited weights are" in shown
+    packed.rewrite(base, load_file(base / SINGLE), {"quant_method": "modelopt"})
+    with pytest.raises(ModelError, match="modelopt"):
+        run(["inspect", str(base)])
 
 
 def test_a_rounding_that_undoes_the_weight_is_an_error(

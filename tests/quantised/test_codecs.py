@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -91,8 +93,8 @@ def test_weights_in_fp8_blocks(block: list[int] | None, tmp_path: Path) -> None:
     if block == packed.BLOCK:  # transformers refuses blocks that a weight is no multiple of
         return
     for name, weight in found.packed.items():
-        parts = [read(entry) for entry in weight.parts.values()]
-        theirs = Fp8Dequantize(None)._dequantize_one(*parts, output_dtype=torch.float32)
+        levels, scale = (read(weight.parts[part]) for part in ("weight", "scale"))
+        theirs = Fp8Dequantize(None)._dequantize_one(levels, scale, torch.float32)
         assert torch.equal(decoded(found, name), theirs)
 
 
@@ -119,14 +121,15 @@ def test_zeros_and_a_zero_scale_stay_numbers() -> None:
     torch.testing.assert_close(codec.decode(after), torch.ones(8, 8))
 
 
-@pytest.mark.parametrize("library", ["awq", "gptq"])
-def test_weights_are_what_the_library_makes_of_them(library: str) -> None:
+@pytest.mark.parametrize(("library", "rounded"), [("awq", 2**-10), ("gptq", 2**-7)])
+def test_weights_are_what_the_library_makes_of_them(library: str, rounded: float) -> None:
+    """AutoAWQ computes in float16, GPTQModel in bfloat16."""
     found = source(DATA / library)
     assert len(found.packed) == 21
     assert not any(weight.codec.writes for weight in found.packed.values())
     for name, theirs in load_file(DATA / library / "reference.safetensors").items():
         ours = decoded(found, f"model.layers.0.{name}.weight")
-        torch.testing.assert_close(ours.half(), theirs, rtol=2**-10, atol=1e-4)
+        torch.testing.assert_close(ours.half(), theirs, rtol=rounded, atol=1e-4)
 
 
 def test_mxfp4_is_read_as_transformers_reads_it() -> None:
@@ -146,6 +149,36 @@ def test_a_packed_tensor_that_nothing_explains_is_refused(tmp_path: Path) -> Non
     del state["model.layers.1.mlp.down_proj.weight_scale_inv"]
     packed.rewrite(folder, state, {"quant_method": "fp8", "weight_block_size": packed.BLOCK})
     with pytest.raises(ModelError, match=r"layers\.1\.mlp\.down_proj\.weight of m is packed"):
+        source(folder)
+
+
+def test_what_a_missing_library_is_needed_for_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = packed.compressed(tmp_path / "m", "w4a16")
+    monkeypatch.setitem(sys.modules, "compressed_tensors.quantization", None)
+    with pytest.raises(ModelError, match="needs the package compressed_tensors") as caught:
+        source(folder)
+    assert "[compressed]" in (caught.value.remedy or "")
+
+
+def test_a_module_gets_the_group_that_names_it(tmp_path: Path) -> None:
+    folder = packed.compressed(tmp_path / "m", "w8a16")
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    groups = config["quantization_config"]["config_groups"]
+    own = {**groups["group_0"], "targets": [r"re:.*down_proj$"]}
+    groups["group_0"]["weights"] = packed.SCHEMES["w4a16"]["weights"]
+    groups["group_1"] = own
+    state = load_file(folder / "model.safetensors")
+    kept = {n: t for n, t in state.items() if "down_proj" in n or "_proj" not in n}
+    packed.rewrite(folder, kept, config["quantization_config"])
+    found = source(folder)
+    assert len(found.packed) == 3
+    assert {weight.shape for weight in found.packed.values()} == {(64, 96)}
+    groups["group_1"]["targets"] = ["re:nothing"]
+    packed.rewrite(folder, kept, config["quantization_config"])
+    with pytest.raises(ModelError, match="The scales of"):
         source(folder)
 
 
