@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import cast
 
@@ -31,6 +32,12 @@ DTYPES = {
     "I64": torch.int64,
 }
 """Dtypes of the tensors of packed weights, as safetensors names them."""
+
+ROUNDS, MISSING = 16, 0.05
+"""Most times that a weight is rounded, and the share of an edit that may be missing afterwards."""
+
+ITERATIONS = 4
+"""Steps of the subspace iteration, which starts close to its end."""
 
 WIDE, UNWRITABLE = "F32", "packed"
 """In place of a dtype: of a packed weight as it is edited, and of one that cannot be packed."""
@@ -87,36 +94,63 @@ def read(entry: Entry) -> Tensor:
     return torch.frombuffer(data, dtype=torch.uint8).view(dtype).reshape(entry.shape)
 
 
+@dataclass(frozen=True, slots=True)
+class PackedEdit:
+    """The edit of a packed weight.
+
+    Attributes:
+        apply: Edits a matrix, float32 [d_out, d_in], in place.
+        rank: Number of directions along which it changes what the matrix writes.
+        transposed: Whether the matrix is [d_in, d_out] instead.
+    """
+
+    apply: Callable[[Tensor], None]
+    rank: int
+    transposed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rounded:
+    """What packing edited weights anew has changed.
+
+    Attributes:
+        weights: Number of packed weights.
+        relative: Root mean square of the change, relative to that of the edited weights.
+        missing: What is missing of the edits along their directions, as a share of them.
+    """
+
+    weights: int
+    relative: float = 0.0
+    missing: float = 0.0
+
+
 def rewrite(
     checkpoint: Checkpoint,
-    edits: Mapping[str, Callable[[Tensor], None]],
+    edits: Mapping[str, PackedEdit],
     folder: Path,
     progress: Progress,
-) -> tuple[int, float]:
+) -> Rounded:
     """Edit packed weights in a copy of the checkpoint's files, and pack them anew.
 
     Args:
-        edits: A function for each packed weight, which edits a matrix, float32 [d_out, d_in], in
-            place. It is called for each expert where a weight holds several.
+        edits: By the name of the packed weight; applied to each expert where it holds several.
         folder: Where the files were copied to.
-
-    Returns:
-        The number of weights, and the root mean square of what packing has changed, relative to
-        that of the edited weights.
 
     Raises:
         ExportError: A packed weight is not what was to be packed.
     """
-    lost = size = 0.0
+    lost = size = missing = wanted = 0.0
     for name, edit in edits.items():
         packed = checkpoint.packed[name]
         codec = cast("Writing", packed.codec)
         before = {part: read(entry) for part, entry in packed.parts.items()}
-        weight = codec.decode(before)
+        original = codec.decode(before)
+        weight = original.clone()
         for matrix in weight if weight.dim() == 3 else (weight,):
-            edit(matrix)
-        after = codec.encode(weight, before)
-        error = (codec.decode({**before, **after}) - weight).square().sum().item()
+            edit.apply(matrix)
+        after, left, along = packed_with_edit(codec, original, weight, before, edit)
+        error = left.square().sum().item()
+        missing, wanted = missing + along[0] ** 2, wanted + along[1] ** 2
         total = weight.square().sum().item()
         if not error <= total:
             raise ExportError(
@@ -127,7 +161,64 @@ def rewrite(
         for part, tensor in after.items():
             _overwrite(packed.parts[part], tensor, checkpoint.folder, folder)
         progress(sum(entry.end - entry.start for entry in packed.parts.values()))
-    return len(edits), math.sqrt(lost / size) if size else 0.0
+    if not edits:
+        return Rounded(0)
+    return Rounded(
+        len(edits),
+        math.sqrt(lost / size) if size else 0.0,
+        math.sqrt(missing / wanted) if wanted else 0.0,
+    )
+
+
+def packed_with_edit(
+    codec: Writing, original: Tensor, weight: Tensor, before: Mapping[str, Tensor], edit: PackedEdit
+) -> tuple[dict[str, Tensor], Tensor, tuple[float, float]]:
+    """Pack an edited weight so that the edit outlasts the rounding.
+
+    The original lies on the format's levels, and an edit spreads over all numbers of a matrix: most
+    change by less than half a step, and the nearest level is the one they had. Rounding each to the
+    nearest would undo the edit. Therefore what is missing along the edit's directions after
+    rounding is added to the weight before it is rounded again, until little is missing.
+
+    Args:
+        original, weight: Before and after the edit, float32 [..., d_out, d_in].
+        before: The parts of the original.
+
+    Returns:
+        The parts; what is read back less the edited weight; and the norms of what is missing along
+        the edit's directions, and of the edit there.
+    """
+    turned = edit.transposed
+    change = (weight - original).mT if turned else weight - original
+    basis = _directions(change, edit.rank)
+    wanted, target = float((basis.mT @ change).norm()), weight.clone()
+    tried: list[tuple[float, dict[str, Tensor], Tensor]] = []
+    for _ in range(ROUNDS):
+        after = codec.encode(target, before)
+        left = codec.decode({**before, **after}) - weight
+        along = basis.mT @ (left.mT if turned else left)
+        missing = float(along.norm())
+        tried = sorted([*tried, (missing, after, left)], key=itemgetter(0))[:1]
+        if missing <= MISSING * wanted:
+            break
+        further = basis @ along
+        target -= further.mT if turned else further
+    missing, after, left = tried[0]
+    return after, left, (missing, wanted)
+
+
+def _directions(change: Tensor, rank: int) -> Tensor:
+    """Orthonormal directions in which matrices [..., d_out, d_in] change most, [..., d_out, rank].
+
+    By subspace iteration from the largest columns, without random numbers.
+    """
+    columns = change.norm(dim=-2).topk(min(rank, change.shape[-1]), dim=-1).indices
+    start = change.gather(-1, columns.unsqueeze(-2).expand(*change.shape[:-1], -1))
+    for _ in range(ITERATIONS):
+        start, _ = torch.linalg.qr(start)
+        start = change @ (change.mT @ start)
+    found: Tensor = torch.linalg.qr(start)[0]
+    return found
 
 
 def packed_bytes(checkpoint: Checkpoint, names: Mapping[str, object]) -> int:

@@ -22,7 +22,7 @@ from heretic.export.documents.write import base_revision
 from heretic.export.files import write_text
 from heretic.export.safetensors import checkpoint as format_
 from heretic.export.safetensors.checkpoint import Checkpoint, Entry, Scratch
-from heretic.export.safetensors.packed import packed_bytes, rewrite, unpacked
+from heretic.export.safetensors.packed import PackedEdit, Rounded, packed_bytes, rewrite, unpacked
 from heretic.export.safetensors.sources import StreamError, find_sources
 from heretic.method.edits import Ablation, Vectors, make_ablation, make_fitted
 from heretic.records.plan import Plan, RowNormalization
@@ -235,13 +235,13 @@ def _check_shape(edit: TensorEdit, checkpoint: Checkpoint) -> None:
 
 def write_streamed(
     checkpoint: Checkpoint, edits: Iterable[TensorEdit], folder: Path, reporter: Reporter
-) -> tuple[int, float]:
+) -> Rounded:
     """Write a checkpoint's weight files, with some tensors edited, and their index.
 
     Memory stays at a few times the largest edited matrix.
 
     Returns:
-        See `packed.rewrite`; zeros if no edited weight is packed.
+        What packing edited weights anew has changed.
 
     Raises:
         ExportError: A weight file is damaged, or an edited weight cannot be packed.
@@ -251,7 +251,9 @@ def write_streamed(
     scratch = Scratch()
     edits = list(edits)
     packed = {
-        edit.key: partial(edit.apply, scratch=scratch)
+        edit.key: PackedEdit(
+            partial(edit.apply, scratch=scratch), len(edit.edit.ablation_weights), edit.transposed
+        )
         for edit in edits
         if edit.key in checkpoint.packed
     }
