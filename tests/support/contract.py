@@ -463,7 +463,8 @@ def page(results: Sequence[Result]) -> str:
         total=len(results),
         share=len(passing) / len(results),
     )
-    parts = [intro, "## What passes", "", _HEADER, *map(row, passing), ""]
+    quantised = (Path(__file__).parent / "quantised.md").read_text(encoding="utf-8")
+    parts = [intro, quantised, "## What passes", "", _HEADER, *map(row, passing), ""]
     parts += ["## What does not", "", "| type | reason |", "| --- | --- |", *map(row, others)]
     return "\n".join(parts) + "\n"
 

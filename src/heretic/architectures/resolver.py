@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from operator import attrgetter
@@ -22,6 +22,7 @@ from heretic.architectures.table import (
     WRITERS,
 )
 from heretic.errors import ModelError, UnsupportedModelError
+from heretic.quantised.fp8 import BlockFp8
 from heretic.records.plan import MLP, RowNormalization
 
 
@@ -97,14 +98,21 @@ class Writer:
         """Check that `weight` can be read.
 
         Raises:
-            ModelError: The weight is offloaded to disk, or quantised by another way than
-                bitsandbytes.
+            ModelError: The weight is offloaded to disk, or packed by another way than bitsandbytes
+                or FP8.
         """
-        if not self._is_packed_by_bitsandbytes():
+        if not self._is_packed_by_bitsandbytes() and self._scale() is None:
             self._check_stored()
 
     def _is_packed_by_bitsandbytes(self) -> bool:
         return type(self.module).__module__.startswith("bitsandbytes")
+
+    def _scale(self) -> Tensor | None:
+        """The scales of a weight in FP8 as transformers runs it; None for any other weight."""
+        weight = cast("Tensor", attrgetter(self.parameter)(self.module))
+        scale = _attribute(self.module, f"{self.parameter}_scale_inv")
+        packed = weight.dtype == torch.float8_e4m3fn and not weight.is_meta
+        return scale if packed and isinstance(scale, Tensor) else None
 
     def _check_stored(self) -> None:
         weight = cast("Tensor", attrgetter(self.parameter)(self.module))
@@ -124,13 +132,25 @@ class Writer:
         """The weight as [d_out, d_in], dequantised, float32 (float64 if it is stored so).
 
         Raises:
-            ModelError: The weight is offloaded to disk, or quantised by another way than
-                bitsandbytes.
+            ModelError: The weight is offloaded to disk, or packed by another way than bitsandbytes
+                or FP8.
         """
         if self._is_packed_by_bitsandbytes():
             return _dequantized(self.module).float()
+        scale = self._scale()
+        if scale is not None:
+            return self._unpacked(scale)
         matrix = self.stored()
         return matrix.to(torch.promote_types(matrix.dtype, torch.float32))
+
+    def _unpacked(self, scale: Tensor) -> Tensor:
+        block = _attribute(self.module, "block_size")
+        weight = self.whole().detach()
+        if self.expert is not None:
+            weight, scale = weight[self.expert], scale[self.expert]
+        codec = BlockFp8((int(block[0]), int(block[1])) if isinstance(block, Sequence) else None)
+        matrix = codec.decode({"weight": weight, "scale": scale.detach()})
+        return matrix.mT if self.transposed else matrix
 
     def like(self, basis: Tensor) -> Tensor:
         """Zeros [d_out, 1] on the weight's device and in its precision, in place of the weight.

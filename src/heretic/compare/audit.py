@@ -14,6 +14,7 @@ from heretic.compare.expected import Expected, expected_tensors
 from heretic.compare.figures import figure_findings
 from heretic.compare.file_audit import companion_findings, digest_findings, index_findings
 from heretic.compare.findings import Finding
+from heretic.compare.packed_audit import packed_findings, shown_unpacked
 from heretic.compare.side import Side, open_side
 from heretic.compare.weight_audit import weight_findings
 from heretic.errors import ExportError, HereticError
@@ -104,8 +105,7 @@ def _against_base(
         return [_not_audited(error.message)]
     findings = companion_findings(folder, base, recorded.strategy)
     if base.quantization is not None:
-        text = f"The weights were not audited: the base is quantised ({base.quantization})."
-        return [*findings, Finding("weights", text, failed=False)]
+        return [*findings, *_packed(folder, recorded, source, base, writers, reporter)]
     expected, unknown = _expected(recorded, source, base, writers)
     findings += unknown
     if recorded.strategy == "adapter":
@@ -115,6 +115,33 @@ def _against_base(
     except HereticError as error:
         return [*findings, Finding("weights", f"The weights cannot be read: {error.message}")]
     return findings + weight_findings(saved, base, recorded.plan, expected, reporter)
+
+
+def _packed(
+    folder: Path,
+    recorded: Reproduction,
+    source: ModelSource,
+    base: Side,
+    writers: Sequence[Writer] | None,
+    reporter: Reporter,
+) -> list[Finding]:
+    """The findings on a base with packed weights, and what was saved from it packed."""
+    text = f"The weights were not audited: the base is quantised ({base.quantization})."
+    unaudited = [Finding("weights", text, failed=False)]
+    if recorded.strategy == "adapter":
+        return unaudited
+    try:
+        saved = open_side(str(folder.absolute()), download=False)
+        shown = shown_unpacked(base)
+    except HereticError as error:
+        return [
+            *unaudited,
+            Finding("weights", f"They cannot be read: {error.message}", failed=False),
+        ]
+    if saved.quantization != base.quantization or not shown.checkpoint.packed:
+        return unaudited
+    expected, unknown = _expected(recorded, source, shown, writers)
+    return [*unknown, *packed_findings(saved, shown, expected, reporter)]
 
 
 def _expected(

@@ -9,6 +9,7 @@ from heretic.export.request import (
     FullPrecision,
     HeldOut,
     LongReplies,
+    Repacked,
     Strategy,
 )
 from heretic.export.saving import check_export, check_place, save
@@ -21,6 +22,7 @@ __all__ = [
     "FullPrecision",
     "HeldOut",
     "LongReplies",
+    "Repacked",
     "ReproductionResult",
     "Strategy",
     "check_export",

@@ -92,6 +92,35 @@ class FullPrecision:
 
 
 @dataclass(frozen=True, slots=True)
+class Repacked:
+    """What packing the edited weights in the base's own format changes, beside what the edit does.
+
+    Both are mean KL divergences of the first token's distribution, in nats, on the good evaluation
+    prompts.
+
+    Attributes:
+        label: The format, for people.
+        edit: Of the edited model, unrounded, from the original.
+        rounding: Of the saved model from the edited model, unrounded.
+        prompts: Number of prompts.
+    """
+
+    label: str
+    edit: float
+    rounding: float
+    prompts: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {
+            "format": self.label,
+            "kl_of_edit": self.edit,
+            "kl_of_rounding": self.rounding,
+            "prompts": self.prompts,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class LongReplies:
     """Scores that rest on replies, with longer replies than in the search, on the same prompts.
 
@@ -175,6 +204,8 @@ class ExportRequest:
             scores.
         verified: Scores of the saved files, reloaded from disk; None before `verify`.
         full_precision: Scores in full precision, if the search ran on a quantised model.
+        repacked: What packing the edited weights anew changes, if the base is packed and the saved
+            model is too.
         held_out: Scores on held-out prompts; None if there are none.
         long_replies: Scores with longer replies; None if no scorer reads replies.
         categories: Scores by category of the prompts; empty where the sets have no categories.
@@ -193,6 +224,7 @@ class ExportRequest:
     settings: Mapping[str, Any]
     verified: tuple[Score, ...] | None = None
     full_precision: FullPrecision | None = None
+    repacked: Repacked | None = None
     held_out: HeldOut | None = None
     long_replies: LongReplies | None = None
     categories: tuple[CategoryTable, ...] = ()

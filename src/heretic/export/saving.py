@@ -15,6 +15,7 @@ from heretic.export.documents.write import write_documents
 from heretic.export.files import check_destination, check_disk, relative_files
 from heretic.export.request import ExportOptions, ExportRequest, Strategy, check_strategy
 from heretic.export.safetensors import stream
+from heretic.export.safetensors.packed import Rounded
 from heretic.export.safetensors.sources import QuantisedSourceError, StreamError
 from heretic.export.staging import staged
 from heretic.system.adapters import Adapter, find_adapter
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 ADAPTER_BYTES = 16 * 2**20
 """Upper bound of an adapter's size in bytes, for each of its ranks."""
+
+
+LOST = 0.25
+"""Share of an edit whose loss by rounding is a warning."""
 
 
 def check_place(options: ExportOptions, destination: Path, strategy: str) -> None:
@@ -178,7 +183,11 @@ def _write_model(
         reporter.emit(Notice("The plan edits nothing: the saved model is the base.", "warning"))
     edits = None if source is None else _streamable(model, source, plan, directions, reporter)
     if source is not None and edits is not None:
-        stream.write_streamed(source, edits, folder, reporter)
+        rounded = stream.write_streamed(source, edits, folder, reporter)
+        if rounded.weights:
+            reporter.emit(
+                Notice(_rounding(rounded), "warning" if rounded.missing > LOST else "info")
+            )
         write_base_files(model, folder, strategy, source, streamed=True, reporter=reporter)
         return
     check_disk(folder, weights.estimated_bytes(model))
@@ -188,6 +197,15 @@ def _write_model(
         kind = str(full.dtype).removeprefix("torch.")
         reporter.emit(Notice(f"The weights of the GGUF file are saved as {kind}"))
     write_base_files(model, folder, strategy, source, streamed=False, reporter=reporter)
+
+
+def _rounding(rounded: Rounded) -> str:
+    """What packing edited weights in the base's own format has changed, in a sentence."""
+    return (
+        f"{rounded.weights} edited weights were packed in the base's own format, which rounds them "
+        f"by {rounded.relative:.2%} (root mean square) and undoes {rounded.missing:.1%} of the "
+        "edit along its directions; all other tensors are the base's, to the byte"
+    )
 
 
 def _streamable(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from heretic.errors import ExportError
 from heretic.events import Notice, Reporter, Silent, StageFinished, StageStarted
 from heretic.export.documents.write import rewrite_scores
-from heretic.export.request import ExportRequest, FullPrecision, LongReplies
+from heretic.export.request import ExportRequest, FullPrecision, LongReplies, Repacked
 from heretic.records.trial import Score
 from heretic.system.adapters import find_adapter
 
@@ -54,6 +54,7 @@ def verify(
     *,
     measure_full: Callable[[Path], FullPrecision | None] | None = None,
     measure_long: Callable[[Model], LongReplies | None] = lambda _: None,
+    measure_packed: Callable[[Model], Repacked | None] = lambda _: None,
 ) -> ExportRequest:
     """Reload a saved model from disk, score it, and put the figures on its card.
 
@@ -63,6 +64,9 @@ def verify(
         measure_full: Scores the folder in full precision, if the search ran on a quantised model.
             The edited weights are then rounded anew, so scores may differ from the search's by as
             much as quantisation moves those of the original.
+        measure_packed: Compares the reloaded model with the edited one in memory, if the base's
+            weights are packed. The edited weights were rounded to be packed, so that scores that
+            differ are an error only if the rounding has moved the model further than the edit.
 
     Returns:
         The request with the scores of the reloaded model.
@@ -73,24 +77,30 @@ def verify(
     """
     reporter = reporter or Silent()
     baseline = evaluator.baseline  # measured before the unedited model may be moved
-    scores, long = _scored(folder, evaluator, reporter, measure_long)
+    scores, long, packed = _scored(folder, evaluator, reporter, measure_long, measure_packed)
     full = None if measure_full is None else measure_full(folder)
     measured = replace(
         request,
         baseline=baseline,
         verified=scores,
         full_precision=full,
+        repacked=packed,
         long_replies=long or request.long_replies,
     )
     rewrite_scores(folder, measured)
     problems = disagreements(
         request.trial.scores, scores, evaluator.replies_read, {} if full is None else full.changes()
     )
-    if problems and measure_full is not None and full is None:
+    why = None
+    if measure_full is not None and full is None:
+        why = "Whether quantisation alone is the cause cannot be told."
+    elif packed is not None and packed.rounding <= packed.edit:
+        why = f"Its weights are rounded to be packed ({packed.label})."
+    if problems and why is not None:
         reporter.emit(
             Notice(
                 f"The model saved in {folder} does not score as in the search: "
-                f"{'; '.join(problems)}. Whether quantisation alone is the cause cannot be told.",
+                f"{'; '.join(problems)}. {why}",
                 "warning",
             )
         )
@@ -107,8 +117,9 @@ def _scored(
     evaluator: ModelScorer,
     reporter: Reporter,
     measure_long: Callable[[Model], LongReplies | None],
-) -> tuple[tuple[Score, ...], LongReplies | None]:
-    """Scores of the saved model as in the search, and on long replies.
+    measure_packed: Callable[[Model], Repacked | None],
+) -> tuple[tuple[Score, ...], LongReplies | None, Repacked | None]:
+    """Scores of the saved model as in the search and on long replies, and what packing changed.
 
     Raises:
         ExportError: A score is not finite.
@@ -126,7 +137,7 @@ def _scored(
                     remedy="Do not use it; try another trial or dtype.",
                 )
             reporter.emit(StageFinished(", ".join(f"{s.name} {s.display}" for s in scores)))
-            return scores, measure_long(reloaded)
+            return scores, measure_long(reloaded), measure_packed(reloaded)
         finally:
             del reloaded
             _free_memory()

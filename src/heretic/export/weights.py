@@ -16,6 +16,7 @@ from heretic.errors import ExportError, HereticError
 from heretic.events import Notice, Reporter
 from heretic.export.documents.write import base_revision
 from heretic.export.safetensors.checkpoint import FLOATS, read_checkpoint
+from heretic.export.safetensors.packed import unpacked
 from heretic.records.plan import Plan
 from heretic.system.hub import base_folder
 
@@ -133,7 +134,7 @@ def as_stored(model: Model, reporter: Reporter) -> Iterator[Model]:
 def stored_dtype(model: Model) -> str | None:
     """The dtype of most weights in the base's files, e.g. `float32`.
 
-    None if they are quantised, cannot be read, or are not on this machine.
+    Packed weights do not count. None if the files cannot be read, or are not on this machine.
     """
     return _most_of(_stored_sizes(model))
 
@@ -147,7 +148,10 @@ def _stored_sizes(model: Model) -> Counter[torch.dtype | str]:
     try:
         source = read_checkpoint(base)
         if source is not None:
+            source = unpacked(source, model.options.model)
             for entry in source.tensors.values():
+                if entry.key in source.packed:
+                    continue  # saved in the dtype of those that are not packed
                 sizes[FLOATS.get(entry.dtype, entry.dtype)] += math.prod(entry.shape)
         else:
             for file in sorted(base.glob("pytorch_model*.bin")):

@@ -163,13 +163,13 @@ class _Report(logging.Filter):
 
 
 def read_weights(
-    auto: Any, place: str, name: str, arguments: Mapping[str, Any]
+    auto: Any, place: str | None, name: str, arguments: Mapping[str, Any]
 ) -> tuple[Any, tuple[str, ...]]:
     """Load a model and check that it is complete.
 
     Args:
         auto: A class with `from_pretrained`.
-        place: Its first argument.
+        place: Its first argument; None if the arguments hold a `state_dict`.
         name: The model's name in the messages.
         arguments: Its other arguments.
 

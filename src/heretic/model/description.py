@@ -90,6 +90,7 @@ class Description:
         verified: Whether a run of the model has shown that no writer is missing.
         discovered: Descriptions of the writers that are not known by name.
         weights_here: Whether `model` is a local path that holds the weights.
+        quantisation: What is done with quantised weights, in a sentence; None if they are not.
     """
 
     model: str
@@ -109,6 +110,7 @@ class Description:
     verified: bool = False
     discovered: tuple[str, ...] = ()
     weights_here: bool = False
+    quantisation: str | None = None
 
     def sizes(self, itemsize: int, bits: int = 0) -> Sizes:
         """What the memory of a search depends on.
@@ -151,10 +153,12 @@ def describe(
             table does not name, and norms that a run on the meta device does not show.
 
     Raises:
-        ModelError: The configuration cannot be read.
+        ModelError: The configuration cannot be read, or the weights are quantised in a way that is
+            not known.
         UnsupportedModelError: The model's type is unknown or cannot be edited.
     """
     model = loading.skeleton(source) if loaded is None else loaded.model
+    quantised = loading.quantisation(source)
     path, layers = layer_list(model)
     if loaded is None:
         writers = find_writers(model, residual_writers)
@@ -193,6 +197,7 @@ def describe(
         verified=loaded is not None,
         discovered=() if loaded is None else loaded.structure.discoveries(),
         weights_here=has_weights(source.model),
+        quantisation=None if quantised is None else quantised.told(),
     )
 
 

@@ -286,7 +286,8 @@ def _alone(writer: Writer, forward: Callable[..., Tensor], hidden: Tensor) -> Te
     """One expert's output for [tokens, hidden], before routing weights and without its bias."""
     module = cast("Any", writer.module)
     gated = hasattr(module, "gate_up_proj") and hasattr(module, "_apply_gate")
-    if gated or (hasattr(module, "up_proj") and hasattr(module, "act_fn")):
+    packed = writer.whole().element_size() == 1  # multiplied by the block's own kernels only
+    if not packed and (gated or (hasattr(module, "up_proj") and hasattr(module, "act_fn"))):
         return _inner(writer, hidden) @ writer.stored().mT
     # Run the block as if every token had chosen this expert alone. LongCat's block does not run
     # with one choice, so a second one gets weight 0.

@@ -15,6 +15,7 @@ from typing import Any
 
 from heretic.errors import HereticError, ModelError
 from heretic.model.promises import check_layers
+from heretic.quantised.kinds import quantisation_of
 from heretic.system.adapters import ADAPTER_CONFIG, Adapter
 from heretic.system.documents import read_json, read_text
 from heretic.system.files import expanded
@@ -59,7 +60,8 @@ def check_files(name: str, revision: str | None, allow_pickle: bool) -> None:
 
     Raises:
         ModelError: The folder or file does not exist or holds no model; one of the files is not
-            what its name says, or is cut off; or its weights are pickles without consent.
+            what its name says, or is cut off; its weights are quantised in a way that is not
+            known; or they are pickles without consent.
     """
     if gguf_parts(name) is not None:
         if is_local(name):
@@ -73,6 +75,7 @@ def check_files(name: str, revision: str | None, allow_pickle: bool) -> None:
     if is_local(name) and not any((folder / f).is_file() for f in ("config.json", ADAPTER_CONFIG)):
         raise _no_model(name, folder)
     _check_beside(folder)
+    quantisation_of(_configuration(folder), name)  # refuses what it does not know
     weights = weight_files(folder, complete=is_local(name))
     if is_local(name) and not weights and "auto_map" not in _configuration(folder):
         raise _no_weights(folder)

@@ -37,6 +37,14 @@ from heretic.model.generation import greedy, own_generation_config, without_plai
 from heretic.model.limits import Limits, limits_of, mend_padding
 from heretic.model.promises import check_size
 from heretic.model.source import ModelSource, base_of, dequantising, forget_quantisation, origin
+from heretic.model.unpacking import (
+    check_not_twice,
+    is_unpacked,
+    load_unpacked,
+    quantisation_in,
+    told_before,
+)
+from heretic.quantised.kinds import Quantisation
 from heretic.system import machine
 from heretic.system.adapters import ADAPTER_CONFIG, Adapter
 from heretic.system.hub import base_folder, is_local
@@ -113,7 +121,7 @@ def load(options: LoadingOptions, reporter: Reporter) -> Loaded:
 
     Raises:
         ModelError: The model is missing, gated or fails with every dtype.
-        SettingsError: A dtype is unknown, or a GGUF file is to be quantised.
+        SettingsError: A dtype is unknown, or what is quantised is to be quantised again.
         UnsupportedModelError: Its residual writers are not known.
     """
     if machine.accelerator().type == "cpu":
@@ -124,6 +132,11 @@ def load(options: LoadingOptions, reporter: Reporter) -> Loaded:
         torch.use_deterministic_algorithms(True)
     tokenizer = load_tokenizer(options)
     source, failures, padding = base_of(options), [], None
+    found = quantisation(source)
+    check_not_twice(found, source.model, source.quantization)
+    if found is not None:
+        dtype = resolve_dtype(source.dtypes[0], machine.accelerator())
+        reporter.emit(Notice(told_before(source, found, dtype)))
     generation, said = own_generation_config(base_folder(source.model, source.model_commit))
     for name in options.dtypes:
         try:
@@ -148,6 +161,16 @@ def load(options: LoadingOptions, reporter: Reporter) -> Loaded:
         remarks += _remarks(adapter, unread)
         return Loaded(model, tokenizer, model.dtype, structure, tuple(remarks))
     raise _failed(options.model, failures)
+
+
+def quantisation(source: ModelSource) -> Quantisation | None:
+    """How the weights of a checkpoint are quantised; None if they are not, or in a GGUF file.
+
+    Raises:
+        ModelError: The configuration cannot be read, or they are quantised in an unknown way.
+    """
+    source = base_of(source)
+    return None if source.is_gguf else quantisation_in(configuration(source), source.model)
 
 
 def _failed(model: str, failures: Sequence[tuple[str, str]]) -> ModelError:
@@ -261,7 +284,7 @@ def _load_weights(
         logging.getLogger(CASTING).addFilter(_no_casts)
         arguments["quantization_config"] = _quantization(options.quantization)
     config = configuration(options)
-    auto = auto_class(config)
+    auto, quantised = auto_class(config), quantisation(options)
     if _pads_outside(config):
         arguments["pad_token_id"] = None
     folder = base_folder(options.model, options.model_commit) if is_local(options.model) else None
@@ -272,6 +295,8 @@ def _load_weights(
         with redirect_stderr(io.StringIO()):  # its reader's bar cannot be switched off
             model, unread = read_weights(auto, place, options.model, arguments)
         forget_quantisation(model)
+    elif quantised is not None and is_unpacked(quantised):
+        model, unread = load_unpacked(options, quantised, skeleton(options), arguments)
     else:
         model, unread = read_weights(auto, place, options.model, arguments)
     return model.eval().requires_grad_(False), unread

@@ -11,7 +11,7 @@ from heretic.pipeline.audit import audit_export
 from heretic.pipeline.categories import category_tables
 from heretic.pipeline.held_out import held_out_scores
 from heretic.pipeline.long_replies import from_disk, long_replies
-from heretic.pipeline.precision import in_full_precision
+from heretic.pipeline.precision import in_full_precision, packed_anew
 from heretic.pipeline.run import Session
 from heretic.records.categories import CategoryTable
 from heretic.records.trial import Score, Trial
@@ -74,6 +74,7 @@ def export_trial(
         reporter,
         measure_full=in_full_precision(session.settings, evaluator, prompts, reporter),
         measure_long=from_disk(evaluator, prompts, request.long_replies, reporter),
+        measure_packed=packed_anew(evaluator, request, prompts, strategy),
     )
     audit_export(folder, session.model, reporter)
     return Exported(

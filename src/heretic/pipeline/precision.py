@@ -1,4 +1,4 @@
-"""Scores in full precision, for what was searched on a quantised model."""
+"""What quantisation changes: scores in full precision, and what packing edited weights costs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,15 @@ from heretic.errors import HereticError
 from heretic.evaluator.library import LibraryEvaluator
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
 from heretic.export.verify import reload
+from heretic.model.core import Model
 from heretic.model.library import LibraryModel
+from heretic.model.loading import quantisation
 from heretic.pipeline.stages import scores_line
 from heretic.prompts import EvaluationPrompts
+from heretic.scorers.kl_divergence import kl_divergence
+
+MeasurePacked = Callable[[Model], export.Repacked | None]
+"""Measures a saved model that was loaded again; None if its weights are not packed."""
 
 Measure = Callable[[Path], export.FullPrecision | None]
 """Measures the model or adapter saved in a folder; None if its original cannot be loaded."""
@@ -63,5 +69,39 @@ def in_full_precision(
         after = full.score_model(reload(folder, original, reporter))
         reporter.emit(StageFinished(f"{scores_line(after)} (original: {scores_line(before)})"))
         return export.FullPrecision(before, rounded, after)
+
+    return measure
+
+
+def packed_anew(
+    evaluator: LibraryEvaluator,
+    request: export.ExportRequest,
+    prompts: EvaluationPrompts,
+    strategy: str,
+) -> MeasurePacked:
+    """How to measure what packing the edited weights in the base's own format changes.
+
+    The original and the edited model are run now, since verification may move them.
+
+    Args:
+        request: What is saved; its plan is applied while the model runs.
+    """
+    model, good = evaluator.model, prompts.good
+    found = quantisation(model.options)
+    if found is None or found.saved != "own format" or strategy != "merge" or not good:
+        return lambda _: None
+    label, plan = found.label, request.trial.plan
+    original = model.get_logits_batched(good, report=False)
+    with model.edited(plan, request.directions):
+        edited = model.get_logits_batched(good, report=False)
+
+    def measure(reloaded: Model) -> export.Repacked:
+        saved = reloaded.get_logits_batched(good, report=False)
+        return export.Repacked(
+            label,
+            edit=kl_divergence(original, edited),
+            rounding=kl_divergence(edited, saved),
+            prompts=len(good),
+        )
 
     return measure

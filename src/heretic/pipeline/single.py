@@ -28,7 +28,7 @@ from heretic.pipeline.checks import check_model
 from heretic.pipeline.identity import used_prompts
 from heretic.pipeline.known import load_run
 from heretic.pipeline.long_replies import Chosen, OfModels, from_disk, long_scores
-from heretic.pipeline.precision import in_full_precision
+from heretic.pipeline.precision import in_full_precision, packed_anew
 from heretic.pipeline.prompts import load_evaluation_prompts, load_prompts
 from heretic.pipeline.run import new_manifest
 from heretic.pipeline.stages import (
@@ -107,7 +107,7 @@ def apply_plan(
         categories=_by_category(trial, evaluator, prompts),
     )
     folder = export.save(model, request, destination, strategy=strategy, reporter=reporter)
-    return _checked(folder, request, evaluator, prompts.evaluation, reporter)
+    return _checked(folder, request, evaluator, prompts.evaluation, strategy, reporter)
 
 
 def _checked(
@@ -115,6 +115,7 @@ def _checked(
     request: export.ExportRequest,
     evaluator: LibraryEvaluator,
     prompts: EvaluationPrompts,
+    strategy: str,
     reporter: Reporter,
 ) -> tuple[Score, ...]:
     """Score and audit the saved files; returns their scores."""
@@ -125,6 +126,7 @@ def _checked(
         reporter,
         measure_full=in_full_precision(evaluator.settings, evaluator, prompts, reporter),
         measure_long=from_disk(evaluator, prompts, request.long_replies, reporter),
+        measure_packed=packed_anew(evaluator, request, prompts, strategy),
     )
     audit_export(folder, evaluator.model, reporter)
     return request.verified or ()

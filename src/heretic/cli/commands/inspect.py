@@ -151,6 +151,7 @@ def _heading(found: Description) -> list[str]:
         f"{found.model}: {found.class_name} ({found.model_type})",
         f"{layers}, residual stream {found.hidden_size} wide, {found.parameters:,} weights",
         f"Memory: {memory}, {cache}",
+        *([] if found.quantisation is None else [found.quantisation]),
         *([] if found.preset is None else [found.preset.line()]),
     ]
 

@@ -19,6 +19,7 @@ from heretic.export.request import (
     FullPrecision,
     HeldOut,
     LongReplies,
+    Repacked,
     Strategy,
     display_name,
     score_rows,
@@ -119,6 +120,7 @@ def model_card(
             _reported(request),
             _origin(request)
             + _full_precision_text(request.full_precision)
+            + _repacked_text(request.repacked)
             + _held_out_text(request.held_out)
             + _long_text(request.long_replies)
             + _categories_text(request.categories)
@@ -269,6 +271,18 @@ def _full_precision_text(full: FullPrecision | None) -> str:
     return (
         "\nThe search ran on the quantised model. In full precision, against the original in full "
         f"precision:\n\n{scores_table(full.before, full.after)}"
+    )
+
+
+def _repacked_text(packed: Repacked | None) -> str:
+    if packed is None:
+        return ""
+    return (
+        f"\nThe weights are quantised as the base's are ({packed.label}). Only edited tensors were "
+        "packed anew, which rounds them; all others are the base's, to the byte. On "
+        f"{packed.prompts} good prompts, the edit moves the first token's distribution by a KL of "
+        f"{packed.edit:.4f} nats from the original's, and this rounding moves it by "
+        f"{packed.rounding:.4f} nats from that of the edited model.\n"
     )
 
 

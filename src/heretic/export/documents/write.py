@@ -148,6 +148,7 @@ def applied_weights(
 
 def _scores(request: ExportRequest) -> Mapping[str, Any]:
     full, long = request.full_precision, request.long_replies
+    packed = request.repacked
     by_category = [table.to_dict() for table in request.categories]
     return {
         "before": [score.to_dict() for score in request.baseline],
@@ -155,6 +156,7 @@ def _scores(request: ExportRequest) -> Mapping[str, Any]:
         "verified": request.verified is not None,
         "held_out": None if request.held_out is None else request.held_out.to_dict(),
         **({} if full is None else {"full_precision": full.to_dict()}),
+        **({} if packed is None else {"packed_anew": packed.to_dict()}),
         **({} if long is None else {"long_replies": long.to_dict()}),
         **({} if not by_category else {"categories": by_category}),
     }

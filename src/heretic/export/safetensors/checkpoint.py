@@ -12,7 +12,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from heretic.errors import ExportError
+from heretic.quantised.weights import Packed
 from heretic.system.documents import parse_json, read_json, read_text
 from heretic.system.headers import safetensors_header, stays_inside
 
@@ -91,12 +92,15 @@ class Checkpoint:
         files: Its weight files, as transformers would load them.
         tensors: Every tensor in these files, by its name.
         index: The text of the file that lists several weight files; None without one.
+        packed: Packed weights that stand in `tensors` in place of the tensors they are made of;
+            see `heretic.export.safetensors.packed`.
     """
 
     folder: Path
     files: tuple[Path, ...]
     tensors: Mapping[str, Entry]
     index: str | None = None
+    packed: Mapping[str, Packed[Entry]] = field(default_factory=dict)
 
     @property
     def size(self) -> int:

@@ -22,6 +22,7 @@ from heretic.export.documents.write import base_revision
 from heretic.export.files import write_text
 from heretic.export.safetensors import checkpoint as format_
 from heretic.export.safetensors.checkpoint import Checkpoint, Entry, Scratch
+from heretic.export.safetensors.packed import PackedEdit, Rounded, packed_bytes, rewrite, unpacked
 from heretic.export.safetensors.sources import StreamError, find_sources
 from heretic.method.edits import Ablation, Vectors, make_ablation, make_fitted
 from heretic.records.plan import Plan, RowNormalization
@@ -148,11 +149,14 @@ def edited_bias(bias: Tensor, edit: Edit) -> Tensor:
 def source_of(model: Model) -> Checkpoint | None:
     """The safetensors files that a model was loaded from; None if they are not on this machine.
 
+    Packed weights are shown unpacked.
+
     Raises:
         ExportError: A file is damaged.
     """
     folder = base_folder(model.options.model, base_revision(model))
-    return None if folder is None else format_.read_checkpoint(folder)
+    found = None if folder is None else format_.read_checkpoint(folder)
+    return None if found is None else unpacked(found, model.options.model)
 
 
 def parameter_edits(model: Model, plan: Plan, directions: Tensor) -> list[ParameterEdit]:
@@ -231,23 +235,35 @@ def _check_shape(edit: TensorEdit, checkpoint: Checkpoint) -> None:
 
 def write_streamed(
     checkpoint: Checkpoint, edits: Iterable[TensorEdit], folder: Path, reporter: Reporter
-) -> None:
+) -> Rounded:
     """Write a checkpoint's weight files, with some tensors edited, and their index.
 
     Memory stays at a few times the largest edited matrix.
 
+    Returns:
+        What packing edited weights anew has changed.
+
     Raises:
-        ExportError: A weight file is damaged.
+        ExportError: A weight file is damaged, or an edited weight cannot be packed.
     """
     if checkpoint.index is not None:
         write_text(folder / format_.INDEX, checkpoint.index)
     scratch = Scratch()
-    by_file = _by_file(checkpoint, edits, scratch)
-    progress = _counter(checkpoint.size, reporter)
+    edits = list(edits)
+    packed = {
+        edit.key: PackedEdit(
+            partial(edit.apply, scratch=scratch), len(edit.edit.ablation_weights), edit.transposed
+        )
+        for edit in edits
+        if edit.key in checkpoint.packed
+    }
+    by_file = _by_file(checkpoint, (e for e in edits if e.key not in packed), scratch)
+    progress = _counter(checkpoint.size + packed_bytes(checkpoint, packed), reporter)
     for file in checkpoint.files:
         destination = folder / file.relative_to(checkpoint.folder)
         destination.parent.mkdir(parents=True, exist_ok=True)
         format_.copy_edited(file, destination, by_file.get(file, {}), progress, scratch)
+    return rewrite(checkpoint, packed, folder, progress)
 
 
 def _by_file(
