@@ -35,6 +35,7 @@ ORDER = (
     "harness",
     "scorers",
     "export",
+    "gguf",
     "compare",
     "evaluator",
     "pipeline",
