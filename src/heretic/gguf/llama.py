@@ -36,11 +36,14 @@ class LlamaFile:
         bound: The library that has loaded it.
     """
 
-    def __init__(self, path: Path, adapter: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, adapter: Path | None = None, *, vocabulary_only: bool = False
+    ) -> None:
         """Load the file.
 
         Args:
             adapter: A LoRA adapter as a GGUF file, which is then part of the model.
+            vocabulary_only: Whether weights are left out, so that it gives tokens only.
 
         Raises:
             ModelError: llama.cpp cannot load it.
@@ -51,6 +54,7 @@ class LlamaFile:
         self._adapter: Any = None
         with errors_told() as told:
             parameters = lib.llama_model_default_params()
+            parameters.vocab_only = vocabulary_only
             self._model = lib.llama_model_load_from_file(os.fsencode(path), parameters)
             if self._model == ffi.NULL:
                 raise _not_loaded(path, told)

@@ -1,8 +1,8 @@
 """A copy of a model's folder for llama.cpp's converter, without the code that came with the model.
 
-The converter loads every tokenizer with remote code switched on, and cannot be told otherwise. Code
-runs only where it is found, so a copy without `*.py` files, and without the keys that name code, is
-safe to hand over.
+The converter loads the tokenizers of some architectures with remote code switched on, and cannot be
+told otherwise. Code runs only where it is found, so a copy without `*.py` files, and without the
+keys that name code, is safe to hand over.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from heretic.gguf.bindings import bindings
 from heretic.gguf.content import fallbacks, read_content, without_importance
 from heretic.gguf.convert import convert_model, converter_tree, lossless_type, tensor_names
 from heretic.gguf.documents import holds_only_ours, write_documents
-from heretic.gguf.file_types import FileType, file_type
+from heretic.gguf.file_types import FileType, file_type, file_types
 from heretic.gguf.importance import for_tensors, mean_squares
 from heretic.gguf.llama import LlamaFile
 from heretic.gguf.quantise import quantise
@@ -108,6 +108,15 @@ class _Base:
     path: Path
     kind: FileType
     importance: Importance
+
+
+def order_of(settings: Settings, destination: Path) -> GGUFOrder:
+    """What the setting `gguf_types` asks for.
+
+    Raises:
+        ExportError: It names a type that llama.cpp does not have.
+    """
+    return GGUFOrder(file_types(settings.gguf_types), destination)
 
 
 def check_order(order: GGUFOrder, folder: Path, *, original: bool, trusted: bool) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from heretic.compare.side import open_side
 from heretic.config.settings import Settings
@@ -17,7 +17,10 @@ from heretic.export.documents.reproduction import Reproduction
 from heretic.export.files import REPRODUCTION
 from heretic.export.reproduce import restored_settings
 from heretic.export.request import display_name
-from heretic.system.hub import is_local
+from heretic.system.hub import base_folder, is_local
+
+if TYPE_CHECKING:
+    from heretic.pipeline.run import Session
 
 USED = ("good_prompts", "good_evaluation_prompts", "bad_evaluation_prompts")
 """The sets that are read; a reproduction file names more."""
@@ -95,6 +98,32 @@ def gguf_source(
             )
         )
         return source
+
+
+def source_of_session(session: Session, folder: Path) -> GGUFSource:
+    """The same of a trial that was saved just now."""
+    settings, model = session.settings, session.model
+    changes: dict[str, Any] = {
+        "response_prefix": model.response_prefix,
+        "dtypes": [str(model.dtype).removeprefix("torch.")],
+        "quantization": "none",
+    }
+    settings = settings.replaced(**changes)
+    base = base_folder(settings.model, settings.model_commit)
+    return GGUFSource(
+        folder,
+        settings.replaced(model=str(folder), model_commit=None, preset="none"),
+        Reproduction.read(folder / REPRODUCTION),
+        base,
+        None if base is None else display_name(settings.model),
+        None if base is None else settings,
+    )
+
+
+def beside(folder: Path) -> Path:
+    """The default place of a folder's GGUF files: `FOLDER-gguf`."""
+    whole = folder.absolute()
+    return folder.with_name(f"{whole.name}-gguf") if folder.name else Path(f"../{whole.name}-gguf")
 
 
 def _without_foreign(recorded: Reproduction) -> tuple[Reproduction, tuple[str, ...]]:

@@ -64,7 +64,7 @@ def command(
     from heretic.cli.display.text import make_console
     from heretic.gguf.file_types import file_types
     from heretic.pipeline.gguf import GGUFOrder, make_gguf
-    from heretic.pipeline.gguf_source import gguf_source
+    from heretic.pipeline.gguf_source import beside, gguf_source
     from heretic.system.display import json_text
 
     if not folder.is_dir():
@@ -88,12 +88,6 @@ def command(
     else:
         show(results, destination, console)
     return 0
-
-
-def beside(folder: Path) -> Path:
-    """The default place of a folder's GGUF files."""
-    whole = folder.absolute()
-    return folder.with_name(f"{whole.name}-gguf") if folder.name else Path(f"../{whole.name}-gguf")
 
 
 def demo_places() -> tuple[Path, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -26,12 +26,16 @@ SHOWN = 160
 def show(results: Results, destination: Path, console: Console) -> None:
     """Print the files with their scores, what did not survive, and a few replies."""
     console.print()
-    console.print(files_table(results, destination))
-    console.print()
-    for text in (divergence_text(results), *results.survival()):
-        console.print(Text(safe(text)))
-    for text in remarks(results):
-        console.print(Text(safe(text), style="dim"))
+    for part in shown(results, destination):
+        console.print(part, crop=False)
+
+
+def shown(results: Results, destination: Path) -> list[RenderableType]:
+    """The files with their scores, what did not survive, and a few replies."""
+    parts: list[RenderableType] = [files_table(results, destination), ""]
+    told = (divergence_text(results), *results.survival())
+    parts += [Text(safe(text)) for text in told]
+    parts += [Text(safe(text), style="dim") for text in remarks(results)]
     last = results.files[-1]
     rows = [
         Replies(prompt, before, after)
@@ -39,9 +43,9 @@ def show(results: Results, destination: Path, console: Console) -> None:
             results.shown, results.shown_replies, last.replies, strict=True
         )
     ]
-    console.print()
     labels = ("before conversion", last.kind)
-    console.print(before_after_table(rows, heading="Replies", labels=labels, limit=SHOWN))
+    table = before_after_table(rows, heading="Replies", labels=labels, limit=SHOWN)
+    return [*parts, "", table]
 
 
 def files_table(results: Results, destination: Path) -> Table:
