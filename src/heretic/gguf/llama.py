@@ -378,11 +378,11 @@ class _Decoding:
             logits = self._batch.decode(self._vocabulary)
             following = {}
             for row, found in zip(wanting, logits, strict=True):
-                token = take(row, found)
-                if token is None:
+                chosen = take(row, found)
+                if chosen is None:
                     self._release(row)
                 else:
-                    following[row] = token
+                    following[row] = chosen
 
     def _continued(self, following: Mapping[int, int]) -> list[int]:
         """Add the next token of each row; returns the rows, in the batch's order."""

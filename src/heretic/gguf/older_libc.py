@@ -91,10 +91,10 @@ def older_form(content: bytes, name: str) -> bytes:
             continue
         place = symbols.offset + 24 * number
         (start,) = struct.unpack_from("<I", data, place)
-        text = _text(data, texts + start)
-        if not text.startswith(C23):
+        symbol = _text(data, texts + start)
+        if not symbol.startswith(C23):
             raise ExportError(
-                f"{name} of llama.cpp needs {text.decode()} of a newer C library than this "
+                f"{name} of llama.cpp needs {symbol.decode()} of a newer C library than this "
                 f"system's, which is glibc {'.'.join(map(str, present))}.",
                 remedy="Use a newer system, or another release of llama-cpp-py-sync.",
             )
