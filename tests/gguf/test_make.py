@@ -98,6 +98,43 @@ class TestWithAnOriginal:
         assert 0 < scores["kl_divergence"] < 0.01
 
 
+def adapter(place: Path, name: str, **options: Any) -> Path:
+    """An adapter of rank 2 of the original, far enough from nothing to change replies."""
+    model = AutoModelForCausalLM.from_pretrained(place / "original", dtype=torch.float32)
+    torch.manual_seed(1)
+    config = LoraConfig(
+        r=2, lora_alpha=4, target_modules=["o_proj", "down_proj"], init_lora_weights=False,
+        task_type="CAUSAL_LM", **options,
+    )  # fmt: skip
+    get_peft_model(model, config).save_pretrained(place / name)
+    convertible.tokenizer().save_pretrained(place / name)
+    return place / name
+
+
+@pytest.mark.demo
+class TestAdapters:
+    def test_a_lora_is_exact(self, place: Path, monkeypatch: pytest.MonkeyPatch):
+        adapter(place, "lora")
+        monkeypatch.chdir(place)
+        assert run(["gguf", "lora"]) == 0
+        names = {path.name for path in (place / "lora-gguf").iterdir()}
+        assert names == {"README.md", "SHA256SUMS", "gguf.json", "lora-lora.gguf"}
+        found = json.loads((place / "lora-gguf" / "gguf.json").read_text(encoding="utf-8"))
+        assert found["conversion_kl"] < 1e-4
+        [row] = found["files"]
+        scores = {score["name"]: score["value"] for score in row["scores"]}
+        assert scores["kl_divergence"] > 0.01
+
+    @pytest.mark.parametrize("option", ["use_dora", "use_rslora"])
+    def test_one_that_would_be_another_edit_is_refused(
+        self, place: Path, monkeypatch: pytest.MonkeyPatch, option: str
+    ):
+        adapter(place, option, **{option: True})
+        monkeypatch.chdir(place)
+        with pytest.raises(ExportError, match="cannot be a GGUF file exactly: it"):
+            run(["gguf", option])
+
+
 @pytest.mark.demo
 def test_a_search_that_cannot_end_in_gguf_does_not_begin(
     place: Path, monkeypatch: pytest.MonkeyPatch

@@ -98,7 +98,8 @@ def section(results: Results) -> str:
     names = [score.name for score in results.unquantised.scores]
     heading = ["file", "type", "size", *(name.replace("_", " ") for name in names)]
     unquantised = results.unquantised
-    rows.insert(0, ["(not quantised)", unquantised.kind, "", *_figures(unquantised)])
+    if unquantised.kind not in {made.kind for made in results.files}:
+        rows.insert(0, ["(not quantised)", unquantised.kind, "", *_figures(unquantised)])
     lines = [f"## {HEADING}\n", table(heading, rows)]
     lines.append(
         "Each file was loaded in llama.cpp and scored there, with replies of up to "

@@ -38,7 +38,7 @@ def _parameters(folder: Path) -> tuple[int, int]:
     if found is None:
         raise ExportError(
             f"{folder} holds no whole model in safetensors files.",
-            remedy="Name the folder of a saved model, or of an adapter.",
+            remedy="Name the folder of a saved model.",
         )
     config = read_table(folder / "config.json")
     text = config.get("text_config")

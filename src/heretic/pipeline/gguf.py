@@ -78,7 +78,7 @@ class GGUFOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reference:
+class Reference:
     """What the edited model is in PyTorch, before it is converted.
 
     Attributes:
@@ -170,17 +170,17 @@ def make_gguf(source: GGUFSource, order: GGUFOrder, reporter: Reporter) -> Resul
     has_original = source.original is not None
     trusted = source.settings.trust_remote_code
     destination = check_order(order, source.folder, original=has_original, trusted=trusted)
-    rules, left = _rules(source.settings)
+    rules, left = rules_of(source.settings)
     prompts = load_evaluation_prompts(source.settings, reporter, rules.scorers)
     with staged(destination) as folder:
-        job = _Job(source, order, rules, folder, reporter, (*source.not_scored, *left))
+        job = GGUFJob(source, order, rules, folder, reporter, (*source.not_scored, *left))
         results = job.run(prompts)
         shutil.rmtree(folder / WORK)
         write_documents(folder, source.folder, results)
     return results
 
 
-def _rules(settings: Settings) -> tuple[Rules, tuple[str, ...]]:
+def rules_of(settings: Settings) -> tuple[Rules, tuple[str, ...]]:
     """How replies are scored, and the names of scorers that cannot score a file.
 
     The divergence and some count of replies are always measured.
@@ -194,7 +194,7 @@ def _rules(settings: Settings) -> tuple[Rules, tuple[str, ...]]:
     return Rules((*kept, *more), settings.max_response_length), left
 
 
-class _Job:
+class GGUFJob:
     """The work on one model, in a folder that is published at its end."""
 
     def __init__(
@@ -215,8 +215,8 @@ class _Job:
 
     def run(self, prompts: PromptSets) -> Results:
         """Make and score all files."""
-        path, kind = self._converted(self.source.folder, "edited")
-        reference = self._reference(self.source.settings, prompts)
+        path, kind = self.converted(self.source.folder, "edited")
+        reference = self.reference(self.source.settings, prompts)
         edited = self._base(path, kind, reference.importance)
         with LlamaFile(edited.path) as file:
             check_tokens(file, reference.sets)
@@ -224,21 +224,35 @@ class _Job:
         reference.model.unload()  # what is needed of it later is its tokenizer
         original = self._original(reference)
         unquantised, outputs = self._scored(edited, edited.kind, original, reference, None)
-        conversion = self._check_conversion(reference.logits, outputs)
+        conversion = self.check_conversion(reference.logits, outputs)
         files = []
         for one in self.order.kinds:
             if one.name == edited.kind.name:
                 files.append(self._as_it_is(edited, unquantised, original))
             else:
                 files.append(self._scored(edited, one, original, reference, outputs)[0])
+        original_name = self.source.original_name
+        return self.results(
+            reference, replace(unquantised, file=""), tuple(files), conversion, original_name
+        )
+
+    def results(
+        self,
+        reference: Reference,
+        unquantised: Made,
+        files: tuple[Made, ...],
+        conversion: float,
+        original: str | None,
+    ) -> Results:
+        """What was made and measured, with what was recorded before."""
         recorded = self.source.recorded
         return Results(
             name=self.name,
-            original=self.source.original_name,
+            original=original,
             tokens=self.rules.most,
             original_scores=() if recorded is None else recorded.before,
-            unquantised=replace(unquantised, file=""),
-            files=tuple(files),
+            unquantised=unquantised,
+            files=files,
             conversion=conversion,
             shown=tuple(prompt.user for prompt in reference.sets["shown"].prompts),
             shown_replies=reference.replies,
@@ -249,7 +263,7 @@ class _Job:
 
     # --- the models in PyTorch -------------------------------------------------------------
 
-    def _reference(self, settings: Settings, prompts: PromptSets) -> _Reference:
+    def reference(self, settings: Settings, prompts: PromptSets) -> Reference:
         """Load the edited model, and read what later files are compared with."""
         model = load_model(settings, self.reporter)
         recorded = self.source.recorded
@@ -267,7 +281,7 @@ class _Job:
         replies = model.get_responses_batched(shown, max_new_tokens=SHOWN_TOKENS, report=False)
         self.reporter.emit(StageFinished())
         importance = self._importance(model, calibration)
-        return _Reference(model, sets, calibration, logits, importance, tuple(replies))
+        return Reference(model, sets, calibration, logits, importance, tuple(replies))
 
     def _importance(self, model: LibraryModel, prompts: Sequence[prompt_sets.Prompt]) -> Importance:
         """The importance matrix of a loaded model, by its modules' names, if any type wants it."""
@@ -281,12 +295,12 @@ class _Job:
         self.reporter.emit(StageFinished(f"{len(found)} linear maps"))
         return found
 
-    def _original(self, reference: _Reference) -> _Base | None:
+    def _original(self, reference: Reference) -> _Base | None:
         """The original's unquantised file; None without an original."""
         folder, settings = self.source.original, self.source.original_settings
         if folder is None or settings is None:
             return None
-        path, kind = self._converted(folder, "original")
+        path, kind = self.converted(folder, "original")
         importance: Importance = {}
         if self.wants_importance:
             model = load_model(settings, self.reporter)
@@ -298,7 +312,7 @@ class _Job:
 
     # --- the files -------------------------------------------------------------------------
 
-    def _converted(self, folder: Path, what: str) -> tuple[Path, FileType]:
+    def converted(self, folder: Path, what: str) -> tuple[Path, FileType]:
         """A model's unquantised file, in the work folder, and its type."""
         kind, path = file_type(lossless_type(folder)), self.work / f"{what}.gguf"
         self.reporter.emit(StageStarted(f"Converting {folder.name} to GGUF ({kind.name})"))
@@ -336,7 +350,7 @@ class _Job:
         edited: _Base,
         kind: FileType,
         original: _Base | None,
-        reference: _Reference,
+        reference: Reference,
         unquantised: Outputs | None,
     ) -> tuple[Made, Outputs]:
         """Make the file of a type and score it; or the unquantised one, if that is not known."""
@@ -380,7 +394,7 @@ class _Job:
         return replace(unquantised, file=path.name)
 
     def _original_outputs(
-        self, original: _Base | None, kind: FileType, reference: _Reference
+        self, original: _Base | None, kind: FileType, reference: Reference
     ) -> Outputs | None:
         """First-token logits of the original in a type; its file is removed unless it is kept."""
         if original is None:
@@ -398,7 +412,7 @@ class _Job:
 
     # --- checks ----------------------------------------------------------------------------
 
-    def _check_conversion(self, expected: Tensor, outputs: Outputs) -> float:
+    def check_conversion(self, expected: Tensor, outputs: Outputs) -> float:
         """KL(folder in PyTorch || its unquantised file), in nats.
 
         Raises:
@@ -416,7 +430,7 @@ class _Job:
             )
         return distance
 
-    def _warn_of_ends(self, file: LlamaFile, reference: _Reference) -> None:
+    def _warn_of_ends(self, file: LlamaFile, reference: Reference) -> None:
         """Warn of tokens that end a reply in PyTorch and not in llama.cpp."""
         from heretic.model.generation import end_tokens
 

@@ -55,7 +55,8 @@ def command(
     """Make GGUF files of the model saved in FOLDER, and score each of them in llama.cpp.
 
     Prompts, lengths and original are those in FOLDER's reproduce.json; without one, those of the
-    settings. Types with fewer bits than q6_k get an importance matrix from the good prompts.
+    settings. Types with fewer bits than q6_k get an importance matrix from the good prompts. Of a
+    LoRA adapter one file is made, which is scored on its unquantised base.
     """
     from rich.console import Console
 
@@ -64,7 +65,9 @@ def command(
     from heretic.cli.display.text import make_console
     from heretic.gguf.file_types import file_types
     from heretic.pipeline.gguf import GGUFOrder, make_gguf
+    from heretic.pipeline.gguf_adapter import make_gguf_adapter
     from heretic.pipeline.gguf_source import beside, gguf_source
+    from heretic.system.adapters import find_adapter
     from heretic.system.display import json_text
 
     if not folder.is_dir():
@@ -82,7 +85,10 @@ def command(
             against_commit=against_commit,
             places=demo_places(),
         )
-        results = make_gguf(source, order, display)
+        if find_adapter(str(folder)) is None:
+            results = make_gguf(source, order, display)
+        else:
+            results = make_gguf_adapter(source, destination, display)
     if as_json:
         click.echo(json_text({"folder": str(destination), **results.to_dict()}, indent=2))
     else:

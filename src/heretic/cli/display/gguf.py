@@ -64,7 +64,8 @@ def files_table(results: Results, destination: Path) -> Table:
         known = {score.name: score.display for score in results.original_scores}
         table.add_row(*text_cells("original", "", *(known.get(name, "-") for name in names)))
     unquantised = results.unquantised
-    table.add_row(*text_cells(f"{unquantised.kind}, as saved", "", *_figures(unquantised)))
+    if unquantised.kind not in {made.kind for made in results.files}:
+        table.add_row(*text_cells(f"{unquantised.kind}, as saved", "", *_figures(unquantised)))
     for made in results.files:
         table.add_row(*text_cells(made.kind, megabytes(made.size), *_figures(made)))
     return table
