@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tests.support import convertible, tiny
 from transformers import AutoModelForCausalLM
 
