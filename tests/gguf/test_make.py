@@ -107,7 +107,7 @@ def adapter(place: Path, name: str, **options: Any) -> Path:
         r=2, lora_alpha=4, target_modules=["o_proj", "down_proj"], init_lora_weights=False,
         task_type="CAUSAL_LM", **options,
     )  # fmt: skip
-    get_peft_model(model, config).save_pretrained(place / name)
+    get_peft_model(model, config).save_pretrained(str(place / name))
     convertible.tokenizer().save_pretrained(place / name)
     return place / name
 

@@ -45,7 +45,7 @@ from heretic.pipeline.gguf_source import GGUFSource
 from heretic.pipeline.prompts import load_evaluation_prompts
 from heretic.pipeline.stages import check_rendering, choose_prefix, load_model, scores_line
 from heretic.prompts import PromptSets
-from heretic.scorers import Outputs, PromptSet, load_scorers
+from heretic.scorers import Outputs, PromptSet, Scorer, load_scorers
 from heretic.scorers.kl_divergence import KLDivergence, kl_divergence
 from heretic.scorers.refusal import RefusalDetector
 
@@ -186,7 +186,7 @@ def rules_of(settings: Settings) -> tuple[Rules, tuple[str, ...]]:
     The divergence and some count of replies are always measured.
     """
     kept, left = usable(load_scorers(settings))
-    more = []
+    more: list[Scorer] = []
     if not any(scorer.needs.responses for scorer in kept):
         more.append(RefusalDetector(settings, name="refusals"))
     if not any(isinstance(scorer, KLDivergence) for scorer in kept):

@@ -75,7 +75,8 @@ def gguf_source(
         ModelError: The original that the user names is not there.
         SettingsError: The user's settings are not valid.
     """
-    path, left = folder / REPRODUCTION, ()
+    path = folder / REPRODUCTION
+    left: tuple[str, ...] = ()
     if not path.is_file():
         settings, recorded = load(), None
     else:
