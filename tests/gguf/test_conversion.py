@@ -18,7 +18,7 @@ from heretic.gguf import convert
 from heretic.gguf.content import fallbacks, read_content, without_importance
 from heretic.gguf.file_types import file_type, file_types
 from heretic.gguf.importance import for_tensors, mean_squares
-from heretic.gguf.llama import LlamaFile
+from heretic.gguf.llama import STEP_TOKENS, LlamaFile
 from heretic.gguf.quantise import quantise
 from heretic.gguf.score import check_tokens, rendered
 from heretic.gguf.staging import check_tokenizer_without_code, converter_copy
@@ -140,6 +140,14 @@ class TestRunning:
             alone = file.logits([sets.rows[3]])
         assert kl_divergence(model.get_logits(PROMPTS), found) < 1e-4
         assert np.abs(alone[0] - found[3].numpy()).max() < 1e-2
+
+    def test_a_row_may_be_longer_than_a_step(self, model: LibraryModel, unquantised: Path):
+        short = [list(row) for row in rendered(model, PROMPTS[:3], 4).rows]
+        rows = [short[0], short[1] + short[2] * 25, short[2]]
+        assert len(rows[1]) > STEP_TOKENS
+        with LlamaFile(unquantised) as file:
+            found = torch.from_numpy(file.logits(rows))
+        assert kl_divergence(model.logits_after(rows), found) < 1e-4
 
     def test_replies_are_those_of_torch(self, model: LibraryModel, unquantised: Path):
         sets = rendered(model, PROMPTS, 6)

@@ -16,6 +16,7 @@ SIZES: dict[str, Any] = {
     "intermediate_size": 256,
     "num_hidden_layers": 2,
     "initializer_range": 0.1,
+    "max_position_embeddings": 2048,
     "bos_token_id": 1,
     "eos_token_id": 2,
     "pad_token_id": 2,

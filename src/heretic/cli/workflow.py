@@ -190,6 +190,7 @@ def _gguf_beside(session: Session, directory: Path, strategy: str) -> Sequence[R
     from heretic.pipeline.gguf import make_gguf, order_of
     from heretic.pipeline.gguf_source import beside, source_of_session
 
+    session.evaluator.release()  # the files are scored with models of their own in memory
     place = beside(directory)
     source = source_of_session(session, directory)
     results = make_gguf(source, order_of(session.settings, place), session.reporter)

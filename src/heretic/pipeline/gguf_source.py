@@ -17,6 +17,7 @@ from heretic.export.documents.reproduction import Reproduction
 from heretic.export.files import REPRODUCTION
 from heretic.export.reproduce import restored_settings
 from heretic.export.request import display_name
+from heretic.system.adapters import find_adapter
 from heretic.system.hub import base_folder, is_local
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ def source_of_session(session: Session, folder: Path) -> GGUFSource:
         "quantization": "none",
     }
     settings = settings.replaced(**changes)
-    base = base_folder(settings.model, settings.model_commit)
+    own = (settings.model, settings.model_commit)
+    base = None if find_adapter(*own) is not None else base_folder(*own)
     return GGUFSource(
         folder,
         settings.replaced(model=str(folder), model_commit=None, preset="none"),
