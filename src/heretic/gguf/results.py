@@ -74,7 +74,7 @@ class Results:
         unquantised: The edited model in the type of its weights.
         files: The others, in the order in which they were asked for.
         conversion: Mean first-token KL(folder in PyTorch || unquantised file in llama.cpp), in
-            nats, on the good prompts.
+            nats, on the good prompts, or where there is an original on the first of them.
         shown: Prompts whose replies are shown.
         shown_replies: The edited model's, unquantised, in PyTorch.
         originals: Names of the original's files that were kept.

@@ -55,6 +55,9 @@ MOST_CONVERSION_KL = 0.1
 """Largest mean KL divergence between a folder in PyTorch and its unquantised file in llama.cpp, in
 nats: rounding stays far below it, and a wrong conversion gives more."""
 
+COMPARED = 16
+"""Number of prompts on which PyTorch and llama.cpp are compared: one would show a wrong file."""
+
 SHOWN, SHOWN_TOKENS = 4, 40
 """Number of prompts whose replies are shown, and most new tokens of these replies."""
 
@@ -84,7 +87,7 @@ class Reference:
     Attributes:
         sets: The evaluation prompts that scorers read, and `shown`.
         calibration: The prompts of the importance matrix.
-        logits: First-token logits on the good evaluation prompts.
+        logits: First-token logits on the good evaluation prompts, or on the first of them.
         importance: By the modules' names; empty if no type wants it.
         replies: To the prompts that are shown.
     """
@@ -211,6 +214,8 @@ class GGUFJob:
         self.not_scored = not_scored
         self.name = source.folder.resolve().name
         self.wants_importance = any(kind.wants_importance for kind in order.kinds)
+        # Without an original, all divergences are from these logits.
+        self.compared = None if source.original is None else COMPARED
         self.work.mkdir()
 
     def run(self, prompts: PromptSets) -> Results:
@@ -277,7 +282,8 @@ class GGUFJob:
         sets["shown"] = rendered(model, shown, SHOWN_TOKENS)
         calibration = prompt_sets.load(settings.good_prompts, settings.system_prompt)
         self.reporter.emit(StageStarted("Running the unquantised model in PyTorch"))
-        logits = model.get_logits_batched(prompts.evaluation.good, report=False)
+        compared = prompts.evaluation.good[: self.compared]
+        logits = model.get_logits_batched(compared, report=False)
         replies = model.get_responses_batched(shown, max_new_tokens=SHOWN_TOKENS, report=False)
         self.reporter.emit(StageFinished())
         importance = self._importance(model, calibration)
@@ -418,7 +424,7 @@ class GGUFJob:
         Raises:
             ExportError: It is more than rounding explains.
         """
-        found = outputs.logits["good"]
+        found = outputs.logits["good"][: len(expected)]
         width = min(expected.shape[-1], found.shape[-1])  # of padded vocabularies
         distance = kl_divergence(expected[:, :width], found[:, :width])
         if not distance <= MOST_CONVERSION_KL:
