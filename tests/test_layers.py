@@ -36,6 +36,7 @@ ORDER = (
     "harness",
     "scorers",
     "export",
+    "gguf",
     "compare",
     "evaluator",
     "pipeline",

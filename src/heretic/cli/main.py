@@ -63,6 +63,9 @@ COMMANDS = {
         "heretic.cli.commands.validate", "Score controls of a trial: what does its edit carry?"
     ),
     "export": CommandEntry("heretic.cli.commands.export", "Save or upload a trial of a run."),
+    "gguf": CommandEntry(
+        "heretic.cli.commands.gguf", "Make GGUF files of a saved model, and score them."
+    ),
     "reproduce": CommandEntry(
         "heretic.cli.commands.reproduce", "Rebuild a model from its reproduce.json."
     ),

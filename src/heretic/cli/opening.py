@@ -15,7 +15,7 @@ from rich.text import Text
 from heretic.cli.display.log import logging_to
 from heretic.cli.display.reporter import Display, LoggedDisplay, make_reporter
 from heretic.cli.display.tables import bound_text
-from heretic.cli.menu.answers import DEFAULT_STRATEGY
+from heretic.cli.menu.answers import DEFAULT_STRATEGY, weights_strategy
 from heretic.cli.menu.checkpoint import choose_checkpoint
 from heretic.cli.menu.dialogue import Dialogue
 from heretic.cli.menu.questions import Back, Unanswered, terminal_prompter
@@ -142,13 +142,15 @@ def check_before_work(settings: Settings) -> tuple[Scorer, ...]:
         ExportError: The destination is taken, its disk is too small, the repository's name is
             malformed, or nobody is logged in.
         ScorerError: A scorer cannot be loaded, or its judge does not answer.
-        SettingsError: A benchmark does not exist, or `max_refusals` does not fit the scorers.
+        SettingsError: A benchmark does not exist, `max_refusals` does not fit the scorers, or GGUF
+            files are to be uploaded.
         RunError: The start plans cannot be read.
         HereticError: A package that benchmarks or research output need is missing.
     """
     from heretic import export, pipeline
     from heretic.cli.display.research import check_research
     from heretic.harness.tasks import check_tasks
+    from heretic.pipeline.gguf_ahead import check_gguf_ahead
     from heretic.records.options import options_of
     from heretic.scorers import check_scorers, load_scorers
 
@@ -156,6 +158,8 @@ def check_before_work(settings: Settings) -> tuple[Scorer, ...]:
     destination = _destination(settings)
     if destination is not None:
         export.check_place(options_of(export.ExportOptions, settings), *destination)
+    if settings.export_strategy == "gguf":
+        check_gguf_ahead(settings)
     if settings.model_action == "upload" and settings.upload_repo_id is not None:
         export.check_upload(settings.upload_repo_id)
     scorers = check_scorers(load_scorers(settings), settings.max_refusals)
@@ -173,7 +177,7 @@ def _destination(settings: Settings) -> tuple[Path, str] | None:
     """
     from heretic.export import upload_place
 
-    strategy = settings.export_strategy or DEFAULT_STRATEGY
+    strategy = weights_strategy(settings.export_strategy or DEFAULT_STRATEGY)
     if settings.model_action == "upload":
         return upload_place(), strategy
     if settings.save_directory is None or settings.model_action not in (None, "save"):

@@ -21,12 +21,12 @@ from heretic.cli.display.tables import (
     scores_text,
 )
 from heretic.cli.display.text import is_interactive, print_command
-from heretic.cli.menu.answers import program_arguments, without_options
+from heretic.cli.menu.answers import program_arguments, weights_strategy, without_options
 from heretic.cli.menu.benchmarks import show_benchmarks
 from heretic.cli.menu.chat import chat
 from heretic.cli.menu.dialogue import Dialogue
 from heretic.cli.menu.menu import Actions, Menu
-from heretic.errors import AuditError, HereticError, StudyError
+from heretic.errors import AuditError, HereticError, SettingsError, StudyError
 from heretic.events import Notice
 from heretic.records.selection import names_by_row
 from heretic.records.statistics import after_choice
@@ -114,16 +114,18 @@ def actions_of(session: Session, display: Display) -> Actions:
     from heretic import export, pipeline
 
     def save(trial: Trial, directory: Path, strategy: str) -> RenderableType:
-        exported = pipeline.export_trial(session, trial, directory, strategy)
+        exported = pipeline.export_trial(session, trial, directory, weights_strategy(strategy))
+        made = _gguf_beside(session, directory, strategy)
         display.close()
         table = saved_table(session.evaluator.baseline, trial.scores, exported, directory)
         run = session.folder.path, session.study.front.index(trial)
         steps = after_saving(directory, session.settings.model, run)
         held_out = [found for found in exported.categories if found.prompts == "held_out"]
         more = [part for found in held_out for part in ("", category_table(found))]
-        return Group(table, *more, "", next_steps(steps))
+        return Group(table, *more, *made, "", next_steps(steps))
 
     def upload(trial: Trial, repo_id: str, private: bool, strategy: str) -> RenderableType:
+        _check_uploaded(strategy)
         full = export.check_upload(repo_id)
         with export.temporary() as folder:
             try:
@@ -169,6 +171,30 @@ def actions_of(session: Session, display: Display) -> Actions:
         finalists=finalists,
         details=details,
     )
+
+
+def _check_uploaded(strategy: str) -> None:
+    if strategy == "gguf":
+        raise SettingsError(
+            "GGUF files are not uploaded.",
+            remedy="Save them (--model-action save), or upload merged weights "
+            "(--export-strategy merge).",
+        )
+
+
+def _gguf_beside(session: Session, directory: Path, strategy: str) -> Sequence[RenderableType]:
+    """Make GGUF files of what was saved in a folder, if asked for; what is shown of them."""
+    if strategy != "gguf":
+        return ()
+    from heretic.cli.display.gguf import shown
+    from heretic.pipeline.gguf import make_gguf, order_of
+    from heretic.pipeline.gguf_source import beside, source_of_session
+
+    session.evaluator.release()  # the files are scored with models of their own in memory
+    place = beside(directory)
+    source = source_of_session(session, directory)
+    results = make_gguf(source, order_of(session.settings, place), session.reporter)
+    return ["", *shown(results, place)]
 
 
 def finalists_table(found: Finalists, trials: Sequence[Trial]) -> RenderableType:

@@ -87,6 +87,11 @@ def demo_settings(reporter: Reporter, overrides: Mapping[str, Any]) -> Settings:
                 remedy="Export its trials with `heretic export`, or use `heretic MODEL`.",
             )
     values = {**DEFAULTS, **overrides}
+    if values["export_strategy"] == "gguf":
+        raise SettingsError(
+            "The demo makes no GGUF files.",
+            remedy=f"Run `heretic gguf {values['save_directory']}` after it.",
+        )
     check_destination(Path(values["save_directory"]), "")
 
     def say(text: str) -> None:

@@ -61,7 +61,7 @@ def command(
             settings,
             chosen,
             destination,
-            settings.export_strategy or DEFAULT_STRATEGY,
+            _whole_or_adapter(settings.export_strategy or DEFAULT_STRATEGY),
             display,
             fits=fits,
             run=None if run_folder is None else RunFolder(run_folder),
@@ -71,6 +71,20 @@ def command(
     console.print()
     console.print(next_steps(after_saving(destination, model)), soft_wrap=True)
     return 0
+
+
+def _whole_or_adapter(strategy: str) -> str:
+    """A strategy that is not `gguf`.
+
+    Raises:
+        SettingsError: It is.
+    """
+    if strategy == "gguf":
+        raise SettingsError(
+            "`heretic apply` makes no GGUF files.",
+            remedy="Save merged weights (--export-strategy merge), then `heretic gguf FOLDER`.",
+        )
+    return strategy
 
 
 def _chosen_plan(path: Path, index: int | None) -> Plan:

@@ -66,6 +66,11 @@ def asks_nothing(settings: Settings) -> bool:
     return answers.model_action != "chat" and not answers.open_questions()
 
 
+def weights_strategy(strategy: str) -> str:
+    """How the weights are saved from which a strategy's files are made: GGUF files, from merged."""
+    return "merge" if strategy == "gguf" else strategy
+
+
 def default_directory(model: str) -> Path:
     """The default folder for the edited model: `MODEL-heretic` in the working directory."""
     name = Path(model).name or "model"

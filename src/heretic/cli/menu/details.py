@@ -77,12 +77,13 @@ class Details:
         return expanded(self.dialogue.ask().path("Folder to save in:", str(default)))
 
     def strategy(self) -> str:
-        """`merge` or `adapter`."""
+        """`merge`, `adapter` or `gguf`."""
         if self.answers.export_strategy is not None:
             return self.answers.export_strategy
         options = [
             Option("merge", "The whole edited model"),
             Option("adapter", "A small PEFT adapter for the original model"),
+            Option("gguf", "The whole edited model, and GGUF files of it for llama.cpp"),
         ]
         return str(self.dialogue.ask().select("What to save?", options))
 

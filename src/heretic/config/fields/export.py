@@ -51,11 +51,18 @@ class ExportFields(FieldGroup):
         example="knee",
         scores=False,
     )
-    export_strategy: Annotated[Literal["merge", "adapter"] | None, Optionally] = setting(
+    export_strategy: Annotated[Literal["merge", "adapter", "gguf"] | None, Optionally] = setting(
         None,
         "Export",
-        "What to save: merge (whole edited weights) or adapter (PEFT). Unset: ask.",
+        "What to save: merge (whole edited weights), adapter (PEFT), or gguf (as merge, with GGUF "
+        "files of it in a folder beside it, each scored in llama.cpp). Unset: ask.",
         example="merge",
+        scores=False,
+    )
+    gguf_types: Annotated[tuple[str, ...], BeforeValidator(as_list)] = setting(
+        ("q8_0", "q4_k_m"),
+        "Export",
+        "Types of GGUF files where export_strategy is gguf, by llama.cpp's names.",
         scores=False,
     )
     max_shard_size: Annotated[str, AfterValidator(checked_size)] = setting(
