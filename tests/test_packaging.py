@@ -171,7 +171,7 @@ def test_first_step_of_the_demo_runs_from_the_installed_package(installed: Path,
         FIRST_STEP,
         installed,
         cwd=tmp_path,
-        PYTHONPATH=str(installed),
+        PYTHONPATH=os.pathsep.join([str(installed), str(ROOT)]),  # for the list of data files
         HF_HUB_OFFLINE="1",
         HF_HOME=str(tmp_path / "cache"),
     )

