@@ -58,9 +58,22 @@ class TestWithAnOriginal:
     def test_files_are_there_and_nothing_else(self, place: Path, found: dict[str, Any]):
         names = {path.name for path in (place / "edited-gguf").iterdir()}
         assert names == {
-            "README.md", "SHA256SUMS", "gguf.json", "edited-f16.gguf", "edited-q4_k_m.gguf"
+            "Modelfile", "README.md", "SHA256SUMS", "gguf.json", "edited-f16.gguf",
+            "edited-q4_k_m.gguf",
         }  # fmt: skip
         assert [row["type"] for row in found["files"]] == ["f16", "q4_k_m"]
+
+    def test_a_modelfile_runs_the_smallest_file_with_the_models_template(
+        self, place: Path, found: dict[str, Any]
+    ):
+        text = (place / "edited-gguf" / "Modelfile").read_text(encoding="utf-8")
+        smallest = min(found["files"], key=lambda row: row["size"])["file"]
+        assert f"FROM ./{smallest}\n" in text
+        assert '"<|im_start|>user\\n"' in text or "<|im_start|>user\\n" in text
+        assert 'PARAMETER stop "<|im_end|>"\n' in text
+        card = (place / "edited-gguf" / "README.md").read_text(encoding="utf-8")
+        assert f"`llama-cli -m {smallest}`" in card
+        assert "were not tried" in card
 
     def test_divergence_is_from_the_original(self, found: dict[str, Any]):
         assert found["original"] == "original"

@@ -187,7 +187,8 @@ def _gguf_beside(session: Session, directory: Path, strategy: str) -> Sequence[R
     if strategy != "gguf":
         return ()
     from heretic.cli.display.gguf import shown
-    from heretic.pipeline.gguf import make_gguf, order_of
+    from heretic.pipeline.gguf import make_gguf
+    from heretic.pipeline.gguf_order import order_of
     from heretic.pipeline.gguf_source import beside, source_of_session
 
     session.evaluator.release()  # the files are scored with models of their own in memory

@@ -26,6 +26,7 @@ from heretic.export.files import (
     write_json,
     write_text,
 )
+from heretic.gguf.modelfile import MODELFILE
 from heretic.gguf.results import RESULTS, Made, Results, fallback_text, megabytes
 from heretic.system.display import safe
 
@@ -72,7 +73,7 @@ def holds_only_ours(folder: Path) -> bool:
         made = {str(row["file"]) for row in data["files"]} | set(data["originals"])
     except (ExportError, KeyError, TypeError):
         return False
-    known = made | DOCUMENTS | {RESULTS}
+    known = made | DOCUMENTS | {RESULTS, MODELFILE}
     return all(name in known or _is_licence(folder / name) for name in relative_files(folder))
 
 
@@ -107,7 +108,24 @@ def section(results: Results) -> str:
     )
     lines += [f"**{text}**\n" for text in results.survival()]
     lines += [f"- {text}" for text in remarks(results)]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + _use(results)
+
+
+def _use(results: Results) -> str:
+    """How other programs run the smallest file."""
+    file = min(results.files, key=lambda made: made.size).file
+    name = results.name.lower()
+    rows = [
+        ["llama.cpp", f"`llama-cli -m {file}`"],
+        ["Ollama", f"`ollama create {name} -f {MODELFILE}`, then `ollama run {name}`"],
+        ["LM Studio", f"`lms import {file}`"],
+    ]
+    if results.is_adapter:
+        rows = [["llama.cpp", f"`llama-cli -m BASE.gguf --lora {file}`"]]
+    return (
+        f"\n### Run it\n\n{table(['program', 'command'], rows)}\n"
+        "The files were loaded by llama.cpp's library. The programs themselves were not tried.\n"
+    )
 
 
 def divergence_text(results: Results) -> str:

@@ -115,6 +115,14 @@ class LlamaFile:
 
     # --- tokens ----------------------------------------------------------------------------
 
+    @property
+    def added_start(self) -> str:
+        """Text of the token that llama.cpp puts at the beginning of a prompt; empty if none."""
+        lib, vocabulary = self.bound.lib, self._vocabulary
+        if not lib.llama_vocab_get_add_bos(vocabulary):
+            return ""
+        return self.text([lib.llama_vocab_bos(vocabulary)], special=True)
+
     def tokens(self, text: str) -> list[int]:
         """llama.cpp's tokens of a rendered prompt, as its programs make them.
 

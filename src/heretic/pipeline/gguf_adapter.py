@@ -13,24 +13,21 @@ from heretic.gguf.adapters import check_exact
 from heretic.gguf.convert import convert_adapter
 from heretic.gguf.documents import write_documents
 from heretic.gguf.llama import LlamaFile
-from heretic.gguf.results import Made, Results
+from heretic.gguf.results import ADAPTER, Made, Results
 from heretic.gguf.score import check_tokens, logits_of, outputs_of, scores_of
 from heretic.gguf.staging import converter_copy
 from heretic.pipeline.gguf import (
     SHOWN_TOKENS,
     WORK,
     GGUFJob,
-    GGUFOrder,
-    check_order,
     rules_of,
 )
+from heretic.pipeline.gguf_order import GGUFOrder, check_order
 from heretic.pipeline.gguf_source import GGUFSource
 from heretic.pipeline.prompts import load_evaluation_prompts
 from heretic.pipeline.stages import scores_line
 from heretic.prompts import PromptSets
 from heretic.scorers import Outputs
-
-KIND = "lora"
 
 
 def make_gguf_adapter(source: GGUFSource, destination: Path, reporter: Reporter) -> Results:
@@ -61,7 +58,7 @@ class _AdapterJob(GGUFJob):
     def of_adapter(self, base: Path, prompts: PromptSets) -> Results:
         """Convert the adapter and score it."""
         path, _ = self.converted(base, "base")
-        file = self.folder / f"{self.name}-{KIND}.gguf"
+        file = self.folder / f"{self.name}-{ADAPTER}.gguf"
         trusted = self.source.settings.trust_remote_code
         with (
             converter_copy(base, self.work, trusted=trusted) as of_base,
@@ -80,7 +77,7 @@ class _AdapterJob(GGUFJob):
         scores = scores_of(outputs, Outputs(logits=logits), self.rules)
         self.reporter.emit(StageFinished(scores_line(scores)))
         made = Made(
-            kind=KIND,
+            kind=ADAPTER,
             file=file.name,
             size=file.stat().st_size,
             sha256=sha256_file(file),

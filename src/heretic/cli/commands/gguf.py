@@ -64,8 +64,9 @@ def command(
     from heretic.cli.display.reporter import make_reporter
     from heretic.cli.display.text import make_console
     from heretic.gguf.file_types import file_types
-    from heretic.pipeline.gguf import GGUFOrder, make_gguf
+    from heretic.pipeline.gguf import make_gguf
     from heretic.pipeline.gguf_adapter import make_gguf_adapter
+    from heretic.pipeline.gguf_order import GGUFOrder
     from heretic.pipeline.gguf_source import beside, gguf_source
     from heretic.system.adapters import find_adapter
     from heretic.system.display import json_text
