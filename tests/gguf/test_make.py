@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -74,6 +75,23 @@ class TestWithAnOriginal:
         card = (place / "edited-gguf" / "README.md").read_text(encoding="utf-8")
         assert f"`llama-cli -m {smallest}`" in card
         assert "were not tried" in card
+
+    def test_one_can_chat_with_a_file(
+        self,
+        place: Path,
+        found: dict[str, Any],
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str],
+    ):
+        """llama.cpp's reply to a chat is that to the prompt, which was read while it was scored."""
+        monkeypatch.chdir(place / "edited-gguf")
+        question = found["prompts"][0]
+        monkeypatch.setattr("sys.stdin", io.StringIO(f"{question}\n"))
+        assert run(["chat", "edited-f16.gguf"]) == 0
+        [before, after] = capfd.readouterr().out.split("edited:", 1)
+        assert "/help for help" in before
+        expected = found["files"][0]["replies"][0].split()
+        assert after.split()[: len(expected) - 1] == expected[:-1]
 
     def test_divergence_is_from_the_original(self, found: dict[str, Any]):
         assert found["original"] == "original"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -115,13 +115,19 @@ class LlamaFile:
 
     # --- tokens ----------------------------------------------------------------------------
 
+    def special(self, kind: Literal["bos", "eos"]) -> str:
+        """Text of the token that begins or ends texts; empty if there is none."""
+        lib, vocabulary = self.bound.lib, self._vocabulary
+        token = (
+            lib.llama_vocab_bos(vocabulary) if kind == "bos" else lib.llama_vocab_eos(vocabulary)
+        )
+        return "" if token < 0 else self.text([token], special=True)
+
     @property
     def added_start(self) -> str:
         """Text of the token that llama.cpp puts at the beginning of a prompt; empty if none."""
-        lib, vocabulary = self.bound.lib, self._vocabulary
-        if not lib.llama_vocab_get_add_bos(vocabulary):
-            return ""
-        return self.text([lib.llama_vocab_bos(vocabulary)], special=True)
+        adds = self.bound.lib.llama_vocab_get_add_bos(self._vocabulary)
+        return self.special("bos") if adds else ""
 
     def tokens(self, text: str) -> list[int]:
         """llama.cpp's tokens of a rendered prompt, as its programs make them.

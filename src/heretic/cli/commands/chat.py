@@ -17,17 +17,19 @@ if TYPE_CHECKING:
 @click.argument("model")
 @settings_options
 def command(model: str, options: SettingsOptions) -> int:
-    """Chat with MODEL: a Hub id, the folder of a model or of an adapter, or a run.
+    """Chat with MODEL: a Hub id, the folder of a model or of an adapter, a GGUF file, or a run.
 
     A run is given by its folder or by its number in `heretic runs`. Then --trial-index chooses the
     row of its front by number or name (0 by default), and /compare shows the replies of the
-    original model as well.
+    original model as well. A GGUF file is run by llama.cpp if the extra `gguf` is installed.
     """
     from heretic.cli.display.text import make_console
     from heretic.runs.folder import RunFolder
 
     path = options.run_path(model)
-    if RunFolder(path).exists:
+    if _runs_in_llama(model):
+        _chat_with_file(Path(model), options, make_console())
+    elif RunFolder(path).exists:
         _chat_with_trial(path, options, make_console())
     else:
         _chat_with_model(model, options, make_console())
@@ -62,3 +64,26 @@ def _chat_with_model(name: str, options: SettingsOptions, console: Console) -> N
         model = pipeline.load_judged(settings, display)
     model.renderer.date = recorded_date(found_in_export(name)) or model.renderer.date
     chat(model.stream_reply, console=console, system=settings.system_prompt)
+
+
+def _runs_in_llama(name: str) -> bool:
+    """Whether this is a GGUF file, and llama.cpp is at hand."""
+    from importlib.util import find_spec
+
+    from heretic.gguf.bindings import PACKAGE
+
+    return name.endswith(".gguf") and Path(name).is_file() and find_spec(PACKAGE) is not None
+
+
+def _chat_with_file(path: Path, options: SettingsOptions, console: Console) -> None:
+    from heretic.cli.menu.chat import chat
+    from heretic.gguf.llama import LlamaFile
+    from heretic.gguf.talk import reply_of
+
+    settings = options.load(model=str(path))
+    with LlamaFile(path) as file:
+        chat(
+            lambda messages: reply_of(file, messages),
+            console=console,
+            system=settings.system_prompt,
+        )
