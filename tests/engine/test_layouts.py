@@ -87,7 +87,8 @@ def test_a_plan_that_edits_only_late_layers_starts_there(name: str, tmp_path: Pa
     late = {name: edit for name, edit in mixed_edits_of(model)[0].items() if name in writers}
     expected = alone(model, late, 2)
     passes: list[Any] = []
-    norm = model.get_layers()[0].input_layernorm  # it does not run where the layer is skipped
+    # It does not run where the layer is skipped.
+    norm = model.get_layers()[0].get_submodule("input_layernorm")
     norm.register_forward_pre_hook(lambda module, given: passes.append(module))
     assert engine.replies("bad", [late]) == [expected]
     assert len(passes) == 1  # the decoding step of all rows, and no prefill
