@@ -113,7 +113,7 @@ def section(results: Results) -> str:
 
 def _use(results: Results) -> str:
     """How other programs run the smallest file."""
-    file = min(results.files, key=lambda made: made.size).file
+    file = results.smallest.file
     name = results.name.lower()
     rows = [
         ["llama.cpp", f"`llama-cli -m {file}`"],

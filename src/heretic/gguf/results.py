@@ -107,6 +107,11 @@ class Results:
         return self.original is not None
 
     @property
+    def smallest(self) -> Made:
+        """The smallest of the files."""
+        return min(self.files, key=lambda made: made.size)
+
+    @property
     def is_adapter(self) -> bool:
         """Whether the file is an adapter, which another file is run with."""
         return [made.kind for made in self.files] == [ADAPTER]

@@ -7,9 +7,8 @@ from typing import Any
 
 from heretic.errors import ModelError
 from heretic.gguf.llama import LlamaFile
-
-MOST_TOKENS = 1024
-"""Most new tokens of a reply; fewer if the model has fewer positions left."""
+from heretic.model.core import LONGEST_REPLY
+from heretic.model.templates import untemplated
 
 UNFINISHED = "\ufffd"
 """What stands for bytes that are no whole character yet."""
@@ -24,7 +23,7 @@ def rendered_chat(file: LlamaFile, messages: Sequence[Mapping[str, str]]) -> str
     from transformers.utils.chat_template_utils import render_jinja_template
 
     if file.chat_template is None:
-        return "\n\n".join(message["content"] for message in messages) + "\n"
+        return untemplated(messages)
     try:
         found: Any = render_jinja_template(
             [[dict(message) for message in messages]],
@@ -57,7 +56,7 @@ def reply_of(file: LlamaFile, messages: Sequence[Mapping[str, str]]) -> Iterator
         )
     ids: list[int] = []
     shown = 0
-    for token in file.stream(row, min(MOST_TOKENS, room)):
+    for token in file.stream(row, min(LONGEST_REPLY, room)):
         ids.append(token)
         text = file.text(ids)
         if not text.endswith(UNFINISHED):

@@ -33,6 +33,11 @@ def messages_for(prompt: str | Prompt, default_system: str | None) -> Messages:
     return [*head, {"role": "user", "content": user}]
 
 
+def untemplated(messages: Sequence[Mapping[str, str]]) -> str:
+    """The text of a conversation for a model without a chat template."""
+    return "\n\n".join(message["content"] for message in messages) + "\n"
+
+
 @dataclass(frozen=True, slots=True)
 class _Form:
     """How messages are handed to a template.
@@ -185,7 +190,7 @@ class ChatRenderer:
             ModelError: The template fails on these messages.
         """
         if not self.has_template:
-            return "\n\n".join(message["content"] for message in messages) + "\n"
+            return untemplated(messages)
         if not self._form.system:
             messages = [message for message in messages if message["role"] != "system"]
         try:

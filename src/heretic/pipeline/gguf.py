@@ -37,6 +37,7 @@ from heretic.gguf.score import (
     usable,
 )
 from heretic.gguf.staging import converter_copy
+from heretic.model.generation import end_tokens
 from heretic.model.library import LibraryModel
 from heretic.pipeline.gguf_order import GGUFOrder, check_order
 from heretic.pipeline.gguf_ready import write_modelfile
@@ -74,6 +75,7 @@ class Reference:
         logits: First-token logits on the good evaluation prompts, or on the first of them.
         importance: By the modules' names; empty if no type wants it.
         replies: To the prompts that are shown.
+        ends: Tokens that end a reply.
     """
 
     model: LibraryModel
@@ -82,6 +84,7 @@ class Reference:
     logits: Tensor
     importance: Importance
     replies: tuple[str, ...]
+    ends: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,6 @@ def make_gguf(source: GGUFSource, order: GGUFOrder, reporter: Reporter) -> Resul
         job = GGUFJob(source, order, rules, folder, reporter, (*source.not_scored, *left))
         results = job.run(prompts)
         shutil.rmtree(folder / WORK)
-        write_modelfile(folder, source, job.model, results)
         write_documents(folder, source.folder, results)
     return results
 
@@ -165,7 +167,7 @@ class GGUFJob:
         with LlamaFile(edited.path) as file:
             check_tokens(file, reference.sets)
             self._warn_of_ends(file, reference)
-        self.model = reference.model
+            start = file.added_start
         reference.model.unload()  # what is needed of it later is its tokenizer
         original = self._original(reference)
         unquantised, outputs = self._scored(edited, edited.kind, original, reference, None)
@@ -177,9 +179,11 @@ class GGUFJob:
             else:
                 files.append(self._scored(edited, one, original, reference, outputs)[0])
         original_name = self.source.original_name
-        return self.results(
+        results = self.results(
             reference, replace(unquantised, file=""), tuple(files), conversion, original_name
         )
+        write_modelfile(self.folder, self.source, reference.model, reference.ends, start, results)
+        return results
 
     def results(
         self,
@@ -227,7 +231,8 @@ class GGUFJob:
         replies = model.get_responses_batched(shown, max_new_tokens=SHOWN_TOKENS, report=False)
         self.reporter.emit(StageFinished())
         importance = self._importance(model, calibration)
-        return Reference(model, sets, calibration, logits, importance, tuple(replies))
+        ends = end_tokens(model.model, model.tokenizer)
+        return Reference(model, sets, calibration, logits, importance, tuple(replies), ends)
 
     def _importance(self, model: LibraryModel, prompts: Sequence[prompt_sets.Prompt]) -> Importance:
         """The importance matrix of a loaded model, by its modules' names, if any type wants it."""
@@ -378,10 +383,7 @@ class GGUFJob:
 
     def _warn_of_ends(self, file: LlamaFile, reference: Reference) -> None:
         """Warn of tokens that end a reply in PyTorch and not in llama.cpp."""
-        from heretic.model.generation import end_tokens
-
-        ends = end_tokens(reference.model.model, reference.model.tokenizer)
-        missed = [token for token in ends if not file.ends(token)]
+        missed = [token for token in reference.ends if not file.ends(token)]
         if missed:
             names = ", ".join(file.text([token], special=True) for token in missed)
             self.reporter.emit(
