@@ -22,7 +22,7 @@ from pathlib import Path
 from heretic import pipeline
 from heretic.demo.job import demo_settings
 from heretic.events import Event, SearchStarted, Silent, TrialFinished
-from heretic.search.volume import hypervolume
+from heretic.records.volume import hypervolume
 
 STARTUP_SHARE = 0.3
 HEADER = [

@@ -56,11 +56,11 @@ NARROW = {
     "records": {"errors"},
     "events": {"records"},
     "config": {"errors", "records", "system"},
-    "runs": {"errors", "records", "system"},
+    "runs": {"errors", "events", "records", "system"},
     "method": {"records"},
     "quantised": {"errors", "system"},
     "architectures": {"errors", "records", "quantised"},
-    "report": {"errors", "records", "system", "method"},
+    "report": {"config", "errors", "method", "records", "refusals", "runs", "system"},
     "main": {"cli"},
     "__main__": {"main"},
 }

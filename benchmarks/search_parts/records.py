@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.search_parts.quality import Quality
 
-from heretic.search.volume import hypervolume
+from heretic.records.volume import hypervolume
 
 TOOLS = ("peer", "tpe", "ablation", "fitted")
 MODELS = ("demo", "second", "real")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -26,6 +27,7 @@ from heretic.records.choices import RowName
 from heretic.records.selection import row_within, trial_in_row
 from heretic.records.trial import Score, Trial
 from heretic.records.trial import front as front_of
+from heretic.runs.events import recording_to
 from heretic.runs.manifest import RunManifest
 from heretic.system.display import safe
 from heretic.system.files import check_writable
@@ -81,19 +83,29 @@ def held_run(
         if not folder.exists:
             told = _new_run(settings, prompts, folder, seed, may_begin)
             display.emit(Notice(told))
-        with locked(folder, display) as logged:
+        with locked(folder, display, started) as logged:
             yield OpenRun(settings, folder, seed, prompts, scorers, logged, started)
 
 
 @contextmanager
-def locked(folder: RunFolder, display: Display) -> Iterator[LoggedDisplay]:
-    """Lock a run folder, and write what is shown to its log as well.
+def locked(
+    folder: RunFolder, display: Display, started: float | None = None
+) -> Iterator[LoggedDisplay]:
+    """Lock a run folder, and write what is shown to its log and to its events as well.
+
+    Args:
+        started: When the command began, by `time.perf_counter`; by default, now.
 
     Raises:
         RunError: Another process has locked it.
     """
-    with folder.lock(), logging_to(folder.log_path) as log:
-        yield LoggedDisplay(display, log)
+    since = 0.0 if started is None else perf_counter() - started
+    with (
+        folder.lock(),
+        logging_to(folder.log_path) as log,
+        recording_to(folder.events_path, since) as events,
+    ):
+        yield LoggedDisplay(display, log, events)
 
 
 def prepared(opened: OpenRun) -> Session:
@@ -287,7 +299,7 @@ def reopened_run(
                 remedy="Restore the old prompts, say where they are (--bad-prompts.dataset and so "
                 "on), or search again.",
             )
-        with locked(folder, display) as logged:
+        with locked(folder, display, started) as logged:
             yield OpenRun(settings, folder, manifest.seed, prompts, scorers, logged, started)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cache, cached_property, partial
@@ -102,6 +102,7 @@ class Evaluator:
         rivals: Collection[tuple[float, ...]] | None = None,
         *,
         directions: Tensor | None = None,
+        seen: Callable[[int, Outputs], None] | None = None,
     ) -> list[tuple[Score, ...]]:
         """Scores of each plan, all plans evaluated together through output-side edits.
 
@@ -110,6 +111,7 @@ class Evaluator:
                 race: the evaluation of a plan ends as soon as a rival, or another of these plans,
                 is certain to dominate it. Its scores that are unknown by then are bounds.
             directions: Directions in place of the evaluator's own, in the same form.
+            seen: Called with the number of each plan and its outputs; not of plans that race.
 
         Raises:
             ValueError: The evaluator has no directions, or the response prefix has changed.
@@ -122,6 +124,9 @@ class Evaluator:
         with self._unedited():
             edits = [self.model.plan_edits(plan, directions) for plan in plans]
             self._run(self.model, self._engine, edits, race, baseline.references)
+        if seen is not None and rivals is None:
+            for plan in range(len(plans)):
+                seen(plan, race.outputs(plan, self._prompts))
         return race.scores()
 
     def score_current(self) -> tuple[Score, ...]:

@@ -5,7 +5,7 @@ It is made from settings, and also scores by refusal markers, as other tools do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 from torch import Tensor
@@ -21,7 +21,7 @@ from heretic.prompts import EvaluationPrompts, PromptSets
 from heretic.prompts.spared import spare
 from heretic.records.plan import Plan
 from heretic.records.trial import Score
-from heretic.scorers import Scorer, load_scorers
+from heretic.scorers import Outputs, Scorer, load_scorers
 from heretic.scorers.keyword import KeywordRefusals, is_refusal
 from heretic.scorers.kl_divergence import kl_divergence
 
@@ -113,14 +113,20 @@ class LibraryEvaluator(Evaluator):
         )
 
     def score_again(
-        self, other: LibraryEvaluator, plans: Sequence[Plan]
+        self,
+        other: LibraryEvaluator,
+        plans: Sequence[Plan],
+        seen: Callable[[int, Outputs], None] | None = None,
     ) -> tuple[tuple[Score, ...], list[tuple[Score, ...]]]:
         """Scores of the original, and of each plan, by another evaluator of this model.
 
         The memory of both is released, so that only one cache has to fit into memory.
+
+        Args:
+            seen: As in `Evaluator.evaluate`.
         """
         self.release()
-        before, after = other.baseline, other.evaluate(plans)
+        before, after = other.baseline, other.evaluate(plans, seen=seen)
         other.release()
         return before, after
 

@@ -291,16 +291,26 @@ class PromptReader:
         """`get_residuals` in batches that fit."""
         return torch.stack(self._batched(prompts, self.get_residuals))  # type: ignore[arg-type]
 
-    def get_residual_means(self, prompts: Prompts, winsorization_quantile: float = 1.0) -> Tensor:
+    def get_residual_means(
+        self,
+        prompts: Prompts,
+        winsorization_quantile: float = 1.0,
+        seen: Callable[[Prompts, Tensor], None] | None = None,
+    ) -> Tensor:
         """Mean residuals, float64 [layers + 1, hidden], without keeping those of each prompt.
 
         Args:
             winsorization_quantile: See `heretic.method.directions.winsorize`.
+            seen: Called with each batch of prompts, longest prompts first, and their residuals,
+                float32 [prompts, layers + 1, hidden].
         """
         mean = RunningMean()
 
         def add(rows: Prompts) -> list[None]:
-            mean.add(winsorize(self.get_residuals(rows), winsorization_quantile))
+            residuals = self.get_residuals(rows)
+            mean.add(winsorize(residuals, winsorization_quantile))
+            if seen is not None:
+                seen(rows, residuals)
             return [None] * len(rows)
 
         self._batched(prompts, add)

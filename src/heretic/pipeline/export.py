@@ -13,6 +13,7 @@ from heretic.pipeline.held_out import held_out_scores
 from heretic.pipeline.long_replies import from_disk, long_replies
 from heretic.pipeline.precision import in_full_precision, packed_anew
 from heretic.pipeline.run import Session
+from heretic.pipeline.shown import LongReplySets, keep_export
 from heretic.records.categories import CategoryTable
 from heretic.records.trial import Score, Trial
 
@@ -56,10 +57,11 @@ def export_trial(
     """
     # Checked first, since scoring takes minutes.
     export.check_export(session.model, destination, strategy, session.settings.max_rank)
+    replies = LongReplySets(session, trial)
     request = replace(
         session.request(trial),
         benchmarks=figures_of(session.folder.path, trial),  # first, since the file may be damaged
-        long_replies=long_replies(session, trial, most_long),
+        long_replies=long_replies(session, trial, most_long, replies),
         held_out=held_out_scores(session, trial),
     )
     request = replace(request, categories=category_tables(session, trial, request.held_out))
@@ -76,11 +78,11 @@ def export_trial(
         measure_long=from_disk(evaluator, prompts, request.long_replies, reporter),
         measure_packed=packed_anew(evaluator, request, prompts, strategy),
     )
+    scores = request.verified or (), request.held_out, request.long_replies
+    keep_export(session, trial, (destination, strategy), scores, replies.sets)
     audit_export(folder, session.model, reporter)
     return Exported(
-        request.verified or (),
-        request.held_out,
-        request.long_replies,
+        *scores,
         request.compared,
         request.categories,
     )

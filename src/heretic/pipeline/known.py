@@ -12,6 +12,7 @@ from heretic.method.fits import Fit
 from heretic.model.core import Model
 from heretic.model.fits import parse_fit
 from heretic.model.library import LibraryModel
+from heretic.pipeline.shown import ResidualSample, keep_geometry
 from heretic.pipeline.stages import (
     check_rendering,
     compute_directions,
@@ -47,8 +48,10 @@ def model_of_run(
         check_rendering(model, prompts, reporter)
         return model, _directions_of(settings, prompts, folder, known, model, reporter)
     folder.discard()  # files of a run that was discarded, or never began
-    model, directions = model_and_directions(settings, prompts, reporter)
+    sample = ResidualSample(prompts)
+    model, directions = model_and_directions(settings, prompts, reporter, seen=sample)
     folder.save_directions(directions.numpy())
+    keep_geometry(folder, sample, reporter)
     return model, directions
 
 

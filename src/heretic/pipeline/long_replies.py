@@ -26,7 +26,7 @@ from heretic.records.concerns import concerns
 from heretic.records.statistics import paired
 from heretic.records.trial import Score, Trial
 from heretic.refusals.text import opens_reasoning
-from heretic.scorers import Scorer
+from heretic.scorers import Outputs, Scorer
 from heretic.scorers.base import ShowsAt
 from heretic.scorers.broken import BrokenReplies
 from heretic.scorers.capability import Capability
@@ -63,28 +63,37 @@ ALONG = 32
 """Tokens of the original's replies along which the divergence is measured."""
 
 
+Read = Callable[[int, Outputs, Outputs], None]
+"""Takes the tokens of a reply, and the outputs of the original and of the trial."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chosen:
     """A trial, and what it is scored with again.
 
     Attributes:
         evaluator: The search's; its memory is released.
+        read: Takes the replies.
     """
 
     trial: Trial
     evaluator: LibraryEvaluator
     prompts: EvaluationPrompts
     reporter: Reporter
+    read: Read | None = None
 
 
-def long_replies(session: Session, trial: Trial, most: int | None = None) -> LongReplies | None:
+def long_replies(
+    session: Session, trial: Trial, most: int | None = None, read: Read | None = None
+) -> LongReplies | None:
     """As `long_scores`; scores that the run folder holds already are read from there.
 
     Args:
         most: Number of prompts of each set that are used, the first ones; by default all.
+        read: Takes the replies, if they are made and not only scores read.
     """
     prompts = first_prompts(session.prompts.evaluation, most)
-    chosen = Chosen(trial, session.evaluator, prompts, session.reporter)
+    chosen = Chosen(trial, session.evaluator, prompts, session.reporter, read)
 
     def keep(tokens: int, measure: Callable[[], LongReplies]) -> LongReplies:
         key = trial_key(session, prompts, trial, tokens=tokens, report=REPORT)
@@ -198,7 +207,7 @@ def _unsearched(evaluator: LibraryEvaluator, searched: Sequence[Scorer]) -> list
 
 
 def _measured(chosen: Chosen, scorers: Sequence[Scorer], tokens: int) -> LongReplies:
-    before, after = _before_after(chosen, scorers, tokens)
+    before, after = _before_after(chosen, scorers, tokens, chosen.read)
     more = [_capability(chosen), _when_thinking(chosen, scorers, tokens)]
     before = before + tuple(score for pair in more for score in pair[0])
     return LongReplies(tokens, before, after + tuple(score for pair in more for score in pair[1]))
@@ -230,10 +239,17 @@ def _items(evaluator: LibraryEvaluator) -> list[tuple[list[Scorer], EvaluationPr
     return [([scorer], EvaluationPrompts((), (), sets))]
 
 
-def _before_after(chosen: Chosen, scorers: Sequence[Scorer], tokens: int) -> tuple[Scores, Scores]:
+def _before_after(
+    chosen: Chosen, scorers: Sequence[Scorer], tokens: int, read: Read | None = None
+) -> tuple[Scores, Scores]:
     """Scores of the original and of the trial."""
     other = chosen.evaluator.on(chosen.prompts, scorers, tokens)
-    before, [after] = chosen.evaluator.score_again(other, [chosen.trial.plan])
+
+    def seen(plan: int, outputs: Outputs) -> None:
+        if read is not None:
+            read(tokens, other.baseline_outputs, outputs)
+
+    before, [after] = chosen.evaluator.score_again(other, [chosen.trial.plan], seen)
     return before, after
 
 

@@ -31,6 +31,7 @@ from heretic.pipeline.detector import check_detector, tell_of_detector
 from heretic.pipeline.front import front_warnings
 from heretic.pipeline.identity import baseline_key, fingerprint, used_prompts
 from heretic.pipeline.known import model_of_run
+from heretic.pipeline.shown import keep_proposed
 from heretic.pipeline.stages import scores_line
 from heretic.pipeline.worthwhile import Agree, check_worthwhile
 from heretic.prompts import PromptSets
@@ -329,6 +330,7 @@ def search(session: Session, n_trials: int | None = None, *, timed: bool = True)
     front, evaluator = session.study.front, session.evaluator
     for text in front_warnings(front, evaluator.baseline, evaluator.scorers):
         session.reporter.emit(Notice(text, level="warning"))
+    keep_proposed(session)
     return front
 
 

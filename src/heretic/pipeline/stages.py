@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from heretic.model.core import Model
 from heretic.model.experts import check_variant
 from heretic.model.library import LibraryModel
 from heretic.model.prefix import find_response_prefix
+from heretic.model.reading import Prompts
 from heretic.model.rendering import check_prompts
 from heretic.prompts import Prompt, PromptSets
 from heretic.records.plan import RowNormalization
@@ -146,14 +148,25 @@ def _find_prefix(settings: Settings, model: Model, prompts: PromptSets, reporter
     reporter.emit(StageFinished(repr(found) if found else "replies have no common prefix"))
 
 
+Seen = Callable[[str, Prompts, Tensor], None]
+"""Takes a set's name, some of its prompts, and their residuals [prompts, layers + 1, hidden]."""
+
+
 def compute_directions(
-    settings: Settings, model: Model, prompts: PromptSets, reporter: Reporter
+    settings: Settings,
+    model: Model,
+    prompts: PromptSets,
+    reporter: Reporter,
+    seen: Seen | None = None,
 ) -> Tensor:
     """Compute directions from the direction splits, float32 [layers + 1, hidden].
 
     If plans may remove several directions from a layer, the shape is [layers + 1, k, hidden]: the
     direction of the bad prompts, that of the protected prompts if there are any, and those of
     groups of bad prompts.
+
+    Args:
+        seen: Called with the residuals that the directions are computed from.
 
     Raises:
         StudyError: Two of the sets have the same residuals in every layer.
@@ -163,7 +176,8 @@ def compute_directions(
     for name, rows in sets.items():
         if rows:
             reporter.emit(StageStarted(f"Residuals of the {name} prompts", total=len(rows)))
-            centers[name] = _center(settings, model, rows)
+            told = None if seen is None else partial(seen, name)
+            centers[name] = _center(settings, model, rows, told)
             reporter.emit(StageFinished())
     good = centers.pop("good")
     found = {
@@ -197,12 +211,19 @@ def compute_directions(
     return basis
 
 
-def _center(settings: Settings, model: Model, rows: Sequence[Prompt]) -> Tensor:
+def _center(
+    settings: Settings,
+    model: Model,
+    rows: Sequence[Prompt],
+    seen: Callable[[Prompts, Tensor], None] | None,
+) -> Tensor:
     """Mean or geometric median of the residuals, float64 [layers + 1, hidden]."""
     if settings.direction_method == "mean":
-        return model.get_residual_means(rows, settings.winsorization_quantile)
-    residuals = winsorize(model.get_residuals_batched(rows), settings.winsorization_quantile)
-    return geometric_median(residuals)
+        return model.get_residual_means(rows, settings.winsorization_quantile, seen)
+    residuals = model.get_residuals_batched(rows)
+    if seen is not None:
+        seen(rows, residuals)
+    return geometric_median(winsorize(residuals, settings.winsorization_quantile))
 
 
 def model_and_directions(
@@ -212,12 +233,14 @@ def model_and_directions(
     *,
     variant: RowNormalization | None = None,
     date: datetime | None = None,
+    seen: Seen | None = None,
 ) -> tuple[LibraryModel, Tensor]:
     """The model with its response prefix, and directions from the prompts.
 
     Args:
         variant: Row normalization of the edit; by default that of the settings.
         date: What chat templates are told when they ask for the time; by default it is now.
+        seen: As in `compute_directions`.
 
     Raises:
         ModelError: The model cannot be loaded, or edited with this row normalization.
@@ -228,7 +251,7 @@ def model_and_directions(
     check_variant(model.writers, variant or settings.row_normalization)
     check_rendering(model, prompts, reporter)
     choose_prefix(settings, model, prompts, reporter)
-    return model, compute_directions(settings, model, prompts, reporter)
+    return model, compute_directions(settings, model, prompts, reporter, seen)
 
 
 def scores_line(scores: Sequence[Score]) -> str:

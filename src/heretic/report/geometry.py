@@ -16,6 +16,9 @@ from heretic.method.median import weiszfeld
 Floats = NDArray[np.float64]
 Residuals = NDArray[np.floating]
 
+FOLDS = 5
+"""Of the cross-validated probe."""
+
 
 @dataclass(frozen=True, slots=True)
 class LayerGeometry:
@@ -42,6 +45,8 @@ class LayerGeometry:
         norm_direction: Length of r.
         norm_direction_median: Length of R.
         silhouette: Mean silhouette coefficient of the two sets (Rousseeuw 1987), Euclidean.
+        probe: Balanced accuracy of a linear probe on prompts that it was not fitted to; see
+            `probe_accuracy`. 0.5 is chance, NaN for sets of fewer than two prompts.
     """
 
     layer: int
@@ -60,6 +65,7 @@ class LayerGeometry:
     norm_direction: float
     norm_direction_median: float
     silhouette: float
+    probe: float
 
 
 def residual_geometry(good: Residuals, bad: Residuals) -> list[LayerGeometry]:
@@ -124,6 +130,47 @@ def silhouette(first: Floats, second: Floats) -> float:
     return float(values.mean())
 
 
+def probe_accuracy(first: Floats, second: Floats, folds: int = FOLDS) -> float:
+    """How well a linear probe tells two sets of points apart that it has not seen.
+
+    The probe is ridge regression on labels of -1 and 1 (Hoerl and Kennard 1970), whose penalty is
+    the mean squared length of the centred points. It is fitted to all folds but one and judged on
+    that one, fold by fold; consecutive prompts lie in different folds.
+
+    Args:
+        first, second: [n, hidden] and [m, hidden].
+
+    Returns:
+        The mean of the shares of each set that are told right; NaN for a set of one point.
+    """
+    folds = min(folds, len(first), len(second))
+    if folds < 2:
+        return float("nan")
+    points = np.concatenate([first, second])
+    labels = np.concatenate([-np.ones(len(first)), np.ones(len(second))])
+    fold = np.concatenate([np.arange(len(first)), np.arange(len(second))]) % folds
+    right = np.concatenate([_told_right(points, labels, fold == one) for one in range(folds)])
+    order = np.concatenate([np.flatnonzero(fold == one) for one in range(folds)])
+    return float(np.mean([right[labels[order] == label].mean() for label in (-1.0, 1.0)]))
+
+
+def _told_right(points: Floats, labels: Floats, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether a probe that is fitted to the other points is right on these."""
+    mean = points[~kept].mean(axis=0)
+    seen, told = points[~kept] - mean, labels[~kept]
+    gram = seen @ seen.T
+    penalty = float(np.trace(gram)) / len(seen)
+    if penalty == 0.0:
+        return np.zeros(int(kept.sum()), dtype=bool)
+    weights = np.linalg.solve(gram + penalty * np.eye(len(seen)), told - told.mean())
+    # Sets of different sizes: the threshold lies half way between the two means.
+    fitted = gram @ weights
+    threshold = (fitted[told < 0].mean() + fitted[told > 0].mean()) / 2
+    found = (points[kept] - mean) @ seen.T @ weights - threshold
+    right: NDArray[np.bool_] = np.sign(found) == labels[kept]
+    return right
+
+
 def _silhouettes(within: Floats, across: Floats) -> Floats:
     count = len(within)
     if count == 1:
@@ -167,6 +214,7 @@ def _layer_geometry(
         norm_direction=float(np.linalg.norm(r)),
         norm_direction_median=float(np.linalg.norm(r_median)),
         silhouette=silhouette(good, bad),
+        probe=probe_accuracy(good, bad),
     )
     return row, r
 

@@ -9,10 +9,12 @@
 | `baseline.safetensors` | the unedited model's outputs, for use when the run is resumed |
 | `trials.journal` | Optuna's journal, which also holds each trial as a self-contained record |
 | `front.json` | the front after the last trial |
+| `report.json` | replies, geometry and more for the report (`heretic.runs.shown`) |
 | `benchmarks/` | results of benchmarks |
-| `heretic.log`, `run.lock` | the log; the lock that excludes other processes |
+| `events.jsonl`, `heretic.log` | what was shown, as JSON lines and as text |
+| `run.lock` | the lock that excludes other processes |
 
-Every file but the last two is checked when it is read, see `store` and `journal`.
+Every file but the last three is checked when it is read, see `store` and `journal`.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from heretic.errors import RunError
 from heretic.records.plan import FITS, Plan, fit_file
 from heretic.records.selection import names_by_row
 from heretic.records.trial import Trial, front
+from heretic.runs.events import EVENTS
 from heretic.runs.journal import Journal, read_trials, scan
 from heretic.runs.lock import is_locked
 from heretic.runs.store import (
@@ -40,6 +43,7 @@ from heretic.runs.store import (
     FRONT,
     GOES_ON,
     JOURNAL,
+    REPORT,
     SWEEP,
     RunFiles,
     digest_of,
@@ -117,6 +121,11 @@ class RunFolder(RunFiles):
     def sweep_path(self) -> Path:
         """The file with the plans of the gradient sweep."""
         return self.path / SWEEP
+
+    @property
+    def events_path(self) -> Path:
+        """The file with the events."""
+        return self.path / EVENTS
 
     @property
     def log_path(self) -> Path:
@@ -316,7 +325,7 @@ class RunFolder(RunFiles):
         return self._lock.is_held or is_locked(self.path)
 
     def discard(self) -> None:
-        """Delete the run's own files, except its log and results of benchmarks.
+        """Delete the run's own files, except its log, its events and results of benchmarks.
 
         Raises:
             RunError: Another process holds the lock, or a file cannot be deleted.
@@ -331,7 +340,7 @@ class RunFolder(RunFiles):
                 if self.exists:
                     self.manifest_path.replace(marker)
                 fits = [path.name for path in (self.path / FITS).glob("*.safetensors")]
-                own = [JOURNAL, FRONT, SWEEP, DIRECTIONS, BASELINE]
+                own = [JOURNAL, FRONT, SWEEP, REPORT, DIRECTIONS, BASELINE]
                 for name in [*own, *(f"{FITS}/{fit}" for fit in fits), DISCARDED]:
                     (self.path / name).unlink(missing_ok=True)
             except OSError as error:

@@ -28,6 +28,7 @@ DIRECTIONS = "directions.safetensors"
 BASELINE = "baseline.safetensors"
 FRONT = "front.json"
 SWEEP = "sweep.json"
+REPORT = "report.json"
 JOURNAL = "trials.journal"
 BENCHMARKS = "benchmarks"
 
@@ -243,7 +244,7 @@ class RunFiles:
             *(self.path / FITS).glob("*.safetensors"),
         ]
         more = sorted(path.relative_to(self.path).as_posix() for path in found)
-        return [DIRECTIONS, BASELINE, SWEEP, FRONT, *more]
+        return [DIRECTIONS, BASELINE, SWEEP, REPORT, FRONT, *more]
 
     def _sha256(self, name: str) -> str:
         """Digest of a file; empty without one."""

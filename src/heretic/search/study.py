@@ -21,12 +21,12 @@ from heretic.events import (
 from heretic.records.plan import Plan
 from heretic.records.trial import Optimization, Score, Trial
 from heretic.records.trial import front as front_of
+from heretic.records.volume import is_stagnant
 from heretic.runs.folder import RunFolder
 from heretic.runs.journal import INTERRUPTED
 from heretic.search.bounds import bound_warnings
 from heretic.search.limits import TimeLimit
 from heretic.search.space import Space
-from heretic.search.volume import is_stagnant
 from heretic.system.display import safe_line
 
 if TYPE_CHECKING:

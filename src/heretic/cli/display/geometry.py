@@ -14,7 +14,8 @@ from heretic.report.geometry import LayerGeometry
 
 LEGEND = (
     "g, b: means of good and bad residuals; G, B: geometric medians; r = b - g, R = B - G; "
-    "r': r of the layer before. Silhouette: 1 far apart, 0 mixed."
+    "r': r of the layer before. Silhouette: 1 far apart, 0 mixed. Probe: share of unseen prompts "
+    "that a linear probe tells apart, 0.5 is chance."
 )
 
 _Column = tuple[str, Callable[[LayerGeometry], float], int]
@@ -37,6 +38,7 @@ _SIZES: tuple[_Column, ...] = (
     ("|r|", lambda row: row.norm_direction, 2),
     ("|R|", lambda row: row.norm_direction_median, 2),
     ("silhouette", lambda row: row.silhouette, 3),
+    ("probe", lambda row: row.probe, 3),
 )
 
 

@@ -40,18 +40,18 @@ def make_reporter(console: Console) -> ReporterBase:
 
 
 class LoggedDisplay:
-    """A display whose events are written to a log as well."""
+    """A display whose events are written to files as well."""
 
-    def __init__(self, display: Display, log: Reporter) -> None:
+    def __init__(self, display: Display, *files: Reporter) -> None:
         self.console = display.console
         self._display = display
-        self._log = log
+        self._files = files
 
     def emit(self, event: Event) -> None:
-        """Show the event, then log it."""
-        self._display.emit(event)
-        self._log.emit(event)
+        """Show the event, then write it."""
+        for reporter in (self._display, *self._files):
+            reporter.emit(event)
 
     def close(self) -> None:
-        """Take a live panel down; the log stays open."""
+        """Take a live panel down; files stay open."""
         self._display.close()

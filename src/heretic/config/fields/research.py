@@ -11,6 +11,13 @@ from heretic.config.declaration import FieldGroup, FromHome, setting
 class ResearchFields(FieldGroup):
     """Tables and plots of residuals."""
 
+    keep_replies: bool = setting(
+        True,
+        "Research",
+        "Keep prompts and whole replies of the proposed trials in the run folder, for `heretic "
+        "report`. If false, the report has neither.",
+        scores=False,
+    )
     print_residual_geometry: bool = setting(
         False, "Research", "Print a table of the residuals' geometry, layer by layer.", scores=False
     )

@@ -15,7 +15,7 @@ from tests.support.search_case import OUTSIDE, Recorder, evaluate, make_study
 
 from heretic.events import SearchFinished
 from heretic.records import Plan, Score, Trial, dominates
-from heretic.search.volume import hypervolume, is_stagnant
+from heretic.records.volume import hypervolume, is_stagnant
 
 SIDE = 5
 """Points are drawn from a grid with this many steps per side; some lie beyond the reference."""
