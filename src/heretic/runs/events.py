@@ -192,6 +192,8 @@ def stage_times(events: Sequence[Mapping[str, Any]]) -> list[StageTime]:
             finished = name == "SearchFinished"
             found.append(StageTime("Search", at - search - inside, command, finished))
             search = None
+    if search is not None:  # it goes on, or was killed
+        found.append(StageTime("Search", _seconds(events[-1]) - search - inside, command, False))
     return found
 
 

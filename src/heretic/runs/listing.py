@@ -11,7 +11,7 @@ from typing import Any
 
 from heretic.errors import RunError
 from heretic.records import parse
-from heretic.records.trial import front
+from heretic.records.trial import Trial, front
 from heretic.runs.folder import RunFolder, digest
 from heretic.runs.manifest import RunManifest
 from heretic.system.files import expanded
@@ -132,25 +132,29 @@ def _summary(folder: RunFolder) -> RunSummary:
         note = str(error)
         return RunSummary(folder.path, folder.path.name, "unreadable", updated=updated, note=note)
     completed = sum(trial.state == "complete" for trial in trials)
-    target = _target(manifest)
-    if folder.is_locked:
-        state = "running"
-    else:
-        state = "finished" if target is not None and completed >= target else "unfinished"
     return RunSummary(
         path=folder.path,
         model=manifest.model,
-        state=state,
+        state=state_of(folder, manifest, trials),
         completed=completed,
         failed=len(trials) - completed,
-        n_trials=target,
+        n_trials=target_of(manifest),
         front=len(front(trials)),
         created=manifest.created,
         updated=updated,
     )
 
 
-def _target(manifest: RunManifest) -> int | None:
+def state_of(folder: RunFolder, manifest: RunManifest, trials: Iterable[Trial]) -> str:
+    """`running`, `finished` (it has all its trials) or `unfinished`."""
+    if folder.is_locked:
+        return "running"
+    target = target_of(manifest)
+    completed = sum(trial.state == "complete" for trial in trials)
+    return "finished" if target is not None and completed >= target else "unfinished"
+
+
+def target_of(manifest: RunManifest) -> int | None:
     """Number of trials asked for when the run began; None if the manifest does not say."""
     with suppress(ValueError):
         return parse.whole(manifest.settings.get("n_trials"), "n_trials", 0)

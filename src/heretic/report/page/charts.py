@@ -1,0 +1,341 @@
+"""Draws the rows of `figures` with Altair (extra `report`): for the page and for picture files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import altair as alt
+
+from heretic.report.front import AXIS_LABELS
+from heretic.report.page import figures
+from heretic.report.page.run import RunData
+
+Row = Mapping[str, Any]
+Scale = Literal["linear", "log"]
+
+BLUE, RED, GREEN, ORANGE, VIOLET, GREY = (
+    "#3b7fc4",
+    "#d1495b",
+    "#2b9674",
+    "#d9822b",
+    "#8b6fc9",
+    "#8a919c",
+)
+"""Readable on white and on the dark theme's background: contrast of at least 3 to 1 on both."""
+
+ROLES = {"front": BLUE, "chosen": RED, "original": GREEN, "other trial": GREY}
+SHAPES = {
+    "front": "circle",
+    "chosen": "diamond",
+    "original": "triangle-up",
+    "other trial": "circle",
+}
+SERIES = (BLUE, RED, GREEN, ORANGE, VIOLET, GREY)
+
+HEIGHT = 260
+ROW_HEIGHT = 22
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure of a page.
+
+    Attributes:
+        name: Of its element and of its files.
+        title: Above it.
+        text: What it shows, for those who do not see it, and below it.
+        spec: In Vega-Lite, as wide as its place.
+    """
+
+    name: str
+    title: str
+    text: str
+    spec: Mapping[str, Any]
+
+
+def figures_of(run: RunData) -> list[Figure]:
+    """The figures of one run, without those that it has no data for."""
+    found = [
+        _front(run),
+        *_growth([run]),
+        *_maps(run),
+        *_sizes(run),
+        _lines(
+            "separation",
+            "How well each layer separates the prompts",
+            "Balanced accuracy of a cross-validated linear probe (0.5 is chance) and mean "
+            "silhouette (0 is mixed) of the residuals of good and bad prompts.",
+            figures.geometry_rows(run, figures.SEPARATION),
+        ),
+        _lines(
+            "cosines",
+            "Cosines of residuals and directions",
+            "Cosines of the mean residuals of good and bad prompts with each other and with the "
+            "direction from one to the other, layer by layer.",
+            figures.geometry_rows(run, figures.COSINES),
+        ),
+        _lines(
+            "norms",
+            "Lengths of residuals and directions",
+            "Lengths of the mean residuals and of the direction between them, logarithmic.",
+            figures.geometry_rows(run, figures.NORMS),
+            scale="log",
+        ),
+        _times(run),
+    ]
+    return [figure for figure in found if figure is not None]
+
+
+def figures_of_runs(runs: Sequence[RunData]) -> list[Figure]:
+    """The figures that compare runs."""
+    found = [_fronts(runs), *_growth(runs)]
+    return [figure for figure in found if figure is not None]
+
+
+def _data(rows: Sequence[Row]) -> alt.InlineData:
+    return alt.InlineData(values=[dict(row) for row in rows])
+
+
+def _spec(chart: Any, height: int = HEIGHT) -> dict[str, Any]:
+    spec: dict[str, Any] = chart.properties(width="container", height=height).to_dict()
+    spec.pop("config", None)  # the theme is chosen where the chart is shown
+    return spec
+
+
+def _objective(name: str) -> str:
+    return AXIS_LABELS.get(name, name)
+
+
+def _front(run: RunData) -> Figure | None:
+    rows, data = figures.front_rows(run), figures.front_of(run)
+    if data is None:
+        return None
+    x = alt.X(
+        "x:Q",
+        title=_objective(data.x_name),
+        scale=alt.Scale(domainMax=data.x_limit, clamp=True, nice=False),
+    )
+    y = alt.Y("y:Q", title=_objective(data.y_name))
+    base = alt.Chart(_data(rows)).encode(x=x, y=y)
+    on_front = base.transform_filter("datum.role == 'front' || datum.role == 'chosen'")
+    roles = alt.Color(
+        "role:N",
+        title=None,
+        scale=alt.Scale(domain=list(ROLES), range=list(ROLES.values())),
+        legend=alt.Legend(orient="top"),
+    )
+    shapes = alt.Shape(
+        "role:N",
+        title=None,
+        scale=alt.Scale(domain=list(SHAPES), range=list(SHAPES.values())),
+        legend=alt.Legend(orient="top"),
+    )
+    tip = [
+        alt.Tooltip("label:N", title="model"),
+        alt.Tooltip("scores:N", title="scores"),
+    ]
+    shown = on_front.transform_filter("isValid(datum.y_low)")
+    spans = shown.mark_rule(opacity=0.7, strokeWidth=2, color=BLUE).encode(
+        y="y_low:Q", y2="y_high:Q"
+    )
+    line = on_front.mark_line(interpolate="step-after", color=BLUE, opacity=0.6)
+    points = base.mark_point(filled=True, size=70, opacity=0.9).encode(
+        color=roles, shape=shapes, tooltip=tip
+    )
+    names = base.transform_filter("datum.names != ''").mark_text(align="left", dx=7, dy=-8)
+    chart = alt.layer(spans, line, points, names.encode(text="names:N"))
+    hidden = f" Not shown, far to the right: {data.hidden}." if data.hidden else ""
+    return Figure(
+        "front",
+        "Trials",
+        f"Each point is a trial: {data.x_name} to the right, {data.y_name} upward, less is better. "
+        "No trial is better in both than one on the front. Bars are 95% intervals, with the "
+        f"prompts as a random sample.{hidden}",
+        _spec(chart, 340),
+    )
+
+
+def _fronts(runs: Sequence[RunData]) -> Figure | None:
+    rows = [
+        {**row, "run": run.path.name}
+        for run in runs
+        for row in figures.front_rows(run)
+        if row["role"] in ("front", "chosen")
+    ]
+    data = next((found for run in runs if (found := figures.front_of(run)) is not None), None)
+    if not rows or data is None:
+        return None
+    base = alt.Chart(_data(rows)).encode(
+        x=alt.X("x:Q", title=_objective(data.x_name)),
+        y=alt.Y("y:Q", title=_objective(data.y_name)),
+        color=_series("run"),
+    )
+    points = base.mark_point(filled=True, size=70).encode(
+        tooltip=[alt.Tooltip("run:N"), alt.Tooltip("label:N"), alt.Tooltip("scores:N")]
+    )
+    chart = alt.layer(base.mark_line(interpolate="step-after", opacity=0.6), points)
+    return Figure(
+        "fronts",
+        "The fronts",
+        f"The front of each run: {data.x_name} to the right, {data.y_name} upward.",
+        _spec(chart, 340),
+    )
+
+
+def _series(field: str) -> alt.Color:
+    return alt.Color(
+        f"{field}:N",
+        title=None,
+        sort=None,
+        scale=alt.Scale(range=list(SERIES)),
+        legend=alt.Legend(orient="top", columns=2, labelLimit=260),
+    )
+
+
+def _growth(runs: Sequence[RunData]) -> list[Figure]:
+    rows = figures.growth_rows(runs)
+    timed = [row for row in rows if "seconds" in row]
+    told = (
+        "The share of the box between best and worst values that the front dominates"
+        " (hypervolume); more is better."
+    )
+    found = []
+    for name, data, x, title in (
+        ("growth", rows, "trials", "complete trials"),
+        ("growth-time", timed, "minutes", "minutes of work, loading included"),
+    ):
+        if len(data) < 2:
+            continue
+        shown = [{**row, "minutes": row.get("seconds", 0) / 60} for row in data]
+        chart = (
+            alt.Chart(_data(shown))
+            .mark_line(interpolate="step-after", point=alt.OverlayMarkDef(size=24))
+            .encode(
+                x=alt.X(f"{x}:Q", title=title, axis=alt.Axis(tickMinStep=1)),
+                y=alt.Y("volume:Q", title="hypervolume", scale=alt.Scale(zero=False)),
+                color=_series("run") if len(runs) > 1 else alt.value(BLUE),
+                tooltip=[
+                    alt.Tooltip("run:N"),
+                    alt.Tooltip("trial:Q"),
+                    alt.Tooltip("volume:Q", format=".4f"),
+                ],
+            )
+        )
+        over = "over trials" if x == "trials" else "over time"
+        found.append(Figure(name, f"Hypervolume {over}", told, _spec(chart)))
+    return found
+
+
+def _maps(run: RunData) -> list[Figure]:
+    value, rows = figures.map_rows(run)
+    found = []
+    for component in sorted({row["component"] for row in rows}):
+        some = [row for row in rows if row["component"] == component]
+        trials = list(dict.fromkeys(row["trial"] for row in some))
+        negative = min(row["value"] for row in some) < 0
+        scale = (
+            alt.Scale(scheme="blueorange", domainMid=0) if negative else alt.Scale(scheme="viridis")
+        )
+        chart = (
+            alt.Chart(_data(some))
+            .mark_rect()
+            .encode(
+                x=alt.X("layer:O", title="layer", axis=alt.Axis(labelOverlap=True, labelAngle=0)),
+                y=alt.Y("trial:N", title=None, sort=trials, axis=alt.Axis(labelLimit=170)),
+                color=alt.Color("value:Q", title=value, scale=scale),
+                tooltip=[
+                    alt.Tooltip("trial:N"),
+                    alt.Tooltip("layer:O"),
+                    alt.Tooltip("value:Q", title=value, format=".3g"),
+                ],
+            )
+        )
+        found.append(
+            Figure(
+                f"map-{component}",
+                f"Trials over layers: {component}",
+                f"Rows are trials of the front, columns are layers; colour is the {value}.",
+                _spec(chart, max(80, ROW_HEIGHT * len(trials))),
+            )
+        )
+    return found
+
+
+def _sizes(run: RunData) -> list[Figure]:
+    rows = [
+        row
+        for row in figures.size_rows(run)
+        if run.focus is not None and row["trial"] == run.label(run.focus)
+    ]
+    if not rows or run.focus is None:
+        return []
+    chart = (
+        alt.Chart(_data(rows))
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1)),
+            y=alt.Y("value:Q", title="|dW| / |W|"),
+            color=_series("component"),
+            tooltip=[
+                alt.Tooltip("component:N"),
+                alt.Tooltip("layer:Q"),
+                alt.Tooltip("value:Q", format=".3g"),
+            ],
+        )
+    )
+    told = "Frobenius norm of the change, as a share of the weight's; experts count as one."
+    title = f"Size of the edit: {run.label(run.focus)}"
+    return [Figure("sizes", title, told, _spec(chart))]
+
+
+def _lines(
+    name: str, title: str, text: str, rows: Sequence[Row], scale: Scale = "linear"
+) -> Figure | None:
+    if scale == "log":
+        rows = [row for row in rows if row["value"] > 0]
+    zero = alt.Undefined if scale == "log" else False
+    if not rows:
+        return None
+    chart = (
+        alt.Chart(_data(rows))
+        .mark_line(point=alt.OverlayMarkDef(size=20))
+        .encode(
+            x=alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1)),
+            y=alt.Y(
+                "value:Q",
+                title=None,
+                scale=alt.Scale(type=scale, zero=zero),
+            ),
+            color=_series("figure"),
+            tooltip=[
+                alt.Tooltip("figure:N"),
+                alt.Tooltip("layer:Q"),
+                alt.Tooltip("value:Q", format=".3f"),
+            ],
+        )
+    )
+    return Figure(name, title, text, _spec(chart))
+
+
+def _times(run: RunData) -> Figure | None:
+    rows = figures.time_rows(run)
+    if not rows:
+        return None
+    order = [row["stage"] for row in rows]
+    chart = (
+        alt.Chart(_data(rows))
+        .mark_bar(color=BLUE)
+        .encode(
+            x=alt.X("seconds:Q", title="seconds"),
+            y=alt.Y("stage:N", title=None, sort=order, axis=alt.Axis(labelLimit=220)),
+            tooltip=[
+                alt.Tooltip("stage:N"),
+                alt.Tooltip("seconds:Q", format=".1f"),
+                alt.Tooltip("times:Q", title="times"),
+            ],
+        )
+    )
+    told = "Seconds by stage; the search is what no stage within it took."
+    return Figure("time", "Where the time went", told, _spec(chart, ROW_HEIGHT * len(rows)))

@@ -1,0 +1,241 @@
+"""What each figure of a page shows, as rows of plain values: one function a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from heretic.errors import HereticError
+from heretic.records.trial import Score, Trial, undominated
+from heretic.records.volume import MARGIN, hypervolume
+from heretic.report.front import FrontData, front_data
+from heretic.report.page.run import Event, RunData
+from heretic.runs.events import BEFORE, ENDED, STARTED, stage_times
+
+Row = dict[str, Any]
+Point = tuple[float, ...]
+
+MOST_ROWS = 40
+"""Of the map of trials over layers."""
+
+MOST_STAGES = 14
+"""Of the times by stage; the rest is one bar."""
+
+
+def front_of(run: RunData) -> FrontData | None:
+    """Trials in the plane of the first two objectives; None if there are none to place."""
+    try:
+        return front_data(run.trials, baseline=run.baseline, chosen=run.chosen)
+    except HereticError:
+        return None
+
+
+def front_rows(run: RunData) -> list[Row]:
+    """The trials that the picture of the front holds, the original, and intervals.
+
+    Each has `x`, `y`, `role` (front, other, chosen, original), `label`, and `x_low`, `x_high`,
+    `y_low`, `y_high` where intervals are known.
+    """
+    data = front_of(run)
+    if data is None:
+        return []
+    chosen = data.chosen.trial if data.chosen else None
+    found: list[Row] = []
+    for role, points in (("other trial", data.others), ("front", data.front)):
+        for point in points:
+            trial = run.trial(point.trial)
+            if trial is None or point.x > data.x_limit:
+                continue
+            named = "chosen" if point.trial == chosen else role
+            found.append(
+                {
+                    "x": point.x,
+                    "y": point.y,
+                    "role": named,
+                    "label": run.label(point.trial),
+                    "names": ", ".join(run.proposed.get(point.trial, [])),
+                    "scores": _told(trial.scores),
+                    **_ends("x", trial.score(data.x_name)),
+                    **_ends("y", trial.score(data.y_name)),
+                }
+            )
+    if data.original is not None:
+        found.append(
+            {
+                "x": data.original.x,
+                "y": data.original.y,
+                "role": "original",
+                "label": "original model",
+                "names": "original",
+                "scores": _told(run.baseline),
+                **_ends("y", _score(run.baseline, data.y_name)),
+            }
+        )
+    return found
+
+
+def _told(scores: Iterable[Score]) -> str:
+    return ", ".join(f"{score.name} {score.display}" for score in scores)
+
+
+def _score(scores: Iterable[Score], name: str) -> Score | None:
+    return next((score for score in scores if score.name == name), None)
+
+
+def _ends(axis: str, score: Score | None) -> Row:
+    if score is None or score.interval is None:
+        return {}
+    return {f"{axis}_low": score.interval[0], f"{axis}_high": score.interval[1]}
+
+
+def growth_rows(runs: Sequence[RunData]) -> list[Row]:
+    """Hypervolume after each complete trial: `trials`, `volume`, `seconds` where known, `run`.
+
+    It is a share of the box between the best and the worst value of each objective that any of the
+    runs has seen, the worst moved outward by a tenth; so the runs share one measure.
+    """
+    seen = {id(run): _seen(run) for run in runs}
+    points = [trial.objectives() for trials in seen.values() for trial in trials]
+    lengths = {len(point) for point in points}
+    if len(lengths) != 1 or not min(lengths):
+        return []
+    columns = list(zip(*points, strict=True))
+    best = tuple(map(min, columns))
+    worst = tuple(max(one) + MARGIN * ((max(one) - min(one)) or 1.0) for one in columns)
+    whole = hypervolume([best], worst)
+    return [row for run in runs for row in _growth(run, seen[id(run)], worst, whole)]
+
+
+def _seen(run: RunData) -> list[Trial]:
+    return [trial for trial in run.trials if trial.state == "complete" and not trial.pruned]
+
+
+def _growth(run: RunData, trials: Sequence[Trial], worst: Point, whole: float) -> list[Row]:
+    times = trial_times(run.events)
+    kept: list[Point] = []
+    rows: list[Row] = []
+    for count, trial in enumerate(trials, start=1):
+        kept = undominated([*kept, trial.objectives()])
+        row: Row = {
+            "run": run.path.name,
+            "trials": count,
+            "trial": trial.number,
+            "volume": hypervolume(kept, worst) / whole,
+        }
+        if trial.number in times:
+            row["seconds"] = times[trial.number]
+        rows.append(row)
+    return rows
+
+
+def trial_times(events: Iterable[Event]) -> dict[int, float]:
+    """Seconds of work after which each trial had ended, by its number; pauses do not count."""
+    found: dict[int, float] = {}
+    done, began, since, last = 0.0, None, 0.0, 0.0
+    for row in events:
+        at = datetime.fromisoformat(row["at"]).timestamp()
+        if row["event"] == STARTED:
+            done += 0.0 if began is None else last - began + since
+            began, since = at, float(row.get("since") or 0.0)
+        began = at if began is None else began
+        last = at
+        if row["event"] == "TrialFinished":
+            found[int(row["trial"]["number"])] = done + at - began + since
+    return found
+
+
+def map_rows(run: RunData) -> tuple[str, list[Row]]:
+    """Trials over layers: what a value is, and rows with `trial`, `layer`, `component`, `value`.
+
+    Values are ablation weights of the trials on the front, or, where plans are fits, |dW| / |W| of
+    the proposed trials. Of several directions in a layer, the largest weight counts.
+    """
+    if any(trial.plan.fits for trial in run.front):
+        return "|dW| / |W|", size_rows(run)
+    layers = int(run.manifest.found.get("layers") or 0)
+    rows = [
+        {
+            "trial": run.label(trial.number),
+            "layer": layer,
+            "component": component,
+            "value": max(trial.plan.ablation_weights(component, layer), key=abs, default=0.0),
+        }
+        for trial in run.front[:MOST_ROWS]
+        for component, _ in trial.plan.kernels
+        for layer in range(layers)
+    ]
+    return "ablation weight", rows
+
+
+def size_rows(run: RunData) -> list[Row]:
+    """|dW| / |W| of the proposed trials: `trial`, `layer`, `component`, `value`."""
+    return [
+        {
+            "trial": run.label(int(number)),
+            "layer": size.layer,
+            "component": size.component,
+            "value": size.relative,
+        }
+        for number, sizes in run.shown.sizes.items()
+        for size in sizes
+        if size.relative is not None
+    ]
+
+
+def time_rows(run: RunData) -> list[Row]:
+    """Seconds by stage, the longest first: `stage`, `seconds`, `times` (how often it ran)."""
+    sums: dict[str, list[float]] = {}
+    for stage in stage_times(run.events):
+        sums.setdefault(stage.title, []).append(stage.seconds)
+    rows: list[Row] = [
+        {"stage": title, "seconds": sum(times), "times": len(times)}
+        for title, times in sums.items()
+        if title != BEFORE or sum(times) > 0
+    ]
+    rows.sort(key=lambda row: -row["seconds"])
+    rest = rows[MOST_STAGES:]
+    if rest:
+        total = sum(row["seconds"] for row in rest)
+        count = sum(row["times"] for row in rest)
+        named = {"stage": f"{len(rest)} shorter stages", "seconds": total, "times": count}
+        rows = [*rows[:MOST_STAGES], named]
+    return rows
+
+
+SEPARATION = {"probe": "linear probe", "silhouette": "silhouette"}
+COSINES = {
+    "cos_means": "good, bad",
+    "cos_good_direction": "good, direction",
+    "cos_bad_direction": "bad, direction",
+    "cos_directions": "direction by means, by medians",
+    "cos_previous": "direction, that of the layer before",
+}
+NORMS = {"norm_good": "good", "norm_bad": "bad", "norm_direction": "direction"}
+
+
+def geometry_rows(run: RunData, names: Mapping[str, str]) -> list[Row]:
+    """Figures of each layer: `layer`, `figure` (by the names given), `value`."""
+    return [
+        {"layer": int(row["layer"] or 0), "figure": name, "value": row[key]}
+        for row in run.shown.geometry
+        for key, name in names.items()
+        if row.get(key) is not None
+    ]
+
+
+def work_seconds(events: Iterable[Event]) -> float | None:
+    """Seconds for which commands worked on the run; None without events."""
+    total, began, last, any_ = 0.0, None, 0.0, False
+    for row in events:
+        at, any_ = datetime.fromisoformat(row["at"]).timestamp(), True
+        if row["event"] == STARTED:
+            total += 0.0 if began is None else last - began
+            began = at - float(row.get("since") or 0.0)
+        began = at if began is None else began
+        last = at
+        if row["event"] == ENDED:
+            total += at - began
+            began = None
+    total += 0.0 if began is None else last - began
+    return total if any_ else None

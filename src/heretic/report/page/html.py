@@ -1,0 +1,153 @@
+"""Puts a page together: one file without a request to anywhere."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any
+
+from heretic import __version__
+from heretic.report.page import theme, words
+from heretic.report.page.charts import Figure, figures_of, figures_of_runs
+from heretic.report.page.run import RunData
+
+POLICY = (
+    "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
+    "script-src {scripts}; style-src {styles}"
+)
+
+OF_RUN = ("front", "growth", "growth-time")
+OF_LAYERS = ("map-", "sizes")
+OF_GEOMETRY = ("separation", "cosines", "norms")
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of a page, with a heading of its own."""
+
+    id: str
+    title: str
+    text: str = ""
+    facts: Sequence[tuple[str, str]] = ()
+    tables: Sequence[tuple[str, words.Table]] = ()
+    notes: Sequence[str] = ()
+    code: str = ""
+    figures: Sequence[Figure] = field(default=())
+    exchanges: Sequence[words.Exchanges] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to show."""
+        filled = (self.facts, self.tables, self.notes, self.code, self.figures, self.exchanges)
+        return not any(filled)
+
+
+def page_of_run(run: RunData, *, share: bool = False) -> str:
+    """The page of one run.
+
+    Args:
+        share: Leave out prompts, replies, paths, and names of users and hosts.
+    """
+    figures = figures_of(run)
+
+    def some(*names: str) -> list[Figure]:
+        return [one for one in figures if one.name.startswith(names)]
+
+    settings = words.changed_settings(run, share)
+    missing = run.missing
+    if share:
+        missing = ("Prompts, replies, paths and texts of settings are left out of this page.",)
+    sections = [
+        Section("run", "The run", facts=words.facts(run)),
+        Section("front", "The front", tables=[("", words.proposals(run))], figures=some(*OF_RUN)),
+        Section("saved", "Saved models", tables=words.exports(run, share)),
+        Section("layers", "Layers", figures=some(*OF_LAYERS)),
+        Section("geometry", "Geometry", _geometry(run), figures=some(*OF_GEOMETRY)),
+        Section("replies", "Replies", exchanges=[] if share else words.replies(run)),
+        Section("time", "Time", figures=some("time")),
+        Section(
+            "settings",
+            "Settings and environment",
+            tables=[("Settings that differ from the defaults", settings)] if settings.rows else [],
+            code="" if share else words.command(run),
+        ),
+        Section("versions", "Versions", tables=[("", words.environment(run))]),
+        Section("missing", "What is missing", notes=missing),
+    ]
+    title = f"Heretic: {words.model_name(run)}"
+    lead = f"The search of a run, as of {datetime.now(UTC):%Y-%m-%d %H:%M} UTC ({run.state})."
+    return _page(title, lead, sections, figures)
+
+
+def page_of_runs(runs: Sequence[RunData]) -> str:
+    """The page that compares runs; it names their folders and shows no prompts."""
+    figures = figures_of_runs(runs)
+    sections = [
+        Section("fronts", "The runs", tables=[("", words.compared(runs))], figures=figures),
+        *(
+            Section(f"run-{number}", run.path.name, facts=words.facts(run), notes=run.missing)
+            for number, run in enumerate(runs)
+        ),
+    ]
+    lead = f"{len(runs)} runs compared, as of {datetime.now(UTC):%Y-%m-%d %H:%M} UTC."
+    return _page("Heretic: runs compared", lead, sections, figures)
+
+
+def _geometry(run: RunData) -> str:
+    good, bad = run.shown.geometry_prompts
+    if not good:
+        return ""
+    return f"Residuals at the last position of {good} good and {bad} bad direction prompts."
+
+
+def _page(title: str, lead: str, sections: Sequence[Section], figures: Sequence[Figure]) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    style, script = _resource("page.css"), _resource("page.js")
+    library = _library() if figures else ""
+    scripts = [text for text in (library, script) if text]
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    template = environment.from_string(_resource("page.html.jinja"))
+    return template.render(
+        title=title,
+        lead=lead,
+        sections=[section for section in sections if not section.is_empty],
+        figures=figures,
+        themes={"light": theme.LIGHT, "dark": theme.DARK},
+        style=style,
+        script=script,
+        library=library,
+        policy=POLICY.format(
+            scripts=" ".join(map(_source, scripts)) or "'none'", styles=_source(style)
+        ),
+        footer=f"Made by Heretic {__version__}. Figures are explained in docs/trust.md.",
+    )
+
+
+def _resource(name: str) -> str:
+    return files("heretic.report.page").joinpath(name).read_text(encoding="utf-8")
+
+
+def _library() -> str:
+    """Vega-Embed with what it needs, as one script that may stand within a page."""
+    import vl_convert
+
+    # Its stub demands an argument that it does not need.
+    bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]
+    return bundle.replace("</script", "<\\/script")
+
+
+def _source(text: str) -> str:
+    """A source expression of the policy for an inline part."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def spec_in_theme(figure: Figure, config: dict[str, Any], width: int) -> str:
+    """A figure's specification for a file, of that width in pixels."""
+    return json.dumps({**figure.spec, "config": config, "width": width})

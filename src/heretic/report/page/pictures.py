@@ -1,0 +1,37 @@
+"""Writes figures as PNG and SVG, without a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from heretic.report.page import theme
+from heretic.report.page.charts import Figure
+from heretic.report.page.html import spec_in_theme
+from heretic.system.files import write_atomic
+
+WIDTH = 640
+SCALE = 2
+"""Pixels of a PNG for each of the figure's."""
+
+
+def write_pictures(figures: Sequence[Figure], folder: Path) -> list[Path]:
+    """Write each figure twice; returns the paths. The folder is made.
+
+    Raises:
+        HereticError: They cannot be written.
+    """
+    import vl_convert
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for figure in figures:
+        spec = spec_in_theme(figure, theme.PICTURE, WIDTH)
+        for ending, content in (
+            ("svg", vl_convert.vegalite_to_svg(spec).encode()),
+            ("png", vl_convert.vegalite_to_png(spec, scale=SCALE)),
+        ):
+            path = folder / f"{figure.name}.{ending}"
+            write_atomic(path, content)
+            paths.append(path)
+    return paths
