@@ -6,30 +6,12 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tests.support import export_case, tiny
-from tests.support.search_case import Recorder
+from tests.support.session import session_of
 
 from heretic import pipeline
 from heretic.cli.workflow import finalists_table
-from heretic.config import Settings
 from heretic.pipeline import finalists as module
 from heretic.pipeline.long_replies import long_replies
-
-
-def session_of(tmp_path: Path, **values: object) -> pipeline.Session:
-    base = tiny.folder(tmp_path / "Tiny-Base", max_position_embeddings=512)
-    options = {
-        "search": "tpe",
-        "n_trials": 3,
-        "report_length": 24,
-        "study_checkpoint_dir": str(tmp_path / "runs"),
-    }
-    settings: Settings = export_case.settings(
-        base, **{**export_case.prompt_files(tmp_path), **options, **values}
-    )
-    prompts = pipeline.load_prompts(settings, Recorder())
-    folder, seed = pipeline.open_folder(settings, prompts)
-    return pipeline.prepare(settings, prompts, folder, seed, Recorder())
 
 
 def test_their_scores_are_those_of_each_alone(tmp_path: Path) -> None:

@@ -175,6 +175,9 @@ def stage_times(events: Sequence[Mapping[str, Any]]) -> list[StageTime]:
     for number, row in enumerate(events):
         at, name = _seconds(row), row["event"]
         if name == STARTED:
+            if search is not None:  # the command before was killed
+                end = _seconds(events[number - 1])
+                found.append(StageTime("Search", end - search - inside, command, False))
             command += number > 0
             open_stage = search = None
             found.append(StageTime(BEFORE, _number(row.get("since")), command))
