@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INPUTS := pyproject.toml constraints.txt constraints-torch.txt
-EXTRAS := dev,research,fidelity,benchmarks,compressed,docs,gguf
+EXTRAS := dev,research,fidelity,benchmarks,compressed,docs,gguf,report
 # A PyTorch that is installed is kept, whatever its build; the tested one is for where none is.
 PINS = -c constraints.txt $$($(BIN)/python -c 'import importlib.util as u; \
   print("" if u.find_spec("torch") else "-c constraints-torch.txt")')
@@ -14,7 +14,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 PIP_NO_INDEX=1
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test docs newest release-check audit soak bench bench-search models clean
+.PHONY: help install demo test test-ui docs newest release-check audit soak bench bench-search models clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -49,6 +49,10 @@ test: $(VENV)/.dev ## Lint, check types, run all tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(OFFLINE) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# They take a Chromium on the PATH and download none. They are no part of `make test`.
+test-ui: $(VENV)/.dev ## Test pages in a real browser
+	$(OFFLINE) $(BIN)/python -m pytest -q -o python_files='check_*.py' tests/ui
 
 # Strict: a link that leads nowhere, or a page that the navigation lacks, is an error. (Not with
 # --quiet, which counts no warnings.)

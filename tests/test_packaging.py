@@ -118,7 +118,7 @@ def test_source_archive_holds_what_the_readme_names(dist: Path):
         names = {name.partition("/")[2] for name in packed.getnames()}
     assert {"LICENSE", "README.md", "constraints.txt", "constraints-torch.txt"} <= names
     linked = re.findall(r"\]\(((?:docs/)?[\w-]+\.\w+)\)", (ROOT / "README.md").read_text("utf-8"))
-    assert {"docs/installing.md", "docs/demo-front.png", "CITATION.cff"} <= set(linked) <= names
+    assert {"docs/installing.md", "docs/demo-report.png", "CITATION.cff"} <= set(linked) <= names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
 
 

@@ -150,7 +150,7 @@ def test_links_of_the_readme_lead_to_pages_of_the_site(site: Path):
     for place in ("first-run.html", "conduct.html", "license.txt", "benchmarks/search.html"):
         assert f'href="{place}"' in html, place
         assert (site / place).is_file(), place
-    assert 'src="demo-front.png"' in html
+    assert 'src="demo-report.png"' in html
     nested = (site / "trust.html").read_text(encoding="utf-8")
     assert 'href="benchmarks/trust.html"' in nested
 

@@ -131,10 +131,11 @@ def _what_next(
 
     index = session.study.front.index(trial)
     run = session.folder.path
-    talk, compare, _ = after_saving(destination, session.settings.model, (run, index))
+    talk, compare, report, _ = after_saving(destination, session.settings.model, (run, index))
     steps = (
         talk,
         compare,
+        report,
         ("Save another trial of the front:", ["export", str(run)]),
         ("Search for a better front:", ["demo", "--n-trials", "60"]),
         ("Search for the edit of your own model:", ["MODEL"]),

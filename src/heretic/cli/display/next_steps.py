@@ -40,5 +40,6 @@ def after_saving(
     return [
         *steps,
         ("Compare it with the original, by /compare:", ["chat", *chosen]),
+        ("Read the run on one page:", ["report", str(run[0])]),
         ("Upload it:", ["export", *chosen, "--model-action", "upload"]),
     ]

@@ -136,8 +136,8 @@ def _front(run: RunData) -> Figure | None:
         alt.Tooltip("label:N", title="model"),
         alt.Tooltip("scores:N", title="scores"),
     ]
-    shown = on_front.transform_filter("isValid(datum.y_low)")
-    spans = shown.mark_rule(opacity=0.7, strokeWidth=2, color=BLUE).encode(
+    spanned = on_front.transform_filter("isValid(datum.y_low)")
+    spans = spanned.mark_rule(opacity=0.7, strokeWidth=2, color=BLUE).encode(
         y="y_low:Q", y2="y_high:Q"
     )
     line = on_front.mark_line(interpolate="step-after", color=BLUE, opacity=0.6)
@@ -145,7 +145,10 @@ def _front(run: RunData) -> Figure | None:
         color=roles, shape=shapes, tooltip=tip
     )
     names = base.transform_filter("datum.names != ''").mark_text(align="left", dx=7, dy=-8)
-    chart = alt.layer(spans, line, points, names.encode(text="names:N"))
+    layers = [line, points, names.encode(text="names:N")]
+    if any("y_low" in row for row in rows if row["role"] in ("front", "chosen")):
+        layers.insert(0, spans)
+    chart = alt.layer(*layers)
     hidden = f" Not shown, far to the right: {data.hidden}." if data.hidden else ""
     return Figure(
         "front",

@@ -15,6 +15,7 @@ from heretic import __version__
 from heretic.report.page import theme, words
 from heretic.report.page.charts import Figure, figures_of, figures_of_runs
 from heretic.report.page.run import RunData
+from heretic.system.display import safe
 
 POLICY = (
     "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
@@ -111,7 +112,9 @@ def _page(title: str, lead: str, sections: Sequence[Section], figures: Sequence[
     style, script = _resource("page.css"), _resource("page.js")
     library = _library() if figures else ""
     scripts = [text for text in (library, script) if text]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=_harmless
+    )
     template = environment.from_string(_resource("page.html.jinja"))
     return template.render(
         title=title,
@@ -127,6 +130,11 @@ def _page(title: str, lead: str, sections: Sequence[Section], figures: Sequence[
         ),
         footer=f"Made by Heretic {__version__}. Figures are explained in docs/trust.md.",
     )
+
+
+def _harmless(value: Any) -> Any:
+    """Text without characters that command a terminal, hide, or turn the direction of a line."""
+    return safe(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _resource(name: str) -> str:

@@ -69,6 +69,11 @@ class Exchange:
         return " ".join(sorted({reply.label for reply in self.replies if reply.label}))
 
     @property
+    def after(self) -> list[str]:
+        """The labels of the models after the first, each once."""
+        return list(dict.fromkeys(reply.label for reply in self.replies[1:] if reply.label))
+
+    @property
     def changed(self) -> bool:
         """Whether the models' labels differ."""
         return len({reply.label for reply in self.replies}) > 1
@@ -215,7 +220,8 @@ def _exchanges(run: RunData, found: ReplySet) -> Exchanges:
 
 def _shown(model: str, reply: Reply) -> Shown:
     text, span = reply.text, reply.span
-    if span is None or not 0 <= span[0] < span[1] <= len(text):
+    answers = reply.label in (None, "compliance")  # then the whole reply decided
+    if answers or span is None or not 0 <= span[0] < span[1] <= len(text):
         return Shown(model, reply.label or "", (Part(text),))
     parts = (Part(text[: span[0]]), Part(text[span[0] : span[1]], True), Part(text[span[1] :]))
     return Shown(model, reply.label or "", tuple(part for part in parts if part.text))

@@ -1,0 +1,259 @@
+"""The page of a run: what its figures show, what it says, and that nothing in it can act."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support import page_case, run_case
+from tests.support.page_case import HOSTILE
+
+from heretic.main import main
+from heretic.records.volume import hypervolume
+from heretic.report.page import figures, html, words
+from heretic.report.page.charts import figures_of, figures_of_runs
+from heretic.report.page.pictures import write_pictures
+from heretic.report.page.run import RunData, read_run
+from heretic.runs.events import EventsFile
+from heretic.runs.folder import RunFolder
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A finished run that has kept everything, and whose texts are hostile."""
+    return page_case.make_run(tmp_path / "run")
+
+
+class Reader(HTMLParser):
+    """Collects elements with their attributes, and the text outside scripts and styles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self._inside = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside not in ("script", "style"):
+            self.text.append(data)
+
+
+def read(page: str) -> Reader:
+    reader = Reader()
+    reader.feed(page)
+    return reader
+
+
+def test_the_page_has_every_section_and_figure(path: Path) -> None:
+    page = html.page_of_run(read_run(path))
+    found = read(page).elements
+    ids = {attributes.get("id") for _, attributes in found}
+    assert ids >= {"run", "front", "saved", "layers", "geometry", "replies", "settings", "versions"}
+    names = [figure.name for figure in figures_of(read_run(path))]
+    assert {"front", "growth", "sizes", "separation", "cosines", "norms"} <= set(names)
+    assert ids >= {f"figure-{name}" for name in names}
+    assert len(page) < 5e6
+
+
+def test_texts_of_models_and_prompts_are_shown_and_do_nothing(path: Path) -> None:
+    page = html.page_of_run(read_run(path))
+    reader = read(page)
+    assert not [tag for tag, _ in reader.elements if tag in ("img", "iframe", "link", "object")]
+    scripts = [attributes for tag, attributes in reader.elements if tag == "script"]
+    specs = [one for one in scripts if one.get("type") == "application/json"]
+    assert len(scripts) == len(specs) + 2  # the library and the page's own
+    for _, attributes in reader.elements:
+        assert not [name for name in attributes if name.startswith("on")]
+        assert not {"src", "action", "srcset"} & set(attributes)
+        assert (attributes.get("href") or "#").startswith("#")
+    text = "".join(reader.text)
+    assert "<script>alert(1)</script>" in text  # as text
+    assert "{{7*7}}" in text
+    assert "\x1b" not in page
+    assert "\u202e" not in text
+
+
+def test_the_policy_lets_in_no_network_and_these_scripts_alone(path: Path) -> None:
+    page = html.page_of_run(read_run(path))
+    [policy] = [
+        str(attributes["content"])
+        for tag, attributes in read(page).elements
+        if tag == "meta" and attributes.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert policy.startswith("default-src 'none';")
+    assert "unsafe" not in policy
+    assert "http" not in policy
+    assert len(re.findall("'sha256-[^']+'", policy)) == 3
+
+
+def test_a_shared_page_has_no_prompt_reply_path_or_name(path: Path) -> None:
+    page = html.page_of_run(read_run(path), share=True)
+    for text in ("somebody", "a plain one", "Sure.", "No. ", "system_prompt", str(path)):
+        assert text not in "".join(read(page).text), text
+    assert "/home/somebody" not in page
+
+
+def test_a_run_of_an_earlier_release_names_what_is_missing() -> None:
+    earlier = Path(__file__).parents[1] / "data" / "earlier_run"
+    run = read_run(next(path.parent for path in sorted(earlier.rglob("manifest.json"))))
+    page = "".join(read(html.page_of_run(run)).text)
+    assert "this run has not kept them" in page
+    assert "this run has not kept its events" in page
+    assert "figure-front" in html.page_of_run(run)
+
+
+def test_a_run_without_trials_has_a_page(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with folder.lock():
+        folder.write_manifest(run_case.MANIFEST)
+        page = html.page_of_run(read_run(folder.path))
+    text = "".join(read(page).text)
+    assert "running" in text
+    assert "no trial is complete yet" in text
+
+
+def test_hypervolume_grows_to_that_of_the_front(path: Path) -> None:
+    run = read_run(path)
+    rows = figures.growth_rows([run])
+    values = [row["volume"] for row in rows]
+    assert len(values) == len(run.trials)
+    assert values == sorted(values)
+    points = [trial.objectives() for trial in run.trials]
+    columns = list(zip(*points, strict=True))
+    worst = tuple(max(one) + 0.1 * ((max(one) - min(one)) or 1.0) for one in columns)
+    best = tuple(map(min, columns))
+    whole = hypervolume([best], worst)
+    wanted = hypervolume([trial.objectives() for trial in run.front], worst) / whole
+    assert values[-1] == pytest.approx(wanted)
+    # Two runs share the measure, so that a run and its copy have the same curve.
+    both = figures.growth_rows([run, replace(run, path=path.parent / "copy")])
+    assert [row["volume"] for row in both] == values * 2
+
+
+def test_the_front_holds_what_the_run_says(path: Path) -> None:
+    run = read_run(path)
+    rows = figures.front_rows(run)
+    data = figures.front_of(run)
+    assert data is not None
+    on_front = [row for row in rows if row["role"] in ("front", "chosen")]
+    assert len(on_front) == len(run.front)
+    assert [row["role"] for row in rows].count("chosen") == 1
+    assert {row["x"] for row in on_front} == {
+        score.value for trial in run.front if (score := trial.score(data.x_name)) is not None
+    }
+
+
+def test_times_leave_out_pauses() -> None:
+    events: list[Mapping[str, Any]] = [
+        {"at": "2026-01-01T00:00:00+00:00", "event": "CommandStarted", "since": 5.0},
+        {"at": "2026-01-01T00:00:10+00:00", "event": "TrialFinished", "trial": {"number": 0}},
+        {"at": "2026-01-01T00:00:12+00:00", "event": "CommandEnded"},
+        {"at": "2026-01-02T00:00:00+00:00", "event": "CommandStarted", "since": 1.0},
+        {"at": "2026-01-02T00:00:03+00:00", "event": "TrialFinished", "trial": {"number": 1}},
+    ]
+    assert figures.trial_times(events) == {0: 15.0, 1: 21.0}
+    assert figures.work_seconds(events) == 21.0
+    assert figures.work_seconds([]) is None
+
+
+def test_a_map_shows_weights_or_sizes(path: Path) -> None:
+    run = read_run(path)
+    value, rows = figures.map_rows(run)
+    assert value == "ablation weight"
+    for row in rows:
+        trial = next(one for one in run.front if run.label(one.number) == row["trial"])
+        wanted = trial.plan.ablation_weights(row["component"], row["layer"])
+        assert row["value"] == max(wanted, key=abs)
+
+
+def test_the_deciding_part_of_a_reply_is_marked(path: Path) -> None:
+    [found] = words.replies(read_run(path))
+    first = found.rows[0].replies[0]
+    assert first.parts[0] == words.Part("No.", marked=True)
+    assert "".join(part.text for part in first.parts) == f"No. {HOSTILE}"
+    assert found.rows[0].changed
+    assert not found.rows[1].changed
+    assert found.categories is not None
+    counts = {row[0]: row[2] for row in found.categories.rows}
+    assert counts["one"].startswith("1/1 ")
+    assert counts["two"].startswith("0/1 ")
+    assert counts["all"].startswith("1/2 ")
+
+
+def test_the_command_makes_the_run_again(path: Path) -> None:
+    import shlex
+
+    found = shlex.split(words.command(read_run(path)))
+    assert found[0] == "heretic"
+    assert f"--n-trials={run_case.N_TRIALS}" in found
+    assert found[-1] == "--seed=7"
+
+
+def test_runs_are_compared(path: Path, tmp_path: Path) -> None:
+    other = run_case.make_run(tmp_path / "other")
+    runs = [read_run(path), read_run(other.path)]
+    assert [figure.name for figure in figures_of_runs(runs)] == ["fronts", "growth"]
+    text = "".join(read(html.page_of_runs(runs)).text)
+    assert "2 runs compared" in text
+    assert "other" in text
+
+
+def test_pictures_are_files_of_both_kinds(path: Path, tmp_path: Path) -> None:
+    found = figures_of(read_run(path))
+    written = write_pictures(found[:2], tmp_path / "pictures")
+    assert [one.suffix for one in written] == [".svg", ".png"] * 2
+    assert written[0].read_text().startswith("<svg")
+    assert written[1].read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_writes_the_page(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", str(path)]) == 0
+    assert str(path / "report.html") in capsys.readouterr().out
+    assert (path / "report.html").read_text().startswith("<!doctype html>")
+    assert main(["report", str(path), "--share", "-o", "shared.html"]) == 0
+    assert "somebody" not in Path("shared.html").read_text()
+    assert main(["report", str(path), str(path.parent / "nothing")]) == 2
+    assert "is not a run folder" in capsys.readouterr().err
+
+
+def test_a_page_needs_no_torch(path: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from heretic.main import main; "
+        f"main(['report', {str(path)!r}, '-o', {str(tmp_path / 'page.html')!r}]); "
+        "print(sorted({'torch', 'transformers', 'optuna'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_events_of_a_discarded_run_do_not_count(path: Path) -> None:
+    folder = RunFolder(path)
+    old = {"at": "2020-01-01T00:00:00+00:00"}
+    lines = [{**old, "event": "CommandStarted"}, {**old, "event": "CommandEnded"}]
+    folder.events_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    file = EventsFile(folder.events_path)
+    file.write("CommandStarted", {})
+    run: RunData = read_run(path)
+    assert run.events[0]["at"] == "2020-01-01T00:00:00+00:00"  # nothing newer began the run
+    begun = {"at": "2026-01-02T03:04:00+00:00", "event": "CommandStarted"}
+    with folder.events_path.open("a") as stream:
+        stream.write(json.dumps(begun) + "\n")
+    assert [row["event"] for row in read_run(path).events] == ["CommandStarted"]
