@@ -257,3 +257,18 @@ def test_events_of_a_discarded_run_do_not_count(path: Path) -> None:
     with folder.events_path.open("a") as stream:
         stream.write(json.dumps(begun) + "\n")
     assert [row["event"] for row in read_run(path).events] == ["CommandStarted"]
+
+
+def test_the_library_of_the_page_is_made_once(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import vl_convert
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first = html.page_of_run(read_run(path))
+    [kept] = (tmp_path / "cache").rglob("vega-*.js")
+    with monkeypatch.context() as patch:
+        patch.setattr(vl_convert, "javascript_bundle", None)  # fails where it is called
+        assert html.page_of_run(read_run(path)) == first
+    kept.write_text(kept.read_text()[:1000])  # cut
+    assert html.page_of_run(read_run(path)) == first

@@ -27,6 +27,8 @@ def hypervolume(points: Sequence[Point], reference: Point) -> float:
         return 0.0
     if len(reference) == 1:
         return reference[0] - min(point[0] for point in inside)
+    if len(reference) == 2:
+        return _area(inside, reference)
     inside.sort(key=lambda point: point[-1])
     ends = [point[-1] for point in inside[1:]] + [reference[-1]]
     volume = 0.0
@@ -35,6 +37,16 @@ def hypervolume(points: Sequence[Point], reference: Point) -> float:
             below = [other[:-1] for other in inside[:count]]
             volume += (end - point[-1]) * hypervolume(_undominated(below), reference[:-1])
     return volume
+
+
+def _area(points: Sequence[Point], reference: Point) -> float:
+    """The hypervolume of points in a plane, all within the reference: a sweep from the left."""
+    area, lowest = 0.0, reference[1]
+    for x, y in sorted(points):
+        if y < lowest:
+            area += (reference[0] - x) * (lowest - y)
+            lowest = y
+    return area
 
 
 def _undominated(points: Sequence[Point]) -> list[Point]:

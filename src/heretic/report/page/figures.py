@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from heretic.errors import HereticError
-from heretic.records.trial import Score, Trial, undominated
+from heretic.records.trial import Score, Trial, dominates
 from heretic.records.volume import MARGIN, hypervolume
 from heretic.report.front import FrontData, front_data
 from heretic.report.page.run import Event, RunData
@@ -115,13 +115,17 @@ def _growth(run: RunData, trials: Sequence[Trial], worst: Point, whole: float) -
     times = trial_times(run.events)
     kept: list[Point] = []
     rows: list[Row] = []
+    volume = 0.0
     for count, trial in enumerate(trials, start=1):
-        kept = undominated([*kept, trial.objectives()])
+        point = trial.objectives()
+        if not any(dominates(other, point) or other == point for other in kept):
+            kept = [other for other in kept if not dominates(point, other)] + [point]
+            volume = hypervolume(kept, worst) / whole
         row: Row = {
             "run": run.path.name,
             "trials": count,
             "trial": trial.number,
-            "volume": hypervolume(kept, worst) / whole,
+            "volume": volume,
         }
         if trial.number in times:
             row["seconds"] = times[trial.number]

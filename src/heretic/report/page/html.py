@@ -6,21 +6,28 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib.metadata import version
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from heretic import __version__
+from heretic.errors import HereticError
 from heretic.report.page import theme, words
 from heretic.report.page.charts import Figure, figures_of, figures_of_runs
 from heretic.report.page.run import RunData
 from heretic.system.display import safe
+from heretic.system.files import user_cache, write_atomic
 
 POLICY = (
     "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
     "script-src {scripts}; style-src {styles}"
 )
+
+_END = "\n// the end\n"
 
 OF_RUN = ("front", "growth", "growth-time")
 OF_LAYERS = ("map-", "sizes")
@@ -142,12 +149,28 @@ def _resource(name: str) -> str:
 
 
 def _library() -> str:
-    """Vega-Embed with what it needs, as one script that may stand within a page."""
+    """Vega-Embed with what it needs, as one script that may stand within a page.
+
+    Making it takes seconds, so it is kept in the user's cache, by the version of its maker.
+    """
     import vl_convert
 
+    kept: Path | None = None
+    with suppress(HereticError):  # no home folder
+        release = version("vl-convert-python")
+        kept = user_cache() / "heretic" / "report" / f"vega-{release}.js"
+    with suppress(OSError, UnicodeDecodeError):
+        found = "" if kept is None else kept.read_text(encoding="utf-8")
+        if found.endswith(_END):  # whole
+            return found
     # Its stub demands an argument that it does not need.
     bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]
-    return bundle.replace("</script", "<\\/script")
+    script = bundle.replace("</script", "<\\/script") + _END
+    with suppress(OSError, HereticError):
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(kept, script)
+    return script
 
 
 def _source(text: str) -> str:

@@ -34,6 +34,7 @@ class RunData:
         events: Of the commands that worked on this run.
         chosen: Number of the trial that was saved last; None if none was.
         missing: What the page lacks, with the reason, a sentence each.
+        proposed: Numbers of the trials that the front proposes, each with its names.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class RunData:
     events: tuple[Event, ...]
     chosen: int | None
     missing: tuple[str, ...] = field(default=())
+    proposed: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def baseline(self) -> tuple[Score, ...]:
@@ -52,19 +54,10 @@ class RunData:
         return self.manifest.baseline
 
     @property
-    def proposed(self) -> dict[int, list[str]]:
-        """Numbers of the trials that the front proposes, each with its names."""
-        found: dict[int, list[str]] = {}
-        for name, row in named_rows(self.front).items():
-            found.setdefault(self.front[row].number, []).append(name)
-        return found
-
-    @property
     def focus(self) -> int | None:
         """Number of the chosen trial, else of the knee; None without a front."""
-        if self.chosen is not None or not self.front:
-            return self.chosen
-        return self.front[named_rows(self.front)["knee"]].number
+        knees = [number for number, names in self.proposed.items() if "knee" in names]
+        return next(iter(knees), None) if self.chosen is None else self.chosen
 
     def trial(self, number: int) -> Trial | None:
         """The trial of that number; None if there is none."""
@@ -108,9 +101,17 @@ def read_run(path: Path) -> RunData:
     saved = [one.trial for one in shown.exports if one.trial in known]
     chosen = saved[-1] if saved else None
     state = state_of(folder, manifest, trials)
-    return RunData(
-        path, manifest, state, trials, rows, shown, events, chosen, tuple(dict.fromkeys(missing))
-    )
+    told = tuple(dict.fromkeys(missing))
+    named = _proposed(rows)
+    return RunData(path, manifest, state, trials, rows, shown, events, chosen, told, proposed=named)
+
+
+def _proposed(rows: tuple[Trial, ...]) -> dict[int, tuple[str, ...]]:
+    found: dict[int, tuple[str, ...]] = {}
+    for name, row in named_rows(rows).items():
+        number = rows[row].number
+        found[number] = (*found.get(number, ()), name)
+    return found
 
 
 def _of_this_run(events: list[dict[str, Any]], manifest: RunManifest) -> tuple[Event, ...]:
