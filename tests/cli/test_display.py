@@ -62,6 +62,35 @@ def test_front_table_says_what_it_leaves_out() -> None:
     assert "and 5 more" in table
 
 
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_front_table_loses_nothing_in_a_narrow_terminal(width: int) -> None:
+    parts = {"refusals": "9/100 (1 evasion, 1 degenerate)", "kl_divergence": "0.0230"}
+    trials = [
+        replace(
+            trial(number),
+            plan=trial(2).plan,
+            scores=tuple(
+                replace(score, display=parts[score.name], interval=(0.012345, 0.23456))
+                for score in trial(number).scores
+            ),
+        )
+        for number in range(3)
+    ]
+    table = front_table(front(trials), BASELINE)
+    text = shown(table, width)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    for word in ("index", "name", "trial", "refusals", "degenerate)", "evasion,", "[0.012,"):
+        assert word in text.split(), word
+
+
+def test_front_table_says_once_what_all_rows_have_in_common() -> None:
+    same = [replace(trial(number), plan=trial(2).plan) for number in range(3)]
+    text = shown(front_table(front(same), BASELINE))
+    assert text.count("per layer") == 1
+    assert "direction: per layer" in text
+
+
 def test_front_table_of_nothing() -> None:
     assert "index" in shown(front_table([], BASELINE))
 

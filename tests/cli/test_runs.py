@@ -26,7 +26,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("columns", [40, 80, 120])
+@pytest.mark.parametrize("columns", [40, 60, 80, 120, 200])
 def test_folders_are_never_cut(
     place: Path,
     columns: int,
@@ -42,8 +42,26 @@ def test_folders_are_never_cut(
     rows = [line for line in lines if "finished" in line]
     shown = {int(line.split()[0]): line for line in rows}
     assert shown.keys() == numbers(runs).keys() == {1, 2}
-    if columns >= 80:
-        assert max(map(len, rows)) <= columns
+    if columns >= 60:
+        heading = lines[0]
+        assert heading.split()[:5] == ["#", "state", "trials", "failed", "front"]
+        assert max(map(len, [heading, *rows])) <= columns
+        assert "…" not in "".join(lines)
+        assert sum(LONG in line for line in lines) == 2  # the name is whole
+
+
+def test_a_name_that_is_too_long_keeps_both_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    name = f"organisation/{'very-' * 20}long-name"
+    make_run(tmp_path / "checkpoints", seed=1, model=name)
+    assert main(["runs"]) == 0
+    [line] = [line.strip() for line in capsys.readouterr().out.splitlines() if "…" in line]
+    assert len(line) <= 80
+    assert line.startswith("organisation/")
+    assert line.endswith("long-name")
 
 
 def test_a_number_or_a_name_stands_for_the_folder(place: Path) -> None:

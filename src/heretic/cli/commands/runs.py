@@ -10,9 +10,16 @@ import click
 
 from heretic.cli.options import SettingsOptions
 from heretic.system.display import json_text, safe
+from heretic.system.hub import is_local
 
 if TYPE_CHECKING:
     from heretic.runs.listing import RunSummary
+
+
+NARROWEST = 30
+"""Characters of a model's name that are worth a column."""
+
+INDENT = 5
 
 
 @click.command("runs", context_settings={"help_option_names": ["-h", "--help"]})
@@ -56,22 +63,29 @@ def _print(runs: Sequence[RunSummary]) -> None:
     """Two lines for each run: its figures, and its folder, which is never cut."""
     from rich.text import Text
 
-    from heretic.cli.display.text import clip, count_of, make_console
+    from heretic.cli.display.text import clip_middle, count_of, make_console
     from heretic.runs.listing import numbers
 
     console = make_console()
     known = {run.path: str(number) for number, run in numbers(runs).items()}
     heading = _row("#", "state", "trials", "failed", "front", "last used (UTC)")
-    left = max(console.width - len(heading) - 2, len("model"))
-    console.print(Text(f"{heading}  model", style="bold"), soft_wrap=True)
+    left = console.width - len(heading) - 2
+    beside = left >= NARROWEST  # else the model has a line of its own
+    last = "  model" if beside else ""
+    console.print(Text(f"{heading}{last}", style="bold"), soft_wrap=True)
     for run in runs:
         used = run.updated.replace("T", " ")[:16]
         counts = (count_of(run.completed, run.n_trials), str(run.failed), str(run.front))
         figures = _row(known.get(run.path, "-"), run.state, *counts, used)
-        console.print(Text(f"{figures}  {clip(run.model, left)}"), soft_wrap=True)
-        console.print(Text(safe(f"     {run.path}")), soft_wrap=True)
+        model = Path(run.model).name if is_local(run.model) else run.model
+        shown = f"  {clip_middle(model, left)}" if beside else ""
+        console.print(Text(f"{figures}{shown}"), soft_wrap=True)
+        if not beside:
+            name = clip_middle(model, max(NARROWEST, console.width - INDENT))
+            console.print(Text(f"{' ' * INDENT}{name}"), soft_wrap=True)
+        console.print(Text(safe(f"{' ' * INDENT}{run.path}")), soft_wrap=True)
         if run.note is not None:
-            console.print(Text(safe(f"     {run.note}"), style="yellow"), soft_wrap=True)
+            console.print(Text(safe(f"{' ' * INDENT}{run.note}"), style="yellow"), soft_wrap=True)
 
 
 def _row(number: str, state: str, trials: str, failed: str, front: str, used: str) -> str:

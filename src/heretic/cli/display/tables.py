@@ -82,27 +82,35 @@ def front_table(
     table.add_column("name", no_wrap=True)
     table.add_column("trial", justify="right", no_wrap=True)
     for name in names:
-        table.add_column(title(name), justify="right")
-    table.add_column("direction")
+        table.add_column(title(name), justify="right", overflow="fold")
+    directions = list(dict.fromkeys(direction_text(trial.plan) for trial in trials))
+    if len(directions) > 1:
+        table.add_column("direction", overflow="fold")
     if likes:
-        table.add_column("like")
-        table.caption = _heading(
-            "[ ]: 95% interval; like: rows that these prompts do not tell apart", "dim"
-        )
-        table.caption_justify = "left"
+        table.add_column("like", overflow="fold")
+    table.caption = _heading(_front_caption(directions, bool(likes)), "dim")
+    table.caption_justify = "left"
     if baseline:
         cells = [_display(baseline, name, display) for name in names]
-        table.add_row(*text_cells("", ORIGINAL, "", *cells, ""), style="dim")
+        table.add_row(*text_cells("", ORIGINAL, "", *cells), style="dim")
     shown = trials if limit is None else trials[:limit]
     for index, (trial, name) in enumerate(zip(shown, name_cells(trials), strict=False)):
         cells = [_display(trial.scores, name, display) for name in names]
         like = [likes.get(index, "")] if likes else []
-        plan = direction_text(trial.plan)
-        table.add_row(*text_cells(index, name, trial.number, *cells, plan, *like))
+        plan = [direction_text(trial.plan)] if len(directions) > 1 else []
+        table.add_row(*text_cells(index, name, trial.number, *cells, *plan, *like))
     if len(shown) < len(trials):
         more = f"and {len(trials) - len(shown)} more"
-        table.add_row(*text_cells("…", "", "", *("" for _ in names), more), style="dim")
+        table.add_row(*text_cells("…", more), style="dim")
     return table
+
+
+def _front_caption(directions: Sequence[str], likes: bool) -> str:
+    """What every row has in common needs no column; what columns mean is said once."""
+    parts = [f"direction: {directions[0]}"] if len(directions) == 1 else []
+    if likes:
+        parts.append("[ ]: 95% interval; like: rows that these prompts do not tell apart")
+    return "; ".join(parts)
 
 
 def name_cells(front: Sequence[Trial]) -> list[str]:

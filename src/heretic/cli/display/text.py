@@ -60,6 +60,15 @@ def clip(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
+def clip_middle(text: str, limit: int) -> str:
+    """As `clip`, but cut in the middle: of a name both ends tell it from others."""
+    text = safe(text).strip()
+    if len(text) <= limit:
+        return text
+    left = (limit - 1) // 2
+    return f"{text[:left]}…{text[len(text) - (limit - 1 - left) :]}"
+
+
 def title(name: str) -> str:
     """A score's or stage's name as people read it: `kl_divergence` -> `KL divergence`."""
     words = safe(name).replace("_", " ")
