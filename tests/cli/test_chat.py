@@ -12,7 +12,7 @@ from rich.console import Console
 from tests.support.terminal import CTRL_C, CTRL_D, end, in_pipe, in_terminal, written
 from tests.support.terminal_program import HOSTILE
 
-from heretic.cli.menu.chat import Chat, Message, WordWrap
+from heretic.cli.menu.chat import Chat, Message, Strength, WordWrap
 from heretic.errors import ModelError
 
 ENTER = "\r"
@@ -87,6 +87,17 @@ def test_commands() -> None:
     for told in ("System prompt: (none)", "System prompt: Be brief.", "Unknown command /nonsense"):
         assert told in text
     assert "no original model" in text
+
+
+def test_the_strength_of_an_edit() -> None:
+    model, strength = FakeModel("edited"), Strength()
+    said = ("hi", "/strength", "/strength 0.5", "again", "/strength nan", "/strength a lot")
+    text = talk(*said, model=model, strength=strength)
+    assert strength.value == 0.5
+    assert [len(messages) for messages in model.told] == [1, 1]
+    for told in ("Strength of the edit: 1", "Strength 0.5; a new", "nan is not", "a lot is not"):
+        assert told in text
+    assert "no trial" in talk("/strength 2", model=model)
 
 
 @pytest.mark.parametrize("leave", ["exit", "quit", "QUIT", "/exit"])

@@ -23,7 +23,7 @@ from heretic.cli.display.tables import (
 from heretic.cli.display.text import is_interactive, print_command
 from heretic.cli.menu.answers import program_arguments, weights_strategy, without_options
 from heretic.cli.menu.benchmarks import show_benchmarks
-from heretic.cli.menu.chat import chat
+from heretic.cli.menu.chat import Strength, chat
 from heretic.cli.menu.dialogue import Dialogue
 from heretic.cli.menu.menu import Actions, Menu
 from heretic.errors import AuditError, HereticError, SettingsError, StudyError
@@ -250,10 +250,14 @@ def saved_table(
 def converse(
     model: Model, directions: Tensor, trial: Trial, system: str | None, console: Console
 ) -> None:
-    """Chat with a trial's edited model; `/compare` shows the original beside it."""
+    """Chat with a trial's edited model.
+
+    `/compare` shows the original beside it, and `/strength` scales the edit.
+    """
+    strength = Strength()
 
     def edited(messages: list[dict[str, str]]) -> Iterator[str]:
-        with model.edited(trial.plan, directions):
+        with model.edited(trial.plan, directions, strength.value):
             yield from model.stream_reply(messages)
 
-    chat(edited, console=console, original=model.stream_reply, system=system)
+    chat(edited, console=console, original=model.stream_reply, system=system, strength=strength)

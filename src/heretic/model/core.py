@@ -21,6 +21,7 @@ from heretic.model.fits import Fits
 from heretic.model.masks import Masks, as_forwards_take, is_of_recurrence
 from heretic.model.reading import ModelOptions, PromptReader, Prompts
 from heretic.model.rendering import check_message
+from heretic.model.steering import Steering, check_strength
 from heretic.model.streaming import Stream
 from heretic.model.templates import Messages
 from heretic.records.plan import Plan
@@ -45,7 +46,8 @@ class Model(PromptReader):
         self._factory = EditFactory(self.writers)
         self._weights = WeightEditor(self.writers)
         self._said: set[str] = set()  # warnings about replies
-        self._hooked: list[RowEdits] = []  # one per open `edited`: 0 is its plan, 1 no edit
+        # One per open `edited` or `steered`: 0 is its plan or vectors, 1 no change.
+        self._hooked: list[RowEdits | Steering] = []
 
     # --- edits -----------------------------------------------------------------------------
 
@@ -69,21 +71,57 @@ class Model(PromptReader):
                 )
             self.fits.add(fit)
 
-    def plan_edits(self, plan: Plan, directions: Tensor) -> dict[str, OutputEdit]:
+    def plan_edits(
+        self, plan: Plan, directions: Tensor, strength: float = 1.0
+    ) -> dict[str, OutputEdit]:
         """See `EditFactory.edits`."""
-        return self._factory.edits(plan, directions)
+        return self._factory.edits(plan, directions, strength)
 
     @contextmanager
-    def edited(self, plan: Plan, directions: Tensor) -> Iterator[None]:
-        """Edit the writers' outputs while the context lasts; no weight is changed."""
-        rows = RowEdits(self.writers, [self.plan_edits(plan, directions), {}])
+    def edited(self, plan: Plan, directions: Tensor, strength: float = 1.0) -> Iterator[None]:
+        """Edit the writers' outputs while the context lasts; no weight is changed.
+
+        Args:
+            strength: Factor of every ablation weight, of an ablation and of a fit: 1 is the plan's
+                edit, 0 the original, bit for bit. With `none` and `pre` the change of an output is
+                proportional to it; `full` keeps the row norms at every strength.
+
+        Raises:
+            ValueError: The strength is not finite; or see `EditFactory.edits`.
+        """
+        edits = self.plan_edits(plan, directions, check_strength(strength))
+        rows = RowEdits(self.writers, [edits, {}])
         rows.use(0)
-        self._hooked.append(rows)
+        with self._in_force(rows):
+            yield
+
+    @contextmanager
+    def steered(self, vectors: Tensor, strength: float = 1.0) -> Iterator[None]:
+        """Add strength * vectors[l + 1] to layer l's output, at every position; see `Steering`.
+
+        No weight is changed. A strength of 0 is the original, bit for bit.
+
+        Args:
+            vectors: [layers + 1, hidden], such as directions times the lengths of their mean
+                differences; row 0 is zero.
+
+        Raises:
+            ValueError: The vectors do not fit the model, or a number is not finite.
+            UnsupportedModelError: Layers carry several residual streams.
+        """
+        if vectors.shape[-1] != self.hidden_size:
+            raise ValueError(f"vectors have width {vectors.shape[-1]}, not {self.hidden_size}")
+        with self._in_force(Steering(self._layers, check_strength(strength) * vectors)):
+            yield
+
+    @contextmanager
+    def _in_force(self, hooked: RowEdits | Steering) -> Iterator[None]:
+        self._hooked.append(hooked)
         try:
-            with rows.installed():
+            with hooked.installed():
                 yield
         finally:
-            self._hooked.remove(rows)
+            self._hooked.remove(hooked)
 
     def apply(self, plan: Plan, directions: Tensor) -> None:
         """Edit the weights themselves, keeping the originals for `restore`.
@@ -101,7 +139,7 @@ class Model(PromptReader):
 
     @contextmanager
     def unedited(self) -> Iterator[None]:
-        """Act as the original while the context lasts, also inside `edited`."""
+        """Act as the original while the context lasts, also inside `edited` and `steered`."""
         self._factory.forget()
         hooked, self._hooked = self._hooked, []
         for rows in hooked:
@@ -130,12 +168,12 @@ class Model(PromptReader):
 
     @property
     def is_original(self) -> bool:
-        """Whether it acts as loaded: no weight differs, and no `edited` is in force."""
+        """Whether it acts as loaded: no weight differs, no `edited` or `steered` is in force."""
         return not self.is_edited and not self._hooked
 
     @property
     def is_hooked(self) -> bool:
-        """Whether an `edited` is in force."""
+        """Whether an `edited` or a `steered` is in force."""
         return bool(self._hooked)
 
     # --- generating ------------------------------------------------------------------------

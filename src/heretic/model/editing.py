@@ -40,19 +40,24 @@ class EditFactory:
         self._writers = writers
         self._ablations: dict[tuple[str, RowNormalization, bool], tuple[Basis, Ablation]] = {}
 
-    def edits(self, plan: Plan, directions: Tensor) -> dict[str, OutputEdit]:
+    def edits(self, plan: Plan, directions: Tensor, strength: float = 1.0) -> dict[str, OutputEdit]:
         """Edits by writer name, without the writers that the plan leaves alone.
 
         Args:
             directions: float32 [layers + 1, hidden], or [layers + 1, k, hidden] with k orthonormal
                 directions per layer. A row of zeros edits nothing.
+            strength: Factor of every ablation weight; with 0 nothing is edited.
 
         Raises:
             ValueError: The plan's rank is above k, or not the rank of its fit.
             RunError: The plan names a fit that is not in `fits`.
         """
+        if strength == 0.0:
+            return {}
         return {
-            writer.name: self._edit(writer, plan, ablation_weights, basis)
+            writer.name: self._edit(
+                writer, plan, [strength * weight for weight in ablation_weights], basis
+            )
             for writer, ablation_weights, basis in planned(
                 self._writers, plan, directions, self.fits
             )

@@ -20,8 +20,9 @@ def command(model: str, options: SettingsOptions) -> int:
     """Chat with MODEL: a Hub id, the folder of a model or of an adapter, a GGUF file, or a run.
 
     A run is given by its folder or by its number in `heretic runs`. Then --trial-index chooses the
-    row of its front by number or name (0 by default), and /compare shows the replies of the
-    original model as well. A GGUF file is run by llama.cpp if the extra `gguf` is installed.
+    row of its front by number or name (0 by default), /compare shows the replies of the original
+    model as well, and /strength scales the edit. A GGUF file is run by llama.cpp if the extra
+    `gguf` is installed.
     """
     from heretic.cli.display.text import make_console
     from heretic.runs.folder import RunFolder

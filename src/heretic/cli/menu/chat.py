@@ -6,6 +6,7 @@ Needs no torch: a model is a callable that takes messages and yields pieces of i
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -30,10 +31,21 @@ HELP = """\
 /system TEXT    set the system prompt and start a new conversation
 /system off     remove the system prompt and start a new conversation
 /compare        switch replies of the original model on or off
+/strength       show the strength of the trial's edit
+/strength 0.5   scale the edit (0: original, 1: the trial, 2: twice) and start a new conversation
 exit, quit      leave the chat (also Ctrl+D, or Ctrl+C while you type)
 Ctrl+C          stop a reply"""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass
+class Strength:
+    """Factor of a trial's edit, which `/strength` changes."""
+
+    value: float = 1.0
+
+
 _LEAVE = {"exit", "quit", "/exit", "/quit"}
 
 
@@ -59,6 +71,7 @@ class Chat:
         console: Where it is shown.
         original: The original model, silent until `/compare`. Each model has its own conversation.
         system: System prompt to start with.
+        strength: What `reply` reads as the strength of its edit; None if there is no edit.
         read: Reads one line; raises EOFError at the end. By default it reads from the terminal or
             from standard input.
     """
@@ -70,9 +83,11 @@ class Chat:
         console: Console,
         original: Reply | None = None,
         system: str | None = None,
+        strength: Strength | None = None,
         read: Callable[[], str] | None = None,
     ) -> None:
         self.console = console
+        self.strength = strength
         self.system = system
         self.read = read or _reader()
         self.speakers = [Speaker("edited", "bold green", reply)]
@@ -84,6 +99,7 @@ class Chat:
     def run(self) -> None:
         """Chat until the user leaves."""
         extra = ", /compare" if len(self.speakers) > 1 else ""
+        extra += ", /strength 0.5" if self.strength is not None else ""
         self._say(f"/help for help, /reset, /system TEXT{extra}, exit to leave.", "dim")
         while not is_ending():
             try:
@@ -112,6 +128,8 @@ class Chat:
             self._set_system(rest)
         elif word == "/compare":
             self._switch_compare()
+        elif word == "/strength":
+            self._set_strength(rest)
         else:
             self._say(HELP if word == "/help" else f"Unknown command {word}.\n{HELP}", "dim")
         return True
@@ -132,6 +150,24 @@ class Chat:
         self._start()  # both models have heard the same from here on
         state = "replies too" if self.compare else "is silent"
         self._say(f"The original model {state}; a new conversation starts.", "dim")
+
+    def _set_strength(self, text: str) -> None:
+        if self.strength is None:
+            self._say("There is no trial whose edit has a strength.", "dim")
+            return
+        if not text:
+            self._say(f"Strength of the edit: {self.strength.value:g}", "dim")
+            return
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            self._say(f"{text} is not a number. Give one, such as /strength 0.5.", "yellow")
+            return
+        self.strength.value = value
+        self._start()
+        self._say(f"Strength {value:g}; a new conversation starts.", "dim")
 
     def _answer(self, line: str) -> None:
         """Let the models answer. A line that got no word of an answer is not kept."""
@@ -237,9 +273,10 @@ def chat(
     console: Console,
     original: Reply | None = None,
     system: str | None = None,
+    strength: Strength | None = None,
 ) -> None:
     """Chat until the user leaves; see `Chat`."""
-    Chat(reply, console=console, original=original, system=system).run()
+    Chat(reply, console=console, original=original, system=system, strength=strength).run()
 
 
 def _reader() -> Callable[[], str]:
