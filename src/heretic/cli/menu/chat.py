@@ -59,6 +59,7 @@ class Chat:
         console: Where it is shown.
         original: The original model, silent until `/compare`. Each model has its own conversation.
         system: System prompt to start with.
+        name: What the first model is called.
         read: Reads one line; raises EOFError at the end. By default it reads from the terminal or
             from standard input.
     """
@@ -70,12 +71,13 @@ class Chat:
         console: Console,
         original: Reply | None = None,
         system: str | None = None,
+        name: str = "edited",
         read: Callable[[], str] | None = None,
     ) -> None:
         self.console = console
         self.system = system
         self.read = read or _reader()
-        self.speakers = [Speaker("edited", "bold green", reply)]
+        self.speakers = [Speaker(name, "bold green", reply)]
         if original is not None:
             self.speakers.append(Speaker("original", "bold cyan", original))
         self.compare = False
@@ -237,9 +239,10 @@ def chat(
     console: Console,
     original: Reply | None = None,
     system: str | None = None,
+    name: str = "edited",
 ) -> None:
     """Chat until the user leaves; see `Chat`."""
-    Chat(reply, console=console, original=original, system=system).run()
+    Chat(reply, console=console, original=original, system=system, name=name).run()
 
 
 def _reader() -> Callable[[], str]:
