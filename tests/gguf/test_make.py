@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,10 @@ from tests.support import convertible, tiny
 from transformers import AutoModelForCausalLM
 
 from heretic.errors import ExportError
+from heretic.gguf.convert import lossless_type
+from heretic.gguf.file_types import file_types
 from heretic.gguf.results import Made, Results
+from heretic.gguf.sizes import needed_bytes
 from heretic.main import run
 from heretic.records.trial import Score
 
@@ -178,6 +182,63 @@ def test_a_search_that_cannot_end_in_gguf_does_not_begin(
     with pytest.raises(ExportError, match="does not know the tokenizer of odd"):
         run(arguments)
     assert not (place / "checkpoints").exists()
+
+
+@pytest.mark.demo
+def test_the_originals_files_are_kept_if_wanted(place: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(place)
+    kept = ["--against", "original", "--keep-original", "-o", "both"]
+    assert run(["gguf", "edited", "--types", KINDS, *kept]) == 0
+    found = json.loads((place / "both" / "gguf.json").read_text(encoding="utf-8"))
+    assert found["originals"] == ["edited-original-f16.gguf", "edited-original-q4_k_m.gguf"]
+    files = {path.name: path.stat().st_size for path in (place / "both").glob("*.gguf")}
+    assert set(files) == {*found["originals"], "edited-f16.gguf", "edited-q4_k_m.gguf"}
+    assert (place / "both" / "SHA256SUMS").read_text().count(".gguf") == 4
+    planned = needed_bytes(
+        place / "edited", file_types([KINDS]), lossless_type(place / "edited"),
+        original=True, kept=True,
+    )  # fmt: skip
+    assert sum(files.values()) < planned
+
+
+@pytest.mark.demo
+def test_a_disk_that_is_too_small_is_told_before_any_work(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(place)
+    full = SimpleNamespace(free=10**6)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: full)
+    with pytest.raises(ExportError, match=r"only 0\.00 GB are free.*fewer or smaller types"):
+        run(["gguf", "edited", "--types", "f16", "-o", "nowhere"])
+    assert not (place / "nowhere").exists()
+    saved = ["--save-directory", "nowhere", "--model-action", "save"]
+    with pytest.raises(ExportError, match=r"only 0\.00 GB are free"):
+        run(["original", "--export-strategy", "gguf", *saved])
+    assert not (place / "nowhere").exists()
+
+
+@pytest.mark.demo
+def test_a_search_ends_in_gguf_files_and_its_export_can_be_made_again(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(place)
+    search = ["--n-trials", "2", "--n-startup-trials", "2", "--search", "tpe", "--force"]
+    choice = ["--trial-index", "0", "--model-action", "save", "--save-directory", "found"]
+    files = ["--export-strategy", "gguf", "--gguf-types", "q4_k_m"]
+    assert run(["original", *search, *choice, *files]) == 0
+    assert (place / "found" / "reproduce.json").is_file()
+    first = json.loads((place / "found-gguf" / "gguf.json").read_text(encoding="utf-8"))
+    assert first["original"] == "original"
+    assert [row["type"] for row in first["files"]] == ["q4_k_m"]
+    card = (place / "found-gguf" / "README.md").read_text(encoding="utf-8")
+    assert "## GGUF files" in card
+    assert "## How to use it" not in card
+    assert "found-gguf" in capsys.readouterr().out
+    assert run(["gguf", "found", "--types", "q4_k_m", "-o", "again"]) == 0
+    second = json.loads((place / "again" / "gguf.json").read_text(encoding="utf-8"))
+    assert second["original"] == "original", "reproduce.json names it"
+    assert second["files"][0]["sha256"] == first["files"][0]["sha256"]
+    assert second["files"][0]["scores"] == first["files"][0]["scores"]
 
 
 def test_a_folder_that_is_none_is_named(tmp_path: Path):

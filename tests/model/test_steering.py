@@ -92,7 +92,7 @@ def test_nothing_stays_behind(model: Model):
     with model.steered(vectors(model), 0.0):
         assert torch.equal(model.get_logits(PROMPTS), original)
     with model.steered(vectors(model)):
-        assert not model.is_original
+        assert model.is_hooked
         steered = model.get_logits(PROMPTS)
         with model.unedited():
             assert torch.equal(model.get_logits(PROMPTS), original)

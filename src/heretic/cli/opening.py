@@ -126,8 +126,20 @@ def prepared(opened: OpenRun) -> Session:
     destination = _destination(opened.settings)
     if destination is not None:
         export.check_export(session.model, *destination, opened.settings.max_rank)
+        _tell_of_dora(opened.settings, destination[1], opened.display)
     show_residuals(session, opened.display)
     return session
+
+
+def _tell_of_dora(settings: Settings, strategy: str, display: Display) -> None:
+    """Say before a search what its adapter will not load in."""
+    if strategy == "adapter" and settings.row_normalization == "full":
+        text = (
+            "With row_normalization full the adapter will be a DoRA: PEFT loads it, vLLM and "
+            "llama.cpp do not. For those search with --row-normalization none, or save merged "
+            "weights (--export-strategy merge)."
+        )
+        display.emit(Notice(text))
 
 
 def _search_all_the_same(display: Display, found: str) -> bool:

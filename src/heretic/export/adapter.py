@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from heretic.errors import ExportError
 from heretic.export.files import write_json
+from heretic.export.serving import is_dora
 from heretic.records.plan import Plan
 from heretic.system.adapters import ADAPTER_CONFIG
 from heretic.system.files import expanded
@@ -111,7 +112,7 @@ def adapter_config(model: Model, plan: Plan, names: list[str]) -> dict[str, Any]
         "revision": model.options.model_commit,
         "target_modules": target_modules(names, every_module),
         "task_type": "CAUSAL_LM",
-        "use_dora": plan.row_normalization == "full",
+        "use_dora": is_dora(plan),
         "use_rslora": False,
     }
 

@@ -126,11 +126,18 @@ def read_json(path: Path) -> Any:
         raise ExportError(f"{path} cannot be read as JSON: {error}.") from error
 
 
-def check_disk(destination: Path, needed: int) -> None:
+LESS_ROOM = (
+    "Free some space, choose another folder (for an upload: TMPDIR), or export an adapter "
+    "(--export-strategy adapter), which takes a few megabytes."
+)
+
+
+def check_disk(destination: Path, needed: int, remedy: str = LESS_ROOM) -> None:
     """Refuse to write what will not fit on the disk.
 
     Args:
         needed: Bytes of weights; a margin for the other files is added.
+        remedy: What else can be done where there is no room.
 
     Raises:
         ExportError: The disk of `destination` has less free space.
@@ -140,8 +147,7 @@ def check_disk(destination: Path, needed: int) -> None:
         raise ExportError(
             f"Saving to {destination} needs about {_gigabytes(needed + DISK_MARGIN)}, and "
             f"only {_gigabytes(free)} are free there.",
-            remedy="Free some space, choose another folder (for an upload: TMPDIR), or export an "
-            "adapter (--export-strategy adapter), which takes a few megabytes.",
+            remedy=remedy,
         )
 
 

@@ -17,14 +17,15 @@ from heretic.errors import ScorerError
 from heretic.judges import answers, asking, transport
 from heretic.judges.asking import Request
 from heretic.judges.cache import VerdictCache
+from heretic.judges.failures import Remedies, problem_of, retries, said
 from heretic.judges.options import JudgeOptions
 from heretic.judges.records import Item, Usage, Verdict
-from heretic.system.display import safe_line
+from heretic.judges.transport import connected
 from heretic.system.optional import require
 from heretic.system.secrets import masked
 
 if TYPE_CHECKING:
-    from openai import APIConnectionError, APIStatusError, AsyncOpenAI
+    from openai import AsyncOpenAI
 
 _log = logging.getLogger(__name__)
 
@@ -36,10 +37,9 @@ ANSWERS_READ = 3
 SAMPLE = Item("What is the capital of France?", "The capital of France is Paris.")
 """The reply that `check` asks a judge about."""
 
-_SAID_AT_MOST = 200
-"""Characters of a server's message that are shown at most."""
+_LATER = "Try again later; verdicts so far are kept."
 
-_REMEDIES = {
+_BY_STATUS = {
     400: "Check model, max_tokens_field, temperature and extra_body against the server's API.",
     401: "Check the key in the variable that api_key_env names.",
     402: "Check the account's balance; verdicts so far are kept.",
@@ -49,7 +49,13 @@ _REMEDIES = {
     422: "Check max_tokens_field, temperature and extra_body against the server's API.",
     429: "Set a lower concurrency or more max_retries, or try later; verdicts so far are kept.",
 }
-_LATER = "Try again later; verdicts so far are kept."
+_REMEDIES = Remedies(
+    _BY_STATUS,
+    otherwise=_LATER,
+    late=f"Set a longer timeout or a lower concurrency. {_LATER}",
+    unreachable=f"Check endpoint, and that the server is running. {_LATER}",
+    too_long="Check endpoint: this is no answer of a judge.",
+)
 
 
 class EndpointJudge:
@@ -177,24 +183,11 @@ class EndpointJudge:
                     raise
                 answer = await self._post(client, body)
         # Without their causes: those hold the request with its key, and what the server said of it.
-        except openai.APIStatusError as error:
-            raise self._status_failure(error) from None
-        except openai.APITimeoutError as error:
-            raise self._failure(
-                f"no answer within {self.options.timeout:g} s{self._tries(error)}",
-                f"Set a longer timeout or a lower concurrency. {_LATER}",
-            ) from None
-        except openai.APIConnectionError as error:
-            cause = error.__cause__ or error
-            raise self._failure(
-                f"no connection{self._tries(error)}: {self._said(cause) or type(cause).__name__}",
-                f"Check endpoint, and that the server is running. {_LATER}",
-            ) from None
-        except transport.AnswerTooLongError:
-            raise self._failure(
-                f"the answer is longer than {transport.MOST_BYTES // 2**20} MiB",
-                "Check endpoint: this is no answer of a judge.",
-            ) from None
+        except (openai.APIStatusError, openai.APIConnectionError) as error:
+            self.usage += Usage(retries=retries(error))
+            raise self._failure(*problem_of(error, self.options, _REMEDIES)) from None
+        except transport.AnswerTooLongError as error:
+            raise self._failure(*problem_of(error, self.options, _REMEDIES)) from None
         if self._schema_taken:
             self._schema_taken = False
             _log.info(
@@ -214,60 +207,23 @@ class EndpointJudge:
 
     def _client(self) -> AsyncOpenAI:
         openai = require("openai", extra="judge", purpose="A judge behind an API", kind=ScorerError)
-        base, query = self.options.base_and_query()
-        key = self.options.api_key()
+        http = transport.bounded_client(self.options.timeout)
         try:
-            client: AsyncOpenAI = openai.AsyncOpenAI(
-                base_url=base,
-                default_query=query,
-                api_key=key.reveal() if key else "none",  # the library requires one
-                timeout=self.options.timeout,
-                max_retries=self.options.max_retries,
-                http_client=transport.bounded_client(self.options.timeout),
-            )
+            client: AsyncOpenAI = connected(openai.AsyncOpenAI, self.options, http)
         except (ValueError, OSError, transport.http().InvalidURL) as error:
+            words = said(error, self.options)
             raise self._failure(
-                f"not an address that can be used: {self._said(error)}", "Check endpoint."
+                f"not an address that can be used: {words}", "Check endpoint."
             ) from None
-        # The library takes these from the environment; they are meant for one service only.
-        client.organization = client.project = None
         return client
 
     # --- failures --------------------------------------------------------------------------
-
-    def _status_failure(self, error: APIStatusError) -> ScorerError:
-        status, after = error.status_code, error.response.headers.get("retry-after")
-        wait = f" (Retry-After: {self._said(after)})" if after else ""
-        return self._failure(
-            f"HTTP {status}{wait}{self._tries(error)}: {self._said(_words(error))}",
-            _REMEDIES.get(status, _LATER),
-        )
 
     def _failure(self, problem: str, remedy: str) -> ScorerError:
         return ScorerError(
             f"The judge {self.options.model} at {self.options.shown_endpoint}: {problem}.",
             remedy=remedy,
         )
-
-    def _tries(self, error: APIStatusError | APIConnectionError) -> str:
-        """The number of tries as text, from the library's header; retries are added to `usage`."""
-        retries = int(error.request.headers.get("x-stainless-retry-count", 0))
-        self.usage += Usage(retries=retries)
-        return f" after {retries + 1} tries" if retries else ""
-
-    def _said(self, what: object) -> str:
-        """A server's message, shortened to one line, with the key masked."""
-        key = self.options.api_key()
-        text = key.mask(str(what)) if key else str(what)
-        return safe_line(text)[:_SAID_AT_MOST].rstrip(".")
-
-
-def _words(error: APIStatusError) -> object:
-    """The message in a server's error: in OpenAI's form, in FastAPI's, or the whole body."""
-    body = error.body
-    if isinstance(body, Mapping):
-        return body.get("message") or body.get("detail") or body
-    return body or error.response.text or error.response.reason_phrase
 
 
 def _run(work: Coroutine[Any, Any, _T]) -> _T:

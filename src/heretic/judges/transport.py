@@ -1,4 +1,4 @@
-"""The HTTP client of a judge: each answer has one deadline and a largest size.
+"""The HTTP clients of judges and of chats: answers have a largest size, whole ones a deadline.
 
 The timeouts of HTTP libraries count from one byte to the next, so a server that sends a byte now
 and then is waited for without end; and whatever it sends is kept in memory.
@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from heretic.errors import ScorerError
+from heretic.judges.endpoint import Endpoint
 from heretic.system.optional import require
 
 if TYPE_CHECKING:
@@ -19,7 +22,15 @@ if TYPE_CHECKING:
 MOST_BYTES = 16 * 2**20
 """Size of the largest answer: a verdict has some hundred bytes, reasoning some hundred thousand."""
 
-_KEPT_HEADERS = ("retry-after", "retry-after-ms", "x-should-retry", "x-request-id")
+_KEPT_HEADERS = ("retry-after", "retry-after-ms", "x-should-retry", "x-request-id", "location")
+
+STREAM = "text/event-stream"
+
+
+_OPTIONS: Any = {
+    "follow_redirects": False,
+    "headers": {"accept-encoding": "identity"},  # a few bytes can unpack to gigabytes
+}
 
 
 class AnswerTooLongError(Exception):
@@ -32,7 +43,7 @@ def http() -> ModuleType:
     Raises:
         ScorerError: `openai` is not installed.
     """
-    openai = require("openai", extra="judge", purpose="A judge behind an API", kind=ScorerError)
+    openai = require("openai", extra="judge", purpose="A server behind an API", kind=ScorerError)
     (base,) = (
         kind for kind in openai.DefaultAsyncHttpxClient.__mro__ if kind.__name__ == "AsyncClient"
     )
@@ -69,21 +80,99 @@ def bounded_client(seconds: float) -> Any:
                         await response.aclose()
             except TimeoutError:
                 raise library.ReadTimeout("no whole answer in time", request=request) from None
-            kept = {
-                name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers
-            }
-            return library.Response(
-                response.status_code,
-                # Nothing else that the server says about the text counts: not its encoding either.
-                headers={**kept, "content-type": "application/json; charset=utf-8"},
-                content=data,
-                request=request,
-            )
+            return _answer(library, response, data, request)
 
-    return BoundedClient(
-        follow_redirects=False,
-        timeout=seconds,
-        headers={"accept-encoding": "identity"},  # a few bytes can unpack to gigabytes
+    return BoundedClient(**_OPTIONS, timeout=seconds)
+
+
+def streaming_client(seconds: float) -> Any:
+    """As `bounded_client`, but for one thread, and an event stream is handed on as it comes.
+
+    Args:
+        seconds: For a whole answer, and from one piece of a stream to the next.
+    """
+    library = http()
+
+    class StreamingClient(library.Client):  # type: ignore[name-defined,misc]
+        """Reads every answer that is no stream before it is handed on."""
+
+        def send(self, request: Any, **options: Any) -> Any:
+            """Send a request; its answer is complete, or an event stream.
+
+            Raises:
+                TimeoutException: Of the library, which is tried again.
+                AnswerTooLongError: The answer is too long.
+            """
+            options["stream"] = True
+            end = time.monotonic() + seconds
+            response = super().send(request, **options)
+            kind = response.headers.get("content-type", "")
+            if response.is_success and kind.lower().startswith(STREAM):
+                return response
+            data = bytearray()
+            try:
+                for part in bounded(response.iter_bytes()):
+                    data += part
+                    if time.monotonic() > end:
+                        raise library.ReadTimeout("no whole answer in time", request=request)
+            finally:
+                response.close()
+            return _answer(library, response, bytes(data), request)
+
+    return StreamingClient(**_OPTIONS, timeout=seconds)
+
+
+def connected(kind: Callable[..., Any], endpoint: Endpoint, http_client: Any) -> Any:
+    """A client of the library for an endpoint.
+
+    Args:
+        kind: `OpenAI` or `AsyncOpenAI`.
+        http_client: One of this module, of the same sort.
+
+    Raises:
+        HereticError: The key is missing.
+        ValueError, OSError, InvalidURL: The address cannot be used.
+    """
+    base, query = endpoint.base_and_query()
+    key = endpoint.api_key()
+    client = kind(
+        base_url=base,
+        default_query=query,
+        api_key=key.reveal() if key else "none",  # the library requires one
+        timeout=endpoint.timeout,
+        max_retries=endpoint.max_retries,
+        http_client=http_client,
+    )
+    # The library takes these from the environment; they are meant for one service only.
+    client.organization = client.project = None
+    return client
+
+
+def bounded(parts: Iterator[bytes]) -> Iterator[bytes]:
+    """Parts of an answer, as long as they are not too long together.
+
+    Raises:
+        AnswerTooLongError: They are longer than `MOST_BYTES`.
+    """
+    size = 0
+    for part in parts:
+        size += len(part)
+        if size > MOST_BYTES:
+            raise AnswerTooLongError
+        yield part
+
+
+def _answer(library: ModuleType, response: Any, data: bytes, request: Any) -> Any:
+    """A complete answer of the library's kind.
+
+    Nothing else that the server says about the text counts: not its encoding either.
+    """
+    kept = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
+    return library.Response(
+        response.status_code,
+        headers={**kept, "content-type": "application/json; charset=utf-8"},
+        content=data,
+        request=request,
     )
 
 

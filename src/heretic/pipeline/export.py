@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from heretic import export
+from heretic.events import Notice
+from heretic.export.serving import adapter_text
 from heretic.harness.store import figures_of
 from heretic.pipeline.audit import audit_export
 from heretic.pipeline.categories import category_tables
@@ -58,6 +60,8 @@ def export_trial(
     # Checked first, since scoring takes minutes.
     export.check_export(session.model, destination, strategy, session.settings.max_rank)
     replies = LongReplySets(session, trial)
+    if strategy == "adapter":
+        session.reporter.emit(Notice(adapter_text(trial.plan)))
     request = replace(
         session.request(trial),
         benchmarks=figures_of(session.folder.path, trial),  # first, since the file may be damaged

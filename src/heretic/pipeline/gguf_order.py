@@ -17,6 +17,8 @@ from heretic.gguf.sizes import needed_bytes
 from heretic.gguf.staging import check_tokenizer_without_code
 from heretic.model.source import ModelSource
 
+LESS_ROOM = "Free some space, choose another folder, or ask for fewer or smaller types."
+
 
 @dataclass(frozen=True, slots=True)
 class GGUFOrder:
@@ -72,7 +74,7 @@ def check_order(order: GGUFOrder, folder: Path, *, original: bool, trusted: bool
     needed = needed_bytes(
         folder, order.kinds, unquantised, original=original, kept=order.keep_original
     )
-    check_disk(destination, needed)
+    check_disk(destination, needed, LESS_ROOM)
     check_tokenizer_without_code(
         ModelSource(model=str(folder), model_commit=None, trust_remote_code=trusted)
     )

@@ -17,6 +17,7 @@ from heretic.errors import HereticError, ModelError, RunError
 from heretic.evaluator.library import LibraryEvaluator
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
 from heretic.export.documents.reproduction import found_in_export
+from heretic.export.serving import adapter_text
 from heretic.method.fits import Fit
 from heretic.model.core import Model
 from heretic.model.library import LibraryModel
@@ -91,6 +92,8 @@ def apply_plan(
         )
     _take_up(plan, fits, model, directions)
     export.check_export(model, destination, strategy, settings.max_rank)
+    if strategy == "adapter":
+        reporter.emit(Notice(adapter_text(plan)))
     evaluator = LibraryEvaluator(
         settings, model, directions, reporter, prompts.evaluation, scorers=scorers
     )

@@ -8,25 +8,50 @@ from typing import TYPE_CHECKING
 import click
 
 from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
+from heretic.errors import SettingsError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+LONGEST_NAME = 40
+"""Characters of a served model's name before each of its replies."""
+
 
 @click.command("chat", cls=SettingsCommand)
 @click.argument("model")
+@click.option("--served-model", metavar="NAME", help="Which model of the server at an address.")
+@click.option(
+    "--api-key-env",
+    metavar="VARIABLE",
+    help="Environment variable that holds the server's key. Default: no key is sent.",
+)
 @settings_options
-def command(model: str, options: SettingsOptions) -> int:
-    """Chat with MODEL: a Hub id, the folder of a model or of an adapter, a GGUF file, or a run.
+def command(
+    model: str, served_model: str | None, api_key_env: str | None, options: SettingsOptions
+) -> int:
+    """Chat with MODEL: a Hub id, a folder of a model or adapter, a GGUF file, a run, or a server.
 
     A run is given by its folder or by its number in `heretic runs`. Then --trial-index chooses the
     row of its front by number or name (0 by default), /compare shows the replies of the original
     model as well, and /strength scales the edit. A GGUF file is run by llama.cpp if the extra
     `gguf` is installed.
+
+    A server is given by its address, such as http://127.0.0.1:8000/v1. It must have an
+    OpenAI-compatible API, as vLLM, llama-server, Ollama and LM Studio do. The whole chat is sent
+    there. This needs the extra `judge`.
     """
     from heretic.cli.display.text import make_console
+    from heretic.judges.served import is_address
     from heretic.runs.folder import RunFolder
 
+    if is_address(model):
+        _chat_with_server(model, served_model, api_key_env, options)
+        return 0
+    if served_model is not None or api_key_env is not None:
+        raise SettingsError(
+            "--served-model and --api-key-env are for the address of a server.",
+            remedy="For example: heretic chat http://127.0.0.1:8000/v1",
+        )
     path = options.run_path(model)
     if _runs_in_llama(model):
         _chat_with_file(Path(model), options, make_console())
@@ -64,7 +89,7 @@ def _chat_with_model(name: str, options: SettingsOptions, console: Console) -> N
     with make_reporter(console) as display:
         model = pipeline.load_judged(settings, display)
     model.renderer.date = recorded_date(found_in_export(name)) or model.renderer.date
-    chat(model.stream_reply, console=console, system=settings.system_prompt)
+    chat(model.stream_reply, console=console, system=settings.system_prompt, name="model")
 
 
 def _runs_in_llama(name: str) -> bool:
@@ -87,4 +112,23 @@ def _chat_with_file(path: Path, options: SettingsOptions, console: Console) -> N
             lambda messages: reply_of(file, messages),
             console=console,
             system=settings.system_prompt,
+            name="model",
         )
+
+
+def _chat_with_server(
+    address: str, name: str | None, api_key_env: str | None, options: SettingsOptions
+) -> None:
+    from rich.text import Text
+
+    from heretic.cli.display.text import make_console
+    from heretic.cli.menu.chat import chat
+    from heretic.judges.served import ServedModel, served
+    from heretic.system.display import safe, safe_line
+
+    settings = options.load(require_model=False)
+    model = ServedModel(served(address, name or "", api_key_env or ""))
+    console = make_console()
+    console.print(Text(safe(model.sent()), style="dim"))
+    name = safe_line(model.name)[:LONGEST_NAME]
+    chat(model.reply, console=console, system=settings.system_prompt, name=name)

@@ -72,6 +72,7 @@ class Chat:
         original: The original model, silent until `/compare`. Each model has its own conversation.
         system: System prompt to start with.
         strength: What `reply` reads as the strength of its edit; None if there is no edit.
+        name: What the first model is called.
         read: Reads one line; raises EOFError at the end. By default it reads from the terminal or
             from standard input.
     """
@@ -84,13 +85,14 @@ class Chat:
         original: Reply | None = None,
         system: str | None = None,
         strength: Strength | None = None,
+        name: str = "edited",
         read: Callable[[], str] | None = None,
     ) -> None:
         self.console = console
         self.strength = strength
         self.system = system
         self.read = read or _reader()
-        self.speakers = [Speaker("edited", "bold green", reply)]
+        self.speakers = [Speaker(name, "bold green", reply)]
         if original is not None:
             self.speakers.append(Speaker("original", "bold cyan", original))
         self.compare = False
@@ -274,9 +276,12 @@ def chat(
     original: Reply | None = None,
     system: str | None = None,
     strength: Strength | None = None,
+    name: str = "edited",
 ) -> None:
     """Chat until the user leaves; see `Chat`."""
-    Chat(reply, console=console, original=original, system=system, strength=strength).run()
+    Chat(
+        reply, console=console, original=original, system=system, strength=strength, name=name
+    ).run()
 
 
 def _reader() -> Callable[[], str]:

@@ -14,8 +14,10 @@ from heretic.cli.menu.dialogue import Dialogue
 from heretic.cli.menu.questions import Option
 from heretic.errors import ExportError, SettingsError
 from heretic.export.files import is_ours
+from heretic.export.serving import is_dora
 from heretic.export.staging import contents
 from heretic.harness.tasks import OFFERED
+from heretic.records.plan import Plan
 from heretic.system.files import expanded
 
 BENCHMARKS = tuple(Option(task, label) for task, label in OFFERED.items())
@@ -76,13 +78,17 @@ class Details:
             default = Path(f"{default_directory(self.dialogue.model)}-{number}")
         return expanded(self.dialogue.ask().path("Folder to save in:", str(default)))
 
-    def strategy(self) -> str:
-        """`merge`, `adapter` or `gguf`."""
+    def strategy(self, plan: Plan) -> str:
+        """`merge`, `adapter` or `gguf`.
+
+        Args:
+            plan: What is saved, which decides what kind of adapter it can be.
+        """
         if self.answers.export_strategy is not None:
             return self.answers.export_strategy
         options = [
             Option("merge", "The whole edited model"),
-            Option("adapter", "A small PEFT adapter for the original model"),
+            Option("adapter", _adapter_label(plan)),
             Option("gguf", "The whole edited model, and GGUF files of it for llama.cpp"),
         ]
         return str(self.dialogue.ask().select("What to save?", options))
@@ -126,6 +132,13 @@ class Details:
             Option(True, "The edited and the original model (twice the time)"),
         ]
         return tasks, bool(self.dialogue.ask().select("On which model?", options))
+
+
+def _adapter_label(plan: Plan) -> str:
+    """What kind of adapter a plan makes, and which programs take it."""
+    if is_dora(plan):
+        return "A small adapter for the original model (DoRA: for PEFT, not for vLLM)"
+    return f"A small adapter for the original model (LoRA of rank {plan.rank}: for PEFT and vLLM)"
 
 
 def destination_problem(path: Path) -> str | None:

@@ -184,11 +184,11 @@ class Menu:
     def _act(self, action: str, trial: Trial) -> RenderableType | None:
         actions, details = self.actions, self._details
         if action == "save":
-            place = details.destination(), details.strategy()
+            place = details.destination(), details.strategy(trial.plan)
             with outlives_terminal():
                 return actions.save(trial, *place)
         if action == "upload" and actions.upload is not None:
-            target = *details.repository(), details.strategy()
+            target = *details.repository(), details.strategy(trial.plan)
             with outlives_terminal():
                 return actions.upload(trial, *target)
         if action == "benchmark" and actions.benchmark is not None:

@@ -24,6 +24,7 @@ from heretic.export.request import (
     display_name,
     score_rows,
 )
+from heretic.export.serving import is_dora, serving_text
 from heretic.harness.results import PairedMetric, how_compared
 from heretic.records.categories import CategoryTable
 from heretic.records.plan import Plan, fit_file
@@ -131,8 +132,9 @@ def model_card(
         base_link=model_link(model),
         base_literal=json.dumps(display_name(model)),
         strategy=strategy,
-        kind="A DoRA" if plan.row_normalization == "full" else "A LoRA",
+        kind="A DoRA" if is_dora(plan) else "A LoRA",
         rank=plan.rank,
+        serving=serving_text(plan, strategy, display_name(model)),
         license=base.get("license"),
         version=heretic.__version__,
     )
