@@ -40,6 +40,7 @@ SHOWN = Shown(
     replies=(REPLIES,),
     geometry=({"layer": 0, "silhouette": 0.5, "cos_previous": None},),
     geometry_prompts=(10, 12),
+    lengths=(0.0, 2.5),
     sizes={"3": (ModuleSize(0, "mlp.down_proj", 0.01), ModuleSize(1, "mlp.down_proj", None))},
     exports=(
         Exported(

@@ -75,6 +75,9 @@ COMMANDS = {
     "classify": CommandEntry(
         "heretic.cli.commands.classify", "Say whether the replies in a file refuse."
     ),
+    "directions": CommandEntry(
+        "heretic.cli.commands.directions", "Write a run's directions as a control vector (GGUF)."
+    ),
     "report": CommandEntry("heretic.cli.commands.report", "Write a page about a run, or several."),
     "runs": CommandEntry("heretic.cli.commands.runs", "List run folders and their state."),
     "config": CommandEntry("heretic.cli.commands.config", "Print every setting as TOML."),

@@ -33,6 +33,8 @@ from heretic.records.statistics import after_choice
 from heretic.records.trial import Score, Trial
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from heretic.model.core import Model
@@ -245,6 +247,31 @@ def saved_table(
         told = scores_text(long.saved)
         shown.append(Text(f"From disk, on the first of these prompts: {told}", style="dim"))
     return Group(table, "", *shown)
+
+
+def converse_steered(
+    model: Model, vectors: NDArray[np.float32], system: str | None, console: Console
+) -> None:
+    """Chat with a model whose layers get vectors, float32 [layers + 1, hidden], added.
+
+    `/strength` sets how often, 0 at first.
+    """
+    import torch
+
+    strength, added = Strength(0.0), torch.from_numpy(vectors)
+
+    def steered(messages: list[dict[str, str]]) -> Iterator[str]:
+        with model.steered(added, strength.value):
+            yield from model.stream_reply(messages)
+
+    chat(
+        steered,
+        console=console,
+        original=model.stream_reply,
+        system=system,
+        strength=strength,
+        name="steered",
+    )
 
 
 def converse(

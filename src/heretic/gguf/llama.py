@@ -52,6 +52,7 @@ class LlamaFile:
         ffi, lib = self.bound.ffi, self.bound.lib
         self.path = path
         self._adapter: Any = None
+        self._control: Floats | None = None
         with errors_told() as told:
             parameters = lib.llama_model_default_params()
             parameters.vocab_only = vocabulary_only
@@ -85,6 +86,23 @@ class LlamaFile:
             self._model = None
 
     # --- what it says of itself ------------------------------------------------------------
+
+    def steer(self, vectors: Floats) -> None:
+        """Add a control vector to the outputs of layers from now on, as llama.cpp's programs do.
+
+        Args:
+            vectors: float32 [layers - 1, hidden]: those of layers 1, 2, ..., counted from 0.
+
+        Raises:
+            ModelError: They do not fit the model.
+        """
+        lib = self.bound.lib
+        wanted = (lib.llama_model_n_layer(self._model) - 1, lib.llama_model_n_embd(self._model))
+        if vectors.shape != wanted:
+            raise ModelError(
+                f"A control vector of shape {vectors.shape} does not fit {self.path}: {wanted}."
+            )
+        self._control = np.ascontiguousarray(vectors, dtype=np.float32)
 
     @property
     def vocabulary_size(self) -> int:
@@ -307,9 +325,19 @@ class LlamaFile:
                 one = ffi.new("struct llama_adapter_lora *[]", [self._adapter])
                 scales = ffi.new("float[]", [1.0])
                 lib.llama_set_adapters_lora(context, one, 1, scales)
+            if self._control is not None:
+                self._add_control(context, self._control)
             yield context
         finally:
             lib.llama_free(context)
+
+    def _add_control(self, context: Any, vectors: Floats) -> None:
+        ffi, lib = self.bound.ffi, self.bound.lib
+        layers, width = vectors.shape
+        data = ffi.cast("float *", ffi.from_buffer(vectors))
+        status = lib.llama_set_adapter_cvec(context, data, vectors.size, width, 1, layers)
+        if status:
+            raise ModelError(f"llama.cpp does not take the control vector: status {status}.")
 
 
 class _Batch:

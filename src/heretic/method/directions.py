@@ -102,6 +102,19 @@ def difference_directions(
     return directions.to(torch.float32)
 
 
+def lengths_along(directions: Tensor, good_centers: Tensor, bad_centers: Tensor) -> Tensor:
+    """How far bad lies from good along each direction: float64 [layers + 1].
+
+    Along a direction that nothing was projected out of, it is the length of the difference.
+
+    Args:
+        directions: Unit or zero vectors, [layers + 1, hidden].
+        good_centers, bad_centers: As in `difference_directions`.
+    """
+    difference = bad_centers.to(torch.float64) - good_centers.to(torch.float64)
+    return (difference * directions.to(difference)).sum(dim=-1)
+
+
 def sparing_directions(directions: Tensor, protected: Tensor) -> Tensor:
     """Two directions per layer: one that spares the protected prompts, and their own.
 

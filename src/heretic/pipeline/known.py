@@ -49,7 +49,7 @@ def model_of_run(
         return model, _directions_of(settings, prompts, folder, known, model, reporter)
     folder.discard()  # files of a run that was discarded, or never began
     sample = ResidualSample(prompts)
-    model, directions = model_and_directions(settings, prompts, reporter, seen=sample)
+    model, directions = model_and_directions(settings, prompts, reporter, observer=sample)
     folder.save_directions(directions.numpy())
     keep_geometry(folder, sample, reporter)
     return model, directions

@@ -68,9 +68,10 @@ class ResidualSample:
             name: {id(prompt) for prompt in rows[:SAMPLE]}
             for name, rows in (("good", prompts.good), ("bad", prompts.bad))
         }
+        self.of_directions: tuple[float, ...] = ()
         self._kept: dict[str, list[Tensor]] = {name: [] for name in self._wanted}
 
-    def __call__(self, name: str, prompts: Prompts, residuals: Tensor) -> None:
+    def residuals(self, name: str, prompts: Prompts, residuals: Tensor) -> None:
         """Take the residuals of some prompts, float32 [prompts, layers + 1, hidden]."""
         wanted = self._wanted.get(name, set())
         most = SAMPLE_BYTES // 2 // max(1, residuals[0].numel() * residuals.element_size())
@@ -78,6 +79,10 @@ class ResidualSample:
         rows = [row for row, prompt in enumerate(prompts) if id(prompt) in wanted][: max(0, room)]
         if rows:
             self._kept[name].append(residuals[rows].cpu())
+
+    def lengths(self, lengths: Tensor) -> None:
+        """Take the lengths of the differences along the directions, float64 [layers + 1]."""
+        self.of_directions = tuple(lengths.tolist())
 
     def sets(self) -> tuple[Tensor, Tensor] | None:
         """The good and the bad residuals; None if there are none of one kind."""
@@ -99,6 +104,7 @@ def keep_geometry(folder: RunFolder, sample: ResidualSample, reporter: Reporter)
     shown = Shown(
         geometry=tuple(map(asdict, rows)),
         geometry_prompts=(len(good), len(bad)),
+        lengths=sample.of_directions,
     )
     write_shown(folder, shown)
     told = f"layer {best.layer} tells them apart best" if math.isfinite(best.probe) else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from heretic.method.directions import (
     cluster_basis,
     difference_directions,
     geometric_median,
+    lengths_along,
     sparing_directions,
     winsorize,
 )
@@ -148,8 +150,14 @@ def _find_prefix(settings: Settings, model: Model, prompts: PromptSets, reporter
     reporter.emit(StageFinished(repr(found) if found else "replies have no common prefix"))
 
 
-Seen = Callable[[str, Prompts, Tensor], None]
-"""Takes a set's name, some of its prompts, and their residuals [prompts, layers + 1, hidden]."""
+class Observer(Protocol):
+    """Sees what directions are computed from."""
+
+    def residuals(self, name: str, prompts: Prompts, residuals: Tensor) -> None:
+        """Take some prompts of a set and their residuals, float32 [prompts, layers + 1, hidden]."""
+
+    def lengths(self, lengths: Tensor) -> None:
+        """Take the lengths of the differences along the first directions, float64 [layers + 1]."""
 
 
 def compute_directions(
@@ -157,7 +165,7 @@ def compute_directions(
     model: Model,
     prompts: PromptSets,
     reporter: Reporter,
-    seen: Seen | None = None,
+    observer: Observer | None = None,
 ) -> Tensor:
     """Compute directions from the direction splits, float32 [layers + 1, hidden].
 
@@ -166,7 +174,7 @@ def compute_directions(
     groups of bad prompts.
 
     Args:
-        seen: Called with the residuals that the directions are computed from.
+        observer: Sees residuals and lengths.
 
     Raises:
         StudyError: Two of the sets have the same residuals in every layer.
@@ -176,7 +184,7 @@ def compute_directions(
     for name, rows in sets.items():
         if rows:
             reporter.emit(StageStarted(f"Residuals of the {name} prompts", total=len(rows)))
-            told = None if seen is None else partial(seen, name)
+            told = None if observer is None else partial(observer.residuals, name)
             centers[name] = _center(settings, model, rows, told)
             reporter.emit(StageFinished())
     good = centers.pop("good")
@@ -193,6 +201,8 @@ def compute_directions(
             f"The {others} and the bad prompts leave the same residuals in every layer.",
             remedy="Check that the two prompt sets differ in what triggers the behaviour.",
         )
+    if observer is not None:
+        observer.lengths(lengths_along(directions[:, 0], good, centers["bad"]))
     if settings.max_rank == 1:
         return directions[:, 0]
     if settings.max_rank <= directions.shape[1]:
@@ -233,14 +243,14 @@ def model_and_directions(
     *,
     variant: RowNormalization | None = None,
     date: datetime | None = None,
-    seen: Seen | None = None,
+    observer: Observer | None = None,
 ) -> tuple[LibraryModel, Tensor]:
     """The model with its response prefix, and directions from the prompts.
 
     Args:
         variant: Row normalization of the edit; by default that of the settings.
         date: What chat templates are told when they ask for the time; by default it is now.
-        seen: As in `compute_directions`.
+        observer: As in `compute_directions`.
 
     Raises:
         ModelError: The model cannot be loaded, or edited with this row normalization.
@@ -251,7 +261,7 @@ def model_and_directions(
     check_variant(model.writers, variant or settings.row_normalization)
     check_rendering(model, prompts, reporter)
     choose_prefix(settings, model, prompts, reporter)
-    return model, compute_directions(settings, model, prompts, reporter, seen)
+    return model, compute_directions(settings, model, prompts, reporter, observer)
 
 
 def scores_line(scores: Sequence[Score]) -> str:

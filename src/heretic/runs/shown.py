@@ -116,12 +116,15 @@ class Shown:
         replies: Those at the search's length first.
         geometry: Figures of each layer by name (`heretic.report.geometry.LayerGeometry`).
         geometry_prompts: Number of good and of bad prompts behind it.
+        lengths: How far bad prompts lie from good ones along each of the run's (first) directions,
+            [layers + 1]: a direction times its length is the mean difference.
         sizes: By trial number.
     """
 
     replies: tuple[ReplySet, ...] = ()
     geometry: tuple[Mapping[str, Number], ...] = ()
     geometry_prompts: tuple[int, int] = (0, 0)
+    lengths: tuple[float, ...] = ()
     sizes: Mapping[str, tuple[ModuleSize, ...]] = field(default_factory=dict)
     exports: tuple[Exported, ...] = ()
 
@@ -139,6 +142,7 @@ class Shown:
             "replies": [_set_to_dict(found) for found in self.replies],
             "geometry": [_finite(row) for row in self.geometry],
             "geometry_prompts": list(self.geometry_prompts),
+            "lengths": list(self.lengths),
             "sizes": {
                 number: [[size.layer, size.component, size.relative] for size in found]
                 for number, found in self.sizes.items()
@@ -166,6 +170,7 @@ class Shown:
             replies=tuple(map(_set, parse.rows(found.get("replies"), "replies"))),
             geometry=tuple(map(_row, parse.rows(found.get("geometry"), "geometry"))),
             geometry_prompts=(int(good), int(bad)),
+            lengths=parse.numbers(found.get("lengths", ()), "lengths"),
             sizes={
                 number: tuple(map(_size, parse.rows(rows, f"sizes.{number}")))
                 for number, rows in sizes.items()

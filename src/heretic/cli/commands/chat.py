@@ -25,16 +25,26 @@ LONGEST_NAME = 40
     metavar="VARIABLE",
     help="Environment variable that holds the server's key. Default: no key is sent.",
 )
+@click.option(
+    "--directions",
+    is_flag=True,
+    help="Add the run's directions to the layers' outputs, in place of a trial's edit.",
+)
 @settings_options
 def command(
-    model: str, served_model: str | None, api_key_env: str | None, options: SettingsOptions
+    model: str,
+    served_model: str | None,
+    api_key_env: str | None,
+    directions: bool,
+    options: SettingsOptions,
 ) -> int:
     """Chat with MODEL: a Hub id, a folder of a model or adapter, a GGUF file, a run, or a server.
 
     A run is given by its folder or by its number in `heretic runs`. Then --trial-index chooses the
     row of its front by number or name (0 by default), /compare shows the replies of the original
-    model as well, and /strength scales the edit. A GGUF file is run by llama.cpp if the extra
-    `gguf` is installed.
+    model as well, and /strength scales the edit. With --directions, each layer's output gets the
+    mean difference from good to bad prompts, times the strength (0 at first; -0.2, say, holds the
+    behaviour back). A GGUF file is run by llama.cpp if the extra `gguf` is installed.
 
     A server is given by its address, such as http://127.0.0.1:8000/v1. It must have an
     OpenAI-compatible API, as vLLM, llama-server, Ollama and LM Studio do. The whole chat is sent
@@ -56,21 +66,28 @@ def command(
     if _runs_in_llama(model):
         _chat_with_file(Path(model), options, make_console())
     elif RunFolder(path).exists:
-        _chat_with_trial(path, options, make_console())
+        _chat_with_run(path, options, make_console(), directions)
     else:
         _chat_with_model(model, options, make_console())
     return 0
 
 
-def _chat_with_trial(path: Path, options: SettingsOptions, console: Console) -> None:
+def _chat_with_run(path: Path, options: SettingsOptions, console: Console, steered: bool) -> None:
     from heretic import pipeline
     from heretic.cli.display.reporter import make_reporter
     from heretic.cli.opening import known_run, trial_of
     from heretic.cli.recorded import run_settings
-    from heretic.cli.workflow import converse
+    from heretic.cli.workflow import converse, converse_steered
+    from heretic.runs.steering import mean_differences
 
     folder, manifest = known_run(path)
     settings = run_settings(manifest, options)
+    if steered:
+        vectors = mean_differences(folder)  # read first: it may be missing
+        with make_reporter(console) as display:
+            model, _ = pipeline.load_run(settings, folder, manifest, display)
+        converse_steered(model, vectors, settings.system_prompt, console)
+        return
     trial = trial_of(folder, settings, console)
     with make_reporter(console) as display:
         model, directions = pipeline.load_run(settings, folder, manifest, display)
