@@ -64,7 +64,7 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
     model = tiny_gguf.write(tmp_path / "model.gguf", tiny_gguf.model())
     with pytest.raises(HereticError, match="is no control vector"):
         read_control_vector(model)
-    with LlamaFile(model) as file, pytest.raises(ModelError, match="does not fit"):
+    with LlamaFile(model) as file, pytest.raises(ModelError, match="A control vector for"):
         file.steer(np.ones((1, 3), np.float32))
     with pytest.raises(HereticError, match="Cannot write"):
         write_control_vector(model / "below.gguf", np.ones((4, 8), np.float32), "x")

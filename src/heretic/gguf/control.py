@@ -9,19 +9,23 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from heretic.errors import HereticError
+from heretic.errors import HereticError, ModelError
 from heretic.system.files import cannot_write
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from heretic.gguf.bindings import Bindings
+
+    Floats = NDArray[np.float32]
+
 ARCHITECTURE = "controlvector"
 
 
-def write_control_vector(path: Path, vectors: NDArray[np.float32], name: str) -> None:
+def write_control_vector(path: Path, vectors: Floats, name: str) -> None:
     """Write vectors as a control vector.
 
     Args:
@@ -53,7 +57,7 @@ def write_control_vector(path: Path, vectors: NDArray[np.float32], name: str) ->
         raise cannot_write(path, error) from error
 
 
-def read_control_vector(path: Path) -> NDArray[np.float32]:
+def read_control_vector(path: Path) -> Floats:
     """The vectors of a file, float32 [layers - 1, hidden]: those of layers 1, 2, ...
 
     Raises:
@@ -70,6 +74,40 @@ def read_control_vector(path: Path) -> NDArray[np.float32]:
     if not names or set(names) != set(tensors):
         raise _no_control_vector(path, f"its tensors are {', '.join(sorted(tensors)) or 'none'}")
     return np.stack([np.asarray(tensors[name], dtype=np.float32) for name in names])
+
+
+def checked(bound: Bindings, model: Any, vectors: Floats, path: Path) -> Floats:
+    """A control vector for a model that llama.cpp has loaded, contiguous.
+
+    Args:
+        vectors: float32 [layers - 1, hidden]: those of layers 1, 2, ..., counted from 0.
+        path: Of the model.
+
+    Raises:
+        ModelError: They do not fit the model.
+    """
+    import numpy as np
+
+    wanted = bound.lib.llama_model_n_layer(model) - 1, bound.lib.llama_model_n_embd(model)
+    if vectors.shape != wanted:
+        raise ModelError(f"A control vector for {path} is {wanted}, not {vectors.shape}.")
+    return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def add_control(bound: Bindings, context: Any, vectors: Floats) -> None:
+    """Let llama.cpp add vectors in a context.
+
+    Args:
+        vectors: As `checked` gave them.
+
+    Raises:
+        ModelError: It does not take them.
+    """
+    layers, width = vectors.shape
+    data = bound.ffi.cast("float *", bound.ffi.from_buffer(vectors))
+    status = bound.lib.llama_set_adapter_cvec(context, data, vectors.size, width, 1, layers)
+    if status:
+        raise ModelError(f"llama.cpp does not take the control vector: status {status}.")
 
 
 def _no_control_vector(path: Path, reason: str) -> HereticError:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from heretic.errors import ModelError
 from heretic.gguf.bindings import bindings, errors_told, threads
+from heretic.gguf.control import add_control, checked
 
 Floats = npt.NDArray[np.float32]
 Tokens = Sequence[int]
@@ -88,21 +89,8 @@ class LlamaFile:
     # --- what it says of itself ------------------------------------------------------------
 
     def steer(self, vectors: Floats) -> None:
-        """Add a control vector to the outputs of layers from now on, as llama.cpp's programs do.
-
-        Args:
-            vectors: float32 [layers - 1, hidden]: those of layers 1, 2, ..., counted from 0.
-
-        Raises:
-            ModelError: They do not fit the model.
-        """
-        lib = self.bound.lib
-        wanted = (lib.llama_model_n_layer(self._model) - 1, lib.llama_model_n_embd(self._model))
-        if vectors.shape != wanted:
-            raise ModelError(
-                f"A control vector of shape {vectors.shape} does not fit {self.path}: {wanted}."
-            )
-        self._control = np.ascontiguousarray(vectors, dtype=np.float32)
+        """Add a control vector from now on; see `checked` for its form and errors."""
+        self._control = checked(self.bound, self._model, vectors, self.path)
 
     @property
     def vocabulary_size(self) -> int:
@@ -326,18 +314,10 @@ class LlamaFile:
                 scales = ffi.new("float[]", [1.0])
                 lib.llama_set_adapters_lora(context, one, 1, scales)
             if self._control is not None:
-                self._add_control(context, self._control)
+                add_control(self.bound, context, self._control)
             yield context
         finally:
             lib.llama_free(context)
-
-    def _add_control(self, context: Any, vectors: Floats) -> None:
-        ffi, lib = self.bound.ffi, self.bound.lib
-        layers, width = vectors.shape
-        data = ffi.cast("float *", ffi.from_buffer(vectors))
-        status = lib.llama_set_adapter_cvec(context, data, vectors.size, width, 1, layers)
-        if status:
-            raise ModelError(f"llama.cpp does not take the control vector: status {status}.")
 
 
 class _Batch:
