@@ -174,3 +174,43 @@ def test_a_probe_tells_apart_what_a_line_tells_apart() -> None:
     assert probe_accuracy(first, second + 10 * np.eye(8)[0]) == 1.0
     assert np.isnan(probe_accuracy(first[:1], second))
     assert probe_accuracy(np.ones((5, 3)), np.ones((5, 3))) <= 0.5
+
+
+def test_what_fails_for_the_report_ends_no_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = session_of(tmp_path)
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("no memory left")
+
+    monkeypatch.setattr(module, "edit_sizes", full)
+    assert pipeline.search(session)
+    reporter = session.reporter
+    assert isinstance(reporter, Recorder)
+    told = reporter.notices("warning")
+    assert [text for text in told if text.startswith("The report will lack replies")]
+
+
+def test_an_interruption_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = session_of(tmp_path)
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "edit_sizes", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.search(session)
+
+
+def test_long_replies_of_the_searchs_length_replace_none(tmp_path: Path) -> None:
+    session = session_of(tmp_path, max_response_length=24)
+    trial = pipeline.search(session)[0]
+    before = read_shown(session.folder)
+    pipeline.export_trial(session, trial, tmp_path / "saved", "merge", named="org/repo")
+    after = read_shown(session.folder)
+    assert before is not None
+    assert after is not None
+    assert after.replies == before.replies
+    assert after.exports[0].folder == "org/repo"
+    assert str(trial.number) in after.sizes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from heretic.records.volume import hypervolume
 from heretic.report.page import figures, html, words
 from heretic.report.page.charts import figures_of, figures_of_runs
 from heretic.report.page.pictures import write_pictures
-from heretic.report.page.run import RunData, read_run
+from heretic.report.page.run import RunData, read_run, told_apart
 from heretic.runs.events import EventsFile
 from heretic.runs.folder import RunFolder
 
@@ -65,7 +66,10 @@ def test_the_page_has_every_section_and_figure(path: Path) -> None:
     ids = {attributes.get("id") for _, attributes in found}
     assert ids >= {"run", "front", "saved", "layers", "geometry", "replies", "settings", "versions"}
     names = [figure.name for figure in figures_of(read_run(path))]
-    assert {"front", "growth", "sizes", "separation", "cosines", "norms"} <= set(names)
+    assert set(names) >= {
+        *("front", "growth", "growth-time", "map-mlp.down_proj", "sizes"),
+        *("separation", "cosines", "norms", "time"),
+    }
     assert ids >= {f"figure-{name}" for name in names}
     assert len(page) < 5e6
 
@@ -105,7 +109,9 @@ def test_a_shared_page_has_no_prompt_reply_path_or_name(path: Path) -> None:
     page = html.page_of_run(read_run(path), share=True)
     for text in ("somebody", "a plain one", "Sure.", "No. ", "system_prompt", str(path)):
         assert text not in "".join(read(page).text), text
-    assert "/home/somebody" not in page
+    assert "somebody" not in page
+    for figure in figures_of(read_run(path)):
+        assert "somebody" not in json.dumps(figure.spec)
 
 
 def test_a_run_of_an_earlier_release_names_what_is_missing() -> None:
@@ -153,6 +159,7 @@ def test_the_front_holds_what_the_run_says(path: Path) -> None:
     on_front = [row for row in rows if row["role"] in ("front", "chosen")]
     assert len(on_front) == len(run.front)
     assert [row["role"] for row in rows].count("chosen") == 1
+    assert sum(row["on_front"] for row in rows) == len(run.front)
     assert {row["x"] for row in on_front} == {
         score.value for trial in run.front if (score := trial.score(data.x_name)) is not None
     }
@@ -207,7 +214,11 @@ def test_the_command_makes_the_run_again(path: Path) -> None:
 def test_runs_are_compared(path: Path, tmp_path: Path) -> None:
     other = run_case.make_run(tmp_path / "other")
     runs = [read_run(path), read_run(other.path)]
-    assert [figure.name for figure in figures_of_runs(runs)] == ["fronts", "growth"]
+    assert [figure.name for figure in figures_of_runs(runs)] == [
+        "fronts",
+        "growth",
+        "growth-time",
+    ]
     text = "".join(read(html.page_of_runs(runs)).text)
     assert "2 runs compared" in text
     assert "other" in text
@@ -242,12 +253,14 @@ def test_a_page_needs_no_torch(path: Path, tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
 
 
 def test_events_of_a_discarded_run_do_not_count(path: Path) -> None:
     folder = RunFolder(path)
     old = {"at": "2020-01-01T00:00:00+00:00"}
     lines = [{**old, "event": "CommandStarted"}, {**old, "event": "CommandEnded"}]
+    folder.events_path.unlink()
     folder.events_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     file = EventsFile(folder.events_path)
     file.write("CommandStarted", {})
@@ -276,3 +289,58 @@ def test_the_library_of_the_page_is_made_once(
 
 def _below_the_date(path: Path) -> str:
     return html.page_of_run(read_run(path)).partition("<main>")[2]
+
+
+def test_a_saved_trial_that_fell_off_the_front_is_not_part_of_it(path: Path) -> None:
+    run = read_run(path)
+    gone = run.front[0].number
+    later = replace(run, front=run.front[1:], chosen=gone)
+    rows = figures.front_rows(replace(later, trials=run.trials))
+    [chosen] = [row for row in rows if row["role"] == "chosen"]
+    assert chosen["label"].startswith(f"trial {gone}")
+
+
+@pytest.mark.parametrize(
+    ("title", "shown"),
+    [
+        ("Loading prompts", "Loading prompts"),
+        ("Loading my model", "Loading ..."),
+        ("Saving to /home/me/x", "Saving ..."),
+        ("Scoring org/name", "Scoring ..."),
+        ("Scoring the original model", "Scoring the original model"),
+        ("Scoring the chosen trial on replies of up to 256 tokens",) * 2,
+        ("Scoring 3 trials on 50 replies of up to 256 tokens",) * 2,
+        ("Comparing a with b", "Comparing ..."),
+    ],
+)
+def test_stages_are_told_without_names(path: Path, title: str, shown: str) -> None:
+    started = {"at": "2026-01-01T00:00:00+00:00", "event": "StageStarted", "title": title}
+    ended = {"at": "2026-01-01T00:00:02+00:00", "event": "StageFinished"}
+    run = replace(read_run(path), events=(started, ended))
+    assert figures.time_rows(run) == [{"stage": shown, "seconds": 2.0, "times": 1}]
+
+
+def test_runs_of_one_name_are_told_apart(path: Path, tmp_path: Path) -> None:
+    shutil.copytree(path, tmp_path / "copy" / path.name)
+    runs = told_apart([read_run(path), read_run(tmp_path / "copy" / path.name)])
+    assert len({row["run"] for row in figures.growth_rows(runs)}) == 2
+
+
+def test_runs_with_other_objectives_share_no_figure(path: Path) -> None:
+    run = read_run(path)
+    trials = tuple(
+        replace(trial, scores=tuple(replace(one, name=f"{one.name}_2") for one in trial.scores))
+        for trial in run.trials
+    )
+    other = replace(run, trials=trials)
+    assert figures_of_runs([run, other]) == []
+    assert "no figure compares them" in html.page_of_runs([run, other])
+
+
+def test_a_large_map_keeps_what_is_proposed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "MOST_ROWS", 2)
+    run = read_run(path)
+    assert len(run.front) > 2
+    kept = [trial.number for trial in figures.mapped(run)]
+    assert set(kept) >= set(run.proposed)
+    assert len(kept) == max(2, len(run.proposed))

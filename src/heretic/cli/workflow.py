@@ -131,7 +131,7 @@ def actions_of(session: Session, display: Display) -> Actions:
         full = export.check_upload(repo_id)
         with export.temporary() as folder:
             try:
-                pipeline.export_trial(session, trial, folder, strategy)
+                pipeline.export_trial(session, trial, folder, strategy, named=full)
             except AuditError as error:
                 raise _not_uploaded(error, export.keep(folder)) from error
             url = export.upload(folder, full, private=private, reporter=session.reporter)

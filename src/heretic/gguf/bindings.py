@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from heretic.errors import ExportError
+from heretic.errors import ExportError, ModelError
 from heretic.gguf.older_libc import usable_copy
 from heretic.system.machine import usable_cores
 from heretic.system.optional import require
@@ -130,3 +130,18 @@ def _listen(ffi: Any, lib: Any) -> None:
 
 _held: list[Any] = []
 """Callbacks that C may call: cffi frees what nobody holds."""
+
+
+def not_loaded(path: Path, told: Sequence[str]) -> ModelError:
+    """The error for a file that does not load, after what llama.cpp told."""
+    reason = next((line for line in told if "error" in line), told[-1] if told else "no reason")
+    return ModelError(
+        f"llama.cpp cannot load {path}: {reason.rstrip('.')}.",
+        remedy="Its package llama-cpp-py-sync may be older than the architecture.",
+    )
+
+
+def failed(path: Path, told: Sequence[str]) -> ModelError:
+    """The error for a model that does not run, after what llama.cpp told."""
+    reason = told[-1].rstrip(".") if told else "no reason"
+    return ModelError(f"llama.cpp cannot run {path}: {reason}.", remedy="Check the free memory.")

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from heretic.errors import ModelError
-from heretic.gguf.bindings import bindings, errors_told, threads
+from heretic.gguf.bindings import bindings, errors_told, failed, not_loaded, threads
 from heretic.gguf.control import add_control, checked
 
 Floats = npt.NDArray[np.float32]
@@ -59,12 +59,12 @@ class LlamaFile:
             parameters.vocab_only = vocabulary_only
             self._model = lib.llama_model_load_from_file(os.fsencode(path), parameters)
             if self._model == ffi.NULL:
-                raise _not_loaded(path, told)
+                raise not_loaded(path, told)
             if adapter is not None:
                 self._adapter = lib.llama_adapter_lora_init(self._model, os.fsencode(adapter))
                 if self._adapter == ffi.NULL:
                     self.close()
-                    raise _not_loaded(adapter, told)
+                    raise not_loaded(adapter, told)
         self._vocabulary = lib.llama_model_get_vocab(self._model)
 
     def __enter__(self) -> Self:
@@ -307,7 +307,7 @@ class LlamaFile:
         with errors_told() as told:
             context = lib.llama_init_from_model(self._model, parameters)
             if context == ffi.NULL:
-                raise _failed(self.path, told)
+                raise failed(self.path, told)
         try:
             if self._adapter is not None:
                 one = ffi.new("struct llama_adapter_lora *[]", [self._adapter])
@@ -354,7 +354,7 @@ class _Batch:
             with errors_told() as told:
                 status = lib.llama_decode(self._context, batch)
                 if status != 0:
-                    raise _failed(self._path, told or [f"llama_decode returned {status}"])
+                    raise failed(self._path, told or [f"llama_decode returned {status}"])
         finally:
             lib.llama_batch_free(batch)
         rows = [index for index, token in enumerate(tokens) if token[3]]
@@ -438,16 +438,3 @@ class _Decoding:
         sequence, _ = self._live.pop(row)
         self._lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
         self._free.append(sequence)
-
-
-def _not_loaded(path: Path, told: Sequence[str]) -> ModelError:
-    reason = next((line for line in told if "error" in line), told[-1] if told else "no reason")
-    return ModelError(
-        f"llama.cpp cannot load {path}: {reason.rstrip('.')}.",
-        remedy="Its package llama-cpp-py-sync may be older than the architecture.",
-    )
-
-
-def _failed(path: Path, told: Sequence[str]) -> ModelError:
-    reason = told[-1].rstrip(".") if told else "no reason"
-    return ModelError(f"llama.cpp cannot run {path}: {reason}.", remedy="Check the free memory.")

@@ -46,11 +46,13 @@ def export_trial(
     strategy: str,
     *,
     most_long: int | None = None,
+    named: str | None = None,
 ) -> Exported:
     """Score a trial on long replies and held-out prompts, save it, and score the saved files.
 
     Args:
         most_long: Number of prompts of each set that get long replies; by default all.
+        named: What the report calls the place, by default `destination`.
 
     Raises:
         ExportError: The trial cannot be saved, or the saved model does not score as in the search.
@@ -83,7 +85,7 @@ def export_trial(
         measure_packed=packed_anew(evaluator, request, prompts, strategy),
     )
     scores = request.verified or (), request.held_out, request.long_replies
-    keep_export(session, trial, (destination, strategy), scores, replies.sets)
+    keep_export(session, trial, (named or str(destination), strategy), scores, replies.sets)
     audit_export(folder, session.model, reporter)
     return Exported(
         *scores,

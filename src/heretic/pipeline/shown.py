@@ -6,19 +6,20 @@ are measured of the few trials that the front proposes, when a search ends.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from heretic.engine.opening import open_engine
-from heretic.errors import HereticError, ModelError, RunError
+from heretic.errors import HereticError, ModelError, is_of_interruption
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
 from heretic.method.edits import OutputEdit
 from heretic.model.core import Model
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from heretic.export import HeldOut, LongReplies
     from heretic.pipeline.run import Session
 
+_log = logging.getLogger(__name__)
+
 SAMPLE = 100
 """Prompts of each set whose residuals the geometry is computed from, the first ones."""
 
@@ -54,7 +57,10 @@ SAMPLE_BYTES = 256 * 2**20
 """Of kept residuals; models with many wide layers get fewer prompts."""
 
 REPLIED = {"bad": 100, "good": 20}
-"""Evaluation prompts of each set whose whole replies are kept, the first ones."""
+"""Evaluation prompts of each set whose replies are kept, the first ones."""
+
+LEAST_REPLIED = 20
+"""The same of other sets."""
 
 
 # --- geometry ------------------------------------------------------------------------------
@@ -64,19 +70,20 @@ class ResidualSample:
     """Keeps the residuals of the first good and bad prompts while directions are computed."""
 
     def __init__(self, prompts: PromptSets) -> None:
-        self._wanted = {
-            name: {id(prompt) for prompt in rows[:SAMPLE]}
-            for name, rows in (("good", prompts.good), ("bad", prompts.bad))
+        sets = (("good", prompts.good), ("bad", prompts.bad))
+        self._places = {
+            name: {id(prompt): place for place, prompt in enumerate(rows[:SAMPLE])}
+            for name, rows in sets
         }
         self.of_directions: tuple[float, ...] = ()
-        self._kept: dict[str, list[Tensor]] = {name: [] for name in self._wanted}
+        self._kept: dict[str, list[Tensor]] = {name: [] for name in self._places}
 
     def residuals(self, name: str, prompts: Prompts, residuals: Tensor) -> None:
         """Take the residuals of some prompts, float32 [prompts, layers + 1, hidden]."""
-        wanted = self._wanted.get(name, set())
-        most = SAMPLE_BYTES // 2 // max(1, residuals[0].numel() * residuals.element_size())
-        room = max(2, most) - sum(map(len, self._kept.get(name, [])))
-        rows = [row for row, prompt in enumerate(prompts) if id(prompt) in wanted][: max(0, room)]
+        bytes_each = max(1, residuals[0].numel() * residuals.element_size())
+        most = max(2, SAMPLE_BYTES // 2 // bytes_each)
+        places = self._places.get(name, {})
+        rows = [i for i, prompt in enumerate(prompts) if places.get(id(prompt), most) < most]
         if rows:
             self._kept[name].append(residuals[rows].cpu())
 
@@ -90,8 +97,30 @@ class ResidualSample:
         return (torch.cat(good), torch.cat(bad)) if good and bad else None
 
 
+@contextmanager
+def _only_warned(what: str, reporter: Reporter) -> Iterator[None]:
+    """Whatever fails here costs a part of the report, never the search or an export."""
+    try:
+        yield
+    except Exception as error:
+        if is_of_interruption(error):
+            raise
+        _log.warning("The report lacks %s", what, exc_info=True)
+        told = error.message if isinstance(error, HereticError) else type(error).__name__
+        reporter.emit(Notice(f"The report will lack {what}: {told}.", "warning"))
+
+
 def keep_geometry(folder: RunFolder, sample: ResidualSample, reporter: Reporter) -> None:
-    """Compute the geometry of a sample of residuals, and keep it in a run folder."""
+    """Compute the geometry of a sample of residuals, and keep it in a run folder.
+
+    The lengths of directions are kept first. A failure is only a warning.
+    """
+    with _only_warned("lengths and geometry", reporter):
+        write_shown(folder, Shown(lengths=sample.of_directions))
+        _keep_geometry(folder, sample, reporter)
+
+
+def _keep_geometry(folder: RunFolder, sample: ResidualSample, reporter: Reporter) -> None:
     from heretic.report.geometry import residual_geometry
 
     sets = sample.sets()
@@ -121,21 +150,23 @@ def keep_proposed(session: Session) -> None:
     """
     front = session.study.front
     trials = [front[row] for row in sorted(set(named_rows(front).values()))]
-    try:
-        shown = read_shown(session.folder) or Shown()
-        if not trials or set(shown.sizes) == {str(trial.number) for trial in trials}:
-            return
-        session.reporter.emit(StageStarted("Replies of the proposed trials, for the report"))
-        replies = _whole_replies(session, trials) if session.settings.keep_replies else ()
-        sizes = {
-            str(trial.number): edit_sizes(session.model, trial.plan, session.directions)
-            for trial in trials
-        }
-        write_shown(session.folder, replace(shown.with_replies(replies), sizes=sizes))
-        session.reporter.emit(StageFinished())
-    except HereticError as error:
-        told = f"The report will lack replies of the proposed trials: {error}"
-        session.reporter.emit(Notice(told, "warning"))
+    if trials:
+        with _only_warned("replies of the proposed trials", session.reporter):
+            _keep_proposed(session, trials)
+
+
+def _keep_proposed(session: Session, trials: Sequence[Trial]) -> None:
+    shown = read_shown(session.folder) or Shown()
+    if set(shown.sizes) >= {str(trial.number) for trial in trials}:
+        return
+    session.reporter.emit(StageStarted("Replies of the proposed trials, for the report"))
+    replies = _whole_replies(session, trials) if session.settings.keep_replies else ()
+    saved = {str(one.trial) for one in shown.exports}
+    sizes = {number: found for number, found in shown.sizes.items() if number in saved}
+    for trial in trials:
+        sizes[str(trial.number)] = edit_sizes(session.model, trial.plan, session.directions)
+    write_shown(session.folder, replace(shown.with_replies(replies), sizes=sizes))
+    session.reporter.emit(StageFinished())
 
 
 def _whole_replies(session: Session, trials: Sequence[Trial]) -> list[ReplySet]:
@@ -238,25 +269,29 @@ class LongReplySets:
     def __call__(self, tokens: int, before: Outputs, after: Outputs) -> None:
         """Take the outputs of the original and of the trial on the same prompts."""
         judged = detector_version(self._session.evaluator.scorers) is not None
+        if tokens <= self._session.settings.max_response_length:
+            return  # whole replies of that length are kept of all proposed trials
         for name in sorted(set(before.responses) & set(after.responses)):
+            most = REPLIED.get(name, LEAST_REPLIED)
             texts = {
-                ORIGINAL: list(before.responses[name]),
-                str(self._trial.number): list(after.responses[name]),
+                ORIGINAL: list(before.responses[name])[:most],
+                str(self._trial.number): list(after.responses[name])[:most],
             }
-            self.sets.append(_reply_set(name, tokens, before.prompts[name], texts, judged))
+            asked = before.prompts[name][:most]
+            self.sets.append(_reply_set(name, tokens, asked, texts, judged))
 
 
 def keep_export(
     session: Session,
     trial: Trial,
-    place: tuple[Path, str],
+    place: tuple[str, str],
     scores: tuple[tuple[Score, ...], HeldOut | None, LongReplies | None],
     replies: Sequence[ReplySet],
 ) -> None:
     """Keep the scores of a saved trial, and its long replies; a failure is only a warning.
 
     Args:
-        place: Folder and strategy of the export.
+        place: Folder or repository, and strategy of the export.
         scores: From disk, on held-out prompts, on long replies.
     """
     saved, held_out, long = scores
@@ -268,16 +303,18 @@ def keep_export(
         trial=trial.number,
         at=datetime.now(UTC).isoformat(timespec="seconds"),
         strategy=place[1],
-        folder=str(place[0]),
+        folder=place[0],
         rows=rows,
         long={} if long is None else {ORIGINAL: long.before, "edited": long.after},
         tokens=None if long is None else long.tokens,
         compared=max(1, session.study.completed),
     )
-    try:
+    with _only_warned("this export", session.reporter):
         shown = read_shown(session.folder) or Shown()
         if session.settings.keep_replies:
             shown = shown.with_replies(replies)
-        write_shown(session.folder, replace(shown, exports=(*shown.exports, found)))
-    except RunError as error:
-        session.reporter.emit(Notice(f"The report will lack this export: {error}", "warning"))
+        sizes = dict(shown.sizes)
+        if str(trial.number) not in sizes and session.model.is_original:
+            sizes[str(trial.number)] = edit_sizes(session.model, trial.plan, session.directions)
+        exports = (*shown.exports, found)
+        write_shown(session.folder, replace(shown, exports=exports, sizes=sizes))

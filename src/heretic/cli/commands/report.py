@@ -45,7 +45,7 @@ def command(
     finished. The page is one file that asks nothing of the network.
     """
     from heretic.errors import SettingsError
-    from heretic.report.page.run import read_run
+    from heretic.report.page.run import read_run, told_apart
     from heretic.system.display import safe
     from heretic.system.files import write_atomic
     from heretic.system.optional import require
@@ -60,7 +60,7 @@ def command(
         raise SettingsError(
             "--share is for the page of one run.", remedy="Give one run, or leave out --share."
         )
-    found = [read_run(options.run_path(run)) for run in dict.fromkeys(runs)]
+    found = told_apart([read_run(options.run_path(run)) for run in dict.fromkeys(runs)])
     several = len(found) > 1
     text = html.page_of_runs(found) if several else html.page_of_run(found[0], share=share)
     path = output or (Path(PAGE) if several else found[0].path / PAGE)

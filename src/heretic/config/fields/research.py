@@ -14,8 +14,8 @@ class ResearchFields(FieldGroup):
     keep_replies: bool = setting(
         True,
         "Research",
-        "Keep prompts and whole replies of the proposed trials in the run folder, for `heretic "
-        "report`. If false, the report has neither.",
+        "Keep prompts and whole replies of the proposed trials in the run's report.json, for "
+        "`heretic report`. If false, the report has neither.",
         scores=False,
     )
     print_residual_geometry: bool = setting(

@@ -119,7 +119,7 @@ def _front(run: RunData) -> Figure | None:
     )
     y = alt.Y("y:Q", title=_objective(data.y_name))
     base = alt.Chart(_data(rows)).encode(x=x, y=y)
-    on_front = base.transform_filter("datum.role == 'front' || datum.role == 'chosen'")
+    on_front = base.transform_filter("datum.on_front")
     roles = alt.Color(
         "role:N",
         title=None,
@@ -146,29 +146,35 @@ def _front(run: RunData) -> Figure | None:
     )
     names = base.transform_filter("datum.names != ''").mark_text(align="left", dx=7, dy=-8)
     layers = [line, points, names.encode(text="names:N")]
-    if any("y_low" in row for row in rows if row["role"] in ("front", "chosen")):
+    if any("y_low" in row for row in rows if row["on_front"]):
         layers.insert(0, spans)
     chart = alt.layer(*layers)
     hidden = f" Not shown, far to the right: {data.hidden}." if data.hidden else ""
     return Figure(
         "front",
         "Trials",
-        f"Each point is a trial: {data.x_name} to the right, {data.y_name} upward, less is better. "
+        f"Each point is a trial: {data.x_name} to the right ({_better(run, data.x_name)}), "
+        f"{data.y_name} upward ({_better(run, data.y_name)}). "
         "No trial is better in both than one on the front. Bars are 95% intervals, with the "
         f"prompts as a random sample.{hidden}",
         _spec(chart, 340),
     )
 
 
+def _better(run: RunData, name: str) -> str:
+    wanted = {score.name: score.optimization for score in run.front[0].scores} if run.front else {}
+    return "more is better" if wanted.get(name) == "maximize" else "less is better"
+
+
 def _fronts(runs: Sequence[RunData]) -> Figure | None:
     rows = [
-        {**row, "run": run.path.name}
+        {**row, "run": run.name}
         for run in runs
         for row in figures.front_rows(run)
-        if row["role"] in ("front", "chosen")
+        if row["on_front"]
     ]
     data = next((found for run in runs if (found := figures.front_of(run)) is not None), None)
-    if not rows or data is None:
+    if not rows or data is None or len(set(map(figures.objective_names, runs))) > 1:
         return None
     base = alt.Chart(_data(rows)).encode(
         x=alt.X("x:Q", title=_objective(data.x_name)),
@@ -207,7 +213,7 @@ def _growth(runs: Sequence[RunData]) -> list[Figure]:
     found = []
     for name, data, x, title in (
         ("growth", rows, "trials", "complete trials"),
-        ("growth-time", timed, "minutes", "minutes of work, loading included"),
+        ("growth-time", timed, "minutes", "minutes of commands, menus included"),
     ):
         if len(data) < 2:
             continue
@@ -255,11 +261,13 @@ def _maps(run: RunData) -> list[Figure]:
                 ],
             )
         )
+        left_out = len(run.front) - len(figures.mapped(run))
+        more = f" Not shown: {left_out} trials of the front." if left_out else ""
         found.append(
             Figure(
                 f"map-{component}",
                 f"Trials over layers: {component}",
-                f"Rows are trials of the front, columns are layers; colour is the {value}.",
+                f"Rows are trials of the front, columns are layers; colour is the {value}.{more}",
                 _spec(chart, max(80, ROW_HEIGHT * len(trials))),
             )
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -34,8 +35,8 @@ def front_of(run: RunData) -> FrontData | None:
 def front_rows(run: RunData) -> list[Row]:
     """The trials that the picture of the front holds, the original, and intervals.
 
-    Each has `x`, `y`, `role` (front, other, chosen, original), `label`, and `x_low`, `x_high`,
-    `y_low`, `y_high` where intervals are known.
+    Each has `x`, `y`, `role` (front, other trial, chosen, original), `on_front`, `label`, and
+    `x_low`, `x_high`, `y_low`, `y_high` where intervals are known.
     """
     data = front_of(run)
     if data is None:
@@ -53,6 +54,7 @@ def front_rows(run: RunData) -> list[Row]:
                     "x": point.x,
                     "y": point.y,
                     "role": named,
+                    "on_front": role == "front",
                     "label": run.label(point.trial),
                     "names": ", ".join(run.proposed.get(point.trial, [])),
                     "scores": _told(trial.scores),
@@ -66,6 +68,7 @@ def front_rows(run: RunData) -> list[Row]:
                 "x": data.original.x,
                 "y": data.original.y,
                 "role": "original",
+                "on_front": False,
                 "label": "original model",
                 "names": "original",
                 "scores": _told(run.baseline),
@@ -97,14 +100,20 @@ def growth_rows(runs: Sequence[RunData]) -> list[Row]:
     """
     seen = {id(run): _seen(run) for run in runs}
     points = [trial.objectives() for trials in seen.values() for trial in trials]
-    lengths = {len(point) for point in points}
-    if len(lengths) != 1 or not min(lengths):
+    if len({objective_names(run) for run in runs}) != 1 or not points or not points[0]:
         return []
     columns = list(zip(*points, strict=True))
     best = tuple(map(min, columns))
     worst = tuple(max(one) + MARGIN * ((max(one) - min(one)) or 1.0) for one in columns)
     whole = hypervolume([best], worst)
     return [row for run in runs for row in _growth(run, seen[id(run)], worst, whole)]
+
+
+def objective_names(run: RunData) -> tuple[str, ...]:
+    """Names of the scores that the search optimises; runs with others cannot be compared."""
+    trials = _seen(run)
+    scores = trials[0].scores if trials else run.baseline
+    return tuple(score.name for score in scores if score.optimization != "none")
 
 
 def _seen(run: RunData) -> list[Trial]:
@@ -122,7 +131,7 @@ def _growth(run: RunData, trials: Sequence[Trial], worst: Point, whole: float) -
             kept = [other for other in kept if not dominates(point, other)] + [point]
             volume = hypervolume(kept, worst) / whole
         row: Row = {
-            "run": run.path.name,
+            "run": run.name,
             "trials": count,
             "trial": trial.number,
             "volume": volume,
@@ -149,6 +158,16 @@ def trial_times(events: Iterable[Event]) -> dict[int, float]:
     return found
 
 
+def mapped(run: RunData) -> list[Trial]:
+    """The trials of the front that the map has room for, with those that matter most."""
+    if len(run.front) <= MOST_ROWS:
+        return list(run.front)
+    named = [trial for trial in run.front if trial.number in run.proposed]
+    others = [trial for trial in run.front if trial.number not in run.proposed]
+    kept = {trial.number for trial in [*named, *others[: MOST_ROWS - len(named)]]}
+    return [trial for trial in run.front if trial.number in kept]
+
+
 def map_rows(run: RunData) -> tuple[str, list[Row]]:
     """Trials over layers: what a value is, and rows with `trial`, `layer`, `component`, `value`.
 
@@ -165,7 +184,7 @@ def map_rows(run: RunData) -> tuple[str, list[Row]]:
             "component": component,
             "value": max(trial.plan.ablation_weights(component, layer), key=abs, default=0.0),
         }
-        for trial in run.front[:MOST_ROWS]
+        for trial in mapped(run)
         for component, _ in trial.plan.kernels
         for layer in range(layers)
     ]
@@ -191,7 +210,7 @@ def time_rows(run: RunData) -> list[Row]:
     """Seconds by stage, the longest first: `stage`, `seconds`, `times` (how often it ran)."""
     sums: dict[str, list[float]] = {}
     for stage in stage_times(run.events):
-        sums.setdefault(stage.title, []).append(stage.seconds)
+        sums.setdefault(_without_name(stage.title), []).append(stage.seconds)
     rows: list[Row] = [
         {"stage": title, "seconds": sum(times), "times": len(times)}
         for title, times in sums.items()
@@ -205,6 +224,20 @@ def time_rows(run: RunData) -> list[Row]:
         named = {"stage": f"{len(rest)} shorter stages", "seconds": total, "times": count}
         rows = [*rows[:MOST_STAGES], named]
     return rows
+
+
+_NAMES_SOMETHING = re.compile(
+    r"(Loading|Saving to|Uploading to|Scoring|Comparing|Converting|Benchmark) "
+    r"(?!prompts$|the (?:original model|chosen trial|plan)\b|in (?:full precision|llama\.cpp)|"
+    r"with |\d+ trials )"
+)
+"""Stages whose titles go on with a path, a Hub id or another name."""
+
+
+def _without_name(title: str) -> str:
+    """A stage's title without the path or the name that it is about: these tell users' names."""
+    found = _NAMES_SOMETHING.match(title)
+    return title if found is None else f"{found[1].removesuffix(' to')} ..."
 
 
 SEPARATION = {"probe": "linear probe", "silhouette": "silhouette"}

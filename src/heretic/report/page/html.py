@@ -18,6 +18,7 @@ from heretic import __version__
 from heretic.errors import HereticError
 from heretic.report.page import theme, words
 from heretic.report.page.charts import Figure, figures_of, figures_of_runs
+from heretic.report.page.figures import objective_names
 from heretic.report.page.run import RunData
 from heretic.system.display import safe
 from heretic.system.files import user_cache, write_atomic
@@ -95,10 +96,18 @@ def page_of_run(run: RunData, *, share: bool = False) -> str:
 def page_of_runs(runs: Sequence[RunData]) -> str:
     """The page that compares runs; it names their folders and shows no prompts."""
     figures = figures_of_runs(runs)
+    alike = len(set(map(objective_names, runs))) == 1
+    unlike = "The runs optimise different scores, so that no figure compares them."
     sections = [
-        Section("fronts", "The runs", tables=[("", words.compared(runs))], figures=figures),
+        Section(
+            "fronts",
+            "The runs",
+            "" if alike else unlike,
+            tables=[("", words.compared(runs))],
+            figures=figures,
+        ),
         *(
-            Section(f"run-{number}", run.path.name, facts=words.facts(run), notes=run.missing)
+            Section(f"run-{number}", run.name, facts=words.facts(run), notes=run.missing)
             for number, run in enumerate(runs)
         ),
     ]

@@ -39,9 +39,14 @@
     form.addEventListener("submit", (event) => event.preventDefault());
   };
 
+  window.addEventListener("beforeprint", () => {
+    document.querySelectorAll("details.exchange:not([hidden])").forEach((row) => { row.open = true; });
+  });
+
   document.querySelectorAll(".filter").forEach(filter);
   if (window.vegaEmbed) {
     draw();
     dark.addEventListener("change", draw);
+    printing.addEventListener("change", draw);
   }
 })();

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class RunData:
         chosen: Number of the trial that was saved last; None if none was.
         missing: What the page lacks, with the reason, a sentence each.
         proposed: Numbers of the trials that the front proposes, each with its names.
+        renamed: What the run is called beside others of its name.
     """
 
     path: Path
@@ -47,6 +49,12 @@ class RunData:
     chosen: int | None
     missing: tuple[str, ...] = field(default=())
     proposed: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    renamed: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its folder's name, after another's where runs that are compared share it."""
+        return self.renamed or self.path.name
 
     @property
     def baseline(self) -> tuple[Score, ...]:
@@ -123,3 +131,12 @@ def _of_this_run(events: list[dict[str, Any]], manifest: RunManifest) -> tuple[E
     before = [number for number in starts if datetime.fromisoformat(events[number]["at"]) <= begun]
     first = before[-1] if before else (starts[0] if starts else 0)
     return tuple(events[first:])
+
+
+def told_apart(runs: Sequence[RunData]) -> list[RunData]:
+    """The same runs, each with a name of its own: a number follows names that are shared."""
+    counts = Counter(run.path.name for run in runs)
+    return [
+        replace(run, renamed=f"{run.path.name} ({number})") if counts[run.path.name] > 1 else run
+        for number, run in enumerate(runs, start=1)
+    ]

@@ -109,7 +109,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
         ("search", str(found.get("search", ""))),
         ("seed", str(run.manifest.seed)),
         ("begun", run.manifest.created.replace("T", " ").replace("+00:00", " UTC")),
-        ("worked for", "" if seconds is None else duration(seconds)),
+        ("commands ran for", "" if seconds is None else duration(seconds)),
         ("device", f"{found.get('device', '')}, {found.get('dtype', '')}".strip(", ")),
         ("layers", str(found.get("layers", ""))),
         ("edited", ", ".join(map(str, found.get("components", [])))),
@@ -145,9 +145,7 @@ def _cells(names: Sequence[str], scores: Iterable[Score]) -> tuple[str, ...]:
 def compared(runs: Sequence[RunData]) -> Table:
     """The proposed trials of several runs."""
     names = list(dict.fromkeys(score.name for run in runs for score in run.baseline))
-    rows = [
-        (run.path.name, label, *cells) for run in runs for label, *cells in _rows_by(names, run)
-    ]
+    rows = [(run.name, label, *cells) for run in runs for label, *cells in _rows_by(names, run)]
     return Table(("run", "model", *names), tuple(rows))
 
 
