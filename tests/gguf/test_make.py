@@ -92,7 +92,7 @@ class TestWithAnOriginal:
         question = found["prompts"][0]
         monkeypatch.setattr("sys.stdin", io.StringIO(f"{question}\n"))
         assert run(["chat", "edited-f16.gguf"]) == 0
-        [before, after] = capfd.readouterr().out.split("edited:", 1)
+        [before, after] = capfd.readouterr().out.split("model:", 1)
         assert "/help for help" in before
         expected = found["files"][0]["replies"][0].split()
         assert after.split()[: len(expected) - 1] == expected[:-1]
