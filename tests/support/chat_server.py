@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Event, Thread
+from http.server import BaseHTTPRequestHandler
+from threading import Event
 from typing import Any
+
+from tests.support.loopback import running
 
 STREAM = "text/event-stream"
 
@@ -135,15 +137,5 @@ def serve_chats(**state: Any) -> Iterator[ChatServer]:
     """Run the stand-in until the block ends."""
     found = ChatServer(**state)
     handler = type("BoundHandler", (_Handler,), {"state": found})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    found.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with running(found, handler):
         yield found
-    finally:
-        found.closing.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()

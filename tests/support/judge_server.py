@@ -10,10 +10,12 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Barrier, Event, Lock, Thread
+from http.server import BaseHTTPRequestHandler
+from threading import Barrier, Event, Lock
 from typing import Any
 from urllib.parse import quote, quote_plus
+
+from tests.support.loopback import running
 
 KEY = "key-of-the-tests"
 MODEL = "stand-in"
@@ -182,15 +184,5 @@ def serve(**state: Any) -> Iterator[Server]:
     """Run the stand-in until the block ends."""
     found = Server(**state)
     handler = type("BoundHandler", (Handler,), {"server_state": found})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    found.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with running(found, handler):
         yield found
-    finally:
-        found.closing.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()

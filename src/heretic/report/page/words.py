@@ -129,12 +129,7 @@ def duration(seconds: float) -> str:
 def proposals(run: RunData) -> Table:
     """The original and the trials that the front proposes, with intervals."""
     names = [score.name for score in run.baseline]
-    rows = [("original model", *_cells(names, run.baseline))]
-    for number in run.proposed:
-        trial = run.trial(number)
-        if trial is not None:
-            rows.append((run.label(number), *_cells(names, trial.scores)))
-    return Table(("", *names), tuple(rows))
+    return Table(("", *names), tuple(_rows_by(names, run)))
 
 
 def _cells(names: Sequence[str], scores: Iterable[Score]) -> tuple[str, ...]:
