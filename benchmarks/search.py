@@ -10,9 +10,10 @@ direction prompts, the peer 100 of them), with its own defaults beyond them; the
 start; of each front, the plans that a user would choose are measured on held-out prompts and at
 length (see `benchmarks/front_quality.py`).
 
-Every search that ends is kept in the data folder and not made again, so a campaign of hours can be
-stopped at any time. `--peer-seconds S` counts the peer's trials with S seconds each, for a journal
-that was made while the machine was busy. Writes tables (search.md) and pictures beside this file.
+Every search that ends is kept in the data folder and not made again, and ours go on where they were
+stopped, so a campaign of hours can be stopped at any time. `--peer-seconds S` counts the peer's
+trials with S seconds each, for a journal that was made while the machine was busy. Writes tables
+(search.md) and pictures beside this file.
 """
 
 from __future__ import annotations

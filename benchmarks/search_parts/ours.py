@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from benchmarks.peer.processes import failure, run_process, say
 from benchmarks.search_parts.peer import STARTUP_SHARE
@@ -18,6 +15,7 @@ from benchmarks.search_parts.records import LIMITS, Run, Seen
 
 import heretic
 from heretic.records import Trial
+from heretic.runs.events import EVENTS, STARTED, read_events, trial_times
 from heretic.runs.folder import RunFolder
 
 LONG = 200
@@ -42,15 +40,15 @@ def run_ours(
     new_tokens: int,
     work: Path,
 ) -> Run:
-    """One search, timed from the start of the command.
+    """One search; one that was stopped goes on where it was.
 
     Args:
         sets: Options of the prompt sets, with their values.
-        work: The run's folder is made here, anew.
+        work: The run's folder is made here, or found. The trials are timed by what its commands
+            worked, from their starts.
     """
     say(f"{search} on the model {model}, seed {seed}, {trials} trials")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    work.mkdir(parents=True, exist_ok=True)
     values = {
         **sets,
         "search": search,
@@ -65,12 +63,14 @@ def run_ours(
     }
     command = [sys.executable, "-m", "heretic", str(folder)]
     command += [f"--{name}={value}" for name, value in values.items()]
-    start = datetime.now(UTC)
     source = {"PYTHONPATH": str(Path(heretic.__file__).parents[1])}
     status, _, _ = run_process(command, work, source)
     if status != 0:
         raise failure("The search", work / "log")
-    return Run(model, search, seed, tuple(seen_trials(_folder(work), start)))
+    made = _folder(work)
+    commands = sum(row["event"] == STARTED for row in read_events(made / EVENTS))
+    note = "" if commands == 1 else f"in {commands} commands"
+    return Run(model, search, seed, tuple(seen_trials(made)), note=note)
 
 
 def with_quality(run: Run, work: Path, bad: Path, good: Path) -> Run:
@@ -86,33 +86,30 @@ def with_quality(run: Run, work: Path, bad: Path, good: Path) -> Run:
 
 
 def _folder(work: Path) -> Path:
-    [made] = (work / "runs").iterdir()
-    return made
+    """The one run in a folder; other settings than those it was begun with make another.
+
+    Raises:
+        SystemExit: There are several.
+    """
+    found = list((work / "runs").iterdir())
+    if len(found) != 1:
+        raise SystemExit(
+            f"{work / 'runs'} holds {len(found)} runs; keep one, or delete the folder."
+        )
+    return found[0]
 
 
 def seen_trials(
-    folder: Path, start: datetime, names: Sequence[str] = ("refusals", "keywords", "kl_divergence")
+    folder: Path, names: Sequence[str] = ("refusals", "keywords", "kl_divergence")
 ) -> list[Seen]:
     """The complete trials of a run folder, in the order of their ends.
 
     Args:
         names: Of the scores that count refusals, keywords, and the divergence.
     """
-    ends = dict(_ends(folder / "trials.journal"))
+    times = trial_times(read_events(folder / EVENTS))
     trials = [one for one in RunFolder(folder).read_trials() if one.state == "complete"]
-    return [_seen(one, (ends[one.number] - start).total_seconds(), names) for one in trials]
-
-
-def _ends(journal: Path) -> list[tuple[int, datetime]]:
-    """When each trial ended."""
-    rows: list[dict[str, Any]] = [
-        json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()
-    ]
-    return [
-        (row["trial_id"], datetime.fromisoformat(row["datetime_complete"]))
-        for row in rows
-        if row.get("datetime_complete") and "trial_id" in row
-    ]
+    return [_seen(one, times[one.number], names) for one in trials]
 
 
 def _seen(trial: Trial, at: float, names: Sequence[str]) -> Seen:

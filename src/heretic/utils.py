@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from heretic.cli.display.text import format_duration
 from heretic.config.tables import Datasets
 from heretic.records.plan import FittedKernel, LayerWeights
 from heretic.records.trial import Trial
+from heretic.system.display import format_duration
 
 if TYPE_CHECKING:
     from heretic.evaluator.evaluator import Evaluator

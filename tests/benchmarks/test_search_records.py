@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from benchmarks.search_parts.ours import seen_trials
 from benchmarks.search_parts.quality import Counts, Quality
 from benchmarks.search_parts.records import Run, Seen, read_runs
 from benchmarks.search_parts.report import report
+
+from heretic.runs.events import EVENTS, STARTED, EventsFile
+from heretic.runs.folder import RunFolder
 
 RUN = next(Path(__file__).parents[1].glob("data/earlier_run/checkpoints/*/"))
 COUNTS = Counts(refused=2, partly=1, broken=4)
@@ -22,16 +26,19 @@ TRIALS = (
 )
 
 
-def test_trials_are_timed_from_the_start_of_the_command() -> None:
+def test_trials_are_timed_by_the_work_of_the_commands(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(RUN, tmp_path / "run"))
+    events = EventsFile(folder / EVENTS, lambda: datetime(2026, 1, 1, tzinfo=UTC))
+    events.write(STARTED, {"since": 7.0})
+    for trial in RunFolder(folder).read_trials():
+        events.write("TrialFinished", {"trial": {"number": trial.number}})
     names = ("detector", "refusals", "kl_divergence")
-    seen = seen_trials(RUN, datetime(2020, 1, 1, tzinfo=UTC), names)
+    seen = seen_trials(folder, names)
     assert seen
-    times = [trial.at for trial in seen]
-    assert times == sorted(times)
-    assert all(trial.at > 0 and trial.kl_divergence > 0 for trial in seen)
+    assert all(trial.at == 7.0 and trial.kl_divergence > 0 for trial in seen)
     assert any(trial.keywords > 0 for trial in seen)
     with pytest.raises(KeyError, match="keywords"):
-        seen_trials(RUN, datetime(2020, 1, 1, tzinfo=UTC))
+        seen_trials(folder)
 
 
 def test_a_run_is_read_as_it_was_kept(tmp_path: Path) -> None:

@@ -21,13 +21,14 @@ from heretic.errors import ExportError
 from heretic.evaluator import Evaluator
 from heretic.export import check_export, check_place, save, verify
 from heretic.export import files as export_files
-from heretic.export.request import ExportOptions, ExportRequest, display_name
+from heretic.export.request import ExportOptions, ExportRequest
 from heretic.export.safetensors import checkpoint, stream
 from heretic.export.verify import agree, disagreements, reload
 from heretic.export.weights import estimated_bytes
 from heretic.model import Model
 from heretic.records import ATTENTION, MLP, Kernel, Plan, RowNormalization, Score
 from heretic.records.options import options_of
+from heretic.system.hub import display_name
 
 VARIANTS: tuple[RowNormalization, ...] = ("none", "pre", "full")
 

@@ -7,11 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.support import page_case, run_case
@@ -163,19 +161,6 @@ def test_the_front_holds_what_the_run_says(path: Path) -> None:
     assert {row["x"] for row in on_front} == {
         score.value for trial in run.front if (score := trial.score(data.x_name)) is not None
     }
-
-
-def test_times_leave_out_pauses() -> None:
-    events: list[Mapping[str, Any]] = [
-        {"at": "2026-01-01T00:00:00+00:00", "event": "CommandStarted", "since": 5.0},
-        {"at": "2026-01-01T00:00:10+00:00", "event": "TrialFinished", "trial": {"number": 0}},
-        {"at": "2026-01-01T00:00:12+00:00", "event": "CommandEnded"},
-        {"at": "2026-01-02T00:00:00+00:00", "event": "CommandStarted", "since": 1.0},
-        {"at": "2026-01-02T00:00:03+00:00", "event": "TrialFinished", "trial": {"number": 1}},
-    ]
-    assert figures.trial_times(events) == {0: 15.0, 1: 21.0}
-    assert figures.work_seconds(events) == 21.0
-    assert figures.work_seconds([]) is None
 
 
 def test_a_map_shows_weights_or_sizes(path: Path) -> None:

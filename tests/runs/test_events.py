@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support import search_case
@@ -21,7 +23,14 @@ from heretic.events import (
     TrialFinished,
 )
 from heretic.records import Trial
-from heretic.runs.events import EventsFile, read_events, recording_to, stage_times
+from heretic.runs.events import (
+    EventsFile,
+    read_events,
+    recording_to,
+    stage_times,
+    trial_times,
+    work_times,
+)
 from heretic.runs.folder import RunFolder
 
 BEGIN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -172,3 +181,16 @@ def test_a_discarded_run_keeps_its_events_as_its_log(tmp_path: Path) -> None:
     folder.events_path.write_text("x\n")
     folder.discard()
     assert folder.events_path.exists()
+
+
+def test_times_leave_out_pauses() -> None:
+    events: list[Mapping[str, Any]] = [
+        {"at": "2026-01-01T00:00:00+00:00", "event": "CommandStarted", "since": 5.0},
+        {"at": "2026-01-01T00:00:10+00:00", "event": "TrialFinished", "trial": {"number": 0}},
+        {"at": "2026-01-01T00:00:12+00:00", "event": "CommandEnded"},
+        {"at": "2026-01-02T00:00:00+00:00", "event": "CommandStarted", "since": 1.0},
+        {"at": "2026-01-02T00:00:03+00:00", "event": "TrialFinished", "trial": {"number": 1}},
+    ]
+    assert trial_times(events) == {0: 15.0, 1: 21.0}
+    assert work_times(events) == [5.0, 15.0, 17.0, 18.0, 21.0]
+    assert work_times([]) == []

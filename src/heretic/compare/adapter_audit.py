@@ -15,9 +15,9 @@ from heretic.compare.side import Side
 from heretic.errors import HereticError
 from heretic.export.documents.reproduction import Reproduction
 from heretic.export.files import read_json
-from heretic.export.request import display_name
 from heretic.records.plan import Plan
 from heretic.system.adapters import ADAPTER_CONFIG
+from heretic.system.hub import display_name
 
 NORM_ERROR = 1e-4
 """Largest relative error of a stored norm, which was computed in float32."""

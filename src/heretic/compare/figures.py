@@ -13,10 +13,9 @@ from heretic.export.documents.base_card import front_matter
 from heretic.export.documents.markdown import cell
 from heretic.export.documents.reproduction import Reproduction
 from heretic.export.files import CARD, PARAMETERS, REPRODUCTION
-from heretic.export.request import display_name
 from heretic.records.trial import Score
 from heretic.system.display import safe
-from heretic.system.hub import is_local, repository_of
+from heretic.system.hub import display_name, is_local, repository_of
 
 COLUMNS = ("base model", "this model")
 """Headings of the columns of a card's table of scores."""

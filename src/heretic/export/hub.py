@@ -25,9 +25,8 @@ from heretic.export.files import (
     relative_files,
     sums_text,
 )
-from heretic.export.request import display_name
 from heretic.system.adapters import ADAPTER_CONFIG
-from heretic.system.hub import is_local
+from heretic.system.hub import display_name, is_local
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

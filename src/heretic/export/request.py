@@ -12,8 +12,6 @@ from heretic.harness.results import PairedMetric
 from heretic.records.categories import CategoryTable
 from heretic.records.trial import Score, Trial
 from heretic.runs.manifest import RunManifest
-from heretic.system.files import expanded
-from heretic.system.hub import is_local
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -265,9 +263,3 @@ def check_strategy(strategy: str) -> Strategy:
         if strategy == known:
             return known  # type: ignore[no-any-return]
     raise ExportError(f"Unknown export strategy {strategy!r}.", remedy="Use 'merge' or 'adapter'.")
-
-
-def display_name(model: str) -> str:
-    """A name that may be published: a Hub id unchanged, or the last part of a local path."""
-    name = expanded(model).resolve().name if is_local(model) else model
-    return " ".join(name.split()) or "model"

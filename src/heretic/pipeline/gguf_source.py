@@ -16,9 +16,8 @@ from heretic.export.documents.places import found_again
 from heretic.export.documents.reproduction import Reproduction
 from heretic.export.files import REPRODUCTION
 from heretic.export.reproduce import restored_settings
-from heretic.export.request import display_name
 from heretic.system.adapters import find_adapter
-from heretic.system.hub import base_folder, is_local
+from heretic.system.hub import base_folder, display_name, is_local
 
 if TYPE_CHECKING:
     from heretic.pipeline.run import Session

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from heretic.config.settings import Settings
 from heretic.config.tables import Datasets, each_of
-from heretic.export.request import UsedPrompts, display_name
+from heretic.export.request import UsedPrompts
 from heretic.model.core import Model
 from heretic.prompts import EvaluationPrompts, Item, Prompt, PromptSets
 from heretic.records.trial import Trial
 from heretic.runs.folder import digest
 from heretic.scorers.registry import deciding_options, detector_version
+from heretic.system.hub import display_name
 from heretic.system.machine import hardware, versions
 
 if TYPE_CHECKING:

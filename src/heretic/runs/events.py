@@ -200,6 +200,26 @@ def stage_times(events: Sequence[Mapping[str, Any]]) -> list[StageTime]:
     return found
 
 
+def work_times(events: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Seconds for which commands had worked on the run at each line; pauses do not count."""
+    found: list[float] = []
+    done = began = last = 0.0
+    for number, row in enumerate(events):
+        at = _seconds(row)
+        if row["event"] == STARTED or number == 0:
+            done += last - began
+            began = at - _number(row.get("since"))
+        last = at
+        found.append(done + at - began)
+    return found
+
+
+def trial_times(events: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    """Seconds of work after which each trial had ended, by its number."""
+    ended = zip(events, work_times(events), strict=True)
+    return {int(row["trial"]["number"]): at for row, at in ended if row["event"] == "TrialFinished"}
+
+
 def _seconds(row: Mapping[str, Any]) -> float:
     return datetime.fromisoformat(row["at"]).timestamp()
 

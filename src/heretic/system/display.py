@@ -41,3 +41,13 @@ def json_text(value: Any, indent: int | None = None) -> str:
     """JSON with letters of all scripts; what `safe` replaces is escaped, so nothing is lost."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     return _UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], text)
+
+
+def format_duration(seconds: float) -> str:
+    """A duration as people say it: `7s`, `2m 5s`, `3h 20m`."""
+    whole = max(round(seconds), 0)
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h {minutes}m"
+    return f"{minutes}m {rest}s" if minutes else f"{rest}s"

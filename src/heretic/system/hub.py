@@ -60,6 +60,12 @@ def is_local(name: str) -> bool:
     )
 
 
+def display_name(model: str) -> str:
+    """A name that may be published: a Hub id unchanged, or the last part of a local path."""
+    name = expanded(model).resolve().name if is_local(model) else model
+    return " ".join(name.split()) or "model"
+
+
 def gguf_parts(name: str) -> tuple[str, str] | None:
     """Folder or Hub id, and file name, of a model that is a GGUF file; None for any other model.
 

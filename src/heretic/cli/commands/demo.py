@@ -127,7 +127,7 @@ def _what_next(
     session: Session, trial: Trial, destination: Path, console: Console, seconds: float
 ) -> None:
     from heretic.cli.display.next_steps import after_saving, next_steps
-    from heretic.cli.display.text import format_duration
+    from heretic.system.display import format_duration
 
     index = session.study.front.index(trial)
     run = session.folder.path

@@ -10,7 +10,7 @@ import click
 
 from heretic.cli.options import SettingsOptions
 from heretic.system.display import json_text, safe
-from heretic.system.hub import is_local
+from heretic.system.hub import display_name
 
 if TYPE_CHECKING:
     from heretic.runs.listing import RunSummary
@@ -77,7 +77,7 @@ def _print(runs: Sequence[RunSummary]) -> None:
         used = run.updated.replace("T", " ")[:16]
         counts = (count_of(run.completed, run.n_trials), str(run.failed), str(run.front))
         figures = _row(known.get(run.path, "-"), run.state, *counts, used)
-        model = Path(run.model).name if is_local(run.model) else run.model
+        model = display_name(run.model)
         shown = f"  {clip_middle(model, left)}" if beside else ""
         console.print(Text(f"{figures}{shown}"), soft_wrap=True)
         if not beside:

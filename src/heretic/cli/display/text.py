@@ -151,13 +151,3 @@ def _accelerator_bytes() -> int:
     if cuda is None or not cuda.is_initialized():
         return 0
     return sum(int(cuda.memory_reserved(device)) for device in range(cuda.device_count()))
-
-
-def format_duration(seconds: float) -> str:
-    """A duration as people say it: `7s`, `2m 5s`, `3h 20m`."""
-    whole = max(round(seconds), 0)
-    minutes, rest = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h {minutes}m"
-    return f"{minutes}m {rest}s" if minutes else f"{rest}s"

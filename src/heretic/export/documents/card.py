@@ -21,7 +21,6 @@ from heretic.export.request import (
     LongReplies,
     Repacked,
     Strategy,
-    display_name,
     score_rows,
 )
 from heretic.export.serving import is_dora, serving_text
@@ -31,7 +30,7 @@ from heretic.records.plan import Plan, fit_file
 from heretic.records.statistics import after_choice, difference_text
 from heretic.records.trial import Score, Trial
 from heretic.system.display import safe
-from heretic.system.hub import is_local, repository_of
+from heretic.system.hub import display_name, is_local, repository_of
 
 if TYPE_CHECKING:
     import jinja2

@@ -14,10 +14,9 @@ from typing import Any
 from heretic.config.schema import option_name
 from heretic.errors import ExportError, HereticError
 from heretic.export.files import relative_files, sha256_file
-from heretic.export.request import display_name
 from heretic.system.adapters import model_identity
 from heretic.system.files import expanded
-from heretic.system.hub import is_local
+from heretic.system.hub import display_name, is_local
 
 LONGEST_PATH = 4096
 """Characters; a longer text is not a path."""

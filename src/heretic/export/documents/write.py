@@ -28,9 +28,10 @@ from heretic.export.files import (
     write_sums,
     write_text,
 )
-from heretic.export.request import ExportRequest, Strategy, display_name
+from heretic.export.request import ExportRequest, Strategy
 from heretic.records.plan import Plan, fit_file
 from heretic.system.display import safe
+from heretic.system.hub import display_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

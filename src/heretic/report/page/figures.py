@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from heretic.errors import HereticError
 from heretic.records.trial import Score, Trial, dominates
 from heretic.records.volume import MARGIN, hypervolume
 from heretic.report.front import FrontData, front_data
-from heretic.report.page.run import Event, RunData
-from heretic.runs.events import BEFORE, ENDED, STARTED, stage_times
+from heretic.report.page.run import RunData
+from heretic.runs.events import BEFORE, stage_times, trial_times
 
 Row = dict[str, Any]
 Point = tuple[float, ...]
@@ -142,22 +141,6 @@ def _growth(run: RunData, trials: Sequence[Trial], worst: Point, whole: float) -
     return rows
 
 
-def trial_times(events: Iterable[Event]) -> dict[int, float]:
-    """Seconds of work after which each trial had ended, by its number; pauses do not count."""
-    found: dict[int, float] = {}
-    done, began, since, last = 0.0, None, 0.0, 0.0
-    for row in events:
-        at = datetime.fromisoformat(row["at"]).timestamp()
-        if row["event"] == STARTED:
-            done += 0.0 if began is None else last - began + since
-            began, since = at, float(row.get("since") or 0.0)
-        began = at if began is None else began
-        last = at
-        if row["event"] == "TrialFinished":
-            found[int(row["trial"]["number"])] = done + at - began + since
-    return found
-
-
 def mapped(run: RunData) -> list[Trial]:
     """The trials of the front that the map has room for, with those that matter most."""
     if len(run.front) <= MOST_ROWS:
@@ -259,20 +242,3 @@ def geometry_rows(run: RunData, names: Mapping[str, str]) -> list[Row]:
         for key, name in names.items()
         if row.get(key) is not None
     ]
-
-
-def work_seconds(events: Iterable[Event]) -> float | None:
-    """Seconds for which commands worked on the run; None without events."""
-    total, began, last, any_ = 0.0, None, 0.0, False
-    for row in events:
-        at, any_ = datetime.fromisoformat(row["at"]).timestamp(), True
-        if row["event"] == STARTED:
-            total += 0.0 if began is None else last - began
-            began = at - float(row.get("since") or 0.0)
-        began = at if began is None else began
-        last = at
-        if row["event"] == ENDED:
-            total += at - began
-            began = None
-    total += 0.0 if began is None else last - began
-    return total if any_ else None

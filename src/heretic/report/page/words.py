@@ -14,10 +14,11 @@ from heretic.config.schema import SettingInfo, settings_of
 from heretic.records.statistics import wilson
 from heretic.records.trial import Score
 from heretic.refusals import LABELS
-from heretic.report.page.figures import work_seconds
 from heretic.report.page.run import RunData
+from heretic.runs.events import work_times
 from heretic.runs.listing import target_of
 from heretic.runs.shown import ORIGINAL, Reply, ReplySet
+from heretic.system.display import format_duration
 
 SHOWING = ("refusal", "evasion", "partial", "degenerate")
 """Labels that the tables of categories count; answers are the rest."""
@@ -91,7 +92,7 @@ class Exchanges:
 
 
 def model_name(run: RunData) -> str:
-    """The model's Hub id, or the name of its folder."""
+    """The last part of the model's path or Hub id: what stands before it may name a person."""
     return Path(run.manifest.model).name or run.manifest.model
 
 
@@ -101,7 +102,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
     failed = len(run.trials) - complete
     target = target_of(run.manifest)
     found = run.manifest.found
-    seconds = work_seconds(run.events)
+    times = work_times(run.events)
     rows = [
         ("state", run.state),
         ("trials", f"{complete} of {target}" if target else str(complete)),
@@ -109,21 +110,12 @@ def facts(run: RunData) -> list[tuple[str, str]]:
         ("search", str(found.get("search", ""))),
         ("seed", str(run.manifest.seed)),
         ("begun", run.manifest.created.replace("T", " ").replace("+00:00", " UTC")),
-        ("commands ran for", "" if seconds is None else duration(seconds)),
+        ("commands ran for", format_duration(times[-1]) if times else ""),
         ("device", f"{found.get('device', '')}, {found.get('dtype', '')}".strip(", ")),
         ("layers", str(found.get("layers", ""))),
         ("edited", ", ".join(map(str, found.get("components", [])))),
     ]
     return [(name, value) for name, value in rows if value]
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds in words."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def proposals(run: RunData) -> Table:
