@@ -6,8 +6,10 @@ Needs the optional package pacmap (extra `research`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +22,19 @@ from heretic.report.geometry import Residuals, check_residuals
 from heretic.system.optional import require
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from PIL.Image import Image
 
 Points = NDArray[np.float64]
+Progress = Callable[[int, int], None]
+
+MOST_COMPONENTS = 100
+"""Of residuals that PaCMAP sees: its own bound."""
+
+ITERATIONS = (100, 100, 250)
+"""Of PaCMAP's three phases (its own default)."""
+
+ITERATIONS_FROM_MAP = (50, 50, 150)
+"""Where the map of the layer before is the start: more find no better neighbours (lab notes)."""
 
 FRAMES_PER_LAYER = 6
 MILLISECONDS_PER_FRAME = 70
@@ -84,7 +95,7 @@ def project(
     bad: Residuals,
     *,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Projection]:
     """Project the residuals of every layer, good and bad together.
 
@@ -144,60 +155,97 @@ def between(first: Projection, second: Projection, fraction: float) -> Projectio
 
 
 def draw_projections(
-    projections: Sequence[Projection], folder: Path, appearance: Appearance | None = None
+    projections: Sequence[Projection],
+    folder: Path,
+    appearance: Appearance | None = None,
+    progress: Progress | None = None,
 ) -> list[Path]:
-    """Write one PNG per layer, `layer_000.png` and so on, and return their paths."""
-    look = appearance or Appearance()
-    frame = _Frame.around(projections)
-    with style(look.style):
-        return [
-            save_figure(
-                _figure(projection, frame, look),
-                folder / f"layer_{projection.layer:03d}.png",
-            )
-            for projection in projections
-        ]
+    """Write one PNG per layer, `layer_000.png` and so on, and return their paths.
+
+    Args:
+        progress: Called with (pictures done, number of pictures).
+    """
+    paths: list[Path] = []
+    with _drawn(projections, appearance or Appearance()) as canvas:
+        for done, projection in enumerate(projections, start=1):
+            canvas.show(projection)
+            path = folder / f"layer_{projection.layer:03d}.png"
+            paths.append(save_figure(canvas.figure, path))
+            if progress is not None:
+                progress(done, len(projections))
+    return paths
 
 
 def draw_animation(
-    projections: Sequence[Projection], path: Path, appearance: Appearance | None = None
+    projections: Sequence[Projection],
+    path: Path,
+    appearance: Appearance | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Write a GIF that shows the layers in order, pausing at each, and return its path.
+
+    Args:
+        progress: Called with (pictures done, number of pictures).
 
     Raises:
         HereticError: There are no projections.
     """
-    look = appearance or Appearance()
     if not projections:
         raise HereticError("There are no projections to animate.")
-    frame = _Frame.around(projections)
-    frames: list[Image] = []
-    durations: list[int] = []
-    with style(look.style):
-        for index, projection in enumerate(projections):
-            frames.append(_image(projection, frame, look))
-            durations.append(MILLISECONDS_AT_REST)
-            if index + 1 == len(projections):
-                break
-            for step in range(1, FRAMES_PER_LAYER):
-                middle = between(projection, projections[index + 1], step / FRAMES_PER_LAYER)
-                frames.append(_image(middle, frame, look))
-                durations.append(MILLISECONDS_PER_FRAME)
+    shown = list(_frames(projections))
+    images: list[Image] = []
+    with _drawn(projections, appearance or Appearance(), dots_per_inch=80) as canvas:
+        for done, (projection, _) in enumerate(shown, start=1):
+            canvas.show(projection)
+            images.append(canvas.image())
+            if progress is not None:
+                progress(done, len(shown))
+    durations = [milliseconds for _, milliseconds in shown]
     path.parent.mkdir(parents=True, exist_ok=True)
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0)
     return path
 
 
+def _frames(projections: Sequence[Projection]) -> Iterator[tuple[Projection, int]]:
+    """What the animation shows one after the other, and for how many milliseconds."""
+    for first, second in pairwise(projections):
+        yield first, MILLISECONDS_AT_REST
+        for step in range(1, FRAMES_PER_LAYER):
+            yield between(first, second, step / FRAMES_PER_LAYER), MILLISECONDS_PER_FRAME
+    yield projections[-1], MILLISECONDS_AT_REST
+
+
 def _embed(pacmap: Any, points: NDArray[np.float32], start: Points | None, seed: int) -> Points:
+    points = _reduced(points)
+    if not points.any():  # all the same, which PaCMAP would divide by
+        return np.zeros((len(points), 2))
     # It warns for each layer that a seed was set, which is intended here.
     logging.getLogger("pacmap").setLevel(logging.ERROR)
     reducer = pacmap.PaCMAP(
-        n_components=2, n_neighbors=min(10, len(points) // 4), random_state=seed, verbose=False
+        n_components=2,
+        n_neighbors=min(10, len(points) // 4),
+        num_iters=ITERATIONS if start is None else ITERATIONS_FROM_MAP,
+        random_state=seed,
+        verbose=False,
     )
     embedded = reducer.fit_transform(
         points, init="pca" if start is None else start.astype(np.float32)
     )
     return np.asarray(embedded, dtype=np.float64)
+
+
+def _reduced(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Points [n, width] by their principal components, float32 [n, min(n, width, 100)].
+
+    PaCMAP does the same by a randomised decomposition, which costs it a third of its time: points
+    are few here, and the matrix of their inner products is small.
+    """
+    centred = (points - points.mean(axis=0)).astype(np.float64)
+    values, vectors = np.linalg.eigh(centred @ centred.T)  # ascending
+    largest = slice(None, -1 - min(MOST_COMPONENTS, points.shape[1]), -1)
+    lengths = np.sqrt(values[largest].clip(0.0))
+    reduced: NDArray[np.float32] = (vectors[:, largest] * lengths).astype(np.float32)
+    return reduced
 
 
 def _normalise(points: Points) -> Points:
@@ -207,33 +255,60 @@ def _normalise(points: Points) -> Points:
     return result
 
 
-def _figure(projection: Projection, frame: _Frame, look: Appearance) -> Figure:
-    figure = new_figure(6.0, 6.0)
-    axes = figure.add_subplot()
-    sets = (
-        (projection.good, look.good_color, look.good_label),
-        (projection.bad, look.bad_color, look.bad_label),
-    )
-    for points, color, label in sets:
-        axes.scatter(
-            points[:, 0], points[:, 1], s=16, color=color, alpha=0.75, linewidths=0, label=label
-        )
-    axes.set_xlim(-frame.reach, frame.reach)
-    # Leave room below the points for the legend.
-    axes.set_ylim(-1.12 * frame.reach, frame.reach)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.set_title(f"{look.title}\nlayer {projection.layer} / {frame.last_layer}", fontsize=12)
-    axes.legend(loc="lower right", frameon=False, fontsize=10, ncols=2)
-    return figure
+class _Canvas:
+    """A figure that shows one projection after the other.
+
+    It is laid out once: most of the time to draw a figure anew is its layout.
+    """
+
+    def __init__(self, frame: _Frame, look: Appearance, size: tuple[int, int]) -> None:
+        self._look, self._last_layer = look, frame.last_layer
+        self.figure = new_figure(6.0, 6.0)
+        self._axes = axes = self.figure.add_subplot()
+        good, bad = (np.zeros((count, 2)) for count in size)
+        sets = ((good, look.good_color, look.good_label), (bad, look.bad_color, look.bad_label))
+        self._points = [
+            axes.scatter(
+                points[:, 0], points[:, 1], s=16, color=color, alpha=0.75, linewidths=0, label=label
+            )
+            for points, color, label in sets
+        ]
+        axes.set_xlim(-frame.reach, frame.reach)
+        # Leave room below the points for the legend.
+        axes.set_ylim(-1.12 * frame.reach, frame.reach)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.legend(loc="lower right", frameon=False, fontsize=10, ncols=2)
+        self._name(frame.last_layer)
+        self.figure.draw_without_rendering()
+        self.figure.set_layout_engine("none")
+
+    def show(self, projection: Projection) -> None:
+        """Move the points, and name their layer."""
+        for drawn, points in zip(self._points, (projection.good, projection.bad), strict=True):
+            drawn.set_offsets(points)
+        self._name(projection.layer)
+
+    def image(self) -> Image:
+        """What is shown, reduced to 96 colours to keep a file of many small."""
+        from PIL import Image
+
+        self.figure.canvas.draw()
+        pixels = np.asarray(self.figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
+        return Image.fromarray(pixels[..., :3].copy()).quantize(96)
+
+    def _name(self, layer: int) -> None:
+        self._axes.set_title(f"{self._look.title}\nlayer {layer} / {self._last_layer}", fontsize=12)
 
 
-def _image(projection: Projection, frame: _Frame, look: Appearance) -> Image:
-    """One image of the animation, reduced to 96 colours to keep the file small."""
-    from PIL import Image
-
-    figure = _figure(projection, frame, look)
-    figure.set_dpi(80)
-    figure.canvas.draw()
-    pixels = np.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
-    return Image.fromarray(pixels[..., :3].copy()).quantize(96)
+@contextmanager
+def _drawn(
+    projections: Sequence[Projection], look: Appearance, dots_per_inch: int | None = None
+) -> Iterator[_Canvas]:
+    """A canvas for them, in the style that is asked for."""
+    with style(look.style):
+        sizes = [(len(item.good), len(item.bad)) for item in projections[:1]]
+        canvas = _Canvas(_Frame.around(projections), look, sizes[0] if sizes else (0, 0))
+        if dots_per_inch is not None:
+            canvas.figure.set_dpi(dots_per_inch)
+        yield canvas

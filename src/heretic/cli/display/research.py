@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,21 +102,25 @@ def _draw_projections(session: Session, good: Residuals, bad: Residuals, display
     from heretic.report.projection import Appearance, draw_animation, draw_projections, project
 
     settings = session.settings
-    display.emit(StageStarted("Projecting residuals", total=good.shape[1] - 1))
-    projections = project(
-        good,
-        bad,
-        seed=session.manifest.seed,
-        progress=lambda done, total: display.emit(StageProgress(done, total, "layers")),
-    )
+
+    def stage(title: str, unit: str) -> Callable[[int, int], None]:
+        display.emit(StageStarted(title))
+        return lambda done, total: display.emit(StageProgress(done, total, unit))
+
+    progress = stage("Projecting residuals", "layers")
+    projections = project(good, bad, seed=session.manifest.seed, progress=progress)
+    display.emit(StageFinished())
     folder = settings.residual_plot_path
     look = Appearance(
         title=settings.residual_plot_title,
         style=settings.residual_plot_style,
         **_labels_and_colors(session),
     )
-    draw_projections(projections, folder, look)
-    draw_animation(projections, folder / "layers.gif", look)
+    progress = stage("Drawing residuals", "pictures")
+    draw_projections(projections, folder, look, progress)
+    display.emit(StageFinished())
+    progress = stage("Animating residuals", "pictures")
+    draw_animation(projections, folder / "layers.gif", look, progress)
     display.emit(StageFinished(f"pictures in {folder}"))
     display.close()
     told = f"Residual plots are in {folder}."
