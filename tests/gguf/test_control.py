@@ -128,3 +128,14 @@ def test_a_chat_is_steered_by_the_runs_directions(
     assert [strength for _, strength in added] == [0.0, -0.5]
     for vectors, _ in added:
         assert np.array_equal(vectors.numpy(), mean_differences(session.folder))
+
+
+def test_a_chat_by_directions_needs_a_run_and_no_trial(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(session_of(tmp_path).folder.path)
+    for named in ("org/model", "http://127.0.0.1:1/v1", str(tmp_path)):
+        assert main(["chat", named, "--directions"]) == 2
+        assert "--directions is for a run" in capsys.readouterr().err
+    assert main(["chat", run, "--directions", "--trial-index", "0"]) == 2
+    assert "exclude each other" in capsys.readouterr().err

@@ -54,6 +54,10 @@ def command(
     from heretic.judges.served import is_address
     from heretic.runs.folder import RunFolder
 
+    path = None if is_address(model) else options.run_path(model)
+    run = path if path is not None and RunFolder(path).exists else None
+    if directions:
+        _check_directions(run, options)
     if is_address(model):
         _chat_with_server(model, served_model, api_key_env, options)
         return 0
@@ -62,14 +66,31 @@ def command(
             "--served-model and --api-key-env are for the address of a server.",
             remedy="For example: heretic chat http://127.0.0.1:8000/v1",
         )
-    path = options.run_path(model)
     if _runs_in_llama(model):
         _chat_with_file(Path(model), options, make_console())
-    elif RunFolder(path).exists:
-        _chat_with_run(path, options, make_console(), directions)
+    elif run is not None:
+        _chat_with_run(run, options, make_console(), directions)
     else:
         _chat_with_model(model, options, make_console())
     return 0
+
+
+def _check_directions(run: Path | None, options: SettingsOptions) -> None:
+    """Whether `--directions` can be followed.
+
+    Raises:
+        SettingsError: There is no run to take them from, or a trial is asked for as well.
+    """
+    if run is None:
+        raise SettingsError(
+            "--directions is for a run: it adds the directions that the run measured.",
+            remedy="For example: heretic chat 1 --directions",
+        )
+    if "trial_index" in options.overrides:
+        raise SettingsError(
+            "--directions and --trial-index exclude each other: "
+            "a chat has a trial's edit or the run's directions."
+        )
 
 
 def _chat_with_run(path: Path, options: SettingsOptions, console: Console, steered: bool) -> None:
