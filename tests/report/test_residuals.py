@@ -105,15 +105,19 @@ def test_residuals_that_do_not_fit_are_refused(good, bad):
         residual_geometry(good, bad)
 
 
-def test_tables_fit_a_terminal_and_have_every_layer_and_no_nan():
-    console = Console(width=80, record=True, file=io.StringIO())
-    console.print(geometry_tables(residual_geometry(GOOD, BAD)))
+@pytest.mark.parametrize(("width", "tables"), [(60, 4), (80, 2), (120, 2), (200, 2)])
+def test_tables_fit_a_terminal_and_have_every_layer_and_no_nan(width: int, tables: int):
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(geometry_tables(residual_geometry(GOOD, 5000 * BAD)))  # norms have many digits
     text = console.export_text()
     assert "silhouette" in text
     assert "nan" not in text
     assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    for name in ("g,b", "G,B", "g,r", "G,R", "b,r", "B,R", "r,R", "r,r'", "|g|", "|R|", "probe"):
+        assert f" {name} " in text
     rows = [line.split()[0] for line in text.splitlines() if line[:8].strip().isdigit()]
-    assert rows == ["0", "1", "2"] * 2
+    assert rows == ["0", "1", "2"] * tables
 
 
 def layer(number: int, seed: int) -> projection.Projection:
