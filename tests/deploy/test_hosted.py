@@ -1,0 +1,52 @@
+"""The notebook for hosted machines: its code is Python, and its commands are Heretic's."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from tests.test_commands import parse
+
+NOTEBOOK = Path(__file__).parents[2] / "examples" / "hosted.ipynb"
+STORED: Any = nbformat.read(NOTEBOOK, as_version=4)
+CODE = [cell for cell in STORED.cells if cell.cell_type == "code"]
+
+
+def heretic_commands(tree: ast.AST) -> list[list[str]]:
+    """The lists that begin with the interpreter, `-m` and `heretic`; what is computed is `X`."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.List):
+            words = [
+                str(one.value) if isinstance(one, ast.Constant) else "X"
+                for one in node.elts
+                if not isinstance(one, ast.Starred)
+            ]
+            if words[1:3] == ["-m", "heretic"]:
+                found.append(words[3:])
+    return found
+
+
+def test_it_is_valid_and_stored_without_outputs():
+    nbformat.validate(STORED)
+    assert [(cell.outputs, cell.execution_count) for cell in CODE] == [([], None)] * len(CODE)
+
+
+def test_its_commands_are_understood():
+    commands = [one for cell in CODE for one in heretic_commands(ast.parse(cell.source))]
+    assert [command[0] for command in commands] == ["--version", "demo", "report"]
+    for command in commands[1:]:
+        parse(" ".join(["heretic", *command]))
+
+
+def test_a_mistake_would_be_found():
+    with pytest.raises(Exception, match="no-such"):
+        parse("heretic demo --no-such-option 1")
+
+
+def test_it_installs_nothing_from_the_other_project():
+    assert "install heretic-llm" not in json.dumps(STORED)
