@@ -41,6 +41,8 @@ ORDER = (
     "evaluator",
     "pipeline",
     "demo",
+    "worker",
+    "ui",
     "cli",
     "utils",
     "main",

@@ -104,7 +104,8 @@ class Watch:
     @property
     def trials(self) -> list[Trial]:
         """The trials so far, by number; plans of the newest may be unread."""
-        return [self._trials[number] for number in sorted(self._trials)]
+        trials = self._trials  # another thread may put another in its place
+        return [trials[number] for number in sorted(trials)]
 
     @property
     def data(self) -> RunData | None:
@@ -251,7 +252,7 @@ class Watch:
         number = int(row["number"])
         if number in self._trials or self._stale:  # stale: all will be read
             return
-        self._trials[number] = Trial(
+        trial = Trial(
             number,
             _UNREAD,
             tuple(map(Score.from_dict, row["scores"])),
@@ -259,6 +260,7 @@ class Watch:
             None if row["failure"] is None else str(row["failure"]),
             float(row["seconds"]),
         )
+        self._trials = {**self._trials, number: trial}
         self.trials_version += 1
 
 
