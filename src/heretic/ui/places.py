@@ -73,7 +73,8 @@ class Places:
         for name in names:
             with suppress(HereticError, OSError):
                 target = self.checked(path / name)
-                found.append(Entry(name, target, target.is_dir()))
+                if target.exists():
+                    found.append(Entry(name, target, target.is_dir()))
         found.sort(key=lambda entry: (not entry.is_folder, entry.name.lower()))
         return found[:MOST_ENTRIES]
 

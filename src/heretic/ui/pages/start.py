@@ -82,9 +82,10 @@ class _Start:
 
     def _draw_search(self) -> None:
         Tag("h2", "Search")
+        Tag("p", "Fields that are empty are as in config.toml, or as usual.", "dim")
         with ui.element("div").classes("actions"):
-            self._n_trials = ui.number("Trials (empty: as usual)", min=1, precision=0)
-            self._time = ui.input("Time limit, such as 2h (empty: none)")
+            self._n_trials = ui.number("Trials", min=1, precision=0)
+            self._time = ui.input("Time limit, such as 2h")
             for one in (self._n_trials, self._time):
                 one.classes("narrow").props("outlined dense")
         with ui.expansion("Other settings").classes("field").props("dense"):

@@ -64,8 +64,9 @@ class TrialPanel:
         self._version = (-1, -1)
         self._view: TrialView | None = None
         with ui.element("section").props('aria-label="The chosen trial"').classes("part"):
-            self._part = Part(lambda: self._view, self._draw)
+            self._head = Part(lambda: self._view and self._view.label, _draw_head)
             self._actions = Part(self._is_open, self._draw_actions)
+            self._part = Part(lambda: self._view, self._draw)
             self._tasks = Part(self._task_views, _draw_tasks)
 
     def refresh(self, number: int | None) -> None:
@@ -76,6 +77,7 @@ class TrialPanel:
             self._view = None if number is None else trial_of(self._watch, number)
             if self._view is None:
                 self._number = None
+            self._head.refresh()
             self._part.refresh()
         self._actions.refresh()
         self._tasks.refresh()
@@ -93,7 +95,6 @@ class TrialPanel:
     def _draw(self, view: TrialView | None) -> None:
         if view is None:
             return
-        Tag("h2", view.label[0].upper() + view.label[1:])
         with ui.element("div").classes("two"):
             with ui.element("div"):
                 Tag("h3", "Scores, with 95% intervals")
@@ -183,6 +184,11 @@ class TrialPanel:
         with ui.element("div").classes("actions"):
             button(name, ended)
             button("Cancel", dialog.close, flat=True)
+
+
+def _draw_head(label: str | None) -> None:
+    if label:
+        Tag("h2", label[0].upper() + label[1:])
 
 
 def _whole(value: object) -> int | None:
