@@ -41,6 +41,7 @@ ORDER = (
     "evaluator",
     "pipeline",
     "demo",
+    "worker",
     "cli",
     "utils",
     "main",

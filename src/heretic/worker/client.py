@@ -12,7 +12,6 @@ Loads no torch.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -77,7 +76,7 @@ class WorkerProcess:
         raise NotImplementedError
 
     async def request(self, request: Request) -> dict[str, Any]:
-        """Ask, and wait for the result. A task that is cancelled while it waits cancels the request.
+        """Ask, and wait for the result. Where the waiting task is cancelled, the request is too.
 
         Raises:
             RequestError: The worker refused, or failed.
