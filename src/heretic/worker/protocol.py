@@ -62,11 +62,13 @@ class Inspect:
 
     Attributes:
         settings: At least the model.
+        demo: Whether they change those of the demo.
         prompt_tokens: Tokens of a prompt, template included, for which memory is told.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-    settings: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+    demo: bool = False
     prompt_tokens: int = 256
 
 
@@ -80,11 +82,13 @@ class Preview:
 
     Attributes:
         settings: As for `Open`; a model need not be named.
+        demo: Whether they change those of the demo.
         first: Number of prompts of each set that are shown.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-    settings: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+    demo: bool = False
     first: int = 5
 
 
@@ -324,6 +328,7 @@ class State:
         doing: Operation of the request that is being carried out; None if there is none.
         waiting: Number of requests that wait.
         reason: Why the last search ended, as in `events.SearchFinished`; None before that.
+        problem: What went wrong in the search that failed last, with the remedy.
         status: Exit status of a worker that has ended; negative for a signal.
     """
 
@@ -333,6 +338,7 @@ class State:
     doing: str | None = None
     waiting: int = 0
     reason: str | None = None
+    problem: str | None = None
     status: int | None = None
 
 
