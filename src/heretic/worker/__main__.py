@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from heretic.errors import HereticError
 from heretic.runs.log import SafeFormatter
+from heretic.worker.board import Board
 from heretic.worker.inbox import Inbox
 from heretic.worker.protocol import (
     Cancel,
@@ -46,12 +47,18 @@ def main() -> int:
     _quieten()
     inbox = Inbox()
     messages = Messages(answers, lost=inbox.close)
-    read_lines(requests, lambda line: _take(line, inbox, messages), inbox.close)
+    board = Board(inbox, messages)
+
+    def take(line: bytes) -> None:
+        _take(line, inbox, messages)
+        board.say()
+
+    read_lines(requests, take, inbox.close)
     status = 0
     try:
         from heretic.worker.work import Worker  # takes seconds, in which requests may come
 
-        Worker(inbox, messages).run()
+        Worker(inbox, messages, board).run()
     except KeyboardInterrupt:
         status = 128 + signal.SIGTERM
     for number in inbox.rest():

@@ -96,7 +96,18 @@ def described(session: Session) -> Result:
 def front_of(session: Session) -> Result:
     """As the result of `Front`."""
     front = session.study.front
-    return {"front": [trial.to_dict() for trial in front], "names": names_by_row(front)}
+    rows = zip(front, names_by_row(front), strict=True)
+    return {
+        "front": [
+            {
+                "trial": trial.number,
+                "names": names,
+                "scores": _scores(trial.scores),
+                "plan": trial.plan.to_dict(),
+            }
+            for trial, names in rows
+        ]
+    }
 
 
 def trial_of(session: Session, number: int) -> Trial:

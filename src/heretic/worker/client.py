@@ -99,6 +99,7 @@ class WorkerProcess:
         self._asked: dict[int, _Asked] = {}
         self._numbers = 0
         self._is_asked_to_end = False
+        self._tail: list[str] = []
         self._changed = asyncio.Event()
         self._reading = asyncio.create_task(self._read())
 
@@ -226,6 +227,10 @@ class WorkerProcess:
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 _log.warning("A worker wrote what is no message: %s", safe_line(str(line[:200])))
         status = await self._process.wait()
+        with self._errors as errors:  # not before: the position in the file is the worker's too
+            errors.seek(max(0, errors.seek(0, os.SEEK_END) - _TAIL))
+            lines = errors.read().decode(errors="replace").splitlines()
+        self._tail = [safe_line(line) for line in lines]
         self._ended(status)
 
     def _take(self, row: Mapping[str, Any]) -> None:
@@ -269,11 +274,11 @@ class WorkerProcess:
         )
 
     def last_lines(self, count: int = 20) -> list[str]:
-        """The last lines that the worker wrote to standard error: why it died, say."""
-        size = os.fstat(self._errors.fileno()).st_size
-        start = max(0, size - _TAIL)
-        content = os.pread(self._errors.fileno(), _TAIL, start)
-        return [safe_line(line) for line in content.decode(errors="replace").splitlines()][-count:]
+        """The last lines that a worker wrote to standard error before it ended: why it died, say.
+
+        While it is alive there are none: its log is in the run folder.
+        """
+        return self._tail[-count:]
 
     # --- ending ----------------------------------------------------------------------------
 

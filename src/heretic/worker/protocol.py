@@ -176,7 +176,11 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Front:
-    """The front of the open run. Result: `front`, its trials; `names`, of each row."""
+    """The front of the open run, in the order in which it is shown.
+
+    Result: `front`, a row for each trial: `trial` (its number), `names` (`knee` and so on),
+    `scores` (a list) and `plan`.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 

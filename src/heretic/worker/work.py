@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
@@ -19,6 +19,7 @@ from heretic.pipeline.run import Session
 from heretic.runs.events import said_by
 from heretic.worker import answers
 from heretic.worker.asked import layers_of, settings_of
+from heretic.worker.board import Board
 from heretic.worker.inbox import CancelledError, Inbox
 from heretic.worker.protocol import (
     Chat,
@@ -31,7 +32,6 @@ from heretic.worker.protocol import (
     Save,
     Score,
     Search,
-    State,
     Upload,
     Work,
 )
@@ -52,12 +52,10 @@ class Worker:
     ends work that has been given up where that shows a sign of progress.
     """
 
-    def __init__(self, inbox: Inbox, messages: Messages) -> None:
-        self._inbox, self._messages = inbox, messages
-        self._state = State(state="starting")
+    def __init__(self, inbox: Inbox, messages: Messages, board: Board) -> None:
+        self._inbox, self._messages, self._board = inbox, messages, board
         self._session: Session | None = None
         self._held = ExitStack()
-        self._doing: Work | None = None
         self._search: Search | None = None
         self._loading = 0.0
         self._reason: str | None = None
@@ -65,24 +63,11 @@ class Worker:
     def run(self) -> None:
         """Carry out requests until the worker is to end."""
         with self._held:
-            self.say(state="idle")
+            self._board.say(state="idle")
             while (found := self._inbox.take()) is not None:
                 self._carry_out(*found)
 
     # --- what is told ----------------------------------------------------------------------
-
-    def say(self, **changes: Any) -> None:
-        """Tell the state, if it is another now."""
-        state = replace(
-            self._state,
-            **changes,
-            asked=self._inbox.asked,
-            waiting=self._inbox.waiting,
-            doing=None if self._doing is None else type(self._doing).__name__.lower(),
-        )
-        if state != self._state:
-            self._state = state
-            self._messages.say("state", asdict(state))
 
     def emit(self, event: Event) -> None:
         """Take an event.
@@ -92,7 +77,7 @@ class Worker:
         """
         if isinstance(event, SearchFinished):
             self._reason = event.reason
-        if self._state.run is None:
+        if self._board.state.run is None:
             at = datetime.now(UTC).isoformat(timespec="milliseconds")
             content = {"at": at, "event": type(event).__name__, **said_by(event)}
             self._messages.say("event", content)
@@ -102,8 +87,7 @@ class Worker:
 
     def _carry_out(self, number: int, request: Work) -> None:
         """Do what a request says and answer it, whatever happens."""
-        self._doing = request
-        self.say()
+        self._board.say(doing=type(request).__name__.lower())
         try:
             if isinstance(request, Search):
                 self._begin_search(number, request)
@@ -119,8 +103,7 @@ class Worker:
             self._messages.answer(number, result)
         finally:
             self._inbox.done()
-            self._doing = None
-            self.say()
+            self._board.say(doing=None)
 
     def _fail(self, number: int, failure: Failure) -> None:
         _log.warning("A request failed: %s", failure.message)
@@ -177,18 +160,18 @@ class Worker:
                 remedy="End it, and start another one for another run.",
             )
         started = perf_counter()
-        self.say(state="loading")
+        self._board.say(state="loading")
         try:
             with ExitStack() as stack:
                 opened = self._locked(request, stack, started)
-                self.say(run=str(opened.folder.path))
+                self._board.say(run=str(opened.folder.path))
                 session = opening.prepared(opened, agree=lambda _: False)
                 self._held.push(stack.pop_all())
         except BaseException:
-            self.say(state="idle", run=None)
+            self._board.say(state="idle", run=None)
             raise
         self._session, self._loading = session, perf_counter() - started
-        self.say(state="ready")
+        self._board.say(state="ready")
         return answers.described(session)
 
     def _locked(self, request: Open, stack: ExitStack, started: float) -> opening.OpenRun:
@@ -228,8 +211,8 @@ class Worker:
         self._inbox.check()
         self._messages.answer(number, {})
         self._inbox.searching(request)
-        self._search, self._doing, self._reason = request, None, None
-        self.say(state="searching", reason=None, problem=None)
+        self._search, self._reason = request, None
+        self._board.say(state="searching", doing=None, reason=None, problem=None)
         problem = None
         try:
             self._run_search(session, request)
@@ -244,7 +227,7 @@ class Worker:
             self._search = None
             self._inbox.searching(None)
         reason = "failed" if problem else self._reason
-        self.say(state="ready", reason=reason, problem=problem)
+        self._board.say(state="ready", reason=reason, problem=problem)
 
     def _run_search(self, session: Session, request: Search) -> None:
         # What lay between the opening and the search counts for no time limit.
@@ -264,12 +247,12 @@ class Worker:
                 self._carry_out(*found)
             if self._inbox.ends_search or not self._inbox.pauses:
                 break
-            self.say(state="paused")
+            self._board.say(state="paused")
             with _stage(session, PAUSED):
                 self._inbox.until_it_goes_on()
         if self._inbox.ends_search:
             raise KeyboardInterrupt
-        self.say(state="searching")
+        self._board.say(state="searching")
 
     # --- chat ------------------------------------------------------------------------------
 
@@ -284,8 +267,9 @@ class Worker:
         is_cancelled = False
         with edit, closing(model.stream_reply(messages, request.tokens)) as reply:
             for piece in reply:
-                pieces.append(piece)
-                self._messages.piece(number, piece)
+                if piece:  # some tokens are a part of a character
+                    pieces.append(piece)
+                    self._messages.piece(number, piece)
                 is_cancelled = self._inbox.is_cancelled or self._inbox.is_unheard
                 if is_cancelled:
                     break
