@@ -18,6 +18,10 @@ class TimeLimit:
     seconds: float
     started: float
 
+    def later(self, seconds: float) -> TimeLimit:
+        """The limit, so much later: for time in which the search did not work."""
+        return TimeLimit(self.seconds, self.started + seconds)
+
     def left(self) -> float:
         """Seconds that are left; negative if it is over."""
         return self.started + self.seconds - perf_counter()

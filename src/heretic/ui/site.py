@@ -13,6 +13,7 @@ from heretic.runs.listing import RunSummary, list_runs, run_folders
 from heretic.ui.job import Job
 from heretic.ui.places import Places
 from heretic.ui.reports import Reports
+from heretic.ui.views import FrontView, front_of
 from heretic.ui.watch import Watch, Watches
 
 LIST_SECONDS = 2.0
@@ -33,6 +34,7 @@ class Site:
     job: Job
     watches: Watches = field(default_factory=Watches)
     reports: Reports = field(default_factory=Reports)
+    _fronts: dict[Path, tuple[tuple[int, int], FrontView]] = field(default_factory=dict)
     _listed: Sequence[RunSummary] = ()
     _listed_at: float = float("-inf")
 
@@ -68,6 +70,16 @@ class Site:
         if watch.version == 0:
             await asyncio.to_thread(watch.look)
         return watch
+
+    async def front(self, watch: Watch) -> FrontView:
+        """The front of a run, made once for all tabs; they look at the folder here, too."""
+        await asyncio.to_thread(watch.look)
+        version = (watch.trials_version, watch.reads)
+        kept = self._fronts.get(watch.path)
+        if kept is None or kept[0] != version:
+            kept = (version, await asyncio.to_thread(front_of, watch))
+            self._fronts[watch.path] = kept
+        return kept[1]
 
     def is_held_elsewhere(self, watch: Watch) -> bool:
         """Whether another process than this page's worker works on a run."""

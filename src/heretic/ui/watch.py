@@ -84,13 +84,14 @@ class Watch:
     Attributes:
         version: Grows whenever what is shown may have changed.
         trials_version: Grows with the trials.
+        reads: How often the run was read as a whole.
         error: Why the run cannot be read; None if it can.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.folder = RunFolder(path)
-        self.version = self.trials_version = 0
+        self.version = self.trials_version = self.reads = 0
         self.error: str | None = None
         self.progress = Progress()
         self.is_locked = False
@@ -146,6 +147,7 @@ class Watch:
         """Read the run as a whole."""
         self._stale = False
         self.version += 1
+        self.reads += 1
         try:
             self._data = read_run(self.path)
         except RunError as error:

@@ -62,11 +62,13 @@ class Inspect:
 
     Attributes:
         settings: At least the model.
+        demo: Whether they change those of the demo.
         prompt_tokens: Tokens of a prompt, template included, for which memory is told.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-    settings: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+    demo: bool = False
     prompt_tokens: int = 256
 
 
@@ -80,11 +82,13 @@ class Preview:
 
     Attributes:
         settings: As for `Open`; a model need not be named.
+        demo: Whether they change those of the demo.
         first: Number of prompts of each set that are shown.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-    settings: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+    demo: bool = False
     first: int = 5
 
 
@@ -172,7 +176,11 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Front:
-    """The front of the open run. Result: `front`, its trials; `names`, of each row."""
+    """The front of the open run, in the order in which it is shown.
+
+    Result: `front`, a row for each trial: `trial` (its number), `names` (`knee` and so on),
+    `scores` (a list) and `plan`.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -324,6 +332,7 @@ class State:
         doing: Operation of the request that is being carried out; None if there is none.
         waiting: Number of requests that wait.
         reason: Why the last search ended, as in `events.SearchFinished`; None before that.
+        problem: What went wrong in the search that failed last, with the remedy.
         status: Exit status of a worker that has ended; negative for a signal.
     """
 
@@ -333,6 +342,7 @@ class State:
     doing: str | None = None
     waiting: int = 0
     reason: str | None = None
+    problem: str | None = None
     status: int | None = None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -18,13 +18,12 @@ from heretic.ui.pages.trial import TrialPanel
 from heretic.ui.site import Site
 from heretic.ui.views import (
     FrontTable,
+    FrontView,
     Now,
-    chart_of,
     failed_of,
     now_of,
     short_model,
     stages_of,
-    table_of,
 )
 from heretic.ui.watch import Watch, now
 
@@ -97,7 +96,8 @@ class _Run:
     ) -> None:
         self._site, self._watch, self._key, self._alerts = site, watch, key, alerts
         self._selected = trial
-        self._drawn = -1
+        self._front: FrontView | None = None
+        self._seen = -1
         self._draw_head()
         self._draw_front()
         self._panel = TrialPanel(site, watch, key, alerts)
@@ -132,7 +132,7 @@ class _Run:
         self._chart = ui.echart(front_options(None, None), on_point_click=self._clicked)
         self._chart.classes("chart").props('role="img" aria-label="The front of the trials"')
         self._hidden = Part(self._hidden_text, lambda text: Tag("p", text, "dim") if text else None)
-        self._table = Part(lambda: table_of(self._watch), self._draw_table)
+        self._table = Part(lambda: self._front and self._front.table, self._draw_table)
 
     def _draw_rest(self) -> None:
         with ui.expansion("More about this run").classes("field").props("dense"):
@@ -147,8 +147,8 @@ class _Run:
     def _draw_facts(self, rows: tuple[tuple[str, str], ...]) -> None:
         table(("", ""), rows, "The run")
 
-    def _draw_table(self, found: FrontTable) -> None:
-        if not found.rows:
+    def _draw_table(self, found: FrontTable | None) -> None:
+        if found is None or not found.rows:
             Tag("p", "No trial is complete yet.")
             return
         with ui.element("div").classes("scroll"), ui.element("table"):
@@ -171,38 +171,39 @@ class _Run:
             Tag("p", f"Not in the table: {found.left_out} more trials of the front.", "dim")
 
     def _hidden_text(self) -> str:
-        hidden = self._found.hidden if self._found is not None else 0
+        chart = self._front.chart if self._front is not None else None
+        hidden = chart.hidden if chart is not None else 0
         return f"Not in the picture, far to the right: {hidden} trials." if hidden else ""
 
     # --- what is new -------------------------------------------------------------------------
 
-    _found = None
-
     async def refresh(self) -> None:
         """Look at the run folder, and draw what has changed."""
         watch = self._watch
-        await asyncio.to_thread(watch.look)
+        front = await self._site.front(watch)
         self._now.refresh()
         self._said.refresh()
         shown = controls_of(self._site, watch)
         for name, one in self._buttons.items():
             one.set_visibility(getattr(shown, name))
         self._n_trials.set_visibility(shown.go_on)
-        if self._drawn != watch.trials_version:
-            if self._n_trials.value is None:
-                self._n_trials.value = self._proposed()
+        if front is not self._front:
+            self._front = front
+            if self._selected is None and watch.data is not None:
+                self._selected = watch.data.focus
+            self._n_trials.value = self._n_trials.value or self._proposed()
             self._draw_points()
-        if self._selected is None and self._found is not None and watch.data is not None:
-            self._selected = watch.data.focus
-            self._draw_points()
-        for part in (self._table, self._hidden, self._facts, self._stages, self._failed):
-            part.refresh()
+            self._table.refresh()
+            self._hidden.refresh()
+        if self._seen != watch.version:
+            self._seen = watch.version
+            for part in (self._facts, self._stages, self._failed):
+                part.refresh()
         self._panel.refresh(self._selected)
 
     def _draw_points(self) -> None:
-        self._drawn = self._watch.trials_version
-        self._found = chart_of(self._watch)
-        self._chart.options.update(front_options(self._found, self._selected))
+        chart = self._front.chart if self._front is not None else None
+        self._chart.options.update(front_options(chart, self._selected))
         self._chart.update()
 
     def _clicked(self, event: EChartPointClickEventArguments) -> None:
@@ -210,7 +211,7 @@ class _Run:
         if isinstance(value, list) and len(value) > NUMBER and isinstance(value[NUMBER], int):
             self._choose(value[NUMBER])
 
-    def _picker(self, number: int):  # type: ignore[no-untyped-def]
+    def _picker(self, number: int) -> Callable[[], None]:
         return lambda: self._choose(number)
 
     def _choose(self, number: int) -> None:
@@ -243,7 +244,7 @@ class _Run:
             lambda: self._site.job.go_on(self._watch.path, search=False)
         )
 
-    def _job(self, name: str):  # type: ignore[no-untyped-def]
+    def _job(self, name: str) -> Callable[[], Awaitable[None]]:
         async def work() -> None:
             await self._alerts.trying(getattr(self._site.job, name))
 
