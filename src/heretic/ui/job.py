@@ -140,6 +140,7 @@ class Job:
                 remedy="Stop that one first: nothing of it is lost.",
             )
         self.opening, self.error, self.loading = name, "", "Starting"
+        self.run = _real(Path(request.run)) if request.run is not None else None
         self.version += 1
         self._spawn(self._open(request, search=search, more=more))
 
@@ -363,5 +364,3 @@ class Job:
 
 def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
-
-

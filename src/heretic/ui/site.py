@@ -10,10 +10,11 @@ from time import monotonic
 
 from heretic.errors import HereticError, RunError
 from heretic.runs.listing import RunSummary, list_runs, run_folders
+from heretic.system.display import safe
 from heretic.ui.job import Job
 from heretic.ui.places import Places
 from heretic.ui.reports import Reports
-from heretic.ui.views import FrontView, front_of
+from heretic.ui.views import FrontView, front_of, stage_text
 from heretic.ui.watch import Watch, Watches
 
 LIST_SECONDS = 2.0
@@ -80,6 +81,19 @@ class Site:
             kept = (version, await asyncio.to_thread(front_of, watch))
             self._fronts[watch.path] = kept
         return kept[1]
+
+    async def opening(self) -> str:
+        """What is being opened and how far that has come, for people; empty if nothing is."""
+        job = self.job
+        if not job.opening:
+            return ""
+        stage = job.loading
+        if job.run is not None:
+            watch = self.watches.of(job.run)
+            await asyncio.to_thread(watch.look)
+            found = watch.progress.stage
+            stage = safe(stage_text(found)) if found is not None else stage
+        return f"{safe(job.opening)}: {stage}".rstrip(": .")
 
     def is_held_elsewhere(self, watch: Watch) -> bool:
         """Whether another process than this page's worker works on a run."""

@@ -180,9 +180,9 @@ def now_of(watch: Watch, at: datetime) -> Now:
     works = watch.is_locked and progress.ended is None
     parts = []
     if works and progress.stage is not None:
-        parts.append(_stage(progress.stage))
+        parts.append(stage_text(progress.stage))
     if works and progress.trial is not None:
-        within = f", {_stage(progress.within)}" if progress.within is not None else ""
+        within = f", {stage_text(progress.within)}" if progress.within is not None else ""
         parts.append(f"trial {progress.trial}{within}")
     left = progress.left(at) if works and progress.searching else None
     return Now(
@@ -195,7 +195,8 @@ def now_of(watch: Watch, at: datetime) -> Now:
     )
 
 
-def _stage(stage: Stage) -> str:
+def stage_text(stage: Stage) -> str:
+    """A stage with how far it has come."""
     if stage.done is None or stage.total is None:
         return stage.title
     return f"{stage.title} {stage.done}/{stage.total} {stage.unit}".strip()

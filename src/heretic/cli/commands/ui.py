@@ -45,9 +45,7 @@ from heretic.system.display import safe
     metavar="DIR",
     help="Folder of the run folders. Default: the setting study_checkpoint_dir.",
 )
-@click.option(
-    "--open/--no-open", "opens", default=True, show_default=True, help="Open a browser."
-)
+@click.option("--open/--no-open", "opens", default=True, show_default=True, help="Open a browser.")
 def command(
     host: str,
     port: int,

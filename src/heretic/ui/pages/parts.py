@@ -123,7 +123,9 @@ def _draw_busy(found: tuple[str, str]) -> None:
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> None:
     """A table of texts; the first cell of a row is its heading."""
-    with ui.element("div").classes("scroll").props(f'tabindex=0 role=region aria-label="{caption}"'):
+    with (
+        ui.element("div").classes("scroll").props(f'tabindex=0 role=region aria-label="{caption}"')
+    ):
         with ui.element("table"):
             with ui.element("thead"), ui.element("tr"):
                 for one in headings:

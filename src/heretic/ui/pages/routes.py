@@ -34,7 +34,9 @@ def add_pages(site: Site, app: FastAPI) -> None:
     def _report(key: str) -> None:
         with frame(site, "Report") as alerts:
             if site.reports.content(key) is None:
-                alerts.say("There is no such report any more. Make it again on the page of the run.")
+                alerts.say(
+                    "There is no such report any more. Make it again on the page of the run."
+                )
                 return
             ui.link("Download", f"/reports/{key}.html?download=1")
             made = ui.element("iframe").classes("report")

@@ -73,7 +73,7 @@ def controls_of(site: Site, watch: Watch) -> Controls:
         loaded = "" if state.state != "dead" or job.run != watch.path else job.error
         return Controls(go_on=True, load=True, said=loaded)
     if job.opening:
-        return Controls(stop=True, said=f"The run is being opened: {job.loading}".rstrip(": "))
+        return Controls(stop=True, said="The run is being opened.")
     asked = {
         "pause": "The search pauses after its batch.",
         "stop": "The search stops after its batch.",
@@ -82,7 +82,10 @@ def controls_of(site: Site, watch: Watch) -> Controls:
     if state.state == "searching":
         waiting = f" {state.waiting} requests wait for the end of the batch." * bool(state.waiting)
         return Controls(
-            pause=state.asked is None, resume=state.asked == "pause", stop=True, said=asked + waiting
+            pause=state.asked is None,
+            resume=state.asked == "pause",
+            stop=True,
+            said=asked + waiting,
         )
     if state.state == "paused":
         return Controls(resume=True, stop=True, said=asked or "The search is paused.")
@@ -240,9 +243,7 @@ class _Run:
         )
 
     async def _load(self) -> None:
-        await self._alerts.trying(
-            lambda: self._site.job.go_on(self._watch.path, search=False)
-        )
+        await self._alerts.trying(lambda: self._site.job.go_on(self._watch.path, search=False))
 
     def _job(self, name: str) -> Callable[[], Awaitable[None]]:
         async def work() -> None:

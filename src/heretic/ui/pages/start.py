@@ -37,7 +37,7 @@ async def show(site: Site) -> None:
 class _Start:
     def __init__(self, site: Site, alerts: Alerts) -> None:
         self._site, self._alerts = site, alerts
-        self._asked = False
+        self._asked, self._opening = False, ""
         Tag("h2", "Model")
         self._source = ui.radio(SOURCES, value="demo", on_change=self._show_source).props("inline")
         self._demo = Tag("p", DEMO, "dim")
@@ -75,7 +75,9 @@ class _Start:
             split.props("outlined dense").props["aria-label"] = f"{told}: split"
             button(
                 "Browse",
-                lambda: pick(self._site.places, lambda path: setattr(place, "value", path), files=True),
+                lambda: pick(
+                    self._site.places, lambda path: setattr(place, "value", path), files=True
+                ),
                 flat=True,
             )
         return place, split
@@ -93,18 +95,24 @@ class _Start:
             self._more = ui.textarea("Settings (TOML)").classes("part").props("outlined autogrow")
         with ui.element("div").classes("actions"):
             button("Start the search", self._trying(self._begin))
-            self._inspect_button = button("Inspect the model", self._trying(self._inspect), flat=True)
+            self._inspect_button = button(
+                "Inspect the model", self._trying(self._inspect), flat=True
+            )
 
-    def refresh(self) -> None:
-        """Go to the run once it is known."""
+    async def refresh(self) -> None:
+        """Tell how far the opening has come, and go to the run once it can be shown."""
         job = self._site.job
-        if self._asked and job.error and not job.opening:
+        self._opening = await self._site.opening()
+        if not self._asked:
+            return
+        if job.error and not job.opening:
             self._asked = False
+            self._found.clear()
             self._alerts.say(job.error)
-        if self._asked and job.run is not None and job.state.state in ("searching", "ready"):
+        elif job.run is not None and job.is_open(job.run):
             self._asked = False
             ui.navigate.to(f"/run/{quote(job.run.name)}")
-        if self._asked:
+        else:
             self._told.refresh()
 
     def _show_source(self) -> None:
@@ -121,8 +129,13 @@ class _Start:
     def _settings(self) -> dict[str, object]:
         source = str(self._source.value)
         demo = source == "demo"
-        sets = () if demo else tuple(
-            (name, str(place.value), str(split.value)) for name, (place, split) in self._sets.items()
+        sets = (
+            ()
+            if demo
+            else tuple(
+                (name, str(place.value), str(split.value))
+                for name, (place, split) in self._sets.items()
+            )
         )
         trials = self._n_trials.value
         return Form(
@@ -147,11 +160,8 @@ class _Start:
         self._asked = True
         self._found.clear()
         with self._found, ui.element("div").classes("card"):
-            self._told = Part(self._loading, lambda text: Tag("p", text))
-
-    def _loading(self) -> str:
-        job = self._site.job
-        return f"{job.opening}: {job.loading}. This may take a while, also with this page closed."
+            self._told = Part(lambda: self._opening, lambda text: Tag("p", text))
+            Tag("p", "This may take a while. Closing this page does not end it.", "dim")
 
     async def _inspect(self) -> None:
         settings = self._settings()

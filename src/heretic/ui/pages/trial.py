@@ -142,7 +142,9 @@ class TrialPanel:
             Tag("h2", "Score again")
             held_out = ui.checkbox("On held-out prompts, which the search has not seen")
             first = ui.number("First prompts of each set (empty: all)", min=1, precision=0)
-            tokens = ui.number("New tokens of a reply (empty: as in the search)", min=1, precision=0)
+            tokens = ui.number(
+                "New tokens of a reply (empty: as in the search)", min=1, precision=0
+            )
             for one in (first, tokens):
                 one.classes("field").props("outlined dense")
 
