@@ -68,8 +68,7 @@ class Site:
             RunError: There is none.
         """
         watch = self.watches.of(self.path_of(key))
-        if watch.version == 0:
-            await asyncio.to_thread(watch.look)
+        await asyncio.to_thread(watch.look if watch.data is not None else watch.read)
         return watch
 
     async def front(self, watch: Watch) -> FrontView:
@@ -105,6 +104,13 @@ class Site:
         if job.run != watch.path:
             return False
         return job.is_busy or job.is_open(watch.path)
+
+    def state_of(self, watch: Watch) -> str:
+        """What a run is doing, in a word."""
+        if not self.is_ours(watch):
+            return watch.state
+        state = self.job.state.state
+        return "loading" if self.job.opening else "loaded" if state == "ready" else state
 
     async def close(self) -> None:
         """End the worker after its batch, and delete reports."""

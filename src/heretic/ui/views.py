@@ -171,8 +171,8 @@ def short_model(model: str) -> str:
     return Path(model).name if is_local(model) else model
 
 
-def now_of(watch: Watch, at: datetime) -> Now:
-    """What a run is doing at a time."""
+def now_of(watch: Watch, at: datetime, state: str) -> Now:
+    """What a run, which is in this state, is doing at a time."""
     progress, data = watch.progress, watch.data
     complete = sum(trial.state == "complete" for trial in watch.trials)
     target = target_of(data.manifest) if data is not None else None
@@ -186,7 +186,7 @@ def now_of(watch: Watch, at: datetime) -> Now:
         parts.append(f"trial {progress.trial}{within}")
     left = progress.left(at) if works and progress.searching else None
     return Now(
-        state=watch.state,
+        state=state,
         trials=f"{complete} of {target} trials" if target else f"{complete} trials",
         done=None if not target else min(1.0, complete / target),
         doing=safe("; ".join(parts)),

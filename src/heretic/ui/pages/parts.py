@@ -63,6 +63,8 @@ class Alerts:
 
     def __init__(self) -> None:
         self._box = ui.element("div").props('role="alert"').classes("alerts")
+        with ui.element("div").props('role="status"'):
+            self._told = Tag("p", "", "dim")
 
     def say(self, text: str) -> None:
         """Show one text in place of those before."""
@@ -71,9 +73,14 @@ class Alerts:
             Tag("p", text)
             ui.button("Close", on_click=self.clear).props("flat dense no-caps")
 
+    def tell(self, text: str) -> None:
+        """Show what is being done."""
+        self._told.say(text)
+
     def clear(self) -> None:
         """Show nothing."""
         self._box.clear()
+        self._told.say("")
 
     async def trying(self, work: Callable[[], Awaitable[None] | None]) -> None:
         """Carry out what the user asked for; what went wrong is shown."""

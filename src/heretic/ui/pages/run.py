@@ -111,7 +111,7 @@ class _Run:
     def _draw_head(self) -> None:
         with ui.element("section").props('aria-label="State"').classes("card"):
             with ui.element("div").props('role="status"'):
-                self._now = Part(lambda: now_of(self._watch, now()), _draw_now)
+                self._now = Part(self._now_of, _draw_now)
             self._said = Part(lambda: controls_of(self._site, self._watch).said, _draw_said)
             with ui.element("div").classes("actions"):
                 self._n_trials = ui.number("Trials", min=1, precision=0, value=self._proposed())
@@ -124,6 +124,9 @@ class _Run:
                     "stop": button("Stop", self._job("stop"), flat=True),
                 }
                 button("Report", lambda: self._alerts.trying(self._report), flat=True)
+
+    def _now_of(self) -> Now:
+        return now_of(self._watch, now(), self._site.state_of(self._watch))
 
     def _draw_front(self) -> None:
         Tag("h2", "Trials")
@@ -189,12 +192,13 @@ class _Run:
         shown = controls_of(self._site, watch)
         for name, one in self._buttons.items():
             one.set_visibility(getattr(shown, name))
+        if shown.go_on and not self._n_trials.visible:
+            self._n_trials.value = self._proposed()
         self._n_trials.set_visibility(shown.go_on)
         if front is not self._front:
             self._front = front
             if self._selected is None and watch.data is not None:
                 self._selected = watch.data.focus
-            self._n_trials.value = self._n_trials.value or self._proposed()
             self._draw_points()
             self._table.refresh()
             self._hidden.refresh()
@@ -252,6 +256,7 @@ class _Run:
         return work
 
     async def _report(self) -> None:
+        self._alerts.tell("The report is being made.")
         ui.navigate.to(f"/report/{await self._site.reports.make([self._watch.path])}")
 
 

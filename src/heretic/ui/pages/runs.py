@@ -75,5 +75,6 @@ class _Runs:
         if len(keys) < 2:
             self._alerts.say("Choose at least two runs: mark them in the first column.")
             return
+        self._alerts.tell("The report is being made.")
         key = await self._site.reports.make([self._site.path_of(one) for one in keys])
         ui.navigate.to(f"/report/{key}")
