@@ -19,7 +19,7 @@ from tests.support.ui_server import Server, serving
 from heretic.report.page.run import read_run
 from heretic.runs.folder import RunFolder
 
-PATIENCE = 120_000
+PATIENCE = 60_000
 """Milliseconds for what a busy machine takes seconds for."""
 
 HOSTILE = "hostile-0123456789ab"
@@ -105,7 +105,7 @@ def configure(found: Tab, server: Server, model: Path, trials: int | None = None
     found.page.get_by_role("radio", name="A folder").click()
     found.page.get_by_label("Folder of the model").fill(str(model))
     if trials is not None:
-        found.page.get_by_label("Trials").fill(str(trials))
+        found.page.get_by_label("Trials", exact=True).fill(str(trials))
 
 
 def begin(found: Tab, server: Server, model: Path, trials: int | None = None) -> None:
@@ -302,7 +302,7 @@ def test_a_killed_worker_is_shown_and_goes_on(browser: Browser, tmp_path: Path) 
         kept = len(read_run(run).trials)
         assert kept > 0
         found.check(1400)
-        found.page.get_by_label("Trials").fill(str(kept + 2))
+        found.page.get_by_label("Trials", exact=True).fill(str(kept + 2))
         found.button("Go on with the search").click()
         expect(found.page.get_by_text("The model is loaded.")).to_be_visible()
         assert len(read_run(run).trials) >= kept + 2
@@ -338,9 +338,10 @@ def test_the_end_of_the_server_ends_the_search_after_its_batch(
 def test_a_run_of_another_process_is_shown_live_with_its_controls_off(
     browser: Browser, tmp_path: Path
 ) -> None:
+    from tests.support.search_case import evaluate, make_study
+
     from heretic.events import SearchStarted, TrialFinished, TrialStarted
     from heretic.runs.events import EventsFile
-    from tests.support.search_case import evaluate, make_study
 
     path = page_case.make_run(tmp_path / "runs" / HOSTILE)
     folder = RunFolder(path)

@@ -126,6 +126,7 @@ def _run(
         app,
         title="Heretic",
         dark=None,
+        language="en-US",
         tailwind=False,
         show_welcome_message=False,
         reconnect_timeout=30.0,
