@@ -166,6 +166,7 @@ def test_a_click_on_a_point_shows_its_trial(browser: Browser, shown: Server) -> 
     found = tab(browser, shown)
     page = found.page
     page.goto(shown.address.replace("/?", f"/run/{HOSTILE}?"))
+    expect(page.get_by_role("heading", name="What it edits")).to_be_visible()
     chart = page.get_by_role("img", name="The front of the trials")
     place = chart.evaluate(
         """async element => {

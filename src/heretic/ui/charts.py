@@ -37,7 +37,6 @@ def front_options(chart: FrontChart | None, selected: int | None) -> dict[str, A
     chosen = [one for one in points if one.number == selected]
     return {
         "animation": False,
-        "aria": {"enabled": True},
         "grid": {"left": 12, "right": 20, "top": 40, "bottom": 34, "containLabel": True},
         "legend": {"top": 0, "textStyle": {":color": TEXT}, "data": list(ROLES)},
         "tooltip": {
@@ -108,7 +107,6 @@ def layers_options(lines: Sequence[Line], y_name: str) -> dict[str, Any]:
     count = max((len(line.values) for line in lines), default=0)
     return {
         "animation": False,
-        "aria": {"enabled": True},
         "color": list(SERIES),
         "grid": {"left": 12, "right": 20, "top": 44, "bottom": 34, "containLabel": True},
         "legend": {"top": 0, "type": "scroll", "textStyle": {":color": TEXT}},

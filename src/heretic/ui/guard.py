@@ -55,8 +55,9 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">{head}
 <style>
 :root {{ color-scheme: light dark }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 30rem; margin: 10vh auto; padding: 0 1rem }}
-input, button {{ font: inherit; padding: .5rem; box-sizing: border-box; width: 100%; margin: .3rem 0 }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 30rem; margin: 10vh auto; padding: 1rem }}
+input, button {{ font: inherit; padding: .5rem; box-sizing: border-box; width: 100% }}
+button {{ margin: .6rem 0 }}
 </style></head><body><main><h1>Heretic</h1>{body}</main></body></html>
 """
 _FORM = """<p>{said}</p>

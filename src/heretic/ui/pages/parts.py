@@ -97,7 +97,7 @@ class Alerts:
 def frame(site: Site, title: str) -> Iterator[Alerts]:
     """The frame of a page, with its heading; what is drawn within stands below that."""
     ui.add_css(files("heretic.ui.pages").joinpath("page.css").read_text(encoding="utf-8"))
-    ui.colors(primary="#2f6db0", positive="#22785c", negative="#b83247")
+    ui.colors(primary="#245c99", positive="#22785c", negative="#b83247")
     with ui.header().classes("top"):
         with ui.element("nav").props('aria-label="Main"'):
             ui.link("Runs", "/")
@@ -130,21 +130,27 @@ def _draw_busy(found: tuple[str, str]) -> None:
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> None:
     """A table of texts; the first cell of a row is its heading."""
-    with (
-        ui.element("div").classes("scroll").props(f'tabindex=0 role=region aria-label="{caption}"')
-    ):
-        with ui.element("table"):
-            with ui.element("thead"), ui.element("tr"):
-                for one in headings:
-                    Tag("th" if one else "td", one).props("scope=col" if one else "")
-            with ui.element("tbody"):
-                for row in rows:
-                    with ui.element("tr"):
-                        for place, cell in enumerate(row):
-                            Tag("td" if place else "th", cell).props("" if place else "scope=row")
+    box = ui.element("div").classes("scroll").props("tabindex=0 role=region")
+    box.props["aria-label"] = caption
+    with box, ui.element("table"):
+        with ui.element("thead"), ui.element("tr"):
+            for one in headings:
+                Tag("th" if one else "td", one).props("scope=col" if one else "")
+        with ui.element("tbody"):
+            for row in rows:
+                with ui.element("tr"):
+                    for place, cell in enumerate(row):
+                        Tag("td" if place else "th", cell).props("" if place else "scope=row")
 
 
 def button(text: str, work: Callable[[], Any], *, flat: bool = False) -> ui.button:
     """A button."""
     made = ui.button(text, on_click=work).props("no-caps unelevated")
     return made.props("outline") if flat else made
+
+
+def dialog_of(title: str) -> ui.dialog:
+    """A dialog that goes by a name."""
+    made = ui.dialog()
+    made.props["aria-label"] = title
+    return made

@@ -8,7 +8,7 @@ from pathlib import Path
 from nicegui import ui
 
 from heretic.errors import HereticError
-from heretic.ui.pages.parts import Tag, button
+from heretic.ui.pages.parts import Tag, button, dialog_of
 from heretic.ui.places import Places
 
 
@@ -18,9 +18,11 @@ def pick(places: Places, use: Callable[[str], None], *, files: bool) -> None:
     Args:
         files: Whether files can be chosen, too.
     """
-    with ui.dialog() as dialog, ui.card().classes("dialog"):
-        Tag("h2", "Choose a file or folder" if files else "Choose a folder")
+    title = "Choose a file or folder" if files else "Choose a folder"
+    with dialog_of(title) as dialog, ui.card().classes("dialog"):
+        Tag("h2", title)
         box = ui.element("div").classes("part")
+        button("Cancel", dialog.close, flat=True)
 
     def choose(path: Path) -> None:
         dialog.close()
@@ -53,8 +55,6 @@ def pick(places: Places, use: Callable[[str], None], *, files: bool) -> None:
                 _row(entry.name, lambda entry=entry: choose(entry.path))
 
     show(None)
-    with dialog, box.parent_slot:  # type: ignore[union-attr]
-        button("Cancel", dialog.close, flat=True)
     dialog.open()
 
 

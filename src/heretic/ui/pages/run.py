@@ -12,6 +12,7 @@ from nicegui.events import EChartPointClickEventArguments
 from heretic.errors import RunError
 from heretic.report.page.words import facts
 from heretic.runs.listing import target_of
+from heretic.system.display import safe
 from heretic.ui.charts import NUMBER, front_options
 from heretic.ui.pages.parts import SECONDS, Alerts, Part, Tag, button, frame, table
 from heretic.ui.pages.trial import TrialPanel
@@ -59,38 +60,43 @@ class Controls:
     said: str = ""
 
 
+ASKED = {
+    "pause": "The search pauses after its batch.",
+    "stop": "The search stops after its batch.",
+    "quit": "The worker ends after its batch.",
+}
+
+
 def controls_of(site: Site, watch: Watch) -> Controls:
     """What may be done with a run now."""
-    job = site.job
-    state = job.state
     if not site.is_ours(watch):
-        if watch.is_locked:
-            return Controls(said="Another process works on this run, so its controls are off here.")
-        if watch.state == "unreadable":
-            return Controls(said=watch.error or "This run cannot be read.")
-        if job.is_busy:
-            return Controls(said="This page works on another run: stop that one first.")
-        loaded = "" if state.state != "dead" or job.run != watch.path else job.error
-        return Controls(go_on=True, load=True, said=loaded)
+        return _of_others(site, watch)
+    job, state = site.job, site.job.state
     if job.opening:
         return Controls(stop=True, said="The run is being opened.")
-    asked = {
-        "pause": "The search pauses after its batch.",
-        "stop": "The search stops after its batch.",
-        "quit": "The worker ends after its batch.",
-    }.get(state.asked or "", "")
+    asked = ASKED.get(state.asked or "", "")
     if state.state == "searching":
-        waiting = f" {state.waiting} requests wait for the end of the batch." * bool(state.waiting)
-        return Controls(
-            pause=state.asked is None,
-            resume=state.asked == "pause",
-            stop=True,
-            said=asked + waiting,
-        )
+        waiting = f" Requests that wait for its end: {state.waiting}." if state.waiting else ""
+        pauses = state.asked == "pause"
+        return Controls(pause=state.asked is None, resume=pauses, stop=True, said=asked + waiting)
     if state.state == "paused":
-        return Controls(resume=True, stop=True, said=asked or "The search is paused.")
+        ends = state.asked in ("stop", "quit")
+        return Controls(resume=True, stop=True, said=asked if ends else "The search is paused.")
     ended = f"The search has ended ({state.reason}). " if state.reason else ""
     return Controls(go_on=True, said=f"{ended}The model is loaded.")
+
+
+def _of_others(site: Site, watch: Watch) -> Controls:
+    """For a run that this page's worker has not open."""
+    job = site.job
+    if watch.is_locked:
+        return Controls(said="Another process works on this run, so its controls are off here.")
+    if watch.state == "unreadable":
+        return Controls(said=safe(watch.error or "This run cannot be read."))
+    if job.is_busy:
+        return Controls(said="This page works on another run: stop that one first.")
+    died = job.run == watch.path
+    return Controls(go_on=True, load=True, said=job.error if died else "")
 
 
 class _Run:

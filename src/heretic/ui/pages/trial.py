@@ -1,4 +1,4 @@
-"""The chosen trial of a run: scores, plan, weights over layers, replies; what can be done with it."""
+"""The chosen trial of a run: scores, plan, weights over layers, replies, requests about it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nicegui import ui
 
 from heretic.ui.charts import layers_options
 from heretic.ui.job import Task
-from heretic.ui.pages.parts import Alerts, Part, Tag, button, table
+from heretic.ui.pages.parts import Alerts, Part, Tag, button, dialog_of, table
 from heretic.ui.site import Site
 from heretic.ui.views import Exchange, Line, TrialView, score_rows, task_exchanges, trial_of
 from heretic.ui.watch import Watch
@@ -138,7 +138,7 @@ class TrialPanel:
         self._site.job.sample(self._watch.path, number)
 
     def _ask_score(self, number: int) -> None:
-        with ui.dialog() as dialog, ui.card().classes("dialog"):
+        with dialog_of("Score again") as dialog, ui.card().classes("dialog"):
             Tag("h2", "Score again")
             held_out = ui.checkbox("On held-out prompts, which the search has not seen")
             first = ui.number("First prompts of each set (empty: all)", min=1, precision=0)
@@ -161,7 +161,7 @@ class TrialPanel:
         dialog.open()
 
     def _ask_save(self, number: int) -> None:
-        with ui.dialog() as dialog, ui.card().classes("dialog"):
+        with dialog_of("Save the edited model") as dialog, ui.card().classes("dialog"):
             Tag("h2", "Save the edited model")
             folder = ui.input("New folder", value=f"{Path.cwd() / 'edited'}")
             folder.classes("field").props("outlined dense")
