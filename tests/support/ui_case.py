@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import tomlkit
 
 from tests.support import export_case, tiny
 
 
-def make_folder(place: Path, *, name: str = "Tiny-Base", **values: object) -> Path:
+def make_folder(place: Path, *, name: str = "Tiny-Base", **values: Any) -> Path:
     """A folder with config.toml, so that the page needs only the model; returns the model's."""
     model = tiny.folder(place / name, max_position_embeddings=512)
     settings = {

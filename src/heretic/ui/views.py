@@ -306,7 +306,10 @@ def trial_of(watch: Watch, number: int) -> TrialView | None:
 
 def plan_lines(plan: Plan) -> tuple[tuple[str, str], ...]:
     """What a plan edits, as names and values."""
-    lines = [("directions", plan.direction_scope), ("rows", plan.row_normalization)]
+    lines: list[tuple[str, str]] = [
+        ("directions", plan.direction_scope),
+        ("rows", plan.row_normalization),
+    ]
     if plan.direction_index is not None:
         lines.append(("direction of layer", f"{plan.direction_index:.4g}"))
     if plan.rank != 1:

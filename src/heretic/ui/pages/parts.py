@@ -42,7 +42,7 @@ class Part(Generic[Data]):
     """
 
     def __init__(
-        self, read: Callable[[], Data], draw: Callable[[Data], None], tag: str = "div"
+        self, read: Callable[[], Data], draw: Callable[[Data], object], tag: str = "div"
     ) -> None:
         self._read, self._draw = read, draw
         self.box = ui.element(tag).classes("part")

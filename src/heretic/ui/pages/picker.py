@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from nicegui import ui
@@ -34,7 +35,7 @@ def pick(places: Places, use: Callable[[str], None], *, files: bool) -> None:
             if folder is None:
                 for root in places.roots:
                     if root.is_dir():
-                        _row(f"{root}/", lambda root=root: show(root))
+                        _row(f"{root}/", partial(show, root))
                 return
             Tag("p", str(folder), "note")
             with ui.element("div").classes("actions"):
@@ -50,9 +51,9 @@ def pick(places: Places, use: Callable[[str], None], *, files: bool) -> None:
             return
         for entry in found:
             if entry.is_folder:
-                _row(f"{entry.name}/", lambda entry=entry: show(entry.path))
+                _row(f"{entry.name}/", partial(show, entry.path))
             elif files:
-                _row(entry.name, lambda entry=entry: choose(entry.path))
+                _row(entry.name, partial(choose, entry.path))
 
     show(None)
     dialog.open()

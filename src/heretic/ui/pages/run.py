@@ -144,7 +144,7 @@ class _Run:
         self._chart = ui.echart(front_options(None, None), on_point_click=self._clicked)
         self._chart.classes("chart").props('role="img" aria-label="The front of the trials"')
         self._hidden = Part(self._hidden_text, lambda text: Tag("p", text, "dim") if text else None)
-        self._table = Part(lambda: self._front and self._front.table, self._draw_table)
+        self._table = Part(self._front_table, self._draw_table)
 
     def _draw_rest(self) -> None:
         with ui.expansion("More about this run").classes("field").props("dense"):
@@ -181,6 +181,9 @@ class _Run:
                             Tag("td", cell)
         if found.left_out:
             Tag("p", f"Not in the table: {found.left_out} more trials of the front.", "dim")
+
+    def _front_table(self) -> FrontTable | None:
+        return self._front.table if self._front is not None else None
 
     def _hidden_text(self) -> str:
         chart = self._front.chart if self._front is not None else None

@@ -64,7 +64,7 @@ class TrialPanel:
         self._version = (-1, -1)
         self._view: TrialView | None = None
         with ui.element("section").props('aria-label="The chosen trial"').classes("part"):
-            self._head = Part(lambda: self._view and self._view.label, _draw_head)
+            self._head = Part(self._label, _draw_head)
             self._actions = Part(self._is_open, self._draw_actions)
             self._part = Part(lambda: self._view, self._draw)
             self._tasks = Part(self._task_views, _draw_tasks)
@@ -81,6 +81,9 @@ class TrialPanel:
             self._part.refresh()
         self._actions.refresh()
         self._tasks.refresh()
+
+    def _label(self) -> str:
+        return self._view.label if self._view is not None else ""
 
     def _is_open(self) -> tuple[int | None, bool]:
         return self._number, self._site.job.is_open(self._watch.path)
@@ -188,7 +191,7 @@ class TrialPanel:
             button("Cancel", dialog.close, flat=True)
 
 
-def _draw_head(label: str | None) -> None:
+def _draw_head(label: str) -> None:
     if label:
         Tag("h2", label[0].upper() + label[1:])
 
