@@ -68,7 +68,7 @@ NARROW = {
 }
 """Rooms that see less than all below them."""
 
-LONGEST_ROOM_CHAIN = 12
+LONGEST_ROOM_CHAIN = 14
 LONGEST_MODULE_CHAIN = 22
 LONGEST_MODULE = 450
 LONGEST_FUNCTION = 65

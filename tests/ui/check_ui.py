@@ -49,7 +49,7 @@ class Tab:
         assert self.page.evaluate("document.documentElement.scrollWidth") <= width
         options = {"rules": {"color-contrast": {"enabled": not dialog}}}
         serious = [
-            f"{found['id']}: {found['nodes'][0]['html'][:300]} {found['nodes'][0]['failureSummary']}"
+            f"{found['id']}: {found['nodes'][0]}"
             for found in Axe().run(self.page, options=options).response["violations"]
             if found["impact"] in ("serious", "critical")
         ]

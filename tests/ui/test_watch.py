@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.support import page_case
+from tests.support.search_case import evaluate, make_study
 
 from heretic.events import (
     EvaluationProgress,
@@ -21,8 +23,6 @@ from heretic.runs.folder import RunFolder
 from heretic.ui import views, watch
 from heretic.ui.charts import front_options, layers_options
 from heretic.ui.watch import Watch, now
-from tests.support import page_case
-from tests.support.search_case import evaluate, make_study
 
 
 @pytest.fixture
@@ -57,10 +57,10 @@ def test_a_trial_appears_by_its_event_and_gets_its_plan_from_the_journal(path: P
         file = EventsFile(folder.events_path)
         file.write("CommandStarted", {"since": 0.0})
         file.emit(StageStarted("Loading model"))
-        file.emit(StageProgress(1, 2, "shards"))
+        file.emit(StageProgress(2, 2, "shards"))
         found.look()
         shown = views.now_of(found, now(), found.state)
-        assert (shown.state, shown.doing) == ("running", "Loading model 1/2 shards")
+        assert (shown.state, shown.doing) == ("running", "Loading model 2/2 shards")
         file.emit(SearchStarted(3, 9, ()))
         found.look()
         reads = found.reads
@@ -68,9 +68,9 @@ def test_a_trial_appears_by_its_event_and_gets_its_plan_from_the_journal(path: P
         study.run(evaluate, 4)
         last = study.trials[-1]
         file.emit(TrialStarted(last.number, 3, 9))
-        file.emit(EvaluationProgress("replies", 2, 5))
+        file.emit(EvaluationProgress("replies", 5, 5))
         found.look()
-        assert "trial 3, replies 2/5" in views.now_of(found, now(), found.state).doing
+        assert "trial 3, replies 5/5" in views.now_of(found, now(), found.state).doing
         file.emit(TrialFinished(last, study.front, 4, 9, 1.0, 60.0))
         found.look()
         assert found.reads == reads  # the journal was not read
@@ -147,7 +147,7 @@ def test_the_picture_holds_each_trial_once_and_no_name_as_a_key(path: Path):
     hostile = replace(chart, x_name=":alert(1)", y_name="{b}")
     options = front_options(hostile, 1)
     series = {one["name"]: one["data"] for one in options["series"]}
-    assert [1] == [point[2] for name in views_roles() for point in series[name] if point[2] == 1]
+    assert [point[2] for name in views_roles() for point in series[name] if point[2] == 1] == [1]
     assert len(series["shown below"]) == 1
     lines = layers_options([views.Line(":alert(1)", (0.5, None))], ":alert(2)")
     allowed = {":color", ":borderColor", ":formatter"}

@@ -38,6 +38,10 @@ ACTIVE = ("loading", "searching", "paused")
 """States in which a worker must not be replaced by another."""
 
 
+PATIENCE = 24 * 3600.0
+"""Seconds for which the end of a batch, or of saving, is waited for."""
+
+
 @dataclass(slots=True)
 class Task:
     """Something that a worker was asked about a trial, and its result.
@@ -93,8 +97,10 @@ class Job:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a run is being opened or searched."""
-        return bool(self.opening) or self.state.state in ACTIVE
+        """Whether a run is being opened or searched, or something was asked about its trials."""
+        asked = self.state.doing is not None or self.state.waiting > 0
+        works = self.state.state in ACTIVE or (self.state.state == "ready" and asked)
+        return bool(self.opening) or works
 
     def is_open(self, run: Path) -> bool:
         """Whether a living worker has this run open."""
@@ -126,7 +132,8 @@ class Job:
         Raises:
             HereticError: As `begin`.
         """
-        if self.is_open(run) and not self.is_busy:
+        if self.is_open(run) and self.state.state == "ready":  # what was asked before comes first
+            self.error = ""
             if search:
                 self._spawn(self._ask(Search(n_trials=more, timed=False)))
             return
@@ -323,7 +330,7 @@ class Job:
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.on_state = None
-            self.state = await worker.terminate()
+            self.state = await worker.terminate(patience=PATIENCE)
             self.version += 1
 
     async def _ask(self, request: Request) -> None:

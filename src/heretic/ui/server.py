@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import tempfile
@@ -77,7 +78,7 @@ def serve(options: Options, say: Callable[[str], None]) -> None:
         if options.opens:
             _open(address)
 
-    _run(site, access, options.host, listener, ready)
+    _run(site, access, options.host, listener, ready, say)
 
 
 def _places(options: Options) -> Places:
@@ -105,6 +106,7 @@ def _run(
     host: str,
     listener: socket.socket,
     ready: Callable[[], None],
+    say: Callable[[str], None],
 ) -> None:
     import uvicorn
     from fastapi import FastAPI
@@ -118,7 +120,7 @@ def _run(
         try:
             yield
         finally:
-            await site.close()
+            await _close(site, lambda: server.force_exit, say)
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     add_pages(site, app)
@@ -144,8 +146,20 @@ def _run(
         timeout_graceful_shutdown=CLOSING_SECONDS,
         lifespan="on",
     )
+    server = uvicorn.Server(config)
     with suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
+
+
+async def _close(site: Site, is_forced: Callable[[], bool], say: Callable[[str], None]) -> None:
+    """End the worker after its batch; at a second Ctrl+C it is left to do that by itself."""
+    if site.job.is_busy:
+        say("The search ends after its batch. Ctrl+C again does not wait for that.")
+    closing = asyncio.create_task(site.close())
+    while not closing.done() and not is_forced():
+        await asyncio.wait({closing}, timeout=0.2)
+    if closing.done():
+        await closing
 
 
 def _open(address: str) -> None:

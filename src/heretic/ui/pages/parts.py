@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from nicegui import ui
 from nicegui.elements.mixins.text_element import TextElement
 
 from heretic.errors import HereticError
 from heretic.system.display import safe
-from heretic.ui.site import Site
+
+if TYPE_CHECKING:
+    from heretic.ui.site import Site
 
 Data = TypeVar("Data")
 

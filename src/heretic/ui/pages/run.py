@@ -83,7 +83,8 @@ def controls_of(site: Site, watch: Watch) -> Controls:
         ends = state.asked in ("stop", "quit")
         return Controls(resume=True, stop=True, said=asked if ends else "The search is paused.")
     ended = f"The search has ended ({state.reason}). " if state.reason else ""
-    return Controls(go_on=True, said=f"{ended}The model is loaded.")
+    told = f"{ended}The model is loaded. {job.error}".strip()
+    return Controls(go_on=True, said=told)
 
 
 def _of_others(site: Site, watch: Watch) -> Controls:
