@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import warnings
+from contextlib import suppress
 from types import FrameType
 from typing import BinaryIO
 
@@ -32,6 +33,7 @@ from heretic.worker.protocol import (
 from heretic.worker.wire import Messages, failure_of, read_lines
 
 _INPUT, _OUTPUT, _ERROR = 0, 1, 2
+_signals: list[int] = []
 _ENDING = Failure("Cancelled", "The worker ends.", "Start another one.")
 
 
@@ -54,17 +56,14 @@ def main() -> int:
         board.say()
 
     read_lines(requests, take, inbox.close)
-    status = 0
-    try:
+    with suppress(KeyboardInterrupt):
         from heretic.worker.work import Worker  # takes seconds, in which requests may come
 
         Worker(inbox, messages, board).run()
-    except KeyboardInterrupt:
-        status = 128 + signal.SIGTERM
     for number in inbox.rest():
         messages.fail(number, _ENDING)
     messages.close()
-    return status
+    return 128 + signal.SIGTERM if _signals else 0
 
 
 def _own_streams() -> tuple[BinaryIO, BinaryIO]:
@@ -95,7 +94,8 @@ def _quieten() -> None:
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
-    del number, frame
+    del frame
+    _signals.append(number)
     raise KeyboardInterrupt
 
 

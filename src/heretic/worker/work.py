@@ -209,10 +209,10 @@ class Worker:
                 remedy="Stop it first, or let it end.",
             )
         self._inbox.check()
-        self._messages.answer(number, {})
         self._inbox.searching(request)
         self._search, self._reason = request, None
         self._board.say(state="searching", doing=None, reason=None, problem=None)
+        self._messages.answer(number, {})  # whoever reads it knows the state already
         problem = None
         try:
             self._run_search(session, request)
