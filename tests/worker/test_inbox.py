@@ -86,6 +86,16 @@ def test_a_pause_lasts_until_something_comes() -> None:
         inbox.done()
 
 
+def test_a_signal_ends_a_search_that_was_to_stop_and_what_comes_after_it() -> None:
+    inbox = Inbox()
+    inbox.searching(Search())
+    inbox.control(Stop())
+    inbox.end_now()
+    inbox.searching(None)
+    inbox.put(1, Front())
+    assert inbox.take() is None
+
+
 @pytest.mark.parametrize("is_eof", [False, True])
 def test_the_end_ends_everything(is_eof: bool) -> None:
     inbox = Inbox()

@@ -33,7 +33,6 @@ from heretic.worker.protocol import (
 from heretic.worker.wire import Messages, failure_of, read_lines
 
 _INPUT, _OUTPUT, _ERROR = 0, 1, 2
-_signals: list[int] = []
 _ENDING = Failure("Cancelled", "The worker ends.", "Start another one.")
 
 
@@ -45,9 +44,17 @@ def main() -> int:
     """
     requests, answers = _own_streams()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the server, which asks
-    signal.signal(signal.SIGTERM, _terminated)
-    _quieten()
     inbox = Inbox()
+    signals: list[int] = []
+
+    def terminated(number: int, frame: FrameType | None) -> None:
+        del frame
+        signals.append(number)
+        inbox.end_now()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminated)
+    _quieten()
     messages = Messages(answers, lost=inbox.close)
     board = Board(inbox, messages)
 
@@ -63,7 +70,7 @@ def main() -> int:
     for number in inbox.rest():
         messages.fail(number, _ENDING)
     messages.close()
-    return 128 + signal.SIGTERM if _signals else 0
+    return 128 + signal.SIGTERM if signals else 0
 
 
 def _own_streams() -> tuple[BinaryIO, BinaryIO]:
@@ -91,12 +98,6 @@ def _quieten() -> None:
     handler.setLevel(logging.WARNING)
     handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger("heretic").addHandler(handler)
-
-
-def _terminated(number: int, frame: FrameType | None) -> None:
-    del frame
-    _signals.append(number)
-    raise KeyboardInterrupt
 
 
 def _take(line: bytes, inbox: Inbox, messages: Messages) -> None:
