@@ -328,5 +328,9 @@ def test_refusals_are_told_without_torch(tmp_path: Path):
     assert heavy_modules_after(code) <= {"numpy", "scipy"}
 
 
+def test_a_worker_is_driven_without_anything_heavy():
+    assert heavy_modules_after("import heretic.worker.client") == set()
+
+
 def test_run_folders_need_no_torch():
     assert "torch" not in heavy_modules_after("import heretic.runs.folder")

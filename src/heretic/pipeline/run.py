@@ -50,9 +50,9 @@ from heretic.scorers.registry import (
     tells_words,
 )
 from heretic.search.beginning import Beginning, first_plans, method_of
-from heretic.search.limits import TimeLimit
+from heretic.search.limits import BetweenBatches, TimeLimit
 from heretic.search.method import Method, SearchOptions, choose_method
-from heretic.search.study import BetweenBatches, Study
+from heretic.search.study import Study
 from heretic.system.documents import read_json
 from heretic.system.machine import versions
 

@@ -25,7 +25,7 @@ from heretic.records.volume import is_stagnant
 from heretic.runs.folder import RunFolder
 from heretic.runs.journal import INTERRUPTED
 from heretic.search.bounds import bound_warnings
-from heretic.search.limits import TimeLimit
+from heretic.search.limits import BetweenBatches, TimeLimit
 from heretic.search.space import Space
 from heretic.system.display import safe_line
 
@@ -34,10 +34,6 @@ if TYPE_CHECKING:
 
 Evaluate = Callable[[Sequence[Plan]], Sequence[tuple[Score, ...]]]
 """Evaluates plans together and returns the scores of each."""
-
-BetweenBatches = Callable[[], None]
-"""Called before each batch. What it does must leave run and model as they are; the search waits for
-it. It ends the search by a KeyboardInterrupt, as Ctrl+C does, and no trial is lost."""
 
 MAX_INTERRUPTIONS = 3
 """A start plan that was interrupted this often is skipped: it may be what kills the process."""

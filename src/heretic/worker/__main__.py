@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import warnings
+from contextlib import suppress
 from types import FrameType
 from typing import BinaryIO
 
@@ -43,9 +44,17 @@ def main() -> int:
     """
     requests, answers = _own_streams()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the server, which asks
-    signal.signal(signal.SIGTERM, _terminated)
-    _quieten()
     inbox = Inbox()
+    signals: list[int] = []
+
+    def terminated(number: int, frame: FrameType | None) -> None:
+        del frame
+        signals.append(number)
+        inbox.end_now()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminated)
+    _quieten()
     messages = Messages(answers, lost=inbox.close)
     board = Board(inbox, messages)
 
@@ -54,17 +63,14 @@ def main() -> int:
         board.say()
 
     read_lines(requests, take, inbox.close)
-    status = 0
-    try:
+    with suppress(KeyboardInterrupt):
         from heretic.worker.work import Worker  # takes seconds, in which requests may come
 
         Worker(inbox, messages, board).run()
-    except KeyboardInterrupt:
-        status = 128 + signal.SIGTERM
     for number in inbox.rest():
         messages.fail(number, _ENDING)
     messages.close()
-    return status
+    return 128 + signal.SIGTERM if signals else 0
 
 
 def _own_streams() -> tuple[BinaryIO, BinaryIO]:
@@ -92,11 +98,6 @@ def _quieten() -> None:
     handler.setLevel(logging.WARNING)
     handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger("heretic").addHandler(handler)
-
-
-def _terminated(number: int, frame: FrameType | None) -> None:
-    del number, frame
-    raise KeyboardInterrupt
 
 
 def _take(line: bytes, inbox: Inbox, messages: Messages) -> None:

@@ -16,6 +16,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
@@ -39,6 +40,7 @@ from heretic.worker.protocol import (
 )
 
 _LONGEST_LINE = 64 * 2**20
+_TERMINATED = 128 + signal.SIGTERM
 _TAIL = 64 * 2**10  # bytes
 _log = logging.getLogger(__name__)
 
@@ -118,6 +120,7 @@ class WorkerProcess:
         errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the process has ended
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # modules in the working folder are not ours
             "-m",
             "heretic.worker",
             stdin=PIPE,
@@ -253,8 +256,8 @@ class WorkerProcess:
             self.on_state(state)
 
     def _ended(self, status: int) -> None:
-        asked_to = self._is_asked_to_end and status in (0, 143)
-        name: StateName = "stopped" if asked_to else "dead"
+        as_asked = status == 0 or (self._is_asked_to_end and status == _TERMINATED)
+        name: StateName = "stopped" if as_asked else "dead"
         self._become(
             replace(self.state, state=name, asked=None, doing=None, waiting=0, status=status)
         )

@@ -69,6 +69,10 @@ class Inbox:
             self._quits = self._is_unheard = True
             self._changed.notify_all()
 
+    def end_now(self) -> None:
+        """End the worker. May be called by a signal's handler, wherever its thread is."""
+        self._quits = True
+
     def _require_search(self, *kinds: type[Work]) -> None:
         coming = [request for _, request in self._waiting]
         coming += [self._current[1]] if self._current is not None else []

@@ -270,7 +270,7 @@ class Save:
 
     Attributes:
         trial: Its number.
-        folder: Where to; it must be missing or empty.
+        folder: Where to: missing, empty, or with an earlier export, which is replaced.
         strategy: `merge` or `adapter`.
         long_prompts: Prompts of each set that get long replies; None for all.
     """

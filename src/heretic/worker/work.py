@@ -111,17 +111,15 @@ class Worker:
 
     def _result(self, number: int, request: Work) -> Mapping[str, Any]:
         self._inbox.check()
-        match request:
-            case Open():
-                return self._open(request)
-            case Inspect():
-                return answers.inspected(request, self)
-            case Preview():
-                with nullcontext() if self._session is None else undisturbed(self._session.model):
+        if isinstance(request, Open):
+            return self._open(request)
+        with nullcontext() if self._session is None else undisturbed(self._session.model):
+            match request:
+                case Inspect():
+                    return answers.inspected(request, self)
+                case Preview():
                     return answers.previewed(request, self)
-        session = self._opened()
-        with undisturbed(session.model):
-            return self._of_session(number, request, session)
+            return self._of_session(number, request, self._opened())
 
     def _of_session(self, number: int, request: Work, session: Session) -> Mapping[str, Any]:
         match request:
@@ -209,10 +207,10 @@ class Worker:
                 remedy="Stop it first, or let it end.",
             )
         self._inbox.check()
-        self._messages.answer(number, {})
         self._inbox.searching(request)
         self._search, self._reason = request, None
         self._board.say(state="searching", doing=None, reason=None, problem=None)
+        self._messages.answer(number, {})  # whoever reads it knows the state already
         problem = None
         try:
             self._run_search(session, request)
