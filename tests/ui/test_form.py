@@ -1,4 +1,4 @@
-"""What the form for a new search becomes, and what it refuses; conversations as models know them."""
+"""What the form for a new search becomes, and what it refuses; what models know of a chat."""
 
 from __future__ import annotations
 
