@@ -70,7 +70,6 @@ class Job:
 
     Attributes:
         folder: Working folder of workers.
-        environment: Of workers; None for this process's.
         state: The worker's; `stopped` without one.
         run: Folder of the run that is, or was last, open.
         opening: What is being opened, for people; empty if nothing is.
@@ -80,7 +79,6 @@ class Job:
     """
 
     folder: Path
-    environment: Mapping[str, str] | None = None
     state: State = NONE
     run: Path | None = None
     opening: str = ""
@@ -106,10 +104,6 @@ class Job:
         """Whether a living worker has this run open."""
         ready = self.state.state in ("ready", "searching", "paused")
         return ready and not self.opening and self.run == _real(run)
-
-    def pid(self) -> int | None:
-        """The worker's process; None without one."""
-        return self._worker.pid if self._worker is not None and self._worker.is_alive else None
 
     # --- runs --------------------------------------------------------------------------------
 
@@ -318,9 +312,7 @@ class Job:
         if self._worker is None or not self._worker.is_alive:
             if self._closing:
                 raise HereticError("The page is being closed.")
-            self._worker = await WorkerProcess.start(
-                folder=self.folder, environment=self.environment
-            )
+            self._worker = await WorkerProcess.start(folder=self.folder)
             self._worker.on_state = self._changed
             self._worker.on_event = self._told
             self._changed(self._worker.state)
