@@ -334,3 +334,9 @@ def test_a_worker_is_driven_without_anything_heavy():
 
 def test_run_folders_need_no_torch():
     assert "torch" not in heavy_modules_after("import heretic.runs.folder")
+
+
+def test_the_server_of_the_page_needs_no_torch():
+    pytest.importorskip("nicegui")
+    found = heavy_modules_after("import heretic.ui.server, heretic.ui.pages.routes")
+    assert found & {"accelerate", "datasets", "optuna", "peft", "torch", "transformers"} == set()
