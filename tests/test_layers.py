@@ -41,6 +41,8 @@ ORDER = (
     "evaluator",
     "pipeline",
     "demo",
+    "worker",
+    "ui",
     "cli",
     "utils",
     "main",
@@ -66,7 +68,7 @@ NARROW = {
 }
 """Rooms that see less than all below them."""
 
-LONGEST_ROOM_CHAIN = 12
+LONGEST_ROOM_CHAIN = 14
 LONGEST_MODULE_CHAIN = 22
 LONGEST_MODULE = 450
 LONGEST_FUNCTION = 65
@@ -326,5 +328,15 @@ def test_refusals_are_told_without_torch(tmp_path: Path):
     assert heavy_modules_after(code) <= {"numpy", "scipy"}
 
 
+def test_a_worker_is_driven_without_anything_heavy():
+    assert heavy_modules_after("import heretic.worker.client") == set()
+
+
 def test_run_folders_need_no_torch():
     assert "torch" not in heavy_modules_after("import heretic.runs.folder")
+
+
+def test_the_server_of_the_page_needs_no_torch():
+    pytest.importorskip("nicegui")
+    found = heavy_modules_after("import heretic.ui.server, heretic.ui.pages.routes")
+    assert found & {"accelerate", "datasets", "optuna", "peft", "torch", "transformers"} == set()

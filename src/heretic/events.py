@@ -119,6 +119,18 @@ class Reporter(Protocol):
         """Handle one event. It must not raise and must return quickly."""
 
 
+class Several:
+    """Hands each event to several reporters, in their order."""
+
+    def __init__(self, *reporters: Reporter) -> None:
+        self._reporters = reporters
+
+    def emit(self, event: Event) -> None:
+        """Hand the event on."""
+        for reporter in self._reporters:
+            reporter.emit(event)
+
+
 class Silent:
     """A reporter that shows nothing; the default for library use."""
 

@@ -25,7 +25,7 @@ from heretic.cli.display.tables import (
     scores_table,
 )
 from heretic.cli.display.text import bytes_text, clip, make_console, memory_text
-from heretic.events import Event, Notice, SearchFinished, StageFinished, StageStarted
+from heretic.events import Event, Notice, SearchFinished, Several, StageFinished, StageStarted
 from heretic.records import LayerWeights, Plan, Score, Trial, front
 from heretic.system.display import safe
 from heretic.utils import get_trial_parameters
@@ -314,7 +314,7 @@ def test_what_is_shown_is_logged() -> None:
             self.events.append(event)
 
     display, log = Kept(), Kept()
-    run_stages(LoggedDisplay(display, log))
+    run_stages(LoggedDisplay(display, Several(display, log)))
     assert display.events == log.events
     assert len(log.events) == 6
 
@@ -376,7 +376,7 @@ def test_differences_stand_below_two_models() -> None:
 FULL = """
 import logging, resource, signal, sys
 from pathlib import Path
-from heretic.cli.display.log import logging_to
+from heretic.runs.log import logging_to
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))  # as a full disk: no file takes more
 with logging_to(Path(sys.argv[1])):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ from tests.support import judge_server, tiny
 from heretic.cli import workflow
 from heretic.cli.main import main
 from heretic.cli.options import SettingsOptions
-from heretic.cli.recorded import run_settings
 from heretic.config import Settings
-from heretic.config.schema import consent_names, run_names
+from heretic.config.schema import SettingsLayer, consent_names, run_names
 from heretic.errors import RunError, SettingsError
 from heretic.judges.client import EndpointJudge
+from heretic.pipeline.recorded import run_settings
 from heretic.runs.folder import RunFolder
 from heretic.runs.manifest import RunManifest
 
@@ -106,6 +107,11 @@ def with_judge(manifest: RunManifest, **options: Any) -> RunManifest:
     return replace(manifest, settings=settings.to_dict(), fingerprint=code)
 
 
+def said(**overrides: Any) -> tuple[SettingsLayer, ...]:
+    """What the user says by options, and what the working directory does."""
+    return SettingsOptions(overrides=overrides).layers()
+
+
 def test_what_a_run_decides_has_no_consents_actions_or_places():
     assert not run_names() & {*HOSTILE, *consent_names()} - {"preset"}
 
@@ -116,11 +122,11 @@ def test_no_command_does_what_a_foreign_run_says(
 ) -> None:
     asked: list[Settings] = []
 
-    def noticed(manifest: RunManifest, options: SettingsOptions, **how: Any) -> Settings:
-        asked.append(run_settings(manifest, options, **how))
+    def noticed(manifest: RunManifest, layers: Sequence[SettingsLayer], **how: Any) -> Settings:
+        asked.append(run_settings(manifest, layers, **how))
         raise RunError("seen")
 
-    for module in ("heretic.cli.recorded", "heretic.cli.opening"):
+    for module in ("heretic.pipeline.recorded", "heretic.pipeline.opening"):
         monkeypatch.setattr(f"{module}.run_settings", noticed)
     assert main([command, rewritten(place, **HOSTILE)]) == 2
     default = Settings.restore({})
@@ -161,16 +167,16 @@ def test_a_foreign_run_in_the_folder_of_runs_is_only_continued(
 
 def test_the_user_still_decides(place: Path) -> None:
     options = SettingsOptions(overrides={"model_action": "chat", "trust_remote_code": True})
-    settings = run_settings(manifest_of(place), options)
+    settings = run_settings(manifest_of(place), options.layers())
     assert (settings.model_action, settings.trust_remote_code) == ("chat", True)
 
 
 def test_a_found_file_gives_no_consent_to_a_run_either(place: Path) -> None:
     (place / "config.toml").write_text('trust_remote_code = true\nexport_strategy = "adapter"\n')
     with pytest.raises(SettingsError, match=r"trust_remote_code in config\.toml"):
-        run_settings(manifest_of(place), SettingsOptions())
+        run_settings(manifest_of(place), said())
     (place / "config.toml").write_text('[[scorers]]\nplugin = "evil.py:Evil"\n')
-    assert run_settings(manifest_of(place), SettingsOptions()).scorers[0].name == "refusals"
+    assert run_settings(manifest_of(place), said()).scorers[0].name == "refusals"
 
 
 @pytest.mark.parametrize(
@@ -224,16 +230,16 @@ def test_a_scorer_file_is_taken_from_elsewhere_only_with_its_content(place: Path
     settings = Settings.restore({**manifest.settings, "scorers": scorers})
     code = {**settings.fingerprint(), "prompts": manifest.fingerprint["prompts"]}
     manifest = replace(manifest, settings=settings.to_dict(), fingerprint=code)
-    assert run_settings(manifest, SettingsOptions(), judged=True).scorers == settings.scorers
+    assert run_settings(manifest, said(), judged=True).scorers == settings.scorers
     (place / "own.py").rename(place / "moved.py")
     with pytest.raises(RunError, match=r"own\.py:Own\) are not those.*--scorers JSON"):
-        run_settings(manifest, SettingsOptions(), judged=True)
+        run_settings(manifest, said(), judged=True)
     elsewhere = [{**scorers[0], "plugin": "moved.py:Own"}]
     moved = SettingsOptions(overrides={"scorers": elsewhere})
-    assert run_settings(manifest, moved, judged=True).scorers[0].plugin == "moved.py:Own"
+    assert run_settings(manifest, moved.layers(), judged=True).scorers[0].plugin == "moved.py:Own"
     (place / "moved.py").write_text("x = 2\n")
     with pytest.raises(RunError, match="has changed"):
-        run_settings(manifest, moved, judged=True)
+        run_settings(manifest, moved.layers(), judged=True)
 
 
 class TestJudges:
@@ -272,7 +278,7 @@ class TestJudges:
             scorers = json.dumps(manifest.settings["scorers"]).replace('": "', '" = "')
             Path("own.toml").write_text(f"scorers = {scorers}\n{text}")
             options = SettingsOptions(config=Path("own.toml"))
-        found = run_settings(manifest, options, judged=True).scorer["judged"]
+        found = run_settings(manifest, options.layers(), judged=True).scorer["judged"]
         assert (found["endpoint"], found["api_key_env"]) == (address, "MINE")
         assert found["model"] == judge_server.MODEL
 
@@ -280,7 +286,7 @@ class TestJudges:
         manifest = with_judge(manifest_of(place), endpoint="http://127.0.0.1:1/v1")
         other = {"judged": {"endpoint": "http://127.0.0.1:2/v1"}}
         with pytest.raises(SettingsError, match="another run"):
-            run_settings(manifest, SettingsOptions(overrides={"scorer": other}), judged=True)
+            run_settings(manifest, said(scorer=other), judged=True)
 
     def test_a_reproduction_asks_nobody(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Nothing is scored in it, so no scorer is even loaded."""

@@ -19,12 +19,12 @@ from tests.support.zoo import tiny_config
 from heretic import pipeline
 from heretic.cli.main import heretic
 from heretic.cli.options import SettingsOptions
-from heretic.cli.recorded import run_settings
 from heretic.config import Settings, load_settings
 from heretic.config.presets import Facts, applied, find_preset, read_presets
 from heretic.errors import SettingsError
 from heretic.events import Event, Notice, Reporter
 from heretic.model.templates import ChatRenderer
+from heretic.pipeline.recorded import run_settings
 from heretic.runs.manifest import RunManifest
 
 GEMMA = ("auto", "bfloat16", "float32")
@@ -214,12 +214,12 @@ def test_a_run_goes_on_without_the_file_of_its_preset():
         found={},
     )
     file.unlink()
-    again = run_settings(manifest, SettingsOptions())
+    again = run_settings(manifest, SettingsOptions().layers())
     assert again == settings.replaced(preset="auto")  # no file that a run names is read
     assert applied(again) is None
     # Nor do presets that are new since, or files of the user's, get into a run that is there.
     Path("config.toml").write_text(f'model = "{model("g", "gemma2")}"\n')
-    assert run_settings(manifest, SettingsOptions()).dtypes == DEFAULT
+    assert run_settings(manifest, SettingsOptions().layers()).dtypes == DEFAULT
 
 
 def test_settings_without_a_model_have_no_preset():

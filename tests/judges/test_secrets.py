@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from tests.support.judge_server import MODEL, Server, serve
 
-from heretic.cli.display.log import logging_to
 from heretic.config import Settings
 from heretic.errors import ScorerError, SettingsError
 from heretic.judges import transport
 from heretic.judges.client import EndpointJudge
 from heretic.judges.options import JudgeOptions
 from heretic.judges.records import Item
+from heretic.runs.log import logging_to
 
 KEY = "canary/key+7f3a9c=\"'\\&<x>"
 QUERY = "canary-query-5e1b"

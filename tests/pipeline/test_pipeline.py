@@ -23,12 +23,12 @@ from heretic import pipeline
 from heretic.cli import workflow
 from heretic.cli.menu import chat as chat_module
 from heretic.cli.options import SettingsOptions
-from heretic.cli.recorded import run_settings
 from heretic.errors import StudyError
 from heretic.evaluator import Evaluator
 from heretic.harness.store import figures_of
 from heretic.main import main
 from heretic.model import experts
+from heretic.pipeline.recorded import run_settings
 from heretic.records import Trial, front
 from heretic.runs.folder import RunFolder
 from heretic.runs.listing import list_runs
@@ -493,13 +493,13 @@ class TestOtherCommands:
         evil = replace(manifest, settings={**manifest.settings, "trust_remote_code": True})
         (searched / "own.toml").write_text('export_strategy = "adapter"\n')
         monkeypatch.setenv("HERETIC_SAVE_DIRECTORY", "from-environment")
-        settings = run_settings(evil, SettingsOptions(config=Path("own.toml")))
+        settings = run_settings(evil, SettingsOptions(config=Path("own.toml")).layers())
         assert settings.trust_remote_code is False
         assert settings.export_strategy == "adapter"
         assert settings.save_directory == Path("from-environment")
         assert settings.max_response_length == 6
         trusted = SettingsOptions(overrides={"trust_remote_code": True})
-        assert run_settings(evil, trusted).trust_remote_code is True
+        assert run_settings(evil, trusted.layers()).trust_remote_code is True
 
     def test_a_model_that_has_moved_is_found_and_another_is_not(
         self, searched: Path, capsys: pytest.CaptureFixture[str]
@@ -508,7 +508,7 @@ class TestOtherCommands:
         assert manifest is not None
         (searched / "model").rename(searched / "moved")
         moved = SettingsOptions(overrides={"model": "moved"})
-        assert run_settings(manifest, moved).model == "moved"
+        assert run_settings(manifest, moved.layers()).model == "moved"
         tiny.folder(searched / "model", seed=5)
         assert main(["export", str(the_run(searched).path)]) == 2
         assert "not the model that was searched" in capsys.readouterr().err

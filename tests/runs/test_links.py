@@ -14,11 +14,11 @@ import pytest
 from tests.support.run_case import CHECKED, DIRECTIONS, SWEEP, make_run
 from tests.support.search_case import evaluate, make_study
 
-from heretic.cli.display.log import logger, logging_to
 from heretic.errors import RunError
 from heretic.harness.store import ResultFile
 from heretic.runs.folder import RunFolder
 from heretic.runs.listing import list_runs
+from heretic.runs.log import logger, logging_to
 from heretic.system.files import write_atomic
 
 OTHER = b"somebody else's file\n"

@@ -118,3 +118,41 @@ def test_failures_are_no_trials(tmp_path: Path, clock: Clock) -> None:
     with pytest.raises(StudyError):
         study.run(never, 9, time_limit=clock.limit(5.0))
     assert len(study.trials) == MAX_FAILURES
+
+
+class TestBetweenBatches:
+    def test_its_time_counts_for_no_limit_and_no_estimate(
+        self, tmp_path: Path, clock: Clock
+    ) -> None:
+        def pause() -> None:
+            clock.now += 1000.0
+
+        recorder = Recorder()
+        study = make_study(tmp_path / "run")
+        limit = clock.limit(35.0)
+        study.run(clock.evaluate, 6, recorder, time_limit=limit, between_batches=pause)
+        assert len(study.trials) == 3
+        ended = recorder.of(TrialFinished)
+        assert [event.elapsed for event in ended] == [10.0, 20.0, 30.0]
+        assert ended[0].remaining == 25.0
+        assert recorder.of(SearchFinished)[0].time_limit == 35.0
+
+    def test_it_comes_before_each_batch(self, tmp_path: Path) -> None:
+        completed: list[int] = []
+        study = make_study(tmp_path / "run", plans_at_once=2)
+        study.run(evaluate, 5, between_batches=lambda: completed.append(study.completed))
+        assert completed == [0, 2, 4]
+
+    def test_it_ends_the_search_and_no_trial_is_lost(self, tmp_path: Path) -> None:
+        recorder, study = Recorder(), make_study(tmp_path / "cut")
+
+        def stop() -> None:
+            if study.completed == 3:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            study.run(evaluate, 9, recorder, between_batches=stop)
+        assert recorder.of(SearchFinished)[0].reason == "interrupted"
+        assert [trial.state for trial in study.trials] == ["complete"] * 3
+        again, whole = study.run(evaluate, 9), make_study(tmp_path / "whole").run(evaluate, 9)
+        assert [trial.plan for trial in again] == [trial.plan for trial in whole]

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heretic.cli.display.log import logging_to
 from heretic.events import Notice
+from heretic.runs.log import logging_to
 from heretic.system.display import json_text, safe, safe_line
 
 BIDI_CONTROLS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"

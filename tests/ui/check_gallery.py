@@ -43,6 +43,14 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     thread.join()
 
 
+def framed(page: Page) -> Frame:
+    element = page.wait_for_selector("iframe")
+    assert element is not None
+    frame = element.content_frame()
+    assert frame is not None
+    return frame
+
+
 def test_a_report_is_drawn_in_its_frame(browser: Browser, address: str) -> None:
     context = browser.new_context(viewport={"width": 400, "height": 900})
     page = context.new_page()
@@ -54,8 +62,7 @@ def test_a_report_is_drawn_in_its_frame(browser: Browser, address: str) -> None:
     page.goto(address)
     assert Axe().run(page).violations_count == 0
     page.get_by_role("link", name="Heretic").click()
-    frame = page.wait_for_selector("iframe").content_frame()
-    assert frame is not None
+    frame = framed(page)
     frame.wait_for_function("document.body.dataset.drawn !== undefined")
     assert frame.locator(".chart svg").count() > 3
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
@@ -68,8 +75,7 @@ def test_a_hostile_report_reaches_nothing(browser: Browser, address: str) -> Non
     context = browser.new_context()
     page = context.new_page()
     page.goto(f"{address}/show/hostile")
-    frame = page.wait_for_selector("iframe").content_frame()
-    assert frame is not None
+    frame = framed(page)
     text = frame.locator("body")
     text.get_by_text("no parent").wait_for()
     assert text.inner_text() == "no parent, no cookies, no storage, no way out"

@@ -80,6 +80,7 @@ COMMANDS = {
     ),
     "report": CommandEntry("heretic.cli.commands.report", "Write a page about a run, or several."),
     "runs": CommandEntry("heretic.cli.commands.runs", "List run folders and their state."),
+    "ui": CommandEntry("heretic.cli.commands.ui", "Do all this on a local page in the browser."),
     "config": CommandEntry("heretic.cli.commands.config", "Print every setting as TOML."),
     "migrate": CommandEntry(
         "heretic.cli.commands.migrate", "Convert settings of heretic-llm, another project."

@@ -21,6 +21,7 @@ from heretic.system.display import safe
 from heretic.system.documents import parse_json
 
 if TYPE_CHECKING:
+    from heretic.config.schema import SettingsLayer
     from heretic.config.settings import Settings
 
 _PREFIX = "setting__"
@@ -73,6 +74,20 @@ class SettingsOptions:
         return load_settings(
             {**self.overrides, **given}, self.config, require_model=require_model, tell=self.tell
         )
+
+    def layers(self) -> tuple[SettingsLayer, ...]:
+        """What the user sets, the highest layer first; remarks on files are printed.
+
+        Raises:
+            SettingsError: As `heretic.config.sources.read_user_layers`.
+        """
+        from heretic.config.settings import remarks_on
+        from heretic.config.sources import read_user_layers
+
+        layers = read_user_layers(self.overrides, self.config)
+        for remark in remarks_on(layers):
+            self.tell(remark)
+        return layers
 
     def tell(self, remark: str) -> None:
         """Print a remark on a file of settings to standard error, once."""

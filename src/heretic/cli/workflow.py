@@ -21,13 +21,14 @@ from heretic.cli.display.tables import (
     scores_text,
 )
 from heretic.cli.display.text import is_interactive, print_command
-from heretic.cli.menu.answers import program_arguments, weights_strategy, without_options
+from heretic.cli.menu.answers import program_arguments, without_options
 from heretic.cli.menu.benchmarks import show_benchmarks
 from heretic.cli.menu.chat import Strength, chat
 from heretic.cli.menu.dialogue import Dialogue
 from heretic.cli.menu.menu import Actions, Menu
-from heretic.errors import AuditError, HereticError, SettingsError, StudyError
+from heretic.errors import HereticError, SettingsError, StudyError
 from heretic.events import Notice
+from heretic.records.choices import weights_strategy
 from heretic.records.selection import names_by_row
 from heretic.records.statistics import after_choice
 from heretic.records.trial import Score, Trial
@@ -113,7 +114,7 @@ def choose(session: Session, display: Display) -> None:
 
 def actions_of(session: Session, display: Display) -> Actions:
     """What can be done with the trials of a session."""
-    from heretic import export, pipeline
+    from heretic import pipeline
 
     def save(trial: Trial, directory: Path, strategy: str) -> RenderableType:
         exported = pipeline.export_trial(session, trial, directory, weights_strategy(strategy))
@@ -128,13 +129,7 @@ def actions_of(session: Session, display: Display) -> Actions:
 
     def upload(trial: Trial, repo_id: str, private: bool, strategy: str) -> RenderableType:
         _check_uploaded(strategy)
-        full = export.check_upload(repo_id)
-        with export.temporary() as folder:
-            try:
-                pipeline.export_trial(session, trial, folder, strategy, named=full)
-            except AuditError as error:
-                raise _not_uploaded(error, export.keep(folder)) from error
-            url = export.upload(folder, full, private=private, reporter=session.reporter)
+        url = pipeline.upload_trial(session, trial, repo_id, private, strategy)
         display.close()
         return f"Uploaded to {url}"
 
@@ -209,12 +204,6 @@ def finalists_table(found: Finalists, trials: Sequence[Trial]) -> RenderableType
     }
     heading = f"The same on {found.prompts} replies of up to {found.tokens} tokens"
     return scores_table(rows, label="", heading=heading)
-
-
-def _not_uploaded(error: AuditError, kept: Path) -> AuditError:
-    """The error of an upload that an audit prevented, with the place of its files."""
-    remedy = f"Nothing was uploaded. The files are kept in {kept}; their card lists what was found."
-    return AuditError(error.message, remedy=remedy)
 
 
 def saved_table(

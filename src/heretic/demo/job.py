@@ -50,6 +50,8 @@ DEFAULTS: Mapping[str, Any] = {
 }
 """Settings with which the demo takes minutes on two cores; the command line overrides them."""
 
+_OF_SAVING = ("save_directory", "export_strategy")
+
 NOT_TAKEN = (
     "model",
     "evaluate_model",
@@ -69,12 +71,15 @@ def _prompts(name: str, split: str) -> dict[str, str]:
     return {"dataset": str(prompt_file(name)), "split": split}
 
 
-def demo_settings(reporter: Reporter, overrides: Mapping[str, Any]) -> Settings:
+def demo_settings(
+    reporter: Reporter, overrides: Mapping[str, Any], *, saves: bool = True
+) -> Settings:
     """Settings of the demo; downloads and converts the model if that has not been done.
 
     Args:
         reporter: Receives progress.
-        overrides: Settings from the command line.
+        overrides: Settings from the user.
+        saves: Whether the demo saves its model by itself; if not, they name no folder.
 
     Raises:
         HereticError: The demo does not take an override, the folder to save in is not empty, or the
@@ -87,12 +92,15 @@ def demo_settings(reporter: Reporter, overrides: Mapping[str, Any]) -> Settings:
                 remedy="Export its trials with `heretic export`, or use `heretic MODEL`.",
             )
     values = {**DEFAULTS, **overrides}
-    if values["export_strategy"] == "gguf":
+    if not saves:
+        values = {name: value for name, value in values.items() if name not in _OF_SAVING}
+    elif values["export_strategy"] == "gguf":
         raise SettingsError(
             "The demo makes no GGUF files.",
             remedy=f"Run `heretic gguf {values['save_directory']}` after it.",
         )
-    check_destination(Path(values["save_directory"]), "")
+    if saves:
+        check_destination(Path(values["save_directory"]), "")
 
     def say(text: str) -> None:
         reporter.emit(Notice(text))

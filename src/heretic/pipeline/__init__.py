@@ -10,7 +10,7 @@ from heretic.pipeline.audit import audit_reproduced, audit_saved
 from heretic.pipeline.categories import category_tables
 from heretic.pipeline.checks import check_model
 from heretic.pipeline.detector import check_detector, other_detector
-from heretic.pipeline.export import Exported, export_trial
+from heretic.pipeline.export import Exported, export_trial, upload_trial
 from heretic.pipeline.finalists import Finalists, score_finalists
 from heretic.pipeline.held_out import held_out_scores
 from heretic.pipeline.identity import fingerprint
@@ -66,4 +66,5 @@ __all__ = [
     "scores_line",
     "search",
     "start_plans_of",
+    "upload_trial",
 ]

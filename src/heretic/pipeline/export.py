@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from heretic import export
+from heretic.errors import AuditError
 from heretic.events import Notice
 from heretic.export.serving import adapter_text
 from heretic.harness.store import figures_of
@@ -92,3 +93,25 @@ def export_trial(
         request.compared,
         request.categories,
     )
+
+
+def upload_trial(session: Session, trial: Trial, repo_id: str, private: bool, strategy: str) -> str:
+    """Save a trial's model in a temporary folder, as `export_trial` does, and upload it.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        ExportError: As `export_trial`; or the repository cannot be written to.
+        AuditError: The saved files are not what the plan and the card say; nothing was uploaded.
+    """
+    full = export.check_upload(repo_id)
+    with export.temporary() as folder:
+        try:
+            export_trial(session, trial, folder, strategy, named=full)
+        except AuditError as error:
+            kept = export.keep(folder)
+            told = f"The files are kept in {kept}; their card lists what was found."
+            remedy = f"Nothing was uploaded. {told}"
+            raise AuditError(error.message, remedy=remedy) from error
+        return export.upload(folder, full, private=private, reporter=session.reporter)

@@ -50,7 +50,7 @@ from heretic.scorers.registry import (
     tells_words,
 )
 from heretic.search.beginning import Beginning, first_plans, method_of
-from heretic.search.limits import TimeLimit
+from heretic.search.limits import BetweenBatches, TimeLimit
 from heretic.search.method import Method, SearchOptions, choose_method
 from heretic.search.study import Study
 from heretic.system.documents import read_json
@@ -293,12 +293,19 @@ def new_manifest(
     )
 
 
-def search(session: Session, n_trials: int | None = None, *, timed: bool = True) -> list[Trial]:
+def search(
+    session: Session,
+    n_trials: int | None = None,
+    *,
+    timed: bool = True,
+    between_batches: BetweenBatches | None = None,
+) -> list[Trial]:
     """Search until `n_trials` trials are complete, or the setting `time_limit` is reached.
 
     Args:
         n_trials: By default the setting; the gradient search then ends with the sweep's plans.
         timed: Whether the time limit counts.
+        between_batches: Called before each batch of trials, see `heretic.search.study`.
 
     Returns:
         The trials on the front.
@@ -326,6 +333,7 @@ def search(session: Session, n_trials: int | None = None, *, timed: bool = True)
         start_plans_only=n_trials is None and session.settings.search == "gradient",
         to_the_end=n_trials is not None,  # whether the front grows or not
         time_limit=_limit(session.settings, session.started) if timed else None,
+        between_batches=between_batches,
     )
     front, evaluator = session.study.front, session.evaluator
     for text in front_warnings(front, evaluator.baseline, evaluator.scorers):

@@ -197,7 +197,7 @@ def _reply_set(
 ) -> ReplySet:
     replies = {
         model: tuple(
-            _judged(text, prompt.user) if judged else Reply(text)
+            judged_reply(text, prompt.user) if judged else Reply(text)
             for text, prompt in zip(rows, prompts, strict=True)
         )
         for model, rows in texts.items()
@@ -206,7 +206,8 @@ def _reply_set(
     return ReplySet(name, tokens, VERSION, asked, replies)
 
 
-def _judged(text: str, prompt: str) -> Reply:
+def judged_reply(text: str, prompt: str) -> Reply:
+    """A reply, and what the refusal detector calls it."""
     found = classify(text, prompt)
     span = None if found.span is None else (found.span.start, found.span.end)
     return Reply(text, found.label, span)

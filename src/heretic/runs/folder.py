@@ -35,6 +35,7 @@ from heretic.records.trial import Trial, front
 from heretic.runs.events import EVENTS
 from heretic.runs.journal import Journal, read_trials, scan
 from heretic.runs.lock import is_locked
+from heretic.runs.manifest import RunManifest
 from heretic.runs.store import (
     BASELINE,
     BENCHMARKS,
@@ -355,6 +356,16 @@ class RunFolder(RunFiles):
             for path in folder.glob(".*.tmp"):
                 with suppress(OSError):
                     path.unlink()
+
+
+def known_run(path: Path) -> tuple[RunFolder, RunManifest]:
+    """A run folder and its manifest.
+
+    Raises:
+        RunError: The folder holds no run, or a damaged one.
+    """
+    folder = RunFolder(path)
+    return folder, folder.require_manifest()
 
 
 def _directions_content(directions: NDArray[np.float32]) -> bytes:

@@ -1,9 +1,14 @@
-"""Limits of a search."""
+"""Limits of a search, and what may hold it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
+
+BetweenBatches = Callable[[], None]
+"""Called before each batch. What it does must leave run and model as they are; the search waits for
+it. It ends the search by a KeyboardInterrupt, as Ctrl+C does, and no trial is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +22,10 @@ class TimeLimit:
 
     seconds: float
     started: float
+
+    def later(self, seconds: float) -> TimeLimit:
+        """The limit, so much later: for time in which the search did not work."""
+        return TimeLimit(self.seconds, self.started + seconds)
 
     def left(self) -> float:
         """Seconds that are left; negative if it is over."""

@@ -25,7 +25,7 @@ from heretic.records.volume import is_stagnant
 from heretic.runs.folder import RunFolder
 from heretic.runs.journal import INTERRUPTED
 from heretic.search.bounds import bound_warnings
-from heretic.search.limits import TimeLimit
+from heretic.search.limits import BetweenBatches, TimeLimit
 from heretic.search.space import Space
 from heretic.system.display import safe_line
 
@@ -127,6 +127,7 @@ class Study:
         start_plans_only: bool = False,
         to_the_end: bool = False,
         time_limit: TimeLimit | None = None,
+        between_batches: BetweenBatches | None = None,
     ) -> list[Trial]:
         """Search until `n_trials` trials of the run are complete.
 
@@ -142,6 +143,7 @@ class Study:
             to_the_end: Go on even if the front has stopped growing.
             time_limit: Once a trial is complete, begin no more trials that would end after it, if
                 they take as long as those of this call on average.
+            between_batches: Its time counts for no limit and no estimate.
 
         Returns:
             All finished trials.
@@ -160,6 +162,7 @@ class Study:
                 start_plans_only,
                 patience,
                 time_limit,
+                between_batches,
             )
             search.report_start(baseline)
             self._search = search
@@ -190,7 +193,9 @@ class _Search:
         start_plans_only: bool,
         patience: int,
         time_limit: TimeLimit | None,
+        between_batches: BetweenBatches | None,
     ) -> None:
+        self._between_batches = between_batches
         self._study = study
         self._start_plans_only = start_plans_only
         self._patience = patience
@@ -248,6 +253,7 @@ class _Search:
         while self.completed < self._n_trials and not self.is_stagnant():
             if self._start_plans_only and not self._waiting_start_plans():
                 return
+            self._give_way()
             if self._no_time_for_another():
                 self._is_out_of_time = True
                 return
@@ -260,6 +266,17 @@ class _Search:
                 self._open()
                 raise
             self._batches.append(perf_counter() - start)
+
+    def _give_way(self) -> None:
+        """Let others have the model before the next batch; their time is none of the search's."""
+        if self._between_batches is None:
+            return
+        start = perf_counter()
+        self._between_batches()
+        away = perf_counter() - start
+        self._start += away
+        if self._time_limit is not None:
+            self._time_limit = self._time_limit.later(away)
 
     def _no_time_for_another(self) -> bool:
         """Whether a batch would end after the time limit; never before a trial is complete."""

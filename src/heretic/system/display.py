@@ -37,6 +37,11 @@ def safe_line(text: str) -> str:
     return " ".join(safe(text).split())
 
 
+def count_of(done: int, total: int | None) -> str:
+    """A count with what was asked for, `3 of 14`; without it where that is unknown or exceeded."""
+    return str(done) if total is None or done > total else f"{done} of {total}"
+
+
 def json_text(value: Any, indent: int | None = None) -> str:
     """JSON with letters of all scripts; what `safe` replaces is escaped, so nothing is lost."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)

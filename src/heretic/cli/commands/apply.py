@@ -42,10 +42,11 @@ def command(
     from heretic.cli.display.reporter import make_reporter
     from heretic.cli.display.tables import scores_table
     from heretic.cli.display.text import make_console
-    from heretic.cli.menu.answers import DEFAULT_STRATEGY, default_directory
+    from heretic.cli.menu.answers import default_directory
     from heretic.export.documents.reproduction import found_in_export
     from heretic.model.fits import read_fits
     from heretic.pipeline import single
+    from heretic.records.choices import DEFAULT_STRATEGY
     from heretic.runs.folder import RunFolder
     from heretic.runs.manifest import recorded_date
 

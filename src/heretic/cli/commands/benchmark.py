@@ -27,12 +27,13 @@ def command(run: str, options: SettingsOptions) -> int:
     from heretic.cli.display.reporter import make_reporter
     from heretic.cli.display.text import make_console
     from heretic.cli.menu.benchmarks import benchmarked, wanted_of
-    from heretic.cli.opening import known_run, locked, trial_of
-    from heretic.cli.recorded import run_settings
+    from heretic.cli.opening import locked, trial_of
     from heretic.harness.tasks import check_tasks
+    from heretic.pipeline.recorded import run_settings
+    from heretic.runs.folder import known_run
 
     folder, manifest = known_run(options.run_path(run))
-    settings = run_settings(manifest, options)
+    settings = run_settings(manifest, options.layers())
     if not settings.benchmarks:
         raise SettingsError(
             "No benchmarks are named.", remedy="Name one, such as --benchmarks mmlu."

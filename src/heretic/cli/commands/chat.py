@@ -96,13 +96,14 @@ def _check_directions(run: Path | None, options: SettingsOptions) -> None:
 def _chat_with_run(path: Path, options: SettingsOptions, console: Console, steered: bool) -> None:
     from heretic import pipeline
     from heretic.cli.display.reporter import make_reporter
-    from heretic.cli.opening import known_run, trial_of
-    from heretic.cli.recorded import run_settings
+    from heretic.cli.opening import trial_of
     from heretic.cli.workflow import converse, converse_steered
+    from heretic.pipeline.recorded import run_settings
+    from heretic.runs.folder import known_run
     from heretic.runs.steering import mean_differences
 
     folder, manifest = known_run(path)
-    settings = run_settings(manifest, options)
+    settings = run_settings(manifest, options.layers())
     if steered:
         vectors = mean_differences(folder)  # read first: it may be missing
         with make_reporter(console) as display:

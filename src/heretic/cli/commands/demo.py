@@ -11,9 +11,9 @@ from rich.padding import Padding
 from rich.text import Text
 
 from heretic.cli import INTERRUPTED
-from heretic.cli.menu.answers import DEFAULT_STRATEGY
 from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
 from heretic.cli.signals import outlives_terminal
+from heretic.records.choices import DEFAULT_STRATEGY
 from heretic.system.display import safe
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from heretic.cli.opening import OpenRun
+    from heretic.cli.opening import ShownRun
     from heretic.demo.job import Exchange, Recovery
     from heretic.pipeline.run import Session
     from heretic.records.trial import Trial
@@ -60,7 +60,7 @@ def command(options: SettingsOptions) -> int:
         return _job(opened, start)
 
 
-def _job(opened: OpenRun, start: float) -> int:
+def _job(opened: ShownRun, start: float) -> int:
     from heretic import pipeline
     from heretic.cli.display.tables import bound_text, front_table
     from heretic.cli.opening import prepared

@@ -28,9 +28,9 @@ def command(run: str, output: Path, options: SettingsOptions) -> int:
     holds it back. Each layer passes on what was added before it, so that fractions of 1 are usual.
     A trial cannot be written so: what its edit changes depends on the layer's output.
     """
-    from heretic.cli.opening import known_run
     from heretic.errors import SettingsError
     from heretic.gguf.control import write_control_vector
+    from heretic.runs.folder import known_run
     from heretic.runs.steering import mean_differences
     from heretic.system.display import safe
 

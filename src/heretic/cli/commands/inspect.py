@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -17,10 +16,8 @@ if TYPE_CHECKING:
 
     from heretic.config.settings import Settings
     from heretic.model.description import Description, WriterRow
+    from heretic.pipeline.described import Device
     from heretic.search.need import Need
-
-PROMPTS = 100
-"""Bad evaluation prompts that are assumed, as the prompt sets are not read."""
 
 
 @click.command("inspect", cls=SettingsCommand)
@@ -59,39 +56,10 @@ def command(
     Only its configuration is read. With --weights the model is loaded as well, as for a search.
     """
     settings = options.load(model=model)
+    from heretic.pipeline.described import Device
+
     device = Device.of(settings.dtypes[0], memory)
     return inspect(settings, device, prompt_tokens, as_json=as_json, weights=weights)
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """What a search would run on.
-
-    Attributes:
-        name: For people.
-        memory: Bytes.
-        itemsize: Bytes of a number in the dtype that it would use.
-    """
-
-    name: str
-    memory: int
-    is_cpu: bool
-    itemsize: int
-
-    @classmethod
-    def of(cls, dtype: str, memory: float | None) -> Device:
-        """This machine's, or an accelerator with so many GB, where weights have half precision."""
-        from heretic.model.loading import resolve_dtype
-        from heretic.system.machine import accelerator, device_name, total_memory
-
-        if memory is not None:
-            return cls(f"an accelerator with {memory:g} GB", int(memory * 1e9), False, 2)
-        device = accelerator()
-        found = resolve_dtype(dtype, device)
-        itemsize = 2 if isinstance(found, str) else found.itemsize
-        total = total_memory(device)
-        name = f"this {device_name(device)} with {total / 1e9:.3g} GB"
-        return cls(name, total, device.type == "cpu", itemsize)
 
 
 def inspect(
@@ -117,6 +85,7 @@ def inspect(
     from heretic.config.presets import applied
     from heretic.model.description import describe
     from heretic.model.loading import LoadingOptions, load
+    from heretic.pipeline.described import need_of
     from heretic.records.options import options_of
     from heretic.system.display import safe
 
@@ -125,7 +94,7 @@ def inspect(
         with make_reporter(Console(stderr=True)) as display:
             loaded = load(source, display)
     found = describe(source, source.residual_writers, preset=applied(settings), loaded=loaded)
-    need = _need(found, settings, device, prompt_tokens)
+    need = need_of(found, settings, device, prompt_tokens)
     if as_json:
         click.echo(json.dumps(found.to_dict() | {"memory": need.to_dict()}, indent=2))
         return 0
@@ -154,22 +123,6 @@ def _heading(found: Description) -> list[str]:
         *([] if found.quantisation is None else [found.quantisation]),
         *([] if found.preset is None else [found.preset.line()]),
     ]
-
-
-def _need(found: Description, settings: Settings, device: Device, prompt: int) -> Need:
-    from heretic.search.need import needed
-
-    bits = {"bnb_4bit": 4, "bnb_8bit": 8}.get(settings.quantization, 0)
-    return needed(
-        found.sizes(device.itemsize, bits),
-        device.memory,
-        on_cpu=device.is_cpu,
-        reply=settings.max_response_length,
-        prompt=prompt,
-        prompts=PROMPTS,
-        most_rows=settings.batch_size or settings.max_batch_size,
-        plans=settings.plans_at_once,
-    )
 
 
 def _memory(need: Need, device: Device, prompt: int, reply: int) -> list[str]:

@@ -63,8 +63,9 @@ def _print(runs: Sequence[RunSummary]) -> None:
     """Two lines for each run: its figures, and its folder, which is never cut."""
     from rich.text import Text
 
-    from heretic.cli.display.text import clip_middle, count_of, make_console
+    from heretic.cli.display.text import clip_middle, make_console
     from heretic.runs.listing import numbers
+    from heretic.system.display import count_of
 
     console = make_console()
     known = {run.path: str(number) for number, run in numbers(runs).items()}

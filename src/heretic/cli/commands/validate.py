@@ -59,7 +59,7 @@ def command(
         options.run_path(run), options, screen, started, trust_plugins=trust_plugins
     ) as opened:
         # Before the model loads, so that mistakes are reported early.
-        trial = trial_of(opened.folder, opened.settings, screen, default="knee")
+        trial = trial_of(opened.run.folder, opened.settings, screen, default="knee")
         topic = load_topic(opened.settings)
         try:
             found = validate(prepared(opened), trial, topic, draws=draws)

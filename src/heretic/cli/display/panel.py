@@ -26,7 +26,7 @@ from heretic.cli.display.progress import (
     finished_text,
 )
 from heretic.cli.display.tables import front_table, scores_text
-from heretic.cli.display.text import count_of, memory_text, title
+from heretic.cli.display.text import memory_text, title
 from heretic.events import (
     EvaluationProgress,
     Event,
@@ -40,7 +40,7 @@ from heretic.events import (
     TrialStarted,
 )
 from heretic.records.trial import Trial
-from heretic.system.display import format_duration, safe
+from heretic.system.display import count_of, format_duration, safe
 
 REFRESHES_PER_SECOND = 4
 BAR_WIDTH = 24

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from heretic.cli.display.progress import ReporterBase, Stage, finished_text, trial_line
 from heretic.cli.display.tables import scores_text
-from heretic.cli.display.text import count_of, title
+from heretic.cli.display.text import title
 from heretic.events import (
     EvaluationProgress,
     Event,
@@ -22,7 +22,7 @@ from heretic.events import (
     TrialFinished,
     TrialStarted,
 )
-from heretic.system.display import safe
+from heretic.system.display import count_of, safe
 
 SECONDS_BETWEEN_LINES = 15.0
 """Lines about progress within a stage or trial are at least this far apart."""

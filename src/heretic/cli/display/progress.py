@@ -10,10 +10,10 @@ from typing import Self
 from rich.console import Console
 
 from heretic.cli.display.tables import scores_text
-from heretic.cli.display.text import count_of, memory_text
+from heretic.cli.display.text import memory_text
 from heretic.events import EvaluationProgress, Event, Notice, SearchFinished, TrialFinished
 from heretic.records.trial import Score, Trial
-from heretic.system.display import format_duration, safe
+from heretic.system.display import count_of, format_duration, safe
 
 _REASONS = {
     "done": ("Search", "success"),

@@ -40,17 +40,20 @@ def make_reporter(console: Console) -> ReporterBase:
 
 
 class LoggedDisplay:
-    """A display whose events are written to files as well."""
+    """A display whose events are written to files as well.
 
-    def __init__(self, display: Display, *files: Reporter) -> None:
+    Args:
+        reporter: Hands events to the display and to the files.
+    """
+
+    def __init__(self, display: Display, reporter: Reporter) -> None:
         self.console = display.console
         self._display = display
-        self._files = files
+        self._reporter = reporter
 
     def emit(self, event: Event) -> None:
-        """Show the event, then write it."""
-        for reporter in (self._display, *self._files):
-            reporter.emit(event)
+        """Show the event, and write it."""
+        self._reporter.emit(event)
 
     def close(self) -> None:
         """Take a live panel down; files stay open."""

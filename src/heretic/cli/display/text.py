@@ -97,11 +97,6 @@ def consecutive(numbers: Sequence[int]) -> list[list[int]]:
     return runs
 
 
-def count_of(done: int, total: int | None) -> str:
-    """A count with what was asked for, `3 of 14`; without it where that is unknown or exceeded."""
-    return str(done) if total is None or done > total else f"{done} of {total}"
-
-
 def bytes_text(count: float) -> str:
     """A number of bytes in decimal units, e.g. `1.2 GB`."""
     for unit, size in (("GB", 1e9), ("MB", 1e6)):

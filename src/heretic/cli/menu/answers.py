@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heretic.config.schema import option_name, settings_of
+from heretic.records.choices import DEFAULT_STRATEGY
 from heretic.records.options import options_of
 
 if TYPE_CHECKING:
     from heretic.config.settings import Settings
-
-DEFAULT_STRATEGY = "merge"
 
 NEEDED: Mapping[str, tuple[str, ...]] = {
     "save": ("save_directory", "export_strategy"),
@@ -64,11 +63,6 @@ def asks_nothing(settings: Settings) -> bool:
     """Whether the settings answer every question that follows a search."""
     answers = options_of(Answers, settings)
     return answers.model_action != "chat" and not answers.open_questions()
-
-
-def weights_strategy(strategy: str) -> str:
-    """How the weights are saved from which a strategy's files are made: GGUF files, from merged."""
-    return "merge" if strategy == "gguf" else strategy
 
 
 def default_directory(model: str) -> Path:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Literal, cast
 
 from heretic.cli.display.tables import front_table
-from heretic.cli.display.text import count_of
 from heretic.cli.menu.dialogue import Dialogue
 from heretic.cli.menu.questions import Back, Option, Prompter, Unanswered
 from heretic.events import Notice
 from heretic.records.trial import Trial
+from heretic.system.display import count_of
 
 CheckpointAction = Literal["continue", "restart", "quit"]
 

@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 
-from heretic.cli.display.text import count_of
 from heretic.events import (
     EvaluationProgress,
     Event,
@@ -24,7 +23,7 @@ from heretic.events import (
     TrialStarted,
 )
 from heretic.records.trial import Score
-from heretic.system.display import safe, safe_line
+from heretic.system.display import count_of, safe, safe_line
 from heretic.system.files import open_own, refuse_link
 
 logger = logging.getLogger("heretic")
@@ -83,7 +82,7 @@ class _OwnFile(logging.FileHandler):
         reason = error.strerror or str(error)
         text = f"Warning: the log {self.baseFilename} cannot be written: {reason}. "
         with suppress(OSError, ValueError):  # nor can standard error
-            print(safe_line(f"{text}The work goes on without it."), file=sys.stderr)
+            sys.stderr.write(safe_line(f"{text}The work goes on without it.") + "\n")
 
     def close(self) -> None:
         """Close the file; what a full disk did not take is lost."""

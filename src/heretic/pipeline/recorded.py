@@ -17,7 +17,6 @@ from heretic.system.files import expanded
 from heretic.system.secrets import MASK, masked_options
 
 if TYPE_CHECKING:
-    from heretic.cli.options import SettingsOptions
     from heretic.config.schema import SettingsLayer
     from heretic.config.settings import Settings
     from heretic.runs.manifest import RunManifest
@@ -38,14 +37,16 @@ _BY_CONTENT = {"model", "prompts", "scorer", "scorers"}
 
 
 def run_settings(
-    manifest: RunManifest, options: SettingsOptions, *, judged: bool = False
+    manifest: RunManifest, layers: Sequence[SettingsLayer], *, judged: bool = False
 ) -> Settings:
     """The settings of the search, overridden by what the user sets now that changes no score.
 
-    What the user sets is read from the command line, the environment and TOML as always. A new
-    place of the model, of prompts or of a scorer file is taken as well, if the content is the same.
+    A new place of the model, of prompts or of a scorer file is taken as well, if the content is the
+    same.
 
     Args:
+        layers: What the user sets, the highest first: on the command line, in the environment and
+            in TOML, as always.
         judged: Whether replies will be judged. Then the addresses of judges have to be said again.
 
     Raises:
@@ -57,13 +58,10 @@ def run_settings(
     from heretic.config.nested import merged
     from heretic.config.presets import is_file
     from heretic.config.schema import reproducible_names, run_names, values_as_before
-    from heretic.config.settings import Settings, remarks_on
-    from heretic.config.sources import merged_layers, read_user_layers
+    from heretic.config.settings import Settings
+    from heretic.config.sources import merged_layers
 
     fixed = reproducible_names()
-    layers = read_user_layers(options.overrides, options.config)
-    for remark in remarks_on(layers):
-        options.tell(remark)
     own_layers = [replace(layer, values=_less(layer.values, fixed)) for layer in layers]
     own = Settings.from_layers(own_layers)
     check_consent(own, own_layers)

@@ -1,0 +1,242 @@
+"""The chosen trial of a run: scores, plan, weights over layers, replies, requests about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from nicegui import ui
+
+from heretic.ui.charts import layers_options
+from heretic.ui.job import Task
+from heretic.ui.pages.parts import Alerts, Part, Tag, button, dialog_of, table
+from heretic.ui.site import Site
+from heretic.ui.views import Exchange, Line, TrialView, score_rows, task_exchanges, trial_of
+from heretic.ui.watch import Watch
+from heretic.worker.protocol import Score
+
+WAITS = "A request waits at most until the search has finished its batch."
+
+
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    """A request about a trial, as it is shown."""
+
+    kind: str
+    title: str
+    error: str
+    is_over: bool
+    folder: str = ""
+    rows: tuple[tuple[str, ...], ...] = ()
+    exchanges: tuple[Exchange, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def task_view(task: Task, trial: int) -> TaskView:
+    """What a request has brought so far."""
+    found: Mapping[str, Any] = task.result or {}
+    rows: tuple[tuple[str, ...], ...] = ()
+    if task.kind == "score" and found:
+        rows = score_rows({"original": found["before"], "edited": found["after"]})
+    elif task.kind == "save" and found:
+        rows = score_rows(found["rows"])
+    return TaskView(
+        task.kind,
+        task.title,
+        task.error,
+        task.is_over,
+        str(found.get("folder", "")),
+        rows,
+        task_exchanges(found, trial) if task.kind == "sample" and found else (),
+        tuple(map(str, found.get("warnings", ()))),
+    )
+
+
+class TrialPanel:
+    """What stands below the front; `refresh` says of which trial."""
+
+    def __init__(self, site: Site, watch: Watch, key: str, alerts: Alerts) -> None:
+        self._site, self._watch, self._key, self._alerts = site, watch, key, alerts
+        self._number: int | None = None
+        self._version = (-1, -1)
+        self._view: TrialView | None = None
+        with ui.element("section").props('aria-label="The chosen trial"').classes("part"):
+            self._head = Part(self._label, _draw_head)
+            self._actions = Part(self._is_open, self._draw_actions)
+            self._part = Part(lambda: self._view, self._draw)
+            self._tasks = Part(self._task_views, _draw_tasks)
+
+    def refresh(self, number: int | None) -> None:
+        """Show that trial, or none, as it is now."""
+        state = (number if number is not None else -1, self._watch.version)
+        if state != self._version:
+            self._version, self._number = state, number
+            self._view = None if number is None else trial_of(self._watch, number)
+            if self._view is None:
+                self._number = None
+            self._head.refresh()
+            self._part.refresh()
+        self._actions.refresh()
+        self._tasks.refresh()
+
+    def _label(self) -> str:
+        return self._view.label if self._view is not None else ""
+
+    def _is_open(self) -> tuple[int | None, bool]:
+        return self._number, self._site.job.is_open(self._watch.path)
+
+    def _task_views(self) -> tuple[TaskView, ...]:
+        number = self._number
+        if number is None:
+            return ()
+        found = self._site.job.tasks_of(self._watch.path, number)
+        return tuple(task_view(task, number) for task in found[:6])
+
+    def _draw(self, view: TrialView | None) -> None:
+        if view is None:
+            return
+        with ui.element("div").classes("two"):
+            with ui.element("div"):
+                Tag("h3", "Scores, with 95% intervals")
+                table(("", "this trial", "original"), view.scores, "Scores of the trial")
+            with ui.element("div"):
+                Tag("h3", "What it edits")
+                table(("", ""), view.plan, "The plan of the trial")
+        for title, lines in (("ablation weight", view.weights), ("|dW| / |W|", view.sizes)):
+            if lines:
+                _draw_lines(title, lines)
+        if view.exchanges:
+            Tag("h3", "Replies that the search has kept")
+            draw_exchanges(view.exchanges)
+
+    def _draw_actions(self, found: tuple[int | None, bool]) -> None:
+        number, is_open = found
+        if number is None:
+            return
+        with ui.element("div").classes("actions"):
+            if not is_open:
+                Tag(
+                    "p",
+                    "To chat with this trial, to score or to save it, load the model above.",
+                    "dim",
+                )
+                return
+            ui.link("Chat", f"/run/{quote(self._key)}/chat/{number}")
+            button("Sample replies", self._trying(lambda: self._sample(number)), flat=True)
+            button("Score again", lambda: self._ask_score(number), flat=True)
+            button("Save", lambda: self._ask_save(number))
+        Tag("p", WAITS, "dim")
+
+    def _trying(self, work: Any) -> Any:
+        async def tried() -> None:
+            await self._alerts.trying(work)
+            self._tasks.refresh()
+
+        return tried
+
+    def _sample(self, number: int) -> None:
+        self._site.job.sample(self._watch.path, number)
+
+    def _ask_score(self, number: int) -> None:
+        with dialog_of("Score again") as dialog, ui.card().classes("dialog"):
+            Tag("h2", "Score again")
+            held_out = ui.checkbox("On held-out prompts, which the search has not seen")
+            first = ui.number("First prompts of each set (empty: all)", min=1, precision=0)
+            tokens = ui.number(
+                "New tokens of a reply (empty: as in the search)", min=1, precision=0
+            )
+            for one in (first, tokens):
+                one.classes("field").props("outlined dense")
+
+            def work() -> None:
+                request = Score(
+                    trial=number,
+                    prompts="held_out" if held_out.value else "evaluation",
+                    first=_whole(first.value),
+                    tokens=_whole(tokens.value),
+                )
+                self._site.job.score(self._watch.path, number, request, _title(request))
+
+            self._end_dialog(dialog, "Score", work)
+        dialog.open()
+
+    def _ask_save(self, number: int) -> None:
+        with dialog_of("Save the edited model") as dialog, ui.card().classes("dialog"):
+            Tag("h2", "Save the edited model")
+            folder = ui.input("New folder", value=f"{Path.cwd() / 'edited'}")
+            folder.classes("field").props("outlined dense")
+            strategy = ui.radio(
+                {"merge": "A whole model (merge)", "adapter": "An adapter"}, value="merge"
+            )
+            Tag("p", "It is scored again, verified from disk and audited, which takes a while.")
+
+            def work() -> None:
+                path = self._site.places.checked(str(folder.value).strip())
+                self._site.job.save(self._watch.path, number, path, str(strategy.value))
+
+            self._end_dialog(dialog, "Save", work)
+        dialog.open()
+
+    def _end_dialog(self, dialog: ui.dialog, name: str, work: Any) -> None:
+        async def ended() -> None:
+            dialog.close()
+            await self._alerts.trying(work)
+            self._tasks.refresh()
+
+        with ui.element("div").classes("actions"):
+            button(name, ended)
+            button("Cancel", dialog.close, flat=True)
+
+
+def _draw_head(label: str) -> None:
+    if label:
+        Tag("h2", label[0].upper() + label[1:])
+
+
+def _whole(value: object) -> int | None:
+    return int(value) if isinstance(value, int | float) and value >= 1 else None
+
+
+def _title(request: Score) -> str:
+    which = "held-out prompts" if request.prompts == "held_out" else "the search's prompts"
+    first = f", the first {request.first}" if request.first else ""
+    tokens = f", replies of {request.tokens} tokens" if request.tokens else ""
+    return f"Scores on {which}{first}{tokens}"
+
+
+def _draw_lines(title: str, lines: Sequence[Line]) -> None:
+    Tag("h3", f"Over layers: {title}")
+    chart = ui.echart(layers_options(lines, title)).classes("chart low")
+    chart.props('role="img"').props["aria-label"] = f"{title} over layers"
+
+
+def draw_exchanges(exchanges: Sequence[Exchange]) -> None:
+    """Prompts with their replies, side by side."""
+    for one in exchanges:
+        Tag("div", one.prompt, "prompt")
+        with ui.element("div").classes("two"):
+            for said in one.replies:
+                with ui.element("div"):
+                    label = f" ({said.label})" if said.label else ""
+                    Tag("div", f"{said.model}{label}", "dim")
+                    Tag("div", said.text, "reply")
+
+
+def _draw_tasks(views: Sequence[TaskView]) -> None:
+    for view in views:
+        with ui.element("div").classes("card"):
+            Tag("h3", view.title)
+            if not view.is_over:
+                Tag("p", "It waits for its turn, or is being carried out.", "dim")
+            if view.error:
+                Tag("p", view.error, "note")
+            if view.folder:
+                Tag("p", f"Saved in {view.folder}.")
+            if view.rows:
+                table(view.rows[0], view.rows[1:], view.kind)
+            for warning in view.warnings:
+                Tag("p", warning, "note")
+            draw_exchanges(view.exchanges)

@@ -1,0 +1,190 @@
+"""What all tabs share: where runs lie, what may be shown, the worker, and reports."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+from heretic.errors import HereticError, RunError
+from heretic.runs.listing import RunSummary, list_runs, run_folders
+from heretic.system.display import safe
+from heretic.ui.job import Job
+from heretic.ui.places import Places
+from heretic.ui.reports import Reports
+from heretic.ui.views import FrontView, front_of, stage_text
+from heretic.ui.watch import Watch, Watches
+
+LIST_SECONDS = 2.0
+"""Between two readings of all runs, however many tabs show them."""
+
+
+@dataclass
+class Site:
+    """The state of the server.
+
+    Attributes:
+        runs: Folder of the run folders.
+        places: What pickers show.
+    """
+
+    runs: Path
+    places: Places
+    job: Job
+    watches: Watches = field(default_factory=Watches)
+    reports: Reports = field(default_factory=Reports)
+    _fronts: dict[Path, tuple[tuple[int, int], FrontView]] = field(default_factory=dict)
+    _listed: Sequence[RunSummary] = ()
+    _listed_at: float = float("-inf")
+
+    async def listed(self) -> Sequence[RunSummary]:
+        """The runs, as they were at most two seconds ago; read beside the event loop.
+
+        Raises:
+            RunError: Their folder cannot be read.
+        """
+        if monotonic() - self._listed_at >= LIST_SECONDS:
+            self._listed_at = monotonic()
+            self._listed = await asyncio.to_thread(list_runs, self.runs)
+        return self._listed
+
+    def path_of(self, key: str) -> Path:
+        """The run folder of that name, which is one of the list.
+
+        Raises:
+            RunError: There is none.
+        """
+        for folder in run_folders(self.runs):
+            if folder.path.name == key:
+                return folder.path
+        raise RunError(f"There is no run of that name in {self.runs}.")
+
+    async def watch(self, key: str) -> Watch:
+        """The watch of a run of the list, read once.
+
+        Raises:
+            RunError: There is none.
+        """
+        watch = self.watches.of(self.path_of(key))
+        await asyncio.to_thread(watch.look if watch.data is not None else watch.read)
+        return watch
+
+    async def front(self, watch: Watch) -> FrontView:
+        """The front of a run, made once for all tabs; they look at the folder here, too."""
+        await asyncio.to_thread(watch.look)
+        version = (watch.trials_version, watch.reads)
+        kept = self._fronts.get(watch.path)
+        if kept is None or kept[0] != version:
+            kept = (version, await asyncio.to_thread(front_of, watch))
+            self._fronts[watch.path] = kept
+        return kept[1]
+
+    async def opening(self) -> str:
+        """What is being opened and how far that has come, for people; empty if nothing is."""
+        job = self.job
+        if not job.opening:
+            return ""
+        stage = job.loading
+        if job.run is not None:
+            watch = self.watches.of(job.run)
+            await asyncio.to_thread(watch.look)
+            found = watch.progress.stage
+            stage = safe(stage_text(found)) if found is not None else stage
+        return f"{safe(job.opening)}: {stage}".rstrip(": .")
+
+    def is_held_elsewhere(self, watch: Watch) -> bool:
+        """Whether another process than this page's worker works on a run."""
+        return watch.is_locked and not self.is_ours(watch)
+
+    def is_ours(self, watch: Watch) -> bool:
+        """Whether this page's worker has the run open, or is opening it."""
+        job = self.job
+        if job.run != watch.path:
+            return False
+        return job.is_busy or job.is_open(watch.path)
+
+    def state_of(self, watch: Watch) -> str:
+        """What a run is doing, in a word."""
+        if not self.is_ours(watch):
+            return watch.state
+        state = self.job.state.state
+        return "loading" if self.job.opening else "loaded" if state == "ready" else state
+
+    async def close(self) -> None:
+        """End the worker after its batch, and delete reports."""
+        try:
+            await self.job.close()
+        finally:
+            self.reports.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What the page for a new search holds, as texts.
+
+    Attributes:
+        source: `demo`, `hub` or `folder`.
+        sets: Prompt sets by the name of their setting: data set and split.
+        more: Other settings, as TOML.
+    """
+
+    source: str
+    model: str = ""
+    behavior: str = ""
+    n_trials: int | None = None
+    time_limit: str = ""
+    sets: tuple[tuple[str, str, str], ...] = ()
+    more: str = ""
+
+    def settings(self, places: Places) -> dict[str, object]:
+        """Settings by their names.
+
+        Raises:
+            HereticError: Something is missing or malformed, or lies where this page does not look.
+        """
+        found = _parsed(self.more)
+        if self.source == "hub":
+            found["model"] = _hub_id(self.model)
+        elif self.source == "folder":
+            if not self.model.strip():
+                raise HereticError("No folder is named.", remedy="Choose the model's folder.")
+            found["model"] = str(places.checked(self.model.strip()))
+        if self.behavior:
+            found["behavior"] = self.behavior
+        if self.n_trials is not None:
+            found["n_trials"] = self.n_trials
+        if self.time_limit.strip():
+            found["time_limit"] = self.time_limit.strip()
+        for name, dataset, split in self.sets:
+            if dataset.strip():
+                found[name] = _set(dataset.strip(), split.strip(), places)
+        return found
+
+
+def _hub_id(text: str) -> str:
+    text = text.strip()
+    parts = text.split("/")
+    if not text or len(parts) > 2 or text.startswith((".", "~", "-")) or not all(parts):
+        raise HereticError(
+            f"{text!r} is no name of a model on the Hub.", remedy="It should be OWNER/NAME."
+        )
+    return text
+
+
+def _set(dataset: str, split: str, places: Places) -> dict[str, str]:
+    local = dataset.startswith(("/", ".", "~")) or Path(dataset).exists()
+    found = {"dataset": str(places.checked(dataset)) if local else dataset}
+    return found | ({"split": split} if split else {})
+
+
+def _parsed(text: str) -> dict[str, object]:
+    import tomllib
+
+    try:
+        return dict(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise HereticError(
+            f"The other settings are no TOML: {error}.", remedy="`heretic config` prints examples."
+        ) from error

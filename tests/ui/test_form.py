@@ -1,0 +1,81 @@
+"""What the form for a new search becomes, and what it refuses; what models know of a chat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from heretic.errors import HereticError
+from heretic.ui.places import Places
+from heretic.ui.site import Form
+from heretic.ui.talk import Talk, Turn
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    (tmp_path / "good.txt").write_text("a\n")
+    return Places.of([tmp_path])
+
+
+def test_what_is_empty_is_left_to_other_settings(places: Places):
+    assert Form("demo").settings(places) == {}
+    assert Form("hub", " org/name ").settings(places) == {"model": "org/name"}
+
+
+def test_fields_stand_above_the_text(places: Places, tmp_path: Path):
+    form = Form(
+        "folder",
+        str(tmp_path / "model"),
+        behavior="jokes",
+        n_trials=7,
+        time_limit=" 2h ",
+        sets=(
+            ("good_prompts", str(tmp_path / "good.txt"), "train[:1]"),
+            ("bad_prompts", "org/data", ""),
+            ("bad_evaluation_prompts", " ", "train"),
+        ),
+        more="n_trials = 3\nseed = 1",
+    )
+    assert form.settings(places) == {
+        "model": str(places.roots[0] / "model"),
+        "behavior": "jokes",
+        "n_trials": 7,
+        "time_limit": "2h",
+        "good_prompts": {"dataset": str(places.roots[0] / "good.txt"), "split": "train[:1]"},
+        "bad_prompts": {"dataset": "org/data"},
+        "seed": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        Form("hub", ""),
+        Form("hub", "a/b/c"),
+        Form("hub", "../up"),
+        Form("hub", "-x/y"),
+        Form("folder", " "),
+        Form("folder", "/etc"),
+        Form("demo", more="n_trials ="),
+        Form("hub", "a/b", sets=(("good_prompts", "/etc/passwd", ""),)),
+        Form("hub", "a/b", sets=(("good_prompts", "../x", ""),)),
+    ],
+)
+def test_what_is_wrong_is_refused_with_a_remedy(places: Places, form: Form):
+    with pytest.raises(HereticError) as caught:
+        form.settings(places)
+    assert caught.value.remedy
+
+
+def test_each_model_knows_its_own_replies():
+    talk = Talk([Turn("one", 1.0, "A", "B", done=True), Turn("two", 1.0)])
+    original = [(one.role, one.content) for one in talk.messages(edited=False)]
+    edited = [(one.role, one.content) for one in talk.messages(edited=True)]
+    assert original == [("user", "one"), ("assistant", "A"), ("user", "two")]
+    assert edited == [("user", "one"), ("assistant", "B"), ("user", "two")]
+
+
+def test_a_message_without_a_reply_is_not_sent_again():
+    talk = Talk([Turn("one", 1.0, "", "", done=True), Turn("two", 1.0)])
+    assert [one.content for one in talk.messages(edited=True)] == ["two"]
