@@ -78,6 +78,9 @@ COMMANDS = {
     "directions": CommandEntry(
         "heretic.cli.commands.directions", "Write a run's directions as a control vector (GGUF)."
     ),
+    "look": CommandEntry(
+        "heretic.cli.commands.look", "Look into a run's directions: tokens, cosines, layers."
+    ),
     "report": CommandEntry("heretic.cli.commands.report", "Write a page about a run, or several."),
     "runs": CommandEntry("heretic.cli.commands.runs", "List run folders and their state."),
     "config": CommandEntry("heretic.cli.commands.config", "Print every setting as TOML."),
