@@ -91,7 +91,7 @@ def measured_readout(reader: PromptReader) -> Readout:
     probes = torch.cat([signs, (signs[0] + 1.0).unsqueeze(0), other.unsqueeze(0)])
     through = _between(reader, torch.cat([probes, -probes]))
     odd = (through[: len(probes)] - through[len(probes) :]) / 2  # without what is added to all
-    parts = odd[: len(signs)] * signs
+    parts = odd[: len(signs)] / signs.where(signs != 0, 1.0)
     gain = torch.where(signs[0] != 0, parts[0], parts[-1])
     readout = Readout(gain, bool(_differ(odd[-2], odd[0]) <= TOLERANCE))
     if not gain.any() or _differ(odd[-1], gain * other) > TOLERANCE:

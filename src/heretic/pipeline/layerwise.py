@@ -19,6 +19,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from heretic.engine.prefill import Techniques
 from heretic.errors import ScorerError
 from heretic.evaluator.evaluator import Evaluator
 from heretic.events import Reporter, Silent, StageFinished, StageProgress, StageStarted
@@ -31,6 +32,9 @@ from heretic.scorers import Scorer
 
 DEFAULT_LAYERS = 8
 """Layers that are tried unless they are named, spread evenly over the depth."""
+
+PLAIN = Techniques(share_batches=False)
+"""Each changed model is run once; checking that the fast engine fits it would take longer."""
 
 NO_LENGTHS = "adding: the run kept no lengths of its directions (it is of an earlier release)"
 
@@ -92,7 +96,9 @@ def layer_effects(
     reporter.emit(StageStarted("Changing one layer at a time", total=steps))
     for change, own in vectors.items():
         asked = replace(prompts, good=good, bad=bad if change == "removed" else good, more={})
-        evaluator = Evaluator(model, asked, used, max_response_length=max_response_length)
+        evaluator = Evaluator(
+            model, asked, used, max_response_length=max_response_length, techniques=PLAIN
+        )
         for effect in _effects(model, evaluator, change, own, some, seed):
             if effect is None:
                 originals[change] = evaluator.baseline

@@ -94,7 +94,7 @@ class Found:
 )
 @click.option(
     "--prompts",
-    default=16,
+    default=12,
     type=click.IntRange(2),
     show_default=True,
     help="layers: prompts of each set.",
