@@ -15,7 +15,7 @@ from heretic.errors import ScorerError
 from heretic.evaluator.evaluator import Evaluator
 from heretic.events import StageProgress
 from heretic.method.controls import rotated
-from heretic.pipeline.layerwise import NO_LENGTHS, layer_effects, spread_layers
+from heretic.pipeline.layerwise import NO_LENGTHS, PLAIN, layer_effects, spread_layers
 from heretic.records.effects import LayerEffects
 from heretic.records.trial import Score
 
@@ -68,6 +68,7 @@ def test_each_effect_is_that_of_one_layer(session: pipeline.Session):
             replace(prompts, good=good, bad=asked),
             session.evaluator.scorers,
             max_response_length=4,
+            techniques=PLAIN,
         )
         assert values(found.originals[change]) == values(evaluator.baseline)
         for vector in ("direction", "random"):

@@ -155,8 +155,6 @@ def test_figures_show_their_data(tmp_path: Path):
     assert visible(f"{HOSTILE}1") in [
         row["token"] for rows in words_rows["datasets"].values() for row in rows
     ]
-    scaled = figures.token_rows(coloured.tokens, values / [[2.0], [2.0]])
-    assert [row["value"] for row in scaled[:3]] == [4.5, 0.5, -1.0]
     written = write_pictures([*drawn, *more], tmp_path / "pictures")
     assert len(written) == 12
     for path in written:
@@ -167,3 +165,10 @@ def test_figures_show_their_data(tmp_path: Path):
 def test_a_long_text_shows_its_end():
     rows = figures.token_rows([str(n) for n in range(100)], np.ones((2, 100)))
     assert {row["place"] for row in rows} == set(range(40, 100))
+
+
+def test_each_layer_of_a_text_is_scaled_by_itself():
+    found = figures.within_layer(np.array([[900.0, 1.0, 3.0, 5.0], [0.0, 0.0, 0.0, 0.0]]))
+    assert found[0].tolist() == [896.0 / 3, -1.0, -1 / 3, 1 / 3]
+    assert found[1].tolist() == [0.0] * 4
+    assert figures.within_layer(np.array([[7.0]])).tolist() == [[0.0]]

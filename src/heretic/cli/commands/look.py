@@ -276,7 +276,7 @@ def _tokens(asked: Asked) -> Found:
         from heretic.report.page.directions import token_map
 
         figures = [
-            token_map(text, values, lengths, number)
+            token_map(text, values, number)
             for number, (text, values) in enumerate(zip(texts, maps, strict=True), 1)
         ]
     if asked.html is not None:

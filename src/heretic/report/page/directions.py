@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
+import numpy as np
 
 from heretic.records.effects import CHANGES, Change, LayerEffects, Vector, named
 from heretic.records.trial import Score
@@ -56,11 +57,24 @@ def word_rows(words: Sequence[LayerWords], *, promoted: bool) -> list[Row]:
     ]
 
 
-def token_rows(texts: Sequence[str], values: Floats) -> list[Row]:
-    """A row for each token and layer.
+def within_layer(values: Floats) -> Floats:
+    """Values less their layer's median, over the largest that is left after the first token.
 
     Args:
-        values: [layers, tokens], in units of each layer's length.
+        values: [layers, tokens].
+    """
+    centred = values - np.median(values, axis=1, keepdims=True)
+    rest = centred[:, 1:] if values.shape[1] > 1 else centred
+    largest = np.abs(rest).max(axis=1, keepdims=True)
+    found: Floats = centred / np.where(largest > 0, largest, 1.0)
+    return found
+
+
+def token_rows(texts: Sequence[str], values: Floats) -> list[Row]:
+    """A row for each token and layer, of the last tokens.
+
+    Args:
+        values: [layers, tokens].
     """
     first = max(0, len(texts) - SHOWN_TOKENS)
     return [
@@ -142,25 +156,17 @@ def _word_figure(rows: Sequence[Row], kind: str) -> Figure:
     return Figure(f"words-{kind}", f"Tokens {kind}", told, spec_of(chart, max(80, 17 * layers)))
 
 
-def token_map(
-    text: ColouredText, values: Floats, lengths: Sequence[float] = (), number: int = 1
-) -> Figure:
+def token_map(text: ColouredText, values: Floats, number: int = 1) -> Figure:
     """A map of a text: rows are layers, columns its last tokens.
+
+    Each layer is scaled by itself, since lengths grow over the layers, and many directions have an
+    offset that all tokens share.
 
     Args:
         values: [layers, tokens], in the units of the residual stream.
-        lengths: How far bad prompts lie from good ones along each layer's direction, [layers];
-            without it, each layer's colours end at its largest value.
         number: Of the text, for the figure's name.
     """
-    if len(lengths) == len(values):
-        scales = [abs(length) or 1.0 for length in lengths]
-        unit = "the layer's mean difference"
-    else:
-        rest = values[:, 1:] if values.shape[1] > 1 else values
-        scales = [float(abs(row).max()) or 1.0 for row in rest]
-        unit = "the layer's largest value"
-    rows = token_rows(text.tokens, values / [[scale] for scale in scales])
+    rows = token_rows(text.tokens, within_layer(values))
     places = sorted({row["place"] for row in rows})
     labels = {str(place): visible(text.tokens[place]) for place in places}
     names = f"({json.dumps(labels)})[datum.value]"  # an expression of Vega
@@ -183,7 +189,10 @@ def token_map(
         )
     )
     cut = f" Its last {len(places)} tokens." if len(places) < len(text.tokens) else ""
-    told = f"How far each token lies along each layer's direction; 1 is {unit}.{cut}"
+    told = (
+        "How far each token lies along each layer's direction. 0 is the layer's median token, 1 its "
+        f"largest distance from it after the first token.{cut}"
+    )
     spec = spec_of(chart, max(120, 13 * len(values)))
     return Figure(f"tokens-{number}", "Tokens along the directions", told, spec)
 
