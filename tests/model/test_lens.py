@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,7 +70,12 @@ def test_the_gain_is_the_norms_own(tmp_path: Path):
 
 
 def test_an_odd_width_is_measured_too(tmp_path: Path):
-    sizes = {"hidden_size": 33, "head_dim": 8, "num_attention_heads": 3, "num_key_value_heads": 3}
+    sizes: dict[str, Any] = {
+        "hidden_size": 33,
+        "head_dim": 8,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 3,
+    }
     model = Model(export_case.settings(tiny.folder(tmp_path, **sizes)))
     gain = torch.rand(33, generator=torch.Generator().manual_seed(2)) + 0.5
     model.model.model.norm.weight.data.copy_(gain)

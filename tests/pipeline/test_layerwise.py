@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -16,7 +17,8 @@ from heretic.evaluator.evaluator import Evaluator
 from heretic.events import StageProgress
 from heretic.method.controls import rotated
 from heretic.pipeline.layerwise import NO_LENGTHS, PLAIN, layer_effects, spread_layers
-from heretic.records.effects import LayerEffects
+from heretic.prompts import Prompt
+from heretic.records.effects import Change, LayerEffects, Vector
 from heretic.records.trial import Score
 
 
@@ -62,7 +64,9 @@ def test_each_effect_is_that_of_one_layer(session: pipeline.Session):
     assert model.is_original
     prompts = session.prompts.evaluation
     good, bad = prompts.good[:3], prompts.bad[:3]
-    for change, asked in (("removed", bad), ("added", good)):
+    sets: dict[Change, Sequence[Prompt]] = {"removed": bad, "added": good}
+    vectors_of: tuple[Vector, Vector] = ("direction", "random")
+    for change, asked in sets.items():
         evaluator = Evaluator(
             model,
             replace(prompts, good=good, bad=asked),
@@ -71,7 +75,7 @@ def test_each_effect_is_that_of_one_layer(session: pipeline.Session):
             techniques=PLAIN,
         )
         assert values(found.originals[change]) == values(evaluator.baseline)
-        for vector in ("direction", "random"):
+        for vector in vectors_of:
             own = session.directions if change == "removed" else vectors(session)
             own = own if vector == "direction" else rotated(own, 7)
             for layer in (0, 2):
@@ -83,7 +87,7 @@ def test_each_effect_is_that_of_one_layer(session: pipeline.Session):
                 assert values(found.of(change, vector)[layer]) == values(expected)
     kl = {
         (change, layer): found.of(change, "direction")[layer][1].value
-        for change in ("removed", "added")
+        for change in sets
         for layer in (0, 2)
     }
     assert len(set(kl.values())) == 4

@@ -225,8 +225,8 @@ def _cell(score: Any) -> str:
 def _style(share: float) -> Style:
     """White on a colour: the more, the farther toward the behaviour (red) or away (blue)."""
     amount = min(1.0, abs(share))
-    if amount < 0.06:
+    if amount < 0.12:
         return Style()
     end = _TOWARD if share > 0 else _AWAY
-    mixed = [round(28 + (channel - 28) * amount) for channel in end]
+    mixed = [round(80 + (channel - 80) * amount) for channel in end]
     return Style(color="white", bgcolor=f"rgb({mixed[0]},{mixed[1]},{mixed[2]})")

@@ -190,8 +190,8 @@ def token_map(text: ColouredText, values: Floats, number: int = 1) -> Figure:
     )
     cut = f" Its last {len(places)} tokens." if len(places) < len(text.tokens) else ""
     told = (
-        "How far each token lies along each layer's direction. 0 is the layer's median token, 1 its "
-        f"largest distance from it after the first token.{cut}"
+        "How far each token lies along each layer's direction. 0 is the layer's median token, 1 "
+        f"its largest distance from it after the first token.{cut}"
     )
     spec = spec_of(chart, max(120, 13 * len(values)))
     return Figure(f"tokens-{number}", "Tokens along the directions", told, spec)
