@@ -46,6 +46,8 @@ def test_colours_show_and_nothing_acts(tmp_path: Path, theme: str, width: int) -
     assert asked == [path.as_uri()]
     assert len(set(colours)) == 2 * LEVELS + 1
     assert re.fullmatch(r"rgb\(\d+, \d+, \d+\)", colours[0])
-    serious = [one for one in found.response["violations"] if one["impact"] in ("serious", "critical")]
+    serious = [
+        one for one in found.response["violations"] if one["impact"] in ("serious", "critical")
+    ]
     assert serious == []
     assert wide
