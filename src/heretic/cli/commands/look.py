@@ -122,15 +122,17 @@ def command(
     options: SettingsOptions,
     **asked: Any,
 ) -> int:
-    r"""Look into the directions of RUN, a run folder or its number in `heretic runs`.
+    """Look into the directions of RUN, a run folder or its number in `heretic runs`.
 
-    \b
-    heretic look RUN words           which tokens each layer's direction makes likely (logit lens)
-    heretic look RUN cosines         how alike the directions of its layers are
-    heretic look RUN cosines OTHER   how alike they are to those of another run
-    heretic look RUN tokens PROMPT   how far each token of a prompt lies along a direction
-    heretic look RUN layers          which layers decide: the direction is taken out, or added,
-                                     after one layer at a time, beside a random vector (minutes)
+    words: which tokens each layer's direction makes likely (logit lens).
+
+    cosines: how alike the directions of its layers are; with MORE, another run, how alike they are
+    to those of that run.
+
+    tokens: how far each token of a prompt, which is MORE, lies along a layer's direction.
+
+    layers: which layers decide. The direction is taken out, or added, after one layer at a time,
+    beside a random vector. This takes minutes.
     """
     started = perf_counter()
     from rich.console import Console
