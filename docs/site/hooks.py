@@ -26,6 +26,7 @@ OUTSIDE = {
         for path in sorted((ROOT / "benchmarks").glob("*"))
         if path.suffix in {".md", ".png"}
     },
+    "examples/directions.ipynb": "examples/directions.ipynb",
 }
 """Files of the repository that are part of the site, and their place there."""
 

@@ -125,3 +125,30 @@ def test_vectors_of_another_model_are_refused(model: Model):
     for told, wrong in odd.items():
         with pytest.raises(ValueError, match=told), model.steered(wrong):
             pass
+
+
+def test_a_direction_is_taken_out_of_the_output_of_its_layer(model: Model):
+    before = model.get_residuals(PROMPTS)
+    alone = torch.zeros_like(vectors(model))
+    alone[2] = vectors(model)[2]
+    unit = alone[2] / alone[2].norm()
+    assert (before[:, 2] @ unit).abs().min() > 0.01
+    with model.without(alone):
+        after = model.get_residuals(PROMPTS)
+        assert not model.is_original
+        with model.unedited():
+            assert torch.equal(model.get_residuals(PROMPTS), before)
+    assert torch.equal(after[:, :2], before[:, :2])
+    expected = before[:, 2] - (before[:, 2] @ unit).unsqueeze(-1) * unit
+    assert torch.allclose(after[:, 2], expected, atol=1e-5)
+    assert not torch.allclose(after[:, 3], before[:, 3], atol=1e-3)
+    assert torch.equal(model.get_residuals(PROMPTS), before)
+
+
+def test_the_length_of_a_direction_that_is_taken_out_does_not_count(model: Model):
+    with model.without(vectors(model)):
+        once = model.get_logits(PROMPTS)
+    with model.without(7.0 * vectors(model)):
+        assert torch.allclose(model.get_logits(PROMPTS), once, atol=1e-5)
+    with pytest.raises(ValueError, match="width"), model.without(vectors(model)[:, 1:]):
+        pass

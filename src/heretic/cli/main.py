@@ -78,6 +78,9 @@ COMMANDS = {
     "directions": CommandEntry(
         "heretic.cli.commands.directions", "Write a run's directions as a control vector (GGUF)."
     ),
+    "look": CommandEntry(
+        "heretic.cli.commands.look", "Look into a run's directions: tokens, cosines, layers."
+    ),
     "report": CommandEntry("heretic.cli.commands.report", "Write a page about a run, or several."),
     "runs": CommandEntry("heretic.cli.commands.runs", "List run folders and their state."),
     "ui": CommandEntry("heretic.cli.commands.ui", "Do all this on a local page in the browser."),

@@ -29,9 +29,6 @@ from heretic.records.trial import Optimization, Score
 from heretic.scorers import Outputs, PromptSet, Scorer
 from heretic.scorers.base import Tell
 
-NO_REUSE = Techniques(reuse_originals=False)
-"""For a model that is run only once."""
-
 
 class Evaluator:
     """Scores plans, and the model as it is, against the unedited model.
@@ -247,7 +244,8 @@ class Evaluator:
         own = model is self.model and model.is_original
         if not own:
             self.release()  # so that only one cache has to fit into memory
-        engine = self._engine if own else self._open_engine(model, NO_REUSE)
+        once = replace(self._techniques, reuse_originals=False)  # the model is run only once
+        engine = self._engine if own else self._open_engine(model, once)
         race = Race(self.scorers, None, self._sizes)
         self._run(model, engine, [{}], race, references)
         return race.outputs(0, self._prompts)

@@ -1,4 +1,4 @@
-"""Residuals and first-token logits of a batch, without keeping every position."""
+"""Residuals, projections and first-token logits of a batch, as little as is asked for."""
 
 from __future__ import annotations
 
@@ -81,12 +81,63 @@ def last_residuals(
     Raises:
         RuntimeError: The forward pass did not run every layer.
     """
+
+    def last(layer: nn.Module, index: int, streams: Tensor) -> Tensor:
+        return reduced(layer, streams[:, -1].to("cpu", torch.float32))
+
+    return torch.stack(_at_layers(model, layers, input_ids, attention_mask, last), dim=1)
+
+
+@torch.inference_mode()
+def projections(
+    model: nn.Module,
+    layers: Sequence[nn.Module],
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    directions: Tensor,
+) -> Tensor:
+    """Products of the residual of every token with the direction of every layer.
+
+    Only the products are kept, so that long texts need no more memory than their forward pass.
+
+    Args:
+        directions: [layers + 1, hidden]; row 0 belongs to the embedding, row l + 1 to layer l.
+
+    Returns:
+        float32 [rows, layers + 1, tokens], on the CPU. Where layers carry several streams, the
+        residual is that of `last_residuals`.
+
+    Raises:
+        RuntimeError: The forward pass did not run every layer.
+    """
+
+    def along(layer: nn.Module, index: int, streams: Tensor) -> Tensor:
+        residuals = reduced(layer, streams.to(torch.float32))
+        return (residuals @ directions[index].to(residuals)).cpu()
+
+    return torch.stack(_at_layers(model, layers, input_ids, attention_mask, along), dim=1)
+
+
+def _at_layers(
+    model: nn.Module,
+    layers: Sequence[nn.Module],
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    read: Callable[[nn.Module, int, Tensor], Tensor],
+) -> list[Tensor]:
+    """What `read` makes of the embedding and of every layer's output in one forward pass.
+
+    Args:
+        read: Called with the layer, the row of the result, and [rows, tokens, streams, hidden].
+
+    Raises:
+        RuntimeError: The forward pass did not run every layer.
+    """
     rows: list[Tensor | None] = [None] * (len(layers) + 1)
     width = hidden_size(model)
 
     def keep(index: int, layer: nn.Module, tensor: Tensor) -> None:
-        last = side_by_side(layer, tensor, width)[:, -1]
-        rows[index] = reduced(layer, last.to("cpu", torch.float32))
+        rows[index] = read(layer, index, side_by_side(layer, tensor, width))
 
     def before_first(module: nn.Module, args: Any, kwargs: Any) -> None:
         keep(0, module, layer_input(args, kwargs))
@@ -104,7 +155,7 @@ def last_residuals(
     captured = [row for row in rows if row is not None]
     if len(captured) != len(rows):
         raise RuntimeError(f"{len(rows) - len(captured)} layers did not run in the forward pass")
-    return torch.stack(captured, dim=1)
+    return captured
 
 
 def divergence(original: Tensor, other: Tensor) -> float:

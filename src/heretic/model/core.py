@@ -21,7 +21,7 @@ from heretic.model.fits import Fits
 from heretic.model.masks import Masks, as_forwards_take, is_of_recurrence
 from heretic.model.reading import ModelOptions, PromptReader, Prompts
 from heretic.model.rendering import check_message
-from heretic.model.steering import Steering, check_strength
+from heretic.model.steering import Removal, Steering, StreamChange, check_strength
 from heretic.model.streaming import Stream
 from heretic.model.templates import Messages
 from heretic.records.plan import Plan
@@ -46,8 +46,8 @@ class Model(PromptReader):
         self._factory = EditFactory(self.writers)
         self._weights = WeightEditor(self.writers)
         self._said: set[str] = set()  # warnings about replies
-        # One per open `edited` or `steered`: 0 is its plan or vectors, 1 no change.
-        self._hooked: list[RowEdits | Steering] = []
+        # One per open `edited`, `steered` or `without`: 0 is its plan or vectors, 1 no change.
+        self._hooked: list[RowEdits | StreamChange] = []
 
     # --- edits -----------------------------------------------------------------------------
 
@@ -109,13 +109,34 @@ class Model(PromptReader):
             ValueError: The vectors do not fit the model, or a number is not finite.
             UnsupportedModelError: Layers carry several residual streams.
         """
-        if vectors.shape[-1] != self.hidden_size:
-            raise ValueError(f"vectors have width {vectors.shape[-1]}, not {self.hidden_size}")
+        self._check_width(vectors)
         with self._in_force(Steering(self._layers, check_strength(strength) * vectors)):
             yield
 
     @contextmanager
-    def _in_force(self, hooked: RowEdits | Steering) -> Iterator[None]:
+    def without(self, directions: Tensor) -> Iterator[None]:
+        """Take directions[l + 1] out of layer l's output, at every position; see `Removal`.
+
+        What later layers write along it stays. No weight is changed.
+
+        Args:
+            directions: [layers + 1, hidden], of any length; row 0 is zero, and a row of zeros
+                leaves its layer alone.
+
+        Raises:
+            ValueError: The directions do not fit the model, or a number is not finite.
+            UnsupportedModelError: Layers carry several residual streams.
+        """
+        self._check_width(directions)
+        with self._in_force(Removal(self._layers, directions)):
+            yield
+
+    def _check_width(self, vectors: Tensor) -> None:
+        if vectors.shape[-1] != self.hidden_size:
+            raise ValueError(f"vectors have width {vectors.shape[-1]}, not {self.hidden_size}")
+
+    @contextmanager
+    def _in_force(self, hooked: RowEdits | StreamChange) -> Iterator[None]:
         self._hooked.append(hooked)
         try:
             with hooked.installed():
@@ -139,7 +160,7 @@ class Model(PromptReader):
 
     @contextmanager
     def unedited(self) -> Iterator[None]:
-        """Act as the original while the context lasts, also inside `edited` and `steered`."""
+        """Act as the original while the context lasts, also inside `edited` and its like."""
         self._factory.forget()
         hooked, self._hooked = self._hooked, []
         for rows in hooked:
@@ -168,12 +189,12 @@ class Model(PromptReader):
 
     @property
     def is_original(self) -> bool:
-        """Whether it acts as loaded: no weight differs, no `edited` or `steered` is in force."""
+        """Whether it acts as loaded: no weight differs, and nothing is hooked (`is_hooked`)."""
         return not self.is_edited and not self._hooked
 
     @property
     def is_hooked(self) -> bool:
-        """Whether an `edited` or a `steered` is in force."""
+        """Whether an `edited`, a `steered` or a `without` is in force."""
         return bool(self._hooked)
 
     # --- generating ------------------------------------------------------------------------

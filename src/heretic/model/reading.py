@@ -287,6 +287,30 @@ class PromptReader:
             self.model, self._layers, batch["input_ids"], batch["attention_mask"]
         )
 
+    def get_projections(self, ids: Sequence[int], directions: Tensor) -> Tensor:
+        """How far the residual of every token lies along the direction of every layer.
+
+        Args:
+            ids: Tokens of one text, such as a row of `encode_rows`.
+            directions: Unit or zero vectors, [layers + 1, hidden]; row l + 1 belongs to layer l.
+
+        Returns:
+            float32 [layers + 1, tokens], in the units of the residual stream.
+
+        Raises:
+            ValueError: The directions do not fit the model, or there is no token.
+        """
+        if directions.shape != (self.n_layers + 1, self.hidden_size):
+            raise ValueError(
+                f"directions of shape {tuple(directions.shape)} do not fit a model with "
+                f"{self.n_layers} layers of width {self.hidden_size}"
+            )
+        if not ids:
+            raise ValueError("a text without tokens has no residuals")
+        row = torch.tensor([list(ids)], device=self.device)
+        everything = torch.ones_like(row)
+        return capture.projections(self.model, self._layers, row, everything, directions)[0]
+
     def get_residuals_batched(self, prompts: Prompts) -> Tensor:
         """`get_residuals` in batches that fit."""
         return torch.stack(self._batched(prompts, self.get_residuals))  # type: ignore[arg-type]

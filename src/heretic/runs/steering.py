@@ -1,4 +1,4 @@
-"""Vectors that steer a model, from the directions of a run."""
+"""The first direction of each layer of a run, and at its length, as a vector that steers."""
 
 from __future__ import annotations
 
@@ -14,18 +14,28 @@ if TYPE_CHECKING:
     from heretic.runs.folder import RunFolder
 
 
+def first_directions(folder: RunFolder) -> NDArray[np.float32]:
+    """The run's directions of the bad prompts: unit or zero, float32 [layers + 1, hidden].
+
+    Row 0, of the embeddings, is zero.
+
+    Raises:
+        RunError: The run has kept no directions, or the file is damaged.
+    """
+    directions = folder.load_directions()
+    first: NDArray[np.float32] = directions if directions.ndim == 2 else directions[:, 0]
+    return first
+
+
 def mean_differences(folder: RunFolder) -> NDArray[np.float32]:
     """The run's directions at their lengths: float32 [layers + 1, hidden], row 0 zero.
-
-    Of several directions of a layer, the first counts: that of the bad prompts.
 
     Raises:
         RunError: The run has kept no lengths, or its files are damaged.
     """
     import numpy as np
 
-    directions = folder.load_directions()
-    first = directions if directions.ndim == 2 else directions[:, 0]
+    first = first_directions(folder)
     shown = read_shown(folder)
     if shown is None or len(shown.lengths) != len(first):
         raise RunError(

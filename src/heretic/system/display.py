@@ -18,6 +18,9 @@ _UNSAFE = re.compile(
 joiners U+200C and U+200D stay: Persian, Hindi and many emoji are written with them."""
 
 
+_UNSAFE_OR_SPACE = re.compile(rf"{_UNSAFE.pattern}|[^\S ]")
+
+
 def safe(text: str) -> str:
     """`text` without secrets, and without characters that could deceive or command a terminal.
 
@@ -40,6 +43,15 @@ def safe_line(text: str) -> str:
 def count_of(done: int, total: int | None) -> str:
     """A count with what was asked for, `3 of 14`; without it where that is unknown or exceeded."""
     return str(done) if total is None or done > total else f"{done} of {total}"
+
+
+def visible(text: str) -> str:
+    r"""`text` in one line, with every character that is not seen shown: for tokens.
+
+    A space is `·`, a line break `\n`; what `safe` replaces is written as an escape (`\u202e`).
+    """
+    escaped = _UNSAFE_OR_SPACE.sub(lambda found: json.dumps(found[0])[1:-1], masked(text))
+    return escaped.replace(" ", "·")
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

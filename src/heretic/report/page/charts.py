@@ -94,11 +94,13 @@ def figures_of_runs(runs: Sequence[RunData]) -> list[Figure]:
     return [figure for figure in found if figure is not None]
 
 
-def _data(rows: Sequence[Row]) -> alt.InlineData:
+def data_of(rows: Sequence[Row]) -> alt.InlineData:
+    """Rows as the data of a chart."""
     return alt.InlineData(values=[dict(row) for row in rows])
 
 
-def _spec(chart: Any, height: int = HEIGHT) -> dict[str, Any]:
+def spec_of(chart: Any, height: int = HEIGHT) -> dict[str, Any]:
+    """The specification of a chart that is as wide as its place."""
     spec: dict[str, Any] = chart.properties(width="container", height=height).to_dict()
     spec.pop("config", None)  # the theme is chosen where the chart is shown
     return spec
@@ -118,7 +120,7 @@ def _front(run: RunData) -> Figure | None:
         scale=alt.Scale(domainMax=data.x_limit, clamp=True, nice=False),
     )
     y = alt.Y("y:Q", title=_objective(data.y_name))
-    base = alt.Chart(_data(rows)).encode(x=x, y=y)
+    base = alt.Chart(data_of(rows)).encode(x=x, y=y)
     on_front = base.transform_filter("datum.on_front")
     roles = alt.Color(
         "role:N",
@@ -157,7 +159,7 @@ def _front(run: RunData) -> Figure | None:
         f"{data.y_name} upward ({_better(run, data.y_name)}). "
         "No trial is better in both than one on the front. Bars are 95% intervals, with the "
         f"prompts as a random sample.{hidden}",
-        _spec(chart, 340),
+        spec_of(chart, 340),
     )
 
 
@@ -176,7 +178,7 @@ def _fronts(runs: Sequence[RunData]) -> Figure | None:
     data = next((found for run in runs if (found := figures.front_of(run)) is not None), None)
     if not rows or data is None or len(set(map(figures.objective_names, runs))) > 1:
         return None
-    base = alt.Chart(_data(rows)).encode(
+    base = alt.Chart(data_of(rows)).encode(
         x=alt.X("x:Q", title=_objective(data.x_name)),
         y=alt.Y("y:Q", title=_objective(data.y_name)),
         color=_series("run"),
@@ -189,7 +191,7 @@ def _fronts(runs: Sequence[RunData]) -> Figure | None:
         "fronts",
         "The fronts",
         f"The front of each run: {data.x_name} to the right, {data.y_name} upward.",
-        _spec(chart, 340),
+        spec_of(chart, 340),
     )
 
 
@@ -219,7 +221,7 @@ def _growth(runs: Sequence[RunData]) -> list[Figure]:
             continue
         shown = [{**row, "minutes": row.get("seconds", 0) / 60} for row in data]
         chart = (
-            alt.Chart(_data(shown))
+            alt.Chart(data_of(shown))
             .mark_line(interpolate="step-after", point=alt.OverlayMarkDef(size=24))
             .encode(
                 x=alt.X(f"{x}:Q", title=title, axis=alt.Axis(tickMinStep=1)),
@@ -233,7 +235,7 @@ def _growth(runs: Sequence[RunData]) -> list[Figure]:
             )
         )
         over = "over trials" if x == "trials" else "over time"
-        found.append(Figure(name, f"Hypervolume {over}", told, _spec(chart)))
+        found.append(Figure(name, f"Hypervolume {over}", told, spec_of(chart)))
     return found
 
 
@@ -248,7 +250,7 @@ def _maps(run: RunData) -> list[Figure]:
             alt.Scale(scheme="blueorange", domainMid=0) if negative else alt.Scale(scheme="viridis")
         )
         chart = (
-            alt.Chart(_data(some))
+            alt.Chart(data_of(some))
             .mark_rect()
             .encode(
                 x=alt.X("layer:O", title="layer", axis=alt.Axis(labelOverlap=True, labelAngle=0)),
@@ -268,7 +270,7 @@ def _maps(run: RunData) -> list[Figure]:
                 f"map-{component}",
                 f"Trials over layers: {component}",
                 f"Rows are trials of the front, columns are layers; colour is the {value}.{more}",
-                _spec(chart, max(80, ROW_HEIGHT * len(trials))),
+                spec_of(chart, max(80, ROW_HEIGHT * len(trials))),
             )
         )
     return found
@@ -283,7 +285,7 @@ def _sizes(run: RunData) -> list[Figure]:
     if not rows or run.focus is None:
         return []
     chart = (
-        alt.Chart(_data(rows))
+        alt.Chart(data_of(rows))
         .mark_line(point=True)
         .encode(
             x=alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1)),
@@ -298,7 +300,7 @@ def _sizes(run: RunData) -> list[Figure]:
     )
     told = "Frobenius norm of the change, as a share of the weight's; experts count as one."
     title = f"Size of the edit: {run.label(run.focus)}"
-    return [Figure("sizes", title, told, _spec(chart))]
+    return [Figure("sizes", title, told, spec_of(chart))]
 
 
 def _lines(
@@ -310,7 +312,7 @@ def _lines(
     if not rows:
         return None
     chart = (
-        alt.Chart(_data(rows))
+        alt.Chart(data_of(rows))
         .mark_line(point=alt.OverlayMarkDef(size=20))
         .encode(
             x=alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1)),
@@ -327,7 +329,7 @@ def _lines(
             ],
         )
     )
-    return Figure(name, title, text, _spec(chart))
+    return Figure(name, title, text, spec_of(chart))
 
 
 def _times(run: RunData) -> Figure | None:
@@ -336,7 +338,7 @@ def _times(run: RunData) -> Figure | None:
         return None
     order = [row["stage"] for row in rows]
     chart = (
-        alt.Chart(_data(rows))
+        alt.Chart(data_of(rows))
         .mark_bar(color=BLUE)
         .encode(
             x=alt.X("seconds:Q", title="seconds"),
@@ -349,4 +351,4 @@ def _times(run: RunData) -> Figure | None:
         )
     )
     told = "Seconds by stage; the search is what no stage within it took."
-    return Figure("time", "Where the time went", told, _spec(chart, ROW_HEIGHT * len(rows)))
+    return Figure("time", "Where the time went", told, spec_of(chart, ROW_HEIGHT * len(rows)))

@@ -125,13 +125,13 @@ def _geometry(run: RunData) -> str:
 def _page(title: str, lead: str, sections: Sequence[Section], figures: Sequence[Figure]) -> str:
     from jinja2 import Environment, StrictUndefined
 
-    style, script = _resource("page.css"), _resource("page.js")
+    style, script = resource("page.css"), resource("page.js")
     library = _library() if figures else ""
     scripts = [text for text in (library, script) if text]
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=_harmless
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=harmless
     )
-    template = environment.from_string(_resource("page.html.jinja"))
+    template = environment.from_string(resource("page.html.jinja"))
     return template.render(
         title=title,
         lead=lead,
@@ -142,18 +142,19 @@ def _page(title: str, lead: str, sections: Sequence[Section], figures: Sequence[
         script=script,
         library=library,
         policy=POLICY.format(
-            scripts=" ".join(map(_source, scripts)) or "'none'", styles=_source(style)
+            scripts=" ".join(map(source_of, scripts)) or "'none'", styles=source_of(style)
         ),
         footer=f"Made by Heretic {__version__}. Figures are explained in docs/trust.md.",
     )
 
 
-def _harmless(value: Any) -> Any:
+def harmless(value: Any) -> Any:
     """Text without characters that command a terminal, hide, or turn the direction of a line."""
     return safe(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
+    """A text file that lies beside this module."""
     return files("heretic.report.page").joinpath(name).read_text(encoding="utf-8")
 
 
@@ -182,7 +183,7 @@ def _library() -> str:
     return script
 
 
-def _source(text: str) -> str:
+def source_of(text: str) -> str:
     """A source expression of the policy for an inline part."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"

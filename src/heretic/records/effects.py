@@ -1,0 +1,152 @@
+"""What a direction does at one layer at a time, and which layers decide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from heretic.records.selection import first_objective
+from heretic.records.statistics import SIGNIFICANT, paired
+from heretic.records.trial import Score
+
+Change = Literal["removed", "added"]
+Vector = Literal["direction", "random"]
+
+CHANGES: tuple[Change, ...] = ("removed", "added")
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """Scores of a model that is changed after one layer.
+
+    Attributes:
+        layer: Counted from 0.
+        change: Whether the vector is taken out of the layer's output, or added to it.
+        vector: The layer's direction, or a random one of the same length.
+    """
+
+    layer: int
+    change: Change
+    vector: Vector
+    scores: tuple[Score, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerEffects:
+    """Effects of all chosen layers.
+
+    Attributes:
+        originals: Scores of the unchanged model, by change: each has prompts of its own.
+        effects: For each layer and change, the direction and the random vector.
+        prompts: Prompts of each set.
+        left_out: What was not measured, each with the reason.
+    """
+
+    originals: Mapping[Change, tuple[Score, ...]]
+    effects: tuple[Effect, ...]
+    prompts: int
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def layers(self) -> list[int]:
+        """The layers that were changed, ascending."""
+        return sorted({effect.layer for effect in self.effects})
+
+    def of(self, change: Change, vector: Vector) -> dict[int, tuple[Score, ...]]:
+        """Scores by layer."""
+        return {
+            effect.layer: effect.scores
+            for effect in self.effects
+            if (effect.change, effect.vector) == (change, vector)
+        }
+
+    def deciding(self, change: Change) -> list[int] | None:
+        """Layers at which the direction does what neither chance nor a random vector explains.
+
+        The first objective is compared, prompt by prompt, with the original's and with that under
+        the random vector; both differences must be significant after Bonferroni's correction for
+        the number of layers.
+
+        Returns:
+            None if nothing can be compared: no objective has a value per prompt.
+        """
+        original = self.originals.get(change)
+        objective = None if original is None else first_objective(original)
+        if original is None or objective is None or not objective.values:
+            return None
+        own, control = self.of(change, "direction"), self.of(change, "random")
+        bound = SIGNIFICANT / max(1, len(own))
+        found = []
+        for layer, scores in own.items():
+            score = named(scores, objective.name)
+            others = (objective, named(control[layer], objective.name))
+            tests = [paired(other.values, score.values) for other in others]
+            if all(test is not None and test.p < bound for test in tests):
+                found.append(layer)
+        return found
+
+    def conclusion(self, change: Change) -> str:
+        """What follows, in one sentence."""
+        layers, original = self.deciding(change), self.originals.get(change)
+        how = {"removed": "Taken out after", "added": "Added after"}[change]
+        objective = None if original is None else first_objective(original)
+        if layers is None or objective is None:
+            return f"{how} one layer: no score with a value per prompt, so that nothing is tested."
+        name = objective.name.replace("_", " ")
+        if not layers:
+            return (
+                f"{how} one layer alone, the direction changes {name} at no layer more than chance "
+                f"and a random vector do (original {_figure(objective)})."
+            )
+        own, control = self.of(change, "direction"), self.of(change, "random")
+        return (
+            f"{how} layer {_listed(layers)} alone, the direction changes {name} from "
+            f"{_figure(objective)} to {_range(own, layers, objective.name)}; a random vector "
+            f"leaves {_range(control, layers, objective.name)}."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {
+            "prompts": self.prompts,
+            "left_out": list(self.left_out),
+            "changes": {
+                change: {
+                    "original": [score.to_dict(with_values=True) for score in original],
+                    "deciding": self.deciding(change),
+                    "conclusion": self.conclusion(change),
+                    "layers": [
+                        {
+                            "layer": effect.layer,
+                            "vector": effect.vector,
+                            "scores": [score.to_dict(with_values=True) for score in effect.scores],
+                        }
+                        for effect in self.effects
+                        if effect.change == change
+                    ],
+                }
+                for change, original in self.originals.items()
+            },
+        }
+
+
+def named(scores: Sequence[Score], name: str) -> Score:
+    """The score of that name."""
+    return next(score for score in scores if score.name == name)
+
+
+def _listed(layers: Sequence[int]) -> str:
+    *before, last = map(str, layers)
+    return f"{', '.join(before)} or {last}" if before else last
+
+
+def _range(found: Mapping[int, Sequence[Score]], layers: Sequence[int], name: str) -> str:
+    scores = sorted((named(found[layer], name) for layer in layers), key=lambda one: one.value)
+    low, high = _figure(scores[0]), _figure(scores[-1])
+    return low if low == high else f"{low} to {high}"
+
+
+def _figure(score: Score) -> str:
+    """A score as people read it, without the kinds of replies."""
+    return score.display.partition(" (")[0]

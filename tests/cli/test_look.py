@@ -1,0 +1,214 @@
+"""`heretic look`: what it prints, writes and refuses, on a run of a tiny model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from tests.support import run_case
+from tests.support.page_case import ESCAPE, HOSTILE
+from tests.support.session import session_of
+
+from heretic.cli.display.look import cosines_shown, tokens_shown, words_table
+from heretic.main import main
+from heretic.model.lens import token_logits
+from heretic.report.directions import layer_words
+from heretic.report.tokens import ColouredText
+from heretic.runs.folder import RunFolder
+from heretic.runs.shown import read_shown, write_shown
+from heretic.runs.steering import first_directions
+
+WIDTHS = (60, 80, 120, 200)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return session_of(tmp_path_factory.mktemp("run")).folder
+
+
+def looked(folder: RunFolder, capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    """What `--json` prints."""
+    assert main(["look", str(folder.path), *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["look", *arguments]) == 2
+    return capsys.readouterr().err
+
+
+def test_words_are_those_of_the_lens(folder: RunFolder, capsys: pytest.CaptureFixture[str]):
+    found = looked(folder, capsys, "words", "--top", "3", "--layer", "2", "--layer", "0")
+    assert [one["layer"] for one in found["layers"]] == [0, 2]
+    from heretic.config.settings import Settings
+    from heretic.model import Model
+
+    model = Model(Settings.restore(dict(folder.require_manifest().settings)))
+    logits = token_logits(model, torch.from_numpy(first_directions(folder))[3:])[0]
+    ids = [token["id"] for token in found["layers"][1]["promoted"]]
+    assert ids == logits.topk(3).indices.tolist()
+    ids = [token["id"] for token in found["layers"][1]["suppressed"]]
+    assert ids == (-logits).topk(3).indices.tolist()
+
+
+def test_cosines_need_no_model(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    found = looked(folder, capsys, "cosines", "--pictures", str(tmp_path / "pictures"))
+    directions = first_directions(folder)[1:]
+    assert np.allclose(found["cosines"], directions @ directions.T, atol=1e-5)
+    names = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert names == ["cosines.png", "cosines.svg"]
+
+
+def other_run(path: Path, directions: np.ndarray) -> RunFolder:
+    other = run_case.make_run(path)
+    with other.lock():
+        other.save_directions(directions.astype(np.float32))
+    return other
+
+
+def test_two_runs_are_compared_layer_by_layer(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    own = first_directions(folder)
+    other = other_run(tmp_path / "other", np.concatenate([own[:1], own[:0:-1]]))
+    found = looked(folder, capsys, "cosines", str(other.path))
+    assert np.allclose(np.diag(np.array(found["cosines"])[:, ::-1]), 1.0, atol=1e-4)
+    assert main(["look", str(folder.path), "cosines", str(other.path)]) == 0
+    told = capsys.readouterr().out
+    assert "most alike" in told
+    assert "The runs are of different models" in told
+
+
+def test_tokens_of_markup_are_shown_as_text(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    prompt, page = f"[bold]{HOSTILE}{ESCAPE}[/bold]", tmp_path / "page.html"
+    arguments = ["tokens", prompt, "--layer", "1", "--reply", "3"]
+    found = looked(folder, capsys, *arguments, "--html", str(page))
+    (text,) = found["texts"]
+    assert text["layer"] == 1
+    assert text["replied"] <= 3
+    joined = "".join(token["text"] for token in text["tokens"])
+    assert "[bold]</script><script>alert(1)</script>" in joined
+    assert len([token for token in text["tokens"] if token["value"] is not None]) > 90
+    content = page.read_text(encoding="utf-8")
+    assert "<script>" not in content
+    assert "default-src" in content
+    assert main(["look", str(folder.path), *arguments]) == 0
+    told = capsys.readouterr().out
+    assert "\x1b" not in told
+    assert "\u202e" not in told
+    assert "Layer 1." in told
+
+
+def test_the_layer_is_chosen_and_said(folder: RunFolder, capsys: pytest.CaptureFixture[str]):
+    assert main(["look", str(folder.path), "tokens", "Hello"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "where a linear probe tells the run's prompts apart" in told
+    assert "the mean difference from good to bad prompts" in told
+
+
+def test_layers(folder: RunFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    pictures = tmp_path / "pictures"
+    given = ["layers", "--layer", "1", "--prompts", "2", "--pictures", str(pictures)]
+    assert main(["look", str(folder.path), *given]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "The direction taken out after one layer" in told
+    assert "The mean difference added after one layer" in told
+    assert "First 2 prompts of each set" in told
+    assert len(list(pictures.glob("layers-*.png"))) == 4
+
+
+def test_a_run_of_an_earlier_release_adds_nothing(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str]
+):
+    shown = read_shown(folder)
+    assert shown is not None
+    with folder.lock():
+        write_shown(folder, replace(shown, lengths=()))
+    try:
+        found = looked(folder, capsys, "layers", "--layer", "1", "--prompts", "2")
+        text = looked(folder, capsys, "tokens", "Hello")["texts"][0]
+    finally:
+        with folder.lock():
+            write_shown(folder, shown)
+    assert set(found["changes"]) == {"removed"}
+    assert "kept no lengths" in found["left_out"][0]
+    assert text["length"] is None
+
+
+def test_mistakes_are_told(folder: RunFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    run = str(folder.path)
+    wide = other_run(tmp_path / "wide", np.ones((4, 31)))
+    bare = run_case.make_run(tmp_path / "bare")
+    (bare.path / "directions.safetensors").unlink()
+    for told, arguments in {
+        "width 32 and of width 31 cannot be compared": [run, "cosines", str(wide.path)],
+        "directions.safetensors": [str(bare.path), "cosines"],
+        "The model has no layer 3. Its layers are 0 to 2": [run, "words", "--layer", "3"],
+        "The model has no layer 9": [run, "layers", "--layer", "9"],
+        "There is no prompt to look at": [run, "tokens"],
+        "give one --layer": [run, "tokens", "Hi", "--layer", "0", "--layer", "1"],
+        "--reply is for `heretic look RUN tokens`": [run, "words", "--reply", "3"],
+        "--layer is for": [run, "cosines", "--layer", "1"],
+        "takes no further argument 'x'": [run, "words", "x"],
+        "takes no further argument 'b'": [run, "cosines", run, "b"],
+        "'nonsense' is not one of": [run, "nonsense"],
+        "is not a run folder": [str(tmp_path), "cosines"],
+    }.items():
+        assert told in " ".join(refused(capsys, *arguments).split()), told
+
+
+# --- the screen ----------------------------------------------------------------------------
+
+
+def printed(shown: Any, width: int, *, colour: bool = False) -> str:
+    console = Console(
+        width=width,
+        record=True,
+        force_terminal=colour,
+        color_system="truecolor" if colour else None,
+    )
+    with console.capture() as capture:
+        console.print(shown)
+    return capture.get()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_everything_fits(width: int):
+    logits = np.random.default_rng(0).normal(size=(30, 50))
+    words = layer_words(
+        logits, range(30), lambda ids: [f" a fairly long token {number}" for number in ids], 20
+    )
+    table = printed(words_table(words, width), width)
+    assert "·a·fairly·long" in table
+    assert "29 " in table
+    many = np.random.default_rng(1).uniform(-1, 1, size=(80, 80))
+    for shown in (table, printed(cosines_shown(many, False, False, width), width)):
+        assert max(map(len, shown.splitlines())) <= width
+
+
+def test_negative_cosines_show_their_sign():
+    told = printed(cosines_shown(np.array([[1.0, -0.35], [0.05, np.nan]]), False, False, 80), 80)
+    first, second = told.splitlines()[2:4]
+    assert first.split() == ["0", "9-3"]
+    assert second.split() == ["1", "·"]
+
+
+def test_colour_shows_both_sides_and_the_reply_is_underlined():
+    text = ColouredText(0, ("a", " b", "\n", "c"), (50.0, 9.0, -9.0, 0.0), 10.0, 1)
+    console = Console(width=80, force_terminal=True, color_system="truecolor")
+    told = printed(tokens_shown([text], "", console, None), 80, colour=True)
+    lines = told.splitlines()
+    coloured = next(line for line in lines if "\\n" in line)
+    assert coloured.count("48;2;") == 3  # two toward, one away
+    assert "\x1b[4mc" in told
+    assert "Farthest after the first token: ·b +0.90" in told
