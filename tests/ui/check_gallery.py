@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from deploy.gallery import app as gallery
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Frame, Page
 from tests.support import page_case
 
 from heretic.report.page import html
