@@ -13,11 +13,10 @@ from heretic.records.plan import Plan
 from heretic.records.selection import names_by_row
 from heretic.records.trial import Score, Trial, front
 from heretic.report.front import AXIS_LABELS, FrontData, front_data
-from heretic.report.page.words import duration
 from heretic.runs.events import stage_times
 from heretic.runs.listing import RunSummary, target_of
 from heretic.runs.shown import ORIGINAL
-from heretic.system.display import safe
+from heretic.system.display import format_duration, safe
 from heretic.system.hub import is_local
 from heretic.ui.watch import Stage, Watch
 
@@ -190,7 +189,7 @@ def now_of(watch: Watch, at: datetime, state: str) -> Now:
         trials=f"{complete} of {target} trials" if target else f"{complete} trials",
         done=None if not target else min(1.0, complete / target),
         doing=safe("; ".join(parts)),
-        left="" if left is None else f"about {duration(left)} left",
+        left="" if left is None else f"about {format_duration(left)} left",
         notices=tuple((level, safe(text)) for level, text in list(progress.notices)[:-9:-1]),
     )
 
@@ -377,7 +376,9 @@ def stages_of(watch: Watch) -> tuple[tuple[str, str], ...]:
     for stage in stage_times(watch.data.events if watch.data is not None else ()):
         sums[stage.title] = sums.get(stage.title, 0.0) + stage.seconds
     ordered = sorted(sums.items(), key=lambda one: -one[1])[:12]
-    return tuple((safe(title), duration(seconds)) for title, seconds in ordered if seconds > 0)
+    return tuple(
+        (safe(title), format_duration(seconds)) for title, seconds in ordered if seconds > 0
+    )
 
 
 def failed_of(watch: Watch) -> tuple[tuple[int, str], ...]:

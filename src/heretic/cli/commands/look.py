@@ -220,8 +220,8 @@ def _words(asked: Asked) -> Found:
 
 def _cosines(asked: Asked) -> Found:
     from heretic.cli.display.look import cosines_shown
-    from heretic.cli.opening import known_run
     from heretic.report.directions import cosine_map
+    from heretic.runs.folder import known_run
     from heretic.runs.steering import first_directions
 
     paths = [asked.options.run_path(run) for run in (asked.run, *asked.more)]
@@ -247,9 +247,9 @@ def _cosines(asked: Asked) -> Found:
 
 def _tokens(asked: Asked) -> Found:
     from heretic.cli.display.look import tokens_shown
-    from heretic.cli.opening import known_run
     from heretic.model.words import token_texts
     from heretic.report.tokens import ColouredText, layer_told_apart
+    from heretic.runs.folder import known_run
     from heretic.runs.shown import read_shown
     from heretic.system.files import write_atomic
 
@@ -304,24 +304,24 @@ def _effects(asked: Asked) -> Found:
     with reopened_run(
         path, asked.options, asked.screen, asked.started, trust_plugins=trust
     ) as opened:
-        manifest = opened.folder.require_manifest()
-        directions = torch.from_numpy(first_directions(opened.folder))
+        manifest = opened.run.folder.require_manifest()
+        directions = torch.from_numpy(first_directions(opened.run.folder))
         layers = _layers(asked, len(directions) - 1) or spread_layers(len(directions) - 1)
         try:
-            differences = torch.from_numpy(mean_differences(opened.folder))
+            differences = torch.from_numpy(mean_differences(opened.run.folder))
         except RunError:  # of an earlier release
             differences = None
-        model, _ = pipeline.load_run(opened.settings, opened.folder, manifest, opened.display)
+        model, _ = pipeline.load_run(opened.settings, opened.run.folder, manifest, opened.display)
         found = layer_effects(
             model,
-            opened.prompts.evaluation,
-            opened.scorers,
+            opened.run.prompts.evaluation,
+            opened.run.scorers,
             directions,
             differences=differences,
             layers=layers,
             most_prompts=asked.prompts,
             max_response_length=opened.settings.max_response_length,
-            seed=opened.seed,
+            seed=opened.run.seed,
             reporter=opened.display,
         )
         opened.display.close()
@@ -342,13 +342,13 @@ def _loaded(asked: Asked) -> tuple[Any, Any]:
 
     from heretic import pipeline
     from heretic.cli.display.reporter import make_reporter
-    from heretic.cli.opening import known_run
-    from heretic.cli.recorded import run_settings
+    from heretic.pipeline.recorded import run_settings
+    from heretic.runs.folder import known_run
     from heretic.runs.steering import first_directions
 
     folder, manifest = known_run(asked.options.run_path(asked.run))
     directions = torch.from_numpy(first_directions(folder))
-    settings = run_settings(manifest, asked.options)
+    settings = run_settings(manifest, asked.options.layers())
     with make_reporter(asked.screen) as display:
         model, _ = pipeline.load_run(settings, folder, manifest, display)
     return model, directions
