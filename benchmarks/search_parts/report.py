@@ -21,8 +21,8 @@ USABLE = 10
 
 def report(runs: Sequence[Run], command: str) -> str:
     """All tables, as Markdown."""
-    machine = ", ".join(sorted({run.machine for run in runs}))
-    parts = ["# Searches compared", f"Processor: {machine}. Made by:\n\n    {command}", READING]
+    machines = "; ".join(sorted({run.machine for run in runs}))
+    parts = ["# Searches compared", f"Processors: {machines}. Made by:\n\n    {command}", READING]
     for model in MODELS:
         rows = [row for tool in TOOLS if (row := _row(runs, model, tool))]
         if rows:
