@@ -16,7 +16,7 @@ RUN useradd --create-home --uid 1000 heretic && mkdir /data && chown heretic /da
 WORKDIR /source
 COPY constraints.txt constraints-torch.txt ./
 RUN case "$DEVICE" in \
-      cpu) pip install --no-cache-dir torch -c constraints-torch.txt \
+      cpu) pip install --no-cache-dir "$(grep '^torch==' constraints-torch.txt)" \
              --index-url https://download.pytorch.org/whl/cpu ;; \
       cuda) pip install --no-cache-dir torch -c constraints-torch.txt ;; \
       *) echo "DEVICE is cpu or cuda, not $DEVICE" >&2; exit 2 ;; \
