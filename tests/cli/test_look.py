@@ -15,6 +15,7 @@ from tests.support import run_case
 from tests.support.page_case import ESCAPE, HOSTILE
 from tests.support.session import session_of
 
+from heretic.cli.commands.look import KINDS
 from heretic.cli.display.look import cosines_shown, tokens_shown, words_table
 from heretic.main import main
 from heretic.model.lens import token_logits
@@ -29,7 +30,13 @@ WIDTHS = (60, 80, 120, 200)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    return session_of(tmp_path_factory.mktemp("run")).folder
+    place = tmp_path_factory.mktemp("run")
+    sets = {
+        f"{kind}_{use}": {"dataset": str(place / f"{kind}.txt"), "split": split}
+        for kind in ("good", "bad")
+        for use, split in (("prompts", "train[:5]"), ("evaluation_prompts", "train[5:]"))
+    }
+    return session_of(place, **sets).folder
 
 
 def looked(folder: RunFolder, capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
@@ -41,6 +48,31 @@ def looked(folder: RunFolder, capsys: pytest.CaptureFixture[str], *arguments: st
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert main(["look", *arguments]) == 2
     return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["words", "--layer", "1"],
+        ["cosines"],
+        ["tokens", "Hello"],
+        ["layers", "--layer", "1", "--prompts", "6"],
+    ],
+    ids=KINDS,
+)
+def test_each_kind_prints_a_table_figures_and_pictures(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path, given: list[str]
+):
+    run = ["look", str(folder.path), *given]
+    assert main(run) == 0
+    shown = capsys.readouterr().out
+    assert "layer" in shown.lower()
+    assert main([*run, "--json", "--pictures", str(tmp_path / "pictures")]) == 0
+    told = capsys.readouterr()
+    pictures = list((tmp_path / "pictures").iterdir())
+    assert json.loads(told.out)
+    assert pictures
+    assert f"{len(pictures)} pictures are in" in told.err
 
 
 def test_words_are_those_of_the_lens(folder: RunFolder, capsys: pytest.CaptureFixture[str]):
@@ -118,12 +150,11 @@ def test_the_layer_is_chosen_and_said(folder: RunFolder, capsys: pytest.CaptureF
 
 def test_layers(folder: RunFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path):
     pictures = tmp_path / "pictures"
-    given = ["layers", "--layer", "1", "--prompts", "2", "--pictures", str(pictures)]
+    given = ["layers", "--layer", "1", "--prompts", "6", "--pictures", str(pictures)]
     assert main(["look", str(folder.path), *given]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "The direction taken out after one layer" in told
-    assert "The mean difference added after one layer" in told
-    assert "First 2 prompts of each set" in told
+    assert "The direction taken out after one layer: replies to the first 6 bad prompts" in told
+    assert "The direction at its length added after one layer: replies to the first 6 good" in told
     assert len(list(pictures.glob("layers-*.png"))) == 4
 
 
@@ -135,7 +166,7 @@ def test_a_run_of_an_earlier_release_adds_nothing(
     with folder.lock():
         write_shown(folder, replace(shown, lengths=()))
     try:
-        found = looked(folder, capsys, "layers", "--layer", "1", "--prompts", "2")
+        found = looked(folder, capsys, "layers", "--layer", "1", "--prompts", "6")
         text = looked(folder, capsys, "tokens", "Hello")["texts"][0]
     finally:
         with folder.lock():
@@ -154,6 +185,12 @@ def test_mistakes_are_told(folder: RunFolder, capsys: pytest.CaptureFixture[str]
         "width 32 and of width 31 cannot be compared": [run, "cosines", str(wide.path)],
         "directions.safetensors": [str(bare.path), "cosines"],
         "The model has no layer 3. Its layers are 0 to 2": [run, "words", "--layer", "3"],
+        "5 bad evaluation prompts are too few to tell what happens at 1 layer: at least 6": [
+            *(run, "layers", "--layer", "1", "--prompts", "5")
+        ],
+        "--prompts 7 to a run that has so many, or name fewer layers": [
+            *(run, "layers", "--prompts", "6")
+        ],
         "The model has no layer 9": [run, "layers", "--layer", "9"],
         "There is no prompt to look at": [run, "tokens"],
         "give one --layer": [run, "tokens", "Hi", "--layer", "0", "--layer", "1"],
