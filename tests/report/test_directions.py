@@ -128,7 +128,7 @@ def effects() -> LayerEffects:
         for layer in (0, 2)
         for vector in ("direction", "random")
     ]
-    return LayerEffects({"removed": scores(0.9)}, tuple(rows), 16)
+    return LayerEffects({"removed": scores(0.9)}, tuple(rows), {"removed": 16})
 
 
 def test_figures_show_their_data(tmp_path: Path):

@@ -307,6 +307,7 @@ def _effects(asked: Asked) -> Found:
         manifest = opened.run.folder.require_manifest()
         directions = torch.from_numpy(first_directions(opened.run.folder))
         layers = _layers(asked, len(directions) - 1) or spread_layers(len(directions) - 1)
+        _check_prompts(min(asked.prompts, len(opened.run.prompts.evaluation.bad)), len(layers))
         try:
             differences = torch.from_numpy(mean_differences(opened.run.folder))
         except RunError:  # of an earlier release
@@ -331,6 +332,24 @@ def _effects(asked: Asked) -> Found:
 
         figures = effect_figures(found)
     return Found(found.to_dict(), effects_shown(found), figures)
+
+
+def _check_prompts(count: int, layers: int) -> None:
+    """Refuse what would take minutes and could find no layer.
+
+    Raises:
+        SettingsError: Too few prompts for so many layers.
+    """
+    from heretic.records.effects import least_changes
+
+    least = least_changes(layers)
+    if count < least:
+        fewer = "" if layers == 1 else ", or name fewer layers by --layer"
+        raise SettingsError(
+            f"{count} bad evaluation prompts are too few to tell what happens at "
+            f"{layers} layer{'s' if layers > 1 else ''}: at least {least} are needed.",
+            remedy=f"Give --prompts {least} to a run that has so many{fewer}.",
+        )
 
 
 _LOOKS = {"words": _words, "cosines": _cosines, "tokens": _tokens, "layers": _effects}

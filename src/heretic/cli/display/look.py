@@ -35,8 +35,9 @@ UNLIKE = (
 )
 _TOWARD, _AWAY = (168, 62, 20), (26, 93, 160)
 _HEADINGS: dict[Change, str] = {
-    "removed": "The direction taken out after one layer: replies to bad prompts",
-    "added": "The mean difference added after one layer: replies to good prompts",
+    "removed": "The direction taken out after one layer: replies to the first {} bad prompts",
+    "added": "The direction at its length added after one layer: replies to the first {} good "
+    "prompts",
 }
 
 
@@ -187,7 +188,7 @@ def effects_shown(found: LayerEffects) -> RenderableType:
             parts += [_effects_table(found, change), Text(safe(found.conclusion(change))), ""]
     told = [Text(safe(f"Left out: {reason}."), style="dim") for reason in found.left_out]
     note = (
-        f"First {found.prompts} prompts of each set; * marks layers that differ from the original "
+        "* marks layers that differ from the original "
         "and from the random vector (paired tests, corrected for the number of layers). A layer "
         "without * may still matter together with others."
     )
@@ -196,7 +197,7 @@ def effects_shown(found: LayerEffects) -> RenderableType:
 
 def _effects_table(found: LayerEffects, change: Change) -> Table:
     scores = found.originals[change]
-    table = _table(_HEADINGS[change])
+    table = _table(_HEADINGS[change].format(found.prompts[change]))
     table.add_column("layer", justify="right", no_wrap=True)
     for score in scores:
         table.add_column(Text(title(score.name)), no_wrap=True)
