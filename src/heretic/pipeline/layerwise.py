@@ -6,9 +6,9 @@
 | added | good evaluation prompts, in place of bad ones | is the direction enough for it? |
 
 Taking out is directional ablation, adding is activation addition, as in Arditi et al. 2024 (arXiv
-2406.11717), section 3, but after one layer only. What is added is the run's direction at its length:
-the part of the mean difference from good to bad prompts that the run kept as its direction. The
-control is the run's directions after one random rotation, at the same lengths.
+2406.11717), section 3, but after one layer only. What is added is the run's direction at its
+length: what the run kept as its direction of the difference from good to bad prompts. The control
+is the run's directions after one random rotation, at the same lengths.
 """
 
 from __future__ import annotations

@@ -61,12 +61,13 @@ def within_layer(values: Floats) -> Floats:
     """Values less their layer's median, over the largest that is left after the first token.
 
     Args:
-        values: [layers, tokens].
+        values: [layers, tokens]. Those that are not finite come out as NaN, and count for nothing.
     """
-    centred = values - np.median(values, axis=1, keepdims=True)
+    finite = np.ma.masked_invalid(values)
+    centred = finite - np.ma.median(finite, axis=1, keepdims=True)
     rest = centred[:, 1:] if values.shape[1] > 1 else centred
-    largest = np.abs(rest).max(axis=1, keepdims=True)
-    found: Floats = centred / np.where(largest > 0, largest, 1.0)
+    largest = np.ma.filled(np.abs(rest).max(axis=1, keepdims=True), 0.0)
+    found: Floats = (centred / np.where(largest > 0, largest, 1.0)).filled(np.nan)
     return found
 
 
@@ -209,7 +210,7 @@ def effect_figures(found: LayerEffects) -> list[Figure]:
 
 _TOLD = {
     "removed": "The layer's direction, or a random one, is taken out of its output; bad prompts.",
-    "added": "The mean difference, or a random vector as long, is added to the layer's output; "
+    "added": "The direction at its length, or a random vector, is added to the layer's output; "
     "good prompts.",
 }
 
