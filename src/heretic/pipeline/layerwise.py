@@ -6,9 +6,10 @@
 | added | good evaluation prompts, in place of bad ones | is the direction enough for it? |
 
 Taking out is directional ablation, adding is activation addition, as in Arditi et al. 2024 (arXiv
-2406.11717), section 3, but after one layer only. What is added is the run's direction at its
-length: what the run kept as its direction of the difference from good to bad prompts. The control
-is the run's directions after one random rotation, at the same lengths.
+2406.11717), section 3, but after one layer only. What is added is the direction at its length:
+as far as bad prompts lie from good ones along it. That is the mean difference only in a run that
+takes means and projects nothing out (by default the good mean's direction is projected out). The
+control is the run's directions after one random rotation, at the same lengths.
 """
 
 from __future__ import annotations
