@@ -71,11 +71,8 @@ def small(original: int, own: int, total: int, change: Change = "removed") -> La
         each = tuple(float(place < count) for place in range(total))
         return (Score("refusals", count / total, "minimize", f"{count}/{total}", values=each),)
 
-    rows = [
-        Effect(layer, change, vector, scores)
-        for layer in range(8)
-        for vector, scores in (("direction", score(own)), ("random", score(original)))
-    ]
+    rows = [Effect(layer, change, "direction", score(own)) for layer in range(8)]
+    rows += [Effect(layer, change, "random", score(original)) for layer in range(8)]
     return LayerEffects({change: score(original)}, tuple(rows), {change: total})
 
 

@@ -63,11 +63,12 @@ def within_layer(values: Floats) -> Floats:
     Args:
         values: [layers, tokens]. Those that are not finite come out as NaN, and count for nothing.
     """
-    finite = np.ma.masked_invalid(values)
-    centred = finite - np.ma.median(finite, axis=1, keepdims=True)
+    known = [row[np.isfinite(row)] for row in values]
+    medians = np.array([np.median(row) if row.size else 0.0 for row in known])
+    centred = np.where(np.isfinite(values), values, np.nan) - medians[:, np.newaxis]
     rest = centred[:, 1:] if values.shape[1] > 1 else centred
-    largest = np.ma.filled(np.abs(rest).max(axis=1, keepdims=True), 0.0)
-    found: Floats = (centred / np.where(largest > 0, largest, 1.0)).filled(np.nan)
+    largest = np.nan_to_num(np.abs(rest)).max(axis=1, keepdims=True)
+    found: Floats = centred / np.where(largest > 0, largest, 1.0)
     return found
 
 
