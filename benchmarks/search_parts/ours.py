@@ -15,7 +15,7 @@ from benchmarks.search_parts.records import LIMITS, Run, Seen
 
 import heretic
 from heretic.records import Trial
-from heretic.runs.events import EVENTS, STARTED, read_events, trial_times
+from heretic.runs.events import EVENTS, STARTED, read_events, trial_times, work_times
 from heretic.runs.folder import RunFolder
 
 LONG = 200
@@ -104,12 +104,20 @@ def seen_trials(
 ) -> list[Seen]:
     """The complete trials of a run folder, in the order of their ends.
 
+    A trial that was kept when its command was killed may have no end among the events. It is timed
+    by the next trial that has one, or else by the last event.
+
     Args:
         names: Of the scores that count refusals, keywords, and the divergence.
     """
-    times = trial_times(read_events(folder / EVENTS))
+    events = read_events(folder / EVENTS)
+    times, at = trial_times(events), work_times(events)[-1]
     trials = [one for one in RunFolder(folder).read_trials() if one.state == "complete"]
-    return [_seen(one, times[one.number], names) for one in trials]
+    seen = []
+    for one in reversed(trials):
+        at = times.get(one.number, at)
+        seen.append(_seen(one, at, names))
+    return seen[::-1]
 
 
 def _seen(trial: Trial, at: float, names: Sequence[str]) -> Seen:

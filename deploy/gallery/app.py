@@ -3,8 +3,10 @@
     uvicorn app:app --host 127.0.0.1 --port 7860
 
 Reports are the files `reports/*.html` beside this one. Anyone may have written them, so each is
-shown in a frame without rights: its scripts run, but reach neither this page, nor cookies, nor the
-network. Nothing is stored, and nothing can be uploaded.
+shown in a frame without rights: its scripts run, but reach neither this page, nor cookies, and get
+nothing from the network. Two things no policy forbids in all browsers: connections of WebRTC, and
+that a report opened by itself, outside the frame, leads to another address. Nothing is stored, and
+nothing can be uploaded.
 """
 
 from __future__ import annotations
@@ -37,8 +39,12 @@ HEADERS: Mapping[str, str] = {
 }
 # Not `frame-ancestors`: a Space is itself shown in a frame.
 PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-src 'self'; base-uri 'none'"
-REPORT_POLICY = "sandbox allow-scripts"
-"""Beside the policy that a report has in itself. It holds outside a frame, too."""
+REPORT_POLICY = (
+    "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; "
+    "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+)
+"""Beside the policy that a report has in itself. It holds outside a frame, too. `sandbox` takes
+rights away but restricts no request; the rest does."""
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -39,6 +39,23 @@ def test_trials_are_timed_by_the_work_of_the_commands(tmp_path: Path) -> None:
     assert any(trial.keywords > 0 for trial in seen)
     with pytest.raises(KeyError, match="keywords"):
         seen_trials(folder)
+
+
+def test_a_trial_without_an_end_is_timed_by_the_next_or_by_the_last_event(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(RUN, tmp_path / "run"))
+    numbers = [one.number for one in RunFolder(folder).read_trials() if one.state == "complete"]
+    moments = iter(range(100))
+    events = EventsFile(
+        folder / EVENTS, lambda: datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=next(moments))
+    )
+    events.write(STARTED, {"since": 0.0})
+    told = [number for place, number in enumerate(numbers) if place not in (1, len(numbers) - 1)]
+    for number in told:
+        events.write("TrialFinished", {"trial": {"number": number}})
+    events.write("StageStarted", {"title": "Last"})
+    times = [one.at for one in seen_trials(folder, ("detector", "refusals", "kl_divergence"))]
+    assert len(numbers) >= 4
+    assert times == [1.0, 2.0, *(float(place) for place in range(2, len(told) + 2))]
 
 
 def test_a_run_is_read_as_it_was_kept(tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.cells import cell_len
 from rich.console import Console
 from tests.support import run_case
 from tests.support.page_case import ESCAPE, HOSTILE
 from tests.support.session import session_of
 
+from heretic.cli.commands.look import KINDS
 from heretic.cli.display.look import cosines_shown, tokens_shown, words_table
 from heretic.main import main
 from heretic.model.lens import token_logits
@@ -29,7 +31,13 @@ WIDTHS = (60, 80, 120, 200)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    return session_of(tmp_path_factory.mktemp("run")).folder
+    place = tmp_path_factory.mktemp("run")
+    sets = {
+        f"{kind}_{use}": {"dataset": str(place / f"{kind}.txt"), "split": split}
+        for kind in ("good", "bad")
+        for use, split in (("prompts", "train[:5]"), ("evaluation_prompts", "train[5:]"))
+    }
+    return session_of(place, **sets).folder
 
 
 def looked(folder: RunFolder, capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
@@ -41,6 +49,31 @@ def looked(folder: RunFolder, capsys: pytest.CaptureFixture[str], *arguments: st
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert main(["look", *arguments]) == 2
     return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["words", "--layer", "1"],
+        ["cosines"],
+        ["tokens", "Hello"],
+        ["layers", "--layer", "1", "--prompts", "6"],
+    ],
+    ids=KINDS,
+)
+def test_each_kind_prints_a_table_figures_and_pictures(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path, given: list[str]
+):
+    run = ["look", str(folder.path), *given]
+    assert main(run) == 0
+    shown = capsys.readouterr().out
+    assert "layer" in shown.lower()
+    assert main([*run, "--json", "--pictures", str(tmp_path / "pictures")]) == 0
+    told = capsys.readouterr()
+    pictures = list((tmp_path / "pictures").iterdir())
+    assert json.loads(told.out)
+    assert pictures
+    assert f"{len(pictures)} pictures are in" in told.err
 
 
 def test_words_are_those_of_the_lens(folder: RunFolder, capsys: pytest.CaptureFixture[str]):
@@ -92,7 +125,10 @@ def test_tokens_of_markup_are_shown_as_text(
 ):
     prompt, page = f"[bold]{HOSTILE}{ESCAPE}[/bold]", tmp_path / "page.html"
     arguments = ["tokens", prompt, "--layer", "1", "--reply", "3"]
-    found = looked(folder, capsys, *arguments, "--html", str(page))
+    assert main(["look", str(folder.path), *arguments, "--json", "--html", str(page)]) == 0
+    printed_json, said = capsys.readouterr()
+    assert f"The page is {page}." in said
+    found = json.loads(printed_json)
     (text,) = found["texts"]
     assert text["layer"] == 1
     assert text["replied"] <= 3
@@ -113,17 +149,16 @@ def test_the_layer_is_chosen_and_said(folder: RunFolder, capsys: pytest.CaptureF
     assert main(["look", str(folder.path), "tokens", "Hello"]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "where a linear probe tells the run's prompts apart" in told
-    assert "the mean difference from good to bad prompts" in told
+    assert "the length of the direction, from good to bad prompts" in told
 
 
 def test_layers(folder: RunFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path):
     pictures = tmp_path / "pictures"
-    given = ["layers", "--layer", "1", "--prompts", "2", "--pictures", str(pictures)]
+    given = ["layers", "--layer", "1", "--prompts", "6", "--pictures", str(pictures)]
     assert main(["look", str(folder.path), *given]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "The direction taken out after one layer" in told
-    assert "The mean difference added after one layer" in told
-    assert "First 2 prompts of each set" in told
+    assert "The direction taken out after one layer: replies to the first 6 bad prompts" in told
+    assert "The direction at its length added after one layer: replies to the first 6 good" in told
     assert len(list(pictures.glob("layers-*.png"))) == 4
 
 
@@ -135,7 +170,7 @@ def test_a_run_of_an_earlier_release_adds_nothing(
     with folder.lock():
         write_shown(folder, replace(shown, lengths=()))
     try:
-        found = looked(folder, capsys, "layers", "--layer", "1", "--prompts", "2")
+        found = looked(folder, capsys, "layers", "--layer", "1", "--prompts", "6")
         text = looked(folder, capsys, "tokens", "Hello")["texts"][0]
     finally:
         with folder.lock():
@@ -143,6 +178,26 @@ def test_a_run_of_an_earlier_release_adds_nothing(
     assert set(found["changes"]) == {"removed"}
     assert "kept no lengths" in found["left_out"][0]
     assert text["length"] is None
+
+
+def test_a_layer_without_a_direction_is_refused(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str]
+):
+    directions = folder.load_directions()
+    lacking = directions.copy()
+    lacking[2] = 0.0
+    with folder.lock():
+        folder.save_directions(lacking)
+    try:
+        run = str(folder.path)
+        for given in (["words", "--layer", "1"], ["tokens", "Hello", "--layer", "1"]):
+            told = " ".join(refused(capsys, run, *given).split())
+            assert "The run has no direction at layer 1" in told
+            assert "Layers with a direction: 0, 2." in told
+        assert [one["layer"] for one in looked(folder, capsys, "words")["layers"]] == [0, 2]
+    finally:
+        with folder.lock():
+            folder.save_directions(directions)
 
 
 def test_mistakes_are_told(folder: RunFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path):
@@ -154,6 +209,12 @@ def test_mistakes_are_told(folder: RunFolder, capsys: pytest.CaptureFixture[str]
         "width 32 and of width 31 cannot be compared": [run, "cosines", str(wide.path)],
         "directions.safetensors": [str(bare.path), "cosines"],
         "The model has no layer 3. Its layers are 0 to 2": [run, "words", "--layer", "3"],
+        "5 bad evaluation prompts are too few to tell what happens at 1 layer: at least 6": [
+            *(run, "layers", "--layer", "1", "--prompts", "5")
+        ],
+        "--prompts 7 to a run that has so many, or name fewer layers": [
+            *(run, "layers", "--prompts", "6")
+        ],
         "The model has no layer 9": [run, "layers", "--layer", "9"],
         "There is no prompt to look at": [run, "tokens"],
         "give one --layer": [run, "tokens", "Hi", "--layer", "0", "--layer", "1"],
@@ -186,14 +247,14 @@ def printed(shown: Any, width: int, *, colour: bool = False) -> str:
 def test_everything_fits(width: int):
     logits = np.random.default_rng(0).normal(size=(30, 50))
     words = layer_words(
-        logits, range(30), lambda ids: [f" a fairly long token {number}" for number in ids], 20
+        logits, range(30), lambda ids: [f" 宽 a fairly long {number}" for number in ids], 20
     )
     table = printed(words_table(words, width), width)
-    assert "·a·fairly·long" in table
+    assert table.count("·宽·a·fairly·lon") == 30 * 2 * 20  # all that were asked for
     assert "29 " in table
     many = np.random.default_rng(1).uniform(-1, 1, size=(80, 80))
     for shown in (table, printed(cosines_shown(many, False, False, width), width)):
-        assert max(map(len, shown.splitlines())) <= width
+        assert max(map(cell_len, shown.splitlines())) <= width
 
 
 def test_negative_cosines_show_their_sign():
@@ -201,6 +262,24 @@ def test_negative_cosines_show_their_sign():
     first, second = told.splitlines()[2:4]
     assert first.split() == ["0", "9-3"]
     assert second.split() == ["1", "·"]
+
+
+def test_wide_tokens_and_values_that_are_not_finite_keep_their_columns():
+    text = ColouredText(0, ("first", "宽", "b"), (9.0, float("nan"), 2.0), 2.0)
+    plain = printed(tokens_shown([text], "", Console(width=80, no_color=True), None), 80)
+    wide, narrow = plain.splitlines()[-2:]
+    assert wide.split() == ["-", "宽"]
+    assert narrow.split() == ["+1.00", "b", "+" * 8]
+    text = ColouredText(0, ("first", "a", "宽"), (9.0, -2.0, 2.0), 2.0)
+    plain = printed(tokens_shown([text], "", Console(width=80, no_color=True), None), 80)
+    narrow, wide = plain.splitlines()[-2:]
+    assert cell_len(wide.partition("+++")[0]) == cell_len(narrow.partition("---")[0])
+
+
+def test_a_real_dot_is_no_space():
+    text = ColouredText(0, (" a", "·", " b"), (0.0, 0.0, 0.0), 1.0)
+    console = Console(width=80, force_terminal=True, color_system="truecolor")
+    assert " a· b" in printed(tokens_shown([text], "", console, None), 80, colour=True)
 
 
 def test_colour_shows_both_sides_and_the_reply_is_underlined():

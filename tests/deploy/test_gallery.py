@@ -38,7 +38,16 @@ def test_reports_are_listed_and_framed_without_rights(folder: Path, client: Test
     assert "default-src 'none'" in shown.headers["content-security-policy"]
     report = client.get("/report/one")
     assert report.text.endswith("<p>figures")
-    assert report.headers["content-security-policy"] == "sandbox allow-scripts"
+    policy = report.headers["content-security-policy"].split("; ")
+    assert policy == [
+        "sandbox allow-scripts",
+        "default-src 'none'",
+        "script-src 'unsafe-inline'",
+        "style-src 'unsafe-inline'",
+        "img-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
     assert report.headers["x-content-type-options"] == "nosniff"
 
 

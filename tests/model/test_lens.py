@@ -95,6 +95,18 @@ def test_what_is_no_norm_is_refused(tmp_path: Path):
         measured_readout(model)
 
 
+def test_without_a_head_it_is_refused_and_no_hook_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = Model(export_case.settings(tiny.folder(tmp_path)))
+    before = model.get_logits(["Hi"])
+    with monkeypatch.context() as patch:
+        patch.setattr(model.model, "get_output_embeddings", lambda: None)
+        with pytest.raises(UnsupportedModelError, match="no output head"):
+            measured_readout(model)
+    assert torch.equal(model.get_logits(["Hi"]), before)
+
+
 def test_another_width_is_refused(tmp_path: Path):
     model = Model(export_case.settings(tiny.folder(tmp_path)))
     with pytest.raises(ValueError, match="do not fit a model of width 32"):

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from tests.support import export_case, zoo
 from tests.support.search_case import Recorder
 from tests.support.session import session_of
 from torch import Tensor
 
 from heretic import pipeline
-from heretic.errors import ScorerError
+from heretic.errors import RunError, ScorerError, UnsupportedModelError
 from heretic.evaluator.evaluator import Evaluator
 from heretic.events import StageProgress
 from heretic.method.controls import rotated
+from heretic.model import Model
 from heretic.pipeline.layerwise import NO_LENGTHS, PLAIN, layer_effects, spread_layers
 from heretic.prompts import Prompt
 from heretic.records.effects import Change, LayerEffects, Vector
@@ -59,7 +62,7 @@ def values(scores: tuple[Score, ...]) -> list[tuple[float, ...]]:
 def test_each_effect_is_that_of_one_layer(session: pipeline.Session):
     found, model = measured(session), session.model
     assert found.layers == [0, 2]
-    assert found.prompts == 3
+    assert found.prompts == {"removed": 3, "added": 3}
     assert set(found.originals) == {"removed", "added"}
     assert model.is_original
     prompts = session.prompts.evaluation
@@ -125,6 +128,61 @@ def test_layers_without_a_direction_are_left_out(session: pipeline.Session):
     )
     assert found.layers == [1]
     assert "layers without a direction: 0" in found.left_out
+
+
+def test_prompts_are_counted_for_each_change(session: pipeline.Session):
+    prompts = session.prompts.evaluation
+    found = layer_effects(
+        session.model,
+        replace(prompts, good=prompts.good[:2]),
+        session.evaluator.scorers,
+        session.directions,
+        differences=vectors(session),
+        layers=[1],
+        most_prompts=3,
+        max_response_length=2,
+        seed=7,
+    )
+    assert found.prompts == {"removed": 3, "added": 2}
+
+
+def test_without_any_direction_nothing_is_measured(session: pipeline.Session):
+    directions = session.directions.clone()
+    directions[1:3] = 0.0
+    with pytest.raises(RunError, match=r"None of the chosen layers has a direction.*\(0, 1\)"):
+        layer_effects(
+            session.model,
+            session.prompts.evaluation,
+            session.evaluator.scorers,
+            directions,
+            differences=None,
+            layers=[0, 1],
+            most_prompts=2,
+            max_response_length=2,
+            seed=7,
+        )
+
+
+def test_layers_with_several_streams_are_refused_before_anything_is_scored(
+    session: pipeline.Session, tmp_path: Path
+):
+    model = Model(export_case.settings(zoo.tiny_folder(tmp_path, "gemma3n_text")))
+    recorder = Recorder()
+    with pytest.raises(UnsupportedModelError, match="several residual streams"):
+        layer_effects(
+            model,
+            session.prompts.evaluation,
+            session.evaluator.scorers,
+            torch.ones(model.n_layers + 1, model.hidden_size)
+            * (torch.arange(model.n_layers + 1) > 0).unsqueeze(1),
+            differences=None,
+            layers=[0],
+            most_prompts=2,
+            max_response_length=2,
+            seed=7,
+            reporter=recorder,
+        )
+    assert recorder.events == []
 
 
 def test_unknown_layers_and_missing_scorers_are_refused(session: pipeline.Session):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -64,6 +65,21 @@ def test_full_colour_is_the_length_or_the_largest_value_after_the_first():
     assert text(900.0, 5.0, -10.0).levels == (LEVELS, 4, -LEVELS)
     assert text(7.0).levels == (LEVELS,)
     assert text(0.0, 0.0).levels == (0, 0)
+
+
+def test_what_is_not_finite_has_no_colour_and_no_part_in_the_scale():
+    nan, inf = float("nan"), float("inf")
+    found = text(900.0, nan, 5.0, -10.0, inf)
+    assert found.scale == 10.0
+    assert found.levels == (LEVELS, 0, 4, -LEVELS, 0)
+    assert found.shares == (90.0, None, 0.5, -1.0, None)
+    assert text(1.0, 5.0, length=nan).scale == 5.0
+    page = tokens_page([found], "m")
+    assert "nan" not in page
+    assert page.count("<td>-</td>") == 2
+    mapped = figures.within_layer(np.array([[9.0, nan, 1.0, 3.0], [nan, nan, nan, nan]]))
+    assert mapped[0, [0, 2, 3]].tolist() == [3.0, -1.0, 0.0]
+    assert np.isnan([*mapped[1], mapped[0, 1]]).all()
 
 
 def test_the_layer_that_is_shown_is_the_first_one_that_tells_prompts_apart():
@@ -128,7 +144,7 @@ def effects() -> LayerEffects:
         for layer in (0, 2)
         for vector in ("direction", "random")
     ]
-    return LayerEffects({"removed": scores(0.9)}, tuple(rows), 16)
+    return LayerEffects({"removed": scores(0.9)}, tuple(rows), {"removed": 16})
 
 
 def test_figures_show_their_data(tmp_path: Path):
@@ -160,6 +176,13 @@ def test_figures_show_their_data(tmp_path: Path):
     for path in written:
         assert path.stat().st_size > 500
         assert "<script" not in path.read_text(errors="replace")
+
+
+def test_names_of_figures_stay_within_the_folder(tmp_path: Path):
+    drawn = replace(figures.cosine_figure(np.eye(2), "one"), name="layers-../../a b")
+    written = write_pictures([drawn], tmp_path / "pictures")
+    assert [path.name for path in written] == ["layers-.._.._a_b.svg", "layers-.._.._a_b.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures"]
 
 
 def test_a_long_text_shows_its_end():

@@ -14,6 +14,7 @@ difference from 1 (Gemma) comes out right.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,17 +154,13 @@ def _between(reader: PromptReader, vectors: Tensor) -> Tensor:
     def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         seen.append(args[0])
 
+    head = _head(reader)
     ids = torch.full((1, len(vectors)), reader.tokenizer.eos_token_id or 0, device=reader.device)
-    handles = [
-        layer.register_forward_hook(replace),
-        _head(reader).register_forward_pre_hook(note),
-    ]
-    try:
+    with ExitStack() as stack:
+        stack.callback(layer.register_forward_hook(replace).remove)
+        stack.callback(head.register_forward_pre_hook(note).remove)
         arguments = forward_arguments(reader.model, torch.ones_like(ids), len(vectors))
         reader.model(input_ids=ids, use_cache=False, **arguments)
-    finally:
-        for handle in handles:
-            handle.remove()
     if len(seen) != 1 or seen[0].shape != (1, *vectors.shape):
         raise UnsupportedModelError(
             "The output head does not read a vector of the residual stream's width at every "

@@ -6,8 +6,10 @@
 | added | good evaluation prompts, in place of bad ones | is the direction enough for it? |
 
 Taking out is directional ablation, adding is activation addition, as in Arditi et al. 2024 (arXiv
-2406.11717), section 3, but after one layer only. What is added is the mean difference of the run's
-prompts. The control is the run's directions after one random rotation, at the same lengths.
+2406.11717), section 3, but after one layer only. What is added is the direction at its length:
+as far as bad prompts lie from good ones along it. That is the mean difference only in a run that
+takes means and projects nothing out (by default the good mean's direction is projected out). The
+control is the run's directions after one random rotation, at the same lengths.
 """
 
 from __future__ import annotations
@@ -20,12 +22,13 @@ import torch
 from torch import Tensor
 
 from heretic.engine.prefill import Techniques
-from heretic.errors import ScorerError
+from heretic.errors import RunError, ScorerError
 from heretic.evaluator.evaluator import Evaluator
 from heretic.events import Reporter, Silent, StageFinished, StageProgress, StageStarted
 from heretic.method.controls import rotated
 from heretic.model.core import Model
-from heretic.prompts import EvaluationPrompts
+from heretic.model.steering import Removal
+from heretic.prompts import EvaluationPrompts, Prompt
 from heretic.records.effects import Change, Effect, LayerEffects, Vector
 from heretic.records.trial import Score
 from heretic.scorers import Scorer
@@ -72,30 +75,28 @@ def layer_effects(
 
     Raises:
         ScorerError: No scorer is left.
+        RunError: None of the layers has a direction.
         UnsupportedModelError: Layers carry several residual streams.
-        ValueError: A layer does not exist.
+        ValueError: A layer does not exist, or the directions do not fit the model.
     """
-    wrong = [layer for layer in layers if not 0 <= layer < model.n_layers]
-    if wrong:
-        raise ValueError(f"the model has layers 0 to {model.n_layers - 1}, not {wrong[0]}")
+    some, empty = _layers(model, directions, layers)
     used, left_out = _scorers(scorers)
-    empty = [layer for layer in layers if not directions[layer + 1].any()]
     if empty:
         left_out.append(f"layers without a direction: {', '.join(map(str, empty))}")
     if differences is None:
         left_out.append(NO_LENGTHS)
-    some = [layer for layer in sorted(set(layers)) if layer not in empty]
     vectors: dict[Change, Tensor] = {"removed": directions}
     if differences is not None:
         vectors["added"] = differences
-    good, bad = prompts.good[:most_prompts], prompts.bad[:most_prompts]
+    good = prompts.good[:most_prompts]
+    replied: dict[Change, Sequence[Prompt]] = {"removed": prompts.bad[:most_prompts], "added": good}
     originals: dict[Change, tuple[Score, ...]] = {}
     effects: list[Effect] = []
     reporter = reporter or Silent()
     steps = len(vectors) * (2 * len(some) + 1)
     reporter.emit(StageStarted("Changing one layer at a time", total=steps))
     for change, own in vectors.items():
-        asked = replace(prompts, good=good, bad=bad if change == "removed" else good, more={})
+        asked = replace(prompts, good=good, bad=replied[change], more={})
         evaluator = Evaluator(
             model, asked, used, max_response_length=max_response_length, techniques=PLAIN
         )
@@ -107,7 +108,22 @@ def layer_effects(
             reporter.emit(StageProgress(len(effects) + len(originals), steps, "evaluations"))
         evaluator.release()
     reporter.emit(StageFinished())
-    return LayerEffects(originals, tuple(effects), len(bad), tuple(left_out))
+    counts = {change: len(replied[change]) for change in vectors}
+    return LayerEffects(originals, tuple(effects), counts, tuple(left_out))
+
+
+def _layers(model: Model, directions: Tensor, layers: Sequence[int]) -> tuple[list[int], list[int]]:
+    """The layers with a direction and those without, ascending; errors as in `layer_effects`."""
+    chosen = sorted(set(layers))
+    wrong = [layer for layer in chosen if not 0 <= layer < model.n_layers]
+    if wrong:
+        raise ValueError(f"the model has layers 0 to {model.n_layers - 1}, not {wrong[0]}")
+    Removal(model.get_layers(), directions)  # refuses what could not be changed later
+    some = [layer for layer in chosen if directions[layer + 1].any()]
+    if not some:
+        named = ", ".join(map(str, chosen))
+        raise RunError(f"None of the chosen layers has a direction in the run ({named}).")
+    return some, [layer for layer in chosen if layer not in some]
 
 
 def _scorers(scorers: Sequence[Scorer]) -> tuple[list[Scorer], list[str]]:

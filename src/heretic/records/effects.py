@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from heretic.records.selection import first_objective
-from heretic.records.statistics import SIGNIFICANT, paired
+from heretic.records.statistics import SIGNIFICANT, Paired, paired
 from heretic.records.trial import Score
 
 Change = Literal["removed", "added"]
@@ -39,13 +40,13 @@ class LayerEffects:
     Attributes:
         originals: Scores of the unchanged model, by change: each has prompts of its own.
         effects: For each layer and change, the direction and the random vector.
-        prompts: Prompts of each set.
+        prompts: Number of prompts whose replies are scored, by change.
         left_out: What was not measured, each with the reason.
     """
 
     originals: Mapping[Change, tuple[Score, ...]]
     effects: tuple[Effect, ...]
-    prompts: int
+    prompts: Mapping[Change, int]
     left_out: tuple[str, ...] = ()
 
     @property
@@ -66,10 +67,11 @@ class LayerEffects:
 
         The first objective is compared, prompt by prompt, with the original's and with that under
         the random vector; both differences must be significant after Bonferroni's correction for
-        the number of layers.
+        the number of layers, and of one sign: the direction does more than the random vector.
 
         Returns:
-            None if nothing can be compared: no objective has a value per prompt.
+            None if nothing can be told: no objective has a value per prompt, or no layer decides
+            and the prompts are too few for one to (`least_changes`).
         """
         original = self.originals.get(change)
         objective = None if original is None else first_objective(original)
@@ -82,17 +84,20 @@ class LayerEffects:
             score = named(scores, objective.name)
             others = (objective, named(control[layer], objective.name))
             tests = [paired(other.values, score.values) for other in others]
-            if all(test is not None and test.p < bound for test in tests):
+            if _is_beyond(*tests, bound=bound):
                 found.append(layer)
-        return found
+        few = _can_change(change, objective) < least_changes(len(own))
+        return None if few and not found else found
 
     def conclusion(self, change: Change) -> str:
         """What follows, in one sentence."""
         layers, original = self.deciding(change), self.originals.get(change)
         how = {"removed": "Taken out after", "added": "Added after"}[change]
         objective = None if original is None else first_objective(original)
-        if layers is None or objective is None:
+        if objective is None or not objective.values:
             return f"{how} one layer: no score with a value per prompt, so that nothing is tested."
+        if layers is None:
+            return f"{how} one layer: {self._too_few(change, objective)}"
         name = objective.name.replace("_", " ")
         if not layers:
             return (
@@ -106,13 +111,21 @@ class LayerEffects:
             f"leaves {_range(control, layers, objective.name)}."
         )
 
+    def _too_few(self, change: Change, objective: Score) -> str:
+        count = len(self.of(change, "direction"))
+        return (
+            f"too few prompts to tell. With {count} layer{'s' if count > 1 else ''}, at least "
+            f"{least_changes(count)} prompts must change alike, and "
+            f"{_can_change(change, objective)} can (original {_figure(objective)})."
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""
         return {
-            "prompts": self.prompts,
             "left_out": list(self.left_out),
             "changes": {
                 change: {
+                    "prompts": self.prompts[change],
                     "original": [score.to_dict(with_values=True) for score in original],
                     "deciding": self.deciding(change),
                     "conclusion": self.conclusion(change),
@@ -129,6 +142,39 @@ class LayerEffects:
                 for change, original in self.originals.items()
             },
         }
+
+
+def least_changes(layers: int) -> int:
+    """How many prompts must change alike, and none otherwise, for a layer to be significant.
+
+    The smallest p-value of n changes is 2 / 2^n, in McNemar's exact test as in a sign-flip test.
+
+    Args:
+        layers: Number of layers that are tested, for Bonferroni's correction.
+    """
+    return math.floor(math.log2(2 * max(1, layers) / SIGNIFICANT)) + 1
+
+
+def _can_change(change: Change, original: Score) -> int:
+    """How many prompts can change as the direction should change them.
+
+    Taken out, it should bring the objective closer to its goal, added, farther from it.
+    """
+    values = original.values
+    if any(value not in (0.0, 1.0) for value in values):
+        return len(values)
+    falls = (original.optimization == "minimize") == (change == "removed")
+    return sum(value == falls for value in values)
+
+
+def _is_beyond(original: Paired | None, control: Paired | None, *, bound: float) -> bool:
+    """Whether a direction differs from both, and from the original more than the control does."""
+    return (
+        original is not None
+        and control is not None
+        and max(original.p, control.p) < bound
+        and original.difference * control.difference > 0
+    )
 
 
 def named(scores: Sequence[Score], name: str) -> Score:

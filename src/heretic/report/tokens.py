@@ -15,6 +15,8 @@ LEVELS = 8
 class ColouredText:
     """Tokens of a text, and how far the residual of each lies along the direction of one layer.
 
+    Values that are not finite have no colour and no part in the scale.
+
     Attributes:
         layer: Counted from 0.
         tokens: Their texts.
@@ -36,22 +38,30 @@ class ColouredText:
         The largest is searched after the first token, whose residual is huge in many models
         whatever it says; of values that are all zero it is 1.
         """
-        if self.length:
-            return abs(self.length)
+        if self._has_length:
+            return abs(self.length or 0.0)
         rest = self.values[1:] or self.values
-        return max(map(abs, rest), default=0.0) or 1.0
+        return max((abs(value) for value in rest if math.isfinite(value)), default=0.0) or 1.0
+
+    @property
+    def _has_length(self) -> bool:
+        return bool(self.length) and math.isfinite(self.length or 0.0)
+
+    @property
+    def shares(self) -> tuple[float | None, ...]:
+        """Values over the scale; None for those that are not finite."""
+        scale = self.scale
+        return tuple(value / scale if math.isfinite(value) else None for value in self.values)
 
     @property
     def levels(self) -> tuple[int, ...]:
         """Steps of colour from -`LEVELS` to `LEVELS`; values beyond the scale get the last one."""
-        return tuple(
-            round(max(-1.0, min(1.0, value / self.scale)) * LEVELS) for value in self.values
-        )
+        return tuple(round(max(-1.0, min(1.0, share or 0.0)) * LEVELS) for share in self.shares)
 
     def told_scale(self) -> str:
         """What full colour stands for, in words."""
-        if self.length:
-            return f"{self.scale:.3g}, the mean difference from good to bad prompts"
+        if self._has_length:
+            return f"{self.scale:.3g}, the length of the direction, from good to bad prompts"
         return f"{self.scale:.3g}, the largest value after the first token"
 
     def to_dict(self) -> dict[str, Any]:
@@ -59,7 +69,7 @@ class ColouredText:
         rows = zip(self.tokens, self.values, strict=True)
         return {
             "layer": self.layer,
-            "length": self.length,
+            "length": self.length if self._has_length else None,
             "replied": self.replied,
             "tokens": [
                 {"text": text, "value": value if math.isfinite(value) else None}

@@ -117,7 +117,8 @@ class Shown:
         geometry: Figures of each layer by name (`heretic.report.geometry.LayerGeometry`).
         geometry_prompts: Number of good and of bad prompts behind it.
         lengths: How far bad prompts lie from good ones along each of the run's (first) directions,
-            [layers + 1]: a direction times its length is the mean difference.
+            [layers + 1]. A direction times its length is the difference of the centres, less what
+            the run projected out of it (`orthogonalize_direction`).
         sizes: By trial number.
     """
 

@@ -42,9 +42,10 @@ def command(
 
     A run is given by its folder or by its number in `heretic runs`. Then --trial-index chooses the
     row of its front by number or name (0 by default), /compare shows the replies of the original
-    model as well, and /strength scales the edit. With --directions, each layer's output gets the
-    mean difference from good to bad prompts, times the strength (0 at first; -0.2, say, holds the
-    behaviour back). A GGUF file is run by llama.cpp if the extra `gguf` is installed.
+    model as well, and /strength scales the edit. With --directions, each layer's output gets its
+    direction, as long as bad prompts lie from good ones along it, times the strength (0 at first;
+    -0.2, say, holds the behaviour back). A GGUF file is run by llama.cpp if the extra `gguf` is
+    installed.
 
     A server is given by its address, such as http://127.0.0.1:8000/v1. It must have an
     OpenAI-compatible API, as vLLM, llama-server, Ollama and LM Studio do. The whole chat is sent

@@ -142,6 +142,7 @@ def command(
     from heretic.system.optional import require
 
     _check(what, more)
+    page: Path | None = asked["html"]
     if pictures is not None:
         for module in ("altair", "vl_convert"):
             require(module, extra="report", purpose="Drawing pictures")
@@ -160,6 +161,8 @@ def command(
     )
     if as_json:
         click.echo(json_text(found.data, indent=2))
+        if page is not None:
+            click.echo(safe(f"The page is {page}."), err=True)
     else:
         screen.print(found.shown)
     if pictures is not None:
@@ -201,7 +204,9 @@ def _words(asked: Asked) -> Found:
     from heretic.report.directions import layer_words
 
     model, directions = _loaded(asked)
-    layers = _layers(asked, model.n_layers) or list(range(model.n_layers))
+    chosen = _layers(asked, model.n_layers)
+    _check_directions(directions, chosen)
+    layers = chosen or list(range(model.n_layers))
     rows = directions[[layer + 1 for layer in layers]]
     logits = token_logits(model, rows).numpy()
 
@@ -263,6 +268,7 @@ def _tokens(asked: Asked) -> Found:
         if len(chosen) > 1:
             raise SettingsError("`heretic look RUN tokens` shows one layer: give one --layer.")
         layer, why = chosen[0], ""
+    _check_directions(directions, [layer])
     lengths = () if shown is None or len(shown.lengths) != len(directions) else shown.lengths[1:]
     texts, maps = [], []
     for prompt, ids in zip(asked.more, model.encode_rows(asked.more, asked.reply), strict=True):
@@ -307,6 +313,7 @@ def _effects(asked: Asked) -> Found:
         manifest = opened.run.folder.require_manifest()
         directions = torch.from_numpy(first_directions(opened.run.folder))
         layers = _layers(asked, len(directions) - 1) or spread_layers(len(directions) - 1)
+        _check_prompts(min(asked.prompts, len(opened.run.prompts.evaluation.bad)), len(layers))
         try:
             differences = torch.from_numpy(mean_differences(opened.run.folder))
         except RunError:  # of an earlier release
@@ -331,6 +338,43 @@ def _effects(asked: Asked) -> Found:
 
         figures = effect_figures(found)
     return Found(found.to_dict(), effects_shown(found), figures)
+
+
+def _check_directions(directions: Any, layers: Sequence[int]) -> None:
+    """Refuse layers without a direction, for which every figure would be zero.
+
+    Args:
+        directions: [layers + 1, hidden].
+
+    Raises:
+        SettingsError: There is one.
+    """
+    empty = [layer for layer in layers if not directions[layer + 1].any()]
+    if empty:
+        known = [layer for layer, row in enumerate(directions[1:]) if row.any()]
+        raise SettingsError(
+            f"The run has no direction at layer {empty[0]}: bad and good prompts do not differ "
+            "there.",
+            remedy=f"Layers with a direction: {', '.join(map(str, known)) or 'none'}.",
+        )
+
+
+def _check_prompts(count: int, layers: int) -> None:
+    """Refuse what would take minutes and could find no layer.
+
+    Raises:
+        SettingsError: Too few prompts for so many layers.
+    """
+    from heretic.records.effects import least_changes
+
+    least = least_changes(layers)
+    if count < least:
+        fewer = "" if layers == 1 else ", or name fewer layers by --layer"
+        raise SettingsError(
+            f"{count} bad evaluation prompts are too few to tell what happens at "
+            f"{layers} layer{'s' if layers > 1 else ''}: at least {least} are needed.",
+            remedy=f"Give --prompts {least} to a run that has so many{fewer}.",
+        )
 
 
 _LOOKS = {"words": _words, "cosines": _cosines, "tokens": _tokens, "layers": _effects}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.style import Style
 from rich.table import Table
@@ -20,7 +21,7 @@ from heretic.report.tokens import LEVELS, ColouredText
 from heretic.system.display import safe, visible
 
 WIDEST_TOKEN = 24
-"""Characters of a token that are shown."""
+"""Cells of a token that are shown."""
 
 WORDS_LEGEND = (
     "The direction through the gain of the final norm and the output head. Best first; a space is "
@@ -35,8 +36,9 @@ UNLIKE = (
 )
 _TOWARD, _AWAY = (168, 62, 20), (26, 93, 160)
 _HEADINGS: dict[Change, str] = {
-    "removed": "The direction taken out after one layer: replies to bad prompts",
-    "added": "The mean difference added after one layer: replies to good prompts",
+    "removed": "The direction taken out after one layer: replies to the first {} bad prompts",
+    "added": "The direction at its length added after one layer: replies to the first {} good "
+    "prompts",
 }
 
 
@@ -46,9 +48,9 @@ def words_table(found: Sequence[LayerWords], width: int) -> RenderableType:
     table = _table("Tokens of each layer's direction")
     table.add_column("layer", justify="right", no_wrap=True)
     for name in ("promoted", "suppressed"):
-        table.add_column(name, no_wrap=True, width=room)
+        table.add_column(name, width=room)
     for one in found:
-        kinds = (_fitting(one.promoted, room), _fitting(one.suppressed, room))
+        kinds = (_lines(one.promoted, room), _lines(one.suppressed, room))
         table.add_row(*text_cells(one.layer, *kinds))
     return Group(table, Text(WORDS_LEGEND, style="dim"))
 
@@ -57,19 +59,25 @@ def _table(heading: str) -> Table:
     return Table(box=box.SIMPLE, title=heading, title_style="bold", title_justify="left")
 
 
-def _fitting(tokens: Sequence[TokenWeight], room: int) -> str:
-    """As many whole tokens as there is room for, at least the first."""
+def _lines(tokens: Sequence[TokenWeight], room: int) -> str:
+    """All tokens, in lines of whole tokens."""
     if not tokens:
         return "-"
-    shown = f"({abs(tokens[0].deviations):.1f})"
+    lines = [f"({abs(tokens[0].deviations):.1f})"]
     for place, token in enumerate(tokens):
-        text = visible(token.text)
-        text = text if len(text) <= WIDEST_TOKEN else f"{text[: WIDEST_TOKEN - 1]}…"
-        longer = f"{shown}  {text}" if place else f"{shown} {text}"
-        if place and len(longer) > room:
-            break
-        shown = longer
-    return shown
+        text = _cut(visible(token.text), min(WIDEST_TOKEN, room))
+        longer = f"{lines[-1]}{'  ' if place else ' '}{text}"
+        if cell_len(longer) <= room:
+            lines[-1] = longer
+        else:
+            lines.append(text)
+    return "\n".join(lines)
+
+
+def _cut(text: str, cells: int) -> str:
+    shown = Text(text)
+    shown.truncate(cells, overflow="ellipsis")
+    return shown.plain
 
 
 def cosines_shown(found: Floats, other: bool, unlike: bool, width: int) -> RenderableType:
@@ -154,18 +162,19 @@ def _coloured(text: ColouredText) -> Text:
     for place, (token, level) in enumerate(zip(text.tokens, text.levels, strict=True)):
         style = _style(level / LEVELS) + Style(underline=place >= begin)
         lines = token.count("\n")
-        shown.append(visible(token).replace("·", " ") if not lines else visible(token), style)
+        spaced = " ".join(map(visible, token.split(" ")))  # a real · stays one
+        shown.append(visible(token) if lines else spaced, style)
         shown.append("\n" * min(lines, 1))
     return shown
 
 
 def _strongest(text: ColouredText, count: int = 5) -> Text:
     """The tokens that lie farthest along the direction, after the first token, in words."""
-    rest = range(1 if len(text.tokens) > 1 else 0, len(text.tokens))
-    order = sorted(rest, key=lambda place: -text.values[place])[:count]
-    named = "  ".join(
-        f"{visible(text.tokens[place])} {text.values[place] / text.scale:+.2f}" for place in order
-    )
+    first = 1 if len(text.tokens) > 1 else 0
+    rows = list(zip(text.tokens, text.shares, strict=True))[first:]
+    finite = [(token, share) for token, share in rows if share is not None]
+    order = sorted(finite, key=lambda row: -row[1])[:count]
+    named = "  ".join(f"{visible(token)} {share:+.2f}" for token, share in order)
     return Text(f"Farthest after the first token: {named}", style="dim")
 
 
@@ -173,9 +182,11 @@ def _token_table(text: ColouredText) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(justify="right", no_wrap=True)
     table.add_column(no_wrap=True)
-    for token, value, level in zip(text.tokens, text.values, text.levels, strict=True):
+    for token, share, level in zip(text.tokens, text.shares, text.levels, strict=True):
         bar = ("+" if level > 0 else "-") * abs(level)
-        table.add_row(*text_cells(f"{value / text.scale:+.2f}", f"{visible(token):<16} {bar}"))
+        shown = visible(token)
+        shown += " " * (16 - cell_len(shown))
+        table.add_row(*text_cells("-" if share is None else f"{share:+.2f}", f"{shown} {bar}"))
     return table
 
 
@@ -187,7 +198,7 @@ def effects_shown(found: LayerEffects) -> RenderableType:
             parts += [_effects_table(found, change), Text(safe(found.conclusion(change))), ""]
     told = [Text(safe(f"Left out: {reason}."), style="dim") for reason in found.left_out]
     note = (
-        f"First {found.prompts} prompts of each set; * marks layers that differ from the original "
+        "* marks layers that differ from the original "
         "and from the random vector (paired tests, corrected for the number of layers). A layer "
         "without * may still matter together with others."
     )
@@ -196,7 +207,7 @@ def effects_shown(found: LayerEffects) -> RenderableType:
 
 def _effects_table(found: LayerEffects, change: Change) -> Table:
     scores = found.originals[change]
-    table = _table(_HEADINGS[change])
+    table = _table(_HEADINGS[change].format(found.prompts[change]))
     table.add_column("layer", justify="right", no_wrap=True)
     for score in scores:
         table.add_column(Text(title(score.name)), no_wrap=True)

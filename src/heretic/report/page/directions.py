@@ -61,11 +61,13 @@ def within_layer(values: Floats) -> Floats:
     """Values less their layer's median, over the largest that is left after the first token.
 
     Args:
-        values: [layers, tokens].
+        values: [layers, tokens]. Those that are not finite come out as NaN, and count for nothing.
     """
-    centred = values - np.median(values, axis=1, keepdims=True)
+    known = [row[np.isfinite(row)] for row in values]
+    medians = np.array([np.median(row) if row.size else 0.0 for row in known])
+    centred = np.where(np.isfinite(values), values, np.nan) - medians[:, np.newaxis]
     rest = centred[:, 1:] if values.shape[1] > 1 else centred
-    largest = np.abs(rest).max(axis=1, keepdims=True)
+    largest = np.nan_to_num(np.abs(rest)).max(axis=1, keepdims=True)
     found: Floats = centred / np.where(largest > 0, largest, 1.0)
     return found
 
@@ -209,7 +211,7 @@ def effect_figures(found: LayerEffects) -> list[Figure]:
 
 _TOLD = {
     "removed": "The layer's direction, or a random one, is taken out of its output; bad prompts.",
-    "added": "The mean difference, or a random vector as long, is added to the layer's output; "
+    "added": "The direction at its length, or a random vector, is added to the layer's output; "
     "good prompts.",
 }
 

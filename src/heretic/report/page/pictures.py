@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ SCALE = 2
 def write_pictures(figures: Sequence[Figure], folder: Path) -> list[Path]:
     """Write each figure twice; returns the paths. The folder is made.
 
+    Names of figures can hold those of scorers, so that only letters, digits, dots and dashes stay.
+
     Raises:
         HereticError: They cannot be written.
     """
@@ -26,12 +29,13 @@ def write_pictures(figures: Sequence[Figure], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for figure in figures:
+        name = re.sub(r"[^\w.-]", "_", figure.name)
         spec = spec_in_theme(figure, theme.PICTURE, WIDTH)
         for ending, content in (
             ("svg", vl_convert.vegalite_to_svg(spec).encode()),
             ("png", vl_convert.vegalite_to_png(spec, scale=SCALE)),
         ):
-            path = folder / f"{figure.name}.{ending}"
+            path = folder / f"{name}.{ending}"
             write_atomic(path, content)
             paths.append(path)
     return paths

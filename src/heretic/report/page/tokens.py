@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,7 +56,7 @@ def _shown(text: ColouredText) -> dict[str, Any]:
         "tokens": [
             {
                 "text": visible(token),
-                "value": f"{value:+.3g}",
+                "value": f"{value:+.3g}" if math.isfinite(value) else "-",
                 "kind": f"{'p' if level > 0 else 'n'}{abs(level)}" if level else "",
                 "breaks": "\n" in token,
                 "begins": bool(text.replied) and place == begin,
