@@ -69,7 +69,7 @@ def serve(options: Options, say: Callable[[str], None]) -> None:
     require("nicegui", extra="ui", purpose="The page")
     listener = _listener(options.host, options.port)
     access = Access(listener.getsockname()[1], hosts_for(options.host, options.hosts))
-    site = Site(options.runs, _places(options), Job(Path.cwd()))
+    site = Site(options.runs, _places(options), Job(Path.cwd(), options.runs))
     address = access.address(options.host)
 
     def ready() -> None:

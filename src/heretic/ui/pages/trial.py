@@ -11,9 +11,9 @@ from urllib.parse import quote
 from nicegui import ui
 
 from heretic.ui.charts import layers_options
-from heretic.ui.job import Task
 from heretic.ui.pages.parts import Alerts, Part, Tag, button, dialog_of, table
 from heretic.ui.site import Site
+from heretic.ui.task import Task
 from heretic.ui.views import Exchange, Line, TrialView, score_rows, task_exchanges, trial_of
 from heretic.ui.watch import Watch
 from heretic.worker.protocol import Score
