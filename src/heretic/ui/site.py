@@ -38,6 +38,7 @@ class Site:
     _fronts: dict[Path, tuple[tuple[int, int], FrontView]] = field(default_factory=dict)
     _listed: Sequence[RunSummary] = ()
     _listed_at: float = float("-inf")
+    _listing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def listed(self) -> Sequence[RunSummary]:
         """The runs, as they were at most two seconds ago; read beside the event loop.
@@ -45,10 +46,12 @@ class Site:
         Raises:
             RunError: Their folder cannot be read.
         """
-        if monotonic() - self._listed_at >= LIST_SECONDS:
-            self._listed_at = monotonic()
-            self._listed = await asyncio.to_thread(list_runs, self.runs)
-        return self._listed
+        async with self._listing:
+            if monotonic() - self._listed_at >= LIST_SECONDS:
+                began = monotonic()
+                self._listed = await asyncio.to_thread(list_runs, self.runs)
+                self._listed_at = began
+            return self._listed
 
     def path_of(self, key: str) -> Path:
         """The run folder of that name, which is one of the list.
