@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Coroutine
@@ -228,25 +229,81 @@ def test_without_a_reason_the_end_of_a_worker_is_told(job: Job) -> None:
 # --- saving --------------------------------------------------------------------------------
 
 
-def opened(job: Job, run: Path) -> None:
-    job.run, job.state = Path(os.path.realpath(run)), State(state="ready")
+def opened(job: Job, run: Path) -> Path:
+    found = Path(os.path.realpath(run))
+    job.run, job.state = found, State(state="ready")
+    return found
 
 
 def test_two_models_are_not_saved_to_one_folder(job: Job, tmp_path: Path) -> None:
     async def work() -> None:
-        opened(job, tmp_path)
+        run = opened(job, tmp_path)
         place = tmp_path / "saved"
-        job.tasks[job.run, 1] = [Task("save", "", folder=place)]  # it waits
+        job.tasks[run, 1] = [Task("save", "", folder=place)]  # it waits
         (tmp_path / "other").symlink_to(tmp_path)
         for named in (place, tmp_path / "other" / "saved"):
             with pytest.raises(HereticError, match="already"):
                 job.save(tmp_path, 2, named, "merge")
-        job.tasks[job.run, 1][0].error = "It failed."
+        job.tasks[run, 1][0].error = "It failed."
         job.save(tmp_path, 2, place, "merge")
-        assert job.tasks[job.run, 2][0].folder == place
+        assert job.tasks[run, 2][0].folder == place
 
     within(job, work())
 
 
 def test_the_page_asks_for_no_export_to_be_replaced() -> None:
     assert not Save(trial=1, folder="saved").replaces
+
+
+# --- chat, and the end ---------------------------------------------------------------------
+
+TALKING = """
+import json, sys
+def say(**row): print(json.dumps(row), flush=True)
+say(type="state", state="idle")
+for line in sys.stdin:
+    row = json.loads(line)
+    result = {}
+    if row["op"] == "open":
+        say(type="state", state="ready", run="runs/a")
+        result = {"run": "runs/a", "settings": {"system_prompt": "Be brief."}}
+    elif row["op"] == "chat":
+        said = [[one["role"], one["content"]] for one in row["messages"]]
+        say(type="piece", id=row["id"], text=json.dumps(said))
+    say(type="answer", id=row["id"], result=result)
+    if row["op"] == "quit":
+        break
+"""
+"""A worker that replies what it was asked."""
+
+
+def test_a_chat_begins_with_the_system_prompt_of_the_run(job: Job) -> None:
+    async def work() -> None:
+        await with_program(job, TALKING)
+        job.go_on(Path("runs/a"), search=False)
+        await settled(job)
+        job.say(Path("runs/a"), 1, "Hello", 1.0)
+        (turn,) = job.talk(Path("runs/a"), 1).turns
+        while not turn.done:
+            await asyncio.sleep(0.01)
+        assert json.loads(turn.original) == [["system", "Be brief."], ["user", "Hello"]]
+        assert turn.edited == turn.original
+
+    within(job, work())
+
+
+def test_a_model_is_unloaded_and_not_while_it_is_worked_on(job: Job) -> None:
+    async def work() -> None:
+        worker = await with_program(job, TALKING)
+        job.go_on(Path("runs/a"), search=False)
+        with pytest.raises(HereticError, match="one run at a time"):
+            await job.unload()
+        await settled(job)
+        assert job.is_open(Path("runs/a"))
+        await job.unload()
+        assert (worker.state.state, worker.state.status) == ("stopped", 0)
+        assert not job.is_open(Path("runs/a"))
+        assert not job.is_busy
+        await job.unload()  # from another tab
+
+    within(job, work())

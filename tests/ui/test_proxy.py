@@ -25,8 +25,11 @@ def passes(access: Access, host: str, origin: str, kind: str = "websocket") -> b
     async def app(scope: Any, receive: Any, send: Any) -> None:
         passed.append(scope["type"])
 
-    async def nothing(*_: Any) -> dict[str, Any]:
+    async def receive() -> dict[str, Any]:
         return {"type": "http.request"}
+
+    async def send(_: Any) -> None:
+        pass
 
     cookie = f"{access.cookie}={access.session}"
     headers = {"host": host, "origin": origin, "cookie": cookie}
@@ -37,7 +40,7 @@ def passes(access: Access, host: str, origin: str, kind: str = "websocket") -> b
         "query_string": b"",
         "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
     }
-    asyncio.run(Guard(app, access)(scope, nothing, nothing))
+    asyncio.run(Guard(app, access)(scope, receive, send))
     return bool(passed)
 
 

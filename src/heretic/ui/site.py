@@ -166,6 +166,45 @@ class Form:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What the page of a run holds, as texts, for the time when the run is opened again.
+
+    Attributes:
+        n_trials: Complete trials to end with.
+        target: Those that the run was begun with; None if unknown.
+        more: Other settings, as TOML.
+        trust_plugins: As `Open.trust_plugins`.
+    """
+
+    n_trials: int | None = None
+    target: int | None = None
+    time_limit: str = ""
+    more: str = ""
+    trust_plugins: bool = False
+
+    @property
+    def named(self) -> int | None:
+        """The complete trials to end with whether the front grows or not: those of another number.
+
+        None for as many as the settings say, or fewer if the front stops growing.
+        """
+        return None if self.n_trials == self.target else self.n_trials
+
+    def settings(self) -> dict[str, object]:
+        """Settings by their names.
+
+        Raises:
+            HereticError: The text is no TOML.
+        """
+        found = _parsed(self.more)
+        if self.target is not None:
+            found.setdefault("n_trials", self.target)
+        if self.time_limit.strip():
+            found["time_limit"] = self.time_limit.strip()
+        return found
+
+
 def _hub_id(text: str) -> str:
     text = text.strip()
     parts = text.split("/")
