@@ -263,6 +263,7 @@ def say(**row): print(json.dumps(row), flush=True)
 say(type="state", state="idle")
 for line in sys.stdin:
     row = json.loads(line)
+    print(row["op"], file=sys.stderr, flush=True)
     result = {}
     if row["op"] == "open":
         say(type="state", state="ready", run="runs/a")
@@ -305,5 +306,19 @@ def test_a_model_is_unloaded_and_not_while_it_is_worked_on(job: Job) -> None:
         assert not job.is_open(Path("runs/a"))
         assert not job.is_busy
         await job.unload()  # from another tab
+
+    within(job, work())
+
+
+def test_a_double_click_asks_for_one_search(job: Job) -> None:
+    async def work() -> None:
+        await with_program(job, TALKING)
+        job.go_on(Path("runs/a"), search=False)
+        await settled(job)
+        job.go_on(Path("runs/a"), search=True)
+        job.go_on(Path("runs/a"), search=True)
+        await asyncio.gather(*job._running)
+        await job.unload()
+        assert (job.folder / "errors").read_text().split() == ["open", "search", "quit"]
 
     within(job, work())

@@ -73,6 +73,7 @@ class Job:
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _is_stopped: bool = False
     _system: str | None = None
+    _begins: asyncio.Task[None] | None = None
     _running: set[asyncio.Task[None]] = field(default_factory=set)
     _closing: bool = False
 
@@ -124,8 +125,8 @@ class Job:
         """
         if self.is_open(run) and self.state.state == "ready":  # what was asked before comes first
             self.error = ""
-            if search:
-                self._spawn(self._ask(Search(n_trials=more, timed=False)))
+            if search and (self._begins is None or self._begins.done()):
+                self._begins = self._spawn(self._ask(Search(n_trials=more, timed=False)))
             return
         request = self.opening_of(settings or {}, run=run, trust_plugins=trust_plugins)
         self._start(run.name, request, search=search, more=more)

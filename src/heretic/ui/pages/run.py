@@ -33,10 +33,10 @@ MORE = 20
 """Trials that are proposed beyond those of a search that has ended."""
 
 AGAIN = (
-    "They count once, for this loading: what a run folder must not decide, such as the address of "
-    "a judge, as in config.toml. What an error calls --trust-remote-code is "
-    "trust_remote_code = true here. A number of trials that you change is reached even if the "
-    "front has stopped growing."
+    "What a run folder must not decide, such as trust_remote_code or the address of a judge, "
+    "stands here as in config.toml, and counts for this loading alone. Where an error names the "
+    "option --trust-remote-code, write trust_remote_code = true. A number of trials that you have "
+    "changed is reached even if the front stops growing."
 )
 
 
