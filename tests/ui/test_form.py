@@ -58,6 +58,7 @@ def test_fields_stand_above_the_text(places: Places, tmp_path: Path):
         Form("folder", " "),
         Form("folder", "/etc"),
         Form("demo", more="n_trials ="),
+        Form("demo", more="seed = 2026-01-01"),
         Form("hub", "a/b", sets=(("good_prompts", "/etc/passwd", ""),)),
         Form("hub", "a/b", sets=(("good_prompts", "../x", ""),)),
     ],

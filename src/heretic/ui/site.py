@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -225,8 +226,16 @@ def _parsed(text: str) -> dict[str, object]:
     import tomllib
 
     try:
-        return dict(tomllib.loads(text))
+        found = dict(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise HereticError(
             f"The other settings are no TOML: {error}.", remedy="`heretic config` prints examples."
         ) from error
+    try:
+        json.dumps(found)  # as they go to the worker
+    except TypeError as error:
+        raise HereticError(
+            "The other settings hold a date or a time, which no setting is.",
+            remedy="Put it in quotes.",
+        ) from error
+    return found
