@@ -8,7 +8,7 @@ import pytest
 
 from heretic.errors import HereticError
 from heretic.ui.places import Places
-from heretic.ui.site import Form
+from heretic.ui.site import Again, Form
 from heretic.ui.talk import Talk, Turn
 
 
@@ -58,6 +58,7 @@ def test_fields_stand_above_the_text(places: Places, tmp_path: Path):
         Form("folder", " "),
         Form("folder", "/etc"),
         Form("demo", more="n_trials ="),
+        Form("demo", more="seed = 2026-01-01"),
         Form("hub", "a/b", sets=(("good_prompts", "/etc/passwd", ""),)),
         Form("hub", "a/b", sets=(("good_prompts", "../x", ""),)),
     ],
@@ -79,3 +80,30 @@ def test_each_model_knows_its_own_replies():
 def test_a_message_without_a_reply_is_not_sent_again():
     talk = Talk([Turn("one", 1.0, "", "", done=True), Turn("two", 1.0)])
     assert [one.content for one in talk.messages(edited=True)] == ["two"]
+
+
+def test_the_system_prompt_stands_first_however_much_was_said():
+    talk = Talk([Turn(str(n), 1.0, "A", "B", done=True) for n in range(50)])
+    first, second, *_ = talk.messages(edited=True, system="Be brief.")
+    assert (first.role, first.content, second.role) == ("system", "Be brief.", "user")
+
+
+def test_a_number_of_trials_is_named_only_if_the_user_has_changed_it():
+    """A named one is reached whether the front grows or not."""
+    assert Again(n_trials=40, target=40).named is None
+    assert Again(n_trials=40, target=40).settings() == {"n_trials": 40}
+    assert Again(n_trials=60, target=40).named == 60
+    assert Again().named is None
+    assert Again().settings() == {}
+
+
+def test_a_run_is_opened_again_with_what_its_folder_must_not_decide():
+    more = 'trust_remote_code = true\n[scorer.judge]\nendpoint = "http://127.0.0.1:1"'
+    assert Again(target=40, time_limit=" 2h ", more=more).settings() == {
+        "n_trials": 40,
+        "time_limit": "2h",
+        "trust_remote_code": True,
+        "scorer": {"judge": {"endpoint": "http://127.0.0.1:1"}},
+    }
+    with pytest.raises(HereticError, match="no TOML"):
+        Again(more="n_trials =").settings()

@@ -78,7 +78,7 @@ def test_a_trial_appears_by_its_event_and_gets_its_plan_from_the_journal(path: P
         shown = views.now_of(found, now(), found.state)
         assert shown.trials == "4 of 9 trials"
         assert shown.left.startswith("about ")
-        view = views.trial_of(found, last.number)
+        view = views.trial_of(found, last.number, {})
         assert view is not None
         assert found.trial(last.number) == last
         assert view.plan == views.plan_lines(last.plan)
@@ -129,14 +129,15 @@ def test_a_run_that_becomes_readable_is_read(tmp_path: Path):
 def test_views_hold_no_character_that_deceives(path: Path):
     found = looked(path)
     assert found.data is not None
-    view = views.trial_of(found, 0)
+    view = views.trial_of(found, 0, {0: "trial 0 (knee)"})
     assert view is not None
+    assert view.label == "trial 0 (knee)"
     texts = [
         text for one in view.exchanges for text in (one.prompt, *(r.text for r in one.replies))
     ]
     assert any("<script>" in text for text in texts)  # as text
     assert not any(hidden in text for text in texts for hidden in ("\x1b", "\u202e"))
-    assert views.trial_of(found, 99) is None
+    assert views.trial_of(found, 99, {}) is None
 
 
 def test_the_picture_holds_each_trial_once_and_no_name_as_a_key(path: Path):
@@ -171,6 +172,23 @@ def test_a_table_has_the_front_in_its_order(path: Path):
     assert found.data is not None
     assert [row.number for row in table.rows] == [trial.number for trial in found.data.front]
     assert table.original == ("9/10", "9/10")
+    assert [table.labels[row.number] for row in table.rows] == [row.label for row in table.rows]
+
+
+def test_a_trial_is_shown_without_the_front_being_found_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    found = looked(path)
+    labels = views.table_of(found).labels
+
+    def never(_: object) -> None:
+        raise AssertionError("the front takes a tenth of a second with many trials")
+
+    monkeypatch.setattr(views, "front", never)
+    number = next(iter(labels))
+    view = views.trial_of(found, number, labels)
+    assert view is not None
+    assert view.label == labels[number]
 
 
 def test_looks_are_shared(path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -17,6 +17,9 @@ from heretic.records.concerns import concerns
 from heretic.records.trial import Score, Trial
 from heretic.runs.shown import ORIGINAL, Reply
 
+BROKEN_OFF = "broken off"
+"""Summary of a stage that has no result."""
+
 
 @dataclass(frozen=True, slots=True)
 class ScoredAgain:
@@ -73,8 +76,13 @@ def score_again(
     count = f"{len(prompts.good)} good and {len(prompts.bad)} bad prompts"
     title = f"Scoring trial {trial.number} on {count}, with replies of up to {tokens} tokens"
     session.reporter.emit(StageStarted(title))
-    before, [after] = evaluator.score_again(evaluator.on(prompts, scorers, tokens), [trial.plan])
-    session.reporter.emit(StageFinished(scores_line(after)))
+    summary = BROKEN_OFF
+    try:
+        again = evaluator.on(prompts, scorers, tokens)
+        before, [after] = evaluator.score_again(again, [trial.plan])
+        summary = scores_line(after)
+    finally:  # what comes after it, such as a search that goes on, is none of its time
+        session.reporter.emit(StageFinished(summary))
     told = concerns(before, after, short)
     told += gaps(trial.scores, after) if held_out and tokens == short else []
     return ScoredAgain(tokens, len(prompts.good), len(prompts.bad), before, after, tuple(told))

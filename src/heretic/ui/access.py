@@ -22,12 +22,14 @@ class Access:
     Attributes:
         port: Of the server. Cookies are shared by all ports of a host, so their name holds it.
         hosts: Names and addresses, in lower case, without ports and brackets.
+        proxied: Those of them before which a proxy may stand that encrypts.
         token: What the printed address carries.
         session: What the cookie carries, so that no cookie tells the token.
     """
 
     port: int
     hosts: frozenset[str] = frozenset(LOOPBACK)
+    proxied: frozenset[str] = frozenset()
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     session: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
 
@@ -60,11 +62,24 @@ class Access:
         """
         return host_of(f"//{header}") in self.hosts
 
+    def may_be_encrypted(self, header: str) -> bool:
+        """Whether a page of this `Host` may have come by https: this server has none of its own."""
+        return host_of(f"//{header}") in self.proxied
+
 
 def hosts_for(host: str, more: Iterable[str] = ()) -> frozenset[str]:
     """The hosts by which a server is asked that listens on `host`: loopback, `host`, and more."""
     own = () if is_any(host) else (host,)
-    return frozenset(name.lower().strip("[]") for name in (*LOOPBACK, *own, *more))
+    return frozenset((*LOOPBACK, *map(_plain, (*own, *more))))
+
+
+def proxied_of(named: Iterable[str]) -> frozenset[str]:
+    """The hosts that were named for a proxy; loopback is asked without one."""
+    return frozenset(name for name in map(_plain, named) if not is_loopback(name))
+
+
+def _plain(host: str) -> str:
+    return host.lower().strip("[]")
 
 
 def is_any(host: str) -> bool:

@@ -108,7 +108,7 @@ class Guard:
         if len(hosts) != 1 or not self.access.knows_host(hosts[0]):
             return "This page does not go by that name. `heretic ui --allow-host NAME` adds one."
         origins = request.all("origin")
-        if len(origins) > 1 or (origins and origins[0].lower() != f"http://{hosts[0].lower()}"):
+        if len(origins) > 1 or (origins and origins[0].lower() not in self._own(hosts[0])):
             return "Requests of other pages are refused."
         if not origins and (request.is_websocket or request.method not in READING):
             return "A request that changes something must name its origin."
@@ -116,6 +116,11 @@ class Guard:
         if elsewhere and not request.is_opening:
             return "Requests of other pages are refused."
         return None
+
+    def _own(self, host: str) -> set[str]:
+        """The origins of this page, as asked by that host."""
+        schemes = ("http", "https") if self.access.may_be_encrypted(host) else ("http",)
+        return {f"{scheme}://{host.lower()}" for scheme in schemes}
 
     def _is_known(self, request: _Request) -> bool:
         try:

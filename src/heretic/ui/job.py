@@ -16,7 +16,8 @@ from typing import Any
 from heretic.errors import HereticError
 from heretic.system.display import safe
 from heretic.ui.talk import MOST_CHARACTERS, Talk, Turn
-from heretic.worker.client import WorkerProcess
+from heretic.ui.task import Task
+from heretic.worker.client import WorkerGoneError, WorkerProcess
 from heretic.worker.protocol import (
     Chat,
     Inspect,
@@ -37,31 +38,8 @@ NONE = State(state="stopped")
 ACTIVE = ("loading", "searching", "paused")
 """States in which a worker must not be replaced by another."""
 
-
 PATIENCE = 24 * 3600.0
 """Seconds for which the end of a batch, or of saving, is waited for."""
-
-
-@dataclass(slots=True)
-class Task:
-    """Something that a worker was asked about a trial, and its result.
-
-    Attributes:
-        kind: `sample`, `score` or `save`.
-        title: What was asked, for people.
-        result: As the protocol says; None until it is there.
-        error: Why there is none; empty if there is one, or may come.
-    """
-
-    kind: str
-    title: str
-    result: Mapping[str, Any] | None = None
-    error: str = ""
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more comes."""
-        return self.result is not None or bool(self.error)
 
 
 @dataclass
@@ -70,24 +48,32 @@ class Job:
 
     Attributes:
         folder: Working folder of workers.
+        runs: Folder of the run folders, whatever other places call it.
         state: The worker's; `stopped` without one.
         run: Folder of the run that is, or was last, open.
         opening: What is being opened, for people; empty if nothing is.
         loading: The stage before the run folder is known.
+        ending: Whether the worker is being ended.
         error: What went wrong last; empty if nothing did.
         version: Grows with every change.
     """
 
     folder: Path
+    runs: Path
     state: State = NONE
     run: Path | None = None
     opening: str = ""
     loading: str = ""
+    ending: bool = False
     error: str = ""
     version: int = 0
     tasks: dict[tuple[Path, int], list[Task]] = field(default_factory=dict)
     talks: dict[tuple[Path, int], Talk] = field(default_factory=dict)
     _worker: WorkerProcess | None = None
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _is_stopped: bool = False
+    _system: str | None = None
+    _begins: asyncio.Task[None] | None = None
     _running: set[asyncio.Task[None]] = field(default_factory=set)
     _closing: bool = False
 
@@ -114,49 +100,98 @@ class Job:
             HereticError: Another run is being opened or searched.
         """
         name = "the demo" if demo else str(settings.get("model", ""))
-        self._start(name, Open(settings=dict(settings), demo=demo), search=True)
+        self._start(name, self.opening_of(settings, demo=demo), search=True)
 
-    def go_on(self, run: Path, *, search: bool, more: int | None = None) -> None:
+    def go_on(
+        self,
+        run: Path,
+        *,
+        search: bool,
+        more: int | None = None,
+        settings: Mapping[str, Any] | None = None,
+        trust_plugins: bool = False,
+    ) -> None:
         """Open a run that exists, and search on if wanted.
 
         Args:
             search: Whether to search; without, it is opened for chat, scores and saving.
-            more: Complete trials to end with; None for what the run's settings say.
+            more: Complete trials to end with, whether the front grows or not; None for what the
+                settings say.
+            settings: As `Open.settings`; they count if the run is not open yet.
+            trust_plugins: As `Open.trust_plugins`.
 
         Raises:
             HereticError: As `begin`.
         """
         if self.is_open(run) and self.state.state == "ready":  # what was asked before comes first
             self.error = ""
-            if search:
-                self._spawn(self._ask(Search(n_trials=more, timed=False)))
+            if search and (self._begins is None or self._begins.done()):
+                self._begins = self._spawn(self._ask(Search(n_trials=more, timed=False)))
             return
-        self._start(run.name, Open(run=str(run)), search=search, more=more)
+        request = self.opening_of(settings or {}, run=run, trust_plugins=trust_plugins)
+        self._start(run.name, request, search=search, more=more)
+
+    def opening_of(
+        self,
+        settings: Mapping[str, Any],
+        *,
+        run: Path | None = None,
+        demo: bool = False,
+        trust_plugins: bool = False,
+    ) -> Open:
+        """The request that opens a run, which lies in the page's folder of run folders.
+
+        Raises:
+            HereticError: The settings name another folder.
+        """
+        if "study_checkpoint_dir" in settings:
+            raise HereticError(
+                f"The runs of this page are in {self.runs}.",
+                remedy="Leave study_checkpoint_dir out; `heretic ui --runs DIR` takes another.",
+            )
+        return Open(
+            settings={**settings, "study_checkpoint_dir": str(self.runs.absolute())},
+            run=None if run is None else str(run),
+            demo=demo,
+            trust_plugins=trust_plugins,
+        )
 
     def _start(self, name: str, request: Open, *, search: bool, more: int | None = None) -> None:
+        self._check_free()
+        self.opening, self.error, self.loading = name, "", "Starting"
+        self._is_stopped = False
+        self.run = _real(Path(request.run)) if request.run is not None else None
+        self.version += 1
+        self._spawn(self._open(request, search=search, more=more))
+
+    def _check_free(self) -> None:
         if self.is_busy:
             what = self.opening or (self.run.name if self.run else "a run")
             raise HereticError(
                 f"This page works on {what}, and on one run at a time.",
                 remedy="Stop that one first: nothing of it is lost.",
             )
-        self.opening, self.error, self.loading = name, "", "Starting"
-        self.run = _real(Path(request.run)) if request.run is not None else None
-        self.version += 1
-        self._spawn(self._open(request, search=search, more=more))
 
     async def _open(self, request: Open, *, search: bool, more: int | None) -> None:
         try:
             if self.state.state not in ("starting", "idle"):
                 await self._end()
+            self._check_wanted()
             worker = await self._alive()
+            self._check_wanted()
             found = await worker.request(request)
             self.run = _real(Path(found["run"]))
-            if search:
+            self._system = found["settings"].get("system_prompt")
+            # A stop that came after the last step of the opening is none for the worker.
+            if search and not self._is_stopped:
                 await worker.request(Search(n_trials=more))
         finally:
             self.opening = self.loading = ""
             self.version += 1
+
+    def _check_wanted(self) -> None:
+        if self._is_stopped:
+            raise HereticError("The opening was given up.")
 
     async def pause(self) -> None:
         """Hold the search after its batch."""
@@ -167,8 +202,23 @@ class Job:
         await self._ask(Resume())
 
     async def stop(self) -> None:
-        """End the search after its batch, or the loading of a run at its next step."""
-        await self._ask(Stop())
+        """End the search after its batch, or the opening of a run at its next step."""
+        if not self.opening:
+            await self._ask(Stop())
+            return
+        self._is_stopped = True
+        with suppress(HereticError):  # the worker has not begun to open the run, or has done so
+            await self._ask(Stop())
+
+    async def unload(self) -> None:
+        """End the worker, which frees the memory of its model.
+
+        Raises:
+            HereticError: It works on something.
+        """
+        self._check_free()
+        self.error = ""
+        await self._end()
 
     # --- models and prompts before a run -----------------------------------------------------
 
@@ -203,13 +253,19 @@ class Job:
         """Save a trial's model.
 
         Raises:
-            HereticError: The folder holds something.
+            HereticError: The folder holds something, or something else is to be saved there.
         """
+        folder = _real(folder)
         if folder.is_dir() and any(folder.iterdir()):
             raise HereticError(f"{folder} is not empty.", remedy="Name a new folder.")
+        asked = (task for tasks in self.tasks.values() for task in tasks)
+        if any(task.folder == folder and not task.is_over for task in asked):
+            raise HereticError(
+                f"A model is being saved to {folder} already.", remedy="Name another folder."
+            )
         kind = "adapter" if strategy == "adapter" else "merge"
         request = Save(trial=trial, folder=str(folder), strategy=kind)  # type: ignore[arg-type]
-        self._do(run, trial, Task("save", f"Saving to {folder}"), request)
+        self._do(run, trial, Task("save", f"Saving to {folder}", folder=folder), request)
 
     def tasks_of(self, run: Path, trial: int) -> list[Task]:
         """What was asked about a trial, the last first."""
@@ -229,7 +285,7 @@ class Job:
 
     async def _carry_out(self, task: Task, request: Request) -> None:
         try:
-            task.result = await (await self._alive()).request(request)
+            task.result = await self._living().request(request)
         except HereticError as error:
             task.error = safe(str(error))
         except BaseException:
@@ -285,10 +341,10 @@ class Job:
 
     async def _reply(self, talk: Talk, turn: Turn, trial: int) -> None:
         try:
-            worker = await self._alive()
+            worker = self._living()
             for edited in (False, True):
                 request = Chat(
-                    messages=talk.messages(edited=edited),
+                    messages=talk.messages(edited=edited, system=self._system),
                     trial=trial if edited else None,
                     strength=turn.strength if edited else 1.0,
                 )
@@ -309,24 +365,43 @@ class Job:
         await self._end()
 
     async def _alive(self) -> WorkerProcess:
+        """The worker, which is started if there is none; one at a time, whoever asks."""
+        async with self._turn:
+            if self._worker is None or not self._worker.is_alive:
+                if self._closing:
+                    raise HereticError("The page is being closed.")
+                self._worker = await WorkerProcess.start(folder=self.folder)
+                self._worker.on_state = self._changed
+                self._worker.on_event = self._told
+                self._changed(self._worker.state)
+            return self._worker
+
+    def _living(self) -> WorkerProcess:
+        """The worker.
+
+        Raises:
+            HereticError: There is none, and a new one would have nothing open.
+        """
         if self._worker is None or not self._worker.is_alive:
-            if self._closing:
-                raise HereticError("The page is being closed.")
-            self._worker = await WorkerProcess.start(folder=self.folder)
-            self._worker.on_state = self._changed
-            self._worker.on_event = self._told
-            self._changed(self._worker.state)
+            raise HereticError("No model is loaded.", remedy="Load it, or begin a search.")
         return self._worker
 
     async def _end(self) -> None:
-        worker, self._worker = self._worker, None
-        if worker is not None:
+        async with self._turn:
+            worker, self._worker = self._worker, None
+            if worker is None:
+                return
             worker.on_state = None
-            self.state = await worker.terminate(patience=PATIENCE)
+            self.state, self.ending = NONE, True
             self.version += 1
+            try:
+                self.state = await worker.terminate(patience=PATIENCE)
+            finally:
+                self.ending = False
+                self.version += 1
 
     async def _ask(self, request: Request) -> None:
-        await (await self._alive()).request(request)
+        await self._living().request(request)
 
     def _changed(self, state: State) -> None:
         if state.state == "dead" and self.state.state != "dead" and self._worker is not None:
@@ -354,6 +429,8 @@ class Job:
         self._running.discard(task)
         with suppress(asyncio.CancelledError):
             error = task.exception()
+            if isinstance(error, WorkerGoneError) and self.error:
+                return  # which says why
             if isinstance(error, HereticError):
                 self.error = safe(str(error))
                 self.version += 1

@@ -36,6 +36,7 @@ class Reports:
         words = ["report", *map(str, runs), "-o", str(self._path(key))]
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # modules in the working folder are not ours
             "-m",
             "heretic",
             *words,

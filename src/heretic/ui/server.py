@@ -16,7 +16,7 @@ from pathlib import Path
 
 from heretic.errors import HereticError
 from heretic.system.optional import require
-from heretic.ui.access import Access, hosts_for
+from heretic.ui.access import Access, hosts_for, proxied_of
 from heretic.ui.guard import Guard
 from heretic.ui.job import Job
 from heretic.ui.places import Places
@@ -68,8 +68,12 @@ def serve(options: Options, say: Callable[[str], None]) -> None:
         del os.environ[name]
     require("nicegui", extra="ui", purpose="The page")
     listener = _listener(options.host, options.port)
-    access = Access(listener.getsockname()[1], hosts_for(options.host, options.hosts))
-    site = Site(options.runs, _places(options), Job(Path.cwd()))
+    access = Access(
+        listener.getsockname()[1],
+        hosts_for(options.host, options.hosts),
+        proxied_of(options.hosts),
+    )
+    site = Site(options.runs, _places(options), Job(Path.cwd(), options.runs))
     address = access.address(options.host)
 
     def ready() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,7 @@ class Site:
     _fronts: dict[Path, tuple[tuple[int, int], FrontView]] = field(default_factory=dict)
     _listed: Sequence[RunSummary] = ()
     _listed_at: float = float("-inf")
+    _listing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def listed(self) -> Sequence[RunSummary]:
         """The runs, as they were at most two seconds ago; read beside the event loop.
@@ -45,10 +47,12 @@ class Site:
         Raises:
             RunError: Their folder cannot be read.
         """
-        if monotonic() - self._listed_at >= LIST_SECONDS:
-            self._listed_at = monotonic()
-            self._listed = await asyncio.to_thread(list_runs, self.runs)
-        return self._listed
+        async with self._listing:
+            if monotonic() - self._listed_at >= LIST_SECONDS:
+                began = monotonic()
+                self._listed = await asyncio.to_thread(list_runs, self.runs)
+                self._listed_at = began
+            return self._listed
 
     def path_of(self, key: str) -> Path:
         """The run folder of that name, which is one of the list.
@@ -163,6 +167,45 @@ class Form:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What the page of a run holds, as texts, for the time when the run is opened again.
+
+    Attributes:
+        n_trials: Complete trials to end with.
+        target: Those that the run was begun with; None if unknown.
+        more: Other settings, as TOML.
+        trust_plugins: As `Open.trust_plugins`.
+    """
+
+    n_trials: int | None = None
+    target: int | None = None
+    time_limit: str = ""
+    more: str = ""
+    trust_plugins: bool = False
+
+    @property
+    def named(self) -> int | None:
+        """The complete trials to end with whether the front grows or not: those of another number.
+
+        None for as many as the settings say, or fewer if the front stops growing.
+        """
+        return None if self.n_trials == self.target else self.n_trials
+
+    def settings(self) -> dict[str, object]:
+        """Settings by their names.
+
+        Raises:
+            HereticError: The text is no TOML.
+        """
+        found = _parsed(self.more)
+        if self.target is not None:
+            found.setdefault("n_trials", self.target)
+        if self.time_limit.strip():
+            found["time_limit"] = self.time_limit.strip()
+        return found
+
+
 def _hub_id(text: str) -> str:
     text = text.strip()
     parts = text.split("/")
@@ -183,8 +226,16 @@ def _parsed(text: str) -> dict[str, object]:
     import tomllib
 
     try:
-        return dict(tomllib.loads(text))
+        found = dict(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise HereticError(
             f"The other settings are no TOML: {error}.", remedy="`heretic config` prints examples."
         ) from error
+    try:
+        json.dumps(found)  # as they go to the worker
+    except TypeError as error:
+        raise HereticError(
+            "The other settings hold a date or a time, which no setting is.",
+            remedy="Put it in quotes.",
+        ) from error
+    return found

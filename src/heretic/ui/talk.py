@@ -37,15 +37,20 @@ class Talk:
 
     turns: list[Turn] = field(default_factory=list)
 
-    def messages(self, *, edited: bool) -> list[Message]:
-        """The conversation as one of the models knows it, its reply to the last turn missing."""
+    def messages(self, *, edited: bool, system: str | None = None) -> list[Message]:
+        """The conversation as one of the models knows it, its reply to the last turn missing.
+
+        Args:
+            system: What stands before it.
+        """
         found: list[Message] = []
         for turn in self.turns[-MOST_TURNS:]:
             found.append(Message(role="user", content=turn.prompt))
             reply = turn.edited if edited else turn.original
             if turn.done and reply:
                 found.append(Message(role="assistant", content=reply))
-        return _alternating(found)
+        head = [Message(role="system", content=system)] if system else []
+        return head + _alternating(found)
 
 
 def _alternating(messages: Sequence[Message]) -> list[Message]:

@@ -94,12 +94,18 @@ class FrontRow:
 
 @dataclass(frozen=True, slots=True)
 class FrontTable:
-    """The front as a table; `headings` are the scores' names."""
+    """The front as a table.
+
+    Attributes:
+        headings: The scores' names.
+        labels: What the trials of the whole front are called, by number.
+    """
 
     headings: tuple[str, ...]
     original: tuple[str, ...]
     rows: tuple[FrontRow, ...]
     left_out: int
+    labels: Mapping[int, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +277,11 @@ def table_of(watch: Watch) -> FrontTable:
         for trial in rows[:MOST_ROWS]
     )
     return FrontTable(
-        tuple(map(safe, names)), _cells(names, baseline), shown, max(0, len(rows) - MOST_ROWS)
+        tuple(map(safe, names)),
+        _cells(names, baseline),
+        shown,
+        max(0, len(rows) - MOST_ROWS),
+        labels,
     )
 
 
@@ -280,17 +290,20 @@ def _cells(names: Sequence[str], scores: Iterable[Score]) -> tuple[str, ...]:
     return tuple(safe(known[name].with_interval()) if name in known else "" for name in names)
 
 
-def trial_of(watch: Watch, number: int) -> TrialView | None:
-    """All that is known of a trial; None if there is none of that number."""
+def trial_of(watch: Watch, number: int, labels: Mapping[int, str]) -> TrialView | None:
+    """All that is known of a trial; None if there is none of that number.
+
+    Args:
+        labels: As of the table of the front, which takes long to find with many trials.
+    """
     trial, data = watch.trial(number), watch.data
     if trial is None or data is None:
         return None
-    label = labels_of(front(watch.trials)).get(number, f"trial {number}")
     original = {score.name: score.with_interval() for score in data.baseline}
     layers = int(data.manifest.found.get("layers") or 0)
     return TrialView(
         number=number,
-        label=label,
+        label=labels.get(number, f"trial {number}"),
         scores=tuple(
             (safe(one.name), safe(one.with_interval()), safe(original.get(one.name, "")))
             for one in trial.scores

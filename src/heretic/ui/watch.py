@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 from time import monotonic
 from typing import Any
 
@@ -95,6 +96,7 @@ class Watch:
         self.error: str | None = None
         self.progress = Progress()
         self.is_locked = False
+        self._lock = Lock()  # tabs look in threads
         self._data: RunData | None = None
         self._trials: dict[int, Trial] = {}
         self._offset = 0
@@ -125,6 +127,10 @@ class Watch:
 
     def look(self) -> None:
         """Read what is new; at most every `LEAST_SECONDS`."""
+        with self._lock:
+            self._look()
+
+    def _look(self) -> None:
         now = monotonic()
         if now - self._looked < LEAST_SECONDS:
             return
@@ -141,10 +147,14 @@ class Watch:
             self._stale = True
         self._follow()
         if self._stale:
-            self.read()
+            self._read()
 
     def read(self) -> None:
         """Read the run as a whole."""
+        with self._lock:
+            self._read()
+
+    def _read(self) -> None:
         self._stale = False
         self.version += 1
         self.reads += 1
@@ -164,23 +174,22 @@ class Watch:
 
     def trial(self, number: int) -> Trial | None:
         """A trial with its plan; None if there is none."""
-        found = self._trials.get(number)
-        if found is not None and found.plan is _UNREAD:
-            self.read()
+        with self._lock:
             found = self._trials.get(number)
+            if found is not None and found.plan is _UNREAD:
+                self._read()
+                found = self._trials.get(number)
         return None if found is None or found.plan is _UNREAD else found
 
     def _marked(self) -> tuple[object, ...]:
         """What tells that files that change seldom have changed."""
-        marks: list[object] = []
-        for path in (self.folder.manifest_path, self.path / "report.json"):
-            try:
-                stat = path.stat()
-                marks.append((stat.st_mtime_ns if path.name == "report.json" else stat.st_ino, 1))
-            except OSError:
-                marks.append(None)
         # The manifest is written anew after every trial; whether there is one is what counts.
-        return (marks[0] is None, marks[1])
+        is_there, reported = False, None
+        with suppress(OSError):
+            is_there = self.folder.manifest_path.exists()
+        with suppress(OSError):
+            reported = (self.path / "report.json").stat().st_mtime_ns
+        return (is_there, reported)
 
     def _follow(self) -> None:
         """Take in the events that were written since."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from heretic import pipeline
 from heretic.config.presets import applied
-from heretic.errors import RunError
+from heretic.errors import ExportError, RunError
 from heretic.events import Reporter
 from heretic.model.description import describe
 from heretic.model.loading import LoadingOptions
@@ -124,16 +124,21 @@ def trial_of(session: Session, number: int) -> Trial:
     )
 
 
-def sampled(session: Session, request: Sample, on_step: Callable[[int, int], None]) -> Result:
+def sampled(
+    session: Session,
+    trials: Sequence[Trial],
+    request: Sample,
+    on_step: Callable[[int, int], None],
+) -> Result:
     """As `Sample` says.
 
     Args:
+        trials: Those that the request names.
         on_step: Called after every token.
 
     Raises:
-        HereticError: A trial does not exist, or the model cannot be run.
+        HereticError: The model cannot be run.
     """
-    trials = [trial_of(session, number) for number in request.trials]
     prompts = session.prompts.evaluation.by_name()[request.set][: request.first]
     found = sample_replies(
         session,
@@ -172,9 +177,12 @@ def saved(session: Session, request: Save) -> Result:
     """As `Save` says.
 
     Raises:
+        ExportError: The folder holds something that may not be replaced.
         HereticError: As `pipeline.export_trial`.
     """
     trial, folder = trial_of(session, request.trial), Path(request.folder).expanduser()
+    if not request.replaces:
+        _check_unused(folder)
     exported = pipeline.export_trial(
         session, trial, folder, request.strategy, most_long=request.long_prompts
     )
@@ -188,6 +196,19 @@ def saved(session: Session, request: Save) -> Result:
         "rows": {name: _scores(scores) for name, scores in rows.items()},
         "compared": exported.compared,
     }
+
+
+def _check_unused(folder: Path) -> None:
+    """Refuse a folder that holds something now, whatever it held when somebody asked."""
+    try:
+        is_used = folder.is_dir() and any(folder.iterdir())
+    except OSError as error:
+        raise ExportError(
+            f"{folder} cannot be looked into: {error.strerror or error}.",
+            remedy="Choose another folder.",
+        ) from error
+    if is_used:
+        raise ExportError(f"{folder} is not empty.", remedy="Name a new folder.")
 
 
 def uploaded(session: Session, request: Upload) -> Result:

@@ -270,7 +270,8 @@ class Save:
 
     Attributes:
         trial: Its number.
-        folder: Where to: missing, empty, or with an earlier export, which is replaced.
+        folder: Where to: missing or empty.
+        replaces: Whether it may also hold an earlier export, which is replaced.
         strategy: `merge` or `adapter`.
         long_prompts: Prompts of each set that get long replies; None for all.
     """
@@ -278,6 +279,7 @@ class Save:
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     trial: int
     folder: str
+    replaces: bool = False
     strategy: Strategy = "merge"
     long_prompts: int | None = None
 

@@ -15,7 +15,9 @@ from heretic import pipeline
 from heretic.errors import HereticError, RunError, is_of_interruption
 from heretic.events import Event, SearchFinished, StageFinished, StageStarted
 from heretic.pipeline import opening
+from heretic.pipeline.again import BROKEN_OFF
 from heretic.pipeline.run import Session
+from heretic.records.trial import Trial
 from heretic.runs.events import said_by
 from heretic.worker import answers
 from heretic.worker.asked import layers_of, settings_of
@@ -70,7 +72,7 @@ class Worker:
     # --- what is told ----------------------------------------------------------------------
 
     def emit(self, event: Event) -> None:
-        """Take an event.
+        """Take an event. The end of a stage is always taken, so that the run's events hold it.
 
         Raises:
             CancelledError: The request that is being carried out has been given up.
@@ -81,7 +83,8 @@ class Worker:
             at = datetime.now(UTC).isoformat(timespec="milliseconds")
             content = {"at": at, "event": type(event).__name__, **said_by(event)}
             self._messages.say("event", content)
-        self._inbox.check()
+        if not isinstance(event, StageFinished):
+            self._inbox.check()
 
     # --- requests --------------------------------------------------------------------------
 
@@ -126,11 +129,14 @@ class Worker:
             case Front():
                 return answers.front_of(session)
             case Sample():
+                trials = [answers.trial_of(session, one) for one in request.trials]
                 with _stage(session, SAMPLES):
-                    return answers.sampled(session, request, lambda *_: self._inbox.check())
+                    check = self._inbox.check
+                    return answers.sampled(session, trials, request, lambda *_: check())
             case Chat():
+                trial = None if request.trial is None else answers.trial_of(session, request.trial)
                 with _stage(session, CHAT):
-                    return self._chat(number, request, session)
+                    return self._chat(number, request, session, trial)
             case Score():
                 return answers.scored(session, request)
             case Save():
@@ -254,13 +260,14 @@ class Worker:
 
     # --- chat ------------------------------------------------------------------------------
 
-    def _chat(self, number: int, request: Chat, session: Session) -> Mapping[str, Any]:
+    def _chat(
+        self, number: int, request: Chat, session: Session, trial: Trial | None
+    ) -> Mapping[str, Any]:
         """Send a reply piece by piece; it ends where nobody wants it any more."""
         model, pieces = session.model, []
         edit: Any = nullcontext()
-        if request.trial is not None:
-            plan = answers.trial_of(session, request.trial).plan
-            edit = model.edited(plan, session.directions, request.strength)
+        if trial is not None:
+            edit = model.edited(trial.plan, session.directions, request.strength)
         messages = [{"role": one.role, "content": one.content} for one in request.messages]
         is_cancelled = False
         with edit, closing(model.stream_reply(messages, request.tokens)) as reply:
@@ -276,10 +283,14 @@ class Worker:
 
 @contextmanager
 def _stage(session: Session, title: str) -> Iterator[None]:
-    """A stage in the run's events. One that is broken off has no end there."""
+    """A stage in the run's events, which ends there however it ends."""
     session.reporter.emit(StageStarted(title))
-    yield
-    session.reporter.emit(StageFinished())
+    summary = BROKEN_OFF
+    try:
+        yield
+        summary = ""
+    finally:
+        session.reporter.emit(StageFinished(summary))
 
 
 def _bug(error: Exception) -> Failure:

@@ -8,8 +8,9 @@ from urllib.parse import quote
 from nicegui import ui
 
 from heretic.errors import RunError
+from heretic.runs.listing import target_of
 from heretic.ui.pages.parts import SECONDS, Alerts, Part, Tag, button, frame
-from heretic.ui.site import Site
+from heretic.ui.site import Again, Site
 from heretic.ui.talk import MOST_CHARACTERS
 from heretic.ui.watch import Watch
 
@@ -106,7 +107,11 @@ class _Chat:
         self.refresh()
 
     async def _open(self) -> None:
-        await self._alerts.trying(lambda: self._site.job.go_on(self._watch.path, search=False))
+        data = self._watch.data
+        again = Again(target=target_of(data.manifest) if data is not None else None)
+        await self._alerts.trying(
+            lambda: self._site.job.go_on(self._watch.path, search=False, settings=again.settings())
+        )
 
     def _moved(self) -> None:
         strength = float(self._strength.value) if hasattr(self, "_strength") else 1.0

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from urllib.parse import quote
 
 from nicegui import ui
 from nicegui.elements.mixins.text_element import TextElement
@@ -125,7 +126,7 @@ def _busy(site: Site) -> tuple[str, str]:
 def _draw_busy(found: tuple[str, str]) -> None:
     text, key = found
     if key:
-        ui.link(safe(text), f"/run/{key}").classes("busy")
+        ui.link(safe(text), f"/run/{quote(key)}").classes("busy")
     elif text:
         Tag("span", text, "busy")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from nicegui import ui
+from nicegui.element import Element
 from nicegui.events import EChartPointClickEventArguments
 
 from heretic.errors import RunError
@@ -16,7 +17,7 @@ from heretic.system.display import safe
 from heretic.ui.charts import NUMBER, front_options
 from heretic.ui.pages.parts import SECONDS, Alerts, Part, Tag, button, frame, table
 from heretic.ui.pages.trial import TrialPanel
-from heretic.ui.site import Site
+from heretic.ui.site import Again, Site
 from heretic.ui.views import (
     FrontTable,
     FrontView,
@@ -30,6 +31,13 @@ from heretic.ui.watch import Watch, now
 
 MORE = 20
 """Trials that are proposed beyond those of a search that has ended."""
+
+AGAIN = (
+    "What a run folder must not decide, such as trust_remote_code or the address of a judge, "
+    "stands here as in config.toml, and counts for this loading alone. Where an error names the "
+    "option --trust-remote-code, write trust_remote_code = true. A number of trials that you have "
+    "changed is reached even if the front stops growing."
+)
 
 
 async def show(site: Site, key: str, trial: int | None) -> None:
@@ -57,6 +65,7 @@ class Controls:
     pause: bool = False
     resume: bool = False
     stop: bool = False
+    unload: bool = False
     said: str = ""
 
 
@@ -82,14 +91,16 @@ def controls_of(site: Site, watch: Watch) -> Controls:
     if state.state == "paused":
         ends = state.asked in ("stop", "quit")
         return Controls(resume=True, stop=True, said=asked if ends else "The search is paused.")
-    ended = f"The search has ended ({state.reason}). " if state.reason else ""
-    told = f"{ended}The model is loaded. {job.error}".strip()
-    return Controls(go_on=True, said=told)
+    ended = f"The search has ended ({state.reason})." if state.reason else ""
+    told = (ended, safe(state.problem or ""), "The model is loaded.", job.error)
+    return Controls(go_on=True, unload=not job.is_busy, said=" ".join(filter(None, told)))
 
 
 def _of_others(site: Site, watch: Watch) -> Controls:
     """For a run that this page's worker has not open."""
     job = site.job
+    if job.ending and job.run == watch.path:
+        return Controls(said="The worker ends.")
     if watch.is_locked:
         return Controls(said="Another process works on this run, so its controls are off here.")
     if watch.state == "unreadable":
@@ -123,14 +134,26 @@ class _Run:
             with ui.element("div").classes("actions"):
                 self._n_trials = ui.number("Trials", min=1, precision=0, value=self._proposed())
                 self._n_trials.classes("narrow").props("dense outlined")
-                self._buttons = {
+                self._buttons: dict[str, Element] = {
                     "go_on": button("Go on with the search", self._go_on),
                     "load": button("Load the model", self._load, flat=True),
                     "pause": button("Pause", self._job("pause"), flat=True),
                     "resume": button("Resume", self._job("resume")),
                     "stop": button("Stop", self._job("stop"), flat=True),
+                    "unload": button("Unload the model", self._job("unload"), flat=True),
                 }
                 button("Report", lambda: self._alerts.trying(self._report), flat=True)
+            self._draw_again()
+
+    def _draw_again(self) -> None:
+        """What the user may say when the run is opened, which its folder cannot."""
+        with ui.expansion("Settings for loading").classes("field").props("dense") as self._again:
+            Tag("p", AGAIN, "dim")
+            self._time = ui.input("Time limit of the search, such as 2h").classes("field")
+            self._more = ui.textarea("Settings (TOML)").classes("part")
+            self._time.props("outlined dense")
+            self._more.props("outlined autogrow")
+            self._trust = ui.checkbox("Run the scorers of others that the run names")
 
     def _now_of(self) -> Now:
         return now_of(self._watch, now(), self._site.state_of(self._watch))
@@ -202,6 +225,7 @@ class _Run:
         shown = controls_of(self._site, watch)
         for name, one in self._buttons.items():
             one.set_visibility(getattr(shown, name))
+        self._again.set_visibility(shown.load)
         if shown.go_on and not self._n_trials.visible:
             self._n_trials.value = self._proposed()
         self._n_trials.set_visibility(shown.go_on)
@@ -216,48 +240,64 @@ class _Run:
             self._seen = watch.version
             for part in (self._facts, self._stages, self._failed):
                 part.refresh()
-        self._panel.refresh(self._selected)
+        await self._panel.refresh(self._selected, front.table.labels)
 
     def _draw_points(self) -> None:
         chart = self._front.chart if self._front is not None else None
         self._chart.options.update(front_options(chart, self._selected))
         self._chart.update()
 
-    def _clicked(self, event: EChartPointClickEventArguments) -> None:
+    async def _clicked(self, event: EChartPointClickEventArguments) -> None:
         value = event.value
         if isinstance(value, list) and len(value) > NUMBER and isinstance(value[NUMBER], int):
-            self._choose(value[NUMBER])
+            await self._choose(value[NUMBER])
 
-    def _picker(self, number: int) -> Callable[[], None]:
+    def _picker(self, number: int) -> Callable[[], Awaitable[None]]:
         return lambda: self._choose(number)
 
-    def _choose(self, number: int) -> None:
+    async def _choose(self, number: int) -> None:
         if number < 0 or number == self._selected:
             return
         self._selected = number
         ui.navigate.history.replace(f"/run/{quote(self._key)}?trial={number}")
         self._draw_points()
-        self._panel.refresh(number)
+        if self._front is not None:
+            await self._panel.refresh(number, self._front.table.labels)
 
     # --- controls ----------------------------------------------------------------------------
 
     def _proposed(self) -> int | None:
-        data = self._watch.data
-        target = target_of(data.manifest) if data is not None else None
-        if data is None or target is None:
+        target = self._target()
+        if target is None:
             return None
         complete = sum(trial.state == "complete" for trial in self._watch.trials)
         return target if complete < target else complete + MORE
 
+    def _target(self) -> int | None:
+        data = self._watch.data
+        return target_of(data.manifest) if data is not None else None
+
     async def _go_on(self) -> None:
-        await self._alerts.trying(
-            lambda: self._site.job.go_on(
-                self._watch.path, search=True, more=int(self._n_trials.value or 0) or None
-            )
-        )
+        await self._alerts.trying(lambda: self._open(search=True))
 
     async def _load(self) -> None:
-        await self._alerts.trying(lambda: self._site.job.go_on(self._watch.path, search=False))
+        await self._alerts.trying(lambda: self._open(search=False))
+
+    def _open(self, *, search: bool) -> None:
+        asked = Again(
+            n_trials=int(self._n_trials.value or 0) or None,
+            target=self._target(),
+            time_limit=str(self._time.value or ""),
+            more=str(self._more.value or ""),
+            trust_plugins=bool(self._trust.value),
+        )
+        self._site.job.go_on(
+            self._watch.path,
+            search=search,
+            more=asked.named if search else None,
+            settings=asked.settings(),
+            trust_plugins=asked.trust_plugins,
+        )
 
     def _job(self, name: str) -> Callable[[], Awaitable[None]]:
         async def work() -> None:

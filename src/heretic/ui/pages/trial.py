@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,9 @@ from urllib.parse import quote
 from nicegui import ui
 
 from heretic.ui.charts import layers_options
-from heretic.ui.job import Task
 from heretic.ui.pages.parts import Alerts, Part, Tag, button, dialog_of, table
 from heretic.ui.site import Site
+from heretic.ui.task import Task
 from heretic.ui.views import Exchange, Line, TrialView, score_rows, task_exchanges, trial_of
 from heretic.ui.watch import Watch
 from heretic.worker.protocol import Score
@@ -61,7 +62,7 @@ class TrialPanel:
     def __init__(self, site: Site, watch: Watch, key: str, alerts: Alerts) -> None:
         self._site, self._watch, self._key, self._alerts = site, watch, key, alerts
         self._number: int | None = None
-        self._version = (-1, -1)
+        self._version: tuple[int | None, ...] = ()
         self._view: TrialView | None = None
         with ui.element("section").props('aria-label="The chosen trial"').classes("part"):
             self._head = Part(self._label, _draw_head)
@@ -69,14 +70,23 @@ class TrialPanel:
             self._part = Part(lambda: self._view, self._draw)
             self._tasks = Part(self._task_views, _draw_tasks)
 
-    def refresh(self, number: int | None) -> None:
-        """Show that trial, or none, as it is now."""
-        state = (number if number is not None else -1, self._watch.version)
-        if state != self._version:
-            self._version, self._number = state, number
-            self._view = None if number is None else trial_of(self._watch, number)
-            if self._view is None:
-                self._number = None
+    async def refresh(self, number: int | None, labels: Mapping[int, str]) -> None:
+        """Show that trial, or none, as it is now.
+
+        Args:
+            labels: As of the table of the front.
+        """
+        watch = self._watch
+        version = (number, watch.trials_version, watch.reads)
+        if version != self._version:
+            self._version = version
+            view = (
+                None if number is None else await asyncio.to_thread(trial_of, watch, number, labels)
+            )
+            if version != self._version:  # another was chosen meanwhile
+                return
+            self._view = view
+            self._number = None if view is None else number
             self._head.refresh()
             self._part.refresh()
         self._actions.refresh()

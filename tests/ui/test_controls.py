@@ -1,0 +1,64 @@
+"""What the page of a run offers, and what it says beside that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("nicegui")
+
+from tests.support import page_case
+
+from heretic.ui.job import Job
+from heretic.ui.pages.run import controls_of
+from heretic.ui.places import Places
+from heretic.ui.site import Site
+from heretic.ui.watch import Watch
+from heretic.worker.protocol import State
+
+RUN = "name-0123456789ab"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    path = page_case.make_run(tmp_path / "runs" / RUN)
+    job = Job(tmp_path, tmp_path / "runs")
+    job.run = path
+    return Site(tmp_path / "runs", Places.of([tmp_path]), job)
+
+
+@pytest.fixture
+def watch(site: Site) -> Watch:
+    found = site.watches.of(site.path_of(RUN))
+    found.look()
+    return found
+
+
+def test_a_search_that_failed_says_why(site: Site, watch: Watch) -> None:
+    problem = "Ten trials in a row failed: \x1b[31mno memory. Take a smaller batch_size."
+    site.job.state = State(state="ready", reason="failed", problem=problem)
+    found = controls_of(site, watch)
+    assert "Ten trials in a row failed" in found.said
+    assert "Take a smaller batch_size." in found.said
+    assert "\x1b" not in found.said
+    assert found.go_on
+
+
+def test_a_loaded_model_can_be_unloaded_unless_it_is_worked_on(site: Site, watch: Watch) -> None:
+    site.job.state = State(state="ready")
+    assert controls_of(site, watch).unload
+    for busy in (State(state="ready", doing="score"), State(state="searching")):
+        site.job.state = busy
+        assert not controls_of(site, watch).unload
+    site.job.state = State(state="stopped")
+    found = controls_of(site, watch)
+    assert (found.unload, found.load) == (False, True)
+
+
+def test_a_worker_that_ends_is_no_other_process(site: Site, watch: Watch) -> None:
+    site.job.state, site.job.ending = State(state="stopped"), True
+    watch.is_locked = True
+    found = controls_of(site, watch)
+    assert found.said == "The worker ends."
+    assert not found.load
