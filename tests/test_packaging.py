@@ -269,13 +269,15 @@ def test_exceptions_of_the_audit_have_reasons():
         assert match["name"] in known, entry
 
 
-TEXTS = {".jsonl", ".cff", ".jinja", ".md", ".py", ".toml", ".txt", ".yml", ""}
+TEXTS = {".jsonl", ".cff", ".ipynb", ".jinja", ".md", ".py", ".toml", ".txt", ".yml", ""}
 INSTALLS = re.compile(r"\binstall\b[^\n]*\bheretic-llm\b(?!\.whl)")
 """Advice to fetch a package that is another project's."""
 
 
 def test_nothing_tells_to_install_the_other_project_of_that_name():
-    rooms = [ROOT / name for name in ("src", "docs", "tests", "benchmarks", ".ci")]
+    rooms = [
+        ROOT / name for name in ("src", "docs", "tests", "benchmarks", "examples", "deploy", ".ci")
+    ]
     paths = [*ROOT.glob("*"), *(path for room in rooms for path in room.rglob("*"))]
     files = [path for path in paths if path.is_file() and path.suffix in TEXTS]
     assert len(files) > 400

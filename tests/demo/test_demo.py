@@ -30,6 +30,9 @@ def all_cores() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.demo
+@pytest.mark.timeout(
+    1800
+)  # minutes on a quiet machine; the other process of the tests is beside it
 @pytest.mark.usefixtures("all_cores")
 def test_the_planted_refusal_is_found_and_removed(tmp_path: Path) -> None:
     settings = job.demo_settings(
