@@ -9,11 +9,12 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
+from urllib.parse import urlsplit
 
 import pytest
+from tests.support.loopback import Place, running
 
 from heretic.cli.main import heretic
 
@@ -80,14 +81,11 @@ class Answering(BaseHTTPRequestHandler):
 @pytest.fixture(params=[401, 200, 500])
 def server(request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
     """A server's port, and the status of its answers."""
-    handler = type("Handler", (Answering,), {"status": request.param})
-    found = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = Thread(target=found.serve_forever, daemon=True)
-    thread.start()
-    yield found.server_address[1], request.param
-    found.shutdown()
-    found.server_close()
-    thread.join()
+    place = Place()
+    with running(place, type("Handler", (Answering,), {"status": request.param})):
+        port = urlsplit(place.url).port
+        assert port is not None
+        yield port, request.param
 
 
 def health(port: int) -> int:

@@ -37,6 +37,10 @@ def vectors(session: pipeline.Session) -> Tensor:
 
 def measured(session: pipeline.Session, **changed: object) -> LayerEffects:
     options: dict[str, object] = {
+        "model": session.model,
+        "prompts": session.prompts.evaluation,
+        "scorers": session.evaluator.scorers,
+        "directions": session.directions,
         "differences": vectors(session),
         "layers": [2, 0],
         "most_prompts": 3,
@@ -45,13 +49,7 @@ def measured(session: pipeline.Session, **changed: object) -> LayerEffects:
         "reporter": None,
         **changed,
     }
-    found: LayerEffects = layer_effects(
-        session.model,
-        session.prompts.evaluation,
-        session.evaluator.scorers,
-        session.directions,
-        **options,  # type: ignore[arg-type]
-    )
+    found: LayerEffects = layer_effects(**options)  # type: ignore[arg-type]
     return found
 
 
@@ -115,34 +113,14 @@ def test_without_lengths_nothing_is_added_and_it_is_said(session: pipeline.Sessi
 def test_layers_without_a_direction_are_left_out(session: pipeline.Session):
     directions = session.directions.clone()
     directions[1] = 0.0
-    found = layer_effects(
-        session.model,
-        session.prompts.evaluation,
-        session.evaluator.scorers,
-        directions,
-        differences=None,
-        layers=[0, 1],
-        most_prompts=2,
-        max_response_length=2,
-        seed=7,
-    )
+    found = measured(session, directions=directions, differences=None, layers=[0, 1])
     assert found.layers == [1]
     assert "layers without a direction: 0" in found.left_out
 
 
 def test_prompts_are_counted_for_each_change(session: pipeline.Session):
     prompts = session.prompts.evaluation
-    found = layer_effects(
-        session.model,
-        replace(prompts, good=prompts.good[:2]),
-        session.evaluator.scorers,
-        session.directions,
-        differences=vectors(session),
-        layers=[1],
-        most_prompts=3,
-        max_response_length=2,
-        seed=7,
-    )
+    found = measured(session, prompts=replace(prompts, good=prompts.good[:2]), layers=[1])
     assert found.prompts == {"removed": 3, "added": 2}
 
 
@@ -150,17 +128,7 @@ def test_without_any_direction_nothing_is_measured(session: pipeline.Session):
     directions = session.directions.clone()
     directions[1:3] = 0.0
     with pytest.raises(RunError, match=r"None of the chosen layers has a direction.*\(0, 1\)"):
-        layer_effects(
-            session.model,
-            session.prompts.evaluation,
-            session.evaluator.scorers,
-            directions,
-            differences=None,
-            layers=[0, 1],
-            most_prompts=2,
-            max_response_length=2,
-            seed=7,
-        )
+        measured(session, directions=directions, differences=None, layers=[0, 1])
 
 
 def test_layers_with_several_streams_are_refused_before_anything_is_scored(
@@ -168,18 +136,15 @@ def test_layers_with_several_streams_are_refused_before_anything_is_scored(
 ):
     model = Model(export_case.settings(zoo.tiny_folder(tmp_path, "gemma3n_text")))
     recorder = Recorder()
+    directions = torch.ones(model.n_layers + 1, model.hidden_size)
+    directions[0] = 0.0
     with pytest.raises(UnsupportedModelError, match="several residual streams"):
-        layer_effects(
-            model,
-            session.prompts.evaluation,
-            session.evaluator.scorers,
-            torch.ones(model.n_layers + 1, model.hidden_size)
-            * (torch.arange(model.n_layers + 1) > 0).unsqueeze(1),
+        measured(
+            session,
+            model=model,
+            directions=directions,
             differences=None,
             layers=[0],
-            most_prompts=2,
-            max_response_length=2,
-            seed=7,
             reporter=recorder,
         )
     assert recorder.events == []
@@ -189,17 +154,7 @@ def test_unknown_layers_and_missing_scorers_are_refused(session: pipeline.Sessio
     with pytest.raises(ValueError, match="layers 0 to 2, not 3"):
         measured(session, layers=[3])
     with pytest.raises(ScorerError, match="No scorer of the run"):
-        layer_effects(
-            session.model,
-            session.prompts.evaluation,
-            [],
-            session.directions,
-            differences=None,
-            layers=[0],
-            most_prompts=2,
-            max_response_length=2,
-            seed=7,
-        )
+        measured(session, scorers=[], differences=None, layers=[0])
 
 
 def test_layers_are_spread_from_the_first_to_the_last():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
 from typing import Protocol
@@ -14,6 +15,14 @@ class StandIn(Protocol):
 
     url: str
     closing: Event
+
+
+@dataclass
+class Place:
+    """A stand-in that is told no more than that."""
+
+    url: str = ""
+    closing: Event = field(default_factory=Event)
 
 
 @contextmanager

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Event, Thread
+from threading import Thread
 from typing import ClassVar
 
 import pytest
@@ -16,7 +15,7 @@ from axe_playwright_python.sync_playwright import Axe
 from deploy.gallery import app as gallery
 from playwright.sync_api import Browser, Frame, Page
 from tests.support import page_case
-from tests.support.loopback import running
+from tests.support.loopback import Place, running
 
 from heretic.report.page import html
 from heretic.report.page.run import read_run
@@ -65,14 +64,6 @@ class Elsewhere(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Say nothing."""
-
-
-@dataclass
-class Place:
-    """Where the stand-in is."""
-
-    url: str = ""
-    closing: Event = field(default_factory=Event)
 
 
 @pytest.fixture
