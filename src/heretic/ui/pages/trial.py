@@ -67,7 +67,9 @@ class TrialPanel:
         with ui.element("section").props('aria-label="The chosen trial"').classes("part"):
             self._head = Part(self._label, _draw_head)
             self._actions = Part(self._is_open, self._draw_actions)
-            self._part = Part(lambda: self._view, self._draw)
+            self._part = Part(lambda: self._view, _draw_trial)
+            self._weights, self._sizes = _Lines("ablation weight"), _Lines("|dW| / |W|")
+            self._replies = Part(lambda: self._view, _draw_replies)
             self._tasks = Part(self._task_views, _draw_tasks)
 
     async def refresh(self, number: int | None, labels: Mapping[int, str]) -> None:
@@ -89,6 +91,9 @@ class TrialPanel:
             self._number = None if view is None else number
             self._head.refresh()
             self._part.refresh()
+            self._weights.show(view.weights if view is not None else ())
+            self._sizes.show(view.sizes if view is not None else ())
+            self._replies.refresh()
         self._actions.refresh()
         self._tasks.refresh()
 
@@ -104,23 +109,6 @@ class TrialPanel:
             return ()
         found = self._site.job.tasks_of(self._watch.path, number)
         return tuple(task_view(task, number) for task in found[:6])
-
-    def _draw(self, view: TrialView | None) -> None:
-        if view is None:
-            return
-        with ui.element("div").classes("two"):
-            with ui.element("div"):
-                Tag("h3", "Scores, with 95% intervals")
-                table(("", "this trial", "original"), view.scores, "Scores of the trial")
-            with ui.element("div"):
-                Tag("h3", "What it edits")
-                table(("", ""), view.plan, "The plan of the trial")
-        for title, lines in (("ablation weight", view.weights), ("|dW| / |W|", view.sizes)):
-            if lines:
-                _draw_lines(title, lines)
-        if view.exchanges:
-            Tag("h3", "Replies that the search has kept")
-            draw_exchanges(view.exchanges)
 
     def _draw_actions(self, found: tuple[int | None, bool]) -> None:
         number, is_open = found
@@ -217,10 +205,43 @@ def _title(request: Score) -> str:
     return f"Scores on {which}{first}{tokens}"
 
 
-def _draw_lines(title: str, lines: Sequence[Line]) -> None:
-    Tag("h3", f"Over layers: {title}")
-    chart = ui.echart(layers_options(lines, title)).classes("chart low")
-    chart.props('role="img"').props["aria-label"] = f"{title} over layers"
+class _Lines:
+    """A chart over layers. It stays on the page, hidden where it has no lines.
+
+    NiceGUI's chart is ready a moment after it has been drawn, and removing it before raises an
+    error in the browser.
+    """
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        with ui.element("div") as self._place:
+            Tag("h3", f"Over layers: {title}")
+            self._chart = ui.echart(layers_options((), title)).classes("chart low")
+            self._chart.props('role="img"').props["aria-label"] = f"{title} over layers"
+        self._place.set_visibility(False)
+
+    def show(self, lines: Sequence[Line]) -> None:
+        self._chart.options.update(layers_options(lines, self._title))
+        self._chart.update()
+        self._place.set_visibility(bool(lines))
+
+
+def _draw_trial(view: TrialView | None) -> None:
+    if view is None:
+        return
+    with ui.element("div").classes("two"):
+        with ui.element("div"):
+            Tag("h3", "Scores, with 95% intervals")
+            table(("", "this trial", "original"), view.scores, "Scores of the trial")
+        with ui.element("div"):
+            Tag("h3", "What it edits")
+            table(("", ""), view.plan, "The plan of the trial")
+
+
+def _draw_replies(view: TrialView | None) -> None:
+    if view is not None and view.exchanges:
+        Tag("h3", "Replies that the search has kept")
+        draw_exchanges(view.exchanges)
 
 
 def draw_exchanges(exchanges: Sequence[Exchange]) -> None:
