@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from heretic.evaluator.library import LibraryEvaluator
 from heretic.events import StageFinished, StageStarted
-from heretic.export import HeldOut
+from heretic.export.request import HeldOut
 from heretic.pipeline.identity import trial_key
 from heretic.pipeline.kept import kept
 from heretic.pipeline.stages import scores_line

@@ -45,7 +45,7 @@ from heretic.scorers import Outputs
 from heretic.scorers.registry import detector_version
 
 if TYPE_CHECKING:
-    from heretic.export import HeldOut, LongReplies
+    from heretic.export.request import HeldOut, LongReplies
     from heretic.pipeline.run import Session
 
 _log = logging.getLogger(__name__)
