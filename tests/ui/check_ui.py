@@ -192,6 +192,28 @@ def test_a_click_on_a_point_shows_its_trial(browser: Browser, shown: Server) -> 
     page.context.close()
 
 
+def test_another_trial_is_chosen_before_the_charts_are_ready(
+    browser: Browser, shown: Server
+) -> None:
+    """A chart that leaves the page before it is ready raises an error in the browser."""
+    found = tab(browser, shown)
+    page = found.page
+    page.add_init_script(
+        """const own = window.setTimeout
+        window.setTimeout = (work, after, ...given) => own(work, after || 2000, ...given)"""
+    )
+    page.goto(shown.address.replace("/?", f"/run/{HOSTILE}?"))
+    trials = page.locator("table button.link")
+    for chosen in (trials.first, trials.last):
+        chosen.click()
+        name = re.compile(f"^{re.escape(chosen.inner_text())}$", re.IGNORECASE)
+        expect(page.get_by_role("heading", name=name)).to_be_visible()
+    lines = page.get_by_role("img", name="ablation weight over layers")
+    expect(lines.locator("canvas")).to_be_visible()
+    found.check(1400)
+    page.context.close()
+
+
 def test_the_report_is_a_document_without_rights(browser: Browser, shown: Server) -> None:
     found = tab(browser, shown)
     page = found.page
