@@ -99,9 +99,8 @@ def test_a_number_of_trials_is_named_only_if_the_user_has_changed_it():
 
 def test_a_run_is_opened_again_with_what_its_folder_must_not_decide():
     more = 'trust_remote_code = true\n[scorer.judge]\nendpoint = "http://127.0.0.1:1"'
-    assert Again(target=40, time_limit=" 2h ", more=more).settings() == {
+    assert Again(target=40, more=more).settings() == {
         "n_trials": 40,
-        "time_limit": "2h",
         "trust_remote_code": True,
         "scorer": {"judge": {"endpoint": "http://127.0.0.1:1"}},
     }

@@ -180,7 +180,6 @@ class Again:
 
     n_trials: int | None = None
     target: int | None = None
-    time_limit: str = ""
     more: str = ""
     trust_plugins: bool = False
 
@@ -201,8 +200,6 @@ class Again:
         found = _parsed(self.more)
         if self.target is not None:
             found.setdefault("n_trials", self.target)
-        if self.time_limit.strip():
-            found["time_limit"] = self.time_limit.strip()
         return found
 
 

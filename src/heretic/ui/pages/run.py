@@ -133,7 +133,9 @@ class _Run:
             self._said = Part(lambda: controls_of(self._site, self._watch).said, _draw_said)
             with ui.element("div").classes("actions"):
                 self._n_trials = ui.number("Trials", min=1, precision=0, value=self._proposed())
-                self._n_trials.classes("narrow").props("dense outlined")
+                self._time = ui.input("Time limit, such as 2h", value=self._limit())
+                for one in (self._n_trials, self._time):
+                    one.classes("narrow").props("dense outlined")
                 self._buttons: dict[str, Element] = {
                     "go_on": button("Go on with the search", self._go_on),
                     "load": button("Load the model", self._load, flat=True),
@@ -149,9 +151,7 @@ class _Run:
         """What the user may say when the run is opened, which its folder cannot."""
         with ui.expansion("Settings for loading").classes("field").props("dense") as self._again:
             Tag("p", AGAIN, "dim")
-            self._time = ui.input("Time limit of the search, such as 2h").classes("field")
             self._more = ui.textarea("Settings (TOML)").classes("part")
-            self._time.props("outlined dense")
             self._more.props("outlined autogrow")
             self._trust = ui.checkbox("Run the scorers of others that the run names")
 
@@ -228,7 +228,9 @@ class _Run:
         self._again.set_visibility(shown.load)
         if shown.go_on and not self._n_trials.visible:
             self._n_trials.value = self._proposed()
-        self._n_trials.set_visibility(shown.go_on)
+            self._time.value = self._limit()
+        for one in (self._n_trials, self._time):
+            one.set_visibility(shown.go_on)
         if front is not self._front:
             self._front = front
             if self._selected is None and watch.data is not None:
@@ -273,6 +275,10 @@ class _Run:
         complete = sum(trial.state == "complete" for trial in self._watch.trials)
         return target if complete < target else complete + MORE
 
+    def _limit(self) -> str:
+        """The time limit of the last search of this page; without one, none is proposed."""
+        return self._site.job.limit if self._site.is_ours(self._watch) else ""
+
     def _target(self) -> int | None:
         data = self._watch.data
         return target_of(data.manifest) if data is not None else None
@@ -287,7 +293,6 @@ class _Run:
         asked = Again(
             n_trials=int(self._n_trials.value or 0) or None,
             target=self._target(),
-            time_limit=str(self._time.value or ""),
             more=str(self._more.value or ""),
             trust_plugins=bool(self._trust.value),
         )
@@ -295,6 +300,7 @@ class _Run:
             self._watch.path,
             search=search,
             more=asked.named if search else None,
+            limit=str(self._time.value or "").strip(),
             settings=asked.settings(),
             trust_plugins=asked.trust_plugins,
         )
