@@ -15,11 +15,11 @@ from heretic.report.page.words import facts
 from heretic.runs.listing import target_of
 from heretic.system.display import safe
 from heretic.ui.charts import NUMBER, front_options
+from heretic.ui.pages.front import FrontRows
 from heretic.ui.pages.parts import SECONDS, Alerts, Part, Tag, button, frame, table
 from heretic.ui.pages.trial import TrialPanel
 from heretic.ui.site import Again, Site
 from heretic.ui.views import (
-    FrontTable,
     FrontView,
     Now,
     failed_of,
@@ -168,7 +168,7 @@ class _Run:
         self._chart = ui.echart(front_options(None, None), on_point_click=self._clicked)
         self._chart.classes("chart").props('role="img" aria-label="The front of the trials"')
         self._hidden = Part(self._hidden_text, lambda text: Tag("p", text, "dim") if text else None)
-        self._table = Part(self._front_table, self._draw_table)
+        self._table = FrontRows(self._choose)
 
     def _draw_rest(self) -> None:
         with ui.expansion("More about this run").classes("field").props("dense"):
@@ -182,32 +182,6 @@ class _Run:
 
     def _draw_facts(self, rows: tuple[tuple[str, str], ...]) -> None:
         table(("", ""), rows, "The run")
-
-    def _draw_table(self, found: FrontTable | None) -> None:
-        if found is None or not found.rows:
-            Tag("p", "No trial is complete yet.")
-            return
-        with ui.element("div").classes("scroll"), ui.element("table"):
-            with ui.element("thead"), ui.element("tr"):
-                for heading in ("the front", *found.headings):
-                    Tag("th", heading)
-            with ui.element("tbody"):
-                with ui.element("tr"):
-                    Tag("th", "original model")
-                    for cell in found.original:
-                        Tag("td", cell)
-                for row in found.rows:
-                    with ui.element("tr"):
-                        with ui.element("td"):
-                            one = ui.button(row.label, on_click=self._picker(row.number))
-                            one.props("flat dense no-caps padding=none").classes("link")
-                        for cell in row.cells:
-                            Tag("td", cell)
-        if found.left_out:
-            Tag("p", f"Not in the table: {found.left_out} more trials of the front.", "dim")
-
-    def _front_table(self) -> FrontTable | None:
-        return self._front.table if self._front is not None else None
 
     def _hidden_text(self) -> str:
         chart = self._front.chart if self._front is not None else None
@@ -236,7 +210,7 @@ class _Run:
             if self._selected is None and watch.data is not None:
                 self._selected = watch.data.focus
             self._draw_points()
-            self._table.refresh()
+            self._table.show(front.table)
             self._hidden.refresh()
         if self._seen != watch.version:
             self._seen = watch.version
@@ -253,9 +227,6 @@ class _Run:
         value = event.value
         if isinstance(value, list) and len(value) > NUMBER and isinstance(value[NUMBER], int):
             await self._choose(value[NUMBER])
-
-    def _picker(self, number: int) -> Callable[[], Awaitable[None]]:
-        return lambda: self._choose(number)
 
     async def _choose(self, number: int) -> None:
         if number < 0 or number == self._selected:

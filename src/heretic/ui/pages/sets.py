@@ -34,7 +34,6 @@ class PromptSet:
             self._place.classes("field")
             button("Browse", self._browse, flat=True)
             self._draw_upload(told)
-        with ui.element("div").classes("actions"):
             self._split = _field("Rows, such as train[:100]", f"{told}: rows")
             self._column = _field(f"Column, if not {USUAL}", f"{told}: column")
             for one in (self._split, self._column):

@@ -28,7 +28,7 @@ OWN = (
 )
 DEMO = (
     "A small model that has been taught to decline questions about astronomy. It comes from a "
-    "Python package (93 MB, downloaded the first time); a search takes minutes."
+    "Python package (93 MB, downloaded the first time); a search of 14 trials takes minutes."
 )
 
 
@@ -63,7 +63,7 @@ class _Start:
             names |= {name: safe(f"{name}: {text}") for name, text in documented()}
             self._behavior = ui.select(names, value="", label="Behaviour").classes("field")
             self._behavior.props("outlined dense")
-            with ui.expansion("Own prompt sets").classes("field").props("dense"):
+            with ui.expansion("Own prompt sets").classes("sets").props("dense"):
                 Tag("p", OWN)
                 self._sets = [
                     PromptSet(self._site, self._alerts, name, told) for name, told in SETS.items()

@@ -1,0 +1,95 @@
+"""The front of a run as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from nicegui import ui
+
+from heretic.ui.pages.parts import Tag
+from heretic.ui.views import FrontRow, FrontTable
+
+Choose = Callable[[int], Awaitable[None]]
+
+
+class FrontRows:
+    """A table whose rows stay: of a new front, only the texts that differ reach the browser.
+
+    A table that is drawn anew with every trial takes the browser a tenth of a second, and takes the
+    focus from whoever is in it.
+
+    Args:
+        choose: Called with the number of the trial that is chosen.
+    """
+
+    def __init__(self, choose: Choose) -> None:
+        self._choose = choose
+        self._headings: tuple[str, ...] = ()
+        self._rows: list[_Row] = []
+        self._none = Tag("p", "No trial is complete yet.")
+        with ui.element("div").classes("scroll"), ui.element("table"):
+            self._head, self._body = ui.element("thead"), ui.element("tbody")
+        self._left_out = Tag("p", "", "dim")
+
+    def show(self, found: FrontTable | None) -> None:
+        """Show a front; None before there is one."""
+        rows = found.rows if found is not None else ()
+        self._none.set_visibility(not rows)
+        if found is None or not rows:
+            self._clear()
+            return
+        if found.headings != self._headings:
+            self._draw_head(found)
+        while len(self._rows) > len(rows):
+            self._rows.pop().delete()
+        with self._body:
+            for _ in range(len(rows) - len(self._rows)):
+                self._rows.append(_Row(len(found.headings), self._choose))
+        for drawn, row in zip(self._rows, rows, strict=True):
+            drawn.show(row)
+        left = f"Not in the table: {found.left_out} more trials of the front."
+        self._left_out.say(left if found.left_out else "")
+
+    def _clear(self) -> None:
+        if self._headings:
+            self._head.clear()
+            self._body.clear()
+            self._headings, self._rows = (), []
+            self._left_out.say("")
+
+    def _draw_head(self, found: FrontTable) -> None:
+        self._clear()
+        self._headings = found.headings
+        with self._head, ui.element("tr"):
+            for heading in ("the front", *found.headings):
+                Tag("th", heading).props("scope=col")
+        with self._body, ui.element("tr"):
+            Tag("th", "original model").props("scope=row")
+            _cells(found.original)
+
+
+def _cells(texts: Sequence[str]) -> list[Tag]:
+    return [Tag("td", text) for text in texts]
+
+
+class _Row:
+    """A trial of the front."""
+
+    def __init__(self, cells: int, choose: Choose) -> None:
+        self._number = -1
+        with ui.element("tr") as self._row:
+            with ui.element("td"):
+                self._label = Tag("button", "", "link").props("type=button")
+                self._label.on("click", lambda: choose(self._number))
+            self._cells = _cells([""] * cells)
+
+    def show(self, row: FrontRow) -> None:
+        """Show another trial."""
+        self._number = row.number
+        self._label.say(row.label)
+        for cell, text in zip(self._cells, row.cells, strict=True):
+            cell.say(text)
+
+    def delete(self) -> None:
+        """Take the row out of the table."""
+        self._row.delete()
