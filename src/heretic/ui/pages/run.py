@@ -8,14 +8,12 @@ from urllib.parse import quote
 
 from nicegui import ui
 from nicegui.element import Element
-from nicegui.events import EChartPointClickEventArguments
 
 from heretic.errors import RunError
 from heretic.report.page.words import facts
 from heretic.runs.listing import target_of
-from heretic.system.display import safe
-from heretic.ui.charts import NUMBER, front_options
-from heretic.ui.pages.front import FrontRows
+from heretic.system.display import count_of, safe
+from heretic.ui.pages.front import FrontPicture, FrontRows
 from heretic.ui.pages.parts import SECONDS, Alerts, Part, Tag, button, frame, table
 from heretic.ui.pages.trial import TrialPanel
 from heretic.ui.site import Again, Site
@@ -165,8 +163,7 @@ class _Run:
             "Each point is a trial. Choose one, here or in the table, to see it below.",
             "dim",
         )
-        self._chart = ui.echart(front_options(None, None), on_point_click=self._clicked)
-        self._chart.classes("chart").props('role="img" aria-label="The front of the trials"')
+        self._picture = FrontPicture(self._choose)
         self._hidden = Part(self._hidden_text, lambda text: Tag("p", text, "dim") if text else None)
         self._table = FrontRows(self._choose)
 
@@ -186,7 +183,9 @@ class _Run:
     def _hidden_text(self) -> str:
         chart = self._front.chart if self._front is not None else None
         hidden = chart.hidden if chart is not None else 0
-        return f"Not in the picture, far to the right: {hidden} trials." if hidden else ""
+        return (
+            f"Not in the picture, far to the right: {count_of(hidden, 'trial')}." if hidden else ""
+        )
 
     # --- what is new -------------------------------------------------------------------------
 
@@ -219,14 +218,7 @@ class _Run:
         await self._panel.refresh(self._selected, front.table.labels)
 
     def _draw_points(self) -> None:
-        chart = self._front.chart if self._front is not None else None
-        self._chart.options.update(front_options(chart, self._selected))
-        self._chart.update()
-
-    async def _clicked(self, event: EChartPointClickEventArguments) -> None:
-        value = event.value
-        if isinstance(value, list) and len(value) > NUMBER and isinstance(value[NUMBER], int):
-            await self._choose(value[NUMBER])
+        self._picture.show(self._front.chart if self._front is not None else None, self._selected)
 
     async def _choose(self, number: int) -> None:
         if number < 0 or number == self._selected:
