@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, FilePayload, Locator, expect
-from tests.support import hub_server, page_case, ui_case
+from tests.support import hub_server, page_case, ui_case, ui_pictures
 from tests.support.ui_server import serving
 from tests.support.ui_tab import Tab, begin, tab
 
@@ -138,3 +138,16 @@ async element => {
     return series.filter(one => ['front', 'chosen'].includes(one.name)).flatMap(one => one.data)
 }
 """
+
+
+def test_pictures_for_the_documents_can_be_taken(browser: Browser, tmp_path: Path) -> None:
+    model = ui_case.make_folder(tmp_path, n_trials=2)
+    with serving(tmp_path, tmp_path / "runs") as server:
+        found = tab(browser, server, 1280)
+        begin(found, server, model)
+        key = next(path.name for path in (tmp_path / "runs").iterdir() if path.name != FOLDER)
+        ui_pictures.take(found.page, server, key, tmp_path, "Name a colour.")
+        found.check(1280)
+        found.page.context.close()
+    for name in ui_pictures.NAMES:
+        assert 5_000 < (tmp_path / name).stat().st_size < ui_pictures.MOST_BYTES
