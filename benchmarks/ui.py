@@ -22,6 +22,7 @@ import os
 import platform
 import random
 import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -234,15 +235,15 @@ def main() -> int:
     print(f"heretic ui ({machine}, load {os.getloadavg()[0]:.1f})")
     print(f"usable after {started:.1f} s, {used:.1f} s of processor time; target 3 s")
     for told, found in ((FEW, few), (trials, many)):
-        times = sorted(found.seen)
-        middle = times[len(times) // 2]
         print(
-            f"{told} trials: opened in {found.opened:.1f} s; a trial is seen after {middle:.2f} s "
-            f"in the middle, {times[-1]:.2f} s at most; target 1 s"
+            f"{told} trials: opened in {found.opened:.1f} s; a trial is seen after "
+            f"{statistics.median(found.seen):.2f} s in the middle, {max(found.seen):.2f} s at "
+            "most; target 1 s"
         )
     print(
         f"{trials} trials: longest task {longest * 1000:.0f} ms, {len(many.tasks)} of 50 ms and "
-        f"more; at most {max(many.used) * 1000:.0f} ms of processor time; target 100 ms"
+        f"more; {statistics.median(many.used) * 1000:.0f} ms of processor time in the middle, "
+        f"{max(many.used) * 1000:.0f} ms at most; target 100 ms"
     )
     print(f"server: {empty / 1e6:.0f} MB, {full / 1e6:.0f} MB with the trials; target 300 MB")
     slowest = max(*few.seen, *many.seen)

@@ -57,7 +57,7 @@ class PromptSet:
         upload.props(f'accept="{",".join(FORMATS)}"').classes("unseen")
         made = ui.button("Upload").props("no-caps unelevated outline")
         made.props["aria-label"] = f"{told}: upload a file"
-        made.on("click", js_handler=f"() => getElement({upload.id}).pickFiles()")
+        made.on("click", js_handler=f"() => getElement({upload.id}).$refs.qRef.pickFiles()")
 
     def _browse(self) -> None:
         pick(self._site.places, lambda path: setattr(self._place, "value", path), files=True)
