@@ -32,11 +32,12 @@ def take(page: Page, server: Server, key: str, target: Path, question: str) -> N
     expect(page.get_by_role("button", name="Inspect the model")).to_be_visible()
     page.screenshot(path=new)
     page.goto(f"{server.base}/run/{key}")
-    loading, loaded = page.get_by_role("button", name="Load the model"), "The model is loaded."
-    expect(loading.or_(page.get_by_text(loaded))).to_be_visible()
+    loading = page.get_by_role("button", name="Load the model", exact=True)
+    loaded = page.get_by_text("The model is loaded.")
+    expect(loading.or_(loaded).first).to_be_visible()
     if loading.is_visible():
         loading.click()
-    expect(page.get_by_text(loaded)).to_be_visible()
+    expect(loaded).to_be_visible()
     page.get_by_role("heading", name="Trials", exact=True).scroll_into_view_if_needed()
     page.screenshot(path=run)
     page.get_by_role("link", name="Chat").click()
