@@ -81,7 +81,7 @@ class FrontRows:
 
     def __init__(self, choose: Choose) -> None:
         self._choose = choose
-        self._headings: tuple[str, ...] = ()
+        self._drawn: tuple[tuple[str, ...], ...] = ()  # headings, and the original's cells
         self._rows: list[_Row] = []
         self._none = Tag("p", "No trial is complete yet.")
         with ui.element("div").classes("scroll"), ui.element("table"):
@@ -95,7 +95,7 @@ class FrontRows:
         if found is None or not rows:
             self._clear()
             return
-        if found.headings != self._headings:
+        if (found.headings, found.original) != self._drawn:
             self._draw_head(found)
         while len(self._rows) > len(rows):
             self._rows.pop().delete()
@@ -108,15 +108,15 @@ class FrontRows:
         self._left_out.say(left if found.left_out else "")
 
     def _clear(self) -> None:
-        if self._headings:
+        if self._drawn:
             self._head.clear()
             self._body.clear()
-            self._headings, self._rows = (), []
+            self._drawn, self._rows = (), []
             self._left_out.say("")
 
     def _draw_head(self, found: FrontTable) -> None:
         self._clear()
-        self._headings = found.headings
+        self._drawn = (found.headings, found.original)
         with self._head, ui.element("tr"):
             for heading in ("the front", *found.headings):
                 Tag("th", heading).props("scope=col")

@@ -14,7 +14,7 @@ from heretic.ui.task import Asked, saving, scoring, uploading
 from heretic.worker.protocol import Score
 
 Ask = Callable[[Callable[[], Asked]], Any]
-"""Closes nothing and shows what went wrong: asks for what the function gives."""
+"""Asks the worker for what the function gives; what is wrong with it is shown."""
 
 WEIGHTS = {"merge": "A whole model (merge)", "adapter": "An adapter"}
 SAVED = {**WEIGHTS, "gguf": "A whole model, and GGUF files of it for llama.cpp"}
