@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from heretic.errors import AuditError
-from heretic.events import Notice
+from heretic.events import Notice, whole_stages
 from heretic.export import hub, saving, staging, verify
 from heretic.export.request import HeldOut, LongReplies
 from heretic.export.serving import adapter_text
@@ -63,6 +63,19 @@ def export_trial(
     """
     # Checked first, since scoring takes minutes.
     saving.check_export(session.model, destination, strategy, session.settings.max_rank)
+    with whole_stages(session.reporter) as reporter:
+        session = replace(session, reporter=reporter)
+        return _exported(session, trial, destination, strategy, most_long, named)
+
+
+def _exported(
+    session: Session,
+    trial: Trial,
+    destination: Path,
+    strategy: str,
+    most_long: int | None,
+    named: str | None,
+) -> Exported:
     replies = LongReplySets(session, trial)
     if strategy == "adapter":
         session.reporter.emit(Notice(adapter_text(trial.plan)))
@@ -115,4 +128,5 @@ def upload_trial(session: Session, trial: Trial, repo_id: str, private: bool, st
             told = f"The files are kept in {kept}; their card lists what was found."
             remedy = f"Nothing was uploaded. {told}"
             raise AuditError(error.message, remedy=remedy) from error
-        return hub.upload(folder, full, private=private, reporter=session.reporter)
+        with whole_stages(session.reporter) as reporter:
+            return hub.upload(folder, full, private=private, reporter=reporter)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from nicegui import ui
 
 from heretic.ui.charts import layers_options
-from heretic.ui.pages.parts import Alerts, Part, Tag, button, dialog_of, table
+from heretic.ui.pages.parts import Alerts, Part, Tag, button, table
+from heretic.ui.pages.requests import ask_save, ask_score, ask_upload
 from heretic.ui.site import Site
-from heretic.ui.task import Task
+from heretic.ui.task import Asked, Task, sampling
 from heretic.ui.views import Exchange, Line, TrialView, score_rows, task_exchanges, trial_of
 from heretic.ui.watch import Watch
-from heretic.worker.protocol import Score
 
 WAITS = "A request waits at most until the search has finished its batch."
 
@@ -30,7 +29,7 @@ class TaskView:
     title: str
     error: str
     is_over: bool
-    folder: str = ""
+    told: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
     exchanges: tuple[Exchange, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -43,17 +42,31 @@ def task_view(task: Task, trial: int) -> TaskView:
     if task.kind == "score" and found:
         rows = score_rows({"original": found["before"], "edited": found["after"]})
     elif task.kind == "save" and found:
-        rows = score_rows(found["rows"])
+        files = found.get("gguf", {}).get("files", ())
+        rows = score_rows({**found["rows"], **{one["type"]: one["scores"] for one in files}})
     return TaskView(
         task.kind,
         task.title,
         task.error,
         task.is_over,
-        str(found.get("folder", "")),
+        _told(found),
         rows,
         task_exchanges(found, trial) if task.kind == "sample" and found else (),
         tuple(map(str, found.get("warnings", ()))),
     )
+
+
+def _told(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """Where something is now."""
+    lines = []
+    if "folder" in found:
+        lines.append(f"Saved in {found['folder']}.")
+    if "url" in found:
+        lines.append(f"Uploaded to {found['url']}")
+    if gguf := found.get("gguf"):
+        files = ", ".join(f"{one['file']} ({one['size'] / 1e6:.0f} MB)" for one in gguf["files"])
+        lines += [f"For llama.cpp, in {gguf['folder']}: {files}.", *gguf["survival"]]
+    return tuple(lines)
 
 
 class TrialPanel:
@@ -123,86 +136,27 @@ class TrialPanel:
                 )
                 return
             ui.link("Chat", f"/run/{quote(self._key)}/chat/{number}")
-            button("Sample replies", self._trying(lambda: self._sample(number)), flat=True)
-            button("Score again", lambda: self._ask_score(number), flat=True)
-            button("Save", lambda: self._ask_save(number))
+            button("Sample replies", lambda: self._ask(lambda: sampling(number)), flat=True)
+            button("Score again", lambda: ask_score(number, self._ask), flat=True)
+            button("Save", lambda: ask_save(number, self._site.places, self._ask))
+            button("Upload", lambda: ask_upload(number, self._ask), flat=True)
         Tag("p", WAITS, "dim")
 
-    def _trying(self, work: Any) -> Any:
-        async def tried() -> None:
-            await self._alerts.trying(work)
-            self._tasks.refresh()
+    async def _ask(self, asked: Callable[[], Asked]) -> None:
+        """Ask the worker; what went wrong is shown."""
+        number = self._number
 
-        return tried
+        def work() -> None:
+            if number is not None:
+                self._site.job.ask(self._watch.path, number, asked())
 
-    def _sample(self, number: int) -> None:
-        self._site.job.sample(self._watch.path, number)
-
-    def _ask_score(self, number: int) -> None:
-        with dialog_of("Score again") as dialog, ui.card().classes("dialog"):
-            Tag("h2", "Score again")
-            held_out = ui.checkbox("On held-out prompts, which the search has not seen")
-            first = ui.number("First prompts of each set (empty: all)", min=1, precision=0)
-            tokens = ui.number(
-                "New tokens of a reply (empty: as in the search)", min=1, precision=0
-            )
-            for one in (first, tokens):
-                one.classes("field").props("outlined dense")
-
-            def work() -> None:
-                request = Score(
-                    trial=number,
-                    prompts="held_out" if held_out.value else "evaluation",
-                    first=_whole(first.value),
-                    tokens=_whole(tokens.value),
-                )
-                self._site.job.score(self._watch.path, number, request, _title(request))
-
-            self._end_dialog(dialog, "Score", work)
-        dialog.open()
-
-    def _ask_save(self, number: int) -> None:
-        with dialog_of("Save the edited model") as dialog, ui.card().classes("dialog"):
-            Tag("h2", "Save the edited model")
-            folder = ui.input("New folder", value=f"{Path.cwd() / 'edited'}")
-            folder.classes("field").props("outlined dense")
-            strategy = ui.radio(
-                {"merge": "A whole model (merge)", "adapter": "An adapter"}, value="merge"
-            )
-            Tag("p", "It is scored again, verified from disk and audited, which takes a while.")
-
-            def work() -> None:
-                path = self._site.places.checked(str(folder.value).strip())
-                self._site.job.save(self._watch.path, number, path, str(strategy.value))
-
-            self._end_dialog(dialog, "Save", work)
-        dialog.open()
-
-    def _end_dialog(self, dialog: ui.dialog, name: str, work: Any) -> None:
-        async def ended() -> None:
-            dialog.close()
-            await self._alerts.trying(work)
-            self._tasks.refresh()
-
-        with ui.element("div").classes("actions"):
-            button(name, ended)
-            button("Cancel", dialog.close, flat=True)
+        await self._alerts.trying(work)
+        self._tasks.refresh()
 
 
 def _draw_head(label: str) -> None:
     if label:
         Tag("h2", label[0].upper() + label[1:])
-
-
-def _whole(value: object) -> int | None:
-    return int(value) if isinstance(value, int | float) and value >= 1 else None
-
-
-def _title(request: Score) -> str:
-    which = "held-out prompts" if request.prompts == "held_out" else "the search's prompts"
-    first = f", the first {request.first}" if request.first else ""
-    tokens = f", replies of {request.tokens} tokens" if request.tokens else ""
-    return f"Scores on {which}{first}{tokens}"
 
 
 class _Lines:
@@ -264,8 +218,8 @@ def _draw_tasks(views: Sequence[TaskView]) -> None:
                 Tag("p", "It waits for its turn, or is being carried out.", "dim")
             if view.error:
                 Tag("p", view.error, "note")
-            if view.folder:
-                Tag("p", f"Saved in {view.folder}.")
+            for line in view.told:
+                Tag("p", line, "note")
             if view.rows:
                 table(view.rows[0], view.rows[1:], view.kind)
             for warning in view.warnings:
