@@ -41,6 +41,7 @@ def test_prompt_sets_are_uploaded_checked_and_shown(browser: Browser, tmp_path: 
         expect(page.get_by_role("alert")).to_contain_text("wrong.json cannot be read")
         kept = tmp_path / "runs" / FOLDER
         assert list(kept.iterdir()) == []
+        failed(found)
         sent(found, "mine <b>.csv", "prompt\nName a <i>river</i>.\nName a lake.\n")
         expect(page.get_by_text("mine <b>.csv: 2 prompts")).to_be_visible()
         expect(page.locator(".prompt").first).to_have_text("Name a <i>river</i>.")
@@ -51,6 +52,17 @@ def test_prompt_sets_are_uploaded_checked_and_shown(browser: Browser, tmp_path: 
         expect(page.get_by_role("heading", name="good: 2 prompts")).to_be_visible()
         found.check(1400)
         page.context.close()
+
+
+def failed(found: Tab) -> None:
+    """A file that the server does not take is told of; the next one is sent as if it were first."""
+    found.page.route("**/upload/**", lambda route: route.fulfill(status=413))
+    sent(found, "first.txt", "Name a river.\n")
+    expect(found.page.get_by_role("alert")).to_contain_text("has not arrived")
+    found.page.unroute("**/upload/**")
+    (said,) = found.said
+    assert "413" in said
+    found.said.clear()
 
 
 def test_an_upload_is_refused_without_a_login_and_private_with_one(
