@@ -261,6 +261,19 @@ def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
         saving(1, tmp_path, "merge")
 
 
+@pytest.mark.parametrize("types", [[], [""], [" , "]])
+def test_gguf_files_of_no_type_are_refused_at_once(tmp_path: Path, types: list[str]) -> None:
+    with pytest.raises(HereticError, match="No GGUF type is named. Name one, such as q4_k_m"):
+        saving(1, tmp_path / "new", "gguf", types)
+
+
+def test_gguf_files_are_asked_for_by_their_types(tmp_path: Path) -> None:
+    task, request = saving(1, tmp_path / "new", "gguf", ["q8_0, q4_k_m"])
+    assert isinstance(request, Save)
+    assert (request.strategy, request.gguf_types) == ("gguf", ["q8_0, q4_k_m"])
+    assert task.place == tmp_path / "new"
+
+
 @pytest.mark.parametrize("name", ["", "a/b/c", "-a/b", "a b", "a/b.git", "../a", "a/b--c"])
 def test_what_is_no_repository_is_refused_at_once(name: str) -> None:
     with pytest.raises(HereticError, match="not a valid repository id"):
