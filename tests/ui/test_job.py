@@ -251,6 +251,16 @@ def test_two_models_are_not_saved_to_one_folder(job: Job, tmp_path: Path) -> Non
     within(job, work())
 
 
+def test_two_models_are_not_uploaded_to_one_repository(job: Job, tmp_path: Path) -> None:
+    async def work() -> None:
+        run = opened(job, tmp_path)
+        job.tasks[run, 1] = [Task("upload", "", place="name/edited")]  # it waits
+        with pytest.raises(HereticError, match="is being uploaded to name/edited already"):
+            job.ask(tmp_path, 2, uploading(2, "name/edited", "merge"))
+
+    within(job, work())
+
+
 def test_the_page_asks_for_no_export_to_be_replaced() -> None:
     assert not Save(trial=1, folder="saved").replaces
 
@@ -295,6 +305,10 @@ say(type="state", state="idle")
 for line in sys.stdin:
     row = json.loads(line)
     print(row["op"], row.get("time_limit") or "", file=sys.stderr, flush=True)
+    if row.get("time_limit") == "soon":
+        error = {"kind": "SettingsError", "message": "No time.", "remedy": None}
+        say(type="answer", id=row["id"], error=error)
+        continue
     result = {}
     if row["op"] == "open":
         say(type="state", state="ready", run="runs/a")
@@ -403,5 +417,19 @@ def test_a_search_goes_on_with_the_limit_that_is_shown(job: Job) -> None:
             await asyncio.gather(*job._running)
         told = [line.split() for line in (job.folder / "errors").read_text().splitlines()]
         assert told == [["open"], ["search", "2h"], ["search"]]
+
+    within(job, work())
+
+
+def test_a_limit_that_the_worker_refuses_is_not_proposed_again(job: Job) -> None:
+    async def work() -> None:
+        await with_program(job, TALKING)
+        job.go_on(Path("runs/a"), search=False, limit="2h")
+        await settled(job)
+        job.go_on(Path("runs/a"), search=True, limit="soon")
+        await asyncio.gather(*job._running, return_exceptions=True)
+        await asyncio.sleep(0)
+        assert job.limit == "2h"
+        assert "No time." in job.error
 
     within(job, work())
