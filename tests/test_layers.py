@@ -40,6 +40,7 @@ ORDER = (
     "compare",
     "evaluator",
     "pipeline",
+    "doctor",
     "demo",
     "worker",
     "ui",
