@@ -35,6 +35,7 @@ from heretic.runs.log import logging_to
 from heretic.runs.manifest import RunManifest
 from heretic.scorers import Scorer, check_scorers, load_scorers
 from heretic.system.files import check_writable
+from heretic.tracking.reporter import check_tracker, tracking
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,12 @@ def held_run(
     if not folder.exists:
         told = _new_run(settings, prompts, folder, seed, may_begin)
         reporter.emit(Notice(told))
-    with locked(folder, reporter, started) as logged:
-        yield OpenRun(settings, folder, seed, prompts, scorers, logged, started)
+    with (
+        locked(folder, reporter, started) as logged,
+        tracking(settings, folder.digest, settings.to_dict(), logged) as trackers,
+    ):
+        everyone = Several(logged, *trackers)
+        yield OpenRun(settings, folder, seed, prompts, scorers, everyone, started)
 
 
 @contextmanager
@@ -229,12 +234,13 @@ def check_before_work(settings: Settings) -> tuple[Scorer, ...]:
         ExportError: The destination is taken, its disk is too small, the repository's name is
             malformed, or nobody is logged in.
         ScorerError: A scorer cannot be loaded, or its judge does not answer.
-        SettingsError: A benchmark does not exist, `max_refusals` does not fit the scorers, or GGUF
-            files are to be uploaded.
+        SettingsError: A tracker is not installed, a benchmark does not exist, `max_refusals` does
+            not fit the scorers, or GGUF files are to be uploaded.
         RunError: The start plans cannot be read.
         HereticError: A package that benchmarks need is missing.
     """
     check_model(settings)
+    check_tracker(settings)
     destination = _destination(settings)
     if destination is not None:
         export.check_place(options_of(export.ExportOptions, settings), *destination)
