@@ -125,7 +125,7 @@ class MLflow:
             return str(found.experiment_id)
         local = not beginning.address and "MLFLOW_TRACKING_URI" not in os.environ
         place = (beginning.folder / "mlruns").as_uri() if local else None
-        return self._client.create_experiment(name, artifact_location=place)
+        return str(self._client.create_experiment(name, artifact_location=place))
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         """Tell figures, in one request."""
