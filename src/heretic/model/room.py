@@ -50,6 +50,7 @@ class Shape:
         hidden: Width of the residual stream.
         vocabulary: Number of tokens that are predicted.
         cached: Numbers of a token's keys and values in all layers.
+        carried: As `Sizes.carried`: bytes, whatever the numbers that are computed have.
     """
 
     parameters: int
@@ -58,6 +59,7 @@ class Shape:
     hidden: int
     vocabulary: int
     cached: int
+    carried: int = 0
 
     def sizes(self, itemsize: int, bits: int = 0) -> Sizes:
         """What the memory of a search depends on.
@@ -74,6 +76,7 @@ class Shape:
             vocabulary=self.vocabulary,
             cache_per_token=self.cached * itemsize,
             itemsize=itemsize,
+            carried=self.carried,
         )
 
 
