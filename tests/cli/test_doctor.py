@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import psutil
 import pytest
 import torch
 from click.testing import CliRunner
@@ -16,13 +17,14 @@ from huggingface_hub import constants
 from tests.support import hub_server
 from tests.support.hub_server import Hub
 
-from heretic.cli.display.doctor import rough
+from heretic.cli.display.doctor import _cell, rough
 from heretic.cli.main import heretic
 from heretic.config import Settings
 from heretic.doctor import machine, packages
 from heretic.doctor.fit import MODELS, Rates, measure, trial_seconds, what_fits
 from heretic.doctor.hub import check_hub
 from heretic.doctor.packages import KnownFailure, check_known_failures, check_requirements
+from heretic.doctor.room import Room, room_of
 from heretic.pipeline.described import Device
 
 GB = 10**9
@@ -56,12 +58,14 @@ def settings(**values: Any) -> Settings:
 
 def test_the_command_says_what_is_here(empty: Path) -> None:
     result = CliRunner(env={"COLUMNS": "80"}).invoke(heretic, ["doctor"], standalone_mode=False)
-    assert result.return_value == 0
     lines = result.output.splitlines()
+    problems = sum(line.startswith("problem ") for line in lines)
+    assert result.return_value == int(problems > 0)
     assert max(map(len, lines)) <= 80
     assert any(torch.__version__ in line for line in lines)
     assert all(name in result.output for name in MODELS)
-    assert lines[-1] == "Nothing was found that will fail."
+    assert ("Nothing was found that will fail." in lines) == (not problems)
+    assert result.output.index("Each cell") < result.output.index("SmolLM2 135M")
 
 
 def test_programs_get_json_and_a_status(empty: Path) -> None:
@@ -70,11 +74,34 @@ def test_programs_get_json_and_a_status(empty: Path) -> None:
     data = json.loads(result.stdout)
     assert result.return_value == 1
     assert not data["ok"]
-    (bad,) = (row for row in data["findings"] if row["state"] == "problem")
-    assert bad["name"] == "Settings"
+    (bad,) = (row for row in data["findings"] if row["name"] == "Settings")
+    assert bad["state"] == "problem"
     assert "n_trails" in bad["found"]
     assert {fit["model"] for fit in data["fits"]} == set(MODELS)
-    assert all(fit["trial_seconds"] > 0 for fit in data["fits"] if fit["fits"])
+    plain = [fit for fit in data["fits"] if not fit["format"].endswith("bits")]
+    assert all(fit["trial_seconds"] > 0 for fit in plain if fit["fits"])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "state", "column"),
+    [
+        ("int8", "problem", None),
+        ("no_such_dtype", "problem", None),
+        ("float8_e4m3fn", "problem", None),
+        ("float16", "ok", "float16"),
+    ],
+)
+def test_any_dtype_of_the_settings_is_told(
+    dtype: str, state: str, column: str | None, empty: Path
+) -> None:
+    (empty / "config.toml").write_text(f'dtypes = ["{dtype}"]\n')
+    data = json.loads(CliRunner().invoke(heretic, ["doctor", "--json"]).stdout)
+    (found,) = (row for row in data["findings"] if row["name"] == "Settings")
+    assert found["state"] == state
+    assert dtype in found["found"] or state == "ok"
+    formats = {fit["format"] for fit in data["fits"]}
+    assert len(formats) == 3
+    assert column is None or column in formats
 
 
 def test_a_narrow_terminal_gets_narrow_lines(empty: Path) -> None:
@@ -85,16 +112,22 @@ def test_a_narrow_terminal_gets_narrow_lines(empty: Path) -> None:
 # --- the machine -----------------------------------------------------------------------
 
 
-def test_a_driver_that_torch_cannot_use_is_a_problem(
+def test_a_driver_that_torch_cannot_use_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for variable in machine.HIDING:
+        monkeypatch.delenv(variable, raising=False)
     driver = tmp_path / "version"
     assert machine.check_accelerator([driver]).state == "note"
     driver.touch()
     monkeypatch.setitem(machine.DRIVERS, driver, ("an NVIDIA driver", "CUDA"))
     found = machine.check_accelerator([driver])
-    assert found.state == "problem"
+    assert found.state == "note"
     assert "PyTorch for CUDA" in found.remedy
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    found = machine.check_accelerator([driver])
+    assert (found.state, found.remedy) == ("note", "")
+    assert "CUDA_VISIBLE_DEVICES" in found.found
 
 
 def test_more_threads_than_cores_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,13 +174,16 @@ def test_releases_of_python(version: tuple[int, int], state: str) -> None:
         ({"optuna": "5.0.0"}, "ok"),
         ({"optuna": "6.1"}, "problem"),
         ({}, "problem"),
-        ({"optuna": "5.0.0", "openai": "1.0"}, "problem"),
+        ({"optuna": "5.0.0", "openai": "1.0"}, "note"),
+        ({"optuna": "5.0.0", "pytest": "1.0"}, "ok"),
+        ({"optuna": "6.1", "openai": "1.0"}, "problem"),
     ],
 )
 def test_requirements_are_the_metadatas(have: dict[str, str], state: str) -> None:
     requires = [
         "optuna<6,>=5.0",
         'openai>=2.0; extra == "judge"',
+        'pytest>=9.0; extra == "dev"',
         'colorama; sys_platform == "none"',
     ]
     assert check_requirements(requires, have).state == state
@@ -155,6 +191,14 @@ def test_requirements_are_the_metadatas(have: dict[str, str], state: str) -> Non
 
 def test_what_is_installed_here_meets_the_requirements() -> None:
     assert check_requirements().state in {"ok", "note"}
+
+
+def test_a_package_of_an_extra_names_the_extra() -> None:
+    requires = ['openai>=2.0; sys_platform != "none" and extra == "judge"']
+    found = check_requirements(requires, {"openai": "1.0"})
+    assert "extra judge" in found.found
+    elsewhere = ['openai>=2.0; sys_platform == "none" and extra == "judge"']
+    assert check_requirements(elsewhere, {"openai": "1.0"}).state == "ok"
 
 
 def test_known_failures_are_told_with_their_source() -> None:
@@ -175,12 +219,12 @@ def test_the_table_of_known_failures_can_be_read() -> None:
         assert check_known_failures(row.device, [row], {}) != []
 
 
-def test_a_cluster_without_ray_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_without_ray_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packages, "RAY", "no-such-distribution")
     assert packages.check_ray().state == "ok"
     monkeypatch.setenv("RAY_ADDRESS", "ray://user:password@host:1")
     found = packages.check_ray()
-    assert found.state == "problem"
+    assert found.state == "note"
     assert "password" not in f"{found}"
 
 
@@ -226,17 +270,35 @@ def test_offline_is_said_and_kept(server: Hub, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_fits_in_fewer_bits_fits_where_more_do_not() -> None:
-    found = {(fit.model, fit.format): fit for fit in what_fits(settings(), GPU, RATES)}
+    room = Room(usable=24 * GB, free=10 * GB)
+    fits = what_fits(settings(), GPU, room, RATES, "bfloat16")
+    found = {(fit.model, fit.format): fit for fit in fits}
     assert found["Qwen3 8B", "bfloat16"].fits
     assert not found["Qwen3 32B", "bfloat16"].fits
     assert found["Qwen3 32B", "4 bits"].fits
     for fit in found.values():
-        assert fit.fits == (fit.need.total <= GPU.memory)
-        assert (fit.trial is not None) == fit.fits
+        assert fit.fits == (fit.need.total <= room.usable)
+        assert fit.is_free == (fit.need.total <= room.free)
+        assert (fit.trial is not None) == (fit.fits and fit.format == "bfloat16")
+    assert {fit.is_free for fit in found.values() if fit.fits} == {True, False}
+    assert _cell(found["Qwen3 8B", "bfloat16"]).endswith(" *")
+
+
+def test_a_containers_limit_bounds_what_fits(tmp_path: Path) -> None:
+    total = psutil.virtual_memory().total
+    limit = tmp_path / "memory.max"
+    cpu = torch.device("cpu")
+    whole = room_of(cpu, total, [limit])
+    assert whole.free <= whole.usable < total
+    limit.write_text("3000000000\n")
+    found = room_of(cpu, total, [limit])
+    assert found.free <= found.usable < 3 * GB
 
 
 def test_time_grows_with_the_model_and_the_reply_and_falls_with_the_rates() -> None:
-    fits = {fit.model: fit for fit in what_fits(settings(), replace(GPU, memory=10**12), RATES)}
+    large, room = replace(GPU, memory=10**12), Room(10**12, 10**12)
+    rows = what_fits(settings(), large, room, RATES, "bfloat16")
+    fits = {fit.model: fit for fit in rows if fit.format == "bfloat16"}
     trials = [fit.trial for fit in fits.values()]
     assert trials == sorted(trials, key=lambda seconds: seconds or 0.0)
     shape, need = MODELS["Qwen3 4B"], fits["Qwen3 4B"].need
@@ -254,7 +316,8 @@ def test_a_trial_that_was_timed() -> None:
     device = Device("two cores", 16 * GB, is_cpu=True, itemsize=2)
     rates = Rates(products=585e9, copies=2e10)
     short = settings(max_response_length=40)
-    fit = next(fit for fit in what_fits(short, device, rates) if fit.model == "SmolLM2 135M")
+    fit = next(what_fits(short, device, Room(16 * GB, 16 * GB), rates, "bfloat16"))
+    assert fit.model == "SmolLM2 135M"
     assert fit.trial is not None
     assert 3.0 <= fit.trial <= 5.1
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from heretic.doctor.room import Room
 from heretic.model.room import Shape
 from heretic.pipeline.described import PROMPTS, Device, need_of_sizes
 from heretic.search.need import Need
@@ -38,8 +39,26 @@ FIRST_EDITS = 30
 """Trials' times that loading and the first edits take: 23 on a model of 0.5B, 50 on one of 135M
 (docs/memory.md)."""
 
-SQUARE, ROWS = 2048, 128
 SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a device is measured by.
+
+    Attributes:
+        square, rows: A matrix product of [rows, square] with [square, square].
+        copied: Bytes of what is copied.
+    """
+
+    square: int
+    rows: int
+    copied: int
+
+
+ON_CPU = Load(square=2048, rows=128, copied=8 << 20)
+ON_ACCELERATOR = Load(square=8192, rows=4096, copied=256 << 20)
+"""Long enough that starting it takes no time beside it, and more than a cache holds."""
 
 
 MODELS = {
@@ -60,7 +79,7 @@ class Rates:
     """What a device was measured to do.
 
     Attributes:
-        products: Operations a second of a matrix product with 128 rows.
+        products: Operations a second of a matrix product.
         copies: Bytes a second that a copy reads and writes.
     """
 
@@ -75,15 +94,18 @@ class Fit:
     Attributes:
         format: A dtype, `8 bits` or `4 bits`.
         need: Bytes that it takes, and rows that are decoded together.
-        fits: Whether the device has as much.
+        fits: Whether the device has as much that a search may count on.
+        is_free: Whether as much is free now.
         trial, search: Seconds of a trial, and of a whole search; None where it does not fit, or
-            where the rates are not known.
+            where the rates are not known. None in 8 and 4 bits, too: what unpacking weights
+            takes was not measured.
     """
 
     model: str
     format: str
     need: Need
     fits: bool
+    is_free: bool
     trial: float | None
     search: float | None
 
@@ -93,6 +115,7 @@ class Fit:
             "model": self.model,
             "format": self.format,
             "fits": self.fits,
+            "is_free": self.is_free,
             "rows": self.need.rows,
             "memory": self.need.to_dict(),
             "trial_seconds": self.trial,
@@ -104,12 +127,13 @@ def measure(device: torch.device, dtype: torch.dtype, seconds: float = SECONDS) 
     """Measure a device's rates, each for about that long, after one product that does not count."""
     import torch
 
-    weight = torch.randn(SQUARE, SQUARE, device=device).to(dtype)
-    inputs = torch.randn(ROWS, SQUARE, device=device).to(dtype)
+    load = ON_CPU if device.type == "cpu" else ON_ACCELERATOR
+    weight = torch.randn(load.square, load.square, device=device, dtype=dtype)
+    inputs = torch.randn(load.rows, load.square, device=device, dtype=dtype)
     products = _per_second(lambda: inputs @ weight, device, seconds)
-    copies = _per_second(weight.clone, device, seconds)
-    moved = 2 * weight.numel() * weight.element_size()
-    return Rates(products * 2 * ROWS * SQUARE * SQUARE, copies * moved)
+    moved = torch.zeros(load.copied, device=device, dtype=torch.uint8)
+    copies = _per_second(moved.clone, device, seconds)
+    return Rates(products * 2 * load.rows * load.square**2, copies * 2 * load.copied)
 
 
 def _per_second(work: Any, device: torch.device, seconds: float) -> float:
@@ -130,21 +154,27 @@ def _wait(result: torch.Tensor, device: torch.device) -> None:
         result.flatten()[0].item()
 
 
-def what_fits(settings: Settings, device: Device, rates: Rates | None) -> Iterator[Fit]:
-    """Each model in each format: of the device's dtype, and quantised."""
-    plain = {2: "bfloat16", 4: "float32", 8: "float64"}[device.itemsize]
+def what_fits(
+    settings: Settings, device: Device, room: Room, rates: Rates | None, dtype: str
+) -> Iterator[Fit]:
+    """Each model in each format: of the device's dtype, and quantised.
+
+    Args:
+        device: Its whole memory is what a search sizes its batches by.
+        dtype: The name of the device's dtype.
+    """
     for name, shape in MODELS.items():
-        for format_name, bits in {plain: 0, "8 bits": 8, "4 bits": 4}.items():
+        for format_name, bits in {dtype: 0, "8 bits": 8, "4 bits": 4}.items():
             need = need_of_sizes(
                 shape.sizes(device.itemsize, bits), settings, device, PROMPT_TOKENS
             )
-            fits = need.total <= device.memory
+            fits = need.total <= room.usable
             trial = search = None
-            if fits and rates is not None:
+            if fits and rates is not None and not bits:
                 reply = settings.max_response_length
                 trial = trial_seconds(shape, need, rates, reply, on_cpu=device.is_cpu)
                 search = trial * (settings.n_trials + FIRST_EDITS)
-            yield Fit(name, format_name, need, fits, trial, search)
+            yield Fit(name, format_name, need, fits, need.total <= room.free, trial, search)
 
 
 def trial_seconds(shape: Shape, need: Need, rates: Rates, reply: int, *, on_cpu: bool) -> float:
@@ -166,8 +196,10 @@ def trial_seconds(shape: Shape, need: Need, rates: Rates, reply: int, *, on_cpu:
     return max(computing, reading)
 
 
-def basis(device: Device, rates: Rates, settings: Settings) -> Sequence[str]:
+def basis(device: Device, rates: Rates | None, settings: Settings) -> Sequence[str]:
     """What the figures come from, in sentences."""
+    if rates is None:
+        return ("No times: the device could not be measured (its memory may be in use).",)
     measured = f"{rates.products / 1e9:,.0f} GFLOP/s of matrix products"
     copied = f"{rates.copies / 1e9:,.0f} GB/s copied, both measured now"
     what = (
@@ -180,10 +212,16 @@ def basis(device: Device, rates: Rates, settings: Settings) -> Sequence[str]:
         if device.is_cpu
         else "They are lower bounds: no whole search was timed on an accelerator yet."
     )
-    unpacking = "What unpacking weights of 8 and 4 bits takes is not counted."
-    if find_spec("bitsandbytes") is None:
-        unpacking += " These need the extra `quantization`, which is not installed."
+    unpacking = "8 and 4 bits have no times: what unpacking their weights takes was not measured."
     return what, errs, unpacking
+
+
+def can_quantise() -> bool:
+    """Whether the extra `quantization` is here, which 8 and 4 bits need."""
+    try:
+        return bool(version("bitsandbytes"))
+    except PackageNotFoundError:
+        return False
 
 
 def rates_dict(rates: Rates) -> dict[str, float]:

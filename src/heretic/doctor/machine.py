@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heretic.doctor.finding import Finding
+from heretic.doctor.room import MEMORY_LIMITS, limit_in
 from heretic.errors import HereticError
 from heretic.system.display import bytes_text
 from heretic.system.files import check_writable, existing_parent, expanded
@@ -24,11 +25,8 @@ DRIVERS = {
 }
 """Files that a driver of accelerators makes on Linux: what they tell, the build of torch for it."""
 
-MEMORY_LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
-"""A container's limit of memory, in bytes (control groups, versions 2 and 1)."""
+HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+"""Variables that hide accelerators if they are empty or -1."""
 
 LEAST_MEMORY = 1.4e9
 """Bytes. The demo's search took as much at most (docs/lab-notes.md, 2026-11-24)."""
@@ -61,13 +59,18 @@ def _without_accelerator(name: str, drivers: list[Path]) -> Finding:
 
     if not drivers:
         return Finding(name, "note", "None: models run on the processor.")
+    hiding = [variable for variable in HIDING if os.environ.get(variable) in ("", "-1")]
+    if hiding:
+        return Finding(name, "note", f"Hidden by {hiding[0]}: models run on the processor.")
     told, build = DRIVERS[drivers[0]]
     return Finding(
         name,
-        "problem",
-        f"This machine has {told}, but PyTorch {torch.__version__} finds no device.",
-        f"Install a PyTorch for {build} that fits the driver (docs/installing.md), or see why "
-        "the device is hidden (CUDA_VISIBLE_DEVICES, a container without access).",
+        "note",
+        f"This machine has {told}, but PyTorch {torch.__version__} finds no device it can use: "
+        "models run on the processor.",
+        f"If there is an accelerator beside integrated graphics: install a PyTorch for {build} "
+        "that fits the driver (docs/installing.md), or see why the device is hidden (a container "
+        "without access).",
     )
 
 
@@ -147,7 +150,7 @@ def check_memory(limits: Iterable[Path] = MEMORY_LIMITS) -> Finding:
     import psutil
 
     memory = psutil.virtual_memory()
-    limit = _limit(limits)
+    limit = limit_in(limits)
     found = f"{bytes_text(memory.total)}, of which {bytes_text(memory.available)} are free."
     if limit is not None and limit < memory.total:
         found += f" The container may take {bytes_text(limit)}."
@@ -167,16 +170,6 @@ def check_memory(limits: Iterable[Path] = MEMORY_LIMITS) -> Finding:
             "On a CPU batches are sized by the machine's memory: set batch_size.",
         )
     return Finding("Memory", "ok", found)
-
-
-def _limit(files: Iterable[Path]) -> int | None:
-    """The container's limit in bytes; None without one."""
-    for file in files:
-        try:
-            return int(file.read_text(encoding="ascii"))
-        except (OSError, ValueError):  # there is no such file, or no limit ("max")
-            continue
-    return None
 
 
 def check_runs_folder(folder: Path) -> Finding:

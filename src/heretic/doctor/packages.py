@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,9 @@ NAME = "heretic-llm"
 TABLE = Path(__file__).with_name("versions.toml")
 TESTED = (3, 11), (3, 13)
 """First and last release of Python that is tested."""
+
+DEVELOPERS = {"dev", "docs"}
+"""Extras that nobody needs who only uses the program."""
 
 LLAMA, RAY = "llama-cpp-py-sync", "ray"
 
@@ -85,7 +89,8 @@ def check_requirements(
     """Whether installed packages are of the releases that this one's metadata admits.
 
     Args:
-        requires: Requirements as metadata spell them; by default this distribution's own.
+        requires: Requirements as metadata spell them; by default this distribution's own. What
+            only an extra needs is a note, as it may be there for something else.
         have: Versions by package, in place of those that are installed.
     """
     name = "Requirements"
@@ -96,32 +101,37 @@ def check_requirements(
     wrong = list(_not_met(requires, have))
     if not wrong:
         return Finding(name, "ok", "All installed packages are within the bounds.")
-    packages = " ".join(f"'{requirement}'" for requirement, _ in wrong)
+    packages = " ".join(f"'{wanted}'" for wanted, _, _ in wrong)
+    state: State = "problem" if any(not extras for _, _, extras in wrong) else "note"
     return Finding(
-        name,
-        "problem",
-        "; ".join(said for _, said in wrong) + ".",
-        f"pip install {packages}",
+        name, state, "; ".join(said for _, said, _ in wrong) + ".", f"pip install {packages}"
     )
 
 
-def _not_met(requires: Sequence[str], have: Mapping[str, str] | None) -> Iterator[tuple[str, str]]:
-    """What is missing or outside its bounds; of extras, only what is outside."""
+def _not_met(
+    requires: Sequence[str], have: Mapping[str, str] | None
+) -> Iterator[tuple[str, str, list[str]]]:
+    """What is missing or outside its bounds; of extras, only what is outside, and their names."""
     for text in requires:
         try:
             requirement = Requirement(text)
         except InvalidRequirement:
             continue
         marker = requirement.marker
-        of_extra = marker is not None and "extra" in str(marker)
-        if marker is not None and not of_extra and not marker.evaluate():
+        extras = re.findall(r'extra == "([^"]+)"', str(marker or ""))
+        if marker and not any(marker.evaluate({"extra": extra}) for extra in extras or [""]):
             continue
+        extras = [extra for extra in extras if extra not in DEVELOPERS]
+        if not extras and "extra" in str(marker or ""):
+            continue
+        of_extra = f" (needed by the extra {', '.join(extras)} only)" if extras else ""
         found = installed(requirement.name) if have is None else have.get(requirement.name)
         wanted = f"{requirement.name}{requirement.specifier}"
         if found is None and not of_extra:
-            yield wanted, f"{requirement.name} is not installed"
+            yield wanted, f"{requirement.name} is not installed", extras
         elif found is not None and not requirement.specifier.contains(found, prereleases=True):
-            yield wanted, f"{requirement.name} is {found}, not {requirement.specifier}"
+            said = f"{requirement.name} is {found}, not {requirement.specifier}{of_extra}"
+            yield wanted, said, extras
 
 
 def check_known_failures(
@@ -153,31 +163,33 @@ def check_known_failures(
             )
         )
     return findings or [
-        Finding("Known failures", "ok", f"None of the {len(rows)} that are known is here.")
+        Finding("Known failures", "ok", "No installed release of a package is known to fail.")
     ]
 
 
 def check_mixture() -> Finding:
     """Whether another distribution has a package `heretic` here."""
     said = mixture()
-    name = "Other heretic"
+    name = "Same name"
     if said:
         message, _, remedy = said.partition(" Install ")
         return Finding(name, "problem", message, f"Install {remedy}" if remedy else "")
-    return Finding(name, "ok", "No other package of this name is here.")
+    return Finding(name, "ok", "No other package named heretic is installed.")
 
 
 def check_extras() -> Finding:
-    """Which extras are installed: a bare list, as none is needed."""
+    """Which extras are installed: a list, as none is needed."""
     have: list[str] = []
     lack: list[str] = []
     for extra, packages in _extras().items():
         present = all(installed(package) is not None for package in packages)
         (have if present else lack).append(extra)
-    found = f"Installed: {', '.join(have) or 'none'}."
+    found = f"Optional parts that are installed: {', '.join(have) or 'none'}."
     if not lack:
         return Finding("Extras", "ok", found)
-    return Finding("Extras", "ok", f"{found} Not installed: {', '.join(lack)}.")
+    return Finding(
+        "Extras", "ok", f"{found} Not installed: {', '.join(lack)} (docs/installing.md)."
+    )
 
 
 def _extras() -> dict[str, list[str]]:
@@ -187,7 +199,7 @@ def _extras() -> dict[str, list[str]]:
         requirement = Requirement(text)
         marker = requirement.marker
         for extra in metadata.metadata(NAME).get_all("Provides-Extra") or ():
-            if extra in ("dev", "docs") or marker is None or "extra" not in str(marker):
+            if extra in DEVELOPERS or marker is None or "extra" not in str(marker):
                 continue
             if marker.evaluate({"extra": canonicalize_name(extra)}):
                 found.setdefault(extra, []).append(requirement.name)
@@ -214,8 +226,13 @@ def check_llama() -> Finding:
 def check_ray() -> Finding:
     """Whether Ray is installed, and which cluster the environment names."""
     version, address = installed(RAY), os.environ.get("RAY_ADDRESS")
+    if version is None and address:
+        return Finding(
+            "Ray",
+            "note",
+            "Not installed, though RAY_ADDRESS names a cluster: searches run in one process.",
+        )
     if version is None:
-        state: State = "problem" if address else "ok"
-        return Finding("Ray", state, "Not installed: searches run in one process.")
+        return Finding("Ray", "ok", "Not installed: searches run in one process.")
     where = "RAY_ADDRESS names a cluster" if address else "no cluster is named (RAY_ADDRESS)"
     return Finding("Ray", "ok", f"{version}; {where}.")
