@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import shutil
+import socket
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from heretic.config import Settings, load_settings
@@ -24,11 +27,12 @@ from heretic.events import (
 )
 from heretic.main import run
 from heretic.records import Plan, Score, Trial
+from heretic.runs.folder import RunFolder
 from heretic.tracking.figures import figures_in, figures_of
 from heretic.tracking.reporter import check_tracker, tracking
 
 EARLIER = Path(__file__).parents[1] / "data" / "earlier_run"
-RUN = "0123456789ab"
+RUN, OTHER = "0123456789ab-00000000", "0123456789ab-11111111"
 SECRET = "a secret prompt"
 PLAN = Plan.create(
     direction_scope="per layer", direction_index=None, kernels={}, row_normalization="none"
@@ -36,14 +40,20 @@ PLAN = Plan.create(
 
 
 class Heard:
-    """A reporter that keeps warnings."""
+    """A reporter that keeps warnings and titles of stages; an interruption comes at the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, interrupts: bool = False) -> None:
         self.warnings: list[str] = []
+        self.stages: list[str] = []
+        self._interrupts = interrupts
 
     def emit(self, event: Event) -> None:
-        if isinstance(event, Notice):
+        if isinstance(event, Notice) and event.level == "warning":
             self.warnings.append(event.text)
+        if isinstance(event, StageStarted) and event.title != SECRET:
+            self.stages.append(event.title)
+            if self._interrupts:
+                raise KeyboardInterrupt
 
 
 def options(track: str | None, address: str | None = None) -> SimpleNamespace:
@@ -61,17 +71,38 @@ def refusals(value: float, **more: Any) -> Score:
     return Score("refusals", value, "minimize", f"{value * 100:g}/100", **more)
 
 
-def search(heard: Heard, track: str, numbers: range, address: str | None = None) -> None:
+def search(
+    heard: Heard,
+    track: str,
+    numbers: range,
+    address: str | None = None,
+    *,
+    run: str = RUN,
+    reason: str = "done",
+) -> None:
     """The events of a search, told to a tracker."""
     settings = {"n_trials": 3, "racing": True, "model": SECRET, "seed": None, "batch": {"a": 1}}
     given = options(track, address)
-    with tracking(given, RUN, settings, heard, last_seconds=200) as (tracker,):
+    with tracking(given, lambda: run, settings, heard, last_seconds=200) as tracker:
         tracker.emit(SearchStarted(0, 3, (refusals(0.9),)))
         tracker.emit(Notice(SECRET))
         tracker.emit(StageStarted(SECRET))
         for number in numbers:
             tracker.emit(finished(number, refusals(0.5 - number / 10)))
-        tracker.emit(SearchFinished("done", 3, 5.0))
+        tracker.emit(SearchFinished(reason, 3, 5.0))
+
+
+def trackers() -> list[psutil.Process]:
+    """The processes of trackers that this one has started."""
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if "heretic.tracking" in child.cmdline()]
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """The address of a server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
 @pytest.fixture
@@ -140,17 +171,21 @@ def texts_in(place: Path) -> bytes:
 def test_mlflow_goes_on_with_its_run(folder: Path) -> None:
     pytest.importorskip("mlflow")
     heard = Heard()
-    search(heard, "mlflow", range(2))
+    search(heard, "mlflow", range(2), reason="interrupted")
     search(heard, "mlflow", range(2, 3))
+    search(heard, "mlflow", range(1), run=OTHER, reason="failed")
     assert heard.warnings == []
     with sqlite3.connect(folder / "mlflow.db") as database:
         runs = database.execute("select status, source_name, user_id, name from runs").fetchall()
         metrics = database.execute(
-            "select step, value from metrics where key = 'score/refusals' order by step"
+            "select step, value from metrics join runs using (run_uuid) "
+            "where key = 'score/refusals' and name = ? order by step",
+            (RUN,),
         ).fetchall()
         parameters = dict(database.execute("select key, value from params").fetchall())
         tags = {name for (name,) in database.execute("select key from tags")}
-    assert runs == [("FINISHED", "", "unknown", RUN)]
+    expected = [("FINISHED", "", "unknown", RUN), ("FAILED", "", "unknown", OTHER)]
+    assert sorted(runs) == sorted(expected)
     assert metrics == [(0, 0.5), (1, 0.4), (2, 0.3)]
     assert parameters == {"n_trials": "3.0", "racing": "1.0"}
     assert tags == {"heretic.run", "mlflow.runName"}
@@ -183,42 +218,72 @@ def test_a_tracker_that_fails_is_told_once(folder: Path) -> None:
     search(heard, "mlflow", range(3), "nonsense://nowhere")
     (warning,) = heard.warnings
     assert warning.startswith("The tracker mlflow gets no more figures: ")
-    assert warning.endswith("The search goes on.")
+    assert "The search goes on." not in warning  # it failed after the end
     assert "nonsense" in warning
 
 
-def test_a_tracker_that_hangs_is_left_behind(folder: Path) -> None:
+def test_a_tracker_that_hangs_is_ended(folder: Path, silent_server: str) -> None:
     pytest.importorskip("mlflow")
     heard = Heard()
-    given = options("mlflow", "http://127.0.0.1:9")  # it tries again, for minutes
-    with tracking(given, RUN, {}, heard, last_seconds=0.2) as (tracker,):
+    given = options("mlflow", silent_server)
+    with tracking(given, lambda: RUN, {}, heard, last_seconds=0.2) as tracker:
+        assert len(trackers()) == 1
         for number in range(2000):  # more than the pipe holds
             tracker.emit(finished(number, refusals(0.5)))
     (warning,) = heard.warnings
     assert "The search goes on." in warning
+    assert trackers() == []
+
+
+def test_an_interruption_at_the_end_leaves_no_process(folder: Path, silent_server: str) -> None:
+    pytest.importorskip("mlflow")
+    heard = Heard(interrupts=True)
+    given = options("mlflow", silent_server)
+    with pytest.raises(KeyboardInterrupt), tracking(given, lambda: RUN, {}, heard):
+        assert len(trackers()) == 1
+    assert trackers() == []
+    (stage,) = heard.stages
+    assert "60 s at most" in stage
+
+
+def test_a_tracker_that_cannot_start_ends_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow")
+    heard = Heard()
+    monkeypatch.setattr("sys.executable", str(folder / "no-such-program"))
+    with tracking(options("mlflow"), lambda: RUN, {}, heard) as reporter:
+        assert reporter is heard
+    (warning,) = heard.warnings
+    assert "cannot be started" in warning
 
 
 def test_an_error_of_the_search_stays_its_own(folder: Path) -> None:
     pytest.importorskip("mlflow")
     heard = Heard()
     given = options("mlflow", "nonsense://nowhere")
-    with pytest.raises(KeyboardInterrupt), tracking(given, RUN, {}, heard):
+    with pytest.raises(KeyboardInterrupt), tracking(given, lambda: RUN, {}, heard):
         raise KeyboardInterrupt
     assert len(heard.warnings) == 1
 
 
 def test_without_a_tracker_nothing_starts() -> None:
-    with tracking(options(None), RUN, {}, Heard()) as trackers:
-        assert trackers == ()
+    heard = Heard()
+    with tracking(options(None), lambda: RUN, {}, heard) as reporter:
+        assert reporter is heard
+        assert trackers() == []
 
 
 # --- settings --------------------------------------------------------------------------
 
 
 def test_a_tracker_that_is_not_installed_is_told_before_any_work(
-    monkeypatch: pytest.MonkeyPatch,
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("heretic.tracking.reporter.find_spec", lambda _: None)
+    (folder / "wandb").mkdir()  # what `wandb` leaves there offline is no package
+    monkeypatch.syspath_prepend(folder)
+    nothing = {"wandb": ("no-such-distribution",)}
+    monkeypatch.setattr("heretic.tracking.reporter.DISTRIBUTIONS", nothing)
     with pytest.raises(SettingsError, match=r"wandb is not installed.*\[track\]"):
         check_tracker(options("wandb"))
 
@@ -235,6 +300,16 @@ def test_an_address_holds_no_password(address: str) -> None:
     with pytest.raises(SettingsError, match="MLFLOW_TRACKING_PASSWORD") as caught:
         load_settings({"model": "m", "track": "mlflow", "track_address": address})
     assert caught.value.remedy
+
+
+def test_a_run_that_is_restarted_is_another_to_trackers(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "model-0123456789ab")
+    with folder.lock():
+        first = folder.tracking_id()
+        assert first.startswith("0123456789ab-")
+        assert RunFolder(folder.path).tracking_id() == first
+        folder.discard()
+        assert folder.tracking_id() != first
 
 
 def test_runs_do_not_depend_on_trackers() -> None:

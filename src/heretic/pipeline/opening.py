@@ -36,7 +36,7 @@ from heretic.runs.log import logging_to
 from heretic.runs.manifest import RunManifest
 from heretic.scorers import Scorer, check_scorers, load_scorers
 from heretic.system.files import check_writable
-from heretic.tracking.reporter import check_tracker, tracking
+from heretic.tracking.reporter import check_tracker
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +68,11 @@ def held_run(
         may_begin: Whether a new run may begin; if not, one of exactly these settings must exist.
 
     Raises:
-        HereticError: As `check_before_work`; or no run folder can be written, the prompts cannot
-            be read, the run is in use, or there is no run and none may begin.
+        HereticError: As `check_before_work`; or a tracker is not installed, no run folder can be
+            written, the prompts cannot be read, the run is in use, or there is no run and none may
+            begin.
     """
+    check_tracker(settings)
     scorers = check_before_work(settings)
     check_writable(settings.study_checkpoint_dir)
     prompts = load_prompts(settings, reporter, scorers=scorers)
@@ -78,12 +80,8 @@ def held_run(
     if not folder.exists:
         told = _new_run(settings, prompts, folder, seed, may_begin)
         reporter.emit(Notice(told))
-    with (
-        locked(folder, reporter, started) as logged,
-        tracking(settings, folder.digest, settings.to_dict(), logged) as trackers,
-    ):
-        everyone = Several(logged, *trackers)
-        yield OpenRun(settings, folder, seed, prompts, scorers, everyone, started)
+    with locked(folder, reporter, started) as logged:
+        yield OpenRun(settings, folder, seed, prompts, scorers, logged, started)
 
 
 @contextmanager
@@ -235,13 +233,12 @@ def check_before_work(settings: Settings) -> tuple[Scorer, ...]:
         ExportError: The destination is taken, its disk is too small, the repository's name is
             malformed, or nobody is logged in.
         ScorerError: A scorer cannot be loaded, or its judge does not answer.
-        SettingsError: A tracker is not installed, a benchmark does not exist, `max_refusals` does
-            not fit the scorers, or GGUF files are to be uploaded.
+        SettingsError: A benchmark does not exist, `max_refusals` does not fit the scorers, or GGUF
+            files are to be uploaded.
         RunError: The start plans cannot be read.
         HereticError: A package that benchmarks need is missing.
     """
     check_model(settings)
-    check_tracker(settings)
     destination = _destination(settings)
     if destination is not None:
         saving.check_place(options_of(ExportOptions, settings), *destination)

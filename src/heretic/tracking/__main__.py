@@ -1,6 +1,6 @@
 """The process of a tracker: JSON lines on standard input, one for each message.
 
-The first says the service and how the run begins, the following have figures, the last says how the
+The first says the service and how the run begins, the following have figures, the last says why the
 search ended. At the end of the input without such a line, the search was killed.
 """
 
@@ -19,15 +19,15 @@ def main() -> None:
     first = json.loads(next(lines))
     service = SERVICES[first.pop("service")]()
     service.begin(Beginning(**first | {"folder": Path(first["folder"])}))
-    complete, step = False, 0
+    reason, step = "interrupted", 0
     for line in lines:
         message = json.loads(line)
-        if "complete" in message:
-            complete = message["complete"]
+        if "reason" in message:
+            reason = message["reason"]
             break
         step = int(message.get("trial", step))
         service.log(step, message)
-    service.end(complete=complete)
+    service.end(reason)
 
 
 if __name__ == "__main__":

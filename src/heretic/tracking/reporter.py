@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from importlib.util import find_spec
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
 from heretic.errors import SettingsError
-from heretic.events import Event, Notice, Reporter
+from heretic.events import (
+    BROKEN_OFF,
+    Event,
+    Notice,
+    Reporter,
+    SearchFinished,
+    Several,
+    StageFinished,
+    StageStarted,
+)
 from heretic.system.display import safe_line
 from heretic.tracking.figures import figures_in, figures_of
 
@@ -28,6 +38,9 @@ QUIET = {
     "WANDB_ERROR_REPORTING": "false",
 }
 """What keeps the libraries from telling their makers of their use."""
+
+DISTRIBUTIONS = {"wandb": ("wandb",), "mlflow": ("mlflow-skinny", "mlflow")}
+"""By the values of the setting `track`, distributions that have it."""
 
 _SHOWN = 200
 
@@ -57,35 +70,54 @@ def check_tracker(options: TrackOptions) -> None:
                 remedy="Set track to wandb or mlflow.",
             )
         return
-    if find_spec(options.track) is None:
+    if not _is_installed(options.track):
         raise SettingsError(
             f"track is {options.track}, and the package {options.track} is not installed.",
             remedy="In the folder of Heretic's source: pip install '.[track]'",
         )
 
 
+def _is_installed(tracker: str) -> bool:
+    """Whether one of the distributions that have a tracker is installed.
+
+    A module is not looked for: offline, `wandb` leaves a folder of that name in the working folder.
+    """
+    for distribution in DISTRIBUTIONS[tracker]:
+        with suppress(PackageNotFoundError):
+            version(distribution)
+            return True
+    return False
+
+
 @contextmanager
 def tracking(
     options: TrackOptions,
-    run: str,
+    identify: Callable[[], str],
     settings: Mapping[str, Any],
     reporter: Reporter,
     *,
     last_seconds: float = LAST_SECONDS,
-) -> Iterator[tuple[Reporter, ...]]:
-    """A tracker's reporter while the context lasts; none if no tracker is set.
+) -> Iterator[Reporter]:
+    """The reporter of one search: it hands figures to a tracker as well, if one is set.
 
     Args:
-        run: The run's digest.
+        identify: Gives the run's id for trackers; called if a tracker is set.
         settings: All settings, of which the tracker is told the plain figures.
-        reporter: Shows a warning if the tracker fails; it is shown once.
+        reporter: The search's own; it shows a warning if the tracker fails, once.
+
+    Raises:
+        SettingsError: As `check_tracker`.
     """
+    check_tracker(options)
     if options.track is None:
-        yield ()
+        yield reporter
         return
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as errors:
-        # In an empty folder: some trackers take their server's address from files around them.
-        tracker = _Tracker(options.track, Path(folder), errors, reporter)
+    run = identify()
+    with ExitStack() as stack:
+        tracker = _started(options.track, reporter, stack)
+        if tracker is None:
+            yield reporter
+            return
         tracker.send(
             {
                 "service": options.track,
@@ -95,12 +127,24 @@ def tracking(
                 "settings": figures_in(settings),
             }
         )
-        complete = False
         try:
-            yield (tracker,)
-            complete = True
+            yield Several(reporter, tracker)
         finally:
-            tracker.end(complete=complete, seconds=last_seconds)
+            tracker.end(last_seconds)
+
+
+def _started(name: str, reporter: Reporter, stack: ExitStack) -> _Tracker | None:
+    """A tracker's process, whose files the stack deletes; None if it cannot be started."""
+    try:
+        # In an empty folder: some trackers take their server's address from files around them.
+        folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        errors = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the stack closes it
+        return _Tracker(name, Path(stack.enter_context(folder)), errors, reporter)
+    except OSError as error:
+        said = safe_line(str(error))[:_SHOWN]
+        text = f"The tracker {name} cannot be started: {said}. The search goes on."
+        reporter.emit(Notice(text, level="warning"))
+        return None
 
 
 class _Tracker:
@@ -109,6 +153,7 @@ class _Tracker:
     def __init__(self, name: str, folder: Path, errors: Any, reporter: Reporter) -> None:
         self._name, self._errors, self._reporter = name, errors, reporter
         self._is_over = False
+        self._reason: str | None = None
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "heretic.tracking"],
             stdin=subprocess.PIPE,
@@ -125,6 +170,8 @@ class _Tracker:
 
     def emit(self, event: Event) -> None:
         """Hand on the event's figures, if it has any."""
+        if isinstance(event, SearchFinished):
+            self._reason = event.reason
         found = figures_of(event)
         if found:
             self.send(found)
@@ -145,20 +192,43 @@ class _Tracker:
         if written < len(line):
             self._give_up("it takes no more figures")
 
-    def end(self, *, complete: bool, seconds: float) -> None:
-        """Let it send what is left, for so many seconds at most."""
-        self.send({"complete": complete})
-        with suppress(OSError):
-            self._pipe.close()
+    def end(self, seconds: float) -> None:
+        """Let it send what is left, for so many seconds at most; no process is left behind."""
         try:
-            status = self._process.wait(0 if self._is_over else seconds)
+            self.send({"reason": self._reason or "interrupted"})
+            with suppress(OSError):
+                self._pipe.close()
+            if not self._is_over:
+                self._wait(seconds)
+        finally:
+            self._kill()
+
+    def _wait(self, seconds: float) -> None:
+        self._reporter.emit(
+            StageStarted(f"Sending the last figures to {self._name}, {seconds:g} s at most")
+        )
+        summary = BROKEN_OFF
+        try:
+            status = self._process.wait(seconds)
+            summary = ""
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
             self._give_up(f"it did not end within {seconds:g} s")
             return
+        finally:
+            self._reporter.emit(StageFinished(summary))
         if status:
             self._give_up(self._said())
+
+    def _kill(self) -> None:
+        """End the process, and what it has started, if it has not ended by itself."""
+        if self._process.poll() is not None:
+            return
+        if os.name == "nt":
+            self._process.kill()
+        else:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def _said(self) -> str:
         """The last line of what it wrote to standard error."""
@@ -173,5 +243,6 @@ class _Tracker:
         if self._is_over:
             return
         self._is_over = True
-        text = f"The tracker {self._name} gets no more figures: {reason.rstrip('.')}. "
-        self._reporter.emit(Notice(f"{text}The search goes on.", level="warning"))
+        text = f"The tracker {self._name} gets no more figures: {reason.rstrip('.')}."
+        goes_on = "" if self._reason else " The search goes on."
+        self._reporter.emit(Notice(f"{text}{goes_on}", level="warning"))

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 PROJECT = "heretic"
-FINISHED, KILLED = "FINISHED", "KILLED"
+STATUS = {"done": "FINISHED", "stagnant": "FINISHED", "time": "FINISHED", "failed": "FAILED"}
+"""MLflow's, by the reason of `SearchFinished`; a search that was interrupted is `KILLED`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class Beginning:
     """What a tracker is told first.
 
     Attributes:
-        run: The run's digest, under which it goes on later.
+        run: The run's id for trackers, under which it goes on later.
         folder: Where the user is: local trackers write there.
         address: Of a server; empty for what the tracker's own variables say.
         settings: Those that are plain figures.
@@ -47,15 +48,19 @@ class Service(Protocol):
             step: The number of the trial.
         """
 
-    def end(self, *, complete: bool) -> None:
-        """End the run, and wait until all is written or sent."""
+    def end(self, reason: str) -> None:
+        """End the run, and wait until all is written or sent.
+
+        Args:
+            reason: That of `SearchFinished`.
+        """
 
 
 class WeightsAndBiases:
     """`wandb`: https://docs.wandb.ai. Its own variables count (`WANDB_MODE`, `WANDB_PROJECT`)."""
 
     def begin(self, beginning: Beginning) -> None:
-        """Begin a run whose id is the digest; offline, a folder `wandb` is written."""
+        """Begin a run of that id; offline, a folder `wandb` is written."""
         import wandb
 
         settings: dict[str, Any] = {
@@ -88,9 +93,9 @@ class WeightsAndBiases:
         """Tell figures; they have the trial's number as their axis."""
         self._run.log({"trial": step, **figures})
 
-    def end(self, *, complete: bool) -> None:
+    def end(self, reason: str) -> None:
         """Send what is left."""
-        self._run.finish(exit_code=0 if complete else 1)
+        self._run.finish(exit_code=0 if reason in STATUS and reason != "failed" else 1)
 
 
 class MLflow:
@@ -99,7 +104,7 @@ class MLflow:
     TAG = "heretic.run"
 
     def begin(self, beginning: Beginning) -> None:
-        """Begin a run, or go on with the one that has the digest as a tag."""
+        """Begin a run, or go on with the one that has the id as a tag."""
         from mlflow import MlflowClient
 
         named = beginning.address or os.environ.get("MLFLOW_TRACKING_URI", "")
@@ -135,9 +140,9 @@ class MLflow:
         metrics = [Metric(name, value, now, step) for name, value in figures.items()]
         self._client.log_batch(self._run, metrics=metrics)
 
-    def end(self, *, complete: bool) -> None:
-        """Say how the run ended."""
-        self._client.set_terminated(self._run, FINISHED if complete else KILLED)
+    def end(self, reason: str) -> None:
+        """Say how the search ended."""
+        self._client.set_terminated(self._run, STATUS.get(reason, "KILLED"))
 
 
 SERVICES: Mapping[str, type[Service]] = {"wandb": WeightsAndBiases, "mlflow": MLflow}
