@@ -77,7 +77,7 @@ def row(**changes: object) -> str:
         (row(extra=1), "Field extra of the request pause"),
         (row(op="save", trial=1), "Field folder of the request save"),
         (row(op="save", trial="1", folder="x"), "Field trial of the request save"),
-        (row(op="save", trial=1, folder="x", strategy="gguf"), "Field strategy"),
+        (row(op="save", trial=1, folder="x", strategy="archive"), "Field strategy"),
         (row(op="chat", messages=[{"role": "user"}]), "Field messages.0.content"),
         (row(op="chat", messages=[{"role": "tool", "content": ""}]), "Field messages.0.role"),
     ],
