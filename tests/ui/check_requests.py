@@ -160,6 +160,8 @@ def test_pictures_for_the_documents_can_be_taken(browser: Browser, tmp_path: Pat
         found = tab(browser, server, 1280)
         begin(found, server, model)
         key = next(path.name for path in (tmp_path / "runs").iterdir() if path.name != FOLDER)
+        # Until then the page of the run may offer to load the model, and take that back.
+        expect(found.page.get_by_text("The model is loaded.")).to_be_visible()
         ui_pictures.take(found.page, server, key, tmp_path, "Name a colour.")
         found.check(1280)
         found.page.context.close()

@@ -144,6 +144,9 @@ class _Run:
                 }
                 button("Report", lambda: self._alerts.trying(self._report), flat=True)
             self._draw_again()
+        # The browser may show the page before it was refreshed.
+        for hidden in (*self._buttons.values(), self._n_trials, self._time, self._again):
+            hidden.set_visibility(False)
 
     def _draw_again(self) -> None:
         """What the user may say when the run is opened, which its folder cannot."""
