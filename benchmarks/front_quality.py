@@ -11,11 +11,10 @@ set. Prints a Markdown table; `--replies FILE` keeps the replies as JSON lines, 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from benchmarks.peer.report import table
-from benchmarks.search_parts.quality import HEADER, qualities
+from benchmarks.search_parts.quality import HEADER, qualities, reply_lines
 
 
 def main() -> None:
@@ -28,15 +27,14 @@ def main() -> None:
     parser.add_argument("--bounds", type=int, nargs="+", default=[3, 10, 25])
     parser.add_argument("--replies", type=Path)
     given = parser.parse_args()
-    kept = []
+    kept = ""
     found = qualities(given.run, given.bad, given.good, tokens=given.tokens, limits=given.bounds)
     print(table(HEADER, []))
     for quality, replies in found:
         print(f"| {' | '.join(quality.cells())} |", flush=True)
-        told = {"model": quality.name}
-        kept += [{**told, "prompt": text, "reply": replies[text]} for text in replies]
+        kept += reply_lines(quality, replies)
     if given.replies is not None:
-        given.replies.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        given.replies.write_text(kept, encoding="utf-8")
 
 
 if __name__ == "__main__":

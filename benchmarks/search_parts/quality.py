@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -127,6 +128,15 @@ def qualities(
         if found.met and trial.number not in seen:
             seen.add(trial.number)
             yield ruler.quality(limit, trial.number, trial.plan, directions)
+
+
+def reply_lines(quality: Quality, replies: Mapping[str, str]) -> str:
+    """The replies of one model as JSON lines, for people to read."""
+    rows = [
+        {"model": quality.name, "prompt": prompt, "reply": reply}
+        for prompt, reply in replies.items()
+    ]
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def _texts(path: Path, system: str | None) -> list[Prompt]:

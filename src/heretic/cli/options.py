@@ -26,6 +26,14 @@ if TYPE_CHECKING:
 
 _PREFIX = "setting__"
 _CONFIG = "settings_file"
+
+config_option = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Read settings from this TOML file instead of config.toml.",
+)
+"""Of commands that read settings and have none of them as options."""
 _COMMON = (
     "behavior",
     "n_trials",

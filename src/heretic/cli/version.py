@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
-from importlib import metadata
 
 import click
 
 from heretic import __version__
 from heretic.system.distributions import HERE, mixture
+from heretic.system.optional import installed
 
 
 def show_version(ctx: click.Context, option: click.Parameter, given: bool) -> None:
@@ -36,10 +36,7 @@ def _surroundings() -> Iterator[str]:
 
 
 def _version(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return "is not installed"
+    return installed(distribution) or "is not installed"
 
 
 def _device() -> str:

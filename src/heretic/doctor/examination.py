@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from heretic.config.settings import Settings, load_settings
 from heretic.doctor import hub, machine, packages
 from heretic.doctor.finding import Finding
-from heretic.doctor.fit import Fit, Rates, basis, measure, rates_dict, what_fits
+from heretic.doctor.fit import Fit, Rates, basis, measure, what_fits
 from heretic.doctor.room import Room, room_of
 from heretic.errors import HereticError, SettingsError
 from heretic.model.loading import resolve_dtype
@@ -61,7 +61,7 @@ class Examination:
             if device is None
             else {"name": device.name, "memory": device.memory, "is_cpu": device.is_cpu},
             "room": None if self.room is None else self.room.to_dict(),
-            "rates": None if self.rates is None else rates_dict(self.rates),
+            "rates": None if self.rates is None else self.rates.to_dict(),
             "fits": [fit.to_dict() for fit in self.fits],
             "basis": list(self.basis),
         }

@@ -9,22 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from heretic.doctor.room import Room
-from heretic.model.room import Shape
+from heretic.model.room import ASSUMED_PROMPT_TOKENS, Shape
 from heretic.pipeline.described import PROMPTS, Device, need_of_sizes
 from heretic.search.need import Need
+from heretic.system.optional import installed
 
 if TYPE_CHECKING:
     import torch
 
     from heretic.config.settings import Settings
-
-PROMPT_TOKENS = 256
-"""Tokens of a prompt for which memory is said, as `heretic inspect` assumes."""
 
 COMPUTED_PROMPT_TOKENS = 17
 """Tokens of a prompt, of the demo's 37 with its template, that an evaluation computes: common
@@ -85,6 +82,10 @@ class Rates:
 
     products: float
     copies: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain data for `--json`."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,7 @@ def what_fits(
     for name, shape in MODELS.items():
         for format_name, bits in {dtype: 0, "8 bits": 8, "4 bits": 4}.items():
             need = need_of_sizes(
-                shape.sizes(device.itemsize, bits), settings, device, PROMPT_TOKENS
+                shape.sizes(device.itemsize, bits), settings, device, ASSUMED_PROMPT_TOKENS
             )
             fits = need.total <= room.usable
             trial = search = None
@@ -218,12 +219,4 @@ def basis(device: Device, rates: Rates | None, settings: Settings) -> Sequence[s
 
 def can_quantise() -> bool:
     """Whether the extra `quantization` is here, which 8 and 4 bits need."""
-    try:
-        return bool(version("bitsandbytes"))
-    except PackageNotFoundError:
-        return False
-
-
-def rates_dict(rates: Rates) -> dict[str, float]:
-    """Plain data for `--json`."""
-    return asdict(rates)
+    return installed("bitsandbytes") is not None

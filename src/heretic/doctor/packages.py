@@ -21,6 +21,7 @@ from heretic.doctor.finding import Finding, State
 from heretic.errors import HereticError
 from heretic.system.distributions import mixture
 from heretic.system.machine import versions
+from heretic.system.optional import installed
 
 NAME = "heretic-llm"
 TABLE = Path(__file__).with_name("versions.toml")
@@ -56,14 +57,6 @@ def known_failures(table: Path = TABLE) -> tuple[KnownFailure, ...]:
     """The table of releases that are known to fail."""
     rows = tomllib.loads(table.read_text(encoding="utf-8"))["known"]
     return tuple(KnownFailure(**row) for row in rows)
-
-
-def installed(package: str) -> str | None:
-    """A package's version; None if it is not installed."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def check_python(version: tuple[int, int] = sys.version_info[:2]) -> Finding:

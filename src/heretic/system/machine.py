@@ -9,11 +9,11 @@ import os
 import platform
 import sys
 from collections.abc import Iterable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import heretic
+from heretic.system.optional import installed
 
 if TYPE_CHECKING:
     import torch
@@ -136,12 +136,8 @@ PACKAGES = (
 def versions() -> dict[str, str]:
     """Versions of Python, Heretic, and the installed packages that can change a result."""
     found = {"python": platform.python_version(), "heretic-llm": heretic.__version__}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    have = {package: installed(package) for package in PACKAGES}
+    return found | {package: version for package, version in have.items() if version is not None}
 
 
 def hardware(device: torch.device) -> dict[str, Any]:

@@ -1,11 +1,20 @@
-"""Import optional dependencies; the error for a missing one says what to install."""
+"""Optional dependencies: which are installed, and the error that says what to install."""
 
 from __future__ import annotations
 
 import importlib
+from importlib import metadata
 from types import ModuleType
 
 from heretic.errors import HereticError
+
+
+def installed(distribution: str) -> str | None:
+    """The version of an installed distribution; None if it is not installed."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def require(

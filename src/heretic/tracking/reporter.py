@@ -10,7 +10,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +25,7 @@ from heretic.events import (
     StageStarted,
 )
 from heretic.system.display import safe_line
+from heretic.system.optional import installed
 from heretic.tracking.figures import figures_in, figures_of
 
 LAST_SECONDS = 60.0
@@ -70,23 +70,12 @@ def check_tracker(options: TrackOptions) -> None:
                 remedy="Set track to wandb or mlflow.",
             )
         return
-    if not _is_installed(options.track):
+    # A module is not looked for: offline, `wandb` leaves a folder of that name where the user is.
+    if not any(map(installed, DISTRIBUTIONS[options.track])):
         raise SettingsError(
             f"track is {options.track}, and the package {options.track} is not installed.",
             remedy="In the folder of Heretic's source: pip install '.[track]'",
         )
-
-
-def _is_installed(tracker: str) -> bool:
-    """Whether one of the distributions that have a tracker is installed.
-
-    A module is not looked for: offline, `wandb` leaves a folder of that name in the working folder.
-    """
-    for distribution in DISTRIBUTIONS[tracker]:
-        with suppress(PackageNotFoundError):
-            version(distribution)
-            return True
-    return False
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from heretic.pipeline.gguf_ahead import check_gguf_ahead
 from heretic.pipeline.gguf_source import beside
 from heretic.pipeline.run import Session
 from heretic.prompts import Prompt
+from heretic.records.choices import weights_strategy
 from heretic.records.options import options_of
 from heretic.records.selection import names_by_row
 from heretic.records.trial import Score, Trial
@@ -188,7 +189,7 @@ def saved(session: Session, request: Save) -> Result:
         _check_unused(folder)
     is_gguf = request.strategy == "gguf"
     settings = _checked_for_gguf(session, request, folder) if is_gguf else session.settings
-    strategy = "merge" if is_gguf else request.strategy
+    strategy = weights_strategy(request.strategy)
     exported = pipeline.export_trial(
         session, trial, folder, strategy, most_long=request.long_prompts
     )

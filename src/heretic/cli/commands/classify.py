@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from heretic.cli.options import config_option
 from heretic.errors import PromptError, ScorerError
 from heretic.system.display import json_text, safe
 from heretic.system.documents import parse_json
@@ -35,12 +36,7 @@ _INPUT = "input_"
     help="The scorer that judges: refusal, the name of a scorer in the settings, another scorer "
     "that comes with Heretic, or a plugin (module:Class or file.py:Class).",
 )
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Read settings from this TOML file instead of config.toml.",
-)
+@config_option
 def command(file: str, scorer: str, config: Path | None) -> int:
     """Say of every reply in FILE whether it refuses.
 

@@ -7,19 +7,14 @@ from pathlib import Path
 
 import click
 
-from heretic.cli.options import SettingsOptions
+from heretic.cli.options import SettingsOptions, config_option
 
 
 @click.command("doctor", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--hub", is_flag=True, help="Ask the Hub whether it answers, and accepts the stored token."
 )
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Read settings from this TOML file instead of config.toml.",
-)
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def command(hub: bool, config: Path | None, as_json: bool) -> int:
     """Look at this machine: what will fail, what is slow, and what would fit.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from heretic.cli.options import SettingsOptions
+from heretic.cli.options import SettingsOptions, config_option
 from heretic.system.display import json_text, safe
 from heretic.system.hub import display_name
 
@@ -29,12 +29,7 @@ INDENT = 5
     metavar="DIR",
     help="Folder that holds the run folders. Default: the setting of this name.",
 )
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Read settings from this TOML file instead of config.toml.",
-)
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, for programs.")
 def command(study_checkpoint_dir: Path | None, config: Path | None, as_json: bool) -> None:
     """List the run folders, the most recently used first.

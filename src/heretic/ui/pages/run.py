@@ -145,8 +145,7 @@ class _Run:
                 button("Report", lambda: self._alerts.trying(self._report), flat=True)
             self._draw_again()
         # The browser may show the page before it was refreshed.
-        for hidden in (*self._buttons.values(), self._n_trials, self._time, self._again):
-            hidden.set_visibility(False)
+        self._show(Controls())
 
     def _draw_again(self) -> None:
         """What the user may say when the run is opened, which its folder cannot."""
@@ -198,14 +197,10 @@ class _Run:
         self._now.refresh()
         self._said.refresh()
         shown = controls_of(self._site, watch)
-        for name, one in self._buttons.items():
-            one.set_visibility(getattr(shown, name))
-        self._again.set_visibility(shown.load)
         if shown.go_on and not self._n_trials.visible:
             self._n_trials.value = self._proposed()
             self._time.value = self._limit()
-        for one in (self._n_trials, self._time):
-            one.set_visibility(shown.go_on)
+        self._show(shown)
         if front is not self._front:
             self._front = front
             if self._selected is None and watch.data is not None:
@@ -218,6 +213,13 @@ class _Run:
             for part in (self._facts, self._stages, self._failed):
                 part.refresh()
         await self._panel.refresh(self._selected, front.table.labels)
+
+    def _show(self, shown: Controls) -> None:
+        for name, one in self._buttons.items():
+            one.set_visibility(getattr(shown, name))
+        self._again.set_visibility(shown.load)
+        for one in (self._n_trials, self._time):
+            one.set_visibility(shown.go_on)
 
     def _draw_points(self) -> None:
         self._picture.show(self._front.chart if self._front is not None else None, self._selected)
