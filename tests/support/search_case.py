@@ -13,7 +13,7 @@ from heretic.events import Event, Notice
 from heretic.records import ATTENTION, MLP, Kernel, Plan, Score
 from heretic.runs.folder import RunFolder
 from heretic.search import SearchSpace, Study
-from heretic.search.study import Evaluate
+from heretic.search.trying import Evaluate
 
 N_LAYERS = 24
 N_STARTUP = 6

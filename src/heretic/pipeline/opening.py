@@ -24,6 +24,7 @@ from heretic.pipeline.nearest import nearest_run
 from heretic.pipeline.prompts import load_prompts
 from heretic.pipeline.recorded import check_prompts_are_here, run_settings
 from heretic.pipeline.run import Session, open_folder, prepare, start_plans_of
+from heretic.pipeline.workers import check_workers
 from heretic.pipeline.worthwhile import Agree
 from heretic.prompts import PromptSets
 from heretic.records.choices import DEFAULT_STRATEGY, weights_strategy
@@ -232,8 +233,10 @@ def check_before_work(settings: Settings) -> tuple[Scorer, ...]:
         SettingsError: A benchmark does not exist, `max_refusals` does not fit the scorers, or GGUF
             files are to be uploaded.
         RunError: The start plans cannot be read.
-        HereticError: A package that benchmarks need is missing.
+        HereticError: A package that benchmarks or workers need is missing, or the Ray cluster must
+            not be joined.
     """
+    check_workers(settings)
     check_model(settings)
     destination = _destination(settings)
     if destination is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +34,7 @@ from heretic.pipeline.identity import baseline_key, fingerprint, used_prompts
 from heretic.pipeline.known import model_of_run
 from heretic.pipeline.shown import keep_proposed
 from heretic.pipeline.stages import scores_line
+from heretic.pipeline.workers import workers_of
 from heretic.pipeline.worthwhile import Agree, check_worthwhile
 from heretic.prompts import PromptSets
 from heretic.records.options import options_of
@@ -313,7 +315,8 @@ def search(
     Raises:
         KeyboardInterrupt: The user stopped the search; its trials are in `session.study`.
         RunError: The run was judged by another version of the refusal detector.
-        StudyError: Ten trials in a row failed.
+        StudyError: Ten trials in a row failed, or no worker is left.
+        HereticError: The workers cannot be started.
     """
     check_detector(session.manifest, session.evaluator.scorers, session.folder.path)
 
@@ -325,16 +328,17 @@ def search(
         finally:
             _record_batch_size(session)  # at once, since a killed process runs nothing at its end
 
-    session.study.run(
-        evaluate,
-        n_trials or session.settings.n_trials,
-        session.reporter,
-        baseline=session.evaluator.baseline,
-        start_plans_only=n_trials is None and session.settings.search == "gradient",
-        to_the_end=n_trials is not None,  # whether the front grows or not
-        time_limit=_limit(session.settings, session.started) if timed else None,
-        between_batches=between_batches,
-    )
+    with workers_of(session) if session.settings.workers else nullcontext(evaluate) as scoring:
+        session.study.run(
+            scoring,
+            n_trials or session.settings.n_trials,
+            session.reporter,
+            baseline=session.evaluator.baseline,
+            start_plans_only=n_trials is None and session.settings.search == "gradient",
+            to_the_end=n_trials is not None,  # whether the front grows or not
+            time_limit=_limit(session.settings, session.started) if timed else None,
+            between_batches=between_batches,
+        )
     front, evaluator = session.study.front, session.evaluator
     for text in front_warnings(front, evaluator.baseline, evaluator.scorers):
         session.reporter.emit(Notice(text, level="warning"))

@@ -165,11 +165,17 @@ class OptunaStudy:
                 remedy="Start the run over (checkpoint_action = restart).",
             )
 
+    @property
+    def next_number(self) -> int:
+        """The number that the next trial will have."""
+        return len(self._study.get_trials(deepcopy=False))
+
     def propose(self, ordinal: int, salt: int = 0) -> tuple[int, Plan]:
         """A new trial's number and the plan the sampler proposes for it.
 
         Args:
-            ordinal: Number of trials before this one, without interrupted trials.
+            ordinal: What gives each proposal its own seed: the number of trials before this one,
+                without interrupted trials, or the trial's own number.
             salt: Another number gives another plan at the same ordinal.
 
         Raises:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
+from bisect import insort
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from heretic.errors import StudyError, is_of_interruption
+from heretic.errors import StudyError
 from heretic.events import (
     Notice,
     Reporter,
@@ -26,23 +26,18 @@ from heretic.runs.folder import RunFolder
 from heretic.runs.journal import INTERRUPTED
 from heretic.search.bounds import bound_warnings
 from heretic.search.limits import BetweenBatches, TimeLimit
+from heretic.search.pool import Pool
 from heretic.search.space import Space
-from heretic.system.display import safe_line
+from heretic.search.trying import Evaluate, tried
 
 if TYPE_CHECKING:
     from heretic.search.sampler import SamplerKind
-
-Evaluate = Callable[[Sequence[Plan]], Sequence[tuple[Score, ...]]]
-"""Evaluates plans together and returns the scores of each."""
 
 MAX_INTERRUPTIONS = 3
 """A start plan that was interrupted this often is skipped: it may be what kills the process."""
 
 MAX_FAILURES = 10
 """This many failed trials in a row end the search: the plans are then not the cause."""
-
-_REASON_LENGTH = 300
-_log = logging.getLogger(__name__)
 
 
 class Study:
@@ -119,7 +114,7 @@ class Study:
 
     def run(
         self,
-        evaluate: Evaluate,
+        evaluate: Evaluate | Pool,
         n_trials: int,
         reporter: Reporter | None = None,
         *,
@@ -136,7 +131,9 @@ class Study:
         interrupted, and its plan is tried again.
 
         Args:
-            evaluate: Returns the scores of plans, each in the order of `objectives`.
+            evaluate: Returns the scores of plans, each in the order of `objectives`; or a pool that
+                takes plans and gives their trials back. Trials that are in a pool when the search
+                ends by an error or Ctrl+C are kept as interrupted.
             n_trials: Number of complete trials, including those of earlier calls and processes.
             baseline: Scores of the unedited model, for the display.
             start_plans_only: End once the start plans are done, even if `n_trials` is not reached.
@@ -149,7 +146,7 @@ class Study:
             All finished trials.
 
         Raises:
-            StudyError: Ten trials in a row failed.
+            StudyError: Ten trials in a row failed, or a pool has nobody left who scores plans.
             RunError: The run is locked, damaged, or cannot be written.
         """
         with self.folder.lock():
@@ -187,7 +184,7 @@ class _Search:
     def __init__(
         self,
         study: Study,
-        evaluate: Evaluate,
+        evaluate: Evaluate | Pool,
         n_trials: int,
         reporter: Reporter,
         start_plans_only: bool,
@@ -206,7 +203,9 @@ class _Search:
         self._reporter = reporter
         self._start = perf_counter()
         self._spent: list[float] = []  # seconds of each trial that this call completed
-        self._batches: list[float] = []  # seconds of each batch, with the proposals
+        # Seconds of each batch, with the proposals; of each plan in a pool, until it came back.
+        self._batches: list[float] = []
+        self._pending: dict[int, tuple[Plan, float]] = {}  # in the pool, and since when
         self._failures = 0
         self.trials: list[Trial] = []
         self.front: list[Trial] = []
@@ -238,6 +237,7 @@ class _Search:
         self.trials = folder.read_trials()
         self.front = front_of(self.trials)
         self._all_started = False
+        self._pending = {}
         folder.write_front(self.front)
 
     @property
@@ -250,22 +250,24 @@ class _Search:
         Raises:
             StudyError: Ten trials in a row failed.
         """
-        while self.completed < self._n_trials and not self.is_stagnant():
-            if self._start_plans_only and not self._waiting_start_plans():
-                return
-            self._give_way()
-            if self._no_time_for_another():
-                self._is_out_of_time = True
-                return
-            start = perf_counter()
+        while (begins := self._may_begin()) or self._pending:
             try:
-                self._step()
+                self._step(begins)
             except BaseException:
                 # Ctrl+C may have come between any two lines, so the state in memory is not
-                # reliable: read it all again, which also closes the open trial.
+                # reliable: read it all again, which also closes open trials.
                 self._open()
                 raise
-            self._batches.append(perf_counter() - start)
+
+    def _may_begin(self) -> bool:
+        """Whether another trial may begin."""
+        if self._is_out_of_time or self.completed >= self._n_trials or self.is_stagnant():
+            return False
+        if self._start_plans_only and not self._waiting_start_plans():
+            return False
+        self._give_way()
+        self._is_out_of_time = self._no_time_for_another()
+        return not self._is_out_of_time
 
     def _give_way(self) -> None:
         """Let others have the model before the next batch; their time is none of the search's."""
@@ -298,12 +300,43 @@ class _Search:
         waiting = self._waiting_start_plans()
         return not waiting and is_stagnant(self.trials, self._patience)
 
-    def _step(self) -> None:
-        batch = self._next(min(self._study.plans_at_once, self._n_trials - self.completed))
+    def _step(self, begins: bool) -> None:
+        """Evaluate a batch; or hand plans to the pool, if more may begin, and wait for trials."""
+        if callable(self._evaluate):
+            start = perf_counter()
+            batch = self._next(min(self._study.plans_at_once, self._n_trials - self.completed))
+            self._tell_of(batch)
+            for trial, error in tried(self._evaluate, self._study.objectives, batch):
+                self._take_in(trial, error)
+            self._batches.append(perf_counter() - start)
+            return
+        if begins:
+            self._hand_in(self._evaluate)
+        for trial in self._ended(self._evaluate):
+            _, since = self._pending.pop(trial.number)
+            self._batches.append(perf_counter() - since)
+            self._take_in(trial, None)
+
+    def _tell_of(self, batch: Sequence[tuple[int, Plan]]) -> None:
         for number, _ in batch:
             self._reporter.emit(TrialStarted(number, self.completed, self._n_trials))
-        for trial, error in self._try(batch):
-            self._take_in(trial, error)
+
+    def _hand_in(self, pool: Pool) -> None:
+        """Propose as many plans as the pool has places for, and no more than are wanted."""
+        room = min(pool.places, self._n_trials - self.completed) - len(self._pending)
+        if room <= 0 or (pool.in_batches and self._pending):
+            return
+        batch = self._next(room, by_number=not pool.in_batches)
+        self._pending |= {number: (plan, perf_counter()) for number, plan in batch}
+        self._tell_of(batch)
+        pool.hand_in(batch)
+
+    def _ended(self, pool: Pool) -> list[Trial]:
+        """Trials that the pool gave back; a batch as a whole, in the order of its proposals."""
+        found = pool.take()
+        while pool.in_batches and len(found) < len(self._pending):
+            found += pool.take()
+        return sorted(found, key=lambda trial: trial.number)
 
     def _take_in(self, trial: Trial, error: Exception | None) -> None:
         """Keep a finished trial.
@@ -312,13 +345,13 @@ class _Search:
             StudyError: It is the tenth trial in a row that failed.
         """
         self._sampler.learn(trial)
-        self.trials.append(trial)
+        insort(self.trials, trial, key=lambda one: one.number)
         self.front = front_of([*self.front, trial])
         self._study.folder.write_front(self.front)
-        if error is None:
+        if trial.state == "complete":
             self._spent.append(trial.seconds)
         self._report(trial)
-        self._failures = 0 if error is None else self._failures + 1
+        self._failures = 0 if trial.state == "complete" else self._failures + 1
         if self._failures >= MAX_FAILURES:
             raise StudyError(
                 f"{MAX_FAILURES} trials in a row failed, the last one with: {trial.failure}",
@@ -329,6 +362,7 @@ class _Search:
         if self._all_started:
             return []
         done = {trial.plan for trial in self.trials if trial.failure != INTERRUPTED}
+        done |= {plan for plan, _ in self._pending.values()}
         cut_short = self._interruptions()
         waiting = [
             plan
@@ -341,55 +375,28 @@ class _Search:
     def _interruptions(self) -> Counter[Plan]:
         return Counter(trial.plan for trial in self.trials if trial.failure == INTERRUPTED)
 
-    def _next(self, count: int) -> list[tuple[int, Plan]]:
-        """Numbers and plans of the next trials: start plans first, then the sampler's."""
+    def _next(self, count: int, *, by_number: bool = False) -> list[tuple[int, Plan]]:
+        """Numbers and plans of the next trials: start plans first, then the sampler's.
+
+        Args:
+            by_number: Whether a proposal's seed is its trial's number. The count of ended trials,
+                which is the same however often a search was interrupted, repeats itself while
+                other trials are pending.
+        """
         waiting = self._waiting_start_plans()
         if waiting:
             # After an interruption plans run alone, which shows which of them kills the process.
             cut_short = self._interruptions()
             batch = waiting[:count] if not any(cut_short[plan] for plan in waiting) else waiting[:1]
             return [(self._sampler.adopt(plan), plan) for plan in batch]
+        if by_number:
+            return [self._sampler.propose(self._sampler.next_number) for _ in range(count)]
         ended = [trial for trial in self.trials if trial.failure != INTERRUPTED]
         last = ended[-1].number if ended else -1
         interrupted = Counter(trial.plan for trial in self.trials if trial.number > last)
         # A plan is tried again after one interruption; after two it may be what kills the process.
         salt = max([1, *interrupted.values()]) - 1
         return [self._sampler.propose(len(ended) + i, salt) for i in range(count)]
-
-    def _try(self, batch: Sequence[tuple[int, Plan]]) -> Iterator[tuple[Trial, Exception | None]]:
-        """Evaluate plans together; if that fails, one by one, so that only faulty plans fail."""
-        start = perf_counter()
-        try:
-            pairs = list(zip(batch, self._evaluate([plan for _, plan in batch]), strict=True))
-        except Exception as error:  # one bad trial must not end a search of hours
-            if is_of_interruption(error):
-                raise
-            if len(batch) == 1:
-                yield _failed(*batch[0], error, perf_counter() - start), error
-                return
-            _log.info("A batch of %d failed and is evaluated one by one", len(batch), exc_info=True)
-            for one in batch:
-                yield from self._try([one])
-            return
-        seconds = (perf_counter() - start) / len(batch)
-        for (number, plan), scores in pairs:
-            try:
-                self._check(scores)
-            except ValueError as error:  # the other plans' scores are still valid
-                yield _failed(number, plan, error, seconds), error
-            else:
-                yield Trial(number, plan, tuple(scores), seconds=seconds), None
-
-    def _check(self, scores: tuple[Score, ...]) -> None:
-        searched, found = (
-            [choice for choice in choices if choice != "none"]
-            for choices in (self._study.objectives, [score.optimization for score in scores])
-        )
-        if searched != found:
-            raise ValueError(f"the scores do not match the objectives: {scores}")
-        for score in scores:
-            if not score.is_sound:
-                raise ValueError(f"score {score.name} is {score.value}")
 
     def report_start(self, baseline: tuple[Score, ...]) -> None:
         self._reporter.emit(SearchStarted(self.completed, self._n_trials, baseline))
@@ -429,6 +436,8 @@ class _Search:
             return None
         left = max(0, self._n_trials - self.completed)
         seconds = left * sum(self._spent) / len(self._spent)
+        if not callable(self._evaluate):
+            seconds /= max(1, self._evaluate.places)
         if self._time_limit is not None:
             seconds = max(0.0, min(seconds, self._time_limit.left()))
         return seconds
@@ -436,15 +445,3 @@ class _Search:
 
 def _completed(trials: Sequence[Trial]) -> int:
     return sum(trial.state == "complete" for trial in trials)
-
-
-def _failed(number: int, plan: Plan, error: Exception, seconds: float) -> Trial:
-    """A trial that failed; the log gets the traceback."""
-    _log.warning("Trial %d failed", number, exc_info=error)
-    return Trial(number, plan, (), "failed", _reason(error), seconds)
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, in one line."""
-    text = safe_line(str(error)) or "no message"
-    return f"{type(error).__name__}: {text}"[:_REASON_LENGTH]

@@ -1,0 +1,252 @@
+"""Starts a Ray for this process alone, or joins a cluster; says what may be joined."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from ipaddress import ip_address
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from heretic.cluster.ray_crew import Share
+from heretic.errors import HereticError
+from heretic.system.display import safe_line
+from heretic.system.machine import usable_cores
+from heretic.system.optional import require
+
+LEAST_STORE = 100_000_000
+"""Bytes of the object store at least; Ray refuses less than 75 million."""
+
+AUTHENTICATION = "RAY_AUTH_MODE"
+"""Ray's variable; `token` lets in nobody without the cluster's token."""
+
+_STRANGER = (
+    "import sys, ray\nray.init(address=sys.argv[1], configure_logging=False, log_to_driver=False)\n"
+)
+_PROBE_SECONDS = 60
+
+
+def ray_package() -> ModuleType:
+    """Ray, imported.
+
+    Raises:
+        HereticError: It is not installed.
+    """
+    with _environment({"RAY_USAGE_STATS_ENABLED": "0"}):
+        return require("ray", extra="ray", purpose="Searching with workers")
+
+
+@contextmanager
+def local_ray(gpus: int, room: int) -> Iterator[None]:
+    """A Ray of this process, which ends with the context.
+
+    It listens on loopback only, has a token that no file holds, no dashboard and no telemetry, and
+    keeps its files in a folder that goes with it. A Ray that the program runs already is used.
+
+    Args:
+        gpus: GPUs that workers may take.
+        room: Bytes that are sent to workers, for the size of the object store.
+
+    Raises:
+        HereticError: Ray is not installed, does not start, or would listen to other machines.
+    """
+    own = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        AUTHENTICATION: "token",
+        "RAY_AUTH_TOKEN": _token(),
+        # Ray's own switch for addresses that only this machine reaches, whatever its name says.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
+    with _environment(own):  # before the import: Ray reads some of it then
+        ray = ray_package()
+        if ray.is_initialized():
+            yield
+            return
+        folder = tempfile.mkdtemp(prefix="heretic-", dir=_short_folder())
+        try:
+            with _started(
+                ray,
+                address="local",
+                num_cpus=usable_cores(),
+                num_gpus=gpus,
+                include_dashboard=False,
+                object_store_memory=max(LEAST_STORE, 2 * room),
+                _node_ip_address="127.0.0.1",
+                _temp_dir=folder,
+            ):
+                _check_loopback(ray)
+                yield
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def joined_ray(address: str, *, allow_unauthenticated: bool) -> Iterator[None]:
+    """The Ray cluster at an address, of which this machine is a node.
+
+    Raises:
+        HereticError: As `check_address`; or the cluster cannot be reached, or lets in anybody.
+    """
+    check_address(address, allow_unauthenticated=allow_unauthenticated)
+    ray = ray_package()
+    if not allow_unauthenticated and lets_in_anybody(address):
+        raise _open_cluster(address, "it let in a process with a wrong token")
+    with _started(ray, address=address):
+        yield
+
+
+def check_address(address: str, *, allow_unauthenticated: bool) -> None:
+    """Refuse what cannot be joined, before any work.
+
+    Raises:
+        HereticError: The address is one of a Ray client; or this process has no token for it, and
+            the user did not allow that.
+    """
+    if "://" in address:
+        raise HereticError(
+            f"{safe_line(address)} is an address for Ray clients, which are no nodes of a cluster.",
+            remedy="Start it on a node of the cluster, with auto or the head's HOST:PORT.",
+        )
+    if not allow_unauthenticated and os.environ.get(AUTHENTICATION, "").lower() != "token":
+        raise _open_cluster(address, f"{AUTHENTICATION} is not token here")
+
+
+def lets_in_anybody(address: str) -> bool:
+    """Whether a cluster accepts a process with a wrong token."""
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")},
+        AUTHENTICATION: "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(16),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    command = [sys.executable, "-c", _STRANGER, address]
+    try:
+        ended = subprocess.run(  # noqa: S603 (this interpreter)
+            command, env=environment, capture_output=True, timeout=_PROBE_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return ended.returncode == 0
+
+
+def share_of(nodes: Sequence[Mapping[str, Any]], workers: int, gpus: int) -> Share:
+    """What each worker takes of its node: as many processors as let all workers have a place.
+
+    Args:
+        nodes: What each node has (`CPU`, `GPU`), as Ray counts it.
+        workers: Number of workers.
+        gpus: GPUs of each.
+    """
+    most = max((int(node.get("CPU", 0)) for node in nodes), default=0)
+    for cpus in range(most, 0, -1):
+        if sum(_places(node, cpus, gpus) for node in nodes) >= workers:
+            return Share(cpus, cpus, gpus)
+    return Share(1, 0, gpus)
+
+
+def nodes_of_ray() -> list[Mapping[str, Any]]:
+    """What each node has of the Ray that this process is connected to."""
+    return [node["Resources"] for node in ray_package().nodes() if node["Alive"]]
+
+
+def _places(node: Mapping[str, Any], cpus: int, gpus: int) -> int:
+    places = int(node.get("CPU", 0)) // cpus
+    return min(places, int(node.get("GPU", 0)) // gpus) if gpus else places
+
+
+def _open_cluster(address: str, why: str) -> HereticError:
+    return HereticError(
+        f"The Ray cluster at {safe_line(address)} has no authentication ({why}): whoever reaches "
+        "it can run code on its nodes and read what is sent to them.",
+        remedy="Start it with RAY_AUTH_MODE=token and a token, and give this command the same; or "
+        "say --allow-unauthenticated if nobody else reaches it.",
+    )
+
+
+@contextmanager
+def _started(ray: ModuleType, **arguments: Any) -> Iterator[None]:
+    """A connection to Ray, which ends with the context.
+
+    Raises:
+        HereticError: There is none.
+    """
+    level = logging.getLogger("ray").level
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    try:
+        with _own_signals():
+            ray.init(configure_logging=False, log_to_driver=False, **arguments)
+    except Exception as error:
+        ray.shutdown()
+        raise HereticError(
+            f"Ray does not start: {safe_line(str(error))[:300]}",
+            remedy="`ray status` says whether a cluster runs; without --workers no Ray is needed.",
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        logging.getLogger("ray").setLevel(level)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM, which Ray replaces."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _check_loopback(ray: ModuleType) -> None:
+    """Raise if other machines could reach this Ray.
+
+    Raises:
+        HereticError: They could.
+    """
+    (node,) = ray.nodes()
+    if not ip_address(node["NodeManagerAddress"]).is_loopback:
+        raise HereticError(
+            f"Ray listens at {node['NodeManagerAddress']}, where other machines reach it.",
+            remedy="It was imported before the search: import it later, or start Ray yourself.",
+        )
+
+
+@cache
+def _token() -> str:
+    """One token a process: Ray keeps the first that it sees."""
+    return secrets.token_hex(32)
+
+
+def _short_folder() -> Path:
+    """Where temporary files are; names of sockets in it must stay short."""
+    return Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())  # noqa: S108
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables while the context lasts; what it starts inherits them."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
