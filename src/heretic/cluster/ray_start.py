@@ -69,10 +69,16 @@ def local_ray(gpus: int, room: int) -> Iterator[None]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }
     with _environment(own):  # before the import: Ray reads some of it then
+        is_closed = _imported_closed()
         ray = ray_package()
         if ray.is_initialized():
             yield
             return
+        if not is_closed:
+            raise HereticError(
+                "Ray was imported before the search, so it would listen to other machines.",
+                remedy="Import it later, or start it yourself (ray.init()): the search uses it.",
+            )
         folder = tempfile.mkdtemp(prefix="heretic-", dir=_short_folder())
         try:
             with _started(
@@ -222,8 +228,16 @@ def _check_loopback(ray: ModuleType) -> None:
     if not ip_address(node["NodeManagerAddress"]).is_loopback:
         raise HereticError(
             f"Ray listens at {node['NodeManagerAddress']}, where other machines reach it.",
-            remedy="It was imported before the search: import it later, or start Ray yourself.",
+            remedy="This release of Ray is not the one that was tested: see constraints.txt.",
         )
+
+
+@cache
+def _imported_closed() -> bool:
+    """Import Ray, if it is not; returns whether the variables of `local_ray` were set before."""
+    is_first = "ray" not in sys.modules
+    ray_package()
+    return is_first
 
 
 @cache

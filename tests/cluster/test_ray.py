@@ -1,0 +1,141 @@
+"""Workers on a real Ray of this machine: who reaches it, and what kills do to a search."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from ipaddress import ip_address
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.support import worker_case
+from tests.support.ray_case import Killer, job, kill_a_worker, trials_in
+from tests.support.search_case import Recorder, evaluate, make_study
+from tests.support.session import session_of
+
+from heretic import pipeline
+from heretic.cluster.pool import WorkerPool
+from heretic.cluster.ray_crew import RayCrew, Share
+from heretic.cluster.ray_start import lets_in_anybody, local_ray
+from heretic.errors import StudyError
+from heretic.records import Trial, front
+
+if find_spec("ray") is None:  # imported in the tests: Ray reads variables then
+    pytest.skip("the extra `ray` is not installed", allow_module_level=True)
+
+SHARE = Share(threads=1, cpus=0, gpus=0)
+PROGRAM = """
+import sys
+from pathlib import Path
+from tests.support.worker_case import searched_by_command
+searched_by_command(Path(sys.argv[1]), n_trials=400, workers=2)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray() -> Iterator[None]:
+    """One Ray for all tests here: it takes seconds to start."""
+    with local_ray(0, 0):
+        yield
+
+
+@pytest.fixture
+def crew(request: pytest.FixtureRequest) -> Iterator[RayCrew]:
+    found = RayCrew(job(**getattr(request, "param", {})), SHARE)
+    yield found
+    found.close()
+
+
+def test_only_this_machine_reaches_it(crew: RayCrew, tmp_path: Path):
+    make_study(tmp_path).run(WorkerPool(crew, 1, Recorder()), 1)
+    me = psutil.Process()
+    addresses = {
+        connection.laddr.ip
+        for process in (me, *me.children(recursive=True))
+        for connection in process.net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert addresses
+    for address in addresses:
+        assert ip_address(address.removeprefix("::ffff:")).is_loopback
+
+
+def test_a_process_without_its_token_is_refused():
+    import ray
+
+    assert not lets_in_anybody(ray.get_runtime_context().gcs_address)
+
+
+@pytest.mark.parametrize("crew", [{"seconds": 0.05}], indirect=True)
+def test_killed_workers_lose_no_plan(crew: RayCrew, tmp_path: Path):
+    alone = make_study(tmp_path / "alone", plans_at_once=2).run(evaluate, 12)
+    killer = Killer(kill_a_worker, {2, 5, 8})
+    pool = WorkerPool(crew, 2, killer, in_batches=True)
+    found = make_study(tmp_path / "pool").run(pool, 12, killer)
+    assert killer.killed == 3
+    assert [(one.number, one.plan, one.scores) for one in found] == [
+        (one.number, one.plan, one.scores) for one in alone
+    ]
+    assert any("started again" in text for text in killer.notices("warning"))
+
+
+@pytest.mark.parametrize("crew", [{"proof": {"model": "another"}}], indirect=True)
+def test_a_node_with_another_model_is_named(crew: RayCrew, tmp_path: Path):
+    told = f"{os.uname().nodename} has model the same and not another"
+    with pytest.raises(StudyError, match=told):
+        make_study(tmp_path).run(WorkerPool(crew, 1, Recorder()), 1)
+
+
+class TestModel:
+    """Replicas of a tiny model."""
+
+    @pytest.mark.parametrize("mode", ["batches", "asynchronous"])
+    def test_scores_are_those_of_one_process(self, mode: str, tmp_path: Path):
+        session = session_of(
+            tmp_path, workers=2, worker_mode=mode, racing=False, n_trials=4, plans_at_once=1
+        )
+        with session.folder.lock():
+            pipeline.search(session)
+        trials = session.study.trials
+        assert [one.state for one in trials] == ["complete"] * 4
+        assert [one.scores for one in trials] == [
+            session.evaluator.evaluate([one.plan])[0] for one in trials
+        ]
+
+    def test_a_killed_driver_goes_on(self, tmp_path: Path):
+        place = worker_case.make_place(tmp_path)
+        command = [sys.executable, "-c", PROGRAM, str(place)]
+        with subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as program:
+            deadline = time.monotonic() + 300
+            journals = lambda: [*place.glob("runs/*/trials.journal")]  # noqa: E731
+            while not journals() or trials_in(journals()[0]) < 3:
+                assert program.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            left = psutil.Process(program.pid).children(recursive=True)
+            os.kill(program.pid, signal.SIGKILL)
+        _, alive = psutil.wait_procs(left, timeout=60)
+        for process in alive:  # end what a failing test would leave
+            process.kill()
+        assert not alive
+        kept = [one for one in worker_case.only_run(place).read_trials() if one.scores]
+        wanted = len(kept) + 3
+        assert worker_case.searched_by_command(place, n_trials=wanted, workers=2) == 0
+        trials = worker_case.only_run(place).read_trials()
+        complete = [one for one in trials if one.state == "complete"]
+        assert complete[: len(kept)] == kept
+        assert len(complete) == wanted
+        assert all(one.failure == "interrupted" for one in trials if one.state == "failed")
+        assert front_numbers(complete) == front_numbers(trials)
+
+
+def front_numbers(trials: list[Trial]) -> list[int]:
+    return [one.number for one in front(trials)]
