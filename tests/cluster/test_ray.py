@@ -34,7 +34,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from tests.support.worker_case import searched_by_command
-searched_by_command(Path(sys.argv[1]), n_trials=400, workers=2)
+searched_by_command(Path(sys.argv[1]), n_trials=400, workers=1)
 """
 
 
@@ -95,11 +95,8 @@ def test_a_node_with_another_model_is_named(crew: RayCrew, tmp_path: Path):
 class TestModel:
     """Replicas of a tiny model."""
 
-    @pytest.mark.parametrize("mode", ["batches", "asynchronous"])
-    def test_scores_are_those_of_one_process(self, mode: str, tmp_path: Path):
-        session = session_of(
-            tmp_path, workers=2, worker_mode=mode, racing=False, n_trials=4, plans_at_once=1
-        )
+    def test_scores_are_those_of_one_process(self, tmp_path: Path):
+        session = session_of(tmp_path, workers=2, racing=False, n_trials=4, plans_at_once=1)
         with session.folder.lock():
             pipeline.search(session)
         trials = session.study.trials
@@ -120,7 +117,12 @@ class TestModel:
                 assert program.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-            left = psutil.Process(program.pid).children(recursive=True)
+            # Ray's agents notice within some minutes only; they hold no model.
+            left = [
+                process
+                for process in psutil.Process(program.pid).children(recursive=True)
+                if "Agent" not in " ".join(process.cmdline())
+            ]
             os.kill(program.pid, signal.SIGKILL)
         _, alive = psutil.wait_procs(left, timeout=60)
         for process in alive:  # end what a failing test would leave
@@ -128,7 +130,7 @@ class TestModel:
         assert not alive
         kept = [one for one in worker_case.only_run(place).read_trials() if one.scores]
         wanted = len(kept) + 3
-        assert worker_case.searched_by_command(place, n_trials=wanted, workers=2) == 0
+        assert worker_case.searched_by_command(place, n_trials=wanted, workers=1) == 0
         trials = worker_case.only_run(place).read_trials()
         complete = [one for one in trials if one.state == "complete"]
         assert complete[: len(kept)] == kept

@@ -89,7 +89,9 @@ def local_ray(gpus: int, room: int) -> Iterator[None]:
                 include_dashboard=False,
                 object_store_memory=max(LEAST_STORE, 2 * room),
                 _node_ip_address="127.0.0.1",
-                _temp_dir=folder,
+                _temp_dir=str(
+                    Path(folder) / "ray"
+                ),  # which Ray opens to all users: not so `folder`
             ):
                 _check_loopback(ray)
                 yield
