@@ -89,9 +89,8 @@ def local_ray(gpus: int, room: int) -> Iterator[None]:
                 include_dashboard=False,
                 object_store_memory=max(LEAST_STORE, 2 * room),
                 _node_ip_address="127.0.0.1",
-                _temp_dir=str(
-                    Path(folder) / "ray"
-                ),  # which Ray opens to all users: not so `folder`
+                # Ray opens this to all users of the machine, but not the folder above it.
+                _temp_dir=str(Path(folder) / "ray"),
             ):
                 _check_loopback(ray)
                 yield
