@@ -134,8 +134,9 @@ def _told(settings: Settings, share: Share) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaData:
-    """What a worker makes its model and evaluator from: plain data. Prompts are sent, so that nodes need no data
-    sets.
+    """What a worker makes its model and evaluator from: plain data.
+
+    Prompts are sent, so that nodes need no data sets.
 
     Attributes:
         settings: From `Settings.to_dict`, with the secrets of scorers.
