@@ -15,7 +15,9 @@ from tests.support.search_case import evaluate, make_study
 
 from heretic.cluster.ray_crew import Share, differences
 from heretic.cluster.ray_start import check_address, share_of
-from heretic.errors import HereticError
+from heretic.config import Settings
+from heretic.errors import HereticError, SettingsError
+from heretic.pipeline.workers import check_workers
 
 GPUS = {"CPU": 16.0, "GPU": 4.0}
 
@@ -56,6 +58,12 @@ def test_without_a_token_no_cluster_is_asked(monkeypatch: pytest.MonkeyPatch):
     check_address("head:6379", allow_unauthenticated=True)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     check_address("head:6379", allow_unauthenticated=False)
+
+
+def test_a_cluster_without_workers_is_a_mistake():
+    with pytest.raises(SettingsError, match="workers is 0"):
+        check_workers(Settings(model="m", ray_address="auto"))
+    check_workers(Settings(model="m"))
 
 
 def test_an_address_for_clients_is_refused():

@@ -26,7 +26,7 @@ from heretic.cluster.ray_start import (
     share_of,
 )
 from heretic.config.settings import Settings
-from heretic.errors import HereticError
+from heretic.errors import HereticError, SettingsError
 from heretic.evaluator.baseline import from_content, to_content
 from heretic.evaluator.library import LibraryEvaluator
 from heretic.events import StageFinished, StageStarted
@@ -48,9 +48,15 @@ def check_workers(settings: Settings) -> None:
     """Say before any work what would stop workers later.
 
     Raises:
+        SettingsError: A cluster is named, and no workers.
         HereticError: Ray is missing, or the cluster must not be joined; see `check_address`.
     """
     if not settings.workers:
+        if settings.ray_address:
+            raise SettingsError(
+                "ray_address is set, and workers is 0: nothing would run there.",
+                remedy="Say how many workers it gets (--workers), or leave --ray-address out.",
+            )
         return
     if find_spec("ray") is None:
         ray_package()  # raises what says how to install it

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
-
-from pydantic import model_validator
+from typing import Annotated, Literal
 
 from heretic.config.declaration import LARGEST, FieldGroup, Optionally, setting
 
@@ -55,9 +53,3 @@ class WorkersFields(FieldGroup):
         scores=False,
         consent=True,
     )
-
-    @model_validator(mode="after")
-    def _a_cluster_has_workers(self) -> Self:
-        if self.ray_address and not self.workers:
-            raise ValueError("ray_address is set, and workers is 0: say how many workers it gets")
-        return self
