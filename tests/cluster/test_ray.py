@@ -22,7 +22,7 @@ from tests.support.session import session_of
 from heretic import pipeline
 from heretic.cluster.pool import WorkerPool
 from heretic.cluster.ray_crew import RayCrew, Share
-from heretic.cluster.ray_start import lets_in_anybody, local_ray
+from heretic.cluster.ray_start import local_ray, refuses_strangers
 from heretic.errors import StudyError
 from heretic.records import Trial, front
 
@@ -69,7 +69,7 @@ def test_only_this_machine_reaches_it(crew: RayCrew, tmp_path: Path):
 def test_a_process_without_its_token_is_refused():
     import ray
 
-    assert not lets_in_anybody(ray.get_runtime_context().gcs_address)
+    assert refuses_strangers(ray.get_runtime_context().gcs_address)
 
 
 @pytest.mark.parametrize("crew", [{"seconds": 0.05}], indirect=True)

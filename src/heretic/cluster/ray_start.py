@@ -35,6 +35,7 @@ _STRANGER = (
     "import sys, ray\nray.init(address=sys.argv[1], configure_logging=False, log_to_driver=False)\n"
 )
 _PROBE_SECONDS = 60
+_REFUSAL = "InvalidAuthToken"
 
 
 def ray_package() -> ModuleType:
@@ -107,9 +108,9 @@ def joined_ray(address: str, *, allow_unauthenticated: bool) -> Iterator[None]:
     """
     check_address(address, allow_unauthenticated=allow_unauthenticated)
     ray = ray_package()
-    if not allow_unauthenticated and lets_in_anybody(address):
-        raise _open_cluster(address, "it let in a process with a wrong token")
     with _started(ray, address=address):
+        if not allow_unauthenticated and not refuses_strangers(address):
+            raise _open_cluster(address, "it did not refuse a process with a wrong token")
         yield
 
 
@@ -129,22 +130,30 @@ def check_address(address: str, *, allow_unauthenticated: bool) -> None:
         raise _open_cluster(address, f"{AUTHENTICATION} is not token here")
 
 
-def lets_in_anybody(address: str) -> bool:
-    """Whether a cluster accepts a process with a wrong token."""
+def refuses_strangers(address: str) -> bool:
+    """Whether a cluster refuses a process with a wrong token, and says that this is why."""
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")},
         AUTHENTICATION: "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(16),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    command = [sys.executable, "-c", _STRANGER, address]
-    try:
-        ended = subprocess.run(  # noqa: S603 (this interpreter)
-            command, env=environment, capture_output=True, timeout=_PROBE_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return False
-    return ended.returncode == 0
+    with subprocess.Popen(  # noqa: S603 (this interpreter)
+        [sys.executable, "-c", _STRANGER, address],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as stranger:
+        end = threading.Timer(_PROBE_SECONDS, stranger.kill)
+        end.start()
+        try:
+            assert stranger.stdout is not None
+            return any(_REFUSAL in line for line in stranger.stdout)
+        finally:
+            end.cancel()
+            stranger.kill()  # it would try again for a minute
 
 
 def share_of(nodes: Sequence[Mapping[str, Any]], workers: int, gpus: int) -> Share:
