@@ -80,12 +80,12 @@ def workers_of(session: Session) -> Iterator[WorkerPool]:
     gpus = settings.gpus_per_worker
     if gpus is None:
         gpus = 1 if accelerator().type == "cuda" else 0
+    _check_gpus(settings, gpus)
     told = settings.to_dict()
     job = Job(partial(proof, told), proof(told), open_replica, data)
     reporter.emit(StageStarted("Starting Ray"))
     with _ray(settings, gpus, data.size):
         share = share_of(nodes_of_ray(), settings.workers, gpus)
-        _check_gpus(settings, share)
         reporter.emit(StageFinished(_told(settings, share)))
         crew = RayCrew(job, share)
         try:
@@ -114,16 +114,16 @@ def _rivals(session: Session) -> Rivals:
     return [trial.objectives() for trial in session.study.front]
 
 
-def _check_gpus(settings: Settings, share: Share) -> None:
+def _check_gpus(settings: Settings, gpus: int) -> None:
     """Refuse more GPUs than this machine has; nodes of a cluster may still come.
 
     Raises:
         HereticError: There are fewer.
     """
-    wanted, found = settings.workers * share.gpus, torch.cuda.device_count()
+    wanted, found = settings.workers * gpus, torch.cuda.device_count()
     if wanted > found and not settings.ray_address:
         raise HereticError(
-            f"{settings.workers} workers with {share.gpus} GPUs each need {wanted} GPUs, and this "
+            f"{settings.workers} workers with {gpus} GPUs each need {wanted} GPUs, and this "
             f"machine has {found}.",
             remedy="Set workers or gpus_per_worker lower.",
         )
