@@ -66,6 +66,8 @@ def local_ray(gpus: int, room: int) -> Iterator[None]:
         "RAY_USAGE_STATS_ENABLED": "0",
         AUTHENTICATION: "token",
         "RAY_AUTH_TOKEN": _token(),
+        # Ray gives workers the niceness 15: beside other programs they would hardly run.
+        "RAY_worker_niceness": "0",
         # Ray's own switch for addresses that only this machine reaches, whatever its name says.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }
