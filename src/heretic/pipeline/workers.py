@@ -130,9 +130,9 @@ def _check_gpus(settings: Settings, gpus: int) -> None:
 
 
 def _told(settings: Settings, share: Share) -> str:
-    gpus = f", {share.gpus} GPUs" if share.gpus else ""
-    threads = "1 thread" if share.threads == 1 else f"{share.threads} threads"
-    return f"{settings.workers} workers, {threads}{gpus} each"
+    counts = {"worker": settings.workers, "thread": share.threads, "GPU": share.gpus}
+    workers, *each = [f"{n} {what}{'' if n == 1 else 's'}" for what, n in counts.items() if n]
+    return f"{workers}; each has {' and '.join(each)}"
 
 
 # --- in the worker, and what it is sent ------------------------------------------------------
