@@ -14,7 +14,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 PIP_NO_INDEX=1
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-ui docs newest release-check audit soak bench bench-search models clean
+.PHONY: help install demo test types suite test-ui docs newest release-check audit soak bench bench-search models clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -47,12 +47,18 @@ test: $(VENV)/.dev ## Lint, check types, run all tests
 	$(BIN)/python -m heretic.demo.base
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@$(MAKE) --no-print-directory -j 2 types suite
+
+# Beside each other: mypy keeps one core busy.
+types: $(VENV)/.dev
 	$(BIN)/mypy
+
+suite: $(VENV)/.dev
 	$(OFFLINE) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # They take a Chromium on the PATH and download none. They are no part of `make test`.
 test-ui: $(VENV)/.dev ## Test pages in a real browser
-	$(OFFLINE) $(BIN)/python -m pytest -q -o python_files='check_*.py' tests/ui
+	$(OFFLINE) $(BIN)/python -m pytest -q -o python_files='check_*.py' -n 2 --dist worksteal tests/ui
 
 # Strict: a link that leads nowhere, or a page that the navigation lacks, is an error. (Not with
 # --quiet, which counts no warnings.)

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import heretic
-from heretic.export import save
+from heretic.export.saving import save
 from heretic.model import Model
 from heretic.prompts import Prompt
 from heretic.records import ATTENTION, MLP, Kernel, Plan

@@ -36,4 +36,4 @@ def short_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
     few = OWN_ITEMS.model_copy(update={"split": "train[:6]"})
     monkeypatch.setattr(long_replies, "CAPABILITY", {"items": few})
-    monkeypatch.setattr(long_replies, "TOKENS", 32)
+    monkeypatch.setattr(long_replies, "TOKENS", 16)

@@ -85,8 +85,8 @@ KEYS: dict[str, dict[str, set[str]]] = {
     },
     "inspect": {
         "": {"model", "model_type", "class_name", "n_layers", "hidden_size", "parameters", "layers"}
-        | {"weight_bytes", "weights_here", "cache_bytes_per_token", "preset", "verified"}
-        | {"writers", "left_out", "discovered"},
+        | {"weight_bytes", "weights_here", "cache_bytes_per_token", "carried_bytes"}
+        | {"writers", "left_out", "discovered", "preset", "verified"},
         "writers": {"component", "path", "layers", "shape", "transposed", "experts", "norm"}
         | {"edit"},
     },

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.peer.processes import failure, run_process, say
 from benchmarks.search_parts.peer import STARTUP_SHARE
-from benchmarks.search_parts.quality import qualities
+from benchmarks.search_parts.quality import Quality, qualities
 from benchmarks.search_parts.records import LIMITS, Run, Seen
 
 import heretic
@@ -76,13 +76,23 @@ def run_ours(
 def with_quality(run: Run, work: Path, bad: Path, good: Path) -> Run:
     """A run of ours with the quality of its front.
 
+    The replies are kept as they come in `replies.json` in `work`, so that people can read them: by
+    limit ("original" without one) and prompt.
+
     Args:
         work: Of `run_ours`.
         bad, good: Files of held-out prompts.
     """
     say(f"{run.tool} on the model {run.model}, seed {run.seed}: held-out prompts, at length")
+    figures: list[Quality] = []
+    read: dict[str, Mapping[str, str]] = {}
     found = qualities(_folder(work), bad, good, tokens=LONG, limits=LIMITS)
-    return replace(run, quality=tuple(one for one, _ in found))
+    for quality, replies in found:
+        figures.append(quality)
+        read["original" if quality.limit is None else f"<= {quality.limit}"] = replies
+        text = json.dumps(read, indent=1, ensure_ascii=False)
+        (work / "replies.json").write_text(text, encoding="utf-8")
+    return replace(run, quality=tuple(figures))
 
 
 def _folder(work: Path) -> Path:

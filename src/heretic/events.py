@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from heretic.records.trial import Score, Trial
+
+BROKEN_OFF = "broken off"
+"""What the end of a stage says that did not finish its work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,34 @@ class Several:
         """Hand the event on."""
         for reporter in self._reporters:
             reporter.emit(event)
+
+
+class _Stages:
+    """Hands each event on, and knows whether a stage is open."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self.is_open = False
+
+    def emit(self, event: Event) -> None:
+        """Hand the event on."""
+        self._reporter.emit(event)
+        if isinstance(event, StageStarted | StageFinished):
+            self.is_open = isinstance(event, StageStarted)
+
+
+@contextmanager
+def whole_stages(reporter: Reporter) -> Iterator[Reporter]:
+    """A reporter for work that may fail while the run goes on: its last stage then ends, too.
+
+    Without that, what comes later would count as time of the stage that failed.
+    """
+    stages = _Stages(reporter)
+    try:
+        yield stages
+    finally:
+        if stages.is_open:
+            stages.emit(StageFinished(BROKEN_OFF))
 
 
 class Silent:

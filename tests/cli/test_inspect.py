@@ -11,6 +11,7 @@ import torch
 from click.testing import CliRunner
 from tests.support import tiny
 from tests.support.zoo import randomise, text_inputs, tiny_config, tiny_model
+from transformers import DynamicCache
 
 from heretic.architectures import find_writers, resolve, resolver
 from heretic.architectures.table import WRITERS
@@ -18,7 +19,8 @@ from heretic.cli.commands.inspect import ranges
 from heretic.cli.main import heretic
 from heretic.errors import ModelError, UnsupportedModelError
 from heretic.model import loading
-from heretic.model.description import Description, describe, norms_after
+from heretic.model.description import BYTES, Description, describe, norms_after
+from heretic.model.generation import cache_argument
 from heretic.model.source import ModelSource
 
 
@@ -51,6 +53,30 @@ def test_writers_are_those_of_the_model(model_type: str, tmp_path: Path) -> None
             assert row.experts == (len(weight) if weight.ndim == 3 else 0)
     covered = {layer for row in found.writers for layer in row.layers}
     assert covered == set(range(found.n_layers))
+
+
+@pytest.mark.parametrize(
+    "model_type", ["llama", "jamba", "falcon_h1", "qwen3_next", "nemotron_h", "zamba2", "lfm2"]
+)
+def test_what_a_row_keeps_is_what_its_cache_holds(model_type: str, tmp_path: Path) -> None:
+    """Keys and values only of layers that attend, and the states of those that carry some."""
+    found = described(configured(tmp_path, model_type))
+    model = tiny_model(model_type)
+    inputs = text_inputs(model_type, model.config, batch=1)
+    cache = DynamicCache(config=model.config)
+    with torch.inference_mode():
+        model(**{**inputs, "use_cache": True, str(cache_argument(model)): cache})
+    tokens = inputs["input_ids"].shape[1]
+    kept, carried = 0, 0
+    for layer in cache.layers:
+        for name in ("keys", "values"):
+            kept += getattr(layer, name).numel() if getattr(layer, name, None) is not None else 0
+        for name in ("conv_states", "recurrent_states"):
+            states = getattr(layer, name, {}).values()
+            carried += sum(one.numel() * one.element_size() for one in states if one is not None)
+    assert found.cache_bytes_per_token == BYTES * kept / tokens
+    assert found.carried_bytes == carried
+    assert found.sizes(BYTES).carried == carried
 
 
 def test_the_vision_tower_is_left_alone(tmp_path: Path) -> None:

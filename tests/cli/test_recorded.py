@@ -141,7 +141,7 @@ def test_an_export_of_a_foreign_run_only_shows_its_front(
     def never(*_: object, **__: object) -> Any:
         raise AssertionError("nobody asked for this")
 
-    monkeypatch.setattr("heretic.export.upload", never)
+    monkeypatch.setattr("heretic.export.hub.upload", never)
     monkeypatch.setattr("heretic.pipeline.export_trial", never)
     monkeypatch.setattr(workflow, "show_benchmarks", never)
     before = {path for path in place.rglob("*") if the_run(place).path not in path.parents}
@@ -157,7 +157,7 @@ def test_a_foreign_run_in_the_folder_of_runs_is_only_continued(
     def never(*_: object, **__: object) -> Any:
         raise AssertionError("nobody asked for this")
 
-    monkeypatch.setattr("heretic.export.upload", never)
+    monkeypatch.setattr("heretic.export.hub.upload", never)
     monkeypatch.setattr("heretic.pipeline.export_trial", never)
     rewritten(place, **HOSTILE)
     shutil.copy(made / "config.toml", place)

@@ -19,9 +19,9 @@ from heretic.compare.audit import audit
 from heretic.compare.findings import Finding, failures
 from heretic.errors import AuditError, ExportError
 from heretic.events import Silent
-from heretic.export import save
 from heretic.export.documents.write import FAILED_AUDIT
 from heretic.export.files import inventory, write_sums
+from heretic.export.saving import save
 from heretic.model.source import ModelSource
 from heretic.pipeline import audit_saved
 from heretic.records import RowNormalization, Score

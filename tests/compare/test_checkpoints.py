@@ -23,7 +23,7 @@ from heretic.compare.difference import TensorDifference, paired_names
 from heretic.compare.side import open_side
 from heretic.errors import ModelError
 from heretic.events import Silent
-from heretic.export import save
+from heretic.export.saving import save
 from heretic.records import RowNormalization
 
 WEIGHTS = "model.safetensors"

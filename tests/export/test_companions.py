@@ -19,11 +19,12 @@ from tests.support.hub_server import Repository
 from tests.support.search_case import Recorder
 from transformers import AutoModelForCausalLM
 
-from heretic.export import companions, save
+from heretic.export import companions
 from heretic.export.base_files import fetch
 from heretic.export.code_files import referenced_code
 from heretic.export.files import relative_files
 from heretic.export.safetensors import stream
+from heretic.export.saving import save
 from heretic.export.weights import stored_dtype
 
 WAYS = ("streamed", "memory", "adapter")

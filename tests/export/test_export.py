@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,11 +18,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from heretic.errors import ExportError
 from heretic.evaluator import Evaluator
-from heretic.export import check_export, check_place, save, verify
 from heretic.export import files as export_files
+from heretic.export import verify as verification
 from heretic.export.request import ExportOptions, ExportRequest
 from heretic.export.safetensors import checkpoint, stream
-from heretic.export.verify import agree, disagreements, reload
+from heretic.export.saving import check_export, check_place, save
+from heretic.export.verify import agree, disagreements, reload, verify
 from heretic.export.weights import estimated_bytes
 from heretic.model import Model
 from heretic.records import ATTENTION, MLP, Kernel, Plan, RowNormalization, Score
@@ -471,9 +471,6 @@ def test_names_never_show_where_a_model_lies(case: NameCase) -> None:
     assert display_name(case.given) == case.shown
 
 
-verification = sys.modules["heretic.export.verify"]  # the package has a function of that name
-
-
 @pytest.mark.parametrize("size", ["5", "many", 0.5])
 def test_a_shard_size_that_is_none_is_refused_before_writing(
     model: Model, wanted: ExportRequest, size: Any, tmp_path: Path
@@ -488,7 +485,7 @@ def test_the_base_leaves_an_accelerator_that_is_too_small(
     free: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places: list[str] = []
-    base = SimpleNamespace(
+    base: Any = SimpleNamespace(
         device=torch.device("cuda:0"),
         options=SimpleNamespace(quantization="none"),
         model=SimpleNamespace(

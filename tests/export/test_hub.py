@@ -20,10 +20,11 @@ from tests.support.hub_server import Hub, Repository
 from transformers import AutoModelForCausalLM
 
 from heretic.errors import ExportError
-from heretic.export import check_upload, save, upload
 from heretic.export.documents.base_card import base_metadata
 from heretic.export.documents.places import shortened
 from heretic.export.files import check_destination
+from heretic.export.hub import check_upload, upload
+from heretic.export.saving import save
 from heretic.model import Model
 
 REPO = f"{hub_server.USER}/Tiny-heretic"

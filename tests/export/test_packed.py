@@ -16,10 +16,10 @@ from tests.support.search_case import Recorder
 from torch import Tensor, nn
 
 from heretic.errors import AuditError, ExportError, ModelError, SettingsError
-from heretic.export import save
 from heretic.export.safetensors import stream
 from heretic.export.safetensors.checkpoint import INDEX, SINGLE
 from heretic.export.safetensors.packed import PackedEdit, packed_with_edit, read
+from heretic.export.saving import save
 from heretic.model import Model
 from heretic.pipeline.audit import audit_saved
 from heretic.pipeline.single import apply_plan

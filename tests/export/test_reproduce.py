@@ -23,7 +23,6 @@ from heretic.config.schema import reproducible_names
 from heretic.config.tables import is_own_plugin
 from heretic.errors import ExportError
 from heretic.events import Reporter, Silent
-from heretic.export import reproduce, save
 from heretic.export.documents.places import shortened
 from heretic.export.documents.reproduction import (
     REPRODUCTION_SCHEMA,
@@ -33,9 +32,10 @@ from heretic.export.documents.reproduction import (
     without_secrets,
 )
 from heretic.export.files import sha256_file
-from heretic.export.reproduce import check_plugins, restored_settings
+from heretic.export.reproduce import check_plugins, reproduce, restored_settings
 from heretic.export.request import ExportRequest
 from heretic.export.safetensors import stream
+from heretic.export.saving import save
 from heretic.method.directions import difference_directions
 from heretic.model import Model
 

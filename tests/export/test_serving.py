@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from tests.support import export_case, tiny
 
-from heretic.export import save
 from heretic.export.documents.card import model_card
 from heretic.export.request import Strategy
+from heretic.export.saving import save
 from heretic.export.serving import adapter_text, vllm_options
 from heretic.records.plan import Plan, RowNormalization
 

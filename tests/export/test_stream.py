@@ -23,12 +23,13 @@ from transformers import AutoModelForCausalLM
 
 from heretic.errors import ExportError
 from heretic.events import Silent, StageProgress
-from heretic.export import save, weights
+from heretic.export import weights
 from heretic.export.safetensors import checkpoint as format_
 from heretic.export.safetensors import stream
 from heretic.export.safetensors.checkpoint import Checkpoint, read_checkpoint
 from heretic.export.safetensors.sources import QuantisedSourceError, StreamError, find_sources
 from heretic.export.safetensors.stream import Edit, ParameterEdit, edit_weight, edited_bias
+from heretic.export.saving import save
 from heretic.method.directions import layer_basis
 from heretic.method.edits import make_ablation
 from heretic.model import Model

@@ -9,8 +9,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 from tests.support import tiny
 
-from heretic import export
 from heretic.cli.main import main
+from heretic.export import hub
+from heretic.export import verify as verifying
 from heretic.export.documents.write import FAILED_AUDIT
 
 LOST = "model.layers.0.self_attn.q_proj.weight"
@@ -44,8 +45,8 @@ def lose_a_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         return scores
 
-    verify = export.verify
-    monkeypatch.setattr(export, "verify", verified)
+    verify = verifying.verify
+    monkeypatch.setattr(verifying, "verify", verified)
 
 
 def test_a_sound_export_is_audited(
@@ -88,8 +89,8 @@ def test_nothing_is_uploaded(
     lose_a_tensor(monkeypatch)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.setattr(export, "check_upload", lambda name: name)
-    monkeypatch.setattr(export, "upload", never)
+    monkeypatch.setattr(hub, "check_upload", lambda name: name)
+    monkeypatch.setattr(hub, "upload", never)
     target = ["--upload-repo-id", "me/it", "--upload-repo-private"]
     assert main([*job, "--model-action", "upload", *target]) == 1
     assert "Nothing was uploaded" in capsys.readouterr().err

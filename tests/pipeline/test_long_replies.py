@@ -17,7 +17,7 @@ from heretic import pipeline
 from heretic.cli.workflow import saved_table
 from heretic.errors import PromptError, ScorerError
 from heretic.events import Notice
-from heretic.export import LongReplies
+from heretic.export.request import LongReplies
 from heretic.pipeline import long_replies as module
 from heretic.pipeline.long_replies import difference, differing, long_replies
 from heretic.records import Score

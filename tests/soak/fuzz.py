@@ -189,7 +189,7 @@ def _reproduction(data: bytes) -> None:
     import torch
 
     from heretic.events import Silent
-    from heretic.export import reproduce
+    from heretic.export.reproduce import reproduce
     from heretic.search.sampler import sampler_seed
 
     def prepare(settings: Any, seed: int, *rest: Any) -> Any:

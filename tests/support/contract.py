@@ -21,6 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from heretic.architectures import Structure, resolve
@@ -226,7 +227,10 @@ def replies_are_the_edited_models(case: Case) -> None:
 
 
 def saved_is_edited(case: Case, plan_of: PlanOf) -> None:
-    """Saved, from memory or by streaming the base's files, the edited model is the edited model."""
+    """Saved from memory, the edited model is the edited model.
+
+    What is streamed from the base's files has the same tensors.
+    """
     writers, before, plan = case.structure.writers, case.logits(), plan_of(case)
     editor = WeightEditor(writers)
     with tempfile.TemporaryDirectory() as name:
@@ -238,7 +242,25 @@ def saved_is_edited(case: Case, plan_of: PlanOf) -> None:
         editor.restore()
         same_logits(_read(case, merged), wanted, before)
         if streamed(case, plan, base, other):
-            same_logits(_read(case, other), wanted, before)
+            same_tensors(other, merged, base)
+
+
+def same_tensors(found: Path, wanted: Path, base: Path) -> None:
+    """Two saved models are one, and tensors that the edit leaves alone are the base's bits."""
+    tensors, others, before = (_tensors(folder) for folder in (found, wanted, base))
+    assert set(tensors) == set(others)
+    for name, tensor in tensors.items():
+        if torch.equal(others[name], before[name]):
+            assert torch.equal(tensor, before[name]), f"{name} is not the base's"
+            continue
+        change = float((others[name] - before[name]).abs().max())
+        deviation = float((tensor - others[name]).abs().max()) / change
+        assert deviation < TOLERANCE, f"{name} is {deviation:.1e} of the change apart"
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    files = sorted(folder.glob("*.safetensors"))
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
 def _read(case: Case, folder: Path) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 
 from heretic.errors import HereticError
 from heretic.ui.places import Places
-from heretic.ui.site import Again, Form
+from heretic.ui.site import Again, Form, Named
 from heretic.ui.talk import Talk, Turn
 
 
@@ -31,9 +31,9 @@ def test_fields_stand_above_the_text(places: Places, tmp_path: Path):
         n_trials=7,
         time_limit=" 2h ",
         sets=(
-            ("good_prompts", str(tmp_path / "good.txt"), "train[:1]"),
-            ("bad_prompts", "org/data", ""),
-            ("bad_evaluation_prompts", " ", "train"),
+            Named("good_prompts", str(tmp_path / "good.txt"), "train[:1]", " prompt "),
+            Named("bad_prompts", "org/data"),
+            Named("bad_evaluation_prompts", " ", "train"),
         ),
         more="n_trials = 3\nseed = 1",
     )
@@ -42,7 +42,11 @@ def test_fields_stand_above_the_text(places: Places, tmp_path: Path):
         "behavior": "jokes",
         "n_trials": 7,
         "time_limit": "2h",
-        "good_prompts": {"dataset": str(places.roots[0] / "good.txt"), "split": "train[:1]"},
+        "good_prompts": {
+            "dataset": str(places.roots[0] / "good.txt"),
+            "split": "train[:1]",
+            "column": "prompt",
+        },
         "bad_prompts": {"dataset": "org/data"},
         "seed": 1,
     }
@@ -59,8 +63,8 @@ def test_fields_stand_above_the_text(places: Places, tmp_path: Path):
         Form("folder", "/etc"),
         Form("demo", more="n_trials ="),
         Form("demo", more="seed = 2026-01-01"),
-        Form("hub", "a/b", sets=(("good_prompts", "/etc/passwd", ""),)),
-        Form("hub", "a/b", sets=(("good_prompts", "../x", ""),)),
+        Form("hub", "a/b", sets=(Named("good_prompts", "/etc/passwd"),)),
+        Form("hub", "a/b", sets=(Named("good_prompts", "../x"),)),
     ],
 )
 def test_what_is_wrong_is_refused_with_a_remedy(places: Places, form: Form):
@@ -99,9 +103,8 @@ def test_a_number_of_trials_is_named_only_if_the_user_has_changed_it():
 
 def test_a_run_is_opened_again_with_what_its_folder_must_not_decide():
     more = 'trust_remote_code = true\n[scorer.judge]\nendpoint = "http://127.0.0.1:1"'
-    assert Again(target=40, time_limit=" 2h ", more=more).settings() == {
+    assert Again(target=40, more=more).settings() == {
         "n_trials": 40,
-        "time_limit": "2h",
         "trust_remote_code": True,
         "scorer": {"judge": {"endpoint": "http://127.0.0.1:1"}},
     }

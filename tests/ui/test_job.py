@@ -15,10 +15,10 @@ import pytest
 from heretic.errors import HereticError
 from heretic.events import Silent
 from heretic.ui.job import Job
-from heretic.ui.task import Task
+from heretic.ui.task import Task, saving, uploading
 from heretic.worker.asked import settings_of
 from heretic.worker.client import WorkerGoneError, WorkerProcess
-from heretic.worker.protocol import Open, Save, State
+from heretic.worker.protocol import Open, Save, State, Upload
 
 
 @pytest.fixture
@@ -239,20 +239,38 @@ def test_two_models_are_not_saved_to_one_folder(job: Job, tmp_path: Path) -> Non
     async def work() -> None:
         run = opened(job, tmp_path)
         place = tmp_path / "saved"
-        job.tasks[run, 1] = [Task("save", "", folder=place)]  # it waits
+        job.tasks[run, 1] = [Task("save", "", place=place)]  # it waits
         (tmp_path / "other").symlink_to(tmp_path)
         for named in (place, tmp_path / "other" / "saved"):
             with pytest.raises(HereticError, match="already"):
-                job.save(tmp_path, 2, named, "merge")
+                job.ask(tmp_path, 2, saving(2, named.resolve(), "merge"))
         job.tasks[run, 1][0].error = "It failed."
-        job.save(tmp_path, 2, place, "merge")
-        assert job.tasks[run, 2][0].folder == place
+        job.ask(tmp_path, 2, saving(2, place, "merge"))
+        assert job.tasks[run, 2][0].place == place
 
     within(job, work())
 
 
 def test_the_page_asks_for_no_export_to_be_replaced() -> None:
     assert not Save(trial=1, folder="saved").replaces
+
+
+def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(HereticError, match="is not empty"):
+        saving(1, tmp_path, "merge")
+
+
+@pytest.mark.parametrize("name", ["", "a/b/c", "-a/b", "a b", "a/b.git", "../a", "a/b--c"])
+def test_what_is_no_repository_is_refused_at_once(name: str) -> None:
+    with pytest.raises(HereticError, match="not a valid repository id"):
+        uploading(1, name, "merge")
+
+
+def test_an_upload_is_private_unless_it_is_said_otherwise() -> None:
+    task, request = uploading(1, "name/edited", "merge")
+    assert request == Upload(trial=1, repository="name/edited", private=True)
+    assert "private" in task.title
 
 
 # --- chat, and the end ---------------------------------------------------------------------
@@ -263,11 +281,12 @@ def say(**row): print(json.dumps(row), flush=True)
 say(type="state", state="idle")
 for line in sys.stdin:
     row = json.loads(line)
-    print(row["op"], file=sys.stderr, flush=True)
+    print(row["op"], row.get("time_limit") or "", file=sys.stderr, flush=True)
     result = {}
     if row["op"] == "open":
         say(type="state", state="ready", run="runs/a")
-        result = {"run": "runs/a", "settings": {"system_prompt": "Be brief."}}
+        limit = row["settings"].get("time_limit")
+        result = {"run": "runs/a", "settings": {"system_prompt": "Be brief.", "time_limit": limit}}
     elif row["op"] == "chat":
         said = [[one["role"], one["content"]] for one in row["messages"]]
         say(type="piece", id=row["id"], text=json.dumps(said))
@@ -320,5 +339,56 @@ def test_a_double_click_asks_for_one_search(job: Job) -> None:
         await asyncio.gather(*job._running)
         await job.unload()
         assert (job.folder / "errors").read_text().split() == ["open", "search", "quit"]
+
+    within(job, work())
+
+
+def test_unload_does_not_undo_go_on(job: Job) -> None:
+    """Two tabs: the search is asked for, and the worker has not said yet that it has begun."""
+
+    async def work() -> None:
+        await with_program(job, TALKING)
+        job.go_on(Path("runs/a"), search=False)
+        await settled(job)
+        job.go_on(Path("runs/a"), search=True)
+        with pytest.raises(HereticError, match="one run at a time"):
+            await job.unload()
+        await asyncio.gather(*job._running)
+        assert (job.folder / "errors").read_text().split() == ["open", "search"]
+
+    within(job, work())
+
+
+def test_go_on_after_unload_opens_the_run_anew(job: Job) -> None:
+    async def work() -> None:
+        old = await with_program(job, TALKING)
+        job.go_on(Path("runs/a"), search=False)
+        await settled(job)
+        async with job._turn:  # somebody else is at it
+            unloading = asyncio.create_task(job.unload())
+            await asyncio.sleep(0)
+            assert not job.is_open(Path("runs/a"))
+            job.go_on(Path("runs/a"), search=True)
+            assert job.opening
+        await unloading
+        await job.stop()
+        await settled(job)
+        assert not old.is_alive
+        assert "search" not in (job.folder / "errors").read_text().split()
+
+    within(job, work())
+
+
+def test_a_search_goes_on_with_the_limit_that_is_shown(job: Job) -> None:
+    async def work() -> None:
+        await with_program(job, TALKING)
+        job.go_on(Path("runs/a"), search=False, limit="2h")
+        await settled(job)
+        assert job.limit == "2h"  # which the page shows
+        for limit in (job.limit, ""):
+            job.go_on(Path("runs/a"), search=True, limit=limit)
+            await asyncio.gather(*job._running)
+        told = [line.split() for line in (job.folder / "errors").read_text().splitlines()]
+        assert told == [["open"], ["search", "2h"], ["search"]]
 
     within(job, work())

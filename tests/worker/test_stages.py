@@ -13,7 +13,7 @@ from tests.support.session import session_of
 
 from heretic import pipeline
 from heretic.errors import ExportError, HereticError, RunError
-from heretic.events import Several
+from heretic.events import BROKEN_OFF, Several
 from heretic.export.files import PARAMETERS, REPRODUCTION, is_ours
 from heretic.runs.events import EventsFile, read_events, stage_times
 from heretic.worker import answers
@@ -123,3 +123,23 @@ def test_what_lies_in_a_folder_by_now_is_not_replaced(
     trial = session.study.trials[0].number
     with pytest.raises(ExportError, match="is not empty"):
         answers.saved(session, Save(trial=trial, folder=str(place)))
+
+
+def test_a_stage_of_a_save_that_fails_ends(
+    recorded: tuple[pipeline.Session, Path],
+    worker: Worker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session, path = recorded
+
+    def fails(*_: object, **__: object) -> None:
+        raise ExportError("The disk is full.")
+
+    monkeypatch.setattr("heretic.export.saving.write_documents", fails)
+    request = Save(trial=session.study.trials[0].number, folder=str(tmp_path / "saved"))
+    with pytest.raises(ExportError, match="disk is full"):
+        worker._of_session(1, request, session)
+    found = stages(path)
+    assert found[-1] == (f"Saving to {tmp_path / 'saved'}", True)
+    assert read_events(path)[-1]["summary"] == BROKEN_OFF

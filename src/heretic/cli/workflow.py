@@ -184,14 +184,9 @@ def _gguf_beside(session: Session, directory: Path, strategy: str) -> Sequence[R
     if strategy != "gguf":
         return ()
     from heretic.cli.display.gguf import shown
-    from heretic.pipeline.gguf import make_gguf
-    from heretic.pipeline.gguf_order import order_of
-    from heretic.pipeline.gguf_source import beside, source_of_session
+    from heretic.pipeline.gguf import gguf_beside
 
-    session.evaluator.release()  # the files are scored with models of their own in memory
-    place = beside(directory)
-    source = source_of_session(session, directory)
-    results = make_gguf(source, order_of(session.settings, place), session.reporter)
+    place, results = gguf_beside(session, session.settings, directory)
     return ["", *shown(results, place)]
 
 

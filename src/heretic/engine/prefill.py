@@ -272,7 +272,8 @@ class Prefill:
         tokens = len(rows.tails) * rows.width
         per_layer = model.cache_bytes_per_token() // model.n_layers
         carried = len(rows.tails) * model.carried_bytes // model.n_layers
-        budget = self._kept_share * cache.slots * cache.columns * model.cache_bytes_per_token()
+        slot = cache.columns * model.cache_bytes_per_token() + model.carried_bytes
+        budget = self._kept_share * cache.slots * slot
         return checkpoint_layers(
             model.n_layers,
             budget / len(self.sets),

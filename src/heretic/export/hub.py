@@ -26,7 +26,7 @@ from heretic.export.files import (
     sums_text,
 )
 from heretic.system.adapters import ADAPTER_CONFIG
-from heretic.system.hub import display_name, is_local
+from heretic.system.hub import check_repository_id, display_name, is_local
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -49,15 +49,8 @@ def check_upload(repo_id: str) -> str:
             connection fails.
     """
     from huggingface_hub import HfApi, get_token
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ExportError(
-            f"{repo_id!r} is not a valid repository id.", remedy="Use NAMESPACE/NAME."
-        ) from error
+    check_repository_id(repo_id)
     if get_token() is None:
         raise ExportError("Uploading needs a login to the Hugging Face Hub.", remedy=LOGIN)
     with _hub_errors(repo_id):

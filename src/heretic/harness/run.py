@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heretic.errors import HereticError, is_of_interruption
-from heretic.events import Notice, Reporter, StageFinished, StageStarted
+from heretic.events import Notice, Reporter, StageFinished, StageStarted, whole_stages
 from heretic.harness.results import Measurement, PairedMetric, compare
 from heretic.harness.store import ResultFile, key_of_edited
 from heretic.harness.tasks import check_tasks, folder_digest, remedy_for, task_manager
@@ -129,24 +129,25 @@ def _known_or_run(
     """
     if key in file.measurements:
         return
-    reporter.emit(StageStarted(f"Benchmark {task}, {who}"))
-    from heretic.harness.measure import measure
+    with whole_stages(reporter) as told:
+        told.emit(StageStarted(f"Benchmark {task}, {who}"))
+        from heretic.harness.measure import measure
 
-    try:
-        with acting():
-            found = measure(
-                model, task, key=key, limit=wanted.limit, path=wanted.path, reporter=reporter
-            )
-    except Exception as error:  # any error of the task, its data or its code; other tasks run on
-        if is_of_interruption(error):
-            raise
-        logger.exception("The benchmark %s failed", task)
-        reason = _reason(error)
-        reporter.emit(Notice(f"Benchmark {task}, {who}: {reason}", level="warning"))
-        raise _TaskFailed(reason) from error
-    file.put(found)
-    file.write()
-    reporter.emit(StageFinished(_summary(found)))
+        try:
+            with acting():
+                found = measure(
+                    model, task, key=key, limit=wanted.limit, path=wanted.path, reporter=told
+                )
+        except Exception as error:  # of the task, its data or its code; other tasks run on
+            if is_of_interruption(error):
+                raise
+            logger.exception("The benchmark %s failed", task)
+            reason = _reason(error)
+            told.emit(Notice(f"Benchmark {task}, {who}: {reason}", level="warning"))
+            raise _TaskFailed(reason) from error
+        file.put(found)
+        file.write()
+        told.emit(StageFinished(_summary(found)))
 
 
 def _reason(error: Exception) -> str:

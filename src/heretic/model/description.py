@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from heretic.architectures.resolver import (
 from heretic.config.presets import Preset
 from heretic.errors import UnsupportedModelError
 from heretic.model import loading
+from heretic.model.generation import attending_layers, carried_bytes
 from heretic.model.hooks import replaced
 from heretic.model.loading import Loaded
 from heretic.model.room import Sizes
@@ -84,6 +85,8 @@ class Description:
         parameters: Number of weights.
         weight_bytes: Bytes of the weights in half precision.
         cache_bytes_per_token: Bytes of a token's keys and values in all layers, half precision.
+        carried_bytes: Bytes of the states that a row carries on besides keys and values, in the
+            model's own precision; None if they are not known without weights.
         vocabulary: Number of tokens that are predicted.
         linear: Weights of the layers' linear maps, which are what can be quantised.
         preset: The preset of the model's family, without what the settings replace.
@@ -104,6 +107,7 @@ class Description:
     parameters: int
     weight_bytes: int
     cache_bytes_per_token: int
+    carried_bytes: int | None
     vocabulary: int
     linear: int
     preset: Preset | None = None
@@ -127,6 +131,7 @@ class Description:
             vocabulary=self.vocabulary,
             cache_per_token=self.cache_bytes_per_token * itemsize // BYTES,
             itemsize=itemsize,
+            carried=self.carried_bytes or 0,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -184,15 +189,14 @@ def describe(
         parameters=parameters,
         weight_bytes=parameters * BYTES,
         cache_bytes_per_token=cache_bytes_per_token(
-            text_config(model), len(layers), hidden_size(model), BYTES
+            text_config(model),
+            attending_layers(model, len(layers)),
+            hidden_size(model),
+            BYTES,
         ),
+        carried_bytes=carried_bytes(model) if loaded is not None else _carried(model, writers),
         vocabulary=text_config(model).vocab_size,
-        linear=sum(
-            module.weight.numel()
-            for layer in layers
-            for module in layer.modules()
-            if isinstance(module, nn.Linear)
-        ),
+        linear=_linear_weights(layers),
         preset=preset,
         verified=loaded is not None,
         discovered=() if loaded is None else loaded.structure.discoveries(),
@@ -201,11 +205,26 @@ def describe(
     )
 
 
+def _linear_weights(layers: Iterable[nn.Module]) -> int:
+    modules = [module for layer in layers for module in layer.modules()]
+    return sum(one.weight.numel() for one in modules if isinstance(one, nn.Linear))
+
+
 def has_weights(model: str) -> bool:
     """Whether `model` is a local file or folder that holds weights."""
     place = expanded(model)
     inside = [place] if place.is_file() else place.glob("*")
     return is_local(model) and any(path.suffix in WEIGHT_FILES for path in inside)
+
+
+def _carried(model: nn.Module, writers: Sequence[Writer]) -> int | None:
+    """`carried_bytes` of a model on the meta device; None if it does not run there."""
+    with _without_experts(writers):
+        try:
+            return carried_bytes(model)
+        except Exception as error:  # code that reads numbers may raise any error
+            _log.info("The model does not run on the meta device: %s", error)
+            return None
 
 
 def _verified_norms(writers: Sequence[Writer]) -> Norms:
@@ -262,14 +281,22 @@ def norms_after(model: nn.Module, writers: Sequence[Writer]) -> Norms | None:
                 else:  # the layer itself, and blocks with several components
                     continue
                 stack.callback(handle.remove)
-        for block in {id(w.module): w.module for w in writers if w.expert is not None}.values():
-            stack.enter_context(replaced(block, _same_shape))
+        stack.enter_context(_without_experts(writers))
         try:
             model(input_ids=torch.zeros(1, 4, dtype=torch.long, device="meta"))
         except Exception as error:  # code that reads numbers may raise any error
             _log.info("The model does not run on the meta device: %s", error)
             return None
     return found
+
+
+@contextmanager
+def _without_experts(writers: Sequence[Writer]) -> Iterator[None]:
+    """Blocks of experts, which choose by numbers, return a tensor of the right shape."""
+    with ExitStack() as stack:
+        for block in {id(w.module): w.module for w in writers if w.expert is not None}.values():
+            stack.enter_context(replaced(block, _same_shape))
+        yield
 
 
 def _adds(output: Tensor, inputs: Sequence[Any]) -> bool:

@@ -12,7 +12,7 @@ import torch
 import transformers
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, StoppingCriteriaList
-from transformers.cache_utils import LinearAttentionCacheLayerMixin
+from transformers.cache_utils import CacheLayerMixin, LinearAttentionCacheLayerMixin
 
 from heretic.architectures.table import UNCACHED
 from heretic.errors import ModelError
@@ -228,6 +228,17 @@ def known_layers(model: Any) -> list[Any]:
         return list(DynamicCache(config=model.config).layers)
     except (AttributeError, KeyError, TypeError, ValueError):  # no or unknown kinds of layers
         return []
+
+
+def attending_layers(model: Any, count: int) -> list[int]:
+    """0-based indices of the layers that keep keys and values, of `count` decoder layers.
+
+    All of them where transformers does not know the model's kinds of layers.
+    """
+    known = known_layers(model)
+    if len(known) != count:
+        return list(range(count))
+    return [index for index, layer in enumerate(known) if isinstance(layer, CacheLayerMixin)]
 
 
 def carries_states(model: Any) -> bool:

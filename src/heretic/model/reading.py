@@ -17,7 +17,7 @@ from heretic.architectures.resolver import Writer, hidden_size, text_config
 from heretic.events import Notice, Reporter, Silent, StageProgress
 from heretic.method.directions import RunningMean, winsorize
 from heretic.model import capture, loading
-from heretic.model.generation import carried_bytes
+from heretic.model.generation import attending_layers, carried_bytes
 from heretic.model.limits import limits_of
 from heretic.model.loading import Loaded, LoadingOptions
 from heretic.model.room import ASSUMED_PROMPT_TOKENS, Sizes, batch_size, fitting_rows
@@ -169,8 +169,12 @@ class PromptReader:
 
     def cache_bytes_per_token(self) -> int:
         """Bytes of one token's keys and values in all layers."""
-        config, itemsize = text_config(self.model), self.model.dtype.itemsize
-        return machine.cache_bytes_per_token(config, self.n_layers, self.hidden_size, itemsize)
+        return machine.cache_bytes_per_token(
+            text_config(self.model),
+            attending_layers(self.model, self.n_layers),
+            self.hidden_size,
+            self.model.dtype.itemsize,
+        )
 
     def notify_halved(self, size: int) -> None:
         """Use this batch size from now on, since memory ran out, and tell the user."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from heretic.errors import PromptError
-from heretic.events import StageFinished, StageStarted
+from heretic.events import BROKEN_OFF, StageFinished, StageStarted
 from heretic.pipeline.held_out import gaps
 from heretic.pipeline.long_replies import declining_scorers, first_prompts
 from heretic.pipeline.run import Session
@@ -16,9 +16,6 @@ from heretic.prompts import Prompt
 from heretic.records.concerns import concerns
 from heretic.records.trial import Score, Trial
 from heretic.runs.shown import ORIGINAL, Reply
-
-BROKEN_OFF = "broken off"
-"""Summary of a stage that has no result."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from heretic.evaluator.library import LibraryEvaluator
-from heretic.events import StageFinished, StageStarted
-from heretic.export import HeldOut
+from heretic.events import StageFinished, StageStarted, whole_stages
+from heretic.export.request import HeldOut
 from heretic.pipeline.identity import trial_key
 from heretic.pipeline.kept import kept
 from heretic.pipeline.stages import scores_line
@@ -65,16 +65,17 @@ def spared_scores(session: Session, trial: Trial) -> HeldOut | None:
     evaluator = evaluator_on_spared(session.evaluator, spared)
     if evaluator is None:
         return None
-    session.reporter.emit(StageStarted("Scoring the chosen trial on the spared categories"))
+    with whole_stages(session.reporter) as reporter:
+        reporter.emit(StageStarted("Scoring the chosen trial on the spared categories"))
 
-    def measure() -> HeldOut:
-        before, [after] = session.evaluator.score_again(evaluator, [trial.plan])
-        return HeldOut(before, after, 0, len(spared))
+        def measure() -> HeldOut:
+            before, [after] = session.evaluator.score_again(evaluator, [trial.plan])
+            return HeldOut(before, after, 0, len(spared))
 
-    key = trial_key(session, EvaluationPrompts((), spared), trial)
-    found = kept(session.folder, FILE, key, measure, HeldOut.from_dict)
-    told = f"{scores_line(found.after)} (original: {scores_line(found.before)})"
-    session.reporter.emit(StageFinished(told))
+        key = trial_key(session, EvaluationPrompts((), spared), trial)
+        found = kept(session.folder, FILE, key, measure, HeldOut.from_dict)
+        told = f"{scores_line(found.after)} (original: {scores_line(found.before)})"
+        reporter.emit(StageFinished(told))
     return found
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from heretic import export
 from heretic.errors import AuditError
-from heretic.events import Notice
+from heretic.events import Notice, whole_stages
+from heretic.export import hub, saving, staging, verify
+from heretic.export.request import HeldOut, LongReplies
 from heretic.export.serving import adapter_text
 from heretic.harness.store import figures_of
 from heretic.pipeline.audit import audit_export
@@ -34,8 +35,8 @@ class Exported:
     """
 
     saved: tuple[Score, ...]
-    held_out: export.HeldOut | None
-    long_replies: export.LongReplies | None = None
+    held_out: HeldOut | None
+    long_replies: LongReplies | None = None
     compared: int = 1
     categories: tuple[CategoryTable, ...] = ()
 
@@ -61,7 +62,20 @@ def export_trial(
         RunError: A file with benchmark results is damaged.
     """
     # Checked first, since scoring takes minutes.
-    export.check_export(session.model, destination, strategy, session.settings.max_rank)
+    saving.check_export(session.model, destination, strategy, session.settings.max_rank)
+    with whole_stages(session.reporter) as reporter:
+        session = replace(session, reporter=reporter)
+        return _exported(session, trial, destination, strategy, most_long, named)
+
+
+def _exported(
+    session: Session,
+    trial: Trial,
+    destination: Path,
+    strategy: str,
+    most_long: int | None,
+    named: str | None,
+) -> Exported:
     replies = LongReplySets(session, trial)
     if strategy == "adapter":
         session.reporter.emit(Notice(adapter_text(trial.plan)))
@@ -72,11 +86,11 @@ def export_trial(
         held_out=held_out_scores(session, trial),
     )
     request = replace(request, categories=category_tables(session, trial, request.held_out))
-    folder = export.save(
+    folder = saving.save(
         session.model, request, destination, strategy=strategy, reporter=session.reporter
     )
     evaluator, prompts, reporter = session.evaluator, session.prompts.evaluation, session.reporter
-    request = export.verify(
+    request = verify.verify(
         folder,
         request,
         evaluator,
@@ -105,13 +119,14 @@ def upload_trial(session: Session, trial: Trial, repo_id: str, private: bool, st
         ExportError: As `export_trial`; or the repository cannot be written to.
         AuditError: The saved files are not what the plan and the card say; nothing was uploaded.
     """
-    full = export.check_upload(repo_id)
-    with export.temporary() as folder:
+    full = hub.check_upload(repo_id)
+    with staging.temporary() as folder:
         try:
             export_trial(session, trial, folder, strategy, named=full)
         except AuditError as error:
-            kept = export.keep(folder)
+            kept = staging.keep(folder)
             told = f"The files are kept in {kept}; their card lists what was found."
             remedy = f"Nothing was uploaded. {told}"
             raise AuditError(error.message, remedy=remedy) from error
-        return export.upload(folder, full, private=private, reporter=session.reporter)
+        with whole_stages(session.reporter) as reporter:
+            return hub.upload(folder, full, private=private, reporter=reporter)

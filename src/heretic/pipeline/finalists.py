@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from heretic.events import StageFinished, StageStarted
+from heretic.events import StageFinished, StageStarted, whole_stages
 from heretic.pipeline.identity import trial_key
 from heretic.pipeline.kept import kept
 from heretic.pipeline.long_replies import (
@@ -91,16 +91,17 @@ def score_finalists(session: Session, trials: Sequence[Trial]) -> Finalists | No
     tokens = length_of(session.evaluator, prompts, scorers)
     count = sum(len(prompts.by_name()[name]) for name in sets)
     started = f"Scoring {len(trials)} trials on {count} replies of up to {tokens} tokens"
-    session.reporter.emit(StageStarted(started))
-    keys = [trial_key(session, prompts, trial, tokens=tokens) for trial in trials]
-    found = kept(
-        session.folder,
-        FILE,
-        " ".join(keys),
-        lambda: _measured(session, trials, prompts, scorers, tokens, count),
-        Finalists.from_dict,
-    )
-    session.reporter.emit(StageFinished())
+    with whole_stages(session.reporter) as reporter:
+        reporter.emit(StageStarted(started))
+        keys = [trial_key(session, prompts, trial, tokens=tokens) for trial in trials]
+        found = kept(
+            session.folder,
+            FILE,
+            " ".join(keys),
+            lambda: _measured(session, trials, prompts, scorers, tokens, count),
+            Finalists.from_dict,
+        )
+        reporter.emit(StageFinished())
     return found
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,14 @@ from torch import Tensor
 from heretic import prompts as prompt_sets
 from heretic.config.settings import Settings
 from heretic.errors import ExportError
-from heretic.events import Notice, Reporter, StageFinished, StageProgress, StageStarted
+from heretic.events import (
+    Notice,
+    Reporter,
+    StageFinished,
+    StageProgress,
+    StageStarted,
+    whole_stages,
+)
 from heretic.export.files import sha256_file
 from heretic.export.staging import staged
 from heretic.gguf.content import fallbacks, read_content, without_importance
@@ -39,15 +47,18 @@ from heretic.gguf.score import (
 from heretic.gguf.staging import converter_copy
 from heretic.model.generation import end_tokens
 from heretic.model.library import LibraryModel
-from heretic.pipeline.gguf_order import GGUFOrder, check_order
+from heretic.pipeline.gguf_order import GGUFOrder, check_order, order_of
 from heretic.pipeline.gguf_ready import write_modelfile
-from heretic.pipeline.gguf_source import GGUFSource
+from heretic.pipeline.gguf_source import GGUFSource, beside, source_of_session
 from heretic.pipeline.prompts import load_evaluation_prompts
 from heretic.pipeline.stages import check_rendering, choose_prefix, load_model, scores_line
 from heretic.prompts import PromptSets
 from heretic.scorers import Outputs, PromptSet, Scorer, load_scorers
 from heretic.scorers.kl_divergence import KLDivergence, kl_divergence
 from heretic.scorers.refusal import RefusalDetector
+
+if TYPE_CHECKING:
+    from heretic.pipeline.run import Session
 
 Importance = Mapping[str, npt.NDArray[np.float32]]
 
@@ -116,12 +127,31 @@ def make_gguf(source: GGUFSource, order: GGUFOrder, reporter: Reporter) -> Resul
     destination = check_order(order, source.folder, original=has_original, trusted=trusted)
     rules, left = rules_of(source.settings)
     prompts = load_evaluation_prompts(source.settings, reporter, rules.scorers)
-    with staged(destination) as folder:
-        job = GGUFJob(source, order, rules, folder, reporter, (*source.not_scored, *left))
+    with staged(destination) as folder, whole_stages(reporter) as told:
+        job = GGUFJob(source, order, rules, folder, told, (*source.not_scored, *left))
         results = job.run(prompts)
         shutil.rmtree(folder / WORK)
         write_documents(folder, source.folder, results)
     return results
+
+
+def gguf_beside(session: Session, settings: Settings, folder: Path) -> tuple[Path, Results]:
+    """Make GGUF files of a trial that was saved just now, in `FOLDER-gguf`.
+
+    Args:
+        settings: What files: `gguf_types`.
+        folder: Where it was saved.
+
+    Returns:
+        Their folder, and what was made.
+
+    Raises:
+        HereticError: As `make_gguf`.
+    """
+    session.evaluator.release()  # the files are scored with models of their own in memory
+    place = beside(folder)
+    source = source_of_session(session, folder)
+    return place, make_gguf(source, order_of(settings, place), session.reporter)
 
 
 def rules_of(settings: Settings) -> tuple[Rules, tuple[str, ...]]:

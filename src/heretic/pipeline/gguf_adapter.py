@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from heretic.compare.side import open_side
-from heretic.events import Reporter, StageFinished, StageStarted
+from heretic.events import Reporter, StageFinished, StageStarted, whole_stages
 from heretic.export.files import sha256_file
 from heretic.export.staging import staged
 from heretic.gguf.adapters import check_exact
@@ -44,8 +44,8 @@ def make_gguf_adapter(source: GGUFSource, destination: Path, reporter: Reporter)
     place = check_order(order, base, original=False, trusted=trusted)
     rules, left = rules_of(source.settings)
     prompts = load_evaluation_prompts(source.settings, reporter, rules.scorers)
-    with staged(place) as folder:
-        job = _AdapterJob(source, order, rules, folder, reporter, (*source.not_scored, *left))
+    with staged(place) as folder, whole_stages(reporter) as told:
+        job = _AdapterJob(source, order, rules, folder, told, (*source.not_scored, *left))
         results = job.of_adapter(base, prompts)
         shutil.rmtree(folder / WORK)
         write_documents(folder, source.folder, results)

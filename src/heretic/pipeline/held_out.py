@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from heretic.events import Notice, StageFinished, StageStarted
-from heretic.export import HeldOut
+from heretic.export.request import HeldOut
 from heretic.pipeline.identity import trial_key
 from heretic.pipeline.kept import kept
 from heretic.pipeline.stages import scores_line

@@ -16,7 +16,7 @@ from heretic import prompts as prompt_sets
 from heretic.errors import HereticError
 from heretic.evaluator.library import LibraryEvaluator
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
-from heretic.export import LongReplies
+from heretic.export.request import LongReplies
 from heretic.export.verify import agree
 from heretic.pipeline.identity import trial_key
 from heretic.pipeline.kept import kept

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-from heretic import export
 from heretic.config.schema import SettingsLayer
 from heretic.config.settings import Settings
 from heretic.errors import RunError
 from heretic.events import Notice, Reporter, Several
+from heretic.export import hub, saving
 from heretic.export.reproduce import check_plugins
+from heretic.export.request import ExportOptions
 from heretic.export.staging import upload_place
 from heretic.harness.tasks import check_tasks
 from heretic.pipeline.checks import check_model
@@ -203,7 +204,7 @@ def prepared(opened: OpenRun, agree: Agree | None) -> Session:
     )
     destination = _destination(settings)
     if destination is not None:
-        export.check_export(session.model, *destination, settings.max_rank)
+        saving.check_export(session.model, *destination, settings.max_rank)
         _tell_of_dora(settings, destination[1], reporter)
     return session
 
@@ -240,11 +241,11 @@ def check_before_work(settings: Settings) -> tuple[Scorer, ...]:
     check_model(settings)
     destination = _destination(settings)
     if destination is not None:
-        export.check_place(options_of(export.ExportOptions, settings), *destination)
+        saving.check_place(options_of(ExportOptions, settings), *destination)
     if settings.export_strategy == "gguf":
         check_gguf_ahead(settings)
     if settings.model_action == "upload" and settings.upload_repo_id is not None:
-        export.check_upload(settings.upload_repo_id)
+        hub.check_upload(settings.upload_repo_id)
     scorers = check_scorers(load_scorers(settings), settings.max_refusals)
     if settings.model_action == "benchmark":
         check_tasks(settings.benchmarks or (), settings.benchmark_path)

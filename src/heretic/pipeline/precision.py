@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from heretic import export
 from heretic.config.settings import Settings
 from heretic.errors import HereticError
 from heretic.evaluator.library import LibraryEvaluator
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
+from heretic.export.request import ExportRequest, FullPrecision, Repacked
 from heretic.export.verify import reload
 from heretic.model.core import Model
 from heretic.model.library import LibraryModel
@@ -18,10 +18,10 @@ from heretic.pipeline.stages import scores_line
 from heretic.prompts import EvaluationPrompts
 from heretic.scorers.kl_divergence import kl_divergence
 
-MeasurePacked = Callable[[Model], export.Repacked | None]
+MeasurePacked = Callable[[Model], Repacked | None]
 """Measures a saved model that was loaded again; None if its weights are not packed."""
 
-Measure = Callable[[Path], export.FullPrecision | None]
+Measure = Callable[[Path], FullPrecision | None]
 """Measures the model or adapter saved in a folder; None if its original cannot be loaded."""
 
 
@@ -43,7 +43,7 @@ def in_full_precision(
         return None
     quantised = evaluator.model
 
-    def measure(folder: Path) -> export.FullPrecision | None:
+    def measure(folder: Path) -> FullPrecision | None:
         reporter.emit(StageStarted("Scoring in full precision"))
         dtype = str(quantised.dtype).removeprefix("torch.")
         changes = {"quantization": "none", "dtypes": [dtype], "batch_size": quantised.batch_size}
@@ -68,14 +68,14 @@ def in_full_precision(
         original.unload()  # so that only one large model has to fit beside the quantised one
         after = full.score_model(reload(folder, original, reporter))
         reporter.emit(StageFinished(f"{scores_line(after)} (original: {scores_line(before)})"))
-        return export.FullPrecision(before, rounded, after)
+        return FullPrecision(before, rounded, after)
 
     return measure
 
 
 def packed_anew(
     evaluator: LibraryEvaluator,
-    request: export.ExportRequest,
+    request: ExportRequest,
     prompts: EvaluationPrompts,
     strategy: str,
 ) -> MeasurePacked:
@@ -95,9 +95,9 @@ def packed_anew(
     with model.edited(plan, request.directions):
         edited = model.get_logits_batched(good, report=False)
 
-    def measure(reloaded: Model) -> export.Repacked:
+    def measure(reloaded: Model) -> Repacked:
         saved = reloaded.get_logits_batched(good, report=False)
-        return export.Repacked(
+        return Repacked(
             label,
             edit=kl_divergence(original, edited),
             rounding=kl_divergence(edited, saved),

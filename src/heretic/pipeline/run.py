@@ -16,7 +16,6 @@ from time import perf_counter
 
 from torch import Tensor
 
-from heretic import export
 from heretic.config.durations import seconds_in
 from heretic.config.settings import Settings
 from heretic.errors import RunError
@@ -24,6 +23,7 @@ from heretic.evaluator.baseline import BaselineFile
 from heretic.evaluator.evaluator import Evaluator
 from heretic.evaluator.library import LibraryEvaluator
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
+from heretic.export.request import ExportOptions, ExportRequest
 from heretic.method.fits import Fit
 from heretic.model.core import Model
 from heretic.model.fits import read_fits
@@ -77,14 +77,14 @@ class Session:
     study: Study
     started: float
 
-    def request(self, trial: Trial) -> export.ExportRequest:
+    def request(self, trial: Trial) -> ExportRequest:
         """The trial with everything that an export of it needs."""
-        return export.ExportRequest(
+        return ExportRequest(
             trial=trial,
             directions=self.directions,
             baseline=self.evaluator.baseline,
             manifest=self.manifest,
-            options=options_of(export.ExportOptions, self.settings),
+            options=options_of(ExportOptions, self.settings),
             settings=self.settings.to_dict(),
             prompts=used_prompts(self.settings, self.prompts),
             compared=max(1, self.study.completed),

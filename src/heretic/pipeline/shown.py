@@ -20,7 +20,7 @@ from torch import Tensor
 
 from heretic.engine.opening import open_engine
 from heretic.errors import HereticError, ModelError, is_of_interruption
-from heretic.events import Notice, Reporter, StageFinished, StageStarted
+from heretic.events import Notice, Reporter, StageFinished, StageStarted, whole_stages
 from heretic.method.edits import OutputEdit
 from heretic.model.core import Model
 from heretic.model.reading import Prompts
@@ -45,7 +45,7 @@ from heretic.scorers import Outputs
 from heretic.scorers.registry import detector_version
 
 if TYPE_CHECKING:
-    from heretic.export import HeldOut, LongReplies
+    from heretic.export.request import HeldOut, LongReplies
     from heretic.pipeline.run import Session
 
 _log = logging.getLogger(__name__)
@@ -98,16 +98,17 @@ class ResidualSample:
 
 
 @contextmanager
-def _only_warned(what: str, reporter: Reporter) -> Iterator[None]:
+def _only_warned(what: str, reporter: Reporter) -> Iterator[Reporter]:
     """Whatever fails here costs a part of the report, never the search or an export."""
     try:
-        yield
+        with whole_stages(reporter) as told:
+            yield told
     except Exception as error:
         if is_of_interruption(error):
             raise
         _log.warning("The report lacks %s", what, exc_info=True)
-        told = error.message if isinstance(error, HereticError) else type(error).__name__
-        reporter.emit(Notice(f"The report will lack {what}: {told}.", "warning"))
+        reason = error.message if isinstance(error, HereticError) else type(error).__name__
+        reporter.emit(Notice(f"The report will lack {what}: {reason}.", "warning"))
 
 
 def keep_geometry(folder: RunFolder, sample: ResidualSample, reporter: Reporter) -> None:
@@ -115,9 +116,9 @@ def keep_geometry(folder: RunFolder, sample: ResidualSample, reporter: Reporter)
 
     The lengths of directions are kept first. A failure is only a warning.
     """
-    with _only_warned("lengths and geometry", reporter):
+    with _only_warned("lengths and geometry", reporter) as told:
         write_shown(folder, Shown(lengths=sample.of_directions))
-        _keep_geometry(folder, sample, reporter)
+        _keep_geometry(folder, sample, told)
 
 
 def _keep_geometry(folder: RunFolder, sample: ResidualSample, reporter: Reporter) -> None:
@@ -151,8 +152,8 @@ def keep_proposed(session: Session) -> None:
     front = session.study.front
     trials = [front[row] for row in sorted(set(named_rows(front).values()))]
     if trials:
-        with _only_warned("replies of the proposed trials", session.reporter):
-            _keep_proposed(session, trials)
+        with _only_warned("replies of the proposed trials", session.reporter) as told:
+            _keep_proposed(replace(session, reporter=told), trials)
 
 
 def _keep_proposed(session: Session, trials: Sequence[Trial]) -> None:

@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from heretic import export
 from heretic.config.schema import consent_names, run_names, values_as_before
 from heretic.config.settings import Settings
 from heretic.errors import HereticError, ModelError, RunError
 from heretic.evaluator.library import LibraryEvaluator
 from heretic.events import Notice, Reporter, StageFinished, StageStarted
+from heretic.export import saving, verify
 from heretic.export.documents.reproduction import found_in_export
+from heretic.export.request import ExportOptions, ExportRequest, LongReplies
 from heretic.export.serving import adapter_text
 from heretic.method.fits import Fit
 from heretic.model.core import Model
@@ -81,7 +82,7 @@ def apply_plan(
     if known is not None:
         settings = _with_directions_of(known, settings)
     check_model(settings)
-    export.check_place(options_of(export.ExportOptions, settings), destination, strategy)
+    saving.check_place(options_of(ExportOptions, settings), destination, strategy)
     scorers = check_scorers(load_scorers(settings))
     prompts = load_prompts(settings, reporter, with_held_out=False, scorers=scorers)
     if run is not None and known is not None:
@@ -91,38 +92,38 @@ def apply_plan(
             settings, prompts, reporter, variant=plan.row_normalization, date=date
         )
     _take_up(plan, fits, model, directions)
-    export.check_export(model, destination, strategy, settings.max_rank)
+    saving.check_export(model, destination, strategy, settings.max_rank)
     if strategy == "adapter":
         reporter.emit(Notice(adapter_text(plan)))
     evaluator = LibraryEvaluator(
         settings, model, directions, reporter, prompts.evaluation, scorers=scorers
     )
     trial, baseline = _scored(plan, evaluator, reporter), evaluator.baseline
-    request = export.ExportRequest(
+    request = ExportRequest(
         trial=trial,
         directions=directions,
         baseline=baseline,
         manifest=known or new_manifest(settings, prompts, model, settings.seed or 0, baseline),
-        options=options_of(export.ExportOptions, settings),
+        options=options_of(ExportOptions, settings),
         settings=settings.to_dict(),
         prompts=used_prompts(settings, prompts),
         long_replies=long_scores(Chosen(trial, evaluator, prompts.evaluation, reporter)),
         categories=_by_category(trial, evaluator, prompts),
     )
-    folder = export.save(model, request, destination, strategy=strategy, reporter=reporter)
+    folder = saving.save(model, request, destination, strategy=strategy, reporter=reporter)
     return _checked(folder, request, evaluator, prompts.evaluation, strategy, reporter)
 
 
 def _checked(
     folder: Path,
-    request: export.ExportRequest,
+    request: ExportRequest,
     evaluator: LibraryEvaluator,
     prompts: EvaluationPrompts,
     strategy: str,
     reporter: Reporter,
 ) -> tuple[Score, ...]:
     """Score and audit the saved files; returns their scores."""
-    request = export.verify(
+    request = verify.verify(
         folder,
         request,
         evaluator,
@@ -212,7 +213,7 @@ class Comparison:
     baseline: tuple[Score, ...]
     judged: tuple[Score, ...]
     categories: tuple[CategoryTable, ...] = ()
-    long_replies: export.LongReplies | None = None
+    long_replies: LongReplies | None = None
 
 
 def compare(settings: Settings, reporter: Reporter, *, thoroughly: bool = False) -> Comparison:

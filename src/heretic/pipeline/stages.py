@@ -49,7 +49,8 @@ def load_model(
         dtypes: Dtypes to try instead of the setting's, if it is known which one works.
     """
     device = accelerator()
-    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    count = torch.get_num_threads()
+    threads = f", {count} thread{'s' * (count > 1)}" if device.type == "cpu" else ""
     reporter.emit(Notice(f"Device: {device_name(device)}{threads}"))
     preset = applied(settings)
     if preset is not None:

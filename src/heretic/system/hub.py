@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from time import monotonic
 
+from heretic.errors import ExportError
 from heretic.system.files import expanded
 
 CHUNK = 64 * 1024
@@ -46,6 +47,23 @@ _DOCUMENTS = {"abliteration_params.json", "reproduce.json", "trainer_state.json"
 
 _log = logging.getLogger(__name__)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def check_repository_id(repo_id: str) -> None:
+    """Check a repository's name by the rules of the Hub, without asking it.
+
+    Raises:
+        ExportError: It is malformed.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ExportError(
+            f"{repo_id!r} is not a valid repository id.", remedy="Use NAMESPACE/NAME."
+        ) from error
 
 
 def is_local(name: str) -> bool:

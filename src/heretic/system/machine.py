@@ -8,7 +8,7 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,17 +99,17 @@ def _keep_freed_memory() -> None:
         mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
 
 
-def cache_bytes_per_token(config: Any, layers: int, hidden: int, itemsize: int) -> int:
+def cache_bytes_per_token(config: Any, attending: Sequence[int], hidden: int, itemsize: int) -> int:
     """Bytes of one token's keys and values in all layers.
 
     Args:
         config: Configuration of the text decoder.
-        layers: Number of layers.
+        attending: 0-based indices of the layers that keep keys and values.
         hidden: Width of the residual stream.
         itemsize: Bytes per number.
     """
     per_layer = getattr(config, "per_layer_config", None)  # where layers differ (Gemma 4)
-    each = [per_layer[i] for i in range(layers)] if per_layer else [config] * layers
+    each = [per_layer[index] if per_layer else config for index in attending]
     return int(sum(2 * _width_of_keys(one, hidden) * itemsize for one in each))
 
 

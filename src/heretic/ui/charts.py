@@ -21,6 +21,9 @@ TEXT = "Quasar.Dark.isActive ? '#d5d9e0' : '#3a3f47'"
 GRID = "Quasar.Dark.isActive ? '#3d434d' : '#dfe2e7'"
 """Carried out in the browser, which knows its theme."""
 
+MANY = 300
+"""Points of a series from which they are drawn as one shape, which is faster."""
+
 NUMBER = 2
 """Place of the trial's number in a point."""
 
@@ -87,6 +90,8 @@ def _points(role: str, points: Sequence[ChartPoint]) -> dict[str, Any]:
         "symbolSize": SIZES[role],
         "itemStyle": {"color": ROLES[role]},
         "data": [[one.x, one.y, one.number, one.label] for one in points],
+        "large": True,
+        "largeThreshold": MANY,
     }
 
 

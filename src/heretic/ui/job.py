@@ -16,7 +16,7 @@ from typing import Any
 from heretic.errors import HereticError
 from heretic.system.display import safe
 from heretic.ui.talk import MOST_CHARACTERS, Talk, Turn
-from heretic.ui.task import Task
+from heretic.ui.task import Asked, Task
 from heretic.worker.client import WorkerGoneError, WorkerProcess
 from heretic.worker.protocol import (
     Chat,
@@ -26,9 +26,6 @@ from heretic.worker.protocol import (
     Preview,
     Request,
     Resume,
-    Sample,
-    Save,
-    Score,
     Search,
     State,
     Stop,
@@ -53,6 +50,7 @@ class Job:
         run: Folder of the run that is, or was last, open.
         opening: What is being opened, for people; empty if nothing is.
         loading: The stage before the run folder is known.
+        limit: The time limit of the search that is, or was last, begun; empty for none.
         ending: Whether the worker is being ended.
         error: What went wrong last; empty if nothing did.
         version: Grows with every change.
@@ -64,6 +62,7 @@ class Job:
     run: Path | None = None
     opening: str = ""
     loading: str = ""
+    limit: str = ""
     ending: bool = False
     error: str = ""
     version: int = 0
@@ -82,13 +81,15 @@ class Job:
     @property
     def is_busy(self) -> bool:
         """Whether a run is being opened or searched, or something was asked about its trials."""
-        asked = self.state.doing is not None or self.state.waiting > 0
+        # What was asked counts before the worker says that it knows of it.
+        is_asking = any(not task.done() for task in self._running)
+        asked = is_asking or self.state.doing is not None or self.state.waiting > 0
         works = self.state.state in ACTIVE or (self.state.state == "ready" and asked)
         return bool(self.opening) or works
 
     def is_open(self, run: Path) -> bool:
         """Whether a living worker has this run open."""
-        ready = self.state.state in ("ready", "searching", "paused")
+        ready = self.state.state in ("ready", "searching", "paused") and not self.ending
         return ready and not self.opening and self.run == _real(run)
 
     # --- runs --------------------------------------------------------------------------------
@@ -108,6 +109,7 @@ class Job:
         *,
         search: bool,
         more: int | None = None,
+        limit: str = "",
         settings: Mapping[str, Any] | None = None,
         trust_plugins: bool = False,
     ) -> None:
@@ -117,6 +119,8 @@ class Job:
             search: Whether to search; without, it is opened for chat, scores and saving.
             more: Complete trials to end with, whether the front grows or not; None for what the
                 settings say.
+            limit: How long the search may take, such as `2h`; empty for no limit if the run is
+                open, and else for what the settings say.
             settings: As `Open.settings`; they count if the run is not open yet.
             trust_plugins: As `Open.trust_plugins`.
 
@@ -126,10 +130,13 @@ class Job:
         if self.is_open(run) and self.state.state == "ready":  # what was asked before comes first
             self.error = ""
             if search and (self._begins is None or self._begins.done()):
-                self._begins = self._spawn(self._ask(Search(n_trials=more, timed=False)))
+                self.limit = limit
+                request = Search(n_trials=more, timed=bool(limit), time_limit=limit or None)
+                self._begins = self._spawn(self._ask(request))
             return
-        request = self.opening_of(settings or {}, run=run, trust_plugins=trust_plugins)
-        self._start(run.name, request, search=search, more=more)
+        named = {**(settings or {}), **({"time_limit": limit} if limit else {})}
+        opening = self.opening_of(named, run=run, trust_plugins=trust_plugins)
+        self._start(run.name, opening, search=search, more=more)
 
     def opening_of(
         self,
@@ -182,6 +189,7 @@ class Job:
             found = await worker.request(request)
             self.run = _real(Path(found["run"]))
             self._system = found["settings"].get("system_prompt")
+            self.limit = str(found["settings"].get("time_limit") or "")
             # A stop that came after the last step of the opening is none for the worker.
             if search and not self._is_stopped:
                 await worker.request(Search(n_trials=more))
@@ -241,41 +249,28 @@ class Job:
 
     # --- trials ------------------------------------------------------------------------------
 
-    def sample(self, run: Path, trial: int, *, first: int = 3) -> None:
-        """Ask for replies of the original and a trial."""
-        self._do(run, trial, Task("sample", "Sample replies"), Sample(trials=[trial], first=first))
-
-    def score(self, run: Path, trial: int, request: Score, title: str) -> None:
-        """Score a trial and the original again."""
-        self._do(run, trial, Task("score", title), request)
-
-    def save(self, run: Path, trial: int, folder: Path, strategy: str) -> None:
-        """Save a trial's model.
+    def ask(self, run: Path, trial: int, asked: Asked) -> None:
+        """Ask for something about a trial.
 
         Raises:
-            HereticError: The folder holds something, or something else is to be saved there.
+            HereticError: The run is not open, or the same place is being written to.
         """
-        folder = _real(folder)
-        if folder.is_dir() and any(folder.iterdir()):
-            raise HereticError(f"{folder} is not empty.", remedy="Name a new folder.")
-        asked = (task for tasks in self.tasks.values() for task in tasks)
-        if any(task.folder == folder and not task.is_over for task in asked):
+        task, request = asked
+        self._check_open(run)
+        known = (one for tasks in self.tasks.values() for one in tasks)
+        if task.place is not None and any(
+            one.place == task.place and not one.is_over for one in known
+        ):
             raise HereticError(
-                f"A model is being saved to {folder} already.", remedy="Name another folder."
+                f"A model is being saved to {task.place} already.", remedy="Name another place."
             )
-        kind = "adapter" if strategy == "adapter" else "merge"
-        request = Save(trial=trial, folder=str(folder), strategy=kind)  # type: ignore[arg-type]
-        self._do(run, trial, Task("save", f"Saving to {folder}", folder=folder), request)
+        self.tasks.setdefault((_real(run), trial), []).append(task)
+        self.version += 1
+        self._spawn(self._carry_out(task, request))
 
     def tasks_of(self, run: Path, trial: int) -> list[Task]:
         """What was asked about a trial, the last first."""
         return list(reversed(self.tasks.get((_real(run), trial), [])))
-
-    def _do(self, run: Path, trial: int, task: Task, request: Request) -> None:
-        self._check_open(run)
-        self.tasks.setdefault((_real(run), trial), []).append(task)
-        self.version += 1
-        self._spawn(self._carry_out(task, request))
 
     def _check_open(self, run: Path) -> None:
         if not self.is_open(run):
@@ -387,18 +382,18 @@ class Job:
         return self._worker
 
     async def _end(self) -> None:
-        async with self._turn:
-            worker, self._worker = self._worker, None
-            if worker is None:
-                return
-            worker.on_state = None
-            self.state, self.ending = NONE, True
+        self.ending = True  # at once: nothing is asked of this worker any more
+        try:
+            async with self._turn:
+                worker, self._worker = self._worker, None
+                if worker is not None:
+                    worker.on_state = None
+                    self.state = NONE
+                    self.version += 1
+                    self.state = await worker.terminate(patience=PATIENCE)
+        finally:
+            self.ending = False
             self.version += 1
-            try:
-                self.state = await worker.terminate(patience=PATIENCE)
-            finally:
-                self.ending = False
-                self.version += 1
 
     async def _ask(self, request: Request) -> None:
         await self._living().request(request)

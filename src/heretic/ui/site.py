@@ -125,12 +125,39 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
+class Named:
+    """A prompt set as it is named on the page; empty texts say nothing.
+
+    Attributes:
+        name: Of its setting.
+        dataset: File, folder, or data set on the Hub.
+    """
+
+    name: str
+    dataset: str
+    split: str = ""
+    column: str = ""
+
+    def setting(self, places: Places) -> dict[str, str]:
+        """The value of its setting.
+
+        Raises:
+            HereticError: The file lies where this page does not look.
+        """
+        dataset = self.dataset.strip()
+        local = dataset.startswith(("/", ".", "~")) or Path(dataset).exists()
+        found = {"dataset": str(places.checked(dataset)) if local else dataset}
+        more = {"split": self.split.strip(), "column": self.column.strip()}
+        return found | {name: value for name, value in more.items() if value}
+
+
+@dataclass(frozen=True, slots=True)
 class Form:
     """What the page for a new search holds, as texts.
 
     Attributes:
         source: `demo`, `hub` or `folder`.
-        sets: Prompt sets by the name of their setting: data set and split.
+        sets: Prompt sets.
         more: Other settings, as TOML.
     """
 
@@ -139,7 +166,7 @@ class Form:
     behavior: str = ""
     n_trials: int | None = None
     time_limit: str = ""
-    sets: tuple[tuple[str, str, str], ...] = ()
+    sets: tuple[Named, ...] = ()
     more: str = ""
 
     def settings(self, places: Places) -> dict[str, object]:
@@ -161,9 +188,9 @@ class Form:
             found["n_trials"] = self.n_trials
         if self.time_limit.strip():
             found["time_limit"] = self.time_limit.strip()
-        for name, dataset, split in self.sets:
-            if dataset.strip():
-                found[name] = _set(dataset.strip(), split.strip(), places)
+        for one in self.sets:
+            if one.dataset.strip():
+                found[one.name] = one.setting(places)
         return found
 
 
@@ -180,7 +207,6 @@ class Again:
 
     n_trials: int | None = None
     target: int | None = None
-    time_limit: str = ""
     more: str = ""
     trust_plugins: bool = False
 
@@ -201,8 +227,6 @@ class Again:
         found = _parsed(self.more)
         if self.target is not None:
             found.setdefault("n_trials", self.target)
-        if self.time_limit.strip():
-            found["time_limit"] = self.time_limit.strip()
         return found
 
 
@@ -214,12 +238,6 @@ def _hub_id(text: str) -> str:
             f"{text!r} is no name of a model on the Hub.", remedy="It should be OWNER/NAME."
         )
     return text
-
-
-def _set(dataset: str, split: str, places: Places) -> dict[str, str]:
-    local = dataset.startswith(("/", ".", "~")) or Path(dataset).exists()
-    found = {"dataset": str(places.checked(dataset)) if local else dataset}
-    return found | ({"split": split} if split else {})
 
 
 def _parsed(text: str) -> dict[str, object]:

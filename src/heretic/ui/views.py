@@ -20,7 +20,7 @@ from heretic.system.display import format_duration, safe
 from heretic.system.hub import is_local
 from heretic.ui.watch import Stage, Watch
 
-MOST_ROWS = 40
+MOST_ROWS = 25
 """Of the table of the front, and of failed trials."""
 
 MOST_EXCHANGES = 6

@@ -9,12 +9,15 @@ from typing import Any
 
 from heretic import pipeline
 from heretic.config.presets import applied
-from heretic.errors import ExportError, RunError
+from heretic.config.settings import Settings
+from heretic.errors import ExportError, HereticError, RunError
 from heretic.events import Reporter
 from heretic.model.description import describe
 from heretic.model.loading import LoadingOptions
 from heretic.pipeline.again import sample_replies, score_again
 from heretic.pipeline.described import Device, need_of
+from heretic.pipeline.gguf_ahead import check_gguf_ahead
+from heretic.pipeline.gguf_source import beside
 from heretic.pipeline.run import Session
 from heretic.prompts import Prompt
 from heretic.records.options import options_of
@@ -178,13 +181,16 @@ def saved(session: Session, request: Save) -> Result:
 
     Raises:
         ExportError: The folder holds something that may not be replaced.
-        HereticError: As `pipeline.export_trial`.
+        HereticError: As `pipeline.export_trial`, or `pipeline.gguf.make_gguf`.
     """
     trial, folder = trial_of(session, request.trial), Path(request.folder).expanduser()
     if not request.replaces:
         _check_unused(folder)
+    is_gguf = request.strategy == "gguf"
+    settings = _checked_for_gguf(session, request, folder) if is_gguf else session.settings
+    strategy = "merge" if is_gguf else request.strategy
     exported = pipeline.export_trial(
-        session, trial, folder, request.strategy, most_long=request.long_prompts
+        session, trial, folder, strategy, most_long=request.long_prompts
     )
     rows = {ORIGINAL: session.evaluator.baseline, "in the search": trial.scores}
     rows |= {"from disk": exported.saved} if exported.saved else {}
@@ -195,7 +201,37 @@ def saved(session: Session, request: Save) -> Result:
         "folder": str(folder),
         "rows": {name: _scores(scores) for name, scores in rows.items()},
         "compared": exported.compared,
+        **(_gguf(session, settings, folder) if is_gguf else {}),
     }
+
+
+def _checked_for_gguf(session: Session, request: Save, folder: Path) -> Settings:
+    """The settings for files of llama.cpp, which can be made as far as can be told before."""
+    types = request.gguf_types or session.settings.gguf_types
+    changes = {"gguf_types": types, "save_directory": folder, "model_action": "save"}
+    settings = session.settings.replaced(**changes)
+    if not request.replaces:
+        _check_unused(beside(folder))
+    check_gguf_ahead(settings)
+    return settings
+
+
+def _gguf(session: Session, settings: Settings, folder: Path) -> Result:
+    """The files for llama.cpp of what was saved in a folder.
+
+    Raises:
+        ExportError: They cannot be made; it says where the model is.
+    """
+    from heretic.pipeline.gguf import gguf_beside  # loads much
+
+    try:
+        place, found = gguf_beside(session, settings, folder)
+    except HereticError as error:
+        raise ExportError(
+            f"The model is saved in {folder}, but not its GGUF files: {error.message}",
+            remedy=error.remedy,
+        ) from error
+    return {"gguf": {"folder": str(place), **found.to_dict()}}
 
 
 def _check_unused(folder: Path) -> None:

@@ -47,6 +47,9 @@ Which = Literal["evaluation", "held_out"]
 
 Strategy = Literal["merge", "adapter"]
 
+Saved = Literal["merge", "adapter", "gguf"]
+"""What is saved: with `gguf` whole edited weights, and files for llama.cpp in `FOLDER-gguf`."""
+
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
 
@@ -127,12 +130,15 @@ class Search:
     Attributes:
         n_trials: Complete trials of the run to end with; by default as its settings say. Named, it
             is reached whether the front grows or not, as by "more trials" in the terminal's menu.
-        timed: Whether the setting `time_limit` counts.
+        timed: Whether a time limit counts.
+        time_limit: How long the search may take, such as `2h`; by default as the settings say,
+            where the loading counts too if the search is the first one.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     n_trials: int | None = None
     timed: bool = True
+    time_limit: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,13 +272,15 @@ class Save:
     """Save a trial's model, as the terminal's menu does: scored again, verified from disk, audited.
 
     Result: `folder`, `rows` (scores by `original`, `in the search`, `from disk` and, where there
-    are held-out prompts, `original, held out` and `held out`), `compared`.
+    are held-out prompts, `original, held out` and `held out`), `compared`; with `gguf` also
+    `gguf`: as `heretic gguf --json`.
 
     Attributes:
         trial: Its number.
         folder: Where to: missing or empty.
         replaces: Whether it may also hold an earlier export, which is replaced.
-        strategy: `merge` or `adapter`.
+        strategy: `merge`, `adapter` or `gguf`.
+        gguf_types: Types of the files for llama.cpp; by default as the settings say.
         long_prompts: Prompts of each set that get long replies; None for all.
     """
 
@@ -280,7 +288,8 @@ class Save:
     trial: int
     folder: str
     replaces: bool = False
-    strategy: Strategy = "merge"
+    strategy: Saved = "merge"
+    gguf_types: list[str] = field(default_factory=list)
     long_prompts: int | None = None
 
 

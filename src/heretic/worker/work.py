@@ -13,9 +13,15 @@ from typing import Any
 
 from heretic import pipeline
 from heretic.errors import HereticError, RunError, is_of_interruption
-from heretic.events import Event, SearchFinished, StageFinished, StageStarted
+from heretic.events import (
+    BROKEN_OFF,
+    Event,
+    SearchFinished,
+    StageFinished,
+    StageStarted,
+    whole_stages,
+)
 from heretic.pipeline import opening
-from heretic.pipeline.again import BROKEN_OFF
 from heretic.pipeline.run import Session
 from heretic.records.trial import Trial
 from heretic.runs.events import said_by
@@ -212,6 +218,9 @@ class Worker:
                 "A search is on its way, and there is one at a time.",
                 remedy="Stop it first, or let it end.",
             )
+        settings = session.settings
+        if request.time_limit is not None:
+            settings = settings.replaced(time_limit=request.time_limit)  # it may be malformed
         self._inbox.check()
         self._inbox.searching(request)
         self._search, self._reason = request, None
@@ -219,7 +228,8 @@ class Worker:
         self._messages.answer(number, {})  # whoever reads it knows the state already
         problem = None
         try:
-            self._run_search(session, request)
+            with whole_stages(session.reporter) as reporter:
+                self._run_search(replace(session, settings=settings, reporter=reporter), request)
         except HereticError as error:
             problem = str(error)
         except KeyboardInterrupt:
@@ -235,7 +245,8 @@ class Worker:
 
     def _run_search(self, session: Session, request: Search) -> None:
         # What lay between the opening and the search counts for no time limit.
-        timed = replace(session, started=perf_counter() - self._loading)
+        loading = self._loading if request.time_limit is None else 0.0
+        timed = replace(session, started=perf_counter() - loading)
         self._loading = 0.0
         pipeline.search(
             timed,

@@ -116,6 +116,8 @@ def _heading(found: Description) -> list[str]:
     layers = f"{found.n_layers} layers at {found.layers}"
     memory = f"{found.weight_bytes / 1e9:.2f} GB for the weights in half precision"
     cache = f"{found.cache_bytes_per_token / 1024:.0f} KiB of cache per token and row"
+    if found.carried_bytes:
+        cache += f", {found.carried_bytes / 1024:.0f} KiB of recurrent states per row"
     return [
         f"{found.model}: {found.class_name} ({found.model_type})",
         f"{layers}, residual stream {found.hidden_size} wide, {found.parameters:,} weights",

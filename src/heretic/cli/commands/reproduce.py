@@ -25,17 +25,18 @@ def command(file: Path, trust_plugins: bool, options: SettingsOptions) -> int:
     The model is saved in --save-directory, and its weight files are compared with the recorded
     hashes. The exit status is 2 if they differ.
     """
-    from heretic import export, pipeline
+    from heretic import pipeline
     from heretic.cli.display.next_steps import next_steps
     from heretic.cli.display.reporter import make_reporter
     from heretic.cli.display.text import make_console
+    from heretic.export import reproduce
 
     options.refuse_config("reproduce", "all settings are those in the file")
     overrides = dict(options.overrides)
     default = f"{(file if file.is_dir() else file.absolute().parent).name}-reproduced"
     destination = Path(overrides.pop("save_directory", default))
     with make_reporter(make_console()) as display:
-        outcome = export.reproduce(
+        outcome = reproduce.reproduce(
             file,
             destination,
             prepare=pipeline.prepare_directions,

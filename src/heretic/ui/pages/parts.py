@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote
@@ -96,10 +97,15 @@ class Alerts:
             self.say(str(error))
 
 
+@cache
+def _style() -> str:
+    return files("heretic.ui.pages").joinpath("page.css").read_text(encoding="utf-8")
+
+
 @contextmanager
 def frame(site: Site, title: str) -> Iterator[Alerts]:
     """The frame of a page, with its heading; what is drawn within stands below that."""
-    ui.add_css(files("heretic.ui.pages").joinpath("page.css").read_text(encoding="utf-8"))
+    ui.add_css(_style())
     ui.colors(primary="#245c99", positive="#22785c", negative="#b83247")
     with ui.header().classes("top"):
         with ui.element("nav").props('aria-label="Main"'):

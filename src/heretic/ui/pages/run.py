@@ -8,18 +8,16 @@ from urllib.parse import quote
 
 from nicegui import ui
 from nicegui.element import Element
-from nicegui.events import EChartPointClickEventArguments
 
 from heretic.errors import RunError
 from heretic.report.page.words import facts
 from heretic.runs.listing import target_of
 from heretic.system.display import safe
-from heretic.ui.charts import NUMBER, front_options
+from heretic.ui.pages.front import FrontPicture, FrontRows
 from heretic.ui.pages.parts import SECONDS, Alerts, Part, Tag, button, frame, table
 from heretic.ui.pages.trial import TrialPanel
 from heretic.ui.site import Again, Site
 from heretic.ui.views import (
-    FrontTable,
     FrontView,
     Now,
     failed_of,
@@ -133,7 +131,9 @@ class _Run:
             self._said = Part(lambda: controls_of(self._site, self._watch).said, _draw_said)
             with ui.element("div").classes("actions"):
                 self._n_trials = ui.number("Trials", min=1, precision=0, value=self._proposed())
-                self._n_trials.classes("narrow").props("dense outlined")
+                self._time = ui.input("Time limit, such as 2h", value=self._limit())
+                for one in (self._n_trials, self._time):
+                    one.classes("narrow").props("dense outlined")
                 self._buttons: dict[str, Element] = {
                     "go_on": button("Go on with the search", self._go_on),
                     "load": button("Load the model", self._load, flat=True),
@@ -149,9 +149,7 @@ class _Run:
         """What the user may say when the run is opened, which its folder cannot."""
         with ui.expansion("Settings for loading").classes("field").props("dense") as self._again:
             Tag("p", AGAIN, "dim")
-            self._time = ui.input("Time limit of the search, such as 2h").classes("field")
             self._more = ui.textarea("Settings (TOML)").classes("part")
-            self._time.props("outlined dense")
             self._more.props("outlined autogrow")
             self._trust = ui.checkbox("Run the scorers of others that the run names")
 
@@ -165,10 +163,9 @@ class _Run:
             "Each point is a trial. Choose one, here or in the table, to see it below.",
             "dim",
         )
-        self._chart = ui.echart(front_options(None, None), on_point_click=self._clicked)
-        self._chart.classes("chart").props('role="img" aria-label="The front of the trials"')
+        self._picture = FrontPicture(self._choose)
         self._hidden = Part(self._hidden_text, lambda text: Tag("p", text, "dim") if text else None)
-        self._table = Part(self._front_table, self._draw_table)
+        self._table = FrontRows(self._choose)
 
     def _draw_rest(self) -> None:
         with ui.expansion("More about this run").classes("field").props("dense"):
@@ -183,36 +180,11 @@ class _Run:
     def _draw_facts(self, rows: tuple[tuple[str, str], ...]) -> None:
         table(("", ""), rows, "The run")
 
-    def _draw_table(self, found: FrontTable | None) -> None:
-        if found is None or not found.rows:
-            Tag("p", "No trial is complete yet.")
-            return
-        with ui.element("div").classes("scroll"), ui.element("table"):
-            with ui.element("thead"), ui.element("tr"):
-                for heading in ("the front", *found.headings):
-                    Tag("th", heading)
-            with ui.element("tbody"):
-                with ui.element("tr"):
-                    Tag("th", "original model")
-                    for cell in found.original:
-                        Tag("td", cell)
-                for row in found.rows:
-                    with ui.element("tr"):
-                        with ui.element("td"):
-                            one = ui.button(row.label, on_click=self._picker(row.number))
-                            one.props("flat dense no-caps padding=none").classes("link")
-                        for cell in row.cells:
-                            Tag("td", cell)
-        if found.left_out:
-            Tag("p", f"Not in the table: {found.left_out} more trials of the front.", "dim")
-
-    def _front_table(self) -> FrontTable | None:
-        return self._front.table if self._front is not None else None
-
     def _hidden_text(self) -> str:
         chart = self._front.chart if self._front is not None else None
         hidden = chart.hidden if chart is not None else 0
-        return f"Not in the picture, far to the right: {hidden} trials." if hidden else ""
+        trials = "1 trial" if hidden == 1 else f"{hidden} trials"
+        return f"Not in the picture, far to the right: {trials}." if hidden else ""
 
     # --- what is new -------------------------------------------------------------------------
 
@@ -228,13 +200,15 @@ class _Run:
         self._again.set_visibility(shown.load)
         if shown.go_on and not self._n_trials.visible:
             self._n_trials.value = self._proposed()
-        self._n_trials.set_visibility(shown.go_on)
+            self._time.value = self._limit()
+        for one in (self._n_trials, self._time):
+            one.set_visibility(shown.go_on)
         if front is not self._front:
             self._front = front
             if self._selected is None and watch.data is not None:
                 self._selected = watch.data.focus
             self._draw_points()
-            self._table.refresh()
+            self._table.show(front.table)
             self._hidden.refresh()
         if self._seen != watch.version:
             self._seen = watch.version
@@ -243,17 +217,7 @@ class _Run:
         await self._panel.refresh(self._selected, front.table.labels)
 
     def _draw_points(self) -> None:
-        chart = self._front.chart if self._front is not None else None
-        self._chart.options.update(front_options(chart, self._selected))
-        self._chart.update()
-
-    async def _clicked(self, event: EChartPointClickEventArguments) -> None:
-        value = event.value
-        if isinstance(value, list) and len(value) > NUMBER and isinstance(value[NUMBER], int):
-            await self._choose(value[NUMBER])
-
-    def _picker(self, number: int) -> Callable[[], Awaitable[None]]:
-        return lambda: self._choose(number)
+        self._picture.show(self._front.chart if self._front is not None else None, self._selected)
 
     async def _choose(self, number: int) -> None:
         if number < 0 or number == self._selected:
@@ -273,6 +237,10 @@ class _Run:
         complete = sum(trial.state == "complete" for trial in self._watch.trials)
         return target if complete < target else complete + MORE
 
+    def _limit(self) -> str:
+        """The time limit of the last search of this page; without one, none is proposed."""
+        return self._site.job.limit if self._site.is_ours(self._watch) else ""
+
     def _target(self) -> int | None:
         data = self._watch.data
         return target_of(data.manifest) if data is not None else None
@@ -287,7 +255,6 @@ class _Run:
         asked = Again(
             n_trials=int(self._n_trials.value or 0) or None,
             target=self._target(),
-            time_limit=str(self._time.value or ""),
             more=str(self._more.value or ""),
             trust_plugins=bool(self._trust.value),
         )
@@ -295,6 +262,7 @@ class _Run:
             self._watch.path,
             search=search,
             more=asked.named if search else None,
+            limit=str(self._time.value or "").strip(),
             settings=asked.settings(),
             trust_plugins=asked.trust_plugins,
         )

@@ -30,7 +30,7 @@ class _Runs:
         self._chosen: dict[str, bool] = {}
         Tag("p", f"Run folders in {site.runs}", "dim")
         self._part = Part(lambda: self._rows, self._draw)
-        with ui.element("div").classes("actions"):
+        with ui.element("div").classes("actions") as self._comparing:
             button("Compare the chosen runs", lambda: alerts.trying(self._compare), flat=True)
 
     async def refresh(self) -> None:
@@ -40,10 +40,11 @@ class _Runs:
         except RunError as error:
             self._alerts.say(str(error))
         self._part.refresh()
+        self._comparing.set_visibility(len(self._rows) > 1)
 
     def _draw(self, rows: Sequence[RunRow]) -> None:
         if not rows:
-            Tag("p", "There are no runs yet.")
+            Tag("p", "There are no runs yet. A run is a search on one model, with all its trials.")
             ui.link("Begin with the demo", "/new")
             return
         with ui.element("div").classes("scroll"), ui.element("table"):

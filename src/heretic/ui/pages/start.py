@@ -12,6 +12,7 @@ from heretic.errors import HereticError
 from heretic.system.display import safe
 from heretic.ui.pages.parts import SECONDS, Alerts, Part, Tag, button, frame, table
 from heretic.ui.pages.picker import pick
+from heretic.ui.pages.sets import PromptSet
 from heretic.ui.site import Form, Site
 
 SETS = {
@@ -21,9 +22,13 @@ SETS = {
     "bad_evaluation_prompts": "Prompts on which the behaviour is counted",
 }
 SOURCES = {"demo": "The demo", "hub": "A model on the Hub", "folder": "A folder"}
+OWN = (
+    "A file, a folder, a data set on the Hub, or a file that you upload: text with a prompt in "
+    "each line, CSV, TSV, JSON or JSON lines. Empty: the behaviour's own."
+)
 DEMO = (
     "A small model that has been taught to decline questions about astronomy. It comes from a "
-    "Python package (93 MB, downloaded the first time); a search takes minutes."
+    "Python package (93 MB, downloaded the first time); a search of 14 trials takes minutes."
 )
 
 
@@ -58,29 +63,13 @@ class _Start:
             names |= {name: safe(f"{name}: {text}") for name, text in documented()}
             self._behavior = ui.select(names, value="", label="Behaviour").classes("field")
             self._behavior.props("outlined dense")
-            self._sets: dict[str, tuple[ui.input, ui.input]] = {}
-            with ui.expansion("Own prompt sets").classes("field").props("dense"):
-                Tag("p", "A file, a folder, or a data set on the Hub. Empty: the behaviour's own.")
-                for name, told in SETS.items():
-                    self._sets[name] = self._draw_set(told)
+            with ui.expansion("Own prompt sets").classes("sets").props("dense"):
+                Tag("p", OWN)
+                self._sets = [
+                    PromptSet(self._site, self._alerts, name, told) for name, told in SETS.items()
+                ]
             with ui.element("div").classes("actions"):
                 button("Preview the prompts", self._trying(self._preview), flat=True)
-
-    def _draw_set(self, told: str) -> tuple[ui.input, ui.input]:
-        Tag("h3", told)
-        with ui.element("div").classes("actions"):
-            place = ui.input("File, folder or data set").classes("field").props("outlined dense")
-            place.props["aria-label"] = f"{told}: file, folder or data set"
-            split = ui.input("Split, such as train[:100]").classes("narrow")
-            split.props("outlined dense").props["aria-label"] = f"{told}: split"
-            button(
-                "Browse",
-                lambda: pick(
-                    self._site.places, lambda path: setattr(place, "value", path), files=True
-                ),
-                flat=True,
-            )
-        return place, split
 
     def _draw_search(self) -> None:
         Tag("h2", "Search")
@@ -129,14 +118,7 @@ class _Start:
     def _settings(self) -> dict[str, object]:
         source = str(self._source.value)
         demo = source == "demo"
-        sets = (
-            ()
-            if demo
-            else tuple(
-                (name, str(place.value), str(split.value))
-                for name, (place, split) in self._sets.items()
-            )
-        )
+        sets = () if demo else tuple(one.named for one in self._sets)
         trials = self._n_trials.value
         return Form(
             source=source,

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from nicegui import ui
 
 from heretic.ui.charts import layers_options
-from heretic.ui.pages.parts import Alerts, Part, Tag, button, dialog_of, table
+from heretic.ui.pages.parts import Alerts, Part, Tag, button, table
+from heretic.ui.pages.requests import ask_save, ask_score, ask_upload
 from heretic.ui.site import Site
-from heretic.ui.task import Task
+from heretic.ui.task import Asked, Task, sampling
 from heretic.ui.views import Exchange, Line, TrialView, score_rows, task_exchanges, trial_of
 from heretic.ui.watch import Watch
-from heretic.worker.protocol import Score
 
 WAITS = "A request waits at most until the search has finished its batch."
 
@@ -30,7 +29,7 @@ class TaskView:
     title: str
     error: str
     is_over: bool
-    folder: str = ""
+    told: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
     exchanges: tuple[Exchange, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -43,17 +42,31 @@ def task_view(task: Task, trial: int) -> TaskView:
     if task.kind == "score" and found:
         rows = score_rows({"original": found["before"], "edited": found["after"]})
     elif task.kind == "save" and found:
-        rows = score_rows(found["rows"])
+        files = found.get("gguf", {}).get("files", ())
+        rows = score_rows({**found["rows"], **{one["type"]: one["scores"] for one in files}})
     return TaskView(
         task.kind,
         task.title,
         task.error,
         task.is_over,
-        str(found.get("folder", "")),
+        _told(found),
         rows,
         task_exchanges(found, trial) if task.kind == "sample" and found else (),
         tuple(map(str, found.get("warnings", ()))),
     )
+
+
+def _told(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """Where something is now."""
+    lines = []
+    if "folder" in found:
+        lines.append(f"Saved in {found['folder']}.")
+    if "url" in found:
+        lines.append(f"Uploaded to {found['url']}")
+    if gguf := found.get("gguf"):
+        files = ", ".join(f"{one['file']} ({one['size'] / 1e6:.0f} MB)" for one in gguf["files"])
+        lines += [f"For llama.cpp, in {gguf['folder']}: {files}.", *gguf["survival"]]
+    return tuple(lines)
 
 
 class TrialPanel:
@@ -67,7 +80,9 @@ class TrialPanel:
         with ui.element("section").props('aria-label="The chosen trial"').classes("part"):
             self._head = Part(self._label, _draw_head)
             self._actions = Part(self._is_open, self._draw_actions)
-            self._part = Part(lambda: self._view, self._draw)
+            self._part = Part(lambda: self._view, _draw_trial)
+            self._weights, self._sizes = _Lines("ablation weight"), _Lines("|dW| / |W|")
+            self._replies = Part(lambda: self._view, _draw_replies)
             self._tasks = Part(self._task_views, _draw_tasks)
 
     async def refresh(self, number: int | None, labels: Mapping[int, str]) -> None:
@@ -89,6 +104,9 @@ class TrialPanel:
             self._number = None if view is None else number
             self._head.refresh()
             self._part.refresh()
+            self._weights.show(view.weights if view is not None else ())
+            self._sizes.show(view.sizes if view is not None else ())
+            self._replies.refresh()
         self._actions.refresh()
         self._tasks.refresh()
 
@@ -105,23 +123,6 @@ class TrialPanel:
         found = self._site.job.tasks_of(self._watch.path, number)
         return tuple(task_view(task, number) for task in found[:6])
 
-    def _draw(self, view: TrialView | None) -> None:
-        if view is None:
-            return
-        with ui.element("div").classes("two"):
-            with ui.element("div"):
-                Tag("h3", "Scores, with 95% intervals")
-                table(("", "this trial", "original"), view.scores, "Scores of the trial")
-            with ui.element("div"):
-                Tag("h3", "What it edits")
-                table(("", ""), view.plan, "The plan of the trial")
-        for title, lines in (("ablation weight", view.weights), ("|dW| / |W|", view.sizes)):
-            if lines:
-                _draw_lines(title, lines)
-        if view.exchanges:
-            Tag("h3", "Replies that the search has kept")
-            draw_exchanges(view.exchanges)
-
     def _draw_actions(self, found: tuple[int | None, bool]) -> None:
         number, is_open = found
         if number is None:
@@ -135,70 +136,22 @@ class TrialPanel:
                 )
                 return
             ui.link("Chat", f"/run/{quote(self._key)}/chat/{number}")
-            button("Sample replies", self._trying(lambda: self._sample(number)), flat=True)
-            button("Score again", lambda: self._ask_score(number), flat=True)
-            button("Save", lambda: self._ask_save(number))
+            button("Sample replies", lambda: self._ask(lambda: sampling(number)), flat=True)
+            button("Score again", lambda: ask_score(number, self._ask), flat=True)
+            button("Save", lambda: ask_save(number, self._site.places, self._ask))
+            button("Upload", lambda: ask_upload(number, self._ask), flat=True)
         Tag("p", WAITS, "dim")
 
-    def _trying(self, work: Any) -> Any:
-        async def tried() -> None:
-            await self._alerts.trying(work)
-            self._tasks.refresh()
+    async def _ask(self, asked: Callable[[], Asked]) -> None:
+        """Ask the worker; what went wrong is shown."""
+        number = self._number
 
-        return tried
+        def work() -> None:
+            if number is not None:
+                self._site.job.ask(self._watch.path, number, asked())
 
-    def _sample(self, number: int) -> None:
-        self._site.job.sample(self._watch.path, number)
-
-    def _ask_score(self, number: int) -> None:
-        with dialog_of("Score again") as dialog, ui.card().classes("dialog"):
-            Tag("h2", "Score again")
-            held_out = ui.checkbox("On held-out prompts, which the search has not seen")
-            first = ui.number("First prompts of each set (empty: all)", min=1, precision=0)
-            tokens = ui.number(
-                "New tokens of a reply (empty: as in the search)", min=1, precision=0
-            )
-            for one in (first, tokens):
-                one.classes("field").props("outlined dense")
-
-            def work() -> None:
-                request = Score(
-                    trial=number,
-                    prompts="held_out" if held_out.value else "evaluation",
-                    first=_whole(first.value),
-                    tokens=_whole(tokens.value),
-                )
-                self._site.job.score(self._watch.path, number, request, _title(request))
-
-            self._end_dialog(dialog, "Score", work)
-        dialog.open()
-
-    def _ask_save(self, number: int) -> None:
-        with dialog_of("Save the edited model") as dialog, ui.card().classes("dialog"):
-            Tag("h2", "Save the edited model")
-            folder = ui.input("New folder", value=f"{Path.cwd() / 'edited'}")
-            folder.classes("field").props("outlined dense")
-            strategy = ui.radio(
-                {"merge": "A whole model (merge)", "adapter": "An adapter"}, value="merge"
-            )
-            Tag("p", "It is scored again, verified from disk and audited, which takes a while.")
-
-            def work() -> None:
-                path = self._site.places.checked(str(folder.value).strip())
-                self._site.job.save(self._watch.path, number, path, str(strategy.value))
-
-            self._end_dialog(dialog, "Save", work)
-        dialog.open()
-
-    def _end_dialog(self, dialog: ui.dialog, name: str, work: Any) -> None:
-        async def ended() -> None:
-            dialog.close()
-            await self._alerts.trying(work)
-            self._tasks.refresh()
-
-        with ui.element("div").classes("actions"):
-            button(name, ended)
-            button("Cancel", dialog.close, flat=True)
+        await self._alerts.trying(work)
+        self._tasks.refresh()
 
 
 def _draw_head(label: str) -> None:
@@ -206,21 +159,43 @@ def _draw_head(label: str) -> None:
         Tag("h2", label[0].upper() + label[1:])
 
 
-def _whole(value: object) -> int | None:
-    return int(value) if isinstance(value, int | float) and value >= 1 else None
+class _Lines:
+    """A chart over layers. It stays on the page, hidden where it has no lines.
+
+    NiceGUI's chart is ready a moment after it has been drawn, and removing it before raises an
+    error in the browser.
+    """
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        with ui.element("div") as self._place:
+            Tag("h3", f"Over layers: {title}")
+            self._chart = ui.echart(layers_options((), title)).classes("chart low")
+            self._chart.props('role="img"').props["aria-label"] = f"{title} over layers"
+        self._place.set_visibility(False)
+
+    def show(self, lines: Sequence[Line]) -> None:
+        self._chart.options.update(layers_options(lines, self._title))
+        self._chart.update()
+        self._place.set_visibility(bool(lines))
 
 
-def _title(request: Score) -> str:
-    which = "held-out prompts" if request.prompts == "held_out" else "the search's prompts"
-    first = f", the first {request.first}" if request.first else ""
-    tokens = f", replies of {request.tokens} tokens" if request.tokens else ""
-    return f"Scores on {which}{first}{tokens}"
+def _draw_trial(view: TrialView | None) -> None:
+    if view is None:
+        return
+    with ui.element("div").classes("two"):
+        with ui.element("div"):
+            Tag("h3", "Scores, with 95% intervals")
+            table(("", "this trial", "original"), view.scores, "Scores of the trial")
+        with ui.element("div"):
+            Tag("h3", "What it edits")
+            table(("", ""), view.plan, "The plan of the trial")
 
 
-def _draw_lines(title: str, lines: Sequence[Line]) -> None:
-    Tag("h3", f"Over layers: {title}")
-    chart = ui.echart(layers_options(lines, title)).classes("chart low")
-    chart.props('role="img"').props["aria-label"] = f"{title} over layers"
+def _draw_replies(view: TrialView | None) -> None:
+    if view is not None and view.exchanges:
+        Tag("h3", "Replies that the search has kept")
+        draw_exchanges(view.exchanges)
 
 
 def draw_exchanges(exchanges: Sequence[Exchange]) -> None:
@@ -243,8 +218,8 @@ def _draw_tasks(views: Sequence[TaskView]) -> None:
                 Tag("p", "It waits for its turn, or is being carried out.", "dim")
             if view.error:
                 Tag("p", view.error, "note")
-            if view.folder:
-                Tag("p", f"Saved in {view.folder}.")
+            for line in view.told:
+                Tag("p", line, "note")
             if view.rows:
                 table(view.rows[0], view.rows[1:], view.kind)
             for warning in view.warnings:
