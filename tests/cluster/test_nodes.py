@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -10,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support import tiny
 from tests.support.ray_nodes import N_TRIALS
 from tests.support.search_case import evaluate, make_study
 
 from heretic.cluster.ray_crew import Share, differences
-from heretic.cluster.ray_start import check_address, share_of
+from heretic.cluster.ray_start import check_address, held_signals, share_of
 from heretic.config import Settings
 from heretic.errors import HereticError, SettingsError
-from heretic.pipeline.workers import check_workers
+from heretic.pipeline.opening import check_before_work
+from heretic.pipeline.workers import check_nodes, check_workers, proofs
 
 GPUS = {"CPU": 16.0, "GPU": 4.0}
 
@@ -29,7 +34,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         pytest.skip("the extra `ray` is not installed")
     folder = tmp_path_factory.mktemp("run")
     command = [sys.executable, "-m", "tests.support.ray_nodes", str(folder)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    root = str(Path(__file__).parents[2])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path}  # workers find the tests by it
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     said: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     return said
@@ -46,14 +54,14 @@ def test_each_worker_takes_its_share_of_the_nodes(found: dict[str, Any]):
 
 
 def test_a_cluster_that_lets_in_anybody_is_not_joined(found: dict[str, Any]):
-    assert found["open"]
+    assert found["open"] == "joined"
     assert "no authentication (it did not refuse a process with a wrong token)" in found["refusal"]
     assert "--allow-unauthenticated" in found["refusal"]
 
 
 def test_without_a_token_no_cluster_is_asked(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    with pytest.raises(HereticError, match="RAY_AUTH_MODE is not token here"):
+    with pytest.raises(HereticError, match="does not say that it uses a token"):
         check_address("head:6379", allow_unauthenticated=False)
     check_address("head:6379", allow_unauthenticated=True)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
@@ -64,6 +72,47 @@ def test_a_cluster_without_workers_is_a_mistake():
     with pytest.raises(SettingsError, match="workers is 0"):
         check_workers(Settings(model="m", ray_address="auto"))
     check_workers(Settings(model="m"))
+
+
+def test_a_cluster_where_no_node_holds_a_worker_is_refused():
+    with pytest.raises(HereticError, match="needs 8 GPUs on one node"):
+        check_nodes([GPUS, GPUS], 8)
+    check_nodes([GPUS], 4)
+    check_nodes([{"CPU": 1.0}], 0)
+
+
+def test_what_nodes_are_asked_first_holds_no_key_of_a_scorer(tmp_path: Path):
+    model = str(tiny.folder(tmp_path / "Tiny-Base"))
+    settings = Settings(model=model, scorer={"refusals": {"api_key": "not to be told"}})
+    assert "not to be told" in str(settings.to_dict())
+    ask, wanted = proofs(settings)
+    assert ask() == wanted
+    assert b"not to be told" not in pickle.dumps(ask)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_until_ray_has_started(number):
+    reached = []
+
+    def ended(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, ended)
+    try:
+        with pytest.raises(KeyboardInterrupt):  # noqa: SIM117, PT012
+            with held_signals():
+                signal.raise_signal(number)
+                reached.append(number)
+        assert signal.getsignal(number) is ended
+    finally:
+        signal.signal(number, before)
+    assert reached == [number]
+
+
+def test_what_does_not_search_is_not_refused_for_its_workers(tmp_path: Path):
+    """Such as an export of a run whose search had workers, where Ray is missing."""
+    settings = Settings(model=str(tiny.folder(tmp_path / "Tiny-Base")), ray_address="auto")
+    assert check_before_work(settings)
 
 
 def test_an_address_for_clients_is_refused():

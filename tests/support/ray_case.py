@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import time
@@ -54,21 +55,25 @@ class Killer(Recorder):
     def __init__(self, kill: Callable[[], None], at: set[int]) -> None:
         super().__init__()
         self._kill, self._at = kill, at
-        self.killed = 0
 
     def emit(self, event: Event) -> None:
         super().emit(event)
         if isinstance(event, TrialFinished) and event.completed in self._at:
             self._at = self._at - {event.completed}
             self._kill()
-            self.killed += 1
 
 
-def kill_a_worker() -> None:
-    """Kill one of this process's workers, as the system does when memory is short."""
+def kill_workers() -> None:
+    """Kill this process's workers, as the system does when memory is short."""
     found = actors_of(psutil.Process())
-    if found:
-        os.kill(found[0].pid, signal.SIGKILL)
+    assert found, "there is nobody to kill"
+    for one in found:
+        os.kill(one.pid, signal.SIGKILL)
+
+
+def origin(module: str) -> str:
+    """The file of a module."""
+    return str(importlib.import_module(module).__file__)
 
 
 def trials_in(journal: Path) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 from heretic.cluster.pool import WorkerPool
 from heretic.cluster.ray_crew import RayCrew
-from heretic.cluster.ray_start import joined_ray, nodes_of_ray, refuses_strangers, share_of
+from heretic.cluster.ray_start import answer_to_stranger, joined_ray, nodes_of_ray, share_of
 from heretic.errors import HereticError
 from tests.support.ray_case import Killer, job
 from tests.support.search_case import make_study
@@ -49,7 +49,7 @@ def searched(folder: Path) -> dict[str, Any]:
 
     found: dict[str, Any] = {"refusal": refusal(cluster.address)}
     try:
-        found["open"] = not refuses_strangers(cluster.address)
+        found["open"] = answer_to_stranger(cluster.address)
         with joined_ray(cluster.address, allow_unauthenticated=True):
             share = share_of(nodes_of_ray(), workers=2, gpus=0)
             killer = Killer(change, {6, 12})

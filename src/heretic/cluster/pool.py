@@ -28,6 +28,9 @@ HANGS = 10.0
 FEWEST_TIMES = 5
 """Tasks that have ended before a median counts."""
 
+LONG_WAIT = 60.0
+"""Seconds after which it is said that workers are not ready."""
+
 _PATIENCE = 1.0
 """Seconds after which stragglers are looked for, while nothing else happens."""
 
@@ -69,6 +72,7 @@ class _Task:
         since: When it was first given to a worker.
         on: Workers that have it now.
         losses: How often its worker ended.
+        lost: The workers that ended.
         failed: Workers on which plans failed, with what they made of them.
     """
 
@@ -76,6 +80,7 @@ class _Task:
     since: float | None = None
     on: set[int] = field(default_factory=set)
     losses: int = 0
+    lost: list[int] = field(default_factory=list)
     failed: dict[int, Sequence[Trial]] = field(default_factory=dict)
 
 
@@ -89,6 +94,7 @@ class WorkerPool:
         at_once: Plans that a worker evaluates together, at most.
         in_batches: See `Pool`.
         rivals: Asked for the rivals of plans when they are sent to a worker.
+        needs: What a worker needs of one node, in words, for a notice where workers are not ready.
     """
 
     def __init__(
@@ -100,12 +106,14 @@ class WorkerPool:
         at_once: int = 1,
         in_batches: bool = False,
         rivals: Callable[[], Rivals] = lambda: None,
+        needs: str = "a place",
     ) -> None:
         self.in_batches = in_batches
+        self.at_once = at_once
         self._crew = crew
         self._reporter = reporter
-        self._at_once = at_once
         self._rivals = rivals
+        self._needs = needs
         self._workers = {number: _Worker() for number in range(workers)}
         self._tasks: dict[int, _Task] = {}
         self._waiting: deque[int] = deque()  # tasks that no worker has
@@ -113,19 +121,24 @@ class WorkerPool:
         self._times: deque[float] = deque(maxlen=100)  # of the latest tasks, seconds
         self._told: Rivals = None
         self._next = 0
+        self._begin = crew.now()
+        self._is_first_told = self._is_wait_told = False
         for worker in self._workers:
             crew.start(worker)
 
     @property
     def places(self) -> int:
-        """How many plans the workers that are not left out can work on at a time."""
-        return self._at_once * len(self._present())
+        """How many plans the workers that are not left out can work on at a time.
+
+        In batches it is as many as all can: proposals depend on the size of a batch.
+        """
+        return self.at_once * len(self._workers if self.in_batches else self._present())
 
     def hand_in(self, batch: Batch) -> None:
         """Take plans; they are shared evenly among the workers that have nothing to do."""
         busy = sum(len(task.on) > 0 for task in self._tasks.values()) + len(self._waiting)
         free = max(1, len(self._present()) - busy)
-        size = min(self._at_once, -(-len(batch) // free))
+        size = min(self.at_once, -(-len(batch) // free))
         for start in range(0, len(batch), size):
             self._add(_Task(batch[start : start + size]))
 
@@ -136,14 +149,34 @@ class WorkerPool:
             StudyError: No worker is left.
         """
         self._hand_on_rivals()
+        self._listen(0.0)  # whoever answered while the search did something else does not hang
         while not self._ended:
             self._check_present()
             self._replace_hanging()
             self._assign()
-            for message in self._crew.wait(_PATIENCE):
-                self._handle(message)
+            self._tell_who_waits()
+            self._listen(_PATIENCE)
         ended, self._ended = self._ended, []
         return ended
+
+    def _listen(self, seconds: float) -> None:
+        """Handle what workers tell, at most waiting that long for the first; then what is there."""
+        while messages := self._crew.wait(seconds):
+            for message in messages:
+                self._handle(message)
+            seconds = 0.0
+
+    def _tell_who_waits(self) -> None:
+        """Say once that workers are not ready; it may be that no node has what they need."""
+        if self._is_wait_told or self._crew.now() - self._begin < LONG_WAIT:
+            return
+        self._is_wait_told = True
+        waiting = [number for number in self._present() if not self._workers[number].ready]
+        if waiting:
+            self._tell(
+                f"{len(waiting)} of {len(self._workers)} workers are not ready after a minute: "
+                f"they load the model, or wait for {self._needs} on one node."
+            )
 
     # --- what workers tell --------------------------------------------------------------------
 
@@ -154,6 +187,7 @@ class WorkerPool:
         match message:
             case Ready(node=node):
                 worker.ready, worker.node = True, node
+                self._tell_of_first()
             case Done(task=task, trials=trials):
                 worker.task = None
                 self._settle(message.worker, task, trials)
@@ -182,7 +216,7 @@ class WorkerPool:
             for other in task.failed:
                 self._blame(other, task.failed[other])
         self._ended += good
-        if bad and not task.failed and set(self._present()) - {number}:
+        if bad and not task.failed and self._ready_but(number):
             plans = {trial.number for trial in bad}
             batch = [one for one in task.batch if one[0] in plans]
             self._add(_Task(batch, losses=task.losses, failed={number: bad}), first=True)
@@ -207,12 +241,12 @@ class WorkerPool:
         worker.failures += 1
         worker.ready = False
         task, worker.task = worker.task, None
+        self._give_back(number, task, why)  # first: it may show that the plan is the cause
         if worker.failures >= MAX_FAILURES:
             self._leave_out(number, f"it failed {worker.failures} times in a row: {why}")
         else:
             self._tell(f"{self._named(number)} ended and is started again: {why}")
             self._crew.start(number)
-        self._give_back(number, task, why)
 
     def _give_back(self, number: int, name: int | None, why: str | None = None) -> None:
         """Let others have the task of a worker that is gone.
@@ -224,7 +258,9 @@ class WorkerPool:
         if task is None or name is None:
             return
         task.on.discard(number)
-        task.losses += why is not None
+        if why is not None:
+            task.losses += 1
+            task.lost.append(number)
         if task.losses >= MAX_LOSSES:
             del self._tasks[name]
             self._drop(task, why or "")
@@ -232,7 +268,9 @@ class WorkerPool:
             self._waiting.appendleft(name)
 
     def _drop(self, task: _Task, why: str) -> None:
-        """Split a task that ended its workers; one plan alone has failed."""
+        """Split a task that ended its workers; one plan alone has failed. They are not at fault."""
+        for number in task.lost:
+            self._workers[number].failures -= self._workers[number].failures > 0
         if len(task.batch) > 1:
             for one in task.batch:
                 self._add(_Task([one], losses=MAX_LOSSES - 1), first=True)
@@ -283,10 +321,11 @@ class WorkerPool:
                 self._lose(number, "it did not answer, and another worker did long ago")
 
     def _chosen(self, number: int) -> int | None:
-        """A task for a worker; where its plans failed it comes last."""
-        others = set(self._present()) - {number}
+        """A task for a worker; where its plans failed, or it ended, it comes last."""
+        others = self._ready_but(number)
         for name in self._waiting:
-            if number not in self._tasks[name].failed or not others:
+            tried = {*self._tasks[name].failed, *self._tasks[name].lost}
+            if number not in tried or not others - tried:
                 self._waiting.remove(name)
                 return name
         return self._straggler()
@@ -315,6 +354,11 @@ class WorkerPool:
         """Numbers of the workers that are not left out."""
         return [number for number, worker in self._workers.items() if worker.out is None]
 
+    def _ready_but(self, number: int) -> set[int]:
+        """The workers, but for one, that can take plans now or later."""
+        ready = {other for other in self._present() if self._workers[other].ready}
+        return ready - {number}
+
     def _idle(self) -> Iterable[int]:
         return [number for number, worker in self._workers.items() if worker.idle]
 
@@ -339,3 +383,8 @@ class WorkerPool:
 
     def _tell(self, text: str) -> None:
         self._reporter.emit(Notice(text, level="warning"))
+
+    def _tell_of_first(self) -> None:
+        if not self._is_first_told:
+            self._is_first_told = True
+            self._reporter.emit(Notice(f"The first of {len(self._workers)} workers is ready."))

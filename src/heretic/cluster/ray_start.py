@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import FrameType, ModuleType
+from typing import Any, Literal
 
 from heretic.cluster.ray_crew import Share
 from heretic.errors import HereticError
@@ -32,9 +32,16 @@ AUTHENTICATION = "RAY_AUTH_MODE"
 """Ray's variable; `token` lets in nobody without the cluster's token."""
 
 _STRANGER = (
-    "import sys, ray\nray.init(address=sys.argv[1], configure_logging=False, log_to_driver=False)\n"
+    "import sys, ray\n"
+    "ray.init(address=sys.argv[1], configure_logging=False, log_to_driver=False)\n"
+    "print('joined as a stranger', flush=True)\n"
 )
+_JOINED = "joined as a stranger"
 _PROBE_SECONDS = 60
+_REMEDY = (
+    "Start it with RAY_AUTH_MODE=token and a token, and give this command the same; or say "
+    "--allow-unauthenticated if nobody else reaches it."
+)
 _REFUSAL = "InvalidAuthToken"
 
 
@@ -105,14 +112,17 @@ def local_ray(gpus: int, room: int) -> Iterator[None]:
 def joined_ray(address: str, *, allow_unauthenticated: bool) -> Iterator[None]:
     """The Ray cluster at an address, of which this machine is a node.
 
+    Nothing is sent to it, this process's token included, before it has refused a wrong one.
+
     Raises:
         HereticError: As `check_address`; or the cluster cannot be reached, or lets in anybody.
     """
     check_address(address, allow_unauthenticated=allow_unauthenticated)
     ray = ray_package()
-    with _started(ray, address=address):
-        if not allow_unauthenticated and not refuses_strangers(address):
-            raise _open_cluster(address, "it did not refuse a process with a wrong token")
+    found = _resolved(address)  # once: what is asked is what is joined
+    if not allow_unauthenticated:
+        _check_closed(found)
+    with _started(ray, address=found):
         yield
 
 
@@ -129,11 +139,51 @@ def check_address(address: str, *, allow_unauthenticated: bool) -> None:
             remedy="Start it on a node of the cluster, with auto or the head's HOST:PORT.",
         )
     if not allow_unauthenticated and os.environ.get(AUTHENTICATION, "").lower() != "token":
-        raise _open_cluster(address, f"{AUTHENTICATION} is not token here")
+        raise HereticError(
+            f"This process does not say that it uses a token ({AUTHENTICATION} is not token), so "
+            f"the Ray cluster at {safe_line(address)} is not joined: whoever reaches a cluster "
+            "without one can run code on its nodes.",
+            remedy=_REMEDY,
+        )
 
 
-def refuses_strangers(address: str) -> bool:
-    """Whether a cluster refuses a process with a wrong token, and says that this is why."""
+def _resolved(address: str) -> str:
+    """HOST:PORT of a cluster, also where the address is `auto`.
+
+    Raises:
+        HereticError: There is no such cluster.
+    """
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        found = canonicalize_bootstrap_address(address)
+    except Exception as error:
+        raise _unreachable(address, safe_line(str(error))[:200]) from error
+    if not found:
+        raise _unreachable(address, "none runs here")
+    return str(found)
+
+
+def _check_closed(address: str) -> None:
+    """Raise unless a cluster refuses strangers.
+
+    Raises:
+        HereticError: It does not, or it does not answer.
+    """
+    answer = answer_to_stranger(address)
+    if answer == "joined":
+        raise HereticError(
+            f"The Ray cluster at {safe_line(address)} has no authentication (it did not refuse a "
+            "process with a wrong token): whoever reaches it can run code on its nodes and read "
+            "what is sent to them.",
+            remedy=_REMEDY,
+        )
+    if answer == "unclear":
+        raise _unreachable(address, "it did not say that it refuses a wrong token")
+
+
+def answer_to_stranger(address: str) -> Literal["refused", "joined", "unclear"]:
+    """What a cluster does with a process that has a wrong token; `refused` if it says why."""
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")},
         AUTHENTICATION: "token",
@@ -141,7 +191,8 @@ def refuses_strangers(address: str) -> bool:
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     with subprocess.Popen(  # noqa: S603 (this interpreter)
-        [sys.executable, "-c", _STRANGER, address],
+        # -P: a `ray.py` that lies in the working directory is not imported.
+        [sys.executable, "-P", "-c", _STRANGER, address],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -152,7 +203,12 @@ def refuses_strangers(address: str) -> bool:
         end.start()
         try:
             assert stranger.stdout is not None
-            return any(_REFUSAL in line for line in stranger.stdout)
+            for line in stranger.stdout:
+                if _REFUSAL in line:
+                    return "refused"
+                if line.startswith(_JOINED):
+                    return "joined"
+            return "unclear"
         finally:
             end.cancel()
             stranger.kill()  # it would try again for a minute
@@ -183,12 +239,10 @@ def _places(node: Mapping[str, Any], cpus: int, gpus: int) -> int:
     return min(places, int(node.get("GPU", 0)) // gpus) if gpus else places
 
 
-def _open_cluster(address: str, why: str) -> HereticError:
+def _unreachable(address: str, why: str) -> HereticError:
     return HereticError(
-        f"The Ray cluster at {safe_line(address)} has no authentication ({why}): whoever reaches "
-        "it can run code on its nodes and read what is sent to them.",
-        remedy="Start it with RAY_AUTH_MODE=token and a token, and give this command the same; or "
-        "say --allow-unauthenticated if nobody else reaches it.",
+        f"The Ray cluster at {safe_line(address)} cannot be joined: {why}.",
+        remedy="`ray status` says whether a cluster runs; name it by its head's HOST:PORT.",
     )
 
 
@@ -202,14 +256,24 @@ def _started(ray: ModuleType, **arguments: Any) -> Iterator[None]:
     level = logging.getLogger("ray").level
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
-        with _own_signals():
-            ray.init(configure_logging=False, log_to_driver=False, **arguments)
+        with held_signals():
+            ray.init(
+                configure_logging=False,
+                log_to_driver=False,
+                # Else workers get this process's working directory on their path, before all
+                # packages: a `torch.py` that lies there would run in them.
+                job_config=ray.job_config.JobConfig(_client_job=True),
+                **arguments,
+            )
     except Exception as error:
         ray.shutdown()
         raise HereticError(
             f"Ray does not start: {safe_line(str(error))[:300]}",
             remedy="`ray status` says whether a cluster runs; without --workers no Ray is needed.",
         ) from error
+    except BaseException:
+        ray.shutdown()
+        raise
     try:
         yield
     finally:
@@ -218,16 +282,32 @@ def _started(ray: ModuleType, **arguments: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep this process's handler of SIGTERM, which Ray replaces."""
+def held_signals() -> Iterator[None]:
+    """Keep this process's handlers of signals while Ray starts, and hold the signals back.
+
+    Ray replaces the handler of SIGTERM; and where an exception cuts its start short, it forgets
+    the processes that it has started. A second signal is not held back.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    held: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        held.append(number)
+        if len(held) > 1:
+            raise KeyboardInterrupt
+
     try:
+        for number in handlers:
+            signal.signal(number, hold)
         yield
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if held:
+        signal.raise_signal(held[0])
 
 
 def _check_loopback(ray: ModuleType) -> None:

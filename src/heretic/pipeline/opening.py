@@ -68,9 +68,10 @@ def held_run(
         may_begin: Whether a new run may begin; if not, one of exactly these settings must exist.
 
     Raises:
-        HereticError: As `check_before_work`; or no run folder can be written, the prompts cannot
-            be read, the run is in use, or there is no run and none may begin.
+        HereticError: As `check_workers` and `check_before_work`; or no run folder can be written,
+            the prompts cannot be read, the run is in use, or there is no run and none may begin.
     """
+    check_workers(settings)
     scorers = check_before_work(settings)
     check_writable(settings.study_checkpoint_dir)
     prompts = load_prompts(settings, reporter, scorers=scorers)
@@ -234,10 +235,8 @@ def check_before_work(settings: Settings) -> tuple[Scorer, ...]:
         SettingsError: A benchmark does not exist, `max_refusals` does not fit the scorers, or GGUF
             files are to be uploaded.
         RunError: The start plans cannot be read.
-        HereticError: A package that benchmarks or workers need is missing, or the Ray cluster must
-            not be joined.
+        HereticError: A package that benchmarks need is missing.
     """
-    check_workers(settings)
     check_model(settings)
     destination = _destination(settings)
     if destination is not None:

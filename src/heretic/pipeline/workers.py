@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -70,9 +70,11 @@ def workers_of(session: Session) -> Iterator[WorkerPool]:
     """Start the workers that the settings ask for; they end with the context.
 
     Raises:
-        HereticError: Ray does not start, the cluster must not be joined, or GPUs are missing.
+        HereticError: As `check_workers`; or Ray does not start, the cluster must not be joined, or
+            GPUs are missing.
     """
     settings, reporter = session.settings, session.reporter
+    check_workers(settings)  # a run that was reopened was not checked
     data = replica_data(session)
     # The originals' states that a search keeps; the model stays, for what comes after.
     session.evaluator.release()
@@ -81,11 +83,12 @@ def workers_of(session: Session) -> Iterator[WorkerPool]:
     if gpus is None:
         gpus = 1 if accelerator().type == "cuda" else 0
     _check_gpus(settings, gpus)
-    told = settings.to_dict()
-    job = Job(partial(proof, told), proof(told), open_replica, data)
+    job = Job(*proofs(settings), open_replica, data)
     reporter.emit(StageStarted("Starting Ray"))
     with _ray(settings, gpus, data.size):
-        share = share_of(nodes_of_ray(), settings.workers, gpus)
+        nodes = nodes_of_ray()
+        check_nodes(nodes, gpus)
+        share = share_of(nodes, settings.workers, gpus)
         reporter.emit(StageFinished(_told(settings, share)))
         crew = RayCrew(job, share)
         try:
@@ -96,6 +99,7 @@ def workers_of(session: Session) -> Iterator[WorkerPool]:
                 at_once=session.study.plans_at_once,
                 in_batches=settings.worker_mode == "batches",
                 rivals=partial(_rivals, session),
+                needs=_counted({"CPU": share.cpus, "GPU": share.gpus}) or "room",
             )
         finally:
             crew.close()
@@ -129,10 +133,34 @@ def _check_gpus(settings: Settings, gpus: int) -> None:
         )
 
 
+def check_nodes(nodes: Sequence[Mapping[str, Any]], gpus: int) -> None:
+    """Refuse a cluster of which no node can hold a worker: the search would wait for good.
+
+    Args:
+        nodes: What each node has, as Ray counts it.
+        gpus: GPUs of each worker.
+
+    Raises:
+        HereticError: No node can.
+    """
+    most = max((int(node.get("GPU", 0)) for node in nodes), default=0)
+    if gpus > most:
+        raise HereticError(
+            f"A worker needs {_counted({'GPU': gpus})} on one node, and no node of the Ray cluster "
+            f"has more than {most}.",
+            remedy="Set gpus_per_worker lower, or let such a node join first.",
+        )
+
+
 def _told(settings: Settings, share: Share) -> str:
-    counts = {"worker": settings.workers, "thread": share.threads, "GPU": share.gpus}
-    workers, *each = [f"{n} {what}{'' if n == 1 else 's'}" for what, n in counts.items() if n]
-    return f"{workers}; each has {' and '.join(each)}"
+    each = _counted({"thread": share.threads, "GPU": share.gpus})
+    return f"{_counted({'worker': settings.workers})}; each has {each}"
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    """Counts in words, without those that are 0."""
+    told = [f"{n} {what}{'' if n == 1 else 's'}" for what, n in counts.items() if n]
+    return " and ".join(told)
 
 
 # --- in the worker, and what it is sent ------------------------------------------------------
@@ -187,16 +215,24 @@ def replica_data(session: Session) -> ReplicaData:
     )
 
 
-def proof(settings: Mapping[str, Any]) -> dict[str, str]:
+def proofs(settings: Settings) -> tuple[Callable[[], dict[str, str]], dict[str, str]]:
+    """What a node is asked before it is sent anything else, and what it has to answer.
+
+    The question holds no setting but the names of the model and of scorers.
+    """
+    plugins = {one.name: one.plugin for one in settings.scorers}
+    ask = partial(proof, settings.model, settings.model_commit, plugins)
+    return ask, ask()
+
+
+def proof(model: str, commit: str | None, plugins: Mapping[str, str]) -> dict[str, str]:
     """What has to be equal on all nodes: versions of packages, and digests of model and plugins.
 
     Args:
-        settings: From `Settings.to_dict`.
+        plugins: Plugin of each scorer, by the scorer's name.
     """
-    known = Settings.restore(settings)
-    plugins = {f"scorer {one.name}": plugin_identity(one.plugin) for one in known.scorers}
-    model = model_identity(known.model, known.model_commit)
-    return {**versions(), f"model {known.model}": model, **plugins}
+    scorers = {f"scorer {name}": plugin_identity(plugin) for name, plugin in plugins.items()}
+    return {**versions(), f"model {model}": model_identity(model, commit), **scorers}
 
 
 def open_replica(data: ReplicaData) -> Score:

@@ -15,13 +15,15 @@ class Pool(Protocol):
     Attributes:
         in_batches: Whether plans are proposed only when all that were handed in have come back. The
             proposals then depend on nothing but the seed and the scores.
+        at_once: How many plans each of its workers evaluates together, at most.
     """
 
     in_batches: bool
+    at_once: int
 
     @property
     def places(self) -> int:
-        """How many plans it can work on at a time."""
+        """How many plans it can work on at a time; in batches it stays the same."""
 
     def hand_in(self, batch: Sequence[tuple[int, Plan]]) -> None:
         """Take plans with the numbers of their trials."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections import Counter
 from collections.abc import Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -23,7 +22,7 @@ from heretic.records.trial import Optimization, Score, Trial
 from heretic.records.trial import front as front_of
 from heretic.records.volume import is_stagnant
 from heretic.runs.folder import RunFolder
-from heretic.runs.journal import INTERRUPTED
+from heretic.search.agenda import interruptions, next_seed, waiting_start_plans
 from heretic.search.bounds import bound_warnings
 from heretic.search.limits import BetweenBatches, TimeLimit
 from heretic.search.pool import Pool
@@ -32,9 +31,6 @@ from heretic.search.trying import Evaluate, tried
 
 if TYPE_CHECKING:
     from heretic.search.sampler import SamplerKind
-
-MAX_INTERRUPTIONS = 3
-"""A start plan that was interrupted this often is skipped: it may be what kills the process."""
 
 MAX_FAILURES = 10
 """This many failed trials in a row end the search: the plans are then not the cause."""
@@ -128,7 +124,7 @@ class Study:
 
         Each finished trial is written to the journal and `front.json`. A trial that raises an error
         is kept as failed, with the reason. A trial that is stopped from outside (Ctrl+C) is kept as
-        interrupted, and its plan is tried again.
+        interrupted. Its plan is tried again, unless it was proposed for a pool.
 
         Args:
             evaluate: Returns the scores of plans, each in the order of `objectives`; or a pool that
@@ -139,7 +135,8 @@ class Study:
             start_plans_only: End once the start plans are done, even if `n_trials` is not reached.
             to_the_end: Go on even if the front has stopped growing.
             time_limit: Once a trial is complete, begin no more trials that would end after it, if
-                they take as long as those of this call on average.
+                they take as long as those of this call on average; in a pool, without what a plan
+                waits for a worker.
             between_batches: Its time counts for no limit and no estimate.
 
         Returns:
@@ -203,9 +200,8 @@ class _Search:
         self._reporter = reporter
         self._start = perf_counter()
         self._spent: list[float] = []  # seconds of each trial that this call completed
-        # Seconds of each batch, with the proposals; of each plan in a pool, until it came back.
-        self._batches: list[float] = []
-        self._pending: dict[int, tuple[Plan, float]] = {}  # in the pool, and since when
+        self._batches: list[float] = []  # seconds of each batch, with the proposals
+        self._pending: dict[int, Plan] = {}  # in the pool
         self._failures = 0
         self.trials: list[Trial] = []
         self.front: list[Trial] = []
@@ -250,45 +246,62 @@ class _Search:
         Raises:
             StudyError: Ten trials in a row failed.
         """
-        while (begins := self._may_begin()) or self._pending:
-            try:
-                self._step(begins)
-            except BaseException:
-                # Ctrl+C may have come between any two lines, so the state in memory is not
-                # reliable: read it all again, which also closes open trials.
-                self._open()
-                raise
+        try:
+            while (room := self._room()) or self._pending:
+                self._step(room)
+        except BaseException:
+            # Ctrl+C may have come between any two lines, so the state in memory is not
+            # reliable: read it all again, which also closes open trials.
+            self._open()
+            raise
 
-    def _may_begin(self) -> bool:
-        """Whether another trial may begin."""
-        if self._is_out_of_time or self.completed >= self._n_trials or self.is_stagnant():
-            return False
+    def _room(self) -> int:
+        """How many trials may begin now."""
+        room = self._places()
+        if self._is_out_of_time or room <= 0 or self.is_stagnant():
+            return 0
         if self._start_plans_only and not self._waiting_start_plans():
-            return False
-        self._give_way()
+            return 0
+        if not self._give_way():
+            return 0
         self._is_out_of_time = self._no_time_for_another()
-        return not self._is_out_of_time
+        return 0 if self._is_out_of_time else room
 
-    def _give_way(self) -> None:
-        """Let others have the model before the next batch; their time is none of the search's."""
+    def _places(self) -> int:
+        """How many trials could begin now, as far as they are wanted and somebody has time."""
+        wanted = self._n_trials - self.completed - len(self._pending)
+        if callable(self._evaluate):
+            return min(self._study.plans_at_once, wanted)
+        if self._evaluate.in_batches and self._pending:
+            return 0
+        # Where nobody is left there is room for one, and taking it says so.
+        return min(max(1, self._evaluate.places) - len(self._pending), wanted)
+
+    def _give_way(self) -> bool:
+        """Let others have the model, in time that is none of the search's; whether it goes on."""
         if self._between_batches is None:
-            return
+            return True
         start = perf_counter()
-        self._between_batches()
+        goes_on = self._between_batches(not self._pending)
         away = perf_counter() - start
         self._start += away
         if self._time_limit is not None:
             self._time_limit = self._time_limit.later(away)
+        return goes_on
 
     def _no_time_for_another(self) -> bool:
         """Whether a batch would end after the time limit; never before a trial is complete."""
         if self._time_limit is None or not self._spent:
             return False
-        return sum(self._batches) / len(self._batches) > self._time_limit.left()
+        if callable(self._evaluate):
+            seconds = sum(self._batches) / len(self._batches)
+        else:
+            seconds = self._evaluate.at_once * sum(self._spent) / len(self._spent)
+        return seconds > self._time_limit.left()
 
     def why_ended(self) -> str:
         """Why `loop` returned: `time`, `stagnant` or `done`."""
-        if self._is_out_of_time:
+        if self._is_out_of_time and self.completed < self._n_trials:
             return "time"
         return "stagnant" if self.is_stagnant() else "done"
 
@@ -300,43 +313,36 @@ class _Search:
         waiting = self._waiting_start_plans()
         return not waiting and is_stagnant(self.trials, self._patience)
 
-    def _step(self, begins: bool) -> None:
-        """Evaluate a batch; or hand plans to the pool, if more may begin, and wait for trials."""
+    def _step(self, room: int) -> None:
+        """Evaluate a batch; or hand plans to the pool, if any may begin, and wait for trials."""
         if callable(self._evaluate):
             start = perf_counter()
-            batch = self._next(min(self._study.plans_at_once, self._n_trials - self.completed))
+            batch = self._next(room)
             self._tell_of(batch)
             for trial, error in tried(self._evaluate, self._study.objectives, batch):
                 self._take_in(trial, error)
             self._batches.append(perf_counter() - start)
             return
-        if begins:
-            self._hand_in(self._evaluate)
-        for trial in self._ended(self._evaluate):
-            _, since = self._pending.pop(trial.number)
-            self._batches.append(perf_counter() - since)
+        if room:
+            self._hand_in(self._evaluate, room)
+        for trial in sorted(self._evaluate.take(), key=lambda trial: trial.number):
+            del self._pending[trial.number]
             self._take_in(trial, None)
 
     def _tell_of(self, batch: Sequence[tuple[int, Plan]]) -> None:
         for number, _ in batch:
             self._reporter.emit(TrialStarted(number, self.completed, self._n_trials))
 
-    def _hand_in(self, pool: Pool) -> None:
-        """Propose as many plans as the pool has places for, and no more than are wanted."""
-        room = min(pool.places, self._n_trials - self.completed) - len(self._pending)
-        if room <= 0 or (pool.in_batches and self._pending):
-            return
-        batch = self._next(room, by_number=not pool.in_batches)
-        self._pending |= {number: (plan, perf_counter()) for number, plan in batch}
-        self._tell_of(batch)
-        pool.hand_in(batch)
-
-    def _ended(self, pool: Pool) -> list[Trial]:
-        """Trials that the pool gave back; a batch as a whole, in the order of its proposals."""
-        found = pool.take()
-        while pool.in_batches and len(found) < len(self._pending):
-            found += pool.take()
-        return sorted(found, key=lambda trial: trial.number)
+    def _hand_in(self, pool: Pool, room: int) -> None:
+        """Propose plans for a pool; start plans make a batch of their own, as in one process."""
+        while room > 0:
+            batch = self._next(room)
+            self._pending |= dict(batch)
+            self._tell_of(batch)
+            pool.hand_in(batch)
+            room -= len(batch)
+            if pool.in_batches or (self._start_plans_only and not self._waiting_start_plans()):
+                return
 
     def _take_in(self, trial: Trial, error: Exception | None) -> None:
         """Keep a finished trial.
@@ -361,48 +367,39 @@ class _Search:
     def _waiting_start_plans(self) -> list[Plan]:
         if self._all_started:
             return []
-        done = {trial.plan for trial in self.trials if trial.failure != INTERRUPTED}
-        done |= {plan for plan, _ in self._pending.values()}
-        cut_short = self._interruptions()
-        waiting = [
-            plan
-            for plan in dict.fromkeys(self._study.start_plans)
-            if plan not in done and cut_short[plan] < MAX_INTERRUPTIONS
-        ]
+        waiting = waiting_start_plans(
+            self._study.start_plans, self.trials, self._pending.values(), self._in_pool
+        )
         self._all_started = not waiting
         return waiting
 
-    def _interruptions(self) -> Counter[Plan]:
-        return Counter(trial.plan for trial in self.trials if trial.failure == INTERRUPTED)
-
-    def _next(self, count: int, *, by_number: bool = False) -> list[tuple[int, Plan]]:
-        """Numbers and plans of the next trials: start plans first, then the sampler's.
-
-        Args:
-            by_number: Whether a proposal's seed is its trial's number. The count of ended trials,
-                which is the same however often a search was interrupted, repeats itself while
-                other trials are pending.
-        """
+    def _next(self, count: int) -> list[tuple[int, Plan]]:
+        """Numbers and plans of the next trials: start plans first, then the sampler's."""
         waiting = self._waiting_start_plans()
         if waiting:
             # After an interruption plans run alone, which shows which of them kills the process.
-            cut_short = self._interruptions()
-            batch = waiting[:count] if not any(cut_short[plan] for plan in waiting) else waiting[:1]
-            return [(self._sampler.adopt(plan), plan) for plan in batch]
-        if by_number:
-            return [self._sampler.propose(self._sampler.next_number) for _ in range(count)]
-        ended = [trial for trial in self.trials if trial.failure != INTERRUPTED]
-        last = ended[-1].number if ended else -1
-        interrupted = Counter(trial.plan for trial in self.trials if trial.number > last)
-        # A plan is tried again after one interruption; after two it may be what kills the process.
-        salt = max([1, *interrupted.values()]) - 1
-        return [self._sampler.propose(len(ended) + i, salt) for i in range(count)]
+            cut_short = interruptions(self.trials)
+            if not self._in_pool and any(cut_short[plan] for plan in waiting):
+                count = 1
+            return [(self._sampler.adopt(plan), plan) for plan in waiting[:count]]
+        first, salt = next_seed(self.trials, self._sampler.ordinals())
+        if callable(self._evaluate):
+            return [self._sampler.propose(first + i, salt) for i in range(count)]
+        if self._evaluate.in_batches:
+            return [self._sampler.propose(first + i, salt, keep=True) for i in range(count)]
+        # Counts of ended trials repeat themselves while others are pending; numbers do not.
+        numbers = [self._sampler.next_number + i for i in range(count)]
+        return [self._sampler.propose(number, keep=True) for number in numbers]
+
+    @property
+    def _in_pool(self) -> bool:
+        return not callable(self._evaluate)
 
     def report_start(self, baseline: tuple[Score, ...]) -> None:
         self._reporter.emit(SearchStarted(self.completed, self._n_trials, baseline))
 
     def report_end(self, reason: str) -> None:
-        limit = self._time_limit if self._is_out_of_time else None
+        limit = self._time_limit if reason == "time" else None
         self._reporter.emit(
             SearchFinished(
                 reason,
@@ -437,7 +434,8 @@ class _Search:
         left = max(0, self._n_trials - self.completed)
         seconds = left * sum(self._spent) / len(self._spent)
         if not callable(self._evaluate):
-            seconds /= max(1, self._evaluate.places)
+            # A trial's seconds are its share of those in which a worker had several.
+            seconds /= max(1, self._evaluate.places // self._evaluate.at_once)
         if self._time_limit is not None:
             seconds = max(0.0, min(seconds, self._time_limit.left()))
         return seconds
