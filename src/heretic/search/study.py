@@ -382,14 +382,12 @@ class _Search:
             if not self._in_pool and any(cut_short[plan] for plan in waiting):
                 count = 1
             return [(self._sampler.adopt(plan), plan) for plan in waiting[:count]]
-        first, salt = next_seed(self.trials, self._sampler.ordinals())
-        if callable(self._evaluate):
-            return [self._sampler.propose(first + i, salt) for i in range(count)]
-        if self._evaluate.in_batches:
-            return [self._sampler.propose(first + i, salt, keep=True) for i in range(count)]
-        # Counts of ended trials repeat themselves while others are pending; numbers do not.
-        numbers = [self._sampler.next_number + i for i in range(count)]
-        return [self._sampler.propose(number, keep=True) for number in numbers]
+        if callable(self._evaluate) or self._evaluate.in_batches:
+            first, salt = next_seed(self.trials, self._sampler.ordinals())
+        else:  # counts of ended trials repeat themselves while others are pending
+            first, salt = self._sampler.next_number, 0
+        keep = self._in_pool
+        return [self._sampler.propose(first + i, salt, keep=keep) for i in range(count)]
 
     @property
     def _in_pool(self) -> bool:
