@@ -130,6 +130,7 @@ def test_a_node_with_another_model_is_named(crew: RayCrew, tmp_path: Path):
         make_study(tmp_path).run(WorkerPool(crew, 1, Recorder()), 1)
 
 
+@pytest.mark.slow
 class TestModel:
     """Replicas of a tiny model."""
 
