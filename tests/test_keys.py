@@ -90,6 +90,13 @@ KEYS: dict[str, dict[str, set[str]]] = {
         "writers": {"component", "path", "layers", "shape", "transposed", "experts", "norm"}
         | {"edit"},
     },
+    "doctor": {
+        "": {"ok", "findings", "device", "rates", "fits", "basis"},
+        "findings": {"name", "state", "found", "remedy"},
+        "device": {"name", "memory", "is_cpu"},
+        "rates": {"products", "copies"},
+        "fits": {"model", "format", "fits", "rows", "memory", "trial_seconds", "search_seconds"},
+    },
     "evaluate": {
         "": {"model", "against", "baseline", "scores", "differences"},
         "baseline": {"refusals", "kl_divergence", "detector"},
@@ -164,6 +171,7 @@ def test_no_name_is_renamed(
         "reproduce.json": written(Path("edited") / "reproduce.json"),
         "runs": told("runs"),
         "inspect": told("inspect", "model"),
+        "doctor": told("doctor"),
         "evaluate": told("evaluate", "edited", "--against", "model"),
         "compare": told("compare", "edited", "model", "--no-scores"),
         "audit": told("audit", "edited"),

@@ -28,6 +28,11 @@ PLUGIN = '[[scorers]]\nplugin = "{plugin}"\nname = "own"\n'
 GIVEN: dict[str, tuple[str, str]] = {
     "remote code": ("trust_remote_code = true\n", "trust_remote_code"),
     "benchmark code": ('benchmark_path = "tasks"\n', "benchmark_path"),
+    "a tracker": ('track = "wandb"\n', "track"),
+    "a tracker's address": (
+        'track = "mlflow"\ntrack_address = "http://127.0.0.1:1"\n',
+        "track_address",
+    ),
     "a scorer file": (PLUGIN.format(plugin="own.py:Own"), "scorers"),
     "a scorer module": (PLUGIN.format(plugin="own:Own"), "scorers"),
     "a scorer module that pretends": (PLUGIN.format(plugin="heretic.scorers.x.py:Own"), "scorers"),

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from heretic import pipeline
 from heretic.demo import job
@@ -19,21 +16,9 @@ def rows(name: str, count: int) -> dict[str, str]:
     return {"dataset": str(prompt_file(name)), "split": f"train[:{count}]"}
 
 
-@pytest.fixture
-def all_cores() -> Iterator[None]:
-    """This model is large enough for more than the one thread of other tests."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.slow
 @pytest.mark.demo
-@pytest.mark.timeout(
-    1800
-)  # minutes on a quiet machine; the other process of the tests is beside it
-@pytest.mark.usefixtures("all_cores")
+@pytest.mark.timeout(1800)  # minutes on a quiet machine: one thread, as other tests have
 def test_the_planted_refusal_is_found_and_removed(tmp_path: Path) -> None:
     settings = job.demo_settings(
         Silent(),

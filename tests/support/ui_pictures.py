@@ -23,14 +23,21 @@ PATIENCE = 600_000
 """Milliseconds for a model on a busy machine."""
 
 
+def take_form(page: Page, server: Server, path: Path) -> None:
+    """Take the picture of the page for a new search."""
+    page.goto(f"{server.base}/new")
+    expect(page.get_by_role("button", name="Start the search")).to_be_visible()
+    chosen = page.get_by_role("radio", name="A folder")
+    chosen.click()
+    expect(chosen).to_be_checked()
+    expect(page.get_by_role("button", name="Inspect the model")).to_be_visible()
+    page.screenshot(path=path, animations="disabled")
+
+
 def take(page: Page, server: Server, key: str, target: Path, question: str) -> None:
     """Take the pictures of a run, whose model is loaded if it is not."""
     new, run, chat = (target / name for name in NAMES)
-    page.goto(f"{server.base}/new")
-    expect(page.get_by_role("button", name="Start the search")).to_be_visible()
-    page.get_by_role("radio", name="A folder").click()
-    expect(page.get_by_role("button", name="Inspect the model")).to_be_visible()
-    page.screenshot(path=new)
+    take_form(page, server, new)
     page.goto(f"{server.base}/run/{key}")
     loading = page.get_by_role("button", name="Load the model", exact=True)
     loaded = page.get_by_text("The model is loaded.")
@@ -39,13 +46,13 @@ def take(page: Page, server: Server, key: str, target: Path, question: str) -> N
         loading.click()
     expect(loaded).to_be_visible()
     page.get_by_role("heading", name="Trials", exact=True).scroll_into_view_if_needed()
-    page.screenshot(path=run)
+    page.screenshot(path=run, animations="disabled")
     page.get_by_role("link", name="Chat").click()
     page.get_by_label("Message").fill(question)
     page.keyboard.press("Enter")
     expect(page.locator(".prompt")).to_have_text(question)
     expect(page.get_by_role("button", name="Stop the reply")).to_be_hidden()
-    page.screenshot(path=chat)
+    page.screenshot(path=chat, animations="disabled")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What a browser sends to the page: prompt sets, saving for llama.cpp, uploads to the Hub."""
+"""What a browser sends to the page: prompt sets, and uploads to the Hub."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def test_prompt_sets_are_uploaded_checked_and_shown(browser: Browser, tmp_path: 
         expect(page.get_by_role("alert")).to_contain_text("wrong.json cannot be read")
         kept = tmp_path / "runs" / FOLDER
         assert list(kept.iterdir()) == []
+        failed(found)
         sent(found, "mine <b>.csv", "prompt\nName a <i>river</i>.\nName a lake.\n")
         expect(page.get_by_text("mine <b>.csv: 2 prompts")).to_be_visible()
         expect(page.locator(".prompt").first).to_have_text("Name a <i>river</i>.")
@@ -51,6 +52,17 @@ def test_prompt_sets_are_uploaded_checked_and_shown(browser: Browser, tmp_path: 
         expect(page.get_by_role("heading", name="good: 2 prompts")).to_be_visible()
         found.check(1400)
         page.context.close()
+
+
+def failed(found: Tab) -> None:
+    """A file that the server does not take is told of; the next one is sent as if it were first."""
+    found.page.route("**/upload/**", lambda route: route.fulfill(status=413))
+    sent(found, "first.txt", "Name a river.\n")
+    expect(found.page.get_by_role("alert")).to_contain_text("has not arrived")
+    found.page.unroute("**/upload/**")
+    (said,) = found.said
+    assert "413" in said
+    found.said.clear()
 
 
 def test_an_upload_is_refused_without_a_login_and_private_with_one(
@@ -71,12 +83,16 @@ def test_an_upload_is_refused_without_a_login_and_private_with_one(
             found = tab(browser, server)
             begin(found, server, model)
             expect(found.page.get_by_text("The model is loaded.")).to_be_visible()
+            found.button("Upload").click()
             uploaded(found, "a/b/c")
-            expect(found.page.get_by_role("alert")).to_contain_text("not a valid repository id")
-            uploaded(found, "edited")
+            expect(dialogs(found).get_by_role("alert")).to_contain_text("not a valid repository id")
+            uploaded(found, "edited")  # in the same dialog, which has stayed
+            expect(dialogs(found)).to_have_count(0)
             expect(found.page.locator(".card", has_text="hf auth login")).to_be_visible()
             token.write_text(hub_server.WRITE_TOKEN)
+            found.button("Upload").click()
             uploaded(found, "edited")
+            expect(dialogs(found)).to_have_count(0)
             expect(found.page.get_by_text(f"Uploaded to {hub.url}/tester/edited")).to_be_visible()
             assert hub_server.WRITE_TOKEN not in found.page.content()
             found.check(1400)
@@ -85,12 +101,10 @@ def test_an_upload_is_refused_without_a_login_and_private_with_one(
 
 
 def uploaded(found: Tab, repository: str) -> None:
-    """Ask for an upload."""
-    found.button("Upload").click()
+    """Ask for an upload in the dialog."""
     found.page.get_by_label("Repository").fill(repository)
     expect(found.page.get_by_role("checkbox", name="Private")).to_be_checked()
     found.button("Upload").last.click()
-    expect(dialogs(found)).to_have_count(0)
 
 
 def dialogs(found: Tab) -> Locator:

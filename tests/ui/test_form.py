@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from heretic import prompts
 from heretic.errors import HereticError
+from heretic.events import Silent
 from heretic.ui.places import Places
 from heretic.ui.site import Again, Form, Named
 from heretic.ui.talk import Talk, Turn
+from heretic.ui.uploads import keep
+from heretic.worker.asked import settings_of
 
 
 @pytest.fixture
@@ -46,9 +50,64 @@ def test_fields_stand_above_the_text(places: Places, tmp_path: Path):
             "dataset": str(places.roots[0] / "good.txt"),
             "split": "train[:1]",
             "column": "prompt",
+            "config": "",
+            "category_column": "",
         },
-        "bad_prompts": {"dataset": "org/data"},
+        "bad_prompts": {"dataset": "org/data", "column": "text"},
         "seed": 1,
+    }
+
+
+LONG = 450
+"""Prompts of a file: more than the rows that are usually read of a set."""
+
+OTHERS = """
+[bad_prompts]
+dataset = "org/data"
+config = "german"
+split = "train[:2]"
+column = "prompt"
+category_column = "kind"
+prefix = "Say: "
+"""
+"""A config.toml that names another set."""
+
+
+@pytest.mark.parametrize("config", ["", OTHERS])
+@pytest.mark.parametrize("name", ["good_prompts", "bad_prompts", "bad_evaluation_prompts"])
+def test_of_an_uploaded_file_the_search_reads_all_that_its_card_counts(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, config: str
+):
+    (tmp_path / "config.toml").write_text(config)
+    monkeypatch.chdir(tmp_path)
+    kept = keep(tmp_path, "a.txt", "".join(f"Prompt {n}?\n" for n in range(LONG)).encode())
+    form = Form("hub", "org/name", sets=(Named(name, str(kept.path)),))
+    found = getattr(settings_of(form.settings(places), Silent()), name)
+    assert len(prompts.load(found)) == kept.count == LONG
+
+
+def test_the_column_is_the_one_that_the_page_names(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "config.toml").write_text(OTHERS)
+    monkeypatch.chdir(tmp_path)
+    kept = keep(tmp_path, "a.csv", b"prompt,text\nNo.,One?\nNo.,Two?\n")
+    assert kept.first == ("One?", "Two?")
+    form = Form("hub", "org/name", sets=(Named("bad_prompts", str(kept.path)),))
+    found = settings_of(form.settings(places), Silent()).bad_prompts
+    # A prefix is no matter of the file.
+    assert [one.user for one in prompts.load(found)] == ["Say: One?", "Say: Two?"]
+
+
+def test_what_the_fields_cannot_say_of_a_file_stands_in_the_text(places: Places, tmp_path: Path):
+    more = "[good_prompts]\ncategory_column = 'kind'\nsplit = '[:5]'\ndataset = 'org/data'"
+    named = Named("good_prompts", str(tmp_path / "good.txt"), column="prompt")
+    assert Form("demo", sets=(named,), more=more).settings(places)["good_prompts"] == {
+        "dataset": str(places.roots[0] / "good.txt"),
+        "split": "[:5]",
+        "column": "prompt",
+        "config": "",
+        "category_column": "kind",
     }
 
 

@@ -251,6 +251,16 @@ def test_two_models_are_not_saved_to_one_folder(job: Job, tmp_path: Path) -> Non
     within(job, work())
 
 
+def test_two_models_are_not_uploaded_to_one_repository(job: Job, tmp_path: Path) -> None:
+    async def work() -> None:
+        run = opened(job, tmp_path)
+        job.tasks[run, 1] = [Task("upload", "", place="name/edited")]  # it waits
+        with pytest.raises(HereticError, match="is being uploaded to name/edited already"):
+            job.ask(tmp_path, 2, uploading(2, "name/edited", "merge"))
+
+    within(job, work())
+
+
 def test_the_page_asks_for_no_export_to_be_replaced() -> None:
     assert not Save(trial=1, folder="saved").replaces
 
@@ -259,6 +269,12 @@ def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(HereticError, match="is not empty"):
         saving(1, tmp_path, "merge")
+
+
+@pytest.mark.parametrize("types", [[], [""], [" , "]])
+def test_gguf_files_of_no_type_are_refused_at_once(tmp_path: Path, types: list[str]) -> None:
+    with pytest.raises(HereticError, match=r"No GGUF type is named\. .* such as q4_k_m"):
+        saving(1, tmp_path / "new", "gguf", types)
 
 
 @pytest.mark.parametrize("name", ["", "a/b/c", "-a/b", "a b", "a/b.git", "../a", "a/b--c"])
@@ -282,6 +298,10 @@ say(type="state", state="idle")
 for line in sys.stdin:
     row = json.loads(line)
     print(row["op"], row.get("time_limit") or "", file=sys.stderr, flush=True)
+    if row.get("time_limit") == "soon":
+        error = {"kind": "SettingsError", "message": "No time.", "remedy": None}
+        say(type="answer", id=row["id"], error=error)
+        continue
     result = {}
     if row["op"] == "open":
         say(type="state", state="ready", run="runs/a")
@@ -290,6 +310,8 @@ for line in sys.stdin:
     elif row["op"] == "chat":
         said = [[one["role"], one["content"]] for one in row["messages"]]
         say(type="piece", id=row["id"], text=json.dumps(said))
+    elif row["op"] == "save":
+        result = {name: row[name] for name in ("trial", "folder", "strategy", "gguf_types")}
     say(type="answer", id=row["id"], result=result)
     if row["op"] == "quit":
         break
@@ -308,6 +330,24 @@ def test_a_chat_begins_with_the_system_prompt_of_the_run(job: Job) -> None:
             await asyncio.sleep(0.01)
         assert json.loads(turn.original) == [["system", "Be brief."], ["user", "Hello"]]
         assert turn.edited == turn.original
+
+    within(job, work())
+
+
+def test_gguf_files_are_asked_for_by_their_types(job: Job, tmp_path: Path) -> None:
+    async def work() -> None:
+        await with_program(job, TALKING)
+        job.go_on(Path("runs/a"), search=False)
+        await settled(job)
+        job.ask(Path("runs/a"), 3, saving(3, tmp_path / "new", "gguf", ["q8_0, q4_k_m"]))
+        await asyncio.gather(*job._running)
+        (task,) = job.tasks_of(Path("runs/a"), 3)
+        assert task.result == {
+            "trial": 3,
+            "folder": str(tmp_path / "new"),
+            "strategy": "gguf",
+            "gguf_types": ["q8_0, q4_k_m"],
+        }
 
     within(job, work())
 
@@ -390,5 +430,19 @@ def test_a_search_goes_on_with_the_limit_that_is_shown(job: Job) -> None:
             await asyncio.gather(*job._running)
         told = [line.split() for line in (job.folder / "errors").read_text().splitlines()]
         assert told == [["open"], ["search", "2h"], ["search"]]
+
+    within(job, work())
+
+
+def test_a_limit_that_the_worker_refuses_is_not_proposed_again(job: Job) -> None:
+    async def work() -> None:
+        await with_program(job, TALKING)
+        job.go_on(Path("runs/a"), search=False, limit="2h")
+        await settled(job)
+        job.go_on(Path("runs/a"), search=True, limit="soon")
+        await asyncio.gather(*job._running, return_exceptions=True)
+        await asyncio.sleep(0)
+        assert job.limit == "2h"
+        assert "No time." in job.error
 
     within(job, work())

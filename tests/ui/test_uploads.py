@@ -11,7 +11,7 @@ from heretic import prompts
 from heretic.config.tables import DatasetSpecification
 from heretic.errors import PromptError
 from heretic.runs.listing import run_folders
-from heretic.ui.uploads import FOLDER, MOST_BYTES, keep
+from heretic.ui.uploads import FOLDER, MOST_BYTES, SHOWN_CHARACTERS, keep, shortened
 
 TWO = {
     "a.txt": b"One?\n\nTwo?\n",
@@ -35,6 +35,15 @@ def test_what_is_kept_is_what_the_loader_reads(tmp_path: Path, name: str) -> Non
 def test_where_several_columns_could_be_meant_none_is_taken(tmp_path: Path) -> None:
     found = keep(tmp_path, "a.csv", b"question,answer\nOne?,1\nTwo?,2\n")
     assert (found.column, found.columns, found.count) == (None, ("question", "answer"), 2)
+
+
+def test_of_a_long_prompt_only_the_beginning_is_shown(tmp_path: Path) -> None:
+    text = "x" * MOST_BYTES
+    found = keep(tmp_path, "a.txt", text.encode())
+    assert found.first == ("x" * (SHOWN_CHARACTERS - 3) + "...",)
+    (read,) = prompts.load(DatasetSpecification(dataset=str(found.path)))
+    assert read.user == text
+    assert shortened("x" * SHOWN_CHARACTERS) == "x" * SHOWN_CHARACTERS
 
 
 @pytest.mark.parametrize(

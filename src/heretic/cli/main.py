@@ -72,6 +72,9 @@ COMMANDS = {
     "inspect": CommandEntry(
         "heretic.cli.commands.inspect", "Show what would be edited, from the configuration alone."
     ),
+    "doctor": CommandEntry(
+        "heretic.cli.commands.doctor", "Look at this machine: what will fail, what would fit."
+    ),
     "classify": CommandEntry(
         "heretic.cli.commands.classify", "Say whether the replies in a file refuse."
     ),
@@ -108,7 +111,10 @@ _OF_THE_SYSTEM = {
 }
 """Errors at a path that say more about the machine, or about what was typed, than about a bug."""
 
-_PRINTING = {"audit", "classify", "compare", "config", "evaluate", "inspect", "migrate", "runs"}
+_PRINTING = {"audit", "classify", "compare", "config", "doctor", "evaluate", "inspect"} | {
+    "migrate",
+    "runs",
+}
 """Commands that have no other result than what they print."""
 
 _HELP = """Automatically find the smallest edit of MODEL that removes one learned behaviour (by

@@ -99,8 +99,17 @@ def file_types(names: Sequence[str]) -> tuple[FileType, ...]:
     Raises:
         ExportError: One is unknown, or there are none.
     """
-    single = [part for name in names for part in name.split(",") if part.strip()]
-    found = {one.name: one for one in map(file_type, single)}
-    if not found:
-        raise ExportError("No GGUF type is named.", remedy="Name one: --types q4_k_m")
+    found = {one.name: one for one in map(file_type, single_names(names))}
     return tuple(found.values())
+
+
+def single_names(names: Sequence[str]) -> list[str]:
+    """Names of types, of which each may hold several, separated by commas; they may be unknown.
+
+    Raises:
+        ExportError: There are none.
+    """
+    found = [part for name in names for part in name.split(",") if part.strip()]
+    if not found:
+        raise ExportError("No GGUF type is named.", remedy="Name one, such as q4_k_m.")
+    return found

@@ -25,7 +25,7 @@ from heretic.model import loading
 from heretic.model.generation import attending_layers, carried_bytes
 from heretic.model.hooks import replaced
 from heretic.model.loading import Loaded
-from heretic.model.room import Sizes
+from heretic.model.room import Shape, Sizes
 from heretic.model.source import ModelSource
 from heretic.system.files import expanded
 from heretic.system.hub import is_local
@@ -117,22 +117,17 @@ class Description:
     quantisation: str | None = None
 
     def sizes(self, itemsize: int, bits: int = 0) -> Sizes:
-        """What the memory of a search depends on.
-
-        Args:
-            itemsize: Bytes of a number that is computed, and of a weight that is not quantised.
-            bits: Of a quantised weight; 0 without quantisation.
-        """
-        of_linear = self.linear * bits // 8 if bits else self.linear * itemsize
-        return Sizes(
-            weights=(self.parameters - self.linear) * itemsize + of_linear,
+        """What the memory of a search depends on; see `Shape.sizes`."""
+        shape = Shape(
+            parameters=self.parameters,
+            linear=self.linear,
             layers=self.n_layers,
             hidden=self.hidden_size,
             vocabulary=self.vocabulary,
-            cache_per_token=self.cache_bytes_per_token * itemsize // BYTES,
-            itemsize=itemsize,
+            cached=self.cache_bytes_per_token // BYTES,
             carried=self.carried_bytes or 0,
         )
+        return shape.sizes(itemsize, bits)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for `--json`."""

@@ -39,6 +39,47 @@ class Sizes:
         return grows + 8 * self.vocabulary + self.carried
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The shape of a model, whatever format its numbers have.
+
+    Attributes:
+        parameters: Number of weights.
+        linear: Of these, in the layers' linear maps, which can be quantised.
+        layers: Number of decoder layers.
+        hidden: Width of the residual stream.
+        vocabulary: Number of tokens that are predicted.
+        cached: Numbers of a token's keys and values in all layers.
+        carried: As `Sizes.carried`: bytes, whatever the numbers that are computed have.
+    """
+
+    parameters: int
+    linear: int
+    layers: int
+    hidden: int
+    vocabulary: int
+    cached: int
+    carried: int = 0
+
+    def sizes(self, itemsize: int, bits: int = 0) -> Sizes:
+        """What the memory of a search depends on.
+
+        Args:
+            itemsize: Bytes of a number that is computed, and of a weight that is not quantised.
+            bits: Of a quantised weight; 0 without quantisation.
+        """
+        of_linear = self.linear * bits // 8 if bits else self.linear * itemsize
+        return Sizes(
+            weights=(self.parameters - self.linear) * itemsize + of_linear,
+            layers=self.layers,
+            hidden=self.hidden,
+            vocabulary=self.vocabulary,
+            cache_per_token=self.cached * itemsize,
+            itemsize=itemsize,
+            carried=self.carried,
+        )
+
+
 def fitting_rows(sizes: Sizes, total: int, tokens: int) -> int:
     """Most rows of that many tokens that are decoded together, at least 1.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from heretic.config.settings import Settings
 from heretic.model.description import Description
 from heretic.model.loading import resolve_dtype
+from heretic.model.room import Sizes
 from heretic.search.need import Need, needed
 from heretic.system.machine import accelerator, device_name, total_memory
 
@@ -49,8 +50,17 @@ def need_of(found: Description, settings: Settings, device: Device, prompt: int)
         prompt: Tokens of a prompt, template included.
     """
     bits = {"bnb_4bit": 4, "bnb_8bit": 8}.get(settings.quantization, 0)
+    return need_of_sizes(found.sizes(device.itemsize, bits), settings, device, prompt)
+
+
+def need_of_sizes(sizes: Sizes, settings: Settings, device: Device, prompt: int) -> Need:
+    """What memory a search of a model of these sizes takes on a device.
+
+    Args:
+        prompt: Tokens of a prompt, template included.
+    """
     return needed(
-        found.sizes(device.itemsize, bits),
+        sizes,
         device.memory,
         on_cpu=device.is_cpu,
         reply=settings.max_response_length,

@@ -37,6 +37,7 @@ from heretic.runs.log import logging_to
 from heretic.runs.manifest import RunManifest
 from heretic.scorers import Scorer, check_scorers, load_scorers
 from heretic.system.files import check_writable
+from heretic.tracking.reporter import check_tracker
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +69,12 @@ def held_run(
         may_begin: Whether a new run may begin; if not, one of exactly these settings must exist.
 
     Raises:
-        HereticError: As `check_workers` and `check_before_work`; or no run folder can be written,
-            the prompts cannot be read, the run is in use, or there is no run and none may begin.
+        HereticError: As `check_workers` and `check_before_work`; or a tracker is not installed, no
+            run folder can be written, the prompts cannot be read, the run is in use, or there is no
+            run and none may begin.
     """
     check_workers(settings)
+    check_tracker(settings)
     scorers = check_before_work(settings)
     check_writable(settings.study_checkpoint_dir)
     prompts = load_prompts(settings, reporter, scorers=scorers)

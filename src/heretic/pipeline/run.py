@@ -57,6 +57,7 @@ from heretic.search.method import Method, SearchOptions, choose_method
 from heretic.search.study import Study
 from heretic.system.documents import read_json
 from heretic.system.machine import versions
+from heretic.tracking.reporter import tracking
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,6 +316,7 @@ def search(
     Raises:
         KeyboardInterrupt: The user stopped the search; its trials are in `session.study`.
         RunError: The run was judged by another version of the refusal detector.
+        SettingsError: A tracker is set that is not installed.
         StudyError: Ten trials in a row failed, or no worker is left.
         HereticError: The workers cannot be started.
     """
@@ -328,15 +330,19 @@ def search(
         finally:
             _record_batch_size(session)  # at once, since a killed process runs nothing at its end
 
-    with workers_of(session) if session.settings.workers else nullcontext(evaluate) as scoring:
+    settings, folder = session.settings, session.folder
+    with (
+        tracking(settings, folder.tracking_id, settings.to_dict(), session.reporter) as reporter,
+        workers_of(session) if settings.workers else nullcontext(evaluate) as scoring,
+    ):
         session.study.run(
             scoring,
-            n_trials or session.settings.n_trials,
-            session.reporter,
+            n_trials or settings.n_trials,
+            reporter,
             baseline=session.evaluator.baseline,
-            start_plans_only=n_trials is None and session.settings.search == "gradient",
+            start_plans_only=n_trials is None and settings.search == "gradient",
             to_the_end=n_trials is not None,  # whether the front grows or not
-            time_limit=_limit(session.settings, session.started) if timed else None,
+            time_limit=_limit(settings, session.started) if timed else None,
             between_batches=between_batches,
         )
     front, evaluator = session.study.front, session.evaluator

@@ -11,10 +11,11 @@
 | `front.json` | the front after the last trial |
 | `report.json` | replies, geometry and more for the report (`heretic.runs.shown`) |
 | `benchmarks/` | results of benchmarks |
+| `tracking-id` | under which trackers know the run, if any were told of it |
 | `events.jsonl`, `heretic.log` | what was shown, as JSON lines and as text |
 | `run.lock` | the lock that excludes other processes |
 
-Every file but the last three is checked when it is read, see `store` and `journal`.
+Every file but the last four is checked when it is read, see `store` and `journal`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -61,6 +63,7 @@ __all__ = ["GOES_ON", "RunFolder", "digest", "slug", "write_atomic"]
 
 DIGEST_LENGTH = 12
 _LOG = "heretic.log"
+_TRACKING = "tracking-id"
 _TENSOR = "directions"
 _FIT = re.compile(re.escape(fit_file("DIGEST")).replace("DIGEST", "([0-9a-f]+)"))
 
@@ -132,6 +135,23 @@ class RunFolder(RunFiles):
     def log_path(self) -> Path:
         """The file with the log."""
         return self.path / _LOG
+
+    def tracking_id(self) -> str:
+        """The id under which trackers know the run: its digest and a random part; needs the lock.
+
+        Another run of the same settings, elsewhere or after this one was discarded, has another.
+
+        Raises:
+            RunError: It cannot be written.
+        """
+        path = self.path / _TRACKING
+        with suppress(OSError, UnicodeDecodeError):
+            found = path.read_text(encoding="ascii").strip()
+            if re.fullmatch("[0-9a-f]{8}", found):
+                return f"{self.digest}-{found}"
+        drawn = secrets.token_hex(4)
+        write_atomic(path, f"{drawn}\n")
+        return f"{self.digest}-{drawn}"
 
     # --- directions, trials, front, sweep --------------------------------------------------
 
@@ -341,7 +361,7 @@ class RunFolder(RunFiles):
                 if self.exists:
                     self.manifest_path.replace(marker)
                 fits = [path.name for path in (self.path / FITS).glob("*.safetensors")]
-                own = [JOURNAL, FRONT, SWEEP, REPORT, DIRECTIONS, BASELINE]
+                own = [JOURNAL, FRONT, SWEEP, REPORT, DIRECTIONS, BASELINE, _TRACKING]
                 for name in [*own, *(f"{FITS}/{fit}" for fit in fits), DISCARDED]:
                     (self.path / name).unlink(missing_ok=True)
             except OSError as error:

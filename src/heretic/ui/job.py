@@ -130,9 +130,7 @@ class Job:
         if self.is_open(run) and self.state.state == "ready":  # what was asked before comes first
             self.error = ""
             if search and (self._begins is None or self._begins.done()):
-                self.limit = limit
-                request = Search(n_trials=more, timed=bool(limit), time_limit=limit or None)
-                self._begins = self._spawn(self._ask(request))
+                self._begins = self._spawn(self._search(more, limit))
             return
         named = {**(settings or {}), **({"time_limit": limit} if limit else {})}
         opening = self.opening_of(named, run=run, trust_plugins=trust_plugins)
@@ -178,6 +176,11 @@ class Job:
                 f"This page works on {what}, and on one run at a time.",
                 remedy="Stop that one first: nothing of it is lost.",
             )
+
+    async def _search(self, more: int | None, limit: str) -> None:
+        await self._ask(Search(n_trials=more, timed=bool(limit), time_limit=limit or None))
+        self.limit = limit  # which the worker has accepted
+        self.version += 1
 
     async def _open(self, request: Open, *, search: bool, more: int | None) -> None:
         try:
@@ -261,8 +264,9 @@ class Job:
         if task.place is not None and any(
             one.place == task.place and not one.is_over for one in known
         ):
+            doing = "uploaded" if task.kind == "upload" else "saved"
             raise HereticError(
-                f"A model is being saved to {task.place} already.", remedy="Name another place."
+                f"A model is being {doing} to {task.place} already.", remedy="Name another place."
             )
         self.tasks.setdefault((_real(run), trial), []).append(task)
         self.version += 1

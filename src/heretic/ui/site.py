@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -15,11 +15,15 @@ from heretic.system.display import safe
 from heretic.ui.job import Job
 from heretic.ui.places import Places
 from heretic.ui.reports import Reports
+from heretic.ui.uploads import USUAL
 from heretic.ui.views import FrontView, front_of, stage_text
 from heretic.ui.watch import Watch, Watches
 
 LIST_SECONDS = 2.0
 """Between two readings of all runs, however many tabs show them."""
+
+WHOLE = "train"
+"""The split that holds all rows of a file."""
 
 
 @dataclass
@@ -126,11 +130,13 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A prompt set as it is named on the page; empty texts say nothing.
+    """A prompt set as it is named on the page.
 
     Attributes:
         name: Of its setting.
         dataset: File, folder, or data set on the Hub.
+        split: Empty for all rows of a file, and of other sets for those that the settings say.
+        column: Empty for the usual one.
     """
 
     name: str
@@ -138,17 +144,28 @@ class Named:
     split: str = ""
     column: str = ""
 
-    def setting(self, places: Places) -> dict[str, str]:
+    def setting(self, places: Places, more: Mapping[str, object]) -> dict[str, object]:
         """The value of its setting.
+
+        What config.toml or a behaviour says of rows, column, subset and categories is about the
+        set that it names, so that none of it counts for a file.
+
+        Args:
+            more: What stands in the other settings of this page about it; the fields lie above.
 
         Raises:
             HereticError: The file lies where this page does not look.
         """
         dataset = self.dataset.strip()
-        local = dataset.startswith(("/", ".", "~")) or Path(dataset).exists()
-        found = {"dataset": str(places.checked(dataset)) if local else dataset}
-        more = {"split": self.split.strip(), "column": self.column.strip()}
-        return found | {name: value for name, value in more.items() if value}
+        usual = {"column": USUAL}
+        if dataset.startswith(("/", ".", "~")) or Path(dataset).exists():
+            path = places.checked(dataset)
+            dataset = str(path)
+            if path.is_file():
+                usual |= {"split": WHOLE, "config": "", "category_column": ""}
+        fields = {"split": self.split.strip(), "column": self.column.strip()}
+        said = {name: value for name, value in fields.items() if value}
+        return {**usual, **more, "dataset": dataset, **said}
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +175,7 @@ class Form:
     Attributes:
         source: `demo`, `hub` or `folder`.
         sets: Prompt sets.
-        more: Other settings, as TOML.
+        more: Other settings, as TOML; of a set that is named above, what the page cannot say.
     """
 
     source: str
@@ -190,7 +207,8 @@ class Form:
             found["time_limit"] = self.time_limit.strip()
         for one in self.sets:
             if one.dataset.strip():
-                found[one.name] = one.setting(places)
+                more = found.get(one.name)
+                found[one.name] = one.setting(places, more if isinstance(more, dict) else {})
         return found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from heretic.errors import HereticError
+from heretic.gguf.file_types import single_names
 from heretic.system.hub import check_repository_id
 from heretic.worker.protocol import Request, Sample, Save, Saved, Score, Strategy, Upload
 
@@ -58,10 +59,12 @@ def saving(trial: int, folder: Path, strategy: Saved, gguf_types: Sequence[str] 
         folder: With all links resolved.
 
     Raises:
-        HereticError: The folder holds something.
+        HereticError: The folder holds something, or with `gguf` no type is named.
     """
     if folder.is_dir() and any(folder.iterdir()):
         raise HereticError(f"{folder} is not empty.", remedy="Name a new folder.")
+    if strategy == "gguf":
+        single_names(gguf_types)  # which of them exist, the worker knows
     request = Save(trial=trial, folder=str(folder), strategy=strategy, gguf_types=[*gguf_types])
     return Task("save", f"Saving to {folder}", place=folder), request
 

@@ -21,6 +21,9 @@ FORMATS = (".txt", ".csv", ".tsv", ".json", ".jsonl")
 
 MOST_BYTES = 4 * 2**20
 SHOWN = 3
+SHOWN_CHARACTERS = 500
+"""Of a prompt: the whole of a file may stand in one line."""
+
 USUAL = "text"
 """The column that is read unless another is named."""
 
@@ -34,7 +37,7 @@ class Uploaded:
         columns: In the file's order.
         column: That of the prompts; None if it cannot be told which it is.
         count: Number of prompts, or of rows where the column is not known.
-        first: The first prompts.
+        first: The first prompts, shortened.
     """
 
     name: str
@@ -82,6 +85,13 @@ def keep(runs: Path, name: str, content: bytes) -> Uploaded:
         raise PromptError(told, remedy=error.remedy) from error
 
 
+def shortened(prompt: str) -> str:
+    """A prompt as it is shown, with at most `SHOWN_CHARACTERS` characters."""
+    if len(prompt) <= SHOWN_CHARACTERS:
+        return prompt
+    return f"{prompt[: SHOWN_CHARACTERS - 3]}..."
+
+
 def _plain(name: str) -> str:
     """The name of a file without its ending, with harmless characters alone."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(name).stem).strip("-")[:40] or "prompts"
@@ -94,4 +104,4 @@ def _checked(name: str, path: Path) -> Uploaded:
     if column is None:
         return Uploaded(name, path, columns, None, len(rows), ())
     texts = [text for text, _ in read_texts(DatasetSpecification(dataset=str(path), column=column))]
-    return Uploaded(name, path, columns, column, len(texts), tuple(texts[:SHOWN]))
+    return Uploaded(name, path, columns, column, len(texts), tuple(map(shortened, texts[:SHOWN])))

@@ -12,7 +12,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from heretic.cli.signals import somebody_is_there
-from heretic.system.display import safe
+from heretic.system.display import bytes_text, safe
 
 _NAMES = {
     "kl": "KL",
@@ -95,15 +95,6 @@ def consecutive(numbers: Sequence[int]) -> list[list[int]]:
         else:
             runs.append([number])
     return runs
-
-
-def bytes_text(count: float) -> str:
-    """A number of bytes in decimal units, e.g. `1.2 GB`."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            value = count / size
-            return f"{value:.1f} {unit}" if value < 100 and unit == "GB" else f"{value:.0f} {unit}"
-    return f"{count / 1e3:.0f} kB"
 
 
 def memory_text() -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from heretic.config.declaration import (
     LARGEST,
@@ -16,6 +16,21 @@ from heretic.config.declaration import (
     setting,
 )
 from heretic.config.durations import checked_duration
+from heretic.system.secrets import masked_address
+
+
+def without_secrets(value: Any) -> Any:
+    """An address that holds neither a password nor a key.
+
+    Raises:
+        ValueError: It does.
+    """
+    if isinstance(value, str) and masked_address(value) != value:
+        raise ValueError(
+            "holds a password or a key, which belongs into the tracker's own variable: "
+            "WANDB_API_KEY or MLFLOW_TRACKING_PASSWORD"
+        )
+    return value
 
 
 class SearchFields(FieldGroup):
@@ -120,6 +135,26 @@ class SearchFields(FieldGroup):
             example="continue",
             scores=False,
         )
+    )
+    track: Annotated[Literal["wandb", "mlflow"] | None, Optionally] = setting(
+        None,
+        "Search",
+        "Tell an experiment tracker the figures of each trial (scores, seconds, settings that are "
+        "numbers): wandb or mlflow (extra `track`). Never prompts, replies or paths. A "
+        "tracker that fails gives a warning and ends nothing.",
+        example="mlflow",
+        scores=False,
+        consent=True,
+    )
+    track_address: Annotated[str | None, AfterValidator(without_secrets), Optionally] = setting(
+        None,
+        "Search",
+        "Address of the tracker's server (of mlflow, any tracking URI). Unset: what the tracker's "
+        "own variables say, else its service or, of mlflow, the file mlflow.db in the working "
+        "folder.",
+        example="http://127.0.0.1:5000",
+        scores=False,
+        consent=True,
     )
     force: bool = setting(
         False,

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from nicegui import ui
-from nicegui.events import EChartPointClickEventArguments
+from nicegui.events import EChartPointClickEventArguments, GenericEventArguments
 
 from heretic.ui.charts import NUMBER, front_options
 from heretic.ui.pages.parts import Tag
@@ -129,23 +129,32 @@ def _cells(texts: Sequence[str]) -> list[Tag]:
     return [Tag("td", text) for text in texts]
 
 
+NUMBER_OF_ROW = "(event) => emit(Number(event.currentTarget.dataset.number))"
+"""The trial that the browser shows at the click: a newer front may be on its way to it."""
+
+
 class _Row:
     """A trial of the front."""
 
     def __init__(self, cells: int, choose: Choose) -> None:
-        self._number = -1
+        self._choose = choose
         with ui.element("tr") as self._row:
             with ui.element("td"):
                 self._label = Tag("button", "", "link").props("type=button")
-                self._label.on("click", lambda: choose(self._number))
+                self._label.on("click", self._clicked, js_handler=NUMBER_OF_ROW)
             self._cells = _cells([""] * cells)
 
     def show(self, row: FrontRow) -> None:
         """Show another trial."""
-        self._number = row.number
+        if self._label.props.get("data-number") != row.number:
+            self._label.props["data-number"] = row.number
         self._label.say(row.label)
         for cell, text in zip(self._cells, row.cells, strict=True):
             cell.say(text)
+
+    async def _clicked(self, event: GenericEventArguments) -> None:
+        if isinstance(event.args, int):
+            await self._choose(event.args)
 
     def delete(self) -> None:
         """Take the row out of the table."""

@@ -86,8 +86,12 @@ class Alerts:
         self._box.clear()
         self._told.say("")
 
-    async def trying(self, work: Callable[[], Awaitable[None] | None]) -> None:
-        """Carry out what the user asked for; what went wrong is shown."""
+    async def trying(self, work: Callable[[], Awaitable[None] | None]) -> bool:
+        """Carry out what the user asked for; what went wrong is shown.
+
+        Returns:
+            Whether nothing went wrong.
+        """
         self.clear()
         try:
             waiting = work()
@@ -95,6 +99,8 @@ class Alerts:
                 await waiting
         except HereticError as error:
             self.say(str(error))
+            return False
+        return True
 
 
 @cache

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from nicegui import ui
 
-from heretic.ui.pages.parts import Tag, button, dialog_of
+from heretic.ui.pages.parts import Alerts, Tag, button, dialog_of
 from heretic.ui.places import Places
 from heretic.ui.task import Asked, saving, scoring, uploading
 from heretic.worker.protocol import Score
 
-Ask = Callable[[Callable[[], Asked]], Any]
-"""Asks the worker for what the function gives; what is wrong with it is shown."""
+Ask = Callable[[Asked], None]
+"""Asks the worker.
+
+Raises:
+    HereticError: It cannot be asked.
+"""
 
 WEIGHTS = {"merge": "A whole model (merge)", "adapter": "An adapter"}
 SAVED = {**WEIGHTS, "gguf": "A whole model, and GGUF files of it for llama.cpp"}
@@ -46,7 +49,7 @@ def ask_score(trial: int, ask: Ask) -> None:
                 )
             )
 
-        _end(dialog, "Score", lambda: ask(wanted))
+        _end(dialog, "Score", lambda: ask(wanted()))
     dialog.open()
 
 
@@ -64,10 +67,10 @@ def ask_save(trial: int, places: Places, ask: Ask) -> None:
         def wanted() -> Asked:
             path = places.checked(str(folder.value).strip())
             kind = strategy.value
-            named = [str(types.value)] if kind == "gguf" else []
+            named = [str(types.value or "")] if kind == "gguf" else []
             return saving(trial, path, kind, named)
 
-        _end(dialog, "Save", lambda: ask(wanted))
+        _end(dialog, "Save", lambda: ask(wanted()))
     dialog.open()
 
 
@@ -86,14 +89,17 @@ def ask_upload(trial: int, ask: Ask) -> None:
             name = str(repository.value).strip()
             return uploading(trial, name, strategy.value, private=bool(private.value))
 
-        _end(dialog, "Upload", lambda: ask(wanted))
+        _end(dialog, "Upload", lambda: ask(wanted()))
     dialog.open()
 
 
-def _end(dialog: ui.dialog, name: str, work: Callable[[], Any]) -> None:
+def _end(dialog: ui.dialog, name: str, work: Callable[[], None]) -> None:
+    """Buttons at the end of a dialog, which stays open until what it asks for is accepted."""
+    alerts = Alerts()
+
     async def ended() -> None:
-        dialog.close()
-        await work()
+        if await alerts.trying(work):
+            dialog.close()
 
     with ui.element("div").classes("actions"):
         button(name, ended)

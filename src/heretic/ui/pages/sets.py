@@ -17,6 +17,11 @@ REFUSED = (
     "Put others into a folder that this page shows, and choose them by Browse."
 )
 
+FAILED = (
+    "The file has not arrived. Upload it again; if that fails too, reload this page, or put the "
+    "file into a folder that this page shows, and choose it by Browse."
+)
+
 
 class PromptSet:
     """The fields of one set.
@@ -54,6 +59,7 @@ class PromptSet:
             max_file_size=MOST_BYTES,
             auto_upload=True,
         )
+        upload.on("failed", lambda: self._failed(upload), args=[])
         upload.props(f'accept="{",".join(FORMATS)}"').classes("unseen")
         made = ui.button("Upload").props("no-caps unelevated outline")
         made.props["aria-label"] = f"{told}: upload a file"
@@ -74,6 +80,11 @@ class PromptSet:
 
         self._box.clear()
         await self._alerts.trying(work)
+
+    def _failed(self, upload: ui.upload) -> None:
+        upload.reset()
+        self._box.clear()
+        self._alerts.say(FAILED)
 
     def _show(self, found: Uploaded) -> None:
         with self._box:

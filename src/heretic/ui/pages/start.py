@@ -14,6 +14,7 @@ from heretic.ui.pages.parts import SECONDS, Alerts, Part, Tag, button, frame, ta
 from heretic.ui.pages.picker import pick
 from heretic.ui.pages.sets import PromptSet
 from heretic.ui.site import Form, Site
+from heretic.ui.uploads import shortened
 
 SETS = {
     "good_prompts": "Prompts that do not trigger the behaviour (directions)",
@@ -194,4 +195,4 @@ def _draw_preview(found: dict[str, Any]) -> None:
     for name, one in found["sets"].items():
         Tag("h3", f"{name}: {one['count']} prompts")
         for prompt in one["first"]:
-            Tag("div", prompt["user"], "prompt")
+            Tag("div", shortened(prompt["user"]), "prompt")

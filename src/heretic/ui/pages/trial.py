@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -136,21 +136,23 @@ class TrialPanel:
                 )
                 return
             ui.link("Chat", f"/run/{quote(self._key)}/chat/{number}")
-            button("Sample replies", lambda: self._ask(lambda: sampling(number)), flat=True)
+            button("Sample replies", lambda: self._sample(number), flat=True)
             button("Score again", lambda: ask_score(number, self._ask), flat=True)
             button("Save", lambda: ask_save(number, self._site.places, self._ask))
             button("Upload", lambda: ask_upload(number, self._ask), flat=True)
         Tag("p", WAITS, "dim")
 
-    async def _ask(self, asked: Callable[[], Asked]) -> None:
-        """Ask the worker; what went wrong is shown."""
-        number = self._number
+    async def _sample(self, number: int) -> None:
+        await self._alerts.trying(lambda: self._ask(sampling(number)))
 
-        def work() -> None:
-            if number is not None:
-                self._site.job.ask(self._watch.path, number, asked())
+    def _ask(self, asked: Asked) -> None:
+        """Ask the worker.
 
-        await self._alerts.trying(work)
+        Raises:
+            HereticError: It cannot be asked.
+        """
+        if self._number is not None:
+            self._site.job.ask(self._watch.path, self._number, asked)
         self._tasks.refresh()
 
 
