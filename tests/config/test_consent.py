@@ -38,6 +38,8 @@ GIVEN: dict[str, tuple[str, str]] = {
     "a scorer module that pretends": (PLUGIN.format(plugin="heretic.scorers.x.py:Own"), "scorers"),
     "an endpoint": (JUDGE + 'endpoint = "http://127.0.0.1:1/v1"\n', "scorer.judged.endpoint"),
     "a key variable": (JUDGE + 'api_key_env = "HF_TOKEN"\n', "scorer.judged.api_key_env"),
+    "a cluster": ('workers = 2\nray_address = "auto"\n', "ray_address"),
+    "a cluster that is open": ("allow_unauthenticated = true\n", "allow_unauthenticated"),
 }
 """What may not be given by a file that was found: TOML, and the setting that the error names."""
 

@@ -464,7 +464,7 @@ class TestEvents:
 
     def test_the_log_has_the_traceback_of_a_failure(self, tmp_path, caplog):
         make_study(tmp_path / "run").run(failing({0}), 1)
-        (entry,) = [entry for entry in caplog.records if entry.name == "heretic.search.study"]
+        (entry,) = [entry for entry in caplog.records if entry.name == "heretic.search.trying"]
         assert entry.exc_info is not None
 
 

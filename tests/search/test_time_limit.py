@@ -11,7 +11,7 @@ from tests.support.search_case import OUTSIDE, Recorder, evaluate, make_study
 from heretic.errors import StudyError
 from heretic.events import SearchFinished, TrialFinished
 from heretic.records import Plan, Score
-from heretic.search import limits
+from heretic.search import limits, trying
 from heretic.search import study as study_module
 from heretic.search.limits import TimeLimit
 from heretic.search.study import MAX_FAILURES
@@ -42,7 +42,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    for module in (study_module, limits):
+    for module in (study_module, trying, limits):
         monkeypatch.setattr(module, "perf_counter", made)
     return made
 
@@ -124,8 +124,9 @@ class TestBetweenBatches:
     def test_its_time_counts_for_no_limit_and_no_estimate(
         self, tmp_path: Path, clock: Clock
     ) -> None:
-        def pause() -> None:
+        def pause(_: bool) -> bool:
             clock.now += 1000.0
+            return True
 
         recorder = Recorder()
         study = make_study(tmp_path / "run")
@@ -140,15 +141,21 @@ class TestBetweenBatches:
     def test_it_comes_before_each_batch(self, tmp_path: Path) -> None:
         completed: list[int] = []
         study = make_study(tmp_path / "run", plans_at_once=2)
-        study.run(evaluate, 5, between_batches=lambda: completed.append(study.completed))
+
+        def count(may_hold: bool) -> bool:
+            completed.append(study.completed)
+            return may_hold
+
+        study.run(evaluate, 5, between_batches=count)
         assert completed == [0, 2, 4]
 
     def test_it_ends_the_search_and_no_trial_is_lost(self, tmp_path: Path) -> None:
         recorder, study = Recorder(), make_study(tmp_path / "cut")
 
-        def stop() -> None:
+        def stop(_: bool) -> bool:
             if study.completed == 3:
                 raise KeyboardInterrupt
+            return True
 
         with pytest.raises(KeyboardInterrupt):
             study.run(evaluate, 9, recorder, between_batches=stop)

@@ -11,13 +11,14 @@ from typing import Any
 
 from heretic.events import Event, Notice
 from heretic.records import ATTENTION, MLP, Kernel, Plan, Score
+from heretic.records.trial import Optimization
 from heretic.runs.folder import RunFolder
 from heretic.search import SearchSpace, Study
-from heretic.search.study import Evaluate
+from heretic.search.trying import Evaluate
 
 N_LAYERS = 24
 N_STARTUP = 6
-BOTH = ("minimize", "minimize")
+BOTH: tuple[Optimization, ...] = ("minimize", "minimize")
 OUTSIDE = tuple(
     Plan.create(
         direction_scope="mean",

@@ -9,7 +9,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from heretic.system.documents import parse_json
 
-GROUPS = ("Model", "Generation", "Prompts", "Method", "Search", "Scorers", "Export", "Research")
+GROUPS = (
+    "Model",
+    "Generation",
+    "Prompts",
+    "Method",
+    "Search",
+    "Workers",
+    "Scorers",
+    "Export",
+    "Research",
+)
 """The headings of the help and of the generated files, in their order."""
 
 LARGEST = 2**31 - 1

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from heretic.errors import RunError
@@ -67,13 +68,33 @@ class BaselineFile:
         Raises:
             RunError: The file cannot be written.
         """
-        texts = {
-            "responses": {name: list(rows) for name, rows in outputs.responses.items()},
-            "replies": {name: found.replies for name, found in outputs.references.items()},
-        }
-        metadata = {_KEY: self.key, _TEXTS: json.dumps(texts)}
+        metadata = {_KEY: self.key, _TEXTS: json.dumps(_texts(outputs))}
         data = save(dict(_tensors(outputs)), metadata)
         RunFolder(self.path.parent).write_file(self.path.name, data)
+
+
+def to_content(outputs: Outputs) -> bytes:
+    """Outputs for another process, which has the prompts: `from_content` reads them."""
+    texts = np.frombuffer(json.dumps(_texts(outputs)).encode(), dtype=np.uint8)
+    return save({**dict(_tensors(outputs)), _TEXTS: torch.from_numpy(texts.copy())})
+
+
+def from_content(prompts: Mapping[PromptSet, Sequence[Prompt]], content: bytes) -> Outputs:
+    """What `to_content` was given.
+
+    Args:
+        prompts: The evaluation prompts.
+    """
+    tensors = load(content)
+    texts = json.loads(tensors.pop(_TEXTS).numpy().tobytes())
+    return _outputs(prompts, tensors, texts)
+
+
+def _texts(outputs: Outputs) -> dict[str, dict[PromptSet, Any]]:
+    return {
+        "responses": {name: list(rows) for name, rows in outputs.responses.items()},
+        "replies": {name: found.replies for name, found in outputs.references.items()},
+    }
 
 
 def _tensors(outputs: Outputs) -> Iterator[tuple[str, Tensor]]:

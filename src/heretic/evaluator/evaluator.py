@@ -152,6 +152,10 @@ class Evaluator:
                 f"model's is {model.response_prefix!r}: make a new one, or reset the model's prefix"
             )
 
+    def take_baseline(self, outputs: Outputs) -> None:
+        """Take the unedited model's outputs from another process, instead of computing them."""
+        self._baseline_outputs = outputs
+
     @property
     def baseline_outputs(self) -> Outputs:
         """Outputs of the unedited model, even if the model is edited now."""

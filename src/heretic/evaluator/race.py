@@ -46,7 +46,8 @@ class Race:
         baseline: The unedited model's outputs; without them outputs are gathered, not scored.
         sizes: Number of prompts in each set.
         plans: Number of plans.
-        rivals: Objectives of earlier trials; None lets every plan finish.
+        rivals: Objectives of earlier trials; None lets every plan finish. The collection is not
+            copied: what is added to it later counts as well.
     """
 
     def __init__(
@@ -59,7 +60,8 @@ class Race:
     ) -> None:
         self._scorers = scorers
         self._baseline = baseline
-        self._rivals = None if rivals is None else list(rivals)
+        self._rivals = rivals
+        self._done: list[tuple[float, ...]] = []  # objectives of these plans
         self._logits: list[dict[PromptSet, Tensor]] = [{} for _ in range(plans)]
         replied = needs(scorers).responses
         self._replies: list[dict[PromptSet, list[str | None]]] = [
@@ -147,7 +149,7 @@ class Race:
         read = needs(waiting).logits
         self._logits[plan] = {name: rows for name, rows in logits.items() if name in read}
         if self._rivals is not None and not waiting:
-            self._rivals.append(objectives(self._known(plan)))
+            self._done.append(objectives(self._known(plan)))
         self._settle(plan)
 
     def _settle(self, plan: int) -> None:
@@ -157,7 +159,7 @@ class Race:
         if self._rivals is None or len(self._scores[plan]) == len(self._scorers):
             return
         best = objectives(self._known(plan))
-        if any(dominates(rival, best) for rival in self._rivals):
+        if any(dominates(rival, best) for rival in (*self._rivals, *self._done)):
             self._settled.add(plan)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +34,7 @@ from heretic.pipeline.identity import baseline_key, fingerprint, used_prompts
 from heretic.pipeline.known import model_of_run
 from heretic.pipeline.shown import keep_proposed
 from heretic.pipeline.stages import scores_line
+from heretic.pipeline.workers import workers_of
 from heretic.pipeline.worthwhile import Agree, check_worthwhile
 from heretic.prompts import PromptSets
 from heretic.records.options import options_of
@@ -315,7 +317,8 @@ def search(
         KeyboardInterrupt: The user stopped the search; its trials are in `session.study`.
         RunError: The run was judged by another version of the refusal detector.
         SettingsError: A tracker is set that is not installed.
-        StudyError: Ten trials in a row failed.
+        StudyError: Ten trials in a row failed, or no worker is left.
+        HereticError: The workers cannot be started.
     """
     check_detector(session.manifest, session.evaluator.scorers, session.folder.path)
 
@@ -328,9 +331,12 @@ def search(
             _record_batch_size(session)  # at once, since a killed process runs nothing at its end
 
     settings, folder = session.settings, session.folder
-    with tracking(settings, folder.tracking_id, settings.to_dict(), session.reporter) as reporter:
+    with (
+        tracking(settings, folder.tracking_id, settings.to_dict(), session.reporter) as reporter,
+        workers_of(session) if settings.workers else nullcontext(evaluate) as scoring,
+    ):
         session.study.run(
-            evaluate,
+            scoring,
             n_trials or settings.n_trials,
             reporter,
             baseline=session.evaluator.baseline,

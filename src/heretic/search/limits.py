@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 
-BetweenBatches = Callable[[], None]
-"""Called before each batch. What it does must leave run and model as they are; the search waits for
-it. It ends the search by a KeyboardInterrupt, as Ctrl+C does, and no trial is lost."""
+BetweenBatches = Callable[[bool], bool]
+"""Called before each batch, with whether it may hold the search; returns whether the batch may
+begin. What it does must leave run and model as they are. While plans are in a pool it may not hold
+or end the search, and returns False where it would: the search then begins nothing, takes what
+comes back, and asks again. Where it may, it ends the search by a KeyboardInterrupt, as Ctrl+C does,
+and no trial is lost."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +31,7 @@ from heretic.search.space import Space
 
 STUDY_NAME = "heretic"
 PLAN_KEY = "heretic_plan"
+ORDINAL_KEY = "heretic_ordinal"
 N_CANDIDATES = 128
 
 MOST_LEARNED_FROM = 200
@@ -165,12 +167,24 @@ class OptunaStudy:
                 remedy="Start the run over (checkpoint_action = restart).",
             )
 
-    def propose(self, ordinal: int, salt: int = 0) -> tuple[int, Plan]:
+    @property
+    def next_number(self) -> int:
+        """The number that the next trial will have."""
+        return len(self._study.get_trials(deepcopy=False))
+
+    def ordinals(self) -> dict[int, int]:
+        """Ordinals of the proposals that were to be kept, by the trial's number."""
+        trials = self._study.get_trials(deepcopy=False)
+        return {t.number: t.user_attrs[ORDINAL_KEY] for t in trials if ORDINAL_KEY in t.user_attrs}
+
+    def propose(self, ordinal: int, salt: int = 0, *, keep: bool = False) -> tuple[int, Plan]:
         """A new trial's number and the plan the sampler proposes for it.
 
         Args:
-            ordinal: Number of trials before this one, without interrupted trials.
+            ordinal: What gives each proposal its own seed: the number of trials before this one,
+                without interrupted trials, or the trial's own number.
             salt: Another number gives another plan at the same ordinal.
+            keep: Write the ordinal to the journal: needed where trials end in another order.
 
         Raises:
             RunError: What the journal holds about earlier trials is damaged.
@@ -188,7 +202,8 @@ class OptunaStudy:
                 raise _damaged(self._path, error) from error
             trial = study.ask()
             plan = self._space.suggest(trial)
-        return self._added(plan, trial.params, trial.distributions), plan
+        kept = {ORDINAL_KEY: ordinal} if keep else {}
+        return self._added(plan, trial.params, trial.distributions, kept), plan
 
     def _learned_from(self, seed: int) -> list[optuna.trial.FrozenTrial]:
         """The trials that the sampler learns from, in their order: the complete and the running."""
@@ -251,13 +266,14 @@ class OptunaStudy:
         plan: Plan,
         params: dict[str, Any],
         distributions: dict[str, optuna.distributions.BaseDistribution],
+        kept: Mapping[str, int] = MappingProxyType({}),
     ) -> int:
         """Keep a plan as a trial that is now evaluated; returns its number."""
         template = optuna.trial.create_trial(
             state=TrialState.RUNNING,
             params=params,
             distributions=distributions,
-            user_attrs={PLAN_KEY: plan.to_dict()},
+            user_attrs={PLAN_KEY: plan.to_dict(), **kept},
         )
         trial_id = self._storage.create_new_trial(self._id, template)
         return self._storage.get_trial(trial_id).number

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from bisect import insort
+from collections.abc import Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from heretic.errors import StudyError, is_of_interruption
+from heretic.errors import StudyError
 from heretic.events import (
     Notice,
     Reporter,
@@ -23,26 +22,18 @@ from heretic.records.trial import Optimization, Score, Trial
 from heretic.records.trial import front as front_of
 from heretic.records.volume import is_stagnant
 from heretic.runs.folder import RunFolder
-from heretic.runs.journal import INTERRUPTED
+from heretic.search.agenda import interruptions, next_seed, waiting_start_plans
 from heretic.search.bounds import bound_warnings
 from heretic.search.limits import BetweenBatches, TimeLimit
+from heretic.search.pool import Pool
 from heretic.search.space import Space
-from heretic.system.display import safe_line
+from heretic.search.trying import Evaluate, tried
 
 if TYPE_CHECKING:
     from heretic.search.sampler import SamplerKind
 
-Evaluate = Callable[[Sequence[Plan]], Sequence[tuple[Score, ...]]]
-"""Evaluates plans together and returns the scores of each."""
-
-MAX_INTERRUPTIONS = 3
-"""A start plan that was interrupted this often is skipped: it may be what kills the process."""
-
 MAX_FAILURES = 10
 """This many failed trials in a row end the search: the plans are then not the cause."""
-
-_REASON_LENGTH = 300
-_log = logging.getLogger(__name__)
 
 
 class Study:
@@ -119,7 +110,7 @@ class Study:
 
     def run(
         self,
-        evaluate: Evaluate,
+        evaluate: Evaluate | Pool,
         n_trials: int,
         reporter: Reporter | None = None,
         *,
@@ -133,23 +124,26 @@ class Study:
 
         Each finished trial is written to the journal and `front.json`. A trial that raises an error
         is kept as failed, with the reason. A trial that is stopped from outside (Ctrl+C) is kept as
-        interrupted, and its plan is tried again.
+        interrupted. Its plan is tried again, unless it was proposed for a pool.
 
         Args:
-            evaluate: Returns the scores of plans, each in the order of `objectives`.
+            evaluate: Returns the scores of plans, each in the order of `objectives`; or a pool that
+                takes plans and gives their trials back. Trials that are in a pool when the search
+                ends by an error or Ctrl+C are kept as interrupted.
             n_trials: Number of complete trials, including those of earlier calls and processes.
             baseline: Scores of the unedited model, for the display.
             start_plans_only: End once the start plans are done, even if `n_trials` is not reached.
             to_the_end: Go on even if the front has stopped growing.
             time_limit: Once a trial is complete, begin no more trials that would end after it, if
-                they take as long as those of this call on average.
+                they take as long as those of this call on average; in a pool, without what a plan
+                waits for a worker.
             between_batches: Its time counts for no limit and no estimate.
 
         Returns:
             All finished trials.
 
         Raises:
-            StudyError: Ten trials in a row failed.
+            StudyError: Ten trials in a row failed, or a pool has nobody left who scores plans.
             RunError: The run is locked, damaged, or cannot be written.
         """
         with self.folder.lock():
@@ -187,7 +181,7 @@ class _Search:
     def __init__(
         self,
         study: Study,
-        evaluate: Evaluate,
+        evaluate: Evaluate | Pool,
         n_trials: int,
         reporter: Reporter,
         start_plans_only: bool,
@@ -207,6 +201,7 @@ class _Search:
         self._start = perf_counter()
         self._spent: list[float] = []  # seconds of each trial that this call completed
         self._batches: list[float] = []  # seconds of each batch, with the proposals
+        self._pending: dict[int, Plan] = {}  # in the pool
         self._failures = 0
         self.trials: list[Trial] = []
         self.front: list[Trial] = []
@@ -238,6 +233,7 @@ class _Search:
         self.trials = folder.read_trials()
         self.front = front_of(self.trials)
         self._all_started = False
+        self._pending = {}
         folder.write_front(self.front)
 
     @property
@@ -250,43 +246,62 @@ class _Search:
         Raises:
             StudyError: Ten trials in a row failed.
         """
-        while self.completed < self._n_trials and not self.is_stagnant():
-            if self._start_plans_only and not self._waiting_start_plans():
-                return
-            self._give_way()
-            if self._no_time_for_another():
-                self._is_out_of_time = True
-                return
-            start = perf_counter()
-            try:
-                self._step()
-            except BaseException:
-                # Ctrl+C may have come between any two lines, so the state in memory is not
-                # reliable: read it all again, which also closes the open trial.
-                self._open()
-                raise
-            self._batches.append(perf_counter() - start)
+        try:
+            while (room := self._room()) or self._pending:
+                self._step(room)
+        except BaseException:
+            # Ctrl+C may have come between any two lines, so the state in memory is not
+            # reliable: read it all again, which also closes open trials.
+            self._open()
+            raise
 
-    def _give_way(self) -> None:
-        """Let others have the model before the next batch; their time is none of the search's."""
+    def _room(self) -> int:
+        """How many trials may begin now."""
+        room = self._places()
+        if self._is_out_of_time or room <= 0 or self.is_stagnant():
+            return 0
+        if self._start_plans_only and not self._waiting_start_plans():
+            return 0
+        if not self._give_way():
+            return 0
+        self._is_out_of_time = self._no_time_for_another()
+        return 0 if self._is_out_of_time else room
+
+    def _places(self) -> int:
+        """How many trials could begin now, as far as they are wanted and somebody has time."""
+        wanted = self._n_trials - self.completed - len(self._pending)
+        if callable(self._evaluate):
+            return min(self._study.plans_at_once, wanted)
+        if self._evaluate.in_batches and self._pending:
+            return 0
+        # Where nobody is left there is room for one, and taking it says so.
+        return min(max(1, self._evaluate.places) - len(self._pending), wanted)
+
+    def _give_way(self) -> bool:
+        """Let others have the model, in time that is none of the search's; whether it goes on."""
         if self._between_batches is None:
-            return
+            return True
         start = perf_counter()
-        self._between_batches()
+        goes_on = self._between_batches(not self._pending)
         away = perf_counter() - start
         self._start += away
         if self._time_limit is not None:
             self._time_limit = self._time_limit.later(away)
+        return goes_on
 
     def _no_time_for_another(self) -> bool:
         """Whether a batch would end after the time limit; never before a trial is complete."""
         if self._time_limit is None or not self._spent:
             return False
-        return sum(self._batches) / len(self._batches) > self._time_limit.left()
+        if callable(self._evaluate):
+            seconds = sum(self._batches) / len(self._batches)
+        else:
+            seconds = self._evaluate.at_once * sum(self._spent) / len(self._spent)
+        return seconds > self._time_limit.left()
 
     def why_ended(self) -> str:
         """Why `loop` returned: `time`, `stagnant` or `done`."""
-        if self._is_out_of_time:
+        if self._is_out_of_time and self.completed < self._n_trials:
             return "time"
         return "stagnant" if self.is_stagnant() else "done"
 
@@ -298,12 +313,36 @@ class _Search:
         waiting = self._waiting_start_plans()
         return not waiting and is_stagnant(self.trials, self._patience)
 
-    def _step(self) -> None:
-        batch = self._next(min(self._study.plans_at_once, self._n_trials - self.completed))
+    def _step(self, room: int) -> None:
+        """Evaluate a batch; or hand plans to the pool, if any may begin, and wait for trials."""
+        if callable(self._evaluate):
+            start = perf_counter()
+            batch = self._next(room)
+            self._tell_of(batch)
+            for trial, error in tried(self._evaluate, self._study.objectives, batch):
+                self._take_in(trial, error)
+            self._batches.append(perf_counter() - start)
+            return
+        if room:
+            self._hand_in(self._evaluate, room)
+        for trial in sorted(self._evaluate.take(), key=lambda trial: trial.number):
+            del self._pending[trial.number]
+            self._take_in(trial, None)
+
+    def _tell_of(self, batch: Sequence[tuple[int, Plan]]) -> None:
         for number, _ in batch:
             self._reporter.emit(TrialStarted(number, self.completed, self._n_trials))
-        for trial, error in self._try(batch):
-            self._take_in(trial, error)
+
+    def _hand_in(self, pool: Pool, room: int) -> None:
+        """Propose plans for a pool; start plans make a batch of their own, as in one process."""
+        while room > 0:
+            batch = self._next(room)
+            self._pending |= dict(batch)
+            self._tell_of(batch)
+            pool.hand_in(batch)
+            room -= len(batch)
+            if pool.in_batches or (self._start_plans_only and not self._waiting_start_plans()):
+                return
 
     def _take_in(self, trial: Trial, error: Exception | None) -> None:
         """Keep a finished trial.
@@ -312,13 +351,13 @@ class _Search:
             StudyError: It is the tenth trial in a row that failed.
         """
         self._sampler.learn(trial)
-        self.trials.append(trial)
+        insort(self.trials, trial, key=lambda one: one.number)
         self.front = front_of([*self.front, trial])
         self._study.folder.write_front(self.front)
-        if error is None:
+        if trial.state == "complete":
             self._spent.append(trial.seconds)
         self._report(trial)
-        self._failures = 0 if error is None else self._failures + 1
+        self._failures = 0 if trial.state == "complete" else self._failures + 1
         if self._failures >= MAX_FAILURES:
             raise StudyError(
                 f"{MAX_FAILURES} trials in a row failed, the last one with: {trial.failure}",
@@ -328,74 +367,37 @@ class _Search:
     def _waiting_start_plans(self) -> list[Plan]:
         if self._all_started:
             return []
-        done = {trial.plan for trial in self.trials if trial.failure != INTERRUPTED}
-        cut_short = self._interruptions()
-        waiting = [
-            plan
-            for plan in dict.fromkeys(self._study.start_plans)
-            if plan not in done and cut_short[plan] < MAX_INTERRUPTIONS
-        ]
+        waiting = waiting_start_plans(
+            self._study.start_plans, self.trials, self._pending.values(), self._in_pool
+        )
         self._all_started = not waiting
         return waiting
-
-    def _interruptions(self) -> Counter[Plan]:
-        return Counter(trial.plan for trial in self.trials if trial.failure == INTERRUPTED)
 
     def _next(self, count: int) -> list[tuple[int, Plan]]:
         """Numbers and plans of the next trials: start plans first, then the sampler's."""
         waiting = self._waiting_start_plans()
         if waiting:
             # After an interruption plans run alone, which shows which of them kills the process.
-            cut_short = self._interruptions()
-            batch = waiting[:count] if not any(cut_short[plan] for plan in waiting) else waiting[:1]
-            return [(self._sampler.adopt(plan), plan) for plan in batch]
-        ended = [trial for trial in self.trials if trial.failure != INTERRUPTED]
-        last = ended[-1].number if ended else -1
-        interrupted = Counter(trial.plan for trial in self.trials if trial.number > last)
-        # A plan is tried again after one interruption; after two it may be what kills the process.
-        salt = max([1, *interrupted.values()]) - 1
-        return [self._sampler.propose(len(ended) + i, salt) for i in range(count)]
+            cut_short = interruptions(self.trials)
+            if not self._in_pool and any(cut_short[plan] for plan in waiting):
+                count = 1
+            return [(self._sampler.adopt(plan), plan) for plan in waiting[:count]]
+        if callable(self._evaluate) or self._evaluate.in_batches:
+            first, salt = next_seed(self.trials, self._sampler.ordinals())
+        else:  # counts of ended trials repeat themselves while others are pending
+            first, salt = self._sampler.next_number, 0
+        keep = self._in_pool
+        return [self._sampler.propose(first + i, salt, keep=keep) for i in range(count)]
 
-    def _try(self, batch: Sequence[tuple[int, Plan]]) -> Iterator[tuple[Trial, Exception | None]]:
-        """Evaluate plans together; if that fails, one by one, so that only faulty plans fail."""
-        start = perf_counter()
-        try:
-            pairs = list(zip(batch, self._evaluate([plan for _, plan in batch]), strict=True))
-        except Exception as error:  # one bad trial must not end a search of hours
-            if is_of_interruption(error):
-                raise
-            if len(batch) == 1:
-                yield _failed(*batch[0], error, perf_counter() - start), error
-                return
-            _log.info("A batch of %d failed and is evaluated one by one", len(batch), exc_info=True)
-            for one in batch:
-                yield from self._try([one])
-            return
-        seconds = (perf_counter() - start) / len(batch)
-        for (number, plan), scores in pairs:
-            try:
-                self._check(scores)
-            except ValueError as error:  # the other plans' scores are still valid
-                yield _failed(number, plan, error, seconds), error
-            else:
-                yield Trial(number, plan, tuple(scores), seconds=seconds), None
-
-    def _check(self, scores: tuple[Score, ...]) -> None:
-        searched, found = (
-            [choice for choice in choices if choice != "none"]
-            for choices in (self._study.objectives, [score.optimization for score in scores])
-        )
-        if searched != found:
-            raise ValueError(f"the scores do not match the objectives: {scores}")
-        for score in scores:
-            if not score.is_sound:
-                raise ValueError(f"score {score.name} is {score.value}")
+    @property
+    def _in_pool(self) -> bool:
+        return not callable(self._evaluate)
 
     def report_start(self, baseline: tuple[Score, ...]) -> None:
         self._reporter.emit(SearchStarted(self.completed, self._n_trials, baseline))
 
     def report_end(self, reason: str) -> None:
-        limit = self._time_limit if self._is_out_of_time else None
+        limit = self._time_limit if reason == "time" else None
         self._reporter.emit(
             SearchFinished(
                 reason,
@@ -429,6 +431,9 @@ class _Search:
             return None
         left = max(0, self._n_trials - self.completed)
         seconds = left * sum(self._spent) / len(self._spent)
+        if not callable(self._evaluate):
+            # A trial's seconds are its share of those in which a worker had several.
+            seconds /= max(1, self._evaluate.places // self._evaluate.at_once)
         if self._time_limit is not None:
             seconds = max(0.0, min(seconds, self._time_limit.left()))
         return seconds
@@ -436,15 +441,3 @@ class _Search:
 
 def _completed(trials: Sequence[Trial]) -> int:
     return sum(trial.state == "complete" for trial in trials)
-
-
-def _failed(number: int, plan: Plan, error: Exception, seconds: float) -> Trial:
-    """A trial that failed; the log gets the traceback."""
-    _log.warning("Trial %d failed", number, exc_info=error)
-    return Trial(number, plan, (), "failed", _reason(error), seconds)
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, in one line."""
-    text = safe_line(str(error)) or "no message"
-    return f"{type(error).__name__}: {text}"[:_REASON_LENGTH]

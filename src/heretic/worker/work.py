@@ -252,14 +252,16 @@ class Worker:
             timed,
             request.n_trials,
             timed=request.timed,
-            between_batches=lambda: self._give_way(session),
+            between_batches=lambda may_hold: self._give_way(session, may_hold),
         )
 
-    def _give_way(self, session: Session) -> None:
-        """Carry out what waits, and hold the search while it is paused."""
+    def _give_way(self, session: Session, may_hold: bool) -> bool:
+        """Carry out what waits, and hold the search while it is paused; see `BetweenBatches`."""
         while True:
             while (found := self._inbox.take_at_once()) is not None:
                 self._carry_out(*found)
+            if not may_hold and (self._inbox.ends_search or self._inbox.pauses):
+                return False
             if self._inbox.ends_search or not self._inbox.pauses:
                 break
             self._board.say(state="paused")
@@ -268,6 +270,7 @@ class Worker:
         if self._inbox.ends_search:
             raise KeyboardInterrupt
         self._board.say(state="searching")
+        return True
 
     # --- chat ------------------------------------------------------------------------------
 

@@ -14,12 +14,14 @@ from heretic.config.fields.prompts import PromptsFields
 from heretic.config.fields.research import ResearchFields
 from heretic.config.fields.scorers import ScorersFields
 from heretic.config.fields.search import SearchFields
+from heretic.config.fields.workers import WorkersFields
 
 
 class SettingsFields(
     ResearchFields,
     ExportFields,
     ScorersFields,
+    WorkersFields,
     SearchFields,
     MethodFields,
     PromptsFields,
