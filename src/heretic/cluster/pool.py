@@ -141,6 +141,7 @@ class WorkerPool:
         size = min(self.at_once, -(-len(batch) // free))
         for start in range(0, len(batch), size):
             self._add(_Task(batch[start : start + size]))
+        self._assign()
 
     def take(self) -> list[Trial]:
         """Wait until plans have ended; return their trials.
@@ -289,8 +290,11 @@ class WorkerPool:
 
     def _assign(self) -> None:
         """Give tasks to idle workers: those that wait, then those that take too long elsewhere."""
+        late = self._late()
         for number in self._idle():
-            name = self._chosen(number)
+            if not self._waiting and not late:
+                return
+            name = self._chosen(number, late)
             if name is None:
                 continue
             task = self._tasks[name]
@@ -320,27 +324,30 @@ class WorkerPool:
             if is_overtaken and worker.out is None and self._crew.now() - worker.since > longest:
                 self._lose(number, "it did not answer, and another worker did long ago")
 
-    def _chosen(self, number: int) -> int | None:
-        """A task for a worker; where its plans failed, or it ended, it comes last."""
-        others = self._ready_but(number)
+    def _chosen(self, number: int, late: deque[int]) -> int | None:
+        """A task for a worker; where its plans failed, or it ended, it comes last.
+
+        Args:
+            late: Where none waits, the first of these is taken out.
+        """
         for name in self._waiting:
             tried = {*self._tasks[name].failed, *self._tasks[name].lost}
-            if number not in tried or not others - tried:
+            if number not in tried or not self._ready_but(number) - tried:
                 self._waiting.remove(name)
                 return name
-        return self._straggler()
+        return late.popleft() if late else None
 
-    def _straggler(self) -> int | None:
-        """The task that is late the longest and that one worker has alone."""
+    def _late(self) -> deque[int]:
+        """Tasks that one worker alone has for too long, those that are late the longest first."""
         if len(self._times) < FEWEST_TIMES:
-            return None
+            return deque()
         since = self._crew.now() - STRAGGLES * median(self._times)
         late = [
             (task.since, name)
             for name, task in self._tasks.items()
             if len(task.on) == 1 and task.since is not None and task.since < since
         ]
-        return min(late)[1] if late else None
+        return deque(name for _, name in sorted(late))
 
     def _add(self, task: _Task, *, first: bool = False) -> None:
         self._tasks[self._next] = task

@@ -264,8 +264,12 @@ class Journal:
         """How far the journal has come."""
         return JournalMark(self._length, self._crc)
 
-    def append(self, logs: Sequence[Mapping[str, Any]]) -> None:
+    def append(self, logs: Sequence[Mapping[str, Any]], *, sync: bool = True) -> None:
         """Append lines, and wait until they are on the disk.
+
+        Args:
+            sync: False where it would cost nothing to lose them with the power; they reach the disk
+                with the next lines that are waited for.
 
         Raises:
             RunError: They cannot be written, or another program has changed the journal.
@@ -282,7 +286,8 @@ class Journal:
                 )
             try:
                 _write_all(descriptor, data)
-                os.fsync(descriptor)
+                if sync:
+                    os.fsync(descriptor)
             except OSError:
                 os.ftruncate(descriptor, self._length)
                 raise

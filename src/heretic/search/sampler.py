@@ -84,8 +84,12 @@ class _Backend(BaseJournalBackend):
         return unseen
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Write lines to the journal."""
-        self._journal.append(logs)
+        """Write lines to the journal; what a trial has given is waited for until it is on disk.
+
+        Plans without scores can be proposed again, and a trial with scores can be closed again.
+        """
+        sync = any(TRIAL_KEY in log.get("user_attr", ()) for log in logs)
+        self._journal.append(logs, sync=sync)
         self._unseen += json.loads(json.dumps(logs))
 
 
@@ -326,7 +330,8 @@ class OptunaStudy:
 
     def _close(self, trial: Trial) -> None:
         values = [score.value for score in trial.scores if score.optimization != "none"]
-        frozen = self._study.get_trials(deepcopy=False)[trial.number]
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
+        frozen = self._storage.get_trial(trial_id)
         # A plan from outside the space has scores but no parameters. If it counted as complete,
         # the sampler would have no parameter that all trials share.
         if trial.state == "complete" and frozen.params:

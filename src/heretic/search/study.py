@@ -335,7 +335,9 @@ class _Search:
     def _hand_in(self, pool: Pool, room: int) -> None:
         """Propose plans for a pool; start plans make a batch of their own, as in one process."""
         while room > 0:
-            batch = self._next(room)
+            # Those that are proposed one after the other are handed in at once: somebody waits.
+            together = room if pool.in_batches else agenda.proposed_together(pool.places)
+            batch = self._next(min(room, together))
             self._pending |= dict(batch)
             self._tell_of(batch)
             pool.hand_in(batch)
