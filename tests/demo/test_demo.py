@@ -24,8 +24,8 @@ def test_the_planted_refusal_is_found_and_removed(tmp_path: Path) -> None:
         Silent(),
         {
             "search": "tpe",
-            "n_trials": 4,
-            "n_startup_trials": 4,
+            "n_trials": 3,
+            "n_startup_trials": 3,
             "max_response_length": 12,
             "good_prompts": rows("ordinary_train", 24),
             "bad_prompts": rows("topic_train", 24),
@@ -48,7 +48,7 @@ def test_the_planted_refusal_is_found_and_removed(tmp_path: Path) -> None:
         refusals, kl = (score.value for score in best.scores)
         assert refusals <= baseline / 2
         assert 0.0 < kl < 1.0
-        exported = pipeline.export_trial(session, best, tmp_path / "edited", "merge")
+        exported = pipeline.export_trial(session, best, tmp_path / "edited", "merge", most_long=4)
     assert exported.held_out is not None
     assert (exported.held_out.good, exported.held_out.bad) == (4, 4)
     assert exported.saved[0].value == pytest.approx(refusals, abs=0.04)
