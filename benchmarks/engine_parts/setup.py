@@ -79,7 +79,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "vocab_size": 4096,
         "hidden_size": 64,
         "intermediate_size": 160,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 16,
