@@ -25,13 +25,14 @@ $(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
+# .ci/run sets INSTALL_ARGS=--no-compile: pip would compile every file, also those never imported.
 $(VENV)/.user: $(VENV)/.made $(INPUTS)
-	$(PIP) install -q -e . $(PINS)
+	$(PIP) install -q $(INSTALL_ARGS) -e . $(PINS)
 	@touch $@
 
 # The optional extras too: they are tested like everything else.
 $(VENV)/.dev: $(VENV)/.made $(INPUTS)
-	$(PIP) install -q -e '.[$(EXTRAS)]' $(PINS)
+	$(PIP) install -q $(INSTALL_ARGS) -e '.[$(EXTRAS)]' $(PINS)
 	@touch $@ $(VENV)/.user
 
 install: $(VENV)/.user ## Make .venv and install heretic into it

@@ -12,6 +12,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Models here are so small that a second thread costs more than it brings, above all on a busy
 # machine. Torch reads this when it is imported; programs that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# PaCMAP compiles itself when it is first imported, for longer than Python takes for a few points.
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 
 # Shells switch SIGINT off for what they start in the background, and nohup switches SIGHUP off.
 # Programs inherit that, and tests send these signals. A handler is not inherited: with one here,

@@ -24,15 +24,15 @@ def test_the_planted_refusal_is_found_and_removed(tmp_path: Path) -> None:
         Silent(),
         {
             "search": "tpe",
-            "n_trials": 5,
-            "n_startup_trials": 5,
-            "max_response_length": 20,
-            "good_prompts": rows("ordinary_train", 60),
-            "bad_prompts": rows("topic_train", 60),
-            "good_evaluation_prompts": rows("ordinary_test", 30),
-            "bad_evaluation_prompts": rows("topic_test", 30),
-            "good_held_out_prompts": rows("ordinary_held_out", 10),
-            "bad_held_out_prompts": rows("topic_held_out", 10),
+            "n_trials": 3,
+            "n_startup_trials": 3,
+            "max_response_length": 12,
+            "good_prompts": rows("ordinary_train", 24),
+            "bad_prompts": rows("topic_train", 24),
+            "good_evaluation_prompts": rows("ordinary_test", 10),
+            "bad_evaluation_prompts": rows("topic_test", 10),
+            "good_held_out_prompts": rows("ordinary_held_out", 4),
+            "bad_held_out_prompts": rows("topic_held_out", 4),
             "study_checkpoint_dir": str(tmp_path / "runs"),
             "dtypes": ["float32"],
         },
@@ -48,8 +48,8 @@ def test_the_planted_refusal_is_found_and_removed(tmp_path: Path) -> None:
         refusals, kl = (score.value for score in best.scores)
         assert refusals <= baseline / 2
         assert 0.0 < kl < 1.0
-        exported = pipeline.export_trial(session, best, tmp_path / "edited", "merge")
+        exported = pipeline.export_trial(session, best, tmp_path / "edited", "merge", most_long=4)
     assert exported.held_out is not None
-    assert (exported.held_out.good, exported.held_out.bad) == (10, 10)
+    assert (exported.held_out.good, exported.held_out.bad) == (4, 4)
     assert exported.saved[0].value == pytest.approx(refusals, abs=0.04)
     assert (tmp_path / "edited" / "model.safetensors").is_file()

@@ -118,7 +118,8 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Replayed:
 def tiny_family(name: str, path: Path, **options: Any) -> Model:
     if name in OTHER_LAYERS:
         return load(tiny_folder(path, name), **options)
-    model = load(tiny.folder(path, name, **FAMILIES[name]), **options)
+    sizes = {"num_hidden_layers": 2, **FAMILIES[name]}
+    model = load(tiny.folder(path, name, **sizes), **options)
     if name in EXPERTS_BY:
         model.model.set_experts_implementation(EXPERTS_BY[name])
     return model

@@ -55,7 +55,7 @@ def made_by(place: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> di
 @pytest.fixture(scope="module")
 def found(place: Path) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
-        return made_by(place, patch, "--types", KINDS, "--against", "original")
+        return made_by(place, patch, "--types", KINDS, "--against", "original", "--keep-original")
 
 
 @pytest.mark.demo
@@ -64,9 +64,22 @@ class TestWithAnOriginal:
         names = {path.name for path in (place / "edited-gguf").iterdir()}
         assert names == {
             "Modelfile", "README.md", "SHA256SUMS", "gguf.json", "edited-f16.gguf",
-            "edited-q4_k_m.gguf",
+            "edited-q4_k_m.gguf", "edited-original-f16.gguf", "edited-original-q4_k_m.gguf",
         }  # fmt: skip
         assert [row["type"] for row in found["files"]] == ["f16", "q4_k_m"]
+
+    def test_the_originals_files_are_kept_since_that_is_wanted(
+        self, place: Path, found: dict[str, Any]
+    ):
+        assert found["originals"] == ["edited-original-f16.gguf", "edited-original-q4_k_m.gguf"]
+        made = place / "edited-gguf"
+        files = {path.name: path.stat().st_size for path in made.glob("*.gguf")}
+        assert (made / "SHA256SUMS").read_text().count(".gguf") == len(files) == 4
+        planned = needed_bytes(
+            place / "edited", file_types([KINDS]), lossless_type(place / "edited"),
+            original=True, kept=True,
+        )  # fmt: skip
+        assert sum(files.values()) < planned
 
     def test_a_modelfile_runs_the_smallest_file_with_the_models_template(
         self, place: Path, found: dict[str, Any]
@@ -185,23 +198,6 @@ def test_a_search_that_cannot_end_in_gguf_does_not_begin(
 
 
 @pytest.mark.demo
-def test_the_originals_files_are_kept_if_wanted(place: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(place)
-    kept = ["--against", "original", "--keep-original", "-o", "both"]
-    assert run(["gguf", "edited", "--types", KINDS, *kept]) == 0
-    found = json.loads((place / "both" / "gguf.json").read_text(encoding="utf-8"))
-    assert found["originals"] == ["edited-original-f16.gguf", "edited-original-q4_k_m.gguf"]
-    files = {path.name: path.stat().st_size for path in (place / "both").glob("*.gguf")}
-    assert set(files) == {*found["originals"], "edited-f16.gguf", "edited-q4_k_m.gguf"}
-    assert (place / "both" / "SHA256SUMS").read_text().count(".gguf") == 4
-    planned = needed_bytes(
-        place / "edited", file_types([KINDS]), lossless_type(place / "edited"),
-        original=True, kept=True,
-    )  # fmt: skip
-    assert sum(files.values()) < planned
-
-
-@pytest.mark.demo
 def test_a_disk_that_is_too_small_is_told_before_any_work(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -230,6 +226,8 @@ def test_a_search_ends_in_gguf_files_and_its_export_can_be_made_again(
     first = json.loads((place / "found-gguf" / "gguf.json").read_text(encoding="utf-8"))
     assert first["original"] == "original"
     assert [row["type"] for row in first["files"]] == ["q4_k_m"]
+    kept = {path.name for path in (place / "found-gguf").glob("*.gguf")}
+    assert kept == {"found-q4_k_m.gguf"}, "the original's are kept only if that is wanted"
     card = (place / "found-gguf" / "README.md").read_text(encoding="utf-8")
     assert "## GGUF files" in card
     assert "## How to use it" not in card

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import pytest
 
 from heretic.config import DatasetSpecification
 from heretic.errors import PromptError
-from heretic.prompts import HELD_OUT, Prompt, held_out, load, shared_prompts
+from heretic.prompts import HELD_OUT, Prompt, held_out, load, places, shared_prompts
+from heretic.prompts.places import DatasetRows
 from heretic.utils import load_prompts
 
 TWENTY = [f"prompt {i}" for i in range(20)]
@@ -79,6 +82,30 @@ def test_every_kind_of_place(kind: str):
 )
 def test_slices(kind: str, split: str, expected: list[str]):
     assert texts(write(kind), split) == expected
+
+
+@pytest.mark.parametrize(
+    "split",
+    ["train", "train[:]", "train[:7]", "train[7:]", "train[-3:]", "train[:-3]", "train[-30:4]",
+     "train[9:2]", "train[15:99]", "train[00:5]"],
+)  # fmt: skip
+def test_plain_slices_are_those_of_datasets(split: str):
+    [part] = datasets.ReadInstruction.from_spec(split).to_absolute({"train": 20})
+    wanted = TWENTY[part.from_ : part.to]
+    found = places._plainly_sliced(places._Source({"train": DatasetRows(rows())}), split)
+    assert found is not None
+    assert [TWENTY[row] for row in found[1]] == wanted
+
+
+def test_a_slice_of_a_file_imports_no_library_of_data_sets():
+    code = (
+        "import sys; from heretic.config import DatasetSpecification as Specification; "
+        "from heretic.prompts import load; "
+        f"print(len(load(Specification(dataset={write('txt')!r}, split='train[3:8]'), None))); "
+        "assert 'datasets' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["5"]
 
 
 @pytest.mark.parametrize("kind", ["txt", "csv", "jsonl", "json", "parquet"])

@@ -181,8 +181,8 @@ def test_too_few_residuals_for_a_projection():
 def test_projection_keeps_separate_sets_apart():
     pytest.importorskip("pacmap")
     calls: list[tuple[int, int]] = []
-    far = residuals(30, shift=30.0, seed=2, layers=2)
-    near = residuals(30, shift=0.0, layers=2)
+    far = residuals(10, shift=30.0, seed=2, layers=2)
+    near = residuals(10, shift=0.0, layers=2)
     result = projection.project(near, far, progress=lambda done, total: calls.append((done, total)))
     assert [item.layer for item in result] == [0, 1]
     assert calls == [(1, 2), (2, 2)]

@@ -16,8 +16,8 @@ from heretic.records import Plan, Score, Trial
 from heretic.search import SearchSpace, Study
 from heretic.search.study import MAX_FAILURES
 
-N_TRIALS = 10  # not a multiple of a batch, and beyond the start-up
-KINDS = list(itertools.product(("tpe", "gp"), (1, 3, 8)))
+N_TRIALS = 8  # not a multiple of a batch, and beyond the start-up
+KINDS = list(itertools.product(("tpe", "gp"), (1, 3, 5)))
 Kind = tuple[str, int]
 
 

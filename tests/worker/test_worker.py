@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -93,7 +94,7 @@ async def refused(worker: WorkerProcess, request: Any) -> RequestError:
 async def completes(place: Path, count: int) -> None:
     """Wait until the run of a place has so many trials, as its folder says."""
     while len(only_run(place).read_trials()) < count:
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)
 
 
 def plain_trials(place: Path) -> list[tuple[Any, ...]]:
@@ -314,7 +315,7 @@ def test_lines_that_are_no_requests_are_answered_and_the_end_of_input_stops_the_
         while not any(row.get("id") == 4 for row in seen):
             seen.append(json.loads(process.stdout.readline()))  # nothing else is there
         while not only_run(place).read_trials():
-            pass
+            time.sleep(0.1)  # the worker may need the core
         process.stdin.close()
         rest = [json.loads(line) for line in process.stdout]
         assert process.wait() == 0

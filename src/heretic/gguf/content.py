@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from typing import Any
 
 from heretic.errors import ExportError
 from heretic.gguf.file_types import FileType
@@ -48,29 +52,111 @@ class Content:
 
 
 def read_content(path: Path) -> Content:
-    """Read the head of a GGUF file.
+    """Read the head of a GGUF file, versions 2 and 3, little-endian.
+
+    The package `gguf` reads it too, but makes an object of each token of the vocabulary.
 
     Raises:
         ExportError: It is damaged.
     """
-    from gguf import GGUFReader
-
     try:
-        reader = GGUFReader(path)
-        architecture = str(reader.fields["general.architecture"].contents())
-        blocks = int(reader.fields[f"{architecture}.block_count"].contents())
-    except (OSError, ValueError, KeyError, IndexError) as error:
+        with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+            return _content(_Head(data), len(data))
+    except (OSError, ValueError, KeyError, struct.error) as error:
         raise ExportError(f"{path} cannot be read as a GGUF file: {error}.") from error
-    tensors = tuple(
-        Tensor(
-            str(one.name),
-            one.tensor_type.name,
-            int(one.shape[0]),
-            int(one.n_elements) // max(int(one.shape[0]), 1),
-        )
-        for one in reader.tensors
-    )
-    return Content(architecture, blocks, tensors)
+
+
+_SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
+_STRING, _ARRAY = 8, 9
+"""Types of values, by their numbers in a GGUF file; scalars with their codes of `struct`."""
+
+
+class _Head:
+    """Reads one value after the other.
+
+    Attributes:
+        place: Offset of the next one, in bytes.
+    """
+
+    def __init__(self, data: mmap) -> None:
+        self._data = data
+        self.place = 0
+
+    def scalar(self, code: str) -> Any:
+        """The next value with that code of `struct`."""
+        (value,) = struct.unpack_from(f"<{code}", self._data, self.place)
+        self.place += struct.calcsize(f"<{code}")
+        return value
+
+    def text(self) -> str:
+        """The next string."""
+        return self._bytes(self.scalar("Q")).decode("utf-8")
+
+    def value(self) -> Any:
+        """The next value with its type before it; None in place of an array, which is skipped."""
+        kind = self.scalar("I")
+        if kind == _STRING:
+            return self.text()
+        if kind != _ARRAY:
+            return self.scalar(_SCALARS[kind])
+        kind, count = self.scalar("I"), self.scalar("Q")
+        if kind == _STRING:
+            for _ in range(count):
+                length = self.scalar("Q")
+                self.place += length
+        else:
+            self.place += count * struct.calcsize(_SCALARS[kind])
+        return None
+
+    def _bytes(self, count: int) -> bytes:
+        found = self._data[self.place : self.place + count]
+        if len(found) < count:
+            raise ValueError("it ends too early")
+        self.place += count
+        return found
+
+
+def _content(head: _Head, size: int) -> Content:
+    """Raises an error where the tensors do not fit into a file of that size, in bytes."""
+    if (magic := head.scalar("4s")) != b"GGUF":
+        raise ValueError(f"it begins with {magic!r}")
+    if (version := head.scalar("I")) not in (2, 3):
+        raise ValueError(f"it has version {version}")
+    count, fields = head.scalar("Q"), head.scalar("Q")
+    values = {head.text(): head.value() for _ in range(fields)}
+    found = [_tensor(head) for _ in range(count)]
+    alignment = values.get("general.alignment", 32)
+    start = -(-head.place // alignment) * alignment
+    if any(start + end > size for _, end in found):
+        raise ValueError("it ends before its last tensor")
+    architecture = str(values["general.architecture"])
+    blocks = int(values[f"{architecture}.block_count"])
+    return Content(architecture, blocks, tuple(tensor for tensor, _ in found))
+
+
+def _tensor(head: _Head) -> tuple[Tensor, int]:
+    """The next tensor, and where it ends after the head, in bytes."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    name = head.text()
+    shape = [head.scalar("Q") for _ in range(head.scalar("I"))]
+    kind, offset = GGMLQuantizationType(head.scalar("I")), head.scalar("Q")
+    width, total = (shape or [1])[0], math.prod(shape)
+    values, their_bytes = GGML_QUANT_SIZES[kind]
+    tensor = Tensor(name, kind.name, width, total // max(width, 1))
+    return tensor, offset + total // values * their_bytes
 
 
 def fallbacks(content: Content, kind: FileType) -> dict[str, int]:

@@ -1,0 +1,48 @@
+"""The head of a GGUF file is what llama.cpp's own reader finds, and damage is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import pytest
+from tests.support import tiny_gguf
+
+from heretic.errors import ExportError
+from heretic.gguf.content import read_content
+
+
+@pytest.fixture(params=[False, True], ids=["f32", "q8_0"])
+def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return tiny_gguf.write(tmp_path / "a.gguf", tiny_gguf.model(), quantised=request.param)
+
+
+def test_it_says_what_the_package_gguf_says(file: Path) -> None:
+    reader = gguf.GGUFReader(file)
+    kinds = {field.types[0] for field in reader.fields.values()}
+    assert gguf.GGUFValueType.ARRAY in kinds
+    found = read_content(file)
+    assert found.architecture == reader.fields["general.architecture"].contents()
+    assert found.blocks == reader.fields[f"{found.architecture}.block_count"].contents()
+    assert [(one.name, one.kind, one.width, one.width * one.rows) for one in found.tensors] == [
+        (one.name, one.tensor_type.name, one.shape[0], one.n_elements) for one in reader.tensors
+    ]
+
+
+@pytest.mark.parametrize("kept", [0, 3, 4, 7, 23, 200, 0.1, 0.5, 0.9])
+def test_a_file_that_ends_too_early_is_refused(file: Path, kept: float) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: int(kept if kept == int(kept) else kept * len(content))])
+    with pytest.raises(ExportError, match="cannot be read as a GGUF file"):
+        read_content(file)
+
+
+@pytest.mark.parametrize(
+    ("offset", "value"), [(0, b"GGML"), (4, b"\x01"), (7, b"\x03"), (16, b"\xff")]
+)
+def test_another_format_is_refused(file: Path, offset: int, value: bytes) -> None:
+    """Another mark, an older version, another order of bytes, more fields than there are."""
+    content = file.read_bytes()
+    file.write_bytes(content[:offset] + value + content[offset + len(value) :])
+    with pytest.raises(ExportError, match="cannot be read as a GGUF file"):
+        read_content(file)
