@@ -63,6 +63,7 @@ def command(
         _refuse(file, {job.name: _problem(job) for job in jobs})
         _sum_up(file, jobs, as_json=as_json, page=False)
         return DONE
+    click.echo(f"Checking {_count(len(jobs))} ...", err=as_json)
     if refused := _checked_elsewhere(file, retry=retry):
         return refused
     interrupted = _run(file, jobs, at_once, retry=retry, as_json=as_json)
@@ -103,8 +104,11 @@ def _refuse(file: Path, problems: dict[str, str]) -> None:
     for name, problem in told.items():
         click.echo(safe(f"{name}: {problem}"), err=True)
     if told:
-        count = "1 job" if len(told) == 1 else f"{len(told)} jobs"
-        raise SettingsError(f"{count} of {file} cannot be run; none was started.")
+        raise SettingsError(f"{_count(len(told))} of {file} cannot be run; none was started.")
+
+
+def _count(jobs: int) -> str:
+    return "1 job" if jobs == 1 else f"{jobs} jobs"
 
 
 def _check_answers(job: Job) -> None:
