@@ -101,7 +101,7 @@ def test_interrupted_and_killed_it_goes_on(place: Path):
     assert trials(file)[: len(more)] == more
     assert sum(trial.state == "complete" for trial in trials(file)) == LONG
     assert "first: finished" in told
-    assert max(map(len, told[told.index("job ") :].splitlines())) <= 80
+    assert max(map(len, told[told.index("\njob ") :].splitlines())) <= 80
 
 
 def told(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
