@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomlkit
 
 from heretic.main import run
 
@@ -82,6 +84,11 @@ KEYS: dict[str, dict[str, set[str]]] = {
     "runs": {
         "": {"path", "model", "state", "completed", "failed", "n_trials", "front", "created"}
         | {"updated", "note"},
+    },
+    "batch": {
+        "": {"file", "folder", "report", "jobs"},
+        "jobs": {"name", "model", "state", "note", "folder", "run", "completed", "failed"}
+        | {"n_trials", "front", "seconds", "original", "best", "chosen"},
     },
     "inspect": {
         "": {"model", "model_type", "class_name", "n_layers", "hidden_size", "parameters", "layers"}
@@ -164,12 +171,16 @@ def test_no_name_is_renamed(
         return json.loads(capsys.readouterr().out)
 
     (folder,) = Path("new").iterdir()
+    defaults = tomllib.loads(Path("config.toml").read_text("utf-8"))
+    batch = tomlkit.dumps({"defaults": defaults, "job": [{"name": "a"}]})
+    Path("batch.toml").write_text(batch, encoding="utf-8")
     found = {
         "manifest.json": written(folder / "manifest.json"),
         "front.json": written(folder / "front.json"),
         "abliteration_params.json": written(Path("edited") / "abliteration_params.json"),
         "reproduce.json": written(Path("edited") / "reproduce.json"),
         "runs": told("runs"),
+        "batch": told("batch", "batch.toml", "--check"),
         "inspect": told("inspect", "model"),
         "doctor": told("doctor"),
         "evaluate": told("evaluate", "edited", "--against", "model"),

@@ -42,6 +42,7 @@ ORDER = (
     "compare",
     "evaluator",
     "pipeline",
+    "batch",
     "doctor",
     "demo",
     "worker",
@@ -335,6 +336,10 @@ def test_refusals_are_told_without_torch(tmp_path: Path):
 
 def test_a_worker_is_driven_without_anything_heavy():
     assert heavy_modules_after("import heretic.worker.client") == set()
+
+
+def test_a_batch_waits_for_its_jobs_without_anything_heavy():
+    assert heavy_modules_after("import heretic.batch.running, heretic.batch.summary") == set()
 
 
 def test_run_folders_need_no_torch():

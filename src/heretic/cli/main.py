@@ -86,6 +86,9 @@ COMMANDS = {
     ),
     "report": CommandEntry("heretic.cli.commands.report", "Write a page about a run, or several."),
     "runs": CommandEntry("heretic.cli.commands.runs", "List run folders and their state."),
+    "batch": CommandEntry(
+        "heretic.cli.commands.batch", "Run many models or settings as one job that can go on."
+    ),
     "ui": CommandEntry("heretic.cli.commands.ui", "Do all this on a local page in the browser."),
     "config": CommandEntry("heretic.cli.commands.config", "Print every setting as TOML."),
     "migrate": CommandEntry(

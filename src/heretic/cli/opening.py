@@ -129,8 +129,8 @@ def settle_existing_run(opened: ShownRun) -> bool:
         RunError: The run is damaged, or its search cannot go on (see `pipeline.check_detector`),
             and nobody said that it may be discarded.
     """
-    from heretic import pipeline
     from heretic.pipeline import opening
+    from heretic.pipeline.detector import other_detector
 
     found = opening.existing_run(opened.run)
     if found is None:
@@ -141,7 +141,7 @@ def settle_existing_run(opened: ShownRun) -> bool:
         completed=sum(trial.state == "complete" for trial in trials),
         n_trials=opened.settings.n_trials,
         front=front_of(trials),
-        ended=pipeline.other_detector(manifest, opened.run.scorers),
+        ended=other_detector(manifest, opened.run.scorers),
     )
     return opening.settle(opened.run, manifest, action)
 

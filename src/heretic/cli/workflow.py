@@ -20,12 +20,14 @@ from heretic.cli.display.tables import (
     scores_table,
     scores_text,
 )
-from heretic.cli.display.text import is_interactive, print_command
-from heretic.cli.menu.answers import program_arguments, without_options
+from heretic.cli.display.text import is_interactive, make_console, print_command
+from heretic.cli.menu.answers import asks_nothing, program_arguments, without_options
 from heretic.cli.menu.benchmarks import show_benchmarks
 from heretic.cli.menu.chat import Strength, chat
 from heretic.cli.menu.dialogue import Dialogue
 from heretic.cli.menu.menu import Actions, Menu
+from heretic.cli.opening import held_run, prepared, settle_existing_run
+from heretic.cli.signals import outlives_terminal
 from heretic.errors import HereticError, SettingsError, StudyError
 from heretic.events import Notice
 from heretic.records.choices import weights_strategy
@@ -38,10 +40,35 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from heretic.config.settings import Settings
     from heretic.model.core import Model
     from heretic.pipeline.export import Exported
     from heretic.pipeline.finalists import Finalists
     from heretic.pipeline.run import Session
+
+
+def run_of_settings(settings: Settings, started: float, *, offers: bool = True) -> int:
+    """Begin the run of these settings, or go on with it, then do what they or the user say.
+
+    Args:
+        started: When the command began, by `time.perf_counter`.
+        offers: Whether a terminal offers what an interrupted search has found; if not, the command
+            ends, as it does without a terminal.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        HereticError: The run cannot be opened, its search fails, or what is done with a trial does.
+    """
+    may_begin = settings.checkpoint_action != "continue"
+    with (
+        outlives_terminal(asks_nothing(settings)),
+        held_run(settings, make_console(), started, may_begin=may_begin) as opened,
+    ):
+        if not settle_existing_run(opened):
+            return 0
+        return search_and_choose(prepared(opened), opened.display, offers=offers)
 
 
 def search(session: Session, display: Display) -> bool:
@@ -76,11 +103,15 @@ def draw_front(session: Session, chosen: Trial | None = None) -> None:
         session.reporter.emit(Notice(f"The front was not drawn: {error}", level="warning"))
 
 
-def search_and_choose(session: Session, display: Display) -> int:
-    """Search, then do what the settings or the user say; returns the exit status."""
+def search_and_choose(session: Session, display: Display, *, offers: bool = True) -> int:
+    """Search, then do what the settings or the user say; returns the exit status.
+
+    Args:
+        offers: As in `run_of_settings`.
+    """
     interrupted = search(session, display)
     draw_front(session)
-    if not interrupted or is_interactive():
+    if not interrupted or (offers and is_interactive()):
         try:
             choose(session, display)
             return 0
@@ -101,9 +132,11 @@ def show_front(session: Session, console: Console) -> None:
 def show_interrupted(session: Session, console: Console) -> None:
     """Print the front as it is now, and the command that goes on."""
     show_front(session, console)
-    arguments = without_options(program_arguments(), {"checkpoint_action"})
-    command = shlex.join([*arguments, "--checkpoint-action", "continue"])
-    print_command(console, "To go on with the search:", command)
+    arguments = program_arguments()
+    if arguments[1:2] != ["batch"]:  # whose jobs go on by themselves
+        kept = without_options(arguments, {"checkpoint_action"})
+        arguments = [*kept, "--checkpoint-action", "continue"]
+    print_command(console, "To go on with the search:", shlex.join(arguments))
 
 
 def choose(session: Session, display: Display) -> None:

@@ -33,11 +33,16 @@ class RunLock:
     """Excludes other processes from a run folder, which must exist; may be nested.
 
     The operating system releases the lock when the process ends, even after a kill.
+
+    Args:
+        remedy: What to do if the lock's file cannot be written.
+        what: What is locked, for errors.
     """
 
-    def __init__(self, folder: Path, remedy: str) -> None:
+    def __init__(self, folder: Path, remedy: str, what: str = "the run") -> None:
         self._folder = folder
         self._remedy = remedy
+        self._what = what
         self._file: BaseFileLock | None = None
         self._descriptor: int | None = None
         self._depth = 0
@@ -110,7 +115,7 @@ class RunLock:
 
     def _taken(self) -> RunError:
         return RunError(
-            f"Another process is working on the run in {self._folder}.",
+            f"Another process is working on {self._what} in {self._folder}.",
             remedy="Wait until it is done, or stop it.",
         )
 

@@ -20,17 +20,6 @@ def command(model: str | None, options: SettingsOptions) -> int:
         from heretic.cli.commands.evaluate import evaluate
 
         return evaluate(settings, as_json=False)
-    from heretic.cli.display.text import make_console
-    from heretic.cli.menu.answers import asks_nothing
-    from heretic.cli.opening import held_run, prepared, settle_existing_run
-    from heretic.cli.signals import outlives_terminal
-    from heretic.cli.workflow import search_and_choose
+    from heretic.cli.workflow import run_of_settings
 
-    may_begin = settings.checkpoint_action != "continue"
-    with (
-        outlives_terminal(asks_nothing(settings)),
-        held_run(settings, make_console(), started, may_begin=may_begin) as opened,
-    ):
-        if not settle_existing_run(opened):
-            return 0
-        return search_and_choose(prepared(opened), opened.display)
+    return run_of_settings(settings, started)

@@ -33,19 +33,25 @@ class _Console(Console):
             yield segment if shown else Segment(safe(segment.text), segment.style)
 
 
-def make_console() -> Console:
+def make_console(*, to_error: bool = False) -> Console:
     """The console on standard output; without a terminal it never writes an ANSI code.
 
     Environment variables that claim colour (`FORCE_COLOR`) do not make a file a terminal. What the
     output's encoding cannot express is replaced, because a reply must never end the program.
+
+    Args:
+        to_error: Whether it is on standard error instead.
     """
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")
-    if sys.stdout.isatty():
-        return _Console(highlight=False)
+    stream = sys.stderr if to_error else sys.stdout
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="replace")
+    if stream.isatty():
+        return _Console(highlight=False, stderr=to_error)
     columns = os.environ.get("COLUMNS", "")
     width = int(columns) if columns.isdigit() else 0
-    return _Console(highlight=False, force_terminal=False, no_color=True, width=width or 120)
+    return _Console(
+        highlight=False, force_terminal=False, no_color=True, width=width or 120, stderr=to_error
+    )
 
 
 def is_interactive() -> bool:

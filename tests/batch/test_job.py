@@ -1,0 +1,250 @@
+"""A job's settings, where they may stand, and what its folder says of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.support.batch_case import load, write
+from tests.support.run_case import MANIFEST
+
+from heretic.batch.job import ENDING, Job, condition, do, run_of, shared_places
+from heretic.cli.commands.batch import command
+from heretic.config.settings import Settings
+from heretic.errors import ExportError, RunError, SettingsError
+from heretic.runs.folder import RunFolder
+from heretic.runs.lock import RunLock
+from heretic.runs.manifest import RunManifest
+
+DEFAULTS = "[defaults]\nmodel = 'org/m'\nseed = 7\n"
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def jobs(*tables: str, defaults: str = DEFAULTS) -> list[Job]:
+    return load(write(Path("night.toml"), *tables, defaults=defaults))
+
+
+def job(table: str = "name = 'a'", **kinds: str) -> Job:
+    return jobs(table, **kinds)[0]
+
+
+def begun(one: Job) -> RunFolder:
+    """A run of the job, of which nothing but the manifest is there."""
+    folder = RunFolder(one.folder / "m-0123456789ab")
+    values = {**MANIFEST.to_dict(), "settings": one.settings.recorded()}
+    del values["checksum"]
+    folder.path.mkdir(parents=True)
+    with folder.lock():
+        folder.write_manifest(RunManifest.from_dict({**values, "schema_version": 2}))
+    return folder
+
+
+class TestSettings:
+    def test_each_job_has_a_folder_in_that_of_the_batch(self):
+        one = job(defaults=DEFAULTS + "study_checkpoint_dir = 'runs'")
+        assert one.folder == one.settings.study_checkpoint_dir == Path("runs/night/a")
+
+    def test_nothing_is_done_with_trials_unless_it_is_said(self):
+        assert job().settings.model_action == "none"
+
+    def test_what_is_saved_lies_in_the_jobs_folder_unless_it_is_said(self):
+        saving = "model_action = 'save'"
+        one, other = jobs(f"name = 'a'\n{saving}", f"name = 'b'\n{saving}\nsave_directory = 'x'")
+        assert one.settings.save_directory == Path("checkpoints/night/a/model")
+        assert other.settings.save_directory == Path("x")
+
+    @pytest.mark.parametrize(
+        ("table", "told"),
+        [
+            ("model = ''", "No model is given in job a"),
+            ("study_checkpoint_dir = 'x'", "study_checkpoint_dir stands in job a"),
+            ("checkpoint_action = 'restart'", "checkpoint_action is set"),
+            ("evaluate_model = 'org/n'", "evaluate_model is set"),
+            ("n_additional_trials = 5", "n_additional_trials is set"),
+            ("save_directory = 'x'", "model_action is not"),
+            ("n_trials = 'many'", "n_trials in job a of night.toml"),
+        ],
+    )
+    def test_what_makes_no_job_is_refused(self, table: str, told: str):
+        with pytest.raises(SettingsError, match=told):
+            job(f"name = 'a'\n{table}")
+
+    def test_two_jobs_do_not_save_to_one_place(self):
+        saving = DEFAULTS + "model_action = 'save'\nsave_directory = 'x'\n"
+        found = shared_places(jobs("name = 'a'", "name = 'b'", defaults=saving))
+        assert list(found) == ["b"]
+        assert "job a" in found["b"]
+        saving = DEFAULTS + "model_action = 'save'\n"
+        assert shared_places(jobs("name = 'a'", "name = 'b'", defaults=saving)) == {}
+
+
+class TestPlacesOfSettings:
+    """The batch file stands in for config.toml, as a file of `--config` does."""
+
+    def test_config_toml_is_not_read(self):
+        Path("config.toml").write_text("n_trials = 3")
+        assert job().settings.n_trials != 3
+
+    def test_the_environment_overrides_defaults(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("HERETIC_N_TRIALS", "3")
+        assert job(defaults=DEFAULTS + "n_trials = 5").settings.n_trials == 3
+
+    def test_it_does_not_override_what_tells_jobs_apart(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("HERETIC_N_TRIALS", "3")
+        with pytest.raises(SettingsError, match="HERETIC_N_TRIALS in the environment"):
+            job("name = 'a'\nn_trials = 5")
+        monkeypatch.delenv("HERETIC_N_TRIALS")
+        monkeypatch.setenv("HERETIC_GOOD_PROMPTS__SPLIT", "train[:3]")
+        assert job("name = 'a'\ngood_prompts = { column = 'x' }").settings.n_trials
+        with pytest.raises(SettingsError, match="HERETIC_GOOD_PROMPTS__SPLIT"):
+            job("name = 'a'\ngood_prompts = { split = 'train' }")
+
+    @pytest.mark.parametrize(
+        "consent", ["trust_remote_code = true", "ray_address = 'h:1'", "track = 'mlflow'"]
+    )
+    def test_the_file_that_is_named_gives_consent(self, consent: str):
+        name = consent.partition(" ")[0]
+        assert getattr(job(f"name = 'a'\n{consent}").settings, name)
+        assert getattr(job(defaults=DEFAULTS + consent).settings, name)
+
+    def test_a_file_that_was_merely_found_gives_none(self):
+        Path(".env").write_text("HERETIC_TRUST_REMOTE_CODE=true")
+        with pytest.raises(SettingsError, match="only you can allow that"):
+            job()
+
+    def test_a_scorer_in_a_file_needs_consent_too(self):
+        Path(".env").write_text('HERETIC_SCORERS=[{"plugin": "evil.py:Evil"}]')
+        with pytest.raises(SettingsError, match="only you can allow that"):
+            job()
+
+
+def finish(one: Job) -> int:
+    return do(one, lambda _: 0)
+
+
+class TestCondition:
+    def test_before_anything(self):
+        assert condition(job()).state == "waiting"
+
+    def test_with_a_run_that_has_not_ended(self):
+        one = job()
+        begun(one)
+        assert condition(one).state == "unfinished"
+
+    def test_while_a_process_works_on_it(self):
+        one = job()
+        one.folder.mkdir(parents=True)
+        seen: list[str] = []
+
+        def looks(_: Settings) -> int:
+            seen.append(condition(one).state)
+            return 0
+
+        do(one, looks)
+        assert seen == ["running"]
+
+    def test_two_processes_do_not_do_one_job(self):
+        one = job()
+        one.folder.mkdir(parents=True)
+        with (
+            RunLock(one.folder, "", "the job").held(),
+            pytest.raises(RunError, match="working on the job"),
+        ):
+            finish(one)
+
+    def test_finished_or_failed(self):
+        one = job()
+        one.folder.mkdir(parents=True)
+        finish(one)
+        assert condition(one).state == "finished"
+
+        def fails(_: Settings) -> int:
+            raise ExportError("No room.")
+
+        with pytest.raises(ExportError):
+            do(one, fails)
+        found = condition(one)
+        assert (found.state, found.note) == ("failed", "No room.")
+
+    @pytest.mark.parametrize("status", [130, KeyboardInterrupt()])
+    def test_interrupted_is_not_ended(self, status: int | KeyboardInterrupt):
+        def interrupted(_: Settings) -> int:
+            if isinstance(status, int):
+                return status
+            raise status
+
+        one = job()
+        begun(one)
+        finish(one)
+        try:
+            assert do(one, interrupted) == status
+        except KeyboardInterrupt:
+            assert not isinstance(status, int)
+        assert condition(one).state == "unfinished"
+
+    def test_settings_that_have_changed_since_it_finished_are_named(self):
+        one = job()
+        one.folder.mkdir(parents=True)
+        finish(one)
+        found = condition(job("name = 'a'\ntrial_index = 'knee'\nn_trials = 3"))
+        assert found.state == "changed"
+        assert "n_trials, trial_index" in found.note
+        assert condition(job("name = 'a'")).state == "finished"
+
+    def test_a_failed_job_whose_settings_have_changed_is_tried_again(self):
+        one = job()
+        one.folder.mkdir(parents=True)
+        with pytest.raises(ZeroDivisionError):
+            do(one, lambda _: 1 // 0)
+        assert condition(one).state == "failed"
+        assert "ZeroDivisionError" in condition(one).note
+        assert condition(job("name = 'a'\nn_trials = 3")).state == "unfinished"
+
+    def test_the_run_is_that_of_the_settings(self):
+        one = job()
+        folder = begun(one)
+        assert run_of(one) == folder.path
+        assert run_of(job("name = 'a'\nn_trials = 3")) == folder.path
+        assert run_of(job("name = 'a'\nmax_response_length = 3")) is None
+        assert run_of(job("name = 'a'", defaults="[defaults]\nmodel = 'org/m'")) == folder.path
+        other = job("name = 'a'", defaults="[defaults]\nmodel = 'org/m'\nseed = 8")
+        assert run_of(other) is None
+
+    def test_an_ending_that_says_nothing_is_an_error(self):
+        one = job()
+        one.folder.mkdir(parents=True)
+        for content in ("{", "[]", '{"state": "odd"}', '{"state": "finished"}'):
+            (one.folder / ENDING).write_text(content)
+            with pytest.raises(RunError, match="does not say how the job ended"):
+                condition(one)
+
+    def test_an_ending_holds_no_secrets(self):
+        one = job(
+            'name = "a"\nscorers = [{ plugin = "llm_judge", name = "judge" }]\n'
+            '[job.scorer.judge]\nendpoint = "http://127.0.0.1:1"\nmodel = "m"\n'
+            'extra_body = { api_key = "hush-hush-hush" }'
+        )
+        one.folder.mkdir(parents=True)
+
+        def fails(_: Settings) -> int:
+            raise ExportError("The key hush-hush-hush was refused.")
+
+        with pytest.raises(ExportError):
+            do(one, fails)
+        text = (one.folder / ENDING).read_text()
+        assert "hush-hush-hush" not in text
+        assert json.loads(text)["state"] == "failed"
+        assert condition(one).state == "failed"
+
+
+def test_the_command_has_no_other_name_for_a_job():
+    """The batch calls itself by these options."""
+    names = {name for parameter in command.params for name in parameter.opts}
+    assert {"--job", "--check", "--retry"} <= names

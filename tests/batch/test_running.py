@@ -1,0 +1,90 @@
+"""Shares of the machine, and jobs whose process another batch has started."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from tests.support.batch_case import load, write
+
+from heretic.batch import running
+from heretic.batch.job import Job, condition, do
+from heretic.batch.running import places, run_jobs
+from heretic.config.settings import Settings
+from heretic.errors import SettingsError
+
+
+class TestShares:
+    def test_one_job_has_the_whole_machine(self):
+        assert places(1) == [{}]
+
+    @pytest.mark.parametrize("variable", ["CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"])
+    def test_gpus_are_shared_out(self, variable: str, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv(variable, "3,GPU-5f, 7,0,1")
+        assert places(2) == [{variable: "3,GPU-5f"}, {variable: "7,0,1"}]
+        assert [place[variable] for place in places(5)] == ["3", "GPU-5f", "7", "0", "1"]
+
+    def test_no_gpu_is_given_to_two_jobs(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+        with pytest.raises(SettingsError, match="there are 2 GPUs") as caught:
+            places(3)
+        assert "--at-once 2" in str(caught.value)
+
+    @pytest.mark.parametrize("hidden", ["", "-1", "-1,0,1"])
+    def test_without_gpus_cores_are_shared_out(self, hidden: str, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        monkeypatch.setattr(running, "usable_cores", lambda: 9)
+        assert places(2) == [{"OMP_NUM_THREADS": "4"}] * 2
+        assert places(20)[0] == {"OMP_NUM_THREADS": "1"}
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        assert places(2) == [{}, {}]
+
+
+class Watching:
+    """Keeps what it is told."""
+
+    def __init__(self, release: threading.Event) -> None:
+        self.told: list[tuple[str, str]] = []
+        self._release = release
+
+    def started(self, job: Job) -> None:
+        self.told.append(("started", job.name))
+
+    def found_running(self, job: Job) -> None:
+        self.told.append(("found", job.name))
+
+    def ended(self, job: Job, status: int) -> None:
+        self.told.append(("ended", job.name))
+
+    def at_work(self, jobs: Sequence[Job]) -> None:
+        self._release.set()
+
+    def stopping(self, jobs: Sequence[Job]) -> None:
+        self.told.append(("stopping", ""))
+
+
+def test_a_job_that_a_killed_batch_left_at_work_is_awaited_and_not_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    file = write(Path("night.toml"), 'name = "a"', defaults="[defaults]\nmodel = 'org/m'\n")
+    (job,) = load(file)
+    job.folder.mkdir(parents=True)
+    begun, release = threading.Event(), threading.Event()
+
+    def search(_: Settings) -> int:
+        begun.set()
+        assert release.wait(60)
+        return 0
+
+    thread = threading.Thread(target=do, args=(job, search))
+    thread.start()
+    assert begun.wait(60)
+    watching = Watching(release)
+    assert run_jobs(file, [job], [{}], watching) == {"a": 0}
+    thread.join()
+    assert watching.told == [("found", "a"), ("ended", "a")]
+    assert condition(job).state == "finished"
