@@ -83,13 +83,13 @@ class TestProposals:
         import optuna
 
         made = []
-        original = optuna.samplers.TPESampler
+        original = optuna.samplers.TPESampler.__init__
 
-        def spy(**options):
+        def spy(self, **options):
             made.append(options)
-            return original(**options)
+            original(self, **options)
 
-        monkeypatch.setattr(optuna.samplers, "TPESampler", spy)
+        monkeypatch.setattr(optuna.samplers.TPESampler, "__init__", spy)
         make_study(tmp_path / "run", n_startup_trials=60).run(evaluate, 2)
         used = [options for options in made if options]  # Optuna makes one to begin with
         assert [options.pop("seed") for options in used] == [sampler_seed(7, 0), sampler_seed(7, 1)]
