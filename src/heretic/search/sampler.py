@@ -86,6 +86,30 @@ class _Backend(BaseJournalBackend):
         self._unseen += json.loads(json.dumps(logs))
 
 
+def trials_in(
+    journal: Journal,
+) -> tuple[list[Literal["minimize", "maximize"]], list[optuna.trial.FrozenTrial]]:
+    """Directions and trials of the study in a journal, by number; also of those that are open.
+
+    Raises:
+        RunError: The journal is damaged.
+    """
+    try:
+        with quiet():
+            storage = optuna.storages.JournalStorage(_Backend(journal))
+            study = storage.get_study_id_from_name(STUDY_NAME)
+            return [
+                "maximize" if one == StudyDirection.MAXIMIZE else "minimize"
+                for one in storage.get_study_directions(study)
+            ], storage.get_all_trials(study, deepcopy=False)
+    except KeyError:  # no study was begun
+        return [], []
+    except HereticError:
+        raise
+    except Exception as error:  # lines of earlier releases have no check values
+        raise _damaged(journal.path, error) from error
+
+
 def _damaged(journal: Path, error: Exception) -> RunError:
     return RunError(
         f"The journal {journal} is damaged: Optuna cannot read it "
@@ -189,7 +213,12 @@ class OptunaStudy:
         Raises:
             RunError: What the journal holds about earlier trials is damaged.
         """
-        seed = sampler_seed(self._seed, ordinal, salt)
+        plan, trial = self._proposed(sampler_seed(self._seed, ordinal, salt))
+        kept = {ORDINAL_KEY: ordinal} if keep else {}
+        return self._added(plan, trial.params, trial.distributions, kept), plan
+
+    def _proposed(self, seed: int) -> tuple[Plan, optuna.trial.Trial]:
+        """The sampler's plan, and the trial of a study in memory that it was made for."""
         with quiet():
             # The sampler works on a copy, which has few trials however long the search is.
             directions = (
@@ -201,9 +230,7 @@ class OptunaStudy:
             except Exception as error:  # lines of earlier releases have no check values
                 raise _damaged(self._path, error) from error
             trial = study.ask()
-            plan = self._space.suggest(trial)
-        kept = {ORDINAL_KEY: ordinal} if keep else {}
-        return self._added(plan, trial.params, trial.distributions, kept), plan
+            return self._space.suggest(trial), trial
 
     def _learned_from(self, seed: int) -> list[optuna.trial.FrozenTrial]:
         """The trials that the sampler learns from, in their order: the complete and the running."""
@@ -308,6 +335,34 @@ class OptunaStudy:
                 )
             else:  # killed before it had a plan
                 self._fail(frozen.number)
+
+    # --- what only a study that others search on too has (`heretic.search.shared`) -----------
+
+    def news(self) -> list[Trial]:
+        """Trials that have ended elsewhere since this was last asked; the journal holds them."""
+        return []
+
+    def elsewhere(self) -> Mapping[int, Plan]:
+        """Plans that others evaluate now, by the trial's number."""
+        return {}
+
+    def reserve(self) -> int:
+        """Take the number of the next trial, for which all plans before it are known."""
+        raise NotImplementedError
+
+    def assign(self, number: int, plan: Plan | None) -> Plan:
+        """Give a reserved trial its plan; None for the sampler's."""
+        raise NotImplementedError
+
+    def give_up(self, number: int) -> None:
+        """Let a reserved trial go without a plan."""
+        raise NotImplementedError
+
+    def pause(self) -> None:
+        """Wait a moment for the others."""
+
+    def hurry(self) -> None:
+        """From now on, do not wait long for a storage that does not answer."""
 
     def _close(self, trial: Trial) -> None:
         values = [score.value for score in trial.scores if score.optimization != "none"]
