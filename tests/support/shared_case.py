@@ -39,10 +39,14 @@ def hastened(patience: float = 20.0) -> Iterator[None]:
 
 @contextmanager
 def shared(
-    url: str, folder: Path, reporter: Reporter | None = None, **options: Any
+    url: str,
+    folder: Path,
+    reporter: Reporter | None = None,
+    name: str = NAME,
+    **options: Any,
 ) -> Iterator[tuple[Study, Remote]]:
     """A study in a run folder that follows a storage."""
-    with connected(url, NAME, reporter or Silent()) as remote:
+    with connected(url, name, reporter or Silent()) as remote:
         study = make_study(RunFolder(folder), **options)
         study.remote = remote
         yield study, remote
