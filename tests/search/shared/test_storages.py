@@ -42,7 +42,7 @@ def test_addresses_name_a_kind_and_its_driver(text: str, kind: str, url: str):
     "text", ["", "study.db", "oracle://h/d", "sqlite://", "sqlite:///:memory:", "grpc://h/d"]
 )
 def test_other_addresses_are_refused(text: str):
-    with pytest.raises(SettingsError, match="^storage (is not|names)"):
+    with pytest.raises(SettingsError, match=r"^storage (is not|names)"):
         storage_address(text)
 
 

@@ -165,8 +165,10 @@ def _opened(address: StorageAddress) -> BaseStorage:
         try:
             return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine))
         except _database_errors() as error:
-            # Another process makes the tables at the same moment.
-            if "exist" not in str(error) or attempt == _OPENINGS - 1:
+            # Another process may make the tables at the same moment; of SQLite's errors only the
+            # words tell that.
+            is_race = not is_absence(error) or "already exists" in str(error)
+            if not is_race or attempt == _OPENINGS - 1:
                 raise
             time.sleep(_PAUSE * random.random())  # noqa: S311
     raise AssertionError
