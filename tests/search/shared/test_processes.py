@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.support import worker_case
 from tests.support.postgres import Postgres, binaries, postgres
 from tests.support.ray_case import trials_in
 from tests.support.search_case import Recorder, evaluate, make_study
 from tests.support.shared_case import hastened, shared
 
 from heretic.errors import StudyError
+from heretic.main import main
 from heretic.runs.folder import RunFolder
 
 if binaries() is None:
@@ -110,3 +112,20 @@ def test_a_storage_that_stays_away_ends_the_search_and_keeps_all(server: Postgre
         assert [one.state.name for one in remote.trials()] == ["COMPLETE"] * 4
     assert found[:3] == kept
     assert make_study(tmp_path).run(evaluate, 5)[:4] == found
+
+
+def test_a_command_tells_its_password_nowhere(server: Postgres, tmp_path: Path, capfd, monkeypatch):
+    place = worker_case.make_place(tmp_path)
+    monkeypatch.setenv("HERETIC_STORAGE", server.url)
+    with hastened():
+        assert worker_case.searched_by_command(place, n_trials=1) == 0
+    (folder,) = (place / worker_case.RUNS).iterdir()
+    save = ["--trial-index", "0", "--model-action", "save", "--export-strategy", "adapter"]
+    assert main(["export", str(folder), *save, "--save-directory", str(place / "saved")]) == 0
+    monkeypatch.setenv("HERETIC_STORAGE", server.url.replace(f":{server.port}", ":1"))
+    assert worker_case.searched_by_command(place, n_trials=2) == 2
+    said = "".join(capfd.readouterr())
+    assert "***@127.0.0.1:1/postgres does not answer" in said
+    texts = {str(path): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    found = [name for name, text in {**texts, "said": said.encode()}.items() if b"canary" in text]
+    assert found == []
