@@ -15,7 +15,6 @@ from heretic.system.display import safe_line
 
 if TYPE_CHECKING:
     from ray import ObjectRef
-    from ray.actor import ActorHandle
 
 _WORDS = 200
 _CALLS = "calls"
@@ -74,10 +73,11 @@ class _Member:
     """A worker's actor, and what it was asked last.
 
     Attributes:
+        actor: A handle, as Ray gives it.
         stage: `prove`, `open`, or `score`.
     """
 
-    actor: ActorHandle[Any]
+    actor: Any
     stage: str
     asked: ObjectRef[Any] | None
     node: str = ""
@@ -101,13 +101,15 @@ class RayCrew:
         self._share = share
         self._members: dict[int, _Member] = {}
         # An actor that has ended is started again by the pool, which knows what it worked on.
-        self._kind = ray.remote(
-            num_cpus=share.cpus,
-            num_gpus=share.gpus,
-            max_restarts=0,
-            max_task_retries=0,
-            concurrency_groups={_CALLS: 1},
-        )(Actor)
+        # Ray's own types know neither groups of calls nor an actor's methods.
+        options: dict[str, Any] = {
+            "num_cpus": share.cpus,
+            "num_gpus": share.gpus,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "concurrency_groups": {_CALLS: 1},
+        }
+        self._kind: Any = ray.remote(**options)(Actor)
 
     def start(self, worker: int) -> None:
         """Start an actor, and let it prove what its node has."""

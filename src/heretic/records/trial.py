@@ -207,6 +207,22 @@ def front(trials: Iterable[Trial]) -> list[Trial]:
     return [by_objectives[values] for values in undominated(by_objectives)]
 
 
+def front_with(known: list[Trial], trial: Trial) -> list[Trial]:
+    """The front after one more trial; the same list where the trial changes nothing.
+
+    Args:
+        known: What `front` has returned.
+    """
+    if trial.state != "complete" or trial.pruned:
+        return known
+    values = trial.objectives()
+    for one in known:
+        found = one.objectives()
+        if dominates(found, values) or (found == values and one.number < trial.number):
+            return known
+    return front([*known, trial])
+
+
 def undominated(points: Iterable[tuple[float, ...]]) -> list[tuple[float, ...]]:
     """The points that no other dominates, sorted, without repetitions (all minimised)."""
     kept: list[tuple[float, ...]] = []

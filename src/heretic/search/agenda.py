@@ -12,6 +12,21 @@ from heretic.runs.journal import INTERRUPTED
 MAX_INTERRUPTIONS = 3
 """A start plan that was interrupted this often is skipped: it may be what kills the process."""
 
+PLACES_PER_PROPOSAL = 16
+"""Places in an asynchronous search for each plan of those that are proposed together."""
+
+
+def proposed_together(places: int) -> int:
+    """How many plans an asynchronous search proposes at a time.
+
+    A proposal then misses at most a sixteenth more results than it misses in any case: those of the
+    plans that are being evaluated.
+
+    Args:
+        places: How many plans are evaluated at a time.
+    """
+    return max(1, places // PLACES_PER_PROPOSAL)
+
 
 def waiting_start_plans(
     start_plans: Sequence[Plan], trials: Sequence[Trial], pending: Collection[Plan], in_pool: bool

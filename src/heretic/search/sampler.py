@@ -27,16 +27,19 @@ from heretic.runs.journal import (
     trial_from_record,
     trial_to_record,
 )
+from heretic.search.batch_tpe import BatchTPE
 from heretic.search.space import Space
 
 STUDY_NAME = "heretic"
 PLAN_KEY = "heretic_plan"
 ORDINAL_KEY = "heretic_ordinal"
-N_CANDIDATES = 128
 
 MOST_LEARNED_FROM = 200
 """Complete trials that a proposal is computed from at most, so that its time is bounded. Searches
 of the default length stay below it."""
+
+MOST_RUNNING = 64
+"""Running trials that a proposal keeps away from at most: the latest."""
 
 SamplerKind = Literal["tpe", "gp"]
 
@@ -170,6 +173,7 @@ class OptunaStudy:
         self._space = space
         self._seed = seed
         self._n_startup_trials = n_startup_trials
+        self._stock: list[optuna.trial.BaseTrial] = []
         directions = [choice for choice in objectives if choice != "none"]
         try:
             with quiet():
@@ -201,7 +205,9 @@ class OptunaStudy:
         trials = self._study.get_trials(deepcopy=False)
         return {t.number: t.user_attrs[ORDINAL_KEY] for t in trials if ORDINAL_KEY in t.user_attrs}
 
-    def propose(self, ordinal: int, salt: int = 0, *, keep: bool = False) -> tuple[int, Plan]:
+    def propose(
+        self, ordinal: int, salt: int = 0, *, keep: bool = False, stock: int = 1
+    ) -> tuple[int, Plan]:
         """A new trial's number and the plan the sampler proposes for it.
 
         Args:
@@ -209,34 +215,48 @@ class OptunaStudy:
                 without interrupted trials, or the trial's own number.
             salt: Another number gives another plan at the same ordinal.
             keep: Write the ordinal to the journal: needed where trials end in another order.
+            stock: How many plans to propose together, if the sampler can; those after the first
+                are what the next calls return. They know nothing of trials that end in between.
 
         Raises:
             RunError: What the journal holds about earlier trials is damaged.
         """
-        plan, trial = self._proposed(sampler_seed(self._seed, ordinal, salt))
+        if not self._stock:
+            self._stock = self._drawn(sampler_seed(self._seed, ordinal, salt), stock)
+        trial = self._stock.pop(0)
+        plan = self._space.suggest(trial)
         kept = {ORDINAL_KEY: ordinal} if keep else {}
         return self._added(plan, trial.params, trial.distributions, kept), plan
 
-    def _proposed(self, seed: int) -> tuple[Plan, optuna.trial.Trial]:
-        """The sampler's plan, and the trial of a study in memory that it was made for."""
+    def _drawn(self, seed: int, count: int) -> list[optuna.trial.BaseTrial]:
+        """Trials with their parameters: one, or as many as asked for if the sampler can."""
+        sampler = self._made(seed, count)
         with quiet():
             # The sampler works on a copy, which has few trials however long the search is.
             directions = (
                 self._study.directions if self._aim is None else self._study.directions[1:2]
             )
-            study = optuna.create_study(directions=directions, sampler=self._made(seed))
+            study = optuna.create_study(directions=directions, sampler=sampler)
             try:
                 study.add_trials(self._learned_from(seed))
             except Exception as error:  # lines of earlier releases have no check values
                 raise _damaged(self._path, error) from error
             trial = study.ask()
-            return self._space.suggest(trial), trial
+            self._space.suggest(trial)
+        others = sampler.others(trial.distributions) if isinstance(sampler, BatchTPE) else []
+        return [optuna.trial.FixedTrial(params) for params in (trial.params, *others)]
 
     def _learned_from(self, seed: int) -> list[optuna.trial.FrozenTrial]:
         """The trials that the sampler learns from, in their order: the complete and the running."""
         states = (TrialState.COMPLETE, TrialState.RUNNING)
         trials = self._study.get_trials(deepcopy=False, states=states)
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        if len(complete) < self._n_startup_trials:
+            return []  # it draws at random
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        if len(running) > MOST_RUNNING:
+            begun = running[-MOST_RUNNING].number
+            trials = [t for t in trials if t.state == TrialState.COMPLETE or t.number >= begun]
         most = max(MOST_LEARNED_FROM, self._n_startup_trials)
         if len(complete) > most:
             kept = self._informative(complete, most, np.random.default_rng(seed))
@@ -262,18 +282,10 @@ class OptunaStudy:
         others = sorted({trial.number for trial in complete} - set(best))
         return {*best, *rng.choice(others, most - len(best), replace=False).tolist()}
 
-    def _made(self, seed: int) -> optuna.samplers.BaseSampler:
+    def _made(self, seed: int, proposals: int) -> optuna.samplers.BaseSampler:
         if self._sampler == "gp":
             return optuna.samplers.GPSampler(n_startup_trials=self._n_startup_trials, seed=seed)
-        return optuna.samplers.TPESampler(
-            n_startup_trials=self._n_startup_trials,
-            n_ei_candidates=N_CANDIDATES,
-            multivariate=True,
-            # Trials of a batch count as bad ones until they have scores, so that the next proposal
-            # goes elsewhere. With one plan at a time there are no such trials.
-            constant_liar=True,
-            seed=seed,
-        )
+        return BatchTPE(self._n_startup_trials, seed, proposals)
 
     def params_of(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
         """The parameters of these trials; empty for plans from outside the space.

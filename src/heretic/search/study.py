@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Sequence
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from heretic.errors import StudyError
 from heretic.events import Reporter, Silent
 from heretic.records.plan import Plan
-from heretic.records.trial import Optimization, Score, Trial
+from heretic.records.trial import Optimization, Score, Trial, front_with
 from heretic.records.trial import front as front_of
 from heretic.records.volume import is_stagnant
 from heretic.runs.folder import RunFolder
 from heretic.runs.journal import Journal
-from heretic.search.agenda import interruptions, next_seed, waiting_start_plans
+from heretic.search import agenda
 from heretic.search.bounds import bound_warnings
 from heretic.search.limits import BetweenBatches, TimeLimit
 from heretic.search.pace import Pace
@@ -203,6 +204,7 @@ class _Search:
         self._failures = 0
         self.trials: list[Trial] = []
         self.front: list[Trial] = []
+        self.completed = 0
         self._all_started = False  # whether no start plan is left
         self._open()
         if start_plans_only:
@@ -221,6 +223,7 @@ class _Search:
         self._sampler.settle()
         self.trials = folder.read_trials()
         self.front = front_of(self.trials)
+        self.completed = _completed(self.trials)
         self._all_started = False
         self._pending = {}
         folder.write_front(self.front)
@@ -235,10 +238,6 @@ class _Search:
         from heretic.search.sampler import OptunaStudy
 
         return OptunaStudy(journal, *args, study.aim)
-
-    @property
-    def completed(self) -> int:
-        return _completed(self.trials)
 
     def loop(self) -> None:
         """Run trials until there are enough, time is over, or the front has stopped growing.
@@ -350,8 +349,11 @@ class _Search:
     def _take_in(self, trial: Trial) -> None:
         """Count and show a trial that the journal holds."""
         insort(self.trials, trial, key=lambda one: one.number)
-        self.front = front_of([*self.front, trial])
-        self._study.folder.write_front(self.front)
+        front = front_with(self.front, trial)
+        if front is not self.front:
+            self.front = front
+            self._study.folder.write_front(front)
+        self.completed += trial.state == "complete"
         pool = None if callable(self._evaluate) else self._evaluate
         # A trial's seconds are its share of those in which a worker had several.
         here = 1 if pool is None else max(1, pool.places // pool.at_once)
@@ -379,7 +381,9 @@ class _Search:
         if self._all_started:
             return []
         pending = [*self._pending.values(), *self._sampler.elsewhere().values()]
-        waiting = waiting_start_plans(self._study.start_plans, self.trials, pending, self._in_pool)
+        waiting = agenda.waiting_start_plans(
+            self._study.start_plans, self.trials, pending, self._in_pool
+        )
         self._all_started = not waiting and not self._sampler.elsewhere()
         return waiting
 
@@ -390,16 +394,18 @@ class _Search:
         waiting = self._waiting_start_plans()
         if waiting:
             # After an interruption plans run alone, which shows which of them kills the process.
-            cut_short = interruptions(self.trials)
+            cut_short = agenda.interruptions(self.trials)
             if not self._in_pool and any(cut_short[plan] for plan in waiting):
                 count = 1
             return [(self._sampler.adopt(plan), plan) for plan in waiting[:count]]
+        stock = 1
         if callable(self._evaluate) or self._evaluate.in_batches:
-            first, salt = next_seed(self.trials, self._sampler.ordinals())
+            first, salt = agenda.next_seed(self.trials, self._sampler.ordinals())
         else:  # counts of ended trials repeat themselves while others are pending
             first, salt = self._sampler.next_number, 0
-        keep = self._in_pool
-        return [self._sampler.propose(first + i, salt, keep=keep) for i in range(count)]
+            stock = agenda.proposed_together(self._evaluate.places)
+        propose = partial(self._sampler.propose, salt=salt, keep=self._in_pool, stock=stock)
+        return [propose(first + i) for i in range(count)]
 
     def _next_of_all(self, count: int) -> list[tuple[int, Plan]]:
         """As `_next`, one by one: for each it is known what all processes have begun before it."""

@@ -149,7 +149,8 @@ class SharedStudy(OptunaStudy):
     def assign(self, number: int, plan: Plan | None) -> Plan:
         """Give a reserved trial its plan, in the storage and in the journal."""
         if plan is None:
-            plan, trial = self._proposed(sampler_seed(self._seed, number))
+            (trial,) = self._drawn(sampler_seed(self._seed, number), 1)
+            plan = self._space.suggest(trial)
             params, distributions = trial.params, trial.distributions
         else:
             params = self._space.plan_to_params(plan) or {}
