@@ -73,7 +73,7 @@ def begun_elsewhere(
     if settings.storage is None or folder.read_manifest() is not None:
         yield
         return
-    from heretic.search.shared.beginning import await_or_claim, give_up
+    from heretic.search.shared.beginning import await_or_claim, let_go
     from heretic.search.shared.remote import connected
 
     with connected(settings.storage, folder.digest, reporter) as remote:
@@ -91,8 +91,7 @@ def begun_elsewhere(
             yield
             _publish(remote, found, folder, detector)
         except BaseException:
-            remote.hurry()
-            give_up(remote, found)
+            let_go(remote, found)
             raise
 
 
@@ -108,7 +107,7 @@ def shared_study(session: Session) -> Iterator[None]:
     if settings.storage is None:
         yield
         return
-    from heretic.search.shared.beginning import await_or_claim, give_up, push_trials
+    from heretic.search.shared.beginning import await_or_claim, let_go, push_trials
     from heretic.search.shared.remote import connected
 
     with connected(settings.storage, folder.digest, session.reporter) as remote:
@@ -123,8 +122,7 @@ def shared_study(session: Session) -> Iterator[None]:
                 told = push_trials(remote, folder)
                 _publish(remote, found, folder, detector)
             except BaseException:
-                remote.hurry()
-                give_up(remote, found)
+                let_go(remote, found)
                 raise
             if told:
                 session.reporter.emit(Notice(f"The storage now holds the run's {told} trials."))
@@ -198,7 +196,7 @@ def _check_proof(begun: Begun, detector: int | None) -> None:
     Raises:
         StudyError: They differ.
     """
-    wanted = {str(key): str(value) for key, value in dict(begun.found["proof"]).items()}
+    wanted = {key: str(value) for key, value in _table(begun, "proof").items()}
     told = differences(wanted, _proof(detector))
     if told:
         raise StudyError(
@@ -271,15 +269,15 @@ def _fill(
             seed=seed,
             fingerprint=code,
             settings=settings.recorded(),
-            found={**_found(begun), "device": str(accelerator())},
+            found={**_table(begun, "run"), "device": str(accelerator())},
             versions=versions(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
     )
 
 
-def _found(begun: Begun) -> Mapping[str, Any]:
+def _table(begun: Begun, name: str) -> Mapping[str, Any]:
     try:
-        return parse.table(begun.found.get("run"), "run")
+        return parse.table(begun.found.get(name), name)
     except ValueError as error:
         raise StudyError(f"What the run begins with is malformed: {error}.") from error
