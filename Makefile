@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INPUTS := pyproject.toml constraints.txt constraints-torch.txt
-EXTRAS := dev,research,fidelity,benchmarks,compressed,docs,gguf,report,track,ui,ray
+EXTRAS := dev,research,fidelity,benchmarks,compressed,docs,gguf,report,track,ui,ray,storage
 # A PyTorch that is installed is kept, whatever its build; the tested one is for where none is.
 PINS = -c constraints.txt $$($(BIN)/python -c 'import importlib.util as u; \
   print("" if u.find_spec("torch") else "-c constraints-torch.txt")')

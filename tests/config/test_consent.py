@@ -39,6 +39,7 @@ GIVEN: dict[str, tuple[str, str]] = {
     "an endpoint": (JUDGE + 'endpoint = "http://127.0.0.1:1/v1"\n', "scorer.judged.endpoint"),
     "a key variable": (JUDGE + 'api_key_env = "HF_TOKEN"\n', "scorer.judged.api_key_env"),
     "a cluster": ('workers = 2\nray_address = "auto"\n', "ray_address"),
+    "a storage": ('storage = "postgresql://host/study"\n', "storage"),
     "a cluster that is open": ("allow_unauthenticated = true\n", "allow_unauthenticated"),
 }
 """What may not be given by a file that was found: TOML, and the setting that the error names."""
@@ -158,6 +159,14 @@ def test_every_consent_is_off_unless_given_and_changes_no_score():
     for setting in consents:
         assert not setting.default, setting.name
         assert not setting.scores, setting.name
+
+
+def test_what_is_refused_does_not_tell_the_password():
+    Path("config.toml").write_text('storage = "mysql://me:canary-7f3a9c@host/study"\n')
+    with pytest.raises(SettingsError, match="storage in config") as caught:
+        Settings(model="m")
+    assert "canary" not in str(caught.value)
+    assert "canary" not in repr(Settings(model="m", storage="mysql://me:canary-7f3a9c@host/study"))
 
 
 def test_listing_runs_needs_no_consent(capsys: pytest.CaptureFixture[str]):

@@ -13,7 +13,7 @@ from tests.support.worker_clock import ClockCrew
 from heretic.cluster.pool import WorkerPool
 from heretic.events import SearchFinished, TrialFinished
 from heretic.records import Plan, Trial
-from heretic.search import limits
+from heretic.search import limits, pace
 from heretic.search import study as study_module
 from heretic.search.limits import TimeLimit
 
@@ -146,7 +146,7 @@ class TestTime:
     def crew(self, monkeypatch: pytest.MonkeyPatch) -> ClockCrew:
         """A crew by whose clock the search goes."""
         crew = ClockCrew(lambda *_: 10.0)
-        for module in (study_module, limits):
+        for module in (study_module, limits, pace):
             monkeypatch.setattr(module, "perf_counter", crew.now)
         monkeypatch.setattr(crew, "_trial", lambda _, number, plan: timed(number, plan))
         return crew

@@ -11,7 +11,7 @@ from tests.support.search_case import OUTSIDE, Recorder, evaluate, make_study
 from heretic.errors import StudyError
 from heretic.events import SearchFinished, TrialFinished
 from heretic.records import Plan, Score
-from heretic.search import limits, trying
+from heretic.search import limits, pace, trying
 from heretic.search import study as study_module
 from heretic.search.limits import TimeLimit
 from heretic.search.study import MAX_FAILURES
@@ -42,7 +42,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    for module in (study_module, trying, limits):
+    for module in (study_module, trying, limits, pace):
         monkeypatch.setattr(module, "perf_counter", made)
     return made
 

@@ -17,7 +17,7 @@ from heretic.config.fields.all import SettingsFields
 from heretic.config.schema import SettingsLayer, option_name, settings_of
 from heretic.config.tables import SENDING_OPTIONS, ScorerSpecification, is_own_plugin
 from heretic.errors import SettingsError
-from heretic.system.secrets import masked_options
+from heretic.system.secrets import masked, masked_options
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def _consents(settings: SettingsFields) -> Iterator[_Consent]:
     for setting in settings_of():
         value = getattr(settings, setting.name)
         if setting.consent and value != setting.default:
-            given = "" if setting.kind == "switch" else f" {shlex.quote(str(value))}"
+            given = "" if setting.kind == "switch" else f" {shlex.quote(masked(str(value)))}"
             yield _Consent(setting.path, f"{setting.option}{given}")
     if not all(is_own_plugin(scorer.plugin) for scorer in settings.scorers):
         yield _Consent(("scorers",), " ".join(map(_as_option, settings.scorers)))

@@ -33,7 +33,12 @@ from heretic.config.sources import ARGUMENTS, merged_layers, read_arguments, rea
 from heretic.errors import SettingsError
 from heretic.system.adapters import model_identity
 from heretic.system.hub import plugin_identity
-from heretic.system.secrets import masked_options, register_options
+from heretic.system.secrets import (
+    masked_address,
+    masked_options,
+    register_address,
+    register_options,
+)
 
 
 def warn(remark: str) -> None:
@@ -71,7 +76,10 @@ class Settings(SettingsFields):
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """What `repr` shows: everything but secrets."""
         for name, value in super().__repr_args__():
-            yield name, _without_secrets(value) if name == "scorer" else value
+            if name == "storage" and value is not None:
+                yield name, masked_address(value)
+            else:
+                yield name, _without_secrets(value) if name == "scorer" else value
 
     @classmethod
     def from_layers(cls, layers: Sequence[SettingsLayer]) -> Self:
@@ -98,6 +106,8 @@ class Settings(SettingsFields):
             raise SettingsError(_explain(first, layers), remedy=_REMEDY) from error
         for options in self.scorer.values():
             register_options(options)
+        for address in filter(None, (self.storage, self.track_address)):
+            register_address(address)
 
     @classmethod
     def restore(cls, data: Mapping[str, Any]) -> Self:

@@ -25,6 +25,7 @@ from heretic.pipeline.nearest import nearest_run
 from heretic.pipeline.prompts import load_prompts
 from heretic.pipeline.recorded import check_prompts_are_here, run_settings
 from heretic.pipeline.run import Session, open_folder, prepare, start_plans_of
+from heretic.pipeline.sharing import check_storage
 from heretic.pipeline.workers import check_workers
 from heretic.pipeline.worthwhile import Agree
 from heretic.prompts import PromptSets
@@ -69,11 +70,12 @@ def held_run(
         may_begin: Whether a new run may begin; if not, one of exactly these settings must exist.
 
     Raises:
-        HereticError: As `check_workers` and `check_before_work`; or a tracker is not installed, no
-            run folder can be written, the prompts cannot be read, the run is in use, or there is no
-            run and none may begin.
+        HereticError: As `check_workers`, `check_storage` and `check_before_work`; or a tracker is
+            not installed, no run folder can be written, the prompts cannot be read, the run is in
+            use, or there is no run and none may begin.
     """
     check_workers(settings)
+    check_storage(settings)
     check_tracker(settings)
     scorers = check_before_work(settings)
     check_writable(settings.study_checkpoint_dir)

@@ -32,6 +32,7 @@ from heretic.pipeline.detector import check_detector, tell_of_detector
 from heretic.pipeline.front import front_warnings
 from heretic.pipeline.identity import baseline_key, fingerprint, used_prompts
 from heretic.pipeline.known import model_of_run
+from heretic.pipeline.sharing import begun_elsewhere, shared_study
 from heretic.pipeline.shown import keep_proposed
 from heretic.pipeline.stages import scores_line
 from heretic.pipeline.workers import workers_of
@@ -99,10 +100,12 @@ def open_folder(settings: Settings, prompts: PromptSets) -> tuple[RunFolder, int
     """Open the run folder of these settings, or create it; returns it with the run's seed.
 
     If the settings have no seed, the latest run with the same fingerprint is opened, with its seed.
-    If there is no such run, a seed is drawn.
+    If there is no such run, a seed is drawn. With a storage, the seed follows from the fingerprint.
     """
     code = fingerprint(settings, prompts)
     seed = settings.seed
+    if seed is None and settings.storage is not None:
+        seed = int(digest(code)[:7], 16)  # all processes find the same run
     if seed is None:
         found = find_run(settings.study_checkpoint_dir, code)
         seed = found.seed if found is not None else secrets.randbelow(2**31)
@@ -136,14 +139,33 @@ def prepare(
         SettingsError: `max_refusals` does not fit the scorers.
         ModelError: The model cannot be loaded, or edited as the settings say.
         StudyError: The prompt sets have the same residuals, the gradient search finds no gradient,
-            or the behaviour hardly shows and the user does not agree to search for it.
+            the behaviour hardly shows and the user does not agree to search for it, or the storage
+            does not answer or holds what does not fit.
     """
     started = perf_counter() if started is None else started
-    known = folder.read_manifest()
     # Read before the model loads, so that a mistake is reported early.
     start_plans, fits = start_plans_of(settings)
     if scorers is None:
         scorers = check_scorers(load_scorers(settings), settings.max_refusals)
+    with begun_elsewhere(settings, prompts, folder, seed, detector_version(scorers), reporter):
+        return _prepared(
+            settings, prompts, folder, seed, reporter, scorers, agree, started, start_plans, fits
+        )
+
+
+def _prepared(
+    settings: Settings,
+    prompts: PromptSets,
+    folder: RunFolder,
+    seed: int,
+    reporter: Reporter,
+    scorers: Sequence[Scorer],
+    agree: Agree | None,
+    started: float,
+    start_plans: Sequence[Plan],
+    fits: Sequence[Fit],
+) -> Session:
+    known = folder.read_manifest()
     model, directions = model_of_run(settings, prompts, folder, known, reporter)
     model.add_fits(fits)
     evaluator = LibraryEvaluator(
@@ -317,7 +339,8 @@ def search(
         KeyboardInterrupt: The user stopped the search; its trials are in `session.study`.
         RunError: The run was judged by another version of the refusal detector.
         SettingsError: A tracker is set that is not installed.
-        StudyError: Ten trials in a row failed, or no worker is left.
+        StudyError: Ten trials in a row failed, no worker is left, or the storage does not answer or
+            holds what does not fit.
         HereticError: The workers cannot be started.
     """
     check_detector(session.manifest, session.evaluator.scorers, session.folder.path)
@@ -334,6 +357,7 @@ def search(
     with (
         tracking(settings, folder.tracking_id, settings.to_dict(), session.reporter) as reporter,
         workers_of(session) if settings.workers else nullcontext(evaluate) as scoring,
+        shared_study(session),
     ):
         session.study.run(
             scoring,

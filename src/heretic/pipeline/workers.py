@@ -203,7 +203,7 @@ def replica_data(session: Session) -> ReplicaData:
     """What replicas of a session are made from."""
     model, evaluator = session.model, session.evaluator
     return ReplicaData(
-        settings=session.settings.to_dict(),
+        settings=session.settings.replaced(storage=None).to_dict(),
         prompts=session.prompts.evaluation,
         dtype=str(model.dtype).removeprefix("torch."),
         prefix=model.response_prefix,

@@ -93,6 +93,30 @@ class _Backend(BaseJournalBackend):
         self._unseen += json.loads(json.dumps(logs))
 
 
+def trials_in(
+    journal: Journal,
+) -> tuple[list[Literal["minimize", "maximize"]], list[optuna.trial.FrozenTrial]]:
+    """Directions and trials of the study in a journal, by number; also of those that are open.
+
+    Raises:
+        RunError: The journal is damaged.
+    """
+    try:
+        with quiet():
+            storage = optuna.storages.JournalStorage(_Backend(journal))
+            study = storage.get_study_id_from_name(STUDY_NAME)
+            return [
+                "maximize" if one == StudyDirection.MAXIMIZE else "minimize"
+                for one in storage.get_study_directions(study)
+            ], storage.get_all_trials(study, deepcopy=False)
+    except KeyError:  # no study was begun
+        return [], []
+    except HereticError:
+        raise
+    except Exception as error:  # lines of earlier releases have no check values
+        raise _damaged(journal.path, error) from error
+
+
 def _damaged(journal: Path, error: Exception) -> RunError:
     return RunError(
         f"The journal {journal} is damaged: Optuna cannot read it "
@@ -327,6 +351,34 @@ class OptunaStudy:
                 )
             else:  # killed before it had a plan
                 self._fail(frozen.number)
+
+    # --- what only a study that others search on too has (`heretic.search.shared`) -----------
+
+    def news(self) -> list[Trial]:
+        """Trials that have ended elsewhere since this was last asked; the journal holds them."""
+        return []
+
+    def elsewhere(self) -> Mapping[int, Plan]:
+        """Plans that others evaluate now, by the trial's number."""
+        return {}
+
+    def reserve(self) -> int:
+        """Take the number of the next trial, for which all plans before it are known."""
+        raise NotImplementedError
+
+    def assign(self, number: int, plan: Plan | None) -> Plan:
+        """Give a reserved trial its plan; None for the sampler's."""
+        raise NotImplementedError
+
+    def give_up(self, number: int) -> None:
+        """Let a reserved trial go without a plan."""
+        raise NotImplementedError
+
+    def pause(self) -> None:
+        """Wait a moment for the others."""
+
+    def hurry(self) -> None:
+        """From now on, do not wait long for a storage that does not answer."""
 
     def _close(self, trial: Trial) -> None:
         values = [score.value for score in trial.scores if score.optimization != "none"]

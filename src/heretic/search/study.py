@@ -9,29 +9,25 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from heretic.errors import StudyError
-from heretic.events import (
-    Notice,
-    Reporter,
-    SearchFinished,
-    SearchStarted,
-    Silent,
-    TrialFinished,
-    TrialStarted,
-)
+from heretic.events import Reporter, Silent
 from heretic.records.plan import Plan
 from heretic.records.trial import Optimization, Score, Trial, front_with
 from heretic.records.trial import front as front_of
 from heretic.records.volume import is_stagnant
 from heretic.runs.folder import RunFolder
+from heretic.runs.journal import Journal
 from heretic.search import agenda
 from heretic.search.bounds import bound_warnings
 from heretic.search.limits import BetweenBatches, TimeLimit
+from heretic.search.pace import Pace
 from heretic.search.pool import Pool
 from heretic.search.space import Space
+from heretic.search.telling import Teller
 from heretic.search.trying import Evaluate, tried
 
 if TYPE_CHECKING:
-    from heretic.search.sampler import SamplerKind
+    from heretic.search.sampler import OptunaStudy, SamplerKind
+    from heretic.search.shared.remote import Remote
 
 MAX_FAILURES = 10
 """This many failed trials in a row end the search: the plans are then not the cause."""
@@ -54,6 +50,10 @@ class Study:
         aim: Bound of the first objective, within which the best second one is searched for; None
             searches the whole front.
 
+    Attributes:
+        remote: The study in a storage that other processes search on too; None, as at first, if
+            this one is alone. The run folder then follows it.
+
     Raises:
         StudyError: No score is minimised or maximised.
     """
@@ -72,6 +72,7 @@ class Study:
         patience: int = 0,
         aim: float | None = None,
     ) -> None:
+        self.remote: Remote | None = None
         if all(objective == "none" for objective in objectives):
             raise StudyError(
                 "There is nothing to search for: no scorer has the optimization minimize or "
@@ -159,7 +160,7 @@ class Study:
                 time_limit,
                 between_batches,
             )
-            search.report_start(baseline)
+            search.tell.of_start(search.completed, search.n_trials, baseline)
             self._search = search
             reason = "failed"
             try:
@@ -170,7 +171,7 @@ class Study:
                 raise
             finally:
                 self._search = None
-                search.report_end(reason)
+                search.tell.of_end(reason, search.completed, search.n_trials)
                 self.folder.mark_journal()
             search.warn_of_bounds()
             return search.trials
@@ -194,14 +195,11 @@ class _Search:
         self._study = study
         self._start_plans_only = start_plans_only
         self._patience = patience
-        self._time_limit = time_limit
+        self._pace = Pace(time_limit)
+        self.tell = Teller(reporter, self._pace)
         self._is_out_of_time = False
         self._evaluate = evaluate
-        self._n_trials = n_trials
-        self._reporter = reporter
-        self._start = perf_counter()
-        self._spent: list[float] = []  # seconds of each trial that this call completed
-        self._batches: list[float] = []  # seconds of each batch, with the proposals
+        self.n_trials = n_trials
         self._pending: dict[int, Plan] = {}  # in the pool
         self._failures = 0
         self.trials: list[Trial] = []
@@ -210,27 +208,18 @@ class _Search:
         self._all_started = False  # whether no start plan is left
         self._open()
         if start_plans_only:
-            self._n_trials = min(n_trials, self.completed + len(self._waiting_start_plans()))
+            begun = self.completed + len(self._sampler.elsewhere())
+            self.n_trials = min(n_trials, begun + len(self._waiting_start_plans()))
 
     def _open(self) -> None:
         """Read the run from disk, closing trials that were left open."""
-        from heretic.search.sampler import OptunaStudy
-
-        study, folder = self._study, self._study.folder
+        folder = self._study.folder
         folder.tidy()
         lost = folder.mend()
         if lost:
-            self._reporter.emit(Notice(lost, level="warning"))
+            self.tell.warn([lost])
         folder.read_trials()  # a record of a newer release is refused before anything is written
-        self._sampler = OptunaStudy(
-            folder.open_journal(),
-            study.space,
-            study.objectives,
-            study.seed,
-            study.n_startup_trials,
-            study.sampler,
-            study.aim,
-        )
+        self._sampler = self._opened(folder.open_journal())
         self._sampler.settle()
         self.trials = folder.read_trials()
         self.front = front_of(self.trials)
@@ -239,6 +228,17 @@ class _Search:
         self._pending = {}
         folder.write_front(self.front)
 
+    def _opened(self, journal: Journal) -> OptunaStudy:
+        study = self._study
+        args = (study.space, study.objectives, study.seed, study.n_startup_trials, study.sampler)
+        if study.remote is not None:
+            from heretic.search.shared.study import SharedStudy
+
+            return SharedStudy(study.remote, journal, *args, study.aim)
+        from heretic.search.sampler import OptunaStudy
+
+        return OptunaStudy(journal, *args, study.aim)
+
     def loop(self) -> None:
         """Run trials until there are enough, time is over, or the front has stopped growing.
 
@@ -246,16 +246,18 @@ class _Search:
             StudyError: Ten trials in a row failed.
         """
         try:
-            while (room := self._room()) or self._pending:
+            while (room := self._room()) or self._pending or self._waits():
                 self._step(room)
         except BaseException:
             # Ctrl+C may have come between any two lines, so the state in memory is not
             # reliable: read it all again, which also closes open trials.
+            self._sampler.hurry()
             self._open()
             raise
 
     def _room(self) -> int:
         """How many trials may begin now."""
+        self._catch_up()
         room = self._places()
         if self._is_out_of_time or room <= 0 or self.is_stagnant():
             return 0
@@ -263,12 +265,14 @@ class _Search:
             return 0
         if not self._give_way():
             return 0
-        self._is_out_of_time = self._no_time_for_another()
+        at_once = None if callable(self._evaluate) else self._evaluate.at_once
+        self._is_out_of_time = self._pace.is_too_late(at_once)
         return 0 if self._is_out_of_time else room
 
     def _places(self) -> int:
         """How many trials could begin now, as far as they are wanted and somebody has time."""
-        wanted = self._n_trials - self.completed - len(self._pending)
+        elsewhere = len(self._sampler.elsewhere())
+        wanted = self.n_trials - self.completed - len(self._pending) - elsewhere
         if callable(self._evaluate):
             return min(self._study.plans_at_once, wanted)
         if self._evaluate.in_batches and self._pending:
@@ -282,31 +286,29 @@ class _Search:
             return True
         start = perf_counter()
         goes_on = self._between_batches(not self._pending)
-        away = perf_counter() - start
-        self._start += away
-        if self._time_limit is not None:
-            self._time_limit = self._time_limit.later(away)
+        self._pace.leave_out(perf_counter() - start)
         return goes_on
 
-    def _no_time_for_another(self) -> bool:
-        """Whether a batch would end after the time limit; never before a trial is complete."""
-        if self._time_limit is None or not self._spent:
+    def _catch_up(self) -> None:
+        """Take in what other processes have made of the study meanwhile."""
+        for trial in self._sampler.news():
+            self._take_in(trial)
+
+    def _waits(self) -> bool:
+        """Whether others still evaluate plans that belong to what was asked for."""
+        if self._is_out_of_time or not self._sampler.elsewhere() or self.is_stagnant():
             return False
-        if callable(self._evaluate):
-            seconds = sum(self._batches) / len(self._batches)
-        else:
-            seconds = self._evaluate.at_once * sum(self._spent) / len(self._spent)
-        return seconds > self._time_limit.left()
+        return self._give_way()
 
     def why_ended(self) -> str:
         """Why `loop` returned: `time`, `stagnant` or `done`."""
-        if self._is_out_of_time and self.completed < self._n_trials:
+        if self._is_out_of_time and self.completed < self.n_trials:
             return "time"
         return "stagnant" if self.is_stagnant() else "done"
 
     def is_stagnant(self) -> bool:
         """Whether the search ends early, since the front has not grown for `patience` trials."""
-        if self.completed >= self._n_trials:
+        if self.completed >= self.n_trials:
             return False
         # Start plans were asked for explicitly, so they are evaluated in any case.
         waiting = self._waiting_start_plans()
@@ -314,23 +316,22 @@ class _Search:
 
     def _step(self, room: int) -> None:
         """Evaluate a batch; or hand plans to the pool, if any may begin, and wait for trials."""
-        if callable(self._evaluate):
+        if not room and not self._pending:
+            self._sampler.pause()
+        elif callable(self._evaluate):
             start = perf_counter()
-            batch = self._next(room)
-            self._tell_of(batch)
-            for trial, error in tried(self._evaluate, self._study.objectives, batch):
-                self._take_in(trial, error)
-            self._batches.append(perf_counter() - start)
-            return
-        if room:
-            self._hand_in(self._evaluate, room)
-        for trial in sorted(self._evaluate.take(), key=lambda trial: trial.number):
-            del self._pending[trial.number]
-            self._take_in(trial, None)
-
-    def _tell_of(self, batch: Sequence[tuple[int, Plan]]) -> None:
-        for number, _ in batch:
-            self._reporter.emit(TrialStarted(number, self.completed, self._n_trials))
+            if batch := self._next(room):
+                self.tell.of_plans(dict(batch), self.completed, self.n_trials)
+                for trial, error in tried(self._evaluate, self._study.objectives, batch):
+                    self._keep(trial, error)
+                self._pace.add_batch(perf_counter() - start)
+        else:
+            if room:
+                self._hand_in(self._evaluate, room)
+            taken = self._evaluate.take() if self._pending else []
+            for trial in sorted(taken, key=lambda trial: trial.number):
+                del self._pending[trial.number]
+                self._keep(trial, None)
 
     def _hand_in(self, pool: Pool, room: int) -> None:
         """Propose plans for a pool; start plans make a batch of their own, as in one process."""
@@ -338,29 +339,39 @@ class _Search:
             # Those that are proposed one after the other are handed in at once: somebody waits.
             together = room if pool.in_batches else agenda.proposed_together(pool.places)
             batch = self._next(min(room, together))
+            if not batch:
+                return
             self._pending |= dict(batch)
-            self._tell_of(batch)
+            self.tell.of_plans(dict(batch), self.completed, self.n_trials)
             pool.hand_in(batch)
             room -= len(batch)
             if pool.in_batches or (self._start_plans_only and not self._waiting_start_plans()):
                 return
 
-    def _take_in(self, trial: Trial, error: Exception | None) -> None:
-        """Keep a finished trial.
-
-        Raises:
-            StudyError: It is the tenth trial in a row that failed.
-        """
-        self._sampler.learn(trial)
+    def _take_in(self, trial: Trial) -> None:
+        """Count and show a trial that the journal holds."""
         insort(self.trials, trial, key=lambda one: one.number)
         front = front_with(self.front, trial)
         if front is not self.front:
             self.front = front
             self._study.folder.write_front(front)
+        self.completed += trial.state == "complete"
+        pool = None if callable(self._evaluate) else self._evaluate
+        # A trial's seconds are its share of those in which a worker had several.
+        here = 1 if pool is None else max(1, pool.places // pool.at_once)
+        side_by_side = here + len(self._sampler.elsewhere())
+        self.tell.of_trial(trial, self.front, self.completed, self.n_trials, side_by_side)
+
+    def _keep(self, trial: Trial, error: Exception | None) -> None:
+        """Keep a trial that has ended here.
+
+        Raises:
+            StudyError: It is the tenth trial in a row that failed.
+        """
+        self._sampler.learn(trial)
         if trial.state == "complete":
-            self.completed += 1
-            self._spent.append(trial.seconds)
-        self._report(trial)
+            self._pace.add_trial(trial.seconds)
+        self._take_in(trial)
         self._failures = 0 if trial.state == "complete" else self._failures + 1
         if self._failures >= MAX_FAILURES:
             raise StudyError(
@@ -371,14 +382,17 @@ class _Search:
     def _waiting_start_plans(self) -> list[Plan]:
         if self._all_started:
             return []
+        pending = [*self._pending.values(), *self._sampler.elsewhere().values()]
         waiting = agenda.waiting_start_plans(
-            self._study.start_plans, self.trials, self._pending.values(), self._in_pool
+            self._study.start_plans, self.trials, pending, self._in_pool
         )
-        self._all_started = not waiting
+        self._all_started = not waiting and not self._sampler.elsewhere()
         return waiting
 
     def _next(self, count: int) -> list[tuple[int, Plan]]:
         """Numbers and plans of the next trials: start plans first, then the sampler's."""
+        if self._study.remote is not None:
+            return self._next_of_all(count)
         waiting = self._waiting_start_plans()
         if waiting:
             # After an interruption plans run alone, which shows which of them kills the process.
@@ -395,54 +409,29 @@ class _Search:
         propose = partial(self._sampler.propose, salt=salt, keep=self._in_pool, stock=stock)
         return [propose(first + i) for i in range(count)]
 
+    def _next_of_all(self, count: int) -> list[tuple[int, Plan]]:
+        """As `_next`, one by one: for each it is known what all processes have begun before it."""
+        found: list[tuple[int, Plan]] = []
+        while len(found) < count:
+            number = self._sampler.reserve()
+            self._catch_up()
+            tried_now = {plan for _, plan in found}
+            waiting = [plan for plan in self._waiting_start_plans() if plan not in tried_now]
+            is_over = self._start_plans_only and not waiting
+            if is_over or self._places() <= len(found):
+                self._sampler.give_up(number)
+                break
+            plan = self._sampler.assign(number, waiting[0] if waiting else None)
+            found.append((number, plan))
+        return found
+
     @property
     def _in_pool(self) -> bool:
         return not callable(self._evaluate)
 
-    def report_start(self, baseline: tuple[Score, ...]) -> None:
-        self._reporter.emit(SearchStarted(self.completed, self._n_trials, baseline))
-
-    def report_end(self, reason: str) -> None:
-        limit = self._time_limit if reason == "time" else None
-        self._reporter.emit(
-            SearchFinished(
-                reason,
-                self.completed,
-                perf_counter() - self._start,
-                self._n_trials,
-                None if limit is None else limit.seconds,
-            )
-        )
-
     def warn_of_bounds(self) -> None:
         params = self._sampler.params_of(trial.number for trial in self.front)
-        for text in bound_warnings(self._study.space, params):
-            self._reporter.emit(Notice(text, level="warning"))
-
-    def _report(self, trial: Trial) -> None:
-        self._reporter.emit(
-            TrialFinished(
-                trial=trial,
-                front=self.front,
-                completed=self.completed,
-                n_trials=self._n_trials,
-                elapsed=perf_counter() - self._start,
-                remaining=self._remaining(),
-            )
-        )
-
-    def _remaining(self) -> float | None:
-        """Seconds that the search will still take, as far as the trials of this call tell."""
-        if not self._spent:
-            return None
-        left = max(0, self._n_trials - self.completed)
-        seconds = left * sum(self._spent) / len(self._spent)
-        if not callable(self._evaluate):
-            # A trial's seconds are its share of those in which a worker had several.
-            seconds /= max(1, self._evaluate.places // self._evaluate.at_once)
-        if self._time_limit is not None:
-            seconds = max(0.0, min(seconds, self._time_limit.left()))
-        return seconds
+        self.tell.warn(bound_warnings(self._study.space, params))
 
 
 def _completed(trials: Sequence[Trial]) -> int:

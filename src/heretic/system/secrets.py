@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote_plus, urlsplit, urlunsplit
+from urllib.parse import unquote, unquote_plus, urlsplit, urlunsplit
 
 from heretic.system.files import expanded
 
@@ -122,6 +122,20 @@ def register_options(options: Mapping[str, Any]) -> None:
     """Let `masked` find from now on what `masked_options` masks."""
     for secret in _split_options(options)[1]:
         for form in (secret, unquote_plus(secret), secret.rpartition(" ")[2]):  # "Bearer ..."
+            register(form)
+
+
+def register_address(address: str) -> None:
+    """Let `masked` find from now on the password in an address, also apart from it."""
+    # To the last @: a password that was not escaped may hold one.
+    in_front = re.search(r"://[^:@/]*:(.+)@", address.partition("?")[0])
+    found = [in_front[1]] if in_front else []
+    for field in address.partition("?")[2].split("&"):
+        name, _, value = field.partition("=")
+        if _NAME.search(_snake(name)):
+            found.append(value)
+    for secret in found:
+        for form in (secret, unquote(secret), unquote_plus(secret)):
             register(form)
 
 

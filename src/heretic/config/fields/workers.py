@@ -53,3 +53,14 @@ class WorkersFields(FieldGroup):
         scores=False,
         consent=True,
     )
+    storage: Annotated[str | None, Optionally] = setting(
+        None,
+        "Workers",
+        "Address of an Optuna storage on which several processes search together (extra "
+        "`storage`): postgresql://, mysql://, sqlite:///PATH, or grpc://HOST:PORT. Whoever writes "
+        "there decides the search. It may hold a password: HERETIC_STORAGE keeps it out of the "
+        "list of processes.",
+        example="postgresql://user@host/heretic",
+        scores=False,
+        consent=True,
+    )

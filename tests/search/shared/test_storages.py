@@ -1,0 +1,98 @@
+"""Addresses, what may be shown of them, and a storage behind Optuna's gRPC proxy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from tests.support.postgres import PASSWORD, URL_PASSWORD, free_port
+from tests.support.search_case import OUTSIDE, evaluate
+from tests.support.shared_case import NAME, hastened, shared
+
+from heretic.errors import SettingsError, StudyError
+from heretic.events import Silent
+from heretic.runs.folder import RunFolder
+from heretic.search.shared.address import storage_address
+from heretic.search.shared.beginning import _PIECE, await_or_claim, publish
+from heretic.search.shared.remote import connected
+from heretic.system.secrets import masked, register_address
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "url"),
+    [
+        ("postgres://u:p@h/d", "postgresql", "postgresql+psycopg://u:p@h/d"),
+        ("postgresql://h/d?sslmode=require", "postgresql", "postgresql+psycopg://h/d?sslmode="),
+        ("mysql://u:p@h:3306/d", "mysql", "mysql+pymysql://u:p@h:3306/d"),
+        ("mariadb://h/d", "mysql", "mysql+pymysql://h/d"),
+        ("sqlite:///study.db", "sqlite", "sqlite:///study.db"),
+        ("grpc://h:13000", "grpc", "grpc://h:13000"),
+    ],
+)
+def test_addresses_name_a_kind_and_its_driver(text: str, kind: str, url: str):
+    found = storage_address(text)
+    assert found.kind == kind
+    assert found.url.reveal().startswith(url)
+    assert "u:p" not in f"{found}"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "study.db", "oracle://h/d", "sqlite://", "sqlite:///:memory:", "grpc://h/d"]
+)
+def test_other_addresses_are_refused(text: str):
+    with pytest.raises(SettingsError, match=r"^storage (is not|names)"):
+        storage_address(text)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        f"postgresql://me:{URL_PASSWORD}@host/d",
+        f"postgresql://me:{PASSWORD}@host/d",  # not escaped, as it should be
+        f"mysql://host/d?user=me&password={URL_PASSWORD}",
+    ],
+)
+def test_a_password_is_masked_wherever_it_is_said(address: str):
+    register_address(address)
+    for said in (address, f"no password {PASSWORD!r}", f"password={URL_PASSWORD} failed"):
+        assert "canary" not in masked(said)
+    assert "postgresql" in masked("postgresql")
+
+
+@pytest.fixture
+def proxy(tmp_path: Path) -> Iterator[str]:
+    """Optuna's proxy before a database of its own."""
+    pytest.importorskip("grpc")
+    from optuna.storages._grpc.server import make_server
+
+    port = free_port()
+    storage = optuna.storages.get_storage(f"sqlite:///{tmp_path / 'behind.db'}")
+    server = make_server(storage, "127.0.0.1", port)
+    server.start()
+    with hastened():
+        yield f"grpc://127.0.0.1:{port}"
+    server.stop(None)
+
+
+def test_a_search_through_a_proxy(proxy: str, tmp_path: Path):
+    large = bytes(range(256)) * (5 * 2**20 // 256)  # above what gRPC takes as one message
+    with connected(proxy, NAME, Silent()) as remote:
+        claim = await_or_claim(remote, pytest.fail)
+        assert isinstance(claim, int)
+        publish(remote, claim, {"run": 1}, {"directions.safetensors": large, "sweep.json": b""})
+    with connected(proxy, NAME, Silent()) as remote:
+        found = await_or_claim(remote, pytest.fail)
+        assert not isinstance(found, int)
+        assert found.file("directions.safetensors") == large
+        assert found.file("sweep.json") == b""
+        found.trial.user_attrs["directions.safetensors/1"] = "AAAA"
+        with pytest.raises(StudyError, match="does not have its digest"):
+            found.file("directions.safetensors")
+    assert len(large) > 2 * _PIECE
+    with shared(proxy, tmp_path / "a", start_plans=OUTSIDE[:1]) as (study, _):
+        first = study.run(evaluate, 2)
+    with shared(proxy, tmp_path / "b", start_plans=OUTSIDE[:1]) as (study, _):
+        assert study.run(evaluate, 3)[:2] == first
+    assert len(RunFolder(tmp_path / "b").read_trials()) == 3

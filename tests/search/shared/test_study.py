@@ -1,0 +1,239 @@
+"""A study that several processes search on: numbers, turns, deaths, and what a storage may lose."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.search_case import OUTSIDE, Recorder, evaluate, make_study, one_by_one
+from tests.support.shared_case import NAME, hastened, shared
+from tests.support.worker_clock import ClockCrew
+
+from heretic.cluster.pool import WorkerPool
+from heretic.errors import RunError, StudyError
+from heretic.events import Silent, TrialFinished
+from heretic.records import Trial
+from heretic.runs.folder import RunFolder
+from heretic.search import study as study_module
+from heretic.search.shared.beginning import push_trials
+from heretic.search.shared.remote import Remote, connected, plan_of
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with the tables of a storage: they take most of a second to make."""
+    path = tmp_path_factory.mktemp("empty") / "study.db"
+    with connected(f"sqlite:///{path}", NAME, Silent()):
+        pass
+    return path
+
+
+@pytest.fixture
+def url(empty: Path, tmp_path: Path) -> Iterator[str]:
+    shutil.copy(empty, tmp_path / "study.db")
+    with hastened():
+        yield f"sqlite:///{tmp_path / 'study.db'}"
+
+
+def numbered(trials: list[Trial]) -> list[tuple[object, ...]]:
+    """What has to be equal in two run folders: all but the times."""
+    return [(one.number, one.plan, one.state, one.scores, one.failure) for one in trials]
+
+
+def begun_by(remote: Remote, folder: Path) -> int:
+    """Another process takes a plan."""
+    remote.search(["minimize", "minimize"])
+    number = remote.reserve()
+    remote.assign(number, OUTSIDE[0], {}, {})
+    return number
+
+
+def test_one_process_searches_as_without_a_storage(url: str, tmp_path: Path):
+    alone = make_study(tmp_path / "alone", n_startup_trials=3).run(evaluate, 5)
+    with shared(url, tmp_path / "shared", n_startup_trials=3) as (study, _):
+        found = study.run(evaluate, 5)
+    assert numbered(found) == numbered(alone)
+    # Without the storage it goes on from its own journal, and tries nothing twice.
+    more = make_study(tmp_path / "shared").run(evaluate, 7)
+    assert len({one.plan for one in more}) == 7
+
+
+def test_who_joins_has_all_trials_in_a_folder_of_its_own(url: str, tmp_path: Path):
+    with shared(url, tmp_path / "a", start_plans=OUTSIDE[:2]) as (study, _):
+        first = study.run(evaluate, 3)
+    recorder = Recorder()
+    with shared(url, tmp_path / "b", start_plans=OUTSIDE[:2]) as (study, _):
+        second = study.run(evaluate, 5, recorder)
+    assert numbered(second[:3]) == numbered(first)
+    assert [one.plan for one in second[:2]] == list(OUTSIDE[:2])
+    assert len({one.plan for one in second}) == 5
+    assert len(recorder.of(TrialFinished)) == 2
+    assert RunFolder(tmp_path / "b").read_trials() == second
+
+
+def test_trials_that_others_have_are_awaited_and_count(url: str, tmp_path: Path):
+    with shared(url, tmp_path / "a") as (study, _), connected(url, NAME, Silent()) as other:
+        number = begun_by(other, tmp_path)
+        seen: list[int] = []
+
+        def evaluated(plans):
+            seen.append(study.completed)
+            if len(seen) == 3:  # the other one ends in the middle of the search
+                (scores,) = evaluate([OUTSIDE[0]])
+                other.finish(Trial(number, OUTSIDE[0], scores, seconds=1.0))
+            return evaluate(plans)
+
+        found = study.run(evaluated, 4)
+        assert len(seen) == 3
+        assert [one.number for one in found] == [0, 1, 2, 3]
+        assert found[0].plan == OUTSIDE[0]
+        assert {one.state for one in found} == {"complete"}
+
+
+def test_only_trials_of_a_process_that_has_stopped_are_settled(url: str, tmp_path: Path):
+    with connected(url, NAME, Silent()) as living:
+        kept = begun_by(living, tmp_path)
+        dead = Remote(living.storage, NAME, "dead")  # it gives no sign of life
+        left = begun_by(dead, tmp_path)
+        dead.reserve()  # it died before it had a plan for this one
+
+        def evaluated(plans):
+            if study.completed == 2:
+                (scores,) = evaluate([OUTSIDE[0]])
+                living.finish(Trial(kept, OUTSIDE[0], scores))
+            return evaluate(plans)
+
+        with shared(url, tmp_path / "a") as (study, _):
+            found = study.run(evaluated, 4)
+    failed = [(one.number, one.failure) for one in found if one.state == "failed"]
+    assert failed == [(left, "interrupted")]
+    assert [one.number for one in found if one.state == "complete"] == [kept, 3, 4, 5]
+
+
+def test_scores_that_come_after_all_are_not_lost(url: str, tmp_path: Path):
+    """A process that was taken for dead tells its scores as a new trial."""
+    with shared(url, tmp_path / "a") as (study, _), connected(url, NAME, Silent()) as other:
+        other.search(["minimize", "minimize"])
+
+        def evaluated(plans):
+            if study.completed == 2:
+                other.trials()
+                other.settle(2)
+            return evaluate(plans)
+
+        study.run(evaluated, 4)
+        told = [plan_of(one) for one in other.trials() if one.state.name == "COMPLETE"]
+    with shared(url, tmp_path / "b") as (study, _):
+        found = study.run(evaluate, 3)
+    assert [one.number for one in found if one.failure] == [2]
+    assert found[2].plan in told
+    assert found[2].plan in {one.plan for one in found if one.scores}
+    assert make_study(tmp_path / "a").completed == 4
+
+
+def test_start_plans_are_tried_once_by_all(url: str, tmp_path: Path):
+    with connected(url, NAME, Silent()) as other:
+        number = begun_by(other, tmp_path)
+
+        def evaluated(plans):
+            if plans[0] == OUTSIDE[2]:
+                other.finish(Trial(number, OUTSIDE[0], evaluate([OUTSIDE[0]])[0]))
+            return evaluate(plans)
+
+        with shared(url, tmp_path / "a", start_plans=OUTSIDE) as (study, _):
+            found = study.run(evaluated, 20, start_plans_only=True)
+    assert [one.plan for one in found] == list(OUTSIDE)
+
+
+def test_no_more_trials_than_asked_for_by_all_together(url: str, tmp_path: Path):
+    with shared(url, tmp_path / "a", plans_at_once=3) as (study, _):
+        assert len(study.run(evaluate, 4)) == 4
+    with shared(url, tmp_path / "b", plans_at_once=3) as (study, _):
+        assert len(study.run(evaluate, 4)) == 4
+
+
+def test_workers_search_on_a_storage_too(url: str, tmp_path: Path):
+    with shared(url, tmp_path / "a", n_startup_trials=1000) as (study, _):
+        found = study.run(WorkerPool(ClockCrew(), 2, Recorder()), 4)
+    alone = make_study(tmp_path / "alone", n_startup_trials=1000).run(evaluate, 4)
+    assert numbered(found) == numbered(alone)
+
+
+def test_ctrl_c_gives_a_plan_back_at_once(url: str, tmp_path: Path):
+    def stopped(plans):
+        if study.completed == 2:
+            raise KeyboardInterrupt
+        return evaluate(plans)
+
+    with shared(url, tmp_path / "a", start_plans=OUTSIDE) as (study, remote):
+        with pytest.raises(KeyboardInterrupt):
+            study.run(stopped, 9)
+        assert all(one.state.is_finished() for one in remote.trials())
+    with shared(url, tmp_path / "b", start_plans=OUTSIDE) as (study, _):
+        found = study.run(evaluate, 4, start_plans_only=True)
+    assert [one.plan for one in found if one.scores] == list(OUTSIDE)
+
+
+def test_failures_of_others_do_not_end_a_search(url: str, tmp_path: Path, monkeypatch):
+    def broken(plan):
+        raise ValueError("broken")
+
+    monkeypatch.setattr(study_module, "MAX_FAILURES", 2)
+    said = "in a row failed"
+    with shared(url, tmp_path / "a") as (study, _), pytest.raises(StudyError, match=said):
+        study.run(one_by_one(broken), 3)
+    with shared(url, tmp_path / "b") as (study, _):
+        found = study.run(evaluate, 1)
+    assert [one.state for one in found] == ["failed"] * 2 + ["complete"]
+
+
+class TestParted:
+    """A run folder and a study that do not belong together."""
+
+    def test_what_a_run_did_alone_is_not_mixed_in(self, url: str, tmp_path: Path):
+        with shared(url, tmp_path / "a") as (study, _):
+            study.run(evaluate, 3)
+        with shared(url, tmp_path / "b") as (study, _):
+            study.run(evaluate, 3)
+            make_study(tmp_path / "a").run(evaluate, 4)
+            study.run(one_by_one(lambda plan: evaluate([OUTSIDE[3]])[0]), 4)
+        before = RunFolder(tmp_path / "a").read_trials()
+        said = r"Trial 3 .* is not trial 3 of the study"
+        with shared(url, tmp_path / "a") as (study, _), pytest.raises(RunError, match=said):
+            study.run(evaluate, 9)
+        assert RunFolder(tmp_path / "a").read_trials() == before
+
+    def test_a_study_that_has_lost_trials_is_not_searched_on(self, url: str, tmp_path: Path):
+        with shared(url, tmp_path / "a") as (study, _):
+            study.run(evaluate, 2)
+            shutil.copy(tmp_path / "study.db", tmp_path / "backup.db")
+            study.run(evaluate, 3)
+        old = f"sqlite:///{tmp_path / 'backup.db'}"
+        with shared(old, tmp_path / "a") as (study, _), pytest.raises(RunError, match="went on"):
+            study.run(evaluate, 9)
+
+    def test_an_empty_storage_is_told_all_trials(self, url: str, empty: Path, tmp_path: Path):
+        with shared(url, tmp_path / "a", start_plans=OUTSIDE[:1]) as (study, _):
+            first = study.run(evaluate, 3)
+        other = f"sqlite:///{shutil.copy(empty, tmp_path / 'other.db')}"
+        with shared(other, tmp_path / "a") as (study, remote):
+            with study.folder.lock():
+                assert push_trials(remote, study.folder) == 3
+                assert push_trials(remote, study.folder) == 0
+            assert numbered(study.run(evaluate, 4)[:3]) == numbered(first)
+        with shared(other, tmp_path / "b") as (study, _):
+            assert numbered(study.run(evaluate, 4)[:3]) == numbered(first)
+
+
+def test_a_process_is_dead_by_silence_alone(url: str, tmp_path: Path):
+    with connected(url, NAME, Silent()) as one, connected(url, NAME, Silent()) as other:
+        assert not one.has_ended(other.me)
+        assert not one.has_ended("never seen")
+        time.sleep(2.5)
+        assert not one.has_ended(other.me)
+        assert one.has_ended("never seen")
+    with connected(url, NAME, Silent()) as one:
+        assert one.has_ended(other.me)  # it has said so
