@@ -23,6 +23,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -121,7 +122,7 @@ def quality_rows(workers: Sequence[int], counts: Sequence[int], seeds: int) -> l
     found: dict[tuple[int, str], list[list[float]]] = {}
     for seed in range(seeds):
         for many in workers:
-            run = lambda many=many, seed=seed: searched(many, max(counts), seed, surrogate)  # noqa: E731
+            run = partial(searched, many, max(counts), seed, surrogate)
             ways = {"together": run()}
             if agenda.proposed_together(many) > 1:
                 ways["one by one"] = one_by_one(run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -15,8 +16,9 @@ from heretic.search.agenda import PLACES_PER_PROPOSAL
 from heretic.search.batch_tpe import CANDIDATES, BatchTPE
 from heretic.search.sampler import OptunaStudy, quiet
 
-RANGES = {name: optuna.distributions.FloatDistribution(-1.0, 1.0) for name in "abc"} | {
-    "kind": optuna.distributions.CategoricalDistribution(("left", "right"))
+RANGES: dict[str, optuna.distributions.BaseDistribution] = {
+    **{name: optuna.distributions.FloatDistribution(-1.0, 1.0) for name in "abc"},
+    "kind": optuna.distributions.CategoricalDistribution(("left", "right")),
 }
 
 
@@ -25,13 +27,14 @@ def trials(count: int) -> list[optuna.trial.FrozenTrial]:
     rng = np.random.default_rng(0)
     found = []
     for _ in range(count):
-        params = {name: float(rng.uniform(-1, 1)) for name in "abc"} | {"kind": "left"}
-        values = [abs(params["a"]), abs(params["a"]) + abs(params["b"])]
+        a, b, c = (float(rng.uniform(-1, 1)) for _ in "abc")
+        params = {"a": a, "b": b, "c": c, "kind": "left"}
+        values = [abs(a), abs(a) + abs(b)]
         found.append(optuna.trial.create_trial(values=values, params=params, distributions=RANGES))
     return found
 
 
-def asked(sampler: optuna.samplers.BaseSampler, known: int = 40) -> dict[str, object]:
+def asked(sampler: optuna.samplers.BaseSampler, known: int = 40) -> dict[str, Any]:
     """The parameters of what a sampler proposes after some trials."""
     with quiet():
         study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
@@ -69,7 +72,7 @@ def test_all_of_them_learn():
     with quiet():
         sampler = BatchTPE(10, 3, proposals=32)
     found = [asked(sampler, known=200), *sampler.others(RANGES)]
-    assert np.mean([abs(float(one["a"])) for one in found]) < 0.25  # type: ignore[arg-type]
+    assert np.mean([abs(float(one["a"])) for one in found]) < 0.25
 
 
 def test_before_it_learns_there_is_one():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ class BatchTPE(optuna.samplers.TPESampler):
         self._best: list[dict[str, float]] = []
 
     def others(
-        self, distributions: dict[str, optuna.distributions.BaseDistribution]
+        self, distributions: Mapping[str, optuna.distributions.BaseDistribution]
     ) -> list[dict[str, Any]]:
         """Parameters of the proposals after the first; none before it learns.
 
