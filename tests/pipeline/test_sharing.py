@@ -47,8 +47,8 @@ def begun_with(folder: RunFolder) -> dict[str, str]:
 
 def test_the_second_takes_tensors_and_trials_of_the_first(place: Path, monkeypatch):
     """Neither has a seed: both find the same run."""
-    one_point = SweepOptions(trade_offs=(0.5,))
-    monkeypatch.setattr("heretic.search.beginning._swept.__defaults__", (one_point,))
+    few = SweepOptions(trade_offs=(0.2, 0.5, 1.25))
+    monkeypatch.setattr("heretic.search.beginning._swept.__defaults__", (few,))
     first = searched(place, "a", n_trials=2, search="gradient", seed=None)
     made = first.read_trials()
     monkeypatch.setattr("heretic.pipeline.known.model_and_directions", pytest.fail)
