@@ -26,11 +26,11 @@ NAME = "0123456789ab"
 
 
 @contextmanager
-def hastened(patience: float = 20.0) -> Iterator[None]:
+def hastened(patience: float = 20.0, stopped: float = 1.5) -> Iterator[None]:
     """Dead processes and absent storages are noticed within seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pulse, "BEAT", 0.2)
-        patch.setattr(pulse, "STOPPED", 1.5)
+        patch.setattr(pulse, "STOPPED", stopped)
         patch.setattr(storage, "PATIENCE", patience)
         patch.setattr(remote_module, "HURRY", 0.5)
         patch.setattr(study_module, "POLL", 0.1)
@@ -65,7 +65,10 @@ def slow(seconds: float):
 def main(url: str, folder: str, n_trials: str, seconds: str, options: str = "{}") -> None:
     """Search, and say what was warned of."""
     recorder = Recorder()
-    with hastened(), shared(url, Path(folder), recorder, **json.loads(options)) as (study, _):
+    with (
+        hastened(stopped=10.0),  # a busy machine lets nobody run for seconds
+        shared(url, Path(folder), recorder, **json.loads(options)) as (study, _),
+    ):
         study.run(slow(float(seconds)), int(n_trials), recorder)
     print(json.dumps(recorder.notices()), flush=True)
 

@@ -83,7 +83,17 @@ class Storage:
         """
         if self._storage is None:
             self._storage = _opened(self.address)
-        return work(self._storage)
+        try:
+            return work(self._storage)
+        except Exception:
+            self._forget_session()
+            raise
+
+    def _forget_session(self) -> None:
+        """Drop this thread's session: after a lost connection it may want a rollback for good."""
+        backend = getattr(self._storage, "_backend", None)
+        if isinstance(backend, optuna.storages.RDBStorage):
+            backend.remove_session()
 
     def close(self) -> None:
         """Leave the storage."""
@@ -178,7 +188,13 @@ def is_absence(error: Exception) -> bool:
     """Whether an error says that a storage does not answer now; later it may."""
     from sqlalchemy import exc
 
-    away = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, exc.DisconnectionError)
+    away = (
+        exc.OperationalError,
+        exc.InterfaceError,
+        exc.TimeoutError,
+        exc.DisconnectionError,
+        exc.PendingRollbackError,  # what a session says whose connection was lost before
+    )
     found: BaseException | None = error
     while found is not None:
         if isinstance(found, (*away, ConnectionError)) or _is_of_grpc(found):
