@@ -223,9 +223,9 @@ def check_ray() -> Finding:
         return Finding(
             "Ray",
             "note",
-            "Not installed, though RAY_ADDRESS names a cluster: searches run in one process.",
+            "Not installed, though RAY_ADDRESS names a cluster: --workers needs it.",
         )
     if version is None:
-        return Finding("Ray", "ok", "Not installed: searches run in one process.")
+        return Finding("Ray", "ok", "Not installed; --workers needs it.")
     where = "RAY_ADDRESS names a cluster" if address else "no cluster is named (RAY_ADDRESS)"
     return Finding("Ray", "ok", f"{version}; {where}.")
