@@ -155,7 +155,7 @@ class TestModel:
             while not journals() or trials_in(journals()[0]) < 3:
                 assert program.poll() is None
                 assert time.monotonic() < deadline
-                time.sleep(0.05)
+                time.sleep(0.2)
             # Ray's agents notice within some minutes only; they hold no model.
             left = [
                 process
