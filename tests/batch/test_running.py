@@ -109,7 +109,7 @@ def test_no_process_is_left_where_nobody_can_be_told_or_somebody_insists(
         begun.append(begin(*words, **options))
         return begun[-1]
 
-    monkeypatch.setattr(running.subprocess, "Popen", keeping)
+    monkeypatch.setattr(subprocess, "Popen", keeping)
 
     class Gone(Watching):
         def at_work(self, jobs: Sequence[Job]) -> None:
