@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -11,12 +12,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pexpect
 import psutil
 import pytest
 from tests.support.batch_case import WITH_BROKEN, load, make_place, write
 from tests.support.terminal import environment
 
-from heretic.batch.job import LOG, run_of
+from heretic.batch.job import ENDING, LOG, run_of
 from heretic.cli.main import main
 from heretic.records.trial import Trial
 from heretic.runs.events import read_events
@@ -152,6 +154,10 @@ def test_a_failing_job_stops_no_other_and_what_has_finished_is_left_alone(
     status, out, err = told(capsys, str(file), "--check")
     assert status == 2
     assert "saved: Its model, its prompts or its scorers are not those" in err
+    status, out, err = told(capsys, str(file), "--job", "saved")
+    assert status == 2
+    assert "finished." not in out
+    assert "Its model, its prompts or its scorers are not those" in err
     Path("bad.txt").write_text(before, encoding="utf-8")
 
     # Settings that have changed: an error, or done again.
@@ -165,3 +171,34 @@ def test_a_failing_job_stops_no_other_and_what_has_finished_is_left_alone(
     assert commands_of(file, 1) == 2
     assert "saved" in out
     assert "3/3" in out
+
+
+def test_what_a_job_has_found_with_other_prompts_is_not_shown_for_those_of_now(
+    place: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Also if a run with these prompts was there before."""
+    file = write(Path("night.toml"), 'name = "a"')
+    before = Path("bad.txt").read_text(encoding="utf-8")
+    assert told(capsys, str(file), "--job", "a")[0] == 0
+    for number, words in enumerate((before.replace("moon", "roof"), before)):
+        ending = load(file)[0].folder / ENDING
+        Path("bad.txt").write_text(words, encoding="utf-8")
+        status, out, err = told(capsys, str(file), "--check")
+        assert (status, out) == (2, ""), number
+        assert "Its model, its prompts or its scorers are not those" in err
+        if number == 0:
+            ending.unlink()
+            assert told(capsys, str(file), "--job", "a")[0] == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pseudo-terminals")
+def test_nobody_is_asked_about_a_job_on_a_terminal(place: Path, capsys: pytest.CaptureFixture[str]):
+    """Whoever quits there would have finished the job without its trials."""
+    file = write(Path("night.toml"), 'name = "a"')
+    assert told(capsys, str(file), "--job", "a")[0] == 0
+    (load(file)[0].folder / ENDING).unlink()
+    words = ["-m", "heretic", "batch", str(file), "--job", "a"]
+    child = pexpect.spawn(sys.executable, words, env=environment(), timeout=120)
+    assert child.expect(["already exists", pexpect.EOF]) == 1
+    child.close()
+    assert child.exitstatus == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -35,9 +36,9 @@ def job(table: str = "name = 'a'", **kinds: str) -> Job:
     return jobs(table, **kinds)[0]
 
 
-def begun(one: Job) -> RunFolder:
+def begun(one: Job, name: str = "m-0123456789ab") -> RunFolder:
     """A run of the job, of which nothing but the manifest is there."""
-    folder = RunFolder(one.folder / "m-0123456789ab")
+    folder = RunFolder(one.folder / name)
     values = {**MANIFEST.to_dict(), "settings": one.settings.recorded()}
     del values["checksum"]
     folder.path.mkdir(parents=True)
@@ -198,6 +199,17 @@ class TestCondition:
         assert "n_trials, trial_index" in found.note
         assert condition(job("name = 'a'")).state == "finished"
 
+    def test_the_batchs_folder_may_be_moved(self):
+        saving = "name = 'a'\nmodel_action = 'save'"
+        one = job(saving)
+        one.folder.mkdir(parents=True)
+        finish(one)
+        Path("checkpoints").rename("moved")
+        moved = DEFAULTS + "study_checkpoint_dir = 'moved'\n"
+        assert condition(job(saving, defaults=moved)).state == "finished"
+        other = job(f"{saving}\nsave_directory = 'x'", defaults=moved)
+        assert "save_directory" in condition(other).note
+
     def test_a_failed_job_whose_settings_have_changed_is_tried_again(self):
         one = job()
         one.folder.mkdir(parents=True)
@@ -217,10 +229,28 @@ class TestCondition:
         other = job("name = 'a'", defaults="[defaults]\nmodel = 'org/m'\nseed = 8")
         assert run_of(other) is None
 
+    def test_a_finished_jobs_run_is_the_one_that_it_has_finished_with(self):
+        """Another of the same settings, with other prompts, may have been written to since."""
+        one = job()
+        first = begun(one)
+        first.events_path.touch()
+        os.utime(first.events_path, (1, 1))
+        second = begun(one, "m-abcdef012345")
+        second.events_path.touch()
+        finish(one)
+        assert run_of(one) == second.path
+        os.utime(first.manifest_path)
+        assert run_of(one) == second.path
+        (one.folder / ENDING).unlink()
+        os.utime(second.manifest_path, (2, 2))
+        assert run_of(one) == first.path
+
     def test_an_ending_that_says_nothing_is_an_error(self):
         one = job()
         one.folder.mkdir(parents=True)
-        for content in ("{", "[]", '{"state": "odd"}', '{"state": "finished"}'):
+        whole = '{"state": "finished", "settings": {}, "reason": "", "run": "%s"}'
+        wrong = ("{", "[]", '{"state": "odd"}', '{"state": "finished"}', whole % "../b")
+        for content in wrong:
             (one.folder / ENDING).write_text(content)
             with pytest.raises(RunError, match="does not say how the job ended"):
                 condition(one)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.batch_case import load, write
@@ -88,3 +91,33 @@ def test_a_job_that_a_killed_batch_left_at_work_is_awaited_and_not_done_again(
     thread.join()
     assert watching.told == [("found", "a"), ("ended", "a")]
     assert condition(job).state == "finished"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), BrokenPipeError(32, "Broken pipe")])
+def test_no_process_is_left_where_nobody_can_be_told_or_somebody_insists(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As with `heretic batch FILE | tee log`, where Ctrl+C ends `tee` first."""
+    monkeypatch.chdir(tmp_path)
+    file = write(Path("night.toml"), 'name = "a"', defaults="[defaults]\nmodel = 'org/m'\n")
+    waits = (sys.executable, "-c", "import time; time.sleep(600)")
+    monkeypatch.setattr(running, "_HERETIC", waits)
+    begun: list[subprocess.Popen[bytes]] = []
+    begin = subprocess.Popen
+
+    def keeping(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
+        begun.append(begin(*words, **options))
+        return begun[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", keeping)
+
+    class Gone(Watching):
+        def at_work(self, jobs: Sequence[Job]) -> None:
+            raise KeyboardInterrupt
+
+        def stopping(self, jobs: Sequence[Job]) -> None:
+            raise error
+
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(file, load(file), [{}], Gone(threading.Event()))
+    assert [process.poll() is None for process in begun] == [False]

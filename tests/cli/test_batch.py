@@ -162,3 +162,13 @@ class TestRefusals:
         file = write(Path("night.toml"), 'name = "a"', defaults=DEFAULTS)
         assert main(["batch", str(file), "--job", "c"]) == 2
         assert "There is no job c in night.toml. There are a." in capsys.readouterr().err
+
+    @pytest.mark.parametrize("other", [["--check"], ["--json"], ["--at-once", "2"]])
+    def test_one_job_takes_no_option_of_all(
+        self, other: list[str], capsys: pytest.CaptureFixture[str]
+    ):
+        file = write(Path("night.toml"), 'name = "a"', defaults=DEFAULTS)
+        assert main(["batch", str(file), "--job", "a", *other]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "--job runs one job" in err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import gguf
@@ -46,3 +47,49 @@ def test_another_format_is_refused(file: Path, offset: int, value: bytes) -> Non
     file.write_bytes(content[:offset] + value + content[offset + len(value) :])
     with pytest.raises(ExportError, match="cannot be read as a GGUF file"):
         read_content(file)
+
+
+def text(value: str) -> bytes:
+    return struct.pack("<Q", len(value)) + value.encode()
+
+
+def entry(name: str, kind: int, content: bytes) -> bytes:
+    return text(name) + struct.pack("<I", kind) + content
+
+
+ARCHITECTURE = entry("general.architecture", 8, text("llama"))
+BLOCKS = entry("llama.block_count", 4, struct.pack("<I", 2))
+
+
+def head(path: Path, *entries: bytes, version: int = 3) -> Path:
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", version, 0, len(entries)) + b"".join(entries))
+    return path
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_head_alone_is_read(tmp_path: Path, version: int) -> None:
+    found = read_content(head(tmp_path / "a.gguf", ARCHITECTURE, BLOCKS, version=version))
+    assert (found.architecture, found.blocks, found.tensors) == ("llama", 2, ())
+
+
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [
+        ((entry("x", 9, struct.pack("<IQQ", 8, 1, 2**64 - 1)),), "ends too early"),
+        ((entry("x", 9, struct.pack("<IQ", 10, 2**63)), BLOCKS), "ends too early"),
+        ((entry("x", 9, struct.pack("<IQ", 10, 2**40)),), "ends too early"),
+        ((entry("x", 8, struct.pack("<Q", 2**63)),), "ends too early"),
+        ((entry("x", 9, struct.pack("<IQIQ", 9, 1, 4, 0)),), "value of type 9"),
+        ((entry("x", 77, b""),), "value of type 77"),
+        ((entry("general.alignment", 4, bytes(4)),), "general.alignment is 0"),
+        ((entry("general.alignment", 8, text("32")),), "no whole number general.alignment"),
+        ((entry("general.architecture", 4, bytes(4)),), "no text general.architecture"),
+        ((entry("llama.block_count", 9, struct.pack("<IQ", 4, 0)),), "no whole number llama"),
+        ((entry("llama.block_count", 6, struct.pack("<f", float("inf"))),), "no whole number"),
+    ],
+)
+def test_a_head_that_says_what_cannot_be_is_refused(
+    tmp_path: Path, entries: tuple[bytes, ...], told: str
+) -> None:
+    with pytest.raises(ExportError, match=told):
+        read_content(head(tmp_path / "a.gguf", ARCHITECTURE, BLOCKS, *entries))

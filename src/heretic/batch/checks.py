@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from heretic.batch.job import ENDING, Job
+from heretic.batch.job import ENDING, Job, run_of
 from heretic.errors import RunError
 from heretic.events import Silent
 from heretic.pipeline.identity import fingerprint
 from heretic.pipeline.opening import check_before_work
 from heretic.pipeline.prompts import load_prompts
 from heretic.pipeline.workers import check_workers
-from heretic.runs.listing import find_run
+from heretic.runs.folder import RunFolder, digest
 from heretic.scorers import load_scorers
 from heretic.system.files import check_writable
 from heretic.tracking.reporter import check_tracker
@@ -36,7 +36,10 @@ def check_same(job: Job) -> None:
         HereticError: They cannot be read any more.
     """
     prompts = load_prompts(job.settings, Silent(), scorers=load_scorers(job.settings))
-    if find_run(job.folder, fingerprint(job.settings, prompts)) is None:
+    path = run_of(job)
+    manifest = None if path is None else RunFolder(path).read_manifest()
+    wanted = digest(fingerprint(job.settings, prompts))
+    if manifest is None or digest(manifest.fingerprint) != wanted:
         raise RunError(
             "Its model, its prompts or its scorers are not those that it has finished with, under "
             "the same names.",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from heretic.batch.file import JobTable
+from heretic.batch.progress import latest_events
 from heretic.config.consent import check_consent
 from heretic.config.schema import SettingsLayer, settings_of
 from heretic.config.settings import Settings, remarks_on, with_ready_made
@@ -59,11 +60,14 @@ class Ending:
         state: `finished` or `failed`.
         settings: Those that the job then had, without secrets and consents.
         reason: What failed; empty if nothing did.
+        run: Name of the run folder that the job has finished with: there may be others of the same
+            settings, with other prompts. Empty if it failed.
     """
 
     state: State
     settings: Mapping[str, Any]
     reason: str = ""
+    run: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,17 +209,31 @@ def _changed(before: Mapping[str, Any], settings: Settings) -> list[str]:
 
     Neither does the place of the batch's folder, which may have been moved.
     """
-    now = settings.recorded()
-    counted = before.keys() - {"study_checkpoint_dir"}
-    return [name for name in now if name in counted and before[name] != now[name]]
+    then, now = _without_place(before), _without_place(settings.recorded())
+    return [name for name in now if name in then and then[name] != now[name]]
+
+
+def _without_place(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without the job's folder, and without the place in it where the model is saved."""
+    values = dict(recorded)
+    folder, saved = values.pop("study_checkpoint_dir", None), values.get("save_directory")
+    if folder is not None and saved is not None and Path(saved) == Path(folder) / SAVED:
+        values["save_directory"] = None
+    return values
 
 
 def run_of(job: Job) -> Path | None:
-    """The run folder of a job's settings; None if it has not come so far.
+    """The run that a job has finished with, or else the latest one of its settings.
+
+    Returns:
+        Its folder; None if the job has not come so far.
 
     Raises:
-        RunError: The job's folder cannot be read.
+        RunError: The job's folder or its ending cannot be read.
     """
+    ending = _read_ending(job)
+    if ending is not None and ending.run and not _changed(ending.settings, job.settings):
+        return job.folder / ending.run
     for folder in run_folders(job.folder):
         try:
             manifest = folder.read_manifest()
@@ -258,13 +276,14 @@ def do(job: Job, search: Callable[[Settings], int]) -> int:
                 _write(path, Ending("failed", job.settings.recorded(), masked(reason(error))))
             raise
         if status == 0:
-            _write(path, Ending("finished", job.settings.recorded()))
+            events = latest_events(job.folder)
+            run = "" if events is None else events.parent.name
+            _write(path, Ending("finished", job.settings.recorded(), run=run))
         return status
 
 
 def _write(path: Path, ending: Ending) -> None:
-    content = {"state": ending.state, "settings": ending.settings, "reason": ending.reason}
-    write_atomic(path, json.dumps(content, indent=2) + "\n")
+    write_atomic(path, json.dumps(asdict(ending), indent=2) + "\n")
 
 
 def _read_ending(job: Job) -> Ending | None:
@@ -277,7 +296,10 @@ def _read_ending(job: Job) -> Ending | None:
         if state not in ("finished", "failed"):
             raise ValueError("its state is neither finished nor failed")
         settings = parse.table(content.get("settings"), "settings")
-        return Ending(state, settings, parse.text(content.get("reason"), "reason"))
+        reason, run = (parse.text(content.get(name), name) for name in ("reason", "run"))
+        if run != Path(run).name:
+            raise ValueError("its run is no name of a folder")
+        return Ending(state, settings, reason, run)
     except (ValueError, HereticError) as error:
         raise RunError(
             f"{path} does not say how the job ended: {error}.",

@@ -28,12 +28,19 @@ def progress(folder: Path) -> str:
     return ""
 
 
+def latest_events(folder: Path) -> Path | None:
+    """The file of events below a job's folder that was written last; None if there is none."""
+    with suppress(OSError):  # it is being made, or moved
+        return max(folder.glob(f"*/{EVENTS}"), key=lambda path: path.stat().st_mtime, default=None)
+    return None
+
+
 def _last_events(folder: Path) -> list[Mapping[str, Any]]:
     """The last whole lines of the newest file of events below the folder."""
     lines: list[bytes] = []
+    path = latest_events(folder)
     with suppress(OSError):  # it is being made, or moved
-        files = sorted(folder.glob(f"*/{EVENTS}"), key=lambda path: path.stat().st_mtime)
-        for path in files[-1:]:
+        if path is not None:
             with path.open("rb") as file:
                 file.seek(max(0, path.stat().st_size - _TAIL))
                 lines = file.read().splitlines()

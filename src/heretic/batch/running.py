@@ -184,13 +184,15 @@ def _stop(running: Sequence[_Running], watcher: Watcher) -> None:
 
     Whoever interrupts once more insists: a process that was told twice ends at once.
     """
-    processes = [one.process for one in running if one.process is not None]
-    watcher.stopping([one.job for one in running if one.process is not None])
-    alive = processes
-    while alive:
-        for process in alive:
-            process.terminate()
+    ours = [one for one in running if one.process is not None]
+    untold = True
+    while alive := [one.process for one in ours if one.process and one.process.poll() is None]:
         with suppress(KeyboardInterrupt):
             for process in alive:
+                process.terminate()
+            if untold:
+                untold = False
+                with suppress(OSError):  # a screen that is gone keeps no process alive
+                    watcher.stopping([one.job for one in ours])
+            for process in alive:
                 process.wait()
-        alive = [process for process in processes if process.poll() is None]

@@ -122,8 +122,11 @@ def _search_all_the_same(display: Display, found: str) -> bool:
         return False
 
 
-def settle_existing_run(opened: ShownRun) -> bool:
+def settle_existing_run(opened: ShownRun, *, asks: bool = True) -> bool:
     """Continue or discard the trials that the run has already; False if the user wants to quit.
+
+    Args:
+        asks: Whether the user may be asked; if not, the run is continued.
 
     Raises:
         RunError: The run is damaged, or its search cannot go on (see `pipeline.check_detector`),
@@ -136,8 +139,11 @@ def settle_existing_run(opened: ShownRun) -> bool:
     if found is None:
         return True
     manifest, trials = found
+    settings = opened.settings
+    if not asks:
+        settings = settings.replaced(checkpoint_action="continue")
     action = choose_checkpoint(
-        Dialogue.of_command(opened.settings, opened.display, manifest.baseline),
+        Dialogue.of_command(settings, opened.display, manifest.baseline),
         completed=sum(trial.state == "complete" for trial in trials),
         n_trials=opened.settings.n_trials,
         front=front_of(trials),

@@ -52,8 +52,9 @@ def run_of_settings(settings: Settings, started: float, *, offers: bool = True) 
 
     Args:
         started: When the command began, by `time.perf_counter`.
-        offers: Whether a terminal offers what an interrupted search has found; if not, the command
-            ends, as it does without a terminal.
+        offers: Whether a terminal asks what to do with the run if there is one, and offers what an
+            interrupted search has found; if not, the command goes on or ends, as it does without a
+            terminal.
 
     Returns:
         The exit status.
@@ -66,7 +67,7 @@ def run_of_settings(settings: Settings, started: float, *, offers: bool = True) 
         outlives_terminal(asks_nothing(settings)),
         held_run(settings, make_console(), started, may_begin=may_begin) as opened,
     ):
-        if not settle_existing_run(opened):
+        if not settle_existing_run(opened, asks=offers):
             return 0
         return search_and_choose(prepared(opened), opened.display, offers=offers)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -62,7 +62,7 @@ def read_content(path: Path) -> Content:
     try:
         with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
             return _content(_Head(data), len(data))
-    except (OSError, ValueError, KeyError, struct.error) as error:
+    except (OSError, ValueError, struct.error) as error:
         raise ExportError(f"{path} cannot be read as a GGUF file: {error}.") from error
 
 
@@ -110,22 +110,29 @@ class _Head:
         if kind == _STRING:
             return self.text()
         if kind != _ARRAY:
-            return self.scalar(_SCALARS[kind])
+            return self.scalar(self._code(kind))
         kind, count = self.scalar("I"), self.scalar("Q")
         if kind == _STRING:
             for _ in range(count):
-                length = self.scalar("Q")
-                self.place += length
+                self._skip(self.scalar("Q"))
         else:
-            self.place += count * struct.calcsize(_SCALARS[kind])
+            self._skip(count * struct.calcsize(self._code(kind)))
         return None
 
+    def _code(self, kind: int) -> str:
+        if kind not in _SCALARS:  # llama.cpp reads no array of arrays either
+            raise ValueError(f"it has a value of type {kind}")
+        return _SCALARS[kind]
+
     def _bytes(self, count: int) -> bytes:
-        found = self._data[self.place : self.place + count]
-        if len(found) < count:
+        start = self.place
+        self._skip(count)
+        return self._data[start : self.place]
+
+    def _skip(self, count: int) -> None:
+        if count > len(self._data) - self.place:
             raise ValueError("it ends too early")
         self.place += count
-        return found
 
 
 def _content(head: _Head, size: int) -> Content:
@@ -137,13 +144,24 @@ def _content(head: _Head, size: int) -> Content:
     count, fields = head.scalar("Q"), head.scalar("Q")
     values = {head.text(): head.value() for _ in range(fields)}
     found = [_tensor(head) for _ in range(count)]
-    alignment = values.get("general.alignment", 32)
+    alignment = _whole(values, "general.alignment", 32)
+    if alignment == 0:
+        raise ValueError("its general.alignment is 0")
     start = -(-head.place // alignment) * alignment
     if any(start + end > size for _, end in found):
         raise ValueError("it ends before its last tensor")
-    architecture = str(values["general.architecture"])
-    blocks = int(values[f"{architecture}.block_count"])
+    architecture = values.get("general.architecture")
+    if not isinstance(architecture, str):
+        raise ValueError("it has no text general.architecture")
+    blocks = _whole(values, f"{architecture}.block_count")
     return Content(architecture, blocks, tuple(tensor for tensor, _ in found))
+
+
+def _whole(values: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    value = values.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"it has no whole number {name}")
+    return value
 
 
 def _tensor(head: _Head) -> tuple[Tensor, int]:

@@ -25,8 +25,8 @@ _LOCAL = "Or name a local file or folder instead."
 _SUBSETS = re.compile(r"(?:available configs|Available): \[(.*?)\]")
 """Where errors of `datasets` list the subsets that exist."""
 
-_PLAIN_SLICE = re.compile(r"(\w+(?:\.\w+)*)(?:\[(-?\d+)?:(-?\d+)?\])?")
-"""A split by its name, or one slice of it by numbers of rows."""
+_PLAIN_SLICE = re.compile(r"(\w+(?:\.\w+)*)(?:\[(-?\d{1,18})?:(-?\d{1,18})?\])?")
+"""A split by its name, or one slice of it by numbers of rows, not longer than Python reads."""
 
 _PATTERNS = re.compile(r"[*?\[\]{}!]")
 """Characters by which file systems of `datasets` take a name for a pattern."""

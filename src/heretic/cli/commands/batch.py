@@ -56,6 +56,11 @@ def command(
 
     tables = read_batch(file)
     if only is not None:
+        if check or as_json or at_once > 1:
+            raise SettingsError(
+                "--job runs one job and takes neither --check nor --json nor --at-once.",
+                remedy="Leave one of the two out.",
+            )
         return _run_one(file, tables, only, retry=retry)
     # What is to be known of files is told once, by the process that checks.
     jobs = _load(file, tables, SettingsOptions().tell if check else lambda _: None, retry=retry)
@@ -240,6 +245,7 @@ def _print(file: Path, found: Sequence[JobSummary], of_page: str, *, page: bool)
 
 def _run_one(file: Path, tables: Sequence[JobTable], name: str, *, retry: bool) -> int:
     """Do one job in this process, as its batch would; returns the exit status."""
+    from heretic.batch.checks import check_same
     from heretic.batch.job import condition, do, load_job
     from heretic.cli.workflow import run_of_settings
 
@@ -251,6 +257,8 @@ def _run_one(file: Path, tables: Sequence[JobTable], name: str, *, retry: bool) 
     job = load_job(file, table, SettingsOptions().tell)
     _check_answers(job)
     found = condition(job)
+    if found.state == "finished":
+        check_same(job)
     if found.state == "finished" or (found.state in ("failed", "changed") and not retry):
         click.echo(safe(f"{name}: {found.state}. {found.note}".strip()))
         return DONE if found.state == "finished" else NOT_DONE
