@@ -17,6 +17,7 @@ from heretic.runs.folder import RunFolder
 from heretic.search.shared.address import storage_address
 from heretic.search.shared.beginning import _PIECE, await_or_claim, publish
 from heretic.search.shared.remote import connected
+from heretic.search.shared.storage import check_answers
 from heretic.system.secrets import masked, register_address
 
 
@@ -78,6 +79,7 @@ def proxy(tmp_path: Path) -> Iterator[str]:
 
 def test_a_search_through_a_proxy(proxy: str, tmp_path: Path):
     large = bytes(range(256)) * (5 * 2**20 // 256)  # above what gRPC takes as one message
+    check_answers(storage_address(proxy))
     with connected(proxy, NAME, Silent()) as remote:
         claim = await_or_claim(remote, pytest.fail)
         assert isinstance(claim, int)

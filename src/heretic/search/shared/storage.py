@@ -28,6 +28,14 @@ _OPENINGS = 5
 _CONNECTING = 10
 _ANSWERING = 60
 _WORDS = 200
+_ANSWERS = (
+    KeyError,
+    ValueError,
+    optuna.exceptions.DuplicatedStudyError,
+    optuna.exceptions.UpdateFinishedTrialError,
+)
+"""Errors by which a storage says what it holds."""
+
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -180,6 +188,8 @@ def is_absence(error: Exception) -> bool:
 
     away = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError, exc.DisconnectionError)
     found: BaseException | None = error
+    if isinstance(error, _ANSWERS):  # the proxy gives them the error of gRPC as their cause
+        return False
     while found is not None:
         if isinstance(found, (*away, ConnectionError)) or _is_of_grpc(found):
             return True
