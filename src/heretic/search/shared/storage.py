@@ -179,6 +179,8 @@ def _opened(address: StorageAddress) -> BaseStorage:
             if not is_race or attempt == _OPENINGS - 1:
                 raise
             time.sleep(_PAUSE * random.random())  # noqa: S311
+        except (TypeError, ValueError) as error:  # options of the address that a driver lacks
+            raise RuntimeError(str(error)) from error
     raise AssertionError
 
 
