@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.search_case import OUTSIDE, Recorder, evaluate, make_study, one_by_one
+from tests.support.search_case import BOTH, OUTSIDE, Recorder, evaluate, make_study, one_by_one
 from tests.support.shared_case import NAME, hastened, shared
 from tests.support.worker_clock import ClockCrew
 
 from heretic.cluster.pool import WorkerPool
 from heretic.errors import RunError, StudyError
 from heretic.events import SearchFinished, Silent, TrialFinished
-from heretic.records import Trial
+from heretic.records import Score, Trial
 from heretic.runs.folder import RunFolder
 from heretic.search import study as study_module
 from heretic.search.limits import TimeLimit
@@ -190,6 +190,21 @@ def test_failures_of_others_do_not_end_a_search(url: str, tmp_path: Path, monkey
     with shared(url, tmp_path / "b") as (study, _):
         found = study.run(evaluate, 1)
     assert [one.state for one in found] == ["failed"] * 2 + ["complete"]
+
+
+def test_a_run_with_a_withheld_figure_goes_on(url: str, tmp_path: Path):
+    """Its value is no number, which equals nothing; a worker's answer is a copy of it."""
+
+    def withheld(plans):
+        nan = float("nan")
+        return [(*one, Score("more", nan, "none", "-", withheld=True)) for one in evaluate(plans)]
+
+    objectives = (*BOTH, "none")
+    with shared(url, tmp_path / "a", objectives=objectives) as (study, remote):
+        found = study.run(withheld, 2)
+        assert remote.finish(found[1])  # as after a loss of connection
+    with shared(url, tmp_path / "a", objectives=objectives) as (study, _):
+        assert len(study.run(withheld, 3)) == 3
 
 
 class TestParted:

@@ -172,7 +172,8 @@ class Remote:
                 storage.set_trial_user_attr(key, TRIAL_KEY, record)
                 storage.set_trial_state_values(key, state, values if complete else None)
             except UpdateFinishedTrialError:
-                return trial_of(storage.get_trial(key)) == trial  # the first try had counted
+                told = trial_of(storage.get_trial(key))
+                return told is not None and trial_to_record(told) == record  # the first try counted
             return True
 
         return self._of_study(write)

@@ -258,8 +258,9 @@ class SharedStudy(OptunaStudy):
 
 def _same(one: Trial | None, other: Trial) -> bool:
     """Whether two trials say the same of a plan; times count for nothing."""
-    return one is not None and (one.plan, one.state, one.scores) == (
-        other.plan,
-        other.state,
-        other.scores,
-    )
+    return one is not None and _said(one) == _said(other)
+
+
+def _said(trial: Trial) -> tuple[object, ...]:
+    # As records: the value of a score that is withheld equals nothing, not even itself.
+    return trial.plan, trial.state, [score.to_dict(with_values=True) for score in trial.scores]
