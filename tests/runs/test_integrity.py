@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.damage import all_damages, check_damage, cut, flipped
@@ -135,7 +136,7 @@ class TestJournal:
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
                 lengths.append(path.stat().st_size)
 
-        def written(file: Path, text: str, **more: object) -> None:
+        def written(file: Path, text: str, **more: Any) -> None:
             if file.name == "manifest.json" and (journal := json.loads(text)["journal"]):
                 told.append(journal["length"])
                 assert told[-1] <= lengths[-1]

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.search_case import BOTH, OUTSIDE, Recorder, evaluate, make_study, one_by_one
@@ -274,7 +275,7 @@ class Held:
     at_once, places, in_batches = 1, 2, False
 
     def __init__(self, on_second) -> None:
-        self._plans: list = []
+        self._plans: list[Any] = []
         self._on_second = on_second
 
     def hand_in(self, batch) -> None:
