@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.damage import all_damages, check_damage, cut, flipped
@@ -16,6 +18,7 @@ from heretic.evaluator.baseline import BaselineFile
 from heretic.events import Notice
 from heretic.harness.store import ResultFile
 from heretic.pipeline import read_plans
+from heretic.runs import store
 from heretic.runs.folder import RunFolder
 from heretic.runs.journal import LostEndError
 from heretic.runs.manifest import FileMark
@@ -124,6 +127,28 @@ def _fields(manifest):
 
 
 class TestJournal:
+    def test_a_manifest_tells_of_no_line_that_a_power_cut_can_take(self, tmp_path, monkeypatch):
+        """Else the run would be taken for one that has lost its end."""
+        path, lengths, sync = tmp_path / "run" / "trials.journal", [0], os.fsync
+
+        def synced(descriptor: int) -> None:
+            sync(descriptor)
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                lengths.append(path.stat().st_size)
+
+        def written(file: Path, text: str, **more: Any) -> None:
+            if file.name == "manifest.json" and (journal := json.loads(text)["journal"]):
+                told.append(journal["length"])
+                assert told[-1] <= lengths[-1]
+            files.write_atomic(file, text, **more)
+
+        told: list[int] = []
+        folder = make_run(path.parent)
+        monkeypatch.setattr(os, "fsync", synced)
+        monkeypatch.setattr(store, "write_atomic", written)
+        make_study(folder).run(evaluate, 9)
+        assert len(set(told)) > 1
+
     def test_lost_trials_are_said_and_computed_again(self, copy):
         journal = copy / "trials.journal"
         before = RunFolder(copy).read_trials()

@@ -34,7 +34,7 @@ from heretic.errors import SettingsError
 from heretic.system.adapters import model_identity
 from heretic.system.hub import plugin_identity
 from heretic.system.secrets import (
-    masked_address,
+    MASK,
     masked_options,
     register_address,
     register_options,
@@ -77,7 +77,7 @@ class Settings(SettingsFields):
         """What `repr` shows: everything but secrets."""
         for name, value in super().__repr_args__():
             if name == "storage" and value is not None:
-                yield name, masked_address(value)
+                yield name, MASK  # a password may hold any sign
             else:
                 yield name, _without_secrets(value) if name == "scorer" else value
 

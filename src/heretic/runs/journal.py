@@ -254,6 +254,7 @@ class Journal:
         self._remedy = remedy
         found = scan(path, strict=True)
         self._crc, self._length = found.crc, found.length
+        self._is_synced = True
         if found.excess or not path.exists():
             with self._opened() as descriptor:
                 os.ftruncate(descriptor, found.length)
@@ -263,6 +264,17 @@ class Journal:
     def mark(self) -> JournalMark:
         """How far the journal has come."""
         return JournalMark(self._length, self._crc)
+
+    def sync(self) -> None:
+        """Wait until all lines are on the disk, as they must be before a manifest says so.
+
+        Raises:
+            RunError: They cannot be written.
+        """
+        if not self._is_synced:
+            with self._opened() as descriptor:
+                os.fsync(descriptor)
+            self._is_synced = True
 
     def append(self, logs: Sequence[Mapping[str, Any]], *, sync: bool = True) -> None:
         """Append lines, and wait until they are on the disk.
@@ -292,6 +304,7 @@ class Journal:
                 os.ftruncate(descriptor, self._length)
                 raise
         self._crc, self._length = crc, self._length + len(data)
+        self._is_synced = sync
 
     def _opened(self) -> _Descriptor:
         self._check()

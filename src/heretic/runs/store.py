@@ -99,6 +99,7 @@ class RunFiles:
             RunError: It cannot be written.
         """
         if self._journal is not None:
+            self._journal.sync()
             manifest = replace(manifest, journal=self._journal.mark)
         manifest = replace(manifest, schema_version=SCHEMA_VERSION)
         self._lock.check()

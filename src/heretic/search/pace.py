@@ -39,6 +39,10 @@ class Pace:
         """Keep how long a complete trial took."""
         self._spent.append(seconds)
 
+    def is_over(self) -> bool:
+        """Whether the limit has passed."""
+        return self.limit is not None and self.limit.left() <= 0
+
     def is_too_late(self, at_once: int | None) -> bool:
         """Whether what begins now would end after the limit; never before a trial is complete.
 

@@ -366,8 +366,8 @@ class OptunaStudy:
         """Take the number of the next trial, for which all plans before it are known."""
         raise NotImplementedError
 
-    def assign(self, number: int, plan: Plan | None) -> Plan:
-        """Give a reserved trial its plan; None for the sampler's."""
+    def assign(self, number: int, plan: Plan | None) -> Plan | None:
+        """Give a reserved trial its plan, or the sampler's; None if others have settled it."""
         raise NotImplementedError
 
     def give_up(self, number: int) -> None:

@@ -296,9 +296,10 @@ class _Search:
 
     def _waits(self) -> bool:
         """Whether others still evaluate plans that belong to what was asked for."""
-        if self._is_out_of_time or not self._sampler.elsewhere() or self.is_stagnant():
+        if self.completed >= self.n_trials or not self._sampler.elsewhere() or self.is_stagnant():
             return False
-        return self._give_way()
+        self._is_out_of_time = self._is_out_of_time or self._pace.is_over()
+        return not self._is_out_of_time and self._give_way()
 
     def why_ended(self) -> str:
         """Why `loop` returned: `time`, `stagnant` or `done`."""
@@ -422,7 +423,8 @@ class _Search:
                 self._sampler.give_up(number)
                 break
             plan = self._sampler.assign(number, waiting[0] if waiting else None)
-            found.append((number, plan))
+            if plan is not None:
+                found.append((number, plan))
         return found
 
     @property

@@ -129,6 +129,7 @@ def register_address(address: str) -> None:
     """Let `masked` find from now on the password in an address, also apart from it."""
     # To the last @: a password that was not escaped may hold one.
     in_front = re.search(r"://[^:@/]*:(.+)@", address.partition("?")[0])
+    in_front = in_front or re.search(r"://[^:@/]*:([^@]+)@", address)  # with a ? in it
     found = [in_front[1]] if in_front else []
     for field in address.partition("?")[2].split("&"):
         name, _, value = field.partition("=")

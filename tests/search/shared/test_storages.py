@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import optuna
 import pytest
@@ -11,12 +12,14 @@ from tests.support.postgres import PASSWORD, URL_PASSWORD, free_port
 from tests.support.search_case import OUTSIDE, evaluate
 from tests.support.shared_case import NAME, hastened, shared
 
+from heretic.config.settings import Settings
 from heretic.errors import SettingsError, StudyError
 from heretic.events import Silent
 from heretic.runs.folder import RunFolder
 from heretic.search.shared.address import storage_address
 from heretic.search.shared.beginning import _PIECE, await_or_claim, publish
 from heretic.search.shared.remote import connected
+from heretic.search.shared.storage import check_answers
 from heretic.system.secrets import masked, register_address
 
 
@@ -46,11 +49,30 @@ def test_other_addresses_are_refused(text: str):
         storage_address(text)
 
 
+@pytest.mark.parametrize("sign", ["/", "?", "#", "@", "@x:y"])
+def test_signs_that_are_not_escaped_are_refused_and_not_shown(sign: str):
+    """A part of the password would pass for the host, the port or the path, and be shown."""
+    address = f"postgresql://me:se{sign}cret@127.0.0.1:1/db"
+    with pytest.raises(SettingsError, match="must be escaped") as caught:
+        storage_address(address)
+    assert "cret" not in str(caught.value)
+    assert "cret" not in repr(Settings(model="x", storage=address))
+    escaped = f"postgresql://me:{quote(f'se{sign}cret', safe='')}@127.0.0.1:1/db"
+    assert storage_address(escaped).shown == "postgresql://***@127.0.0.1:1/db"
+
+
+def test_an_option_that_a_driver_lacks_is_said():
+    pytest.importorskip("pymysql")
+    with pytest.raises(StudyError, match=r"refuses what is asked of it: .*'bogus'"):
+        check_answers(storage_address("mysql://host/d?bogus=1"))
+
+
 @pytest.mark.parametrize(
     "address",
     [
         f"postgresql://me:{URL_PASSWORD}@host/d",
         f"postgresql://me:{PASSWORD}@host/d",  # not escaped, as it should be
+        f"postgresql://me:?{PASSWORD.removesuffix('@:x')}@host/d",
         f"mysql://host/d?user=me&password={URL_PASSWORD}",
     ],
 )
@@ -78,6 +100,7 @@ def proxy(tmp_path: Path) -> Iterator[str]:
 
 def test_a_search_through_a_proxy(proxy: str, tmp_path: Path):
     large = bytes(range(256)) * (5 * 2**20 // 256)  # above what gRPC takes as one message
+    check_answers(storage_address(proxy))
     with connected(proxy, NAME, Silent()) as remote:
         claim = await_or_claim(remote, pytest.fail)
         assert isinstance(claim, int)

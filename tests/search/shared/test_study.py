@@ -6,20 +6,23 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.support.search_case import OUTSIDE, Recorder, evaluate, make_study, one_by_one
+from tests.support.search_case import BOTH, OUTSIDE, Recorder, evaluate, make_study, one_by_one
 from tests.support.shared_case import NAME, hastened, shared
 from tests.support.worker_clock import ClockCrew
 
 from heretic.cluster.pool import WorkerPool
 from heretic.errors import RunError, StudyError
-from heretic.events import Silent, TrialFinished
-from heretic.records import Trial
+from heretic.events import SearchFinished, Silent, TrialFinished
+from heretic.records import Score, Trial
 from heretic.runs.folder import RunFolder
 from heretic.search import study as study_module
+from heretic.search.limits import TimeLimit
 from heretic.search.shared.beginning import push_trials
 from heretic.search.shared.remote import Remote, connected, plan_of
+from heretic.search.shared.study import SharedStudy
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +193,21 @@ def test_failures_of_others_do_not_end_a_search(url: str, tmp_path: Path, monkey
     assert [one.state for one in found] == ["failed"] * 2 + ["complete"]
 
 
+def test_a_run_with_a_withheld_figure_goes_on(url: str, tmp_path: Path):
+    """Its value is no number, which equals nothing; a worker's answer is a copy of it."""
+
+    def withheld(plans):
+        nan = float("nan")
+        return [(*one, Score("more", nan, "none", "-", withheld=True)) for one in evaluate(plans)]
+
+    objectives = (*BOTH, "none")
+    with shared(url, tmp_path / "a", objectives=objectives) as (study, remote):
+        found = study.run(withheld, 2)
+        assert remote.finish(found[1])  # as after a loss of connection
+    with shared(url, tmp_path / "a", objectives=objectives) as (study, _):
+        assert len(study.run(withheld, 3)) == 3
+
+
 class TestParted:
     """A run folder and a study that do not belong together."""
 
@@ -226,6 +244,100 @@ class TestParted:
             assert numbered(study.run(evaluate, 4)[:3]) == numbered(first)
         with shared(other, tmp_path / "b") as (study, _):
             assert numbered(study.run(evaluate, 4)[:3]) == numbered(first)
+
+    def test_what_was_told_in_part_is_told_to_the_end(
+        self, url: str, empty: Path, tmp_path: Path, monkeypatch
+    ):
+        """Ctrl+C comes while a trial is put into an empty storage."""
+        with shared(url, tmp_path / "a") as (study, _):
+            first = study.run(evaluate, 3)
+        other = f"sqlite:///{shutil.copy(empty, tmp_path / 'other.db')}"
+        with shared(other, tmp_path / "a") as (study, remote), study.folder.lock():
+            assign = remote.assign
+
+            def broken_off(number, *plan):
+                if number == 1:
+                    raise KeyboardInterrupt
+                return assign(number, *plan)
+
+            monkeypatch.setattr(remote, "assign", broken_off)
+            with pytest.raises(KeyboardInterrupt):
+                push_trials(remote, study.folder)
+        with shared(other, tmp_path / "a") as (study, remote):
+            with study.folder.lock():
+                assert push_trials(remote, study.folder) == 2
+            assert numbered(study.run(evaluate, 4)[:3]) == numbered(first)
+
+
+class Held:
+    """A pool that keeps the first plan until the second has ended."""
+
+    at_once, places, in_batches = 1, 2, False
+
+    def __init__(self, on_second) -> None:
+        self._plans: list[Any] = []
+        self._on_second = on_second
+
+    def hand_in(self, batch) -> None:
+        self._plans += batch
+
+    def take(self) -> list[Trial]:
+        number, plan = self._plans.pop()
+        if number == 1:
+            self._on_second()
+        return [Trial(number, plan, evaluate([plan])[0])]
+
+
+class TestTakenForDead:
+    """A process that slept, and whose trials others have settled."""
+
+    def test_scores_of_a_worker_are_told_as_another_trial(self, url: str, tmp_path: Path):
+        with shared(url, tmp_path / "a") as (study, _), connected(url, NAME, Silent()) as other:
+            other.search(["minimize", "minimize"])
+
+            def settle_first():
+                other.trials()
+                other.settle(0)
+
+            found = study.run(Held(settle_first), 4)
+            told = [plan_of(one) for one in other.trials() if one.state.name == "COMPLETE"]
+        assert not [one for one in found if one.failure]
+        assert found[0].plan in told
+
+    def test_a_number_that_got_no_plan_is_left_out(self, url: str, tmp_path: Path, monkeypatch):
+        with shared(url, tmp_path / "a") as (study, _), connected(url, NAME, Silent()) as other:
+            other.search(["minimize", "minimize"])
+            reserve = SharedStudy.reserve
+
+            def reserved(sampler):
+                number = reserve(sampler)
+                if number == 1:
+                    other.trials()
+                    other.settle(1)
+                return number
+
+            monkeypatch.setattr(SharedStudy, "reserve", reserved)
+            assert [one.number for one in study.run(evaluate, 3)] == [0, 2, 3]
+
+
+class TestNobodyIsAwaitedInVain:
+    """Another process has a plan in hand for as long as the search lasts."""
+
+    def test_when_there_are_enough_trials(self, url: str, tmp_path: Path):
+        with shared(url, tmp_path / "a") as (study, _), connected(url, NAME, Silent()) as other:
+            study.run(evaluate, 2)
+            begun_by(other, tmp_path)
+            assert len(study.run(evaluate, 2)) == 2
+            assert not other.trials()[2].state.is_finished()
+
+    def test_when_the_time_is_over(self, url: str, tmp_path: Path):
+        recorder = Recorder()
+        limit = TimeLimit(0.5, time.perf_counter())
+        with shared(url, tmp_path / "a") as (study, _), connected(url, NAME, Silent()) as other:
+            begun_by(other, tmp_path)
+            assert len(study.run(evaluate, 2, recorder, time_limit=limit)) <= 1
+            assert not other.trials()[0].state.is_finished()
+        assert [one.reason for one in recorder.of(SearchFinished)] == ["time"]
 
 
 def test_a_process_is_dead_by_silence_alone(url: str, tmp_path: Path):

@@ -22,6 +22,10 @@ _DRIVERS = {
 }
 """Schemes, and the dialect and driver that SQLAlchemy is asked for."""
 
+_SERVER = re.compile(r"([^@/?#]*@)?(\[[^@/?#\]]*\]|[^@/?#:\[\]]*)(:[0-9]*)?([/?][^@#]*)?")
+"""What follows the scheme of a database's server. Signs that are not escaped would make a part of a
+password pass for the host or the port, which errors name."""
+
 _MODULES = {"postgresql": "psycopg", "mysql": "pymysql", "grpc": "grpc"}
 _FORMS = (
     "It should be postgresql://USER:PASSWORD@HOST/DATABASE, mysql://USER:PASSWORD@HOST/DATABASE, "
@@ -66,6 +70,12 @@ def storage_address(text: str) -> StorageAddress:
         raise SettingsError(
             "storage names a SQLite database in memory, which no other process sees.",
             remedy="Name a file, such as sqlite:///study.db.",
+        )
+    if kind != "sqlite" and not _SERVER.fullmatch(rest):
+        raise SettingsError(
+            "storage has signs that must be escaped, or a port that is no number.",
+            remedy="Write / as %2F, : as %3A, ? as %3F, # as %23, @ as %40 in user, password and "
+            f"options. {_FORMS}",
         )
     return StorageAddress(kind, Secret(f"{driver}://{rest}"), masked_address(f"{scheme}://{rest}"))
 

@@ -204,9 +204,13 @@ def push_trials(remote: Remote, folder: RunFolder) -> int:
     if not trials:
         return 0
     remote.search(directions)
-    begin = len(remote.trials())
-    for frozen in trials[begin:]:
-        number = remote.reserve()
+    there, told = remote.trials(), 0
+    for frozen in trials:
+        other = there[frozen.number] if frozen.number < len(there) else None
+        if other is not None and not _is_left(other, frozen):
+            continue
+        number = remote.reserve() if other is None else other.number
+        told += 1
         plan, record = plan_of(frozen), frozen.user_attrs.get(TRIAL_KEY)
         if plan is not None:
             remote.assign(number, plan, frozen.params, frozen.distributions)
@@ -215,7 +219,14 @@ def push_trials(remote: Remote, folder: RunFolder) -> int:
             remote.settle(number)
         else:
             remote.finish(trial)
-    return len(trials) - begin
+    return told
+
+
+def _is_left(other: FrozenTrial, frozen: FrozenTrial) -> bool:
+    """Whether a call that was broken off left a trial of the journal open in the storage."""
+    is_same = plan_of(other) in (None, plan_of(frozen))
+    is_part = other.params.items() <= frozen.params.items()
+    return not other.state.is_finished() and is_same and is_part
 
 
 # --- which runs a storage holds --------------------------------------------------------------

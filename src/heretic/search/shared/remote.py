@@ -135,23 +135,30 @@ class Remote:
         plan: Plan,
         params: Mapping[str, Any],
         distributions: Mapping[str, optuna.distributions.BaseDistribution],
-    ) -> None:
+    ) -> bool:
         """Give a reserved trial its plan, and what the sampler learns from.
+
+        Returns:
+            False if others have settled it meanwhile.
 
         Raises:
             StudyError: As `trials`.
         """
         trial = self._ids[number]
 
-        def write(storage: BaseStorage, study: int) -> None:
+        def write(storage: BaseStorage, study: int) -> bool:
             known = storage.get_trial(trial).params
-            for name in params.keys() - known.keys():
-                internal = distributions[name].to_internal_repr(params[name])
-                storage.set_trial_param(trial, name, internal, distributions[name])
-            # It comes last: with it, the trial is whole.
-            storage.set_trial_user_attr(trial, PLAN_KEY, plan.to_dict())
+            try:
+                for name in params.keys() - known.keys():
+                    internal = distributions[name].to_internal_repr(params[name])
+                    storage.set_trial_param(trial, name, internal, distributions[name])
+                # It comes last: with it, the trial is whole.
+                storage.set_trial_user_attr(trial, PLAN_KEY, plan.to_dict())
+            except UpdateFinishedTrialError:
+                return False
+            return True
 
-        self._of_study(write)
+        return self._of_study(write)
 
     def finish(self, trial: Trial) -> bool:
         """Tell what became of a trial; False if others have settled it meanwhile."""
@@ -165,7 +172,8 @@ class Remote:
                 storage.set_trial_user_attr(key, TRIAL_KEY, record)
                 storage.set_trial_state_values(key, state, values if complete else None)
             except UpdateFinishedTrialError:
-                return trial_of(storage.get_trial(key)) == trial  # the first try had counted
+                told = trial_of(storage.get_trial(key))
+                return told is not None and trial_to_record(told) == record  # the first try counted
             return True
 
         return self._of_study(write)

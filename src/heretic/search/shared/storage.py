@@ -28,6 +28,14 @@ _OPENINGS = 5
 _CONNECTING = 10
 _ANSWERING = 60
 _WORDS = 200
+_ANSWERS = (
+    KeyError,
+    ValueError,
+    optuna.exceptions.DuplicatedStudyError,
+    optuna.exceptions.UpdateFinishedTrialError,
+)
+"""Errors by which a storage says what it holds."""
+
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -181,6 +189,8 @@ def _opened(address: StorageAddress) -> BaseStorage:
             if not is_race or attempt == _OPENINGS - 1:
                 raise
             time.sleep(_PAUSE * random.random())  # noqa: S311
+        except (TypeError, ValueError) as error:  # options of the address that a driver lacks
+            raise RuntimeError(str(error)) from error
     raise AssertionError
 
 
@@ -196,6 +206,8 @@ def is_absence(error: Exception) -> bool:
         exc.PendingRollbackError,  # what a session says whose connection was lost before
     )
     found: BaseException | None = error
+    if isinstance(error, _ANSWERS):  # the proxy gives them the error of gRPC as their cause
+        return False
     while found is not None:
         if isinstance(found, (*away, ConnectionError)) or _is_of_grpc(found):
             return True

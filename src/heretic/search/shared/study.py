@@ -52,6 +52,7 @@ class SharedStudy(OptunaStudy):
         super().__init__(journal, space, objectives, *more, **kept)
         self._remote = remote
         self._elsewhere: dict[int, Plan] = {}
+        self._in_hand: set[int] = set()  # numbers of trials that are evaluated here
         remote.search([choice for choice in objectives if choice != "none"])
 
     # --- what others do ----------------------------------------------------------------------
@@ -74,6 +75,8 @@ class SharedStudy(OptunaStudy):
         for frozen in self._remote.trials():
             number, ended = frozen.number, frozen.state.is_finished()
             if number < len(kept) and kept[number].state.is_finished():
+                continue
+            if number in self._in_hand:  # also if others took this process for dead: see `learn`
                 continue
             if number >= length:
                 if not ended and plan_of(frozen) is None:
@@ -146,8 +149,12 @@ class SharedStudy(OptunaStudy):
             self._remote.settle(frozen.number)
         return not self._settle_if_left(frozen)
 
-    def assign(self, number: int, plan: Plan | None) -> Plan:
-        """Give a reserved trial its plan, in the storage and in the journal."""
+    def assign(self, number: int, plan: Plan | None) -> Plan | None:
+        """Give a reserved trial its plan, in the storage and in the journal.
+
+        Returns:
+            The plan; None if others have settled the trial, as they do when this process has slept.
+        """
         if plan is None:
             (trial,) = self._drawn(sampler_seed(self._seed, number), 1)
             plan = self._space.suggest(trial)
@@ -155,8 +162,10 @@ class SharedStudy(OptunaStudy):
         else:
             params = self._space.plan_to_params(plan) or {}
             distributions = self._distributions() if params else {}
-        self._remote.assign(number, plan, params, distributions)
+        if not self._remote.assign(number, plan, params, distributions):
+            return None
         self._put(number, plan, params, distributions)
+        self._in_hand.add(number)
         return plan
 
     def give_up(self, number: int) -> None:
@@ -166,6 +175,7 @@ class SharedStudy(OptunaStudy):
     def learn(self, trial: Trial) -> None:
         """Keep a finished trial in the journal, and tell the others."""
         super().learn(trial)
+        self._in_hand.discard(trial.number)
         if not self._remote.finish(trial):
             self._tell_again(trial)
 
@@ -248,8 +258,9 @@ class SharedStudy(OptunaStudy):
 
 def _same(one: Trial | None, other: Trial) -> bool:
     """Whether two trials say the same of a plan; times count for nothing."""
-    return one is not None and (one.plan, one.state, one.scores) == (
-        other.plan,
-        other.state,
-        other.scores,
-    )
+    return one is not None and _said(one) == _said(other)
+
+
+def _said(trial: Trial) -> tuple[object, ...]:
+    # As records: the value of a score that is withheld equals nothing, not even itself.
+    return trial.plan, trial.state, [score.to_dict(with_values=True) for score in trial.scores]
