@@ -20,8 +20,7 @@ from pydantic.fields import FieldInfo
 from heretic.config.declaration import AS_BEFORE
 from heretic.config.fields.all import SettingsFields
 from heretic.errors import SettingsError
-
-ENVIRONMENT_PREFIX = "HERETIC_"
+from heretic.system.secrets import ENVIRONMENT_PREFIX
 
 Kind = Literal[
     "text",

@@ -26,7 +26,6 @@ from heretic.config.foreign.translate import (
 )
 from heretic.config.nested import decoded, merged, put
 from heretic.config.schema import (
-    ENVIRONMENT_PREFIX,
     Kind,
     SettingInfo,
     SettingsLayer,
@@ -37,6 +36,7 @@ from heretic.config.schema import (
 )
 from heretic.errors import SettingsError
 from heretic.system.files import expanded
+from heretic.system.secrets import ENVIRONMENT_PREFIX
 
 DEFAULT_CONFIG_FILE = Path("config.toml")
 DOTENV_FILE = Path(".env")

@@ -20,6 +20,9 @@ from heretic.system.files import expanded
 
 MASK = "***"
 
+ENVIRONMENT_PREFIX = "HERETIC_"
+"""Variables of this name are settings; some are secrets."""
+
 SHORTEST = 8
 """Characters of the shortest secret that is looked for: shorter ones are ordinary words, such as
 the keys `none` and `ollama` of servers that need none."""

@@ -26,6 +26,7 @@ from heretic.events import (
 )
 from heretic.system.display import safe_line
 from heretic.system.optional import installed
+from heretic.system.secrets import ENVIRONMENT_PREFIX
 from heretic.tracking.figures import figures_in, figures_of
 
 LAST_SECONDS = 60.0
@@ -149,7 +150,11 @@ class _Tracker:
             stdout=subprocess.DEVNULL,
             stderr=errors,
             cwd=folder,
-            env={**os.environ, **QUIET},
+            # Its settings come by the pipe; some of the variables hold secrets.
+            env={
+                **{k: v for k, v in os.environ.items() if not k.startswith(ENVIRONMENT_PREFIX)},
+                **QUIET,
+            },
             start_new_session=os.name != "nt",  # Ctrl+C ends the search, which ends the tracker
         )
         assert self._process.stdin is not None

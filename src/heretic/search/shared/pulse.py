@@ -87,7 +87,9 @@ class Pulse:
     def stop(self) -> None:
         """Say that this process has ended, if the storage answers."""
         self._end.set()
-        self._thread.join()
+        self._thread.join(BEAT)
+        if self._thread.is_alive():  # a proxy that is gone may leave a call without an answer
+            return
         try:
             self._storage.ask_once(
                 lambda one: one.set_study_user_attr(self._study, self._key, _ENDED)

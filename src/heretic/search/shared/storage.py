@@ -171,6 +171,8 @@ def _opened(address: StorageAddress) -> BaseStorage:
             "keepalives_idle": 30,
             "keepalives_interval": 10,
             "keepalives_count": 3,
+            # Keepalives are silent while sent data waits to be acknowledged.
+            "tcp_user_timeout": 1000 * _ANSWERING,
         },
         "mysql": {
             "connect_timeout": _CONNECTING,
