@@ -14,7 +14,7 @@ OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 PIP_NO_INDEX=1
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test types suite test-ui docs newest release-check audit soak bench bench-search models clean
+.PHONY: help install demo test types suite test-ui docs newest release-check audit soak bench bench-search bench-scale models clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -95,7 +95,7 @@ soak: $(VENV)/.dev ## Kill, damage, fuzz and run for hours what must hold (not i
 	@for script in damage long_use kills "fuzz --count $(SOAK_INPUTS)"; do \
 	  echo "== $$script"; $(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak.$$script || exit 1; done
 
-CAMPAIGNS := $(addprefix benchmarks/,search.py front_quality.py real_model.py)
+CAMPAIGNS := $(addprefix benchmarks/,search.py front_quality.py real_model.py scale.py)
 ON_A_GPU := benchmarks/gpu.py
 bench: $(VENV)/.dev ## Measure what the README states
 	@for script in $(filter-out $(CAMPAIGNS) $(ON_A_GPU),$(wildcard benchmarks/*.py)); do \
@@ -103,6 +103,10 @@ bench: $(VENV)/.dev ## Measure what the README states
 
 bench-search: $(VENV)/.dev ## Compare searches with the peer's: hours, resumed where it was stopped
 	$(BIN)/python benchmarks/search.py
+
+bench-scale: $(VENV)/.dev ## Many workers: simulated, killed, and real ones of this machine (an hour)
+	@for part in driver quality kills local; do \
+	  echo "== $$part"; $(BIN)/python benchmarks/scale.py $$part || exit 1; done
 
 models: $(VENV)/.dev ## Ask every model type what must hold of it, and write docs/models.md
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.support.contract --write
