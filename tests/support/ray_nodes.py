@@ -53,7 +53,7 @@ def searched(folder: Path) -> dict[str, Any]:
         with joined_ray(cluster.address, allow_unauthenticated=True):
             share = share_of(nodes_of_ray(), workers=2, gpus=0)
             killer = Killer(change, {6, 12})
-            crew = RayCrew(job(0.1), share)
+            crew = RayCrew(job(0.5), share)  # long enough for Ray to notice the loss
             pool = WorkerPool(crew, 2, killer, in_batches=False)
             trials = make_study(folder, n_startup_trials=1000).run(pool, N_TRIALS, killer)
             crew.close()

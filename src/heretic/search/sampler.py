@@ -255,8 +255,6 @@ class OptunaStudy:
         states = (TrialState.COMPLETE, TrialState.RUNNING)
         trials = self._study.get_trials(deepcopy=False, states=states)
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-        if len(complete) < self._n_startup_trials:
-            return []  # it draws at random
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         if len(running) > MOST_RUNNING:
             begun = running[-MOST_RUNNING].number
@@ -265,7 +263,9 @@ class OptunaStudy:
         if len(complete) > most:
             kept = self._informative(complete, most, np.random.default_rng(seed))
             trials = [t for t in trials if t.number in kept or t.state == TrialState.RUNNING]
-        return [_lean(trial, self._aim) for trial in trials]
+        lean = [_lean(trial, self._aim) for trial in trials]  # also finds damaged ones
+        # Before it learns, it draws at random.
+        return lean if len(complete) >= self._n_startup_trials else []
 
     def _informative(
         self, complete: Sequence[optuna.trial.FrozenTrial], most: int, rng: np.random.Generator
