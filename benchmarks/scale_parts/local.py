@@ -34,7 +34,7 @@ def _rate(workers: int, trials: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "heretic", "demo", *SETTINGS]
         command += ["--n-trials", str(trials), "--workers", str(workers)]
-        command += ["--save-directory", f"{folder}/saved", "--checkpoint-dir", f"{folder}/runs"]
+        command += ["--save-directory", f"{folder}/saved", "--study-checkpoint-dir", f"{folder}/runs"]
         cores = os.sched_getaffinity(0)
         pinned = {min(cores)} if workers == 0 else cores
         result = subprocess.run(
