@@ -52,24 +52,36 @@ def shared(
         yield study, remote
 
 
-def slow(seconds: float):
-    """An evaluation that takes a while."""
+def stuck_of(folder: Path) -> Path:
+    """The file that says that the program of a run folder has a plan in hand that never ends."""
+    return folder.with_suffix(".stuck")
+
+
+def slow(seconds: float, plans_that_end: float, stuck: Path):
+    """An evaluation that takes a while, and after some plans for ever."""
+    ended = 0
 
     def evaluated(plans: Sequence[Plan]) -> list[tuple[Score, ...]]:
+        nonlocal ended
+        if ended >= plans_that_end:
+            stuck.touch()
+            time.sleep(600)
         time.sleep(seconds)
+        ended += 1
         return evaluate(plans)
 
     return evaluated
 
 
-def main(url: str, folder: str, n_trials: str, seconds: str, options: str = "{}") -> None:
+def main(url: str, folder: str, n_trials: str, seconds: str, plans_that_end: str = "inf") -> None:
     """Search, and say what was warned of."""
     recorder = Recorder()
+    evaluated = slow(float(seconds), float(plans_that_end), stuck_of(Path(folder)))
     with (
         hastened(stopped=10.0),  # a busy machine lets nobody run for seconds
-        shared(url, Path(folder), recorder, **json.loads(options)) as (study, _),
+        shared(url, Path(folder), recorder) as (study, _),
     ):
-        study.run(slow(float(seconds)), int(n_trials), recorder)
+        study.run(evaluated, int(n_trials), recorder)
     print(json.dumps(recorder.notices()), flush=True)
 
 

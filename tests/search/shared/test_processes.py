@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from tests.support import worker_case
 from tests.support.postgres import Postgres, binaries, postgres
 from tests.support.ray_case import trials_in
 from tests.support.search_case import Recorder, evaluate, make_study
-from tests.support.shared_case import hastened, shared
+from tests.support.shared_case import hastened, shared, stuck_of
 
 from heretic.errors import StudyError
 from heretic.main import main
@@ -34,11 +35,13 @@ def server() -> Iterator[Postgres]:
         yield found
 
 
-def started(url: str, folder: Path, n_trials: int, seconds: float) -> subprocess.Popen[str]:
+def started(
+    url: str, folder: Path, n_trials: int, seconds: float, plans_that_end: float = inf
+) -> subprocess.Popen[str]:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "tests.support.shared_case", url, str(folder)]
     return subprocess.Popen(
-        [*command, str(n_trials), str(seconds)],
+        [*command, str(n_trials), str(seconds), str(plans_that_end)],
         env={**os.environ, "PYTHONPATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -58,14 +61,16 @@ def awaited(condition: Callable[[], bool], *processes: subprocess.Popen[str]) ->
 def test_kills_lose_nothing_but_the_plan_in_hand(server: Postgres, tmp_path: Path):
     """One process is killed in the middle of a plan, then the database under the other."""
     folders = [tmp_path / "a", tmp_path / "b"]
-    first, second = (started(server.url, folder, 9, 0.3) for folder in folders)
-    journals = [folder / "trials.journal" for folder in folders]
+    first = started(server.url, folders[0], 9, 0.3)
+    second = started(server.url, folders[1], 9, 0.0, plans_that_end=1)
     try:
-        awaited(lambda: all(trials_in(one) >= 2 for one in journals), first, second)
+        # Only so is it sure that the second is killed in the middle of a plan.
+        stuck, journal = stuck_of(folders[1]), folders[0] / "trials.journal"
+        awaited(lambda: stuck.exists() and trials_in(journal) >= 2, first, second)
         second.kill()
         second.wait()
         server.kill()
-        time.sleep(1.0)  # so that the first finds nobody
+        time.sleep(3.0)  # so that the first finds nobody, on a busy machine too
         server.start()
         said = first.communicate(timeout=200)[0]
         assert first.returncode == 0, said
