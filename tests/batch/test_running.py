@@ -101,7 +101,7 @@ def test_no_process_is_left_where_nobody_can_be_told_or_somebody_insists(
     monkeypatch.chdir(tmp_path)
     file = write(Path("night.toml"), 'name = "a"', defaults="[defaults]\nmodel = 'org/m'\n")
     waits = (sys.executable, "-c", "import time; time.sleep(600)")
-    monkeypatch.setattr(running, "_HERETIC", waits)
+    monkeypatch.setattr(running, "HERETIC", waits)
     begun: list[subprocess.Popen[bytes]] = []
     begin = subprocess.Popen
 

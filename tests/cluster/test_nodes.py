@@ -17,12 +17,13 @@ from tests.support import tiny
 from tests.support.ray_nodes import N_TRIALS
 from tests.support.search_case import evaluate, make_study
 
-from heretic.cluster.ray_crew import Share, differences
+from heretic.cluster.ray_crew import Share
 from heretic.cluster.ray_start import check_address, held_signals, share_of
 from heretic.config import Settings
 from heretic.errors import HereticError, SettingsError
 from heretic.pipeline.opening import check_before_work
 from heretic.pipeline.workers import check_nodes, check_workers, proofs
+from heretic.system.machine import differences
 
 GPUS = {"CPU": 16.0, "GPU": 4.0}
 

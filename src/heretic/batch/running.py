@@ -25,8 +25,8 @@ _PAUSE = 0.25
 
 _DEVICES = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
 
-_HERETIC = (sys.executable, "-P", "-m", "heretic")
-"""Modules in the working folder are not ours."""
+HERETIC = (sys.executable, "-P", "-m", "heretic")
+"""Starts this program; modules in the working folder are not ours."""
 
 Place = Mapping[str, str]
 """Variables that give a job its share of the machine."""
@@ -166,7 +166,7 @@ def _begin(file: Path, job: Job, place: Place) -> _Running:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         os.write(descriptor, f"--- {now} job {job.name}\n".encode())
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and program
-            [*_HERETIC, "batch", f"--job={job.name}", "--retry", "--", str(file)],
+            [*HERETIC, "batch", f"--job={job.name}", "--retry", "--", str(file)],
             stdin=subprocess.DEVNULL,
             stdout=descriptor,
             stderr=subprocess.STDOUT,

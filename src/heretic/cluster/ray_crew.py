@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from heretic.cluster.crew import Batch, Done, Job, Lost, Message, Ready, Rivals, Score, Unfit
 from heretic.records.trial import Trial
 from heretic.system.display import safe_line
+from heretic.system.machine import differences
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -191,11 +192,3 @@ def reason(error: Exception) -> str:
     said = [line.strip() for line in str(error).splitlines() if line.strip()]
     detail = next((line for line in said if line.startswith("The actor is dead")), "")
     return safe_line(detail or " ".join(said) or type(error).__name__)[:_WORDS]
-
-
-def differences(expected: Mapping[str, str], found: Mapping[str, str]) -> str:
-    """What a node has that the driver's has not, in words; empty if they are the same."""
-    names = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
-    return ", ".join(
-        f"{name} {found.get(name, 'none')} and not {expected.get(name, 'none')}" for name in names
-    )

@@ -11,6 +11,7 @@ from heretic.compare.difference import Names, layer_of
 from heretic.compare.side import Side
 from heretic.compare.tensors import same_bytes
 from heretic.errors import ModelError
+from heretic.system.display import counted
 from heretic.system.documents import read_json
 
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
@@ -48,7 +49,7 @@ class Part:
 
     def sentence(self) -> str:
         """What is lost or added, in words."""
-        count = f"{len(self.names)} tensor{'s' if len(self.names) > 1 else ''}"
+        count = counted(len(self.names), "tensor")
         shown = f"{self.names[0]}{', ...' if len(self.names) > 1 else ''}"
         text = f"{'Lost' if self.lost else 'Added'}: {self.what} ({count}: {shown})"
         return f"{text}; {self.harmless}" if self.harmless else text

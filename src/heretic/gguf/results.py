@@ -166,7 +166,7 @@ def _lost(made: Made, before: Score | None, after: Score) -> str | None:
     low, high = test.interval
     name = after.name.replace("_", " ").replace("kl ", "KL ")
     what = "a part of the edit does not survive" if after.is_count else "the edit does more damage"
-    was, now = (score.display.partition(" (")[0] for score in (before, after))
+    was, now = (score.short for score in (before, after))
     return (
         f"In {made.kind} {what}: {name} is {now}, unquantised {was} "
         f"({test.difference:+.3g} [{low:.2g}, {high:.2g}])."

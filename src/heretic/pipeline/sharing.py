@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from heretic.cluster.ray_crew import differences
 from heretic.config.settings import Settings
 from heretic.errors import RunError, StudyError
 from heretic.events import Notice, Reporter
@@ -20,7 +19,7 @@ from heretic.runs.folder import RunFolder, digest, slug
 from heretic.runs.manifest import RunManifest
 from heretic.runs.store import DIRECTIONS, REPORT, SWEEP
 from heretic.scorers.registry import detector_version
-from heretic.system.machine import accelerator, versions
+from heretic.system.machine import accelerator, differences, versions
 
 if TYPE_CHECKING:
     from heretic.pipeline.run import Session

@@ -37,6 +37,7 @@ from heretic.records.trial import Trial
 from heretic.scorers import load_scorers
 from heretic.search.trying import tried
 from heretic.system.adapters import model_identity
+from heretic.system.display import counted
 from heretic.system.hub import plugin_identity
 from heretic.system.machine import accelerator, free_memory, versions
 
@@ -159,7 +160,7 @@ def _told(settings: Settings, share: Share) -> str:
 
 def _counted(counts: Mapping[str, int]) -> str:
     """Counts in words, without those that are 0."""
-    told = [f"{n} {what}{'' if n == 1 else 's'}" for what, n in counts.items() if n]
+    told = [counted(count, thing) for thing, count in counts.items() if count]
     return " and ".join(told)
 
 

@@ -30,7 +30,7 @@ def concerns(before: Sequence[Score], after: Sequence[Score], short: int) -> lis
 
 def _concern(old: Score, new: Score, short: int) -> str:
     """What to say of one figure; empty if nothing."""
-    counts = [score.display.partition(" (")[0] for score in (old, new)]
+    counts = [score.short for score in (old, new)]
     known = f"(of the original's: {counts[0]})"
     if new.name == "capability":
         test = paired_shares(old.values, new.values)

@@ -102,12 +102,12 @@ class LayerEffects:
         if not layers:
             return (
                 f"{how} one layer alone, the direction changes {name} at no layer more than chance "
-                f"and a random vector do (original {_figure(objective)})."
+                f"and a random vector do (original {objective.short})."
             )
         own, control = self.of(change, "direction"), self.of(change, "random")
         return (
             f"{how} layer {_listed(layers)} alone, the direction changes {name} from "
-            f"{_figure(objective)} to {_range(own, layers, objective.name)}; a random vector "
+            f"{objective.short} to {_range(own, layers, objective.name)}; a random vector "
             f"leaves {_range(control, layers, objective.name)}."
         )
 
@@ -116,7 +116,7 @@ class LayerEffects:
         return (
             f"too few prompts to tell. With {count} layer{'s' if count > 1 else ''}, at least "
             f"{least_changes(count)} prompts must change alike, and "
-            f"{_can_change(change, objective)} can (original {_figure(objective)})."
+            f"{_can_change(change, objective)} can (original {objective.short})."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -189,10 +189,5 @@ def _listed(layers: Sequence[int]) -> str:
 
 def _range(found: Mapping[int, Sequence[Score]], layers: Sequence[int], name: str) -> str:
     scores = sorted((named(found[layer], name) for layer in layers), key=lambda one: one.value)
-    low, high = _figure(scores[0]), _figure(scores[-1])
+    low, high = scores[0].short, scores[-1].short
     return low if low == high else f"{low} to {high}"
-
-
-def _figure(score: Score) -> str:
-    """A score as people read it, without the kinds of replies."""
-    return score.display.partition(" (")[0]

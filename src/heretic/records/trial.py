@@ -50,6 +50,11 @@ class Score:
         return None if self.withheld else self.value
 
     @property
+    def short(self) -> str:
+        """`display` without what a count is made of, in brackets."""
+        return self.display.partition(" (")[0]
+
+    @property
     def is_sound(self) -> bool:
         """Whether the value is finite, or withheld for a reason."""
         return self.withheld or math.isfinite(self.value)

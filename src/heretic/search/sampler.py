@@ -256,16 +256,14 @@ class OptunaStudy:
         trials = self._study.get_trials(deepcopy=False, states=states)
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        if len(running) > MOST_RUNNING:
-            begun = running[-MOST_RUNNING].number
-            trials = [t for t in trials if t.state == TrialState.COMPLETE or t.number >= begun]
+        learns = len(complete) >= self._n_startup_trials
         most = max(MOST_LEARNED_FROM, self._n_startup_trials)
         if len(complete) > most:
             kept = self._informative(complete, most, np.random.default_rng(seed))
-            trials = [t for t in trials if t.number in kept or t.state == TrialState.RUNNING]
-        lean = [_lean(trial, self._aim) for trial in trials]  # also finds damaged ones
-        # Before it learns, it draws at random.
-        return lean if len(complete) >= self._n_startup_trials else []
+            complete = [trial for trial in complete if trial.number in kept]
+        known = sorted([*complete, *running[-MOST_RUNNING:]], key=lambda trial: trial.number)
+        lean = [_lean(trial, self._aim) for trial in known]  # also finds damaged ones
+        return lean if learns else []  # before, it draws at random
 
     def _informative(
         self, complete: Sequence[optuna.trial.FrozenTrial], most: int, rng: np.random.Generator
@@ -326,8 +324,8 @@ class OptunaStudy:
 
         The record is written first: a kill between the two lines loses nothing.
         """
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
-        self._storage.set_trial_user_attr(trial_id, TRIAL_KEY, trial_to_record(trial))
+        key = self._key(trial.number)
+        self._storage.set_trial_user_attr(key, TRIAL_KEY, trial_to_record(trial))
         self._close(trial)
 
     def settle(self) -> None:
@@ -382,8 +380,7 @@ class OptunaStudy:
 
     def _close(self, trial: Trial) -> None:
         values = [score.value for score in trial.scores if score.optimization != "none"]
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
-        frozen = self._storage.get_trial(trial_id)
+        frozen = self._frozen(trial.number)
         # A plan from outside the space has scores but no parameters. If it counted as complete,
         # the sampler would have no parameter that all trials share.
         if trial.state == "complete" and frozen.params:
@@ -391,6 +388,14 @@ class OptunaStudy:
                 self._study.tell(trial.number, values)
         else:
             self._fail(trial.number)
+
+    def _key(self, number: int) -> int:
+        """Optuna's own number of a trial."""
+        return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
+
+    def _frozen(self, number: int) -> optuna.trial.FrozenTrial:
+        """A trial of the journal as Optuna has it, without a list of all."""
+        return self._storage.get_trial(self._key(number))
 
     def _fail(self, number: int) -> None:
         with quiet():

@@ -45,6 +45,11 @@ def count_of(done: int, total: int | None) -> str:
     return str(done) if total is None or done > total else f"{done} of {total}"
 
 
+def counted(count: int, thing: str) -> str:
+    """A number of things: `1 trial`, `3 trials`."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
 def visible(text: str) -> str:
     r"""`text` in one line, with every character that is not seen shown: for tokens.
 

@@ -8,7 +8,7 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +138,14 @@ def versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "heretic-llm": heretic.__version__}
     have = {package: installed(package) for package in PACKAGES}
     return found | {package: version for package, version in have.items() if version is not None}
+
+
+def differences(expected: Mapping[str, str], found: Mapping[str, str]) -> str:
+    """What was found where something else was expected, in words; empty if all is the same."""
+    names = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+    return ", ".join(
+        f"{name} {found.get(name, 'none')} and not {expected.get(name, 'none')}" for name in names
+    )
 
 
 def hardware(device: torch.device) -> dict[str, Any]:

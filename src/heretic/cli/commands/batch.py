@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -13,7 +12,7 @@ import click
 
 from heretic.cli.options import SettingsOptions
 from heretic.errors import HereticError, SettingsError
-from heretic.system.display import json_text, safe
+from heretic.system.display import counted, json_text, safe
 
 if TYPE_CHECKING:
     from heretic.batch.file import JobTable
@@ -68,7 +67,7 @@ def command(
         _refuse(file, {job.name: _problem(job) for job in jobs})
         _sum_up(file, jobs, as_json=as_json, page=False)
         return DONE
-    click.echo(f"Checking {_count(len(jobs))} ...", err=as_json)
+    click.echo(f"Checking {counted(len(jobs), 'job')} ...", err=as_json)
     if refused := _checked_elsewhere(file, retry=retry):
         return refused
     interrupted = _run(file, jobs, at_once, retry=retry, as_json=as_json)
@@ -109,11 +108,8 @@ def _refuse(file: Path, problems: dict[str, str]) -> None:
     for name, problem in told.items():
         click.echo(safe(f"{name}: {problem}"), err=True)
     if told:
-        raise SettingsError(f"{_count(len(told))} of {file} cannot be run; none was started.")
-
-
-def _count(jobs: int) -> str:
-    return "1 job" if jobs == 1 else f"{jobs} jobs"
+        jobs = counted(len(told), "job")
+        raise SettingsError(f"{jobs} of {file} cannot be run; none was started.")
 
 
 def _check_answers(job: Job) -> None:
@@ -162,9 +158,11 @@ def _checked_elsewhere(file: Path, *, retry: bool) -> int:
     Raises:
         HereticError: A signal has ended it.
     """
+    from heretic.batch.running import HERETIC
+
     words = ["batch", "--check", *(["--retry"] if retry else []), "--", str(file)]
     done = subprocess.run(  # noqa: S603 - our own interpreter and program
-        [sys.executable, "-P", "-m", "heretic", *words],
+        [*HERETIC, *words],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         check=False,

@@ -14,6 +14,7 @@ import click
 from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
 from heretic.cli.signals import outlives_terminal
 from heretic.errors import SettingsError
+from heretic.system.display import counted
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -372,7 +373,7 @@ def _check_prompts(count: int, layers: int) -> None:
         fewer = "" if layers == 1 else ", or name fewer layers by --layer"
         raise SettingsError(
             f"{count} bad evaluation prompts are too few to tell what happens at "
-            f"{layers} layer{'s' if layers > 1 else ''}: at least {least} are needed.",
+            f"{counted(layers, 'layer')}: at least {least} are needed.",
             remedy=f"Give --prompts {least} to a run that has so many{fewer}.",
         )
 

@@ -177,15 +177,15 @@ def _cells(one: JobSummary) -> tuple[str, ...]:
     scores = _objectives(one)
     chosen = second = ""
     if scores:
-        chosen = scores[0].display.partition(" (")[0]
+        chosen = scores[0].short
         if scores[0].interval is not None:
             chosen += " [{:.2g}, {:.2g}]".format(*scores[0].interval)
-        second = scores[1].display.partition(" (")[0] if len(scores) > 1 else ""
+        second = scores[1].short if len(scores) > 1 else ""
     return (
         one.job.name,
         one.condition.state,
         f"{one.completed}/{one.job.settings.n_trials}",
-        "" if one.best is None else one.best.display.partition(" (")[0],
+        "" if one.best is None else one.best.short,
         chosen,
         second,
         "" if one.run is None else format_duration(one.seconds),

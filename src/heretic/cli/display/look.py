@@ -226,7 +226,7 @@ def _effects_table(found: LayerEffects, change: Change) -> Table:
 
 def _cell(score: Any) -> str:
     """A count with its interval; of other scores the figure alone, to save width."""
-    text = str(score.display).partition(" (")[0]
+    text = str(score.short)
     if score.interval is None or not score.is_count:
         return text
     low, high = score.interval

@@ -10,7 +10,7 @@ from heretic.cli.menu.dialogue import Dialogue
 from heretic.cli.menu.questions import Back, Option, Prompter, Unanswered
 from heretic.events import Notice
 from heretic.records.trial import Trial
-from heretic.system.display import count_of
+from heretic.system.display import count_of, counted
 
 CheckpointAction = Literal["continue", "restart", "quit"]
 
@@ -61,12 +61,12 @@ def _ask(prompter: Prompter, state: str, completed: int, n_trials: int | None) -
     """
     options = [
         *([] if n_trials is None else [Option("continue", _go_on(n_trials - completed))]),
-        Option("restart", f"Start over (deletes its {_trials(completed)})"),
+        Option("restart", f"Start over (deletes its {counted(completed, 'trial')})"),
         Option("quit", "Quit"),
     ]
     try:
         chosen = prompter.select(state, options)
-        if chosen == "restart" and not prompter.confirm(f"Delete {_trials(completed)}?"):
+        if chosen == "restart" and not prompter.confirm(f"Delete {counted(completed, 'trial')}?"):
             return "quit"
     except (Back, Unanswered):
         return "quit"
@@ -74,8 +74,6 @@ def _ask(prompter: Prompter, state: str, completed: int, n_trials: int | None) -
 
 
 def _go_on(left: int) -> str:
-    return f"Continue it ({_trials(left)} left)" if left > 0 else "Continue with what it found"
-
-
-def _trials(count: int) -> str:
-    return "1 trial" if count == 1 else f"{count} trials"
+    if left <= 0:
+        return "Continue with what it found"
+    return f"Continue it ({counted(left, 'trial')} left)"

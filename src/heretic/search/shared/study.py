@@ -181,11 +181,10 @@ class SharedStudy(OptunaStudy):
 
     def _tell_again(self, trial: Trial) -> None:
         """Tell the scores of a trial that others took for interrupted, as a new trial."""
-        frozen = self._study.get_trials(deepcopy=False)[trial.number]
         known = [trial_of(one) for one in self._remote.trials() if one.state.is_finished()]
         if any(_same(one, trial) for one in known):
             return
-        self._remote.add(trial, frozen)
+        self._remote.add(trial, self._frozen(trial.number))
 
     def settle(self) -> None:
         """Close what this process left open, in the storage and then in the journal.

@@ -12,7 +12,7 @@ from nicegui.element import Element
 from heretic.errors import RunError
 from heretic.report.page.words import facts
 from heretic.runs.listing import target_of
-from heretic.system.display import safe
+from heretic.system.display import counted, safe
 from heretic.ui.pages.front import FrontPicture, FrontRows
 from heretic.ui.pages.parts import SECONDS, Alerts, Part, Tag, button, frame, table
 from heretic.ui.pages.trial import TrialPanel
@@ -185,7 +185,7 @@ class _Run:
     def _hidden_text(self) -> str:
         chart = self._front.chart if self._front is not None else None
         hidden = chart.hidden if chart is not None else 0
-        trials = "1 trial" if hidden == 1 else f"{hidden} trials"
+        trials = counted(hidden, "trial")
         return f"Not in the picture, far to the right: {trials}." if hidden else ""
 
     # --- what is new -------------------------------------------------------------------------
