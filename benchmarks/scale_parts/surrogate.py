@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,14 +25,6 @@ MOST_REFUSED = 0.9
 QUANTILES = np.linspace(0.05, 0.95, 19)
 DATA = Path(__file__).parents[1] / "search_data"
 RANDOM_PLANS = 1000
-
-
-class _Drawn(Protocol):
-    """Draws parameters, as a trial of Optuna does."""
-
-    def suggest_float(self, name: str, low: float, high: float) -> float: ...
-
-    def suggest_categorical(self, name: str, choices: Sequence[str]) -> str: ...
 
 
 class Random:
