@@ -13,7 +13,7 @@ from pathlib import Path
 from time import process_time
 from typing import Any
 
-from benchmarks.scale_parts.crew import LOADING, SimulatedCrew
+from benchmarks.scale_parts.crew import SimulatedCrew
 from benchmarks.scale_parts.kills import kill_rows
 from benchmarks.scale_parts.local import local_rows
 from benchmarks.scale_parts.surrogate import Surrogate, space
@@ -49,7 +49,8 @@ def driver_row(workers: int, trials: int, seconds: float) -> dict[str, Any]:
         "workers": workers,
         "trials": trials,
         "driver, ms a trial": 1000 * spent / trials,
-        "busy": crew.busy / (workers * (end - LOADING)),
+        "busy while plans are left": crew.busy() / workers,
+        "after the last plan, s": end - crew.begun,
         "idle before a plan, s (median)": statistics.median(crew.idle),
         "idle before a plan, s (99%)": statistics.quantiles(crew.idle, n=100)[98],
         "workers lost": crew.losses,

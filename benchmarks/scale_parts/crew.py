@@ -35,14 +35,17 @@ class SimulatedCrew:
         median: Median of a trial's time, seconds.
 
     Attributes:
-        busy: Seconds that workers worked, all together.
+        begun: Clock when the last task was first sent, seconds; tasks that take too long are sent
+            to a second worker.
         scoring: Seconds of processor time that the surrogate took.
         losses: How often a worker ended.
         idle: For each task but a worker's first, seconds that the worker had waited for it.
     """
 
     def __init__(self, median: float, seed: int, surrogate: Surrogate) -> None:
-        self.busy = 0.0
+        self.begun = 0.0
+        self._newest = -1
+        self._busy: list[tuple[float, float]] = []  # begin and end of each task
         self.losses = 0
         self.scoring = 0.0
         self.idle: list[float] = []
@@ -72,11 +75,14 @@ class SimulatedCrew:
         seconds = self._median * float(np.exp(self._rng.normal(0.0, SCATTER))) * len(batch)
         if self._rng.random() < SLOW:
             seconds *= SLOWER
+        now = self.now()
+        self._busy.append((now, now + seconds))
+        if task > self._newest:
+            self._newest, self.begun = task, now
         if self._rng.random() < LOST:
             self.losses += 1
             self._later(seconds, Lost(worker, "it ended"))
             return
-        self.busy += seconds
         begin = process_time()
         trials = [
             Trial(number, plan, self._surrogate(plan), seconds=seconds / len(batch))
@@ -104,6 +110,11 @@ class SimulatedCrew:
         if not found and self.now() < end:
             self._ahead += end - self.now()
         return found
+
+    def busy(self) -> float:
+        """Mean number of workers that worked, from when they were ready until the latest task."""
+        until = [max(0.0, min(end, self.begun) - begin) for begin, end in self._busy]
+        return sum(until) / (self.begun - LOADING)
 
     def now(self) -> float:
         """Seconds since the start."""

@@ -224,3 +224,20 @@ class TestOddFolders:
             )
             assert result.exit_code == 0
             assert "good" in result.output
+
+
+def test_runs_of_batches_are_listed_and_named(runs: Path):
+    job = runs / "night" / "small-1"
+    job.mkdir(parents=True)
+    (runs / "night" / "report.html").write_text("")
+    shutil.copytree(runs / "good", job / "good")
+    shutil.copytree(runs / "good", job / "good" / "inside" / "deeper")  # folders of runs hold none
+    found = {run.name: run.path for run in list_runs(runs)}
+    assert found == {
+        "good": runs / "good",
+        "odd": runs / "odd",
+        "night/small-1/good": job / "good",
+    }
+    numbered = {path_of_run(str(number), runs) for number in (1, 2, 3)}
+    assert numbered == set(found.values())
+    assert path_of_run("night/small-1/good", runs) == job / "good"

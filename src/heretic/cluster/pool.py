@@ -121,6 +121,7 @@ class WorkerPool:
         self._times: deque[float] = deque(maxlen=100)  # of the latest tasks, seconds
         self._told: Rivals = None
         self._next = 0
+        self._absent = 0  # workers that are left out
         self._begin = crew.now()
         self._is_first_told = self._is_wait_told = False
         for worker in self._workers:
@@ -132,12 +133,12 @@ class WorkerPool:
 
         In batches it is as many as all can: proposals depend on the size of a batch.
         """
-        return self.at_once * len(self._workers if self.in_batches else self._present())
+        return self.at_once * (len(self._workers) - (0 if self.in_batches else self._absent))
 
     def hand_in(self, batch: Batch) -> None:
         """Take plans; they are shared evenly among the workers that have nothing to do."""
         busy = sum(len(task.on) > 0 for task in self._tasks.values()) + len(self._waiting)
-        free = max(1, len(self._present()) - busy)
+        free = max(1, len(self._workers) - self._absent - busy)
         size = min(self.at_once, -(-len(batch) // free))
         for start in range(0, len(batch), size):
             self._add(_Task(batch[start : start + size]))
@@ -283,6 +284,7 @@ class WorkerPool:
 
     def _leave_out(self, number: int, why: str) -> None:
         self._workers[number].out = why
+        self._absent += 1
         self._crew.stop(number)
         self._tell(f"{self._named(number)} is left out: {why}")
 
@@ -375,7 +377,7 @@ class WorkerPool:
         Raises:
             StudyError: None is.
         """
-        if self._present():
+        if self._absent < len(self._workers):
             return
         reasons = dict.fromkeys(worker.out for worker in self._workers.values())
         raise StudyError(

@@ -22,6 +22,7 @@ class RunSummary:
     """One row of `heretic runs`.
 
     Attributes:
+        name: Its path in the folder that is listed, with slashes.
         state: `running`, `finished`, `unfinished` or `unreadable`.
         completed: Number of trials with scores.
         failed: Number of trials without scores.
@@ -33,6 +34,7 @@ class RunSummary:
     """
 
     path: Path
+    name: str
     model: str
     state: str
     completed: int = 0
@@ -49,8 +51,14 @@ class RunSummary:
 
 
 def list_runs(checkpoint_dir: Path) -> list[RunSummary]:
-    """The runs in a folder, the most recently used first; unreadable runs have a note."""
-    return [_summary(folder) for folder in run_folders(checkpoint_dir)]
+    """The runs in a folder and those of its batches, the most recently used first.
+
+    Unreadable runs have a note.
+
+    Raises:
+        RunError: The folder cannot be read.
+    """
+    return [_summary(folder, checkpoint_dir) for folder in all_run_folders(checkpoint_dir)]
 
 
 def numbers(runs: Iterable[RunSummary]) -> dict[int, RunSummary]:
@@ -115,6 +123,36 @@ def run_folders(checkpoint_dir: Path) -> list[RunFolder]:
     return sorted(filter(_holds_run, map(RunFolder, paths)), key=_used, reverse=True)
 
 
+def all_run_folders(checkpoint_dir: Path) -> list[RunFolder]:
+    """As `run_folders`, with the runs of batches, which are in `BATCH/JOB` there.
+
+    Raises:
+        RunError: The folder cannot be read.
+    """
+    found = run_folders(checkpoint_dir)
+    runs = {folder.path for folder in found}
+    for batch in _folders_in(checkpoint_dir):
+        if batch not in runs:
+            for job in _folders_in(batch):
+                with suppress(RunError):  # not ours
+                    found += run_folders(job)
+    return sorted(found, key=_used, reverse=True)
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    """The folders in one; none where it cannot be read, or is no folder."""
+    with suppress(OSError):
+        return sorted(path for path in folder.iterdir() if path.is_dir())
+    return []
+
+
+def name_of(run: Path, checkpoint_dir: Path) -> str:
+    """A run's path in the folder of runs, with slashes; its own name where it is elsewhere."""
+    with suppress(ValueError):
+        return run.relative_to(checkpoint_dir).as_posix()
+    return run.name
+
+
 def _holds_run(folder: RunFolder) -> bool:
     try:
         # Without its manifest it is a damaged run, which the list says.
@@ -123,17 +161,20 @@ def _holds_run(folder: RunFolder) -> bool:
         return True
 
 
-def _summary(folder: RunFolder) -> RunSummary:
+def _summary(folder: RunFolder, checkpoint_dir: Path) -> RunSummary:
+    name = name_of(folder.path, checkpoint_dir)
     updated = _iso(_used(folder))
     try:
         manifest = folder.require_manifest()
         trials = folder.read_trials()
     except (RunError, OSError) as error:
         note = str(error)
-        return RunSummary(folder.path, folder.path.name, "unreadable", updated=updated, note=note)
+        model = folder.path.name
+        return RunSummary(folder.path, name, model, "unreadable", updated=updated, note=note)
     completed = sum(trial.state == "complete" for trial in trials)
     return RunSummary(
         path=folder.path,
+        name=name,
         model=manifest.model,
         state=state_of(folder, manifest, trials),
         completed=completed,

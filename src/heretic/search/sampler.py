@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -71,6 +72,7 @@ class _Backend(BaseJournalBackend):
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
+        self.waits = True  # whether what a trial has given is waited for until it is on disk
         self._unseen: list[dict[str, Any]] = []
         self._next = 0  # number of the first unseen line
 
@@ -88,7 +90,7 @@ class _Backend(BaseJournalBackend):
 
         Plans without scores can be proposed again, and a trial with scores can be closed again.
         """
-        sync = any(TRIAL_KEY in log.get("user_attr", ()) for log in logs)
+        sync = self.waits and any(TRIAL_KEY in log.get("user_attr", ()) for log in logs)
         self._journal.append(logs, sync=sync)
         self._unseen += json.loads(json.dumps(logs))
 
@@ -173,15 +175,18 @@ class OptunaStudy:
     ) -> None:
         self._sampler: SamplerKind = sampler
         self._aim = aim
+        self._journal = journal
+        self._backend = _Backend(journal)
         self._path = journal.path
         self._space = space
         self._seed = seed
         self._n_startup_trials = n_startup_trials
         self._stock: list[optuna.trial.BaseTrial] = []
+        self._lean: dict[int, optuna.trial.FrozenTrial] = {}  # complete ones, by number
         directions = [choice for choice in objectives if choice != "none"]
         try:
             with quiet():
-                self._storage = optuna.storages.JournalStorage(_Backend(journal))
+                self._storage = optuna.storages.JournalStorage(self._backend)
                 self._study = optuna.create_study(
                     storage=self._storage,
                     study_name=STUDY_NAME,
@@ -256,14 +261,17 @@ class OptunaStudy:
         trials = self._study.get_trials(deepcopy=False, states=states)
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        learns = len(complete) >= self._n_startup_trials
+        for trial in complete:  # this also finds damaged ones
+            if trial.number not in self._lean:
+                self._lean[trial.number] = _lean(trial, self._aim)
+        if len(complete) < self._n_startup_trials:
+            return []  # it draws at random
         most = max(MOST_LEARNED_FROM, self._n_startup_trials)
         if len(complete) > most:
             kept = self._informative(complete, most, np.random.default_rng(seed))
             complete = [trial for trial in complete if trial.number in kept]
         known = sorted([*complete, *running[-MOST_RUNNING:]], key=lambda trial: trial.number)
-        lean = [_lean(trial, self._aim) for trial in known]  # also finds damaged ones
-        return lean if learns else []  # before, it draws at random
+        return [self._lean.get(trial.number) or _lean(trial, self._aim) for trial in known]
 
     def _informative(
         self, complete: Sequence[optuna.trial.FrozenTrial], most: int, rng: np.random.Generator
@@ -328,6 +336,20 @@ class OptunaStudy:
         self._storage.set_trial_user_attr(key, TRIAL_KEY, trial_to_record(trial))
         self._close(trial)
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Wait for the disk once for all trials that are learned here, at the end.
+
+        Raises:
+            RunError: The journal cannot be written.
+        """
+        self._backend.waits = False
+        try:
+            yield
+        finally:
+            self._backend.waits = True
+            self._journal.sync()
+
     def settle(self) -> None:
         """Close trials that a killed process left open: by their record, or else as interrupted."""
         for frozen in self._study.get_trials(deepcopy=False):
@@ -383,11 +405,16 @@ class OptunaStudy:
         frozen = self._frozen(trial.number)
         # A plan from outside the space has scores but no parameters. If it counted as complete,
         # the sampler would have no parameter that all trials share.
-        if trial.state == "complete" and frozen.params:
-            with quiet():
-                self._study.tell(trial.number, values)
+        if trial.state == "complete" and frozen.params and self._can_learn(values):
+            self._storage.set_trial_state_values(
+                self._key(trial.number), TrialState.COMPLETE, values
+            )
         else:
             self._fail(trial.number)
+
+    def _can_learn(self, values: Sequence[float]) -> bool:
+        """Whether Optuna takes these values."""
+        return len(values) == len(self._study.directions) and not any(map(math.isnan, values))
 
     def _key(self, number: int) -> int:
         """Optuna's own number of a trial."""
@@ -398,8 +425,7 @@ class OptunaStudy:
         return self._storage.get_trial(self._key(number))
 
     def _fail(self, number: int) -> None:
-        with quiet():
-            self._study.tell(number, state=TrialState.FAIL)
+        self._storage.set_trial_state_values(self._key(number), TrialState.FAIL)
 
     def _distributions(self) -> dict[str, optuna.distributions.BaseDistribution]:
         ranges = {

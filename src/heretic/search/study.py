@@ -291,8 +291,7 @@ class _Search:
 
     def _catch_up(self) -> None:
         """Take in what other processes have made of the study meanwhile."""
-        for trial in self._sampler.news():
-            self._take_in(trial)
+        self._take_in(self._sampler.news())
 
     def _waits(self) -> bool:
         """Whether others still evaluate plans that belong to what was asked for."""
@@ -324,15 +323,15 @@ class _Search:
             if batch := self._next(room):
                 self.tell.of_plans(dict(batch), self.completed, self.n_trials)
                 for trial, error in tried(self._evaluate, self._study.objectives, batch):
-                    self._keep(trial, error)
+                    self._keep([trial], error)
                 self._pace.add_batch(perf_counter() - start)
         else:
             if room:
                 self._hand_in(self._evaluate, room)
             taken = self._evaluate.take() if self._pending else []
-            for trial in sorted(taken, key=lambda trial: trial.number):
+            for trial in taken:
                 del self._pending[trial.number]
-                self._keep(trial, None)
+            self._keep(sorted(taken, key=lambda trial: trial.number), None)
 
     def _hand_in(self, pool: Pool, room: int) -> None:
         """Propose plans for a pool; start plans make a batch of their own, as in one process."""
@@ -349,36 +348,43 @@ class _Search:
             if pool.in_batches or (self._start_plans_only and not self._waiting_start_plans()):
                 return
 
-    def _take_in(self, trial: Trial) -> None:
-        """Count and show a trial that the journal holds."""
-        insort(self.trials, trial, key=lambda one: one.number)
-        front = front_with(self.front, trial)
-        if front is not self.front:
-            self.front = front
-            self._study.folder.write_front(front)
-        self.completed += trial.state == "complete"
+    def _take_in(self, trials: Sequence[Trial]) -> None:
+        """Count and show trials that the journal holds; `front.json` comes before the events."""
+        before, fronts = self.front, []
+        for trial in trials:
+            insort(self.trials, trial, key=lambda one: one.number)
+            self.front = front_with(self.front, trial)
+            fronts.append(self.front)
+        if self.front is not before:
+            self._study.folder.write_front(self.front)
         pool = None if callable(self._evaluate) else self._evaluate
         # A trial's seconds are its share of those in which a worker had several.
         here = 1 if pool is None else max(1, pool.places // pool.at_once)
         side_by_side = here + len(self._sampler.elsewhere())
-        self.tell.of_trial(trial, self.front, self.completed, self.n_trials, side_by_side)
+        for trial, front in zip(trials, fronts, strict=True):
+            self.completed += trial.state == "complete"
+            self.tell.of_trial(trial, front, self.completed, self.n_trials, side_by_side)
 
-    def _keep(self, trial: Trial, error: Exception | None) -> None:
-        """Keep a trial that has ended here.
+    def _keep(self, trials: Sequence[Trial], error: Exception | None) -> None:
+        """Keep trials that have ended here.
 
         Raises:
-            StudyError: It is the tenth trial in a row that failed.
+            StudyError: One is the tenth trial in a row that failed.
         """
-        self._sampler.learn(trial)
-        if trial.state == "complete":
-            self._pace.add_trial(trial.seconds)
-        self._take_in(trial)
-        self._failures = 0 if trial.state == "complete" else self._failures + 1
-        if self._failures >= MAX_FAILURES:
-            raise StudyError(
-                f"{MAX_FAILURES} trials in a row failed, the last one with: {trial.failure}",
-                remedy=f"Details are in {self._study.folder.log_path}; the run can be resumed.",
-            ) from error
+        with self._sampler.together():
+            for trial in trials:
+                self._sampler.learn(trial)
+        for trial in trials:
+            if trial.state == "complete":
+                self._pace.add_trial(trial.seconds)
+        self._take_in(trials)
+        for trial in trials:
+            self._failures = 0 if trial.state == "complete" else self._failures + 1
+            if self._failures >= MAX_FAILURES:
+                raise StudyError(
+                    f"{MAX_FAILURES} trials in a row failed, the last one with: {trial.failure}",
+                    remedy=f"Details are in {self._study.folder.log_path}; the run can be resumed.",
+                ) from error
 
     def _waiting_start_plans(self) -> list[Plan]:
         if self._all_started:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
 from heretic.errors import HereticError, RunError
-from heretic.runs.listing import RunSummary, list_runs, run_folders
+from heretic.runs.listing import RunSummary, all_run_folders, list_runs, name_of
 from heretic.system.display import safe
 from heretic.ui.job import Job
 from heretic.ui.places import Places
 from heretic.ui.reports import Reports
 from heretic.ui.uploads import USUAL
-from heretic.ui.views import FrontView, front_of, stage_text
+from heretic.ui.views import FrontView, front_of, key_of, stage_text
 from heretic.ui.watch import Watch, Watches
 
 LIST_SECONDS = 2.0
@@ -64,10 +65,17 @@ class Site:
         Raises:
             RunError: There is none.
         """
-        for folder in run_folders(self.runs):
-            if folder.path.name == key:
+        for folder in all_run_folders(self.runs):
+            if key_of(name_of(folder.path, self.runs)) == key:
                 return folder.path
         raise RunError(f"There is no run of that name in {self.runs}.")
+
+    def key_of(self, run: Path) -> str:
+        """What addresses call a run, whose path has no links."""
+        for folder in all_run_folders(self.runs):
+            if Path(os.path.realpath(folder.path)) == run:
+                return key_of(name_of(folder.path, self.runs))
+        return run.name
 
     async def watch(self, key: str) -> Watch:
         """The watch of a run of the list, read once.

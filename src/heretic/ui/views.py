@@ -158,7 +158,7 @@ def run_rows(runs: Iterable[RunSummary]) -> tuple[RunRow, ...]:
     """The list of runs."""
     return tuple(
         RunRow(
-            key=run.path.name,
+            key=key_of(run.name),
             model=safe(short_model(run.model)),
             state=run.state,
             trials=f"{run.completed} of {run.n_trials}" if run.n_trials else str(run.completed),
@@ -169,6 +169,11 @@ def run_rows(runs: Iterable[RunSummary]) -> tuple[RunRow, ...]:
         )
         for run in runs
     )
+
+
+def key_of(name: str) -> str:
+    """A run's name as part of an address, which has no slashes; names of folders have no colons."""
+    return name.replace("/", ":")
 
 
 def short_model(model: str) -> str:

@@ -32,7 +32,7 @@ INDENT = 5
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, for programs.")
 def command(study_checkpoint_dir: Path | None, config: Path | None, as_json: bool) -> None:
-    """List the run folders, the most recently used first.
+    """List the run folders and those of batches, the most recently used first.
 
     The number of a run stands for its folder in other commands: `heretic export 3`.
 

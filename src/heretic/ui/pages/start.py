@@ -101,7 +101,7 @@ class _Start:
             self._alerts.say(job.error)
         elif job.run is not None and job.is_open(job.run):
             self._asked = False
-            ui.navigate.to(f"/run/{quote(job.run.name)}")
+            ui.navigate.to(f"/run/{quote(self._site.key_of(job.run))}")
         else:
             self._told.refresh()
 
