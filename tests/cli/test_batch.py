@@ -12,10 +12,10 @@ from tests.support.batch_case import load, write
 from tests.support.run_case import make_run
 from tests.support.terminal import written
 
-from heretic.batch.job import Condition, Job
+from heretic.batch.job import LOG, Condition, Job
 from heretic.batch.progress import progress
 from heretic.batch.summary import JobSummary, write_report
-from heretic.cli.display.batch import show_summary
+from heretic.cli.display.batch import BatchDisplay, show_summary
 from heretic.cli.main import main
 from heretic.events import SearchStarted, StageStarted, TrialStarted
 from heretic.records.trial import Score
@@ -107,6 +107,19 @@ def test_how_far_a_job_has_come_is_read_from_its_events(tmp_path: Path):
         with (tmp_path / "run" / "events.jsonl").open("ab") as file:
             file.write(b'{"at": "2026-')
         assert progress(tmp_path) == "trials 3 of 9"
+
+
+def test_a_job_that_was_waited_for_and_then_started_counts_once(summaries: list[JobSummary]):
+    console = Console(file=io.StringIO(), width=200, force_terminal=False)
+    display = BatchDisplay(console, 2)
+    first, second = summaries[0].job, summaries[1].job
+    display.found_running(first)
+    display.started(second)
+    display.started(first)
+    display.ended(first, 2)
+    lines = written(console).splitlines()
+    assert [line[:5] for line in lines[:3]] == ["[1/2]", "[2/2]", "[1/2]"]
+    assert lines[3].endswith(f"; see {first.folder / LOG}")
 
 
 class TestRefusals:

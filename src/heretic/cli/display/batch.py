@@ -33,8 +33,9 @@ class BatchDisplay:
     """
 
     def __init__(self, console: Console, total: int) -> None:
-        self._console, self._total, self._begun = console, total, 0
+        self._console, self._total = console, total
         self._since: dict[str, float] = {}
+        self._numbers: dict[str, int] = {}
         self._live: Live | None = None
         self._looked = 0.0
 
@@ -49,18 +50,20 @@ class BatchDisplay:
 
     def started(self, job: Job) -> None:
         """Say so, and where its output is."""
-        self._begun += 1
-        self._since[job.name] = time.monotonic()
-        self._line(f"[{self._begun}/{self._total}] {job.name}: started; {job.folder / LOG}")
+        self._line(f"{self._counted(job)} {job.name}: started; {job.folder / LOG}")
 
     def found_running(self, job: Job) -> None:
         """Say that it is waited for."""
-        self._begun += 1
-        self._since[job.name] = time.monotonic()
         self._line(
-            f"[{self._begun}/{self._total}] {job.name}: a process from before is at work on it; "
+            f"{self._counted(job)} {job.name}: a process from before is at work on it; "
             "waiting for its end"
         )
+
+    def _counted(self, job: Job) -> str:
+        """Its place among all; a job that was waited for, and then started, has one."""
+        self._since[job.name] = time.monotonic()
+        number = self._numbers.setdefault(job.name, len(self._numbers) + 1)
+        return f"[{number}/{self._total}]"
 
     def ended(self, job: Job, status: int) -> None:
         """Say how it ended, and after how long."""
@@ -73,7 +76,8 @@ class BatchDisplay:
             self._line(f"{job.name}: interrupted after {took}", "yellow")
         else:
             how = f"signal {-status}" if status < 0 else f"status {status}"
-            self._line(f"{job.name}: its process ended with {how} after {took}", "bold red")
+            text = f"{job.name}: its process ended with {how} after {took}; see {job.folder / LOG}"
+            self._line(text, "bold red")
 
     def at_work(self, jobs: Sequence[Job]) -> None:
         """Show how far they have come."""
