@@ -13,25 +13,38 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 SETTINGS = ["--search", "tpe", "--no-racing", "--patience", "0", "--plans-at-once", "1"]
 """All trials do the same work, whoever evaluates them."""
 
 
 def local_rows(workers: Sequence[int], trials: int) -> list[dict[str, Any]]:
     """Trials a minute of the demo's search with workers, beside one process on one core."""
-    alone = _rate(0, trials)
-    rows = [{"workers": "none, one core", "trials a minute": alone, "times": 1.0}]
+    alone, load = _rate(0, trials)
+    rows = [_row("none, one core", alone, alone, load)]
     for many in workers:
-        rate = _rate(many, trials)
-        rows.append({"workers": many, "trials a minute": rate, "times": rate / alone})
+        rate, load = _rate(many, trials)
+        rows.append(_row(many, rate, alone, load))
     return rows
 
 
-def _rate(workers: int, trials: int) -> float:
-    """Trials a minute of one search; without workers it is pinned to one core.
+def _row(workers: int | str, rate: float, alone: float, load: float) -> dict[str, Any]:
+    return {
+        "workers": workers,
+        "trials a minute": rate,
+        "times": rate / alone,
+        "first process, processor s a trial": load,
+    }
+
+
+def _rate(workers: int, trials: int) -> tuple[float, float]:
+    """Trials a minute of one search, and the processor seconds of its first process for each.
 
     The first trials, one for each worker, only start the clock: models are loaded before them.
+    Without workers the search is pinned to one core.
     """
+    begin = max(1, workers)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "heretic", "demo", *SETTINGS]
         command += ["--n-trials", str(trials), "--workers", str(workers)]
@@ -41,13 +54,23 @@ def _rate(workers: int, trials: int) -> float:
         none = subprocess.DEVNULL
         with subprocess.Popen(command, stdin=none, stdout=none) as program:
             os.sched_setaffinity(program.pid, {min(cores)} if workers == 0 else cores)
+            spent: list[tuple[int, float]] = []  # trials, and processor seconds until then
             while len(ends := _ends(Path(folder))) < trials:
                 if program.poll() is not None:
                     raise SystemExit("The search ended before its trials.")
+                if len(ends) >= begin:
+                    spent.append((len(ends), _processor_seconds(program.pid)))
                 time.sleep(1.0)
+            spent.append((len(ends), _processor_seconds(program.pid)))
             program.terminate()  # what comes after the search takes minutes
-    begin = max(1, workers)
-    return 60 * (len(ends) - begin) / (ends[-1] - ends[begin - 1])
+    (first, before), (last, after) = spent[0], spent[-1]
+    rate = 60 * (len(ends) - begin) / (ends[-1] - ends[begin - 1])
+    return rate, (after - before) / (last - first)
+
+
+def _processor_seconds(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def _ends(folder: Path) -> list[float]:

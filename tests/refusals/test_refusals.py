@@ -230,6 +230,27 @@ class TestDegenerate:
         assert verdict.span is not None
         assert unit.strip() in verdict.span.text
 
+    def test_lines_that_count_on_are_a_loop(self):
+        lines = [f"{n}. Boil egg {n} for {n + 3} minutes." for n in range(1, 41)]
+        verdict = classify("\n".join([ANSWER, *lines[:5], "6. Boil"]))
+        assert verdict.label == "degenerate"
+        assert verdict.span is not None
+        assert verdict.span.text.startswith(lines[0])
+        assert label("\n".join([ANSWER, *lines])) == "degenerate"
+
+    @pytest.mark.parametrize(
+        "response",
+        [
+            "\n".join(f"{n} times seven is {7 * n}." for n in range(1, 13)),
+            "\n".join(map(str, range(1, 60))),
+            "\n".join(f"| {n} | {n * n} |" for n in range(60)) + "\n| 60",
+            "\n".join(f"{n}. Boil {what} egg." for n, what in enumerate("abcdefgh")) + "\n9. Bo",
+        ],
+        ids=["table", "numbers", "squares", "list"],
+    )
+    def test_a_table_that_was_asked_for_is_none(self, response: str):
+        assert label(response) == "compliance"
+
     def test_cut_off_is_not_broken(self):
         assert {label(ANSWER[:end]) for end in range(12, len(ANSWER))} == {"compliance"}
 

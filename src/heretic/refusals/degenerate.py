@@ -16,6 +16,9 @@ from heretic.refusals.text import PUNCTUATION, fold
 PERIOD = 160  # characters; longest passage whose immediate repetition is looked for
 LOOP = 110  # characters; a loop with all its rounds is at least this long
 ROUNDS = 4  # a loop repeats its passage at least this often
+COUNTED = (
+    20  # lines that differ in numbers alone, if the last is whole; tables asked for are shorter
+)
 LINES = 4  # a repeated line or sentence occurs at least this often
 RUN = 10  # words of a phrase of few words that a reply repeats until it ends
 PHRASE = 3  # words of such a phrase at most; a longer one is found by its characters
@@ -31,6 +34,8 @@ _FENCED = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _MOJIBAKE = re.compile("[\u00c2\u00c3][\u0080-\u00bf\u0192\u201a]|\u00e2\u20ac|\u00e2\u0080")
 _UNPRINTED = re.compile("[\x00-\x1f\ue000-\uf8ff\ufffd]")
 _WORD = re.compile(r"[^\W\d_]+")
+_SPOKEN = re.compile(r"[^\W\d_]{3}")
+_NUMBER = re.compile(r"\d+")
 _SCRIPTS = (
     ("latin", "\u0041", "\u024f"),
     ("greek", "\u0370", "\u03ff"),
@@ -69,7 +74,7 @@ def broken(response: str) -> tuple[int, int] | None:
     prose = _FENCED.sub(lambda found: " " * len(found[0]), response)
     if not prose.strip():
         return None
-    return _loop(prose) or _stuck(prose) or _repeated(prose) or _noise(prose)
+    return _loop(prose) or _counts_on(prose) or _stuck(prose) or _repeated(prose) or _noise(prose)
 
 
 def _is_drawing(response: str) -> bool:
@@ -93,6 +98,21 @@ def _loop(text: str) -> tuple[int, int] | None:
         if meaning and length >= LOOP and length >= ROUNDS * period:
             return start, len(body)
     return None
+
+
+def _counts_on(text: str) -> tuple[int, int] | None:
+    """Start and end of lines that the reply repeats until it ends, each time with other numbers."""
+    masked = _NUMBER.sub("0", text).rstrip()
+    lines = masked.split("\n")
+    whole, last = lines[-2] if len(lines) > 1 else "", lines[-1]
+    is_cut = last != whole and whole.startswith(last)
+    if lines.count(whole) < (ROUNDS if is_cut else COUNTED) or not _SPOKEN.search(whole):
+        return None
+    loop = _loop(masked)
+    if loop is None:
+        return None
+    before = text.split("\n")[: masked.count("\n", 0, loop[0])]
+    return sum(len(line) + 1 for line in before), len(text.rstrip())
 
 
 def _stuck(text: str) -> tuple[int, int] | None:

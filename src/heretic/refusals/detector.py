@@ -27,7 +27,7 @@ from heretic.refusals.weighing import (
     weak,
 )
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the rules change: figures of two versions cannot be compared. Runs record it.
 Version 1 is what runs used that recorded none."""
 
