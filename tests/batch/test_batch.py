@@ -24,7 +24,7 @@ from heretic.records.trial import Trial
 from heretic.runs.events import read_events
 from heretic.runs.folder import RunFolder
 
-LONG = 120
+LONG = 80
 """Trials of a job that is killed: enough to be killed before its end."""
 
 
@@ -75,17 +75,17 @@ def kill_all(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def test_interrupted_and_killed_it_goes_on(place: Path):
+def test_interrupted_and_killed_it_goes_on(place: Path, capsys: pytest.CaptureFixture[str]):
     file = write(place / "night.toml", f'name = "first"\nn_trials = {LONG}')
 
     batch = start(file)
     wait_for(lambda: len(trials(file)) > 3, batch)
     at_work = psutil.Process(batch.pid).children()
     batch.send_signal(signal.SIGINT)
-    told = batch.communicate()[0]
+    words = batch.communicate()[0]
     assert batch.returncode == 130
-    assert "first unfinished" in " ".join(told.split())
-    assert "The same command goes on: heretic batch" in told
+    assert "first unfinished" in " ".join(words.split())
+    assert "The same command goes on: heretic batch" in words
     assert not any(one.is_running() for one in at_work)
     kept = trials(file)
     assert 3 < len(kept) < LONG
@@ -97,13 +97,12 @@ def test_interrupted_and_killed_it_goes_on(place: Path):
     assert more[: len(kept)] == kept
     assert len(more) < LONG
 
-    batch = start(file)
-    told = batch.communicate()[0]
-    assert batch.returncode == 0, told
+    status, out, err = told(capsys, str(file))
+    assert status == 0, out + err
     assert trials(file)[: len(more)] == more
     assert sum(trial.state == "complete" for trial in trials(file)) == LONG
-    assert "first: finished" in told
-    assert max(map(len, told[told.index("\njob ") :].splitlines())) <= 80
+    assert "first: finished" in out
+    assert max(map(len, out[out.index("\njob ") :].splitlines())) <= 80
 
 
 def told(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -166,7 +165,9 @@ def test_a_failing_job_stops_no_other_and_what_has_finished_is_left_alone(
     assert status == 2
     assert "saved: It has finished with other settings (n_trials)." in err
     assert "1 job of night.toml cannot be run; none was started." in err
-    status, out, err = told(capsys, str(file), "--retry")
+    for name in ("bad", "saved"):
+        assert told(capsys, str(file), "--job", name, "--retry")[0] == 0
+    status, out, err = told(capsys, str(file))
     assert status == 0, out + err
     assert commands_of(file, 1) == 2
     assert "saved" in out

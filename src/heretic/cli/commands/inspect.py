@@ -180,16 +180,18 @@ def _table(rows: Sequence[WriterRow]) -> Table:
 
     from heretic.cli.display.text import text_cells
 
-    table = Table(box=box.SIMPLE)
-    for name in ("component", "writer", "layers", "weight [out, in]", "norm after", "edited"):
-        table.add_column(Text(name), overflow="fold")  # brackets are not markup
+    table = Table(box=box.SIMPLE, collapse_padding=True, show_edge=False)
+    for name in ("component\nwriter", "layers", "weight [out, in]", "norm after", "edited"):
+        width = max(map(len, name.split()))
+        table.add_column(Text(name), overflow="fold", min_width=width)  # brackets are not markup
     for row in rows:
         shape = " x ".join(map(str, row.shape))
         shape = f"{row.experts} x ({shape})" if row.experts else shape
         shape += ", stored transposed" if row.transposed else ""
         norm = "?" if row.norm is None else row.norm or "-"
         layers = ranges(row.layers)
-        table.add_row(*text_cells(row.component, row.path, layers, shape, norm, row.edit))
+        path = f"{row.component}\n{row.path}"
+        table.add_row(*text_cells(path, layers, shape, norm, row.edit))
     return table
 
 

@@ -35,12 +35,12 @@ _KINDS = {
 
 def differences_table(found: CheckpointComparison) -> Table:
     """The tensors that differ, those of all layers in one row."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    table.add_column("tensors (* is a layer or an expert)", overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, collapse_padding=True)
+    table.add_column("tensors (* is a layer or an expert)", overflow="fold", min_width=14)
     for name in ("n", "change", "rank"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("norms", no_wrap=True)
-    table.add_column("kind")
+        table.add_column(name, justify="right", no_wrap=name != "change")
+    table.add_column("norms")
+    table.add_column("kind", min_width=len("infinity"))
     groups = list(_groups(found.differences).items())
     for (name, kind), rows in groups[:SHOWN]:
         table.add_row(*text_cells(name, len(rows), *_figures(rows), _KINDS.get(kind, kind)))

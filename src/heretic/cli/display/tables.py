@@ -241,14 +241,16 @@ def benchmark_table(
     A difference whose interval excludes 0 is called better or worse.
     """
     table = _table(heading)
-    table.add_column("task")
-    table.add_column("metric")
-    for name in ("n", ORIGINAL, edited, "difference", "95% interval"):
-        table.add_column(name, justify="right")
-    table.add_column("")
+    table.collapse_padding = True
+    table.add_column("task\nmetric", overflow="fold")
+    for name in ("n", ORIGINAL, edited, "difference\n95% interval"):
+        table.add_column(name, justify="right", min_width=max(map(len, name.split())))
+    table.add_column("", no_wrap=True)
     for row in rows:
-        cells = text_cells(*row.texts(), row.verdict)
-        table.add_row(*cells, style="bold" if row.verdict else "")
+        task, metric, n, before, after, difference, interval = row.texts()
+        before, after = (figure.replace(" \u00b1", "\n\u00b1") for figure in (before, after))
+        cells = (f"{task}\n{metric}", n, before, after, f"{difference}\n{interval}", row.verdict)
+        table.add_row(*text_cells(*cells), style="bold" if row.verdict else "")
     if rows:
         table.caption = _heading(how_compared(rows))
         table.caption_justify = "left"
@@ -258,8 +260,9 @@ def benchmark_table(
 def plan_table(plan: Plan, *, heading: str | None = None) -> Table:
     """A plan in detail: its direction, and one row per component's kernel."""
     table = _table(heading)
-    for name in ("component", *plan.figure_names):
-        table.add_column(name, justify="left" if name == "component" else "right")
+    table.add_column("component", no_wrap=True)
+    for name in plan.figure_names:
+        table.add_column(name, justify="right")
     for component, kernel in plan.kernels:
         if isinstance(kernel, FittedKernel):
             table.add_row(*text_cells(component, *(f"{figure:.2f}" for figure in kernel.figures())))
