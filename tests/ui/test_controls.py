@@ -11,6 +11,7 @@ pytest.importorskip("nicegui")
 from tests.support import page_case
 
 from heretic.ui.job import Job
+from heretic.ui.pages.parts import work_of
 from heretic.ui.pages.run import controls_of
 from heretic.ui.places import Places
 from heretic.ui.site import Site
@@ -62,3 +63,15 @@ def test_a_worker_that_ends_is_no_other_process(site: Site, watch: Watch) -> Non
     found = controls_of(site, watch)
     assert found.said == "The worker ends."
     assert not found.load
+
+
+def test_a_search_of_a_batchs_run_is_linked_to_that_run(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    path = page_case.make_run(runs / "night" / "small" / RUN)
+    page_case.make_run(runs / RUN)  # of the same name
+    job = Job(tmp_path, runs)
+    job.run, job.state = path.resolve(), State(state="searching")
+    site = Site(runs, Places.of([tmp_path]), job)
+    told, key = work_of(site)
+    assert told == f"Searching: {RUN}"
+    assert site.path_of(key) == path

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -42,6 +43,7 @@ class Site:
     watches: Watches = field(default_factory=Watches)
     reports: Reports = field(default_factory=Reports)
     _fronts: dict[Path, tuple[tuple[int, int], FrontView]] = field(default_factory=dict)
+    _key: tuple[Path, str] | None = None  # of the run that was asked for last
     _listed: Sequence[RunSummary] = ()
     _listed_at: float = float("-inf")
     _listing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -72,9 +74,13 @@ class Site:
 
     def key_of(self, run: Path) -> str:
         """What addresses call a run, whose path has no links."""
-        for folder in all_run_folders(self.runs):
-            if Path(os.path.realpath(folder.path)) == run:
-                return key_of(name_of(folder.path, self.runs))
+        if self._key is not None and self._key[0] == run:
+            return self._key[1]
+        with suppress(RunError):  # the folder cannot be read, as the list says
+            for folder in all_run_folders(self.runs):
+                if Path(os.path.realpath(folder.path)) == run:
+                    self._key = run, key_of(name_of(folder.path, self.runs))
+                    return self._key[1]
         return run.name
 
     async def watch(self, key: str) -> Watch:
