@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -67,7 +68,7 @@ def numbers(runs: Iterable[RunSummary]) -> dict[int, RunSummary]:
     A number stays with its run while runs are used and made; only removing a run changes others.
     """
     readable = [run for run in runs if run.note is None]
-    ordered = sorted(readable, key=lambda run: (run.created, run.path.name))
+    ordered = sorted(readable, key=lambda run: (run.created, run.name))
     return dict(enumerate(ordered, start=1))
 
 
@@ -126,23 +127,28 @@ def run_folders(checkpoint_dir: Path) -> list[RunFolder]:
 def all_run_folders(checkpoint_dir: Path) -> list[RunFolder]:
     """As `run_folders`, with the runs of batches, which are in `BATCH/JOB` there.
 
+    A job that links lead to more than once is looked into once.
+
     Raises:
         RunError: The folder cannot be read.
     """
     found = run_folders(checkpoint_dir)
     runs = {folder.path for folder in found}
+    seen = {os.path.realpath(checkpoint_dir)}
     for batch in _folders_in(checkpoint_dir):
-        if batch not in runs:
-            for job in _folders_in(batch):
+        for job in _folders_in(batch) if batch not in runs else ():
+            if (real := os.path.realpath(job)) not in seen:
+                seen.add(real)
                 with suppress(RunError):  # not ours
                     found += run_folders(job)
     return sorted(found, key=_used, reverse=True)
 
 
 def _folders_in(folder: Path) -> list[Path]:
-    """The folders in one; none where it cannot be read, or is no folder."""
+    """The folders in one, links last; none where it cannot be read, or is no folder."""
     with suppress(OSError):
-        return sorted(path for path in folder.iterdir() if path.is_dir())
+        found = [path for path in folder.iterdir() if path.is_dir()]
+        return sorted(found, key=lambda path: (path.is_symlink(), path))
     return []
 
 
