@@ -19,7 +19,7 @@ from tests.support.search_case import evaluate, make_study
 from heretic.cli.commands.runs import command
 from heretic.errors import RunError
 from heretic.runs.folder import RunFolder
-from heretic.runs.listing import find_run, list_runs, numbers, path_of_run
+from heretic.runs.listing import Known, find_run, list_runs, numbers, path_of_run
 from heretic.runs.store import to_json
 
 ODD: tuple[Any, ...] = (
@@ -265,3 +265,27 @@ def test_a_link_to_a_batch_or_to_the_folder_itself_lists_no_run_twice(runs: Path
     (runs / "latest").unlink()
     (runs / "night").symlink_to(elsewhere)
     assert {run.name for run in list_runs(runs)} == names
+
+
+def test_runs_that_have_not_changed_are_not_read_again(runs: Path, monkeypatch):
+    reads: list[Path] = []
+    read = RunFolder.read_trials
+
+    def counted(folder: RunFolder):
+        reads.append(folder.path)
+        return read(folder)
+
+    known: Known = {}
+    before = list_runs(runs, known)
+    monkeypatch.setattr(RunFolder, "read_trials", counted)
+    assert list_runs(runs, known) == before
+    with RunFolder(runs / "good").lock():
+        assert {run.name: run.state for run in list_runs(runs, known)}["good"] == "running"
+    assert reads == []
+    make_study(runs / "odd").run(evaluate, 5)
+    reads.clear()
+    assert {run.name: run.completed for run in list_runs(runs, known)} == {"good": 3, "odd": 5}
+    assert reads == [runs / "odd"]
+    shutil.rmtree(runs / "odd")
+    list_runs(runs, known)
+    assert set(known) == {runs / "good"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ pytest.importorskip("nicegui")
 
 from tests.support import page_case
 
+from heretic.runs.folder import RunFolder
+from heretic.ui import site as site_module
 from heretic.ui.job import Job
 from heretic.ui.pages.parts import work_of
 from heretic.ui.pages.run import controls_of
@@ -75,3 +78,11 @@ def test_a_search_of_a_batchs_run_is_linked_to_that_run(tmp_path: Path) -> None:
     told, key = work_of(site)
     assert told == f"Searching: {RUN}"
     assert site.path_of(key) == path
+
+
+def test_the_list_reads_a_run_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site_module, "LIST_SECONDS", 0.0)
+    (first,) = asyncio.run(site.listed())
+    monkeypatch.setattr(RunFolder, "read_trials", None)  # whoever called it would fail
+    assert list(asyncio.run(site.listed())) == [first]
+    assert first.note is None

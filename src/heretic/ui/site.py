@@ -12,7 +12,7 @@ from pathlib import Path
 from time import monotonic
 
 from heretic.errors import HereticError, RunError
-from heretic.runs.listing import RunSummary, all_run_folders, list_runs, name_of
+from heretic.runs.listing import Known, RunSummary, all_run_folders, list_runs, name_of
 from heretic.system.display import safe
 from heretic.ui.job import Job
 from heretic.ui.places import Places
@@ -44,6 +44,7 @@ class Site:
     reports: Reports = field(default_factory=Reports)
     _fronts: dict[Path, tuple[tuple[int, int], FrontView]] = field(default_factory=dict)
     _key: tuple[Path, str] | None = None  # of the run that was asked for last
+    _known: Known = field(default_factory=dict)
     _listed: Sequence[RunSummary] = ()
     _listed_at: float = float("-inf")
     _listing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -57,7 +58,7 @@ class Site:
         async with self._listing:
             if monotonic() - self._listed_at >= LIST_SECONDS:
                 began = monotonic()
-                self._listed = await asyncio.to_thread(list_runs, self.runs)
+                self._listed = await asyncio.to_thread(list_runs, self.runs, self._known)
                 self._listed_at = began
             return self._listed
 
