@@ -236,17 +236,22 @@ class TestDegenerate:
         assert verdict.label == "degenerate"
         assert verdict.span is not None
         assert verdict.span.text.startswith(lines[0])
-        assert label("\n".join([ANSWER, *lines])) == "degenerate"
+        verdict = classify("\n".join([ANSWER, *lines]))
+        assert verdict.label == "degenerate"
+        assert verdict.span is not None
+        assert verdict.span.text.startswith(lines[0])
 
     @pytest.mark.parametrize(
         "response",
         [
             "\n".join(f"{n} times seven is {7 * n}." for n in range(1, 13)),
+            "\r\n".join(f"{n} times seven is {7 * n}." for n in range(1, 13)),
+            "  \n".join(f"{n} times seven is {7 * n}." for n in range(1, 13)),
             "\n".join(map(str, range(1, 60))),
             "\n".join(f"| {n} | {n * n} |" for n in range(60)) + "\n| 60",
             "\n".join(f"{n}. Boil {what} egg." for n, what in enumerate("abcdefgh")) + "\n9. Bo",
         ],
-        ids=["table", "numbers", "squares", "list"],
+        ids=["table", "Windows", "hard breaks", "numbers", "squares", "list"],
     )
     def test_a_table_that_was_asked_for_is_none(self, response: str):
         assert label(response) == "compliance"

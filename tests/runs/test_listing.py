@@ -19,7 +19,7 @@ from tests.support.search_case import evaluate, make_study
 from heretic.cli.commands.runs import command
 from heretic.errors import RunError
 from heretic.runs.folder import RunFolder
-from heretic.runs.listing import find_run, list_runs, path_of_run
+from heretic.runs.listing import Known, find_run, list_runs, numbers, path_of_run
 from heretic.runs.store import to_json
 
 ODD: tuple[Any, ...] = (
@@ -241,3 +241,51 @@ def test_runs_of_batches_are_listed_and_named(runs: Path):
     numbered = {path_of_run(str(number), runs) for number in (1, 2, 3)}
     assert numbered == set(found.values())
     assert path_of_run("night/small-1/good", runs) == job / "good"
+
+
+def test_numbers_of_like_runs_in_batches_stay_while_they_are_used(runs: Path):
+    for batch in ("monday", "tuesday"):
+        shutil.copytree(runs / "good", runs / batch / "small" / "good")
+    before = numbers(list_runs(runs))
+    for name in ("monday", "tuesday"):
+        later = max(path.stat().st_mtime for path in runs.rglob("*")) + 10.0
+        os.utime(runs / name / "small" / "good" / "trials.journal", (later, later))
+        assert {n: run.name for n, run in numbers(list_runs(runs)).items()} == {
+            n: run.name for n, run in before.items()
+        }
+
+
+def test_a_link_to_a_batch_or_to_the_folder_itself_lists_no_run_twice(runs: Path):
+    shutil.copytree(runs / "good", runs / "night" / "small" / "good")
+    names = {run.name for run in list_runs(runs)}
+    (runs / "latest").symlink_to("night")
+    (runs / "loop").symlink_to(".")
+    assert [run.name for run in list_runs(runs) if run.name not in names] == []
+    elsewhere = (runs / "night").rename(runs.parent / "elsewhere")
+    (runs / "latest").unlink()
+    (runs / "night").symlink_to(elsewhere)
+    assert {run.name for run in list_runs(runs)} == names
+
+
+def test_runs_that_have_not_changed_are_not_read_again(runs: Path, monkeypatch):
+    reads: list[Path] = []
+    read = RunFolder.read_trials
+
+    def counted(folder: RunFolder):
+        reads.append(folder.path)
+        return read(folder)
+
+    known: Known = {}
+    before = list_runs(runs, known)
+    monkeypatch.setattr(RunFolder, "read_trials", counted)
+    assert list_runs(runs, known) == before
+    with RunFolder(runs / "good").lock():
+        assert {run.name: run.state for run in list_runs(runs, known)}["good"] == "running"
+    assert reads == []
+    make_study(runs / "odd").run(evaluate, 5)
+    reads.clear()
+    assert {run.name: run.completed for run in list_runs(runs, known)} == {"good": 3, "odd": 5}
+    assert reads == [runs / "odd"]
+    shutil.rmtree(runs / "odd")
+    list_runs(runs, known)
+    assert set(known) == {runs / "good"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ pytest.importorskip("nicegui")
 
 from tests.support import page_case
 
+from heretic.runs.folder import RunFolder
+from heretic.ui import site as site_module
 from heretic.ui.job import Job
+from heretic.ui.pages.parts import work_of
 from heretic.ui.pages.run import controls_of
 from heretic.ui.places import Places
 from heretic.ui.site import Site
@@ -62,3 +66,23 @@ def test_a_worker_that_ends_is_no_other_process(site: Site, watch: Watch) -> Non
     found = controls_of(site, watch)
     assert found.said == "The worker ends."
     assert not found.load
+
+
+def test_a_search_of_a_batchs_run_is_linked_to_that_run(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    path = page_case.make_run(runs / "night" / "small" / RUN)
+    page_case.make_run(runs / RUN)  # of the same name
+    job = Job(tmp_path, runs)
+    job.run, job.state = path.resolve(), State(state="searching")
+    site = Site(runs, Places.of([tmp_path]), job)
+    told, key = work_of(site)
+    assert told == f"Searching: {RUN}"
+    assert site.path_of(key) == path
+
+
+def test_the_list_reads_a_run_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site_module, "LIST_SECONDS", 0.0)
+    (first,) = asyncio.run(site.listed())
+    monkeypatch.setattr(RunFolder, "read_trials", None)  # whoever called it would fail
+    assert list(asyncio.run(site.listed())) == [first]
+    assert first.note is None

@@ -103,7 +103,7 @@ def _loop(text: str) -> tuple[int, int] | None:
 def _counts_on(text: str) -> tuple[int, int] | None:
     """Start and end of lines that the reply repeats until it ends, each time with other numbers."""
     masked = _NUMBER.sub("0", text).rstrip()
-    lines = masked.split("\n")
+    lines = [line.rstrip() for line in masked.split("\n")]  # the last has lost what ends others
     whole, last = lines[-2] if len(lines) > 1 else "", lines[-1]
     is_cut = last != whole and whole.startswith(last)
     if lines.count(whole) < (ROUNDS if is_cut else COUNTED) or not _SPOKEN.search(whole):
@@ -111,7 +111,8 @@ def _counts_on(text: str) -> tuple[int, int] | None:
     loop = _loop(masked)
     if loop is None:
         return None
-    before = text.split("\n")[: masked.count("\n", 0, loop[0])]
+    start = len(masked) - len(masked[loop[0] :].lstrip())  # not the end of the line before
+    before = text.split("\n")[: masked.count("\n", 0, start)]
     return sum(len(line) + 1 for line in before), len(text.rstrip())
 
 

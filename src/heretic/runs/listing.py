@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -50,15 +51,39 @@ class RunSummary:
         return {**asdict(self), "path": str(self.path)}
 
 
-def list_runs(checkpoint_dir: Path) -> list[RunSummary]:
+Known = dict[Path, tuple[object, RunSummary]]
+"""Rows of readable runs, with how their files were when they were read."""
+
+
+def list_runs(checkpoint_dir: Path, known: Known | None = None) -> list[RunSummary]:
     """The runs in a folder and those of its batches, the most recently used first.
 
     Unreadable runs have a note.
 
+    Args:
+        known: What an earlier call for this folder has put there: of these runs, only those whose
+            files have changed are read again.
+
     Raises:
         RunError: The folder cannot be read.
     """
-    return [_summary(folder, checkpoint_dir) for folder in all_run_folders(checkpoint_dir)]
+    before = {} if known is None else dict(known)
+    found: Known = {}
+    rows = []
+    for folder in all_run_folders(checkpoint_dir):
+        files = _files(folder)
+        old, row = before.get(folder.path, (None, None))
+        if row is None or old != files:
+            row = _summary(folder, checkpoint_dir)
+        else:
+            row = replace(row, state=_state(folder, row.n_trials, row.completed))
+        if row.note is None:
+            found[folder.path] = files, row
+        rows.append(row)
+    if known is not None:
+        known.clear()
+        known.update(found)
+    return rows
 
 
 def numbers(runs: Iterable[RunSummary]) -> dict[int, RunSummary]:
@@ -67,7 +92,7 @@ def numbers(runs: Iterable[RunSummary]) -> dict[int, RunSummary]:
     A number stays with its run while runs are used and made; only removing a run changes others.
     """
     readable = [run for run in runs if run.note is None]
-    ordered = sorted(readable, key=lambda run: (run.created, run.path.name))
+    ordered = sorted(readable, key=lambda run: (run.created, run.name))
     return dict(enumerate(ordered, start=1))
 
 
@@ -126,23 +151,28 @@ def run_folders(checkpoint_dir: Path) -> list[RunFolder]:
 def all_run_folders(checkpoint_dir: Path) -> list[RunFolder]:
     """As `run_folders`, with the runs of batches, which are in `BATCH/JOB` there.
 
+    A job that links lead to more than once is looked into once.
+
     Raises:
         RunError: The folder cannot be read.
     """
     found = run_folders(checkpoint_dir)
     runs = {folder.path for folder in found}
+    seen = {os.path.realpath(checkpoint_dir)}
     for batch in _folders_in(checkpoint_dir):
-        if batch not in runs:
-            for job in _folders_in(batch):
+        for job in _folders_in(batch) if batch not in runs else ():
+            if (real := os.path.realpath(job)) not in seen:
+                seen.add(real)
                 with suppress(RunError):  # not ours
                     found += run_folders(job)
     return sorted(found, key=_used, reverse=True)
 
 
 def _folders_in(folder: Path) -> list[Path]:
-    """The folders in one; none where it cannot be read, or is no folder."""
+    """The folders in one, links last; none where it cannot be read, or is no folder."""
     with suppress(OSError):
-        return sorted(path for path in folder.iterdir() if path.is_dir())
+        found = [path for path in folder.iterdir() if path.is_dir()]
+        return sorted(found, key=lambda path: (path.is_symlink(), path))
     return []
 
 
@@ -188,10 +218,13 @@ def _summary(folder: RunFolder, checkpoint_dir: Path) -> RunSummary:
 
 def state_of(folder: RunFolder, manifest: RunManifest, trials: Iterable[Trial]) -> str:
     """`running`, `finished` (it has all its trials) or `unfinished`."""
+    completed = sum(trial.state == "complete" for trial in trials)
+    return _state(folder, target_of(manifest), completed)
+
+
+def _state(folder: RunFolder, target: int | None, completed: int) -> str:
     if folder.is_locked:
         return "running"
-    target = target_of(manifest)
-    completed = sum(trial.state == "complete" for trial in trials)
     return "finished" if target is not None and completed >= target else "unfinished"
 
 
@@ -204,11 +237,18 @@ def target_of(manifest: RunManifest) -> int | None:
 
 def _used(folder: RunFolder) -> float:
     """When the run was last written to, in seconds since the epoch."""
-    times = [0.0]
+    return max([0.0, *(found.st_mtime for found in _stats(folder))])
+
+
+def _files(folder: RunFolder) -> object:
+    """What is another thing once the run has been written to."""
+    return [(found.st_ino, found.st_size, found.st_mtime_ns) for found in _stats(folder)]
+
+
+def _stats(folder: RunFolder) -> Iterator[os.stat_result]:
     for path in (folder.journal_path, folder.manifest_path):
         with suppress(OSError):  # there is none, or it may not be looked at
-            times.append(path.stat().st_mtime)
-    return max(times)
+            yield path.stat()
 
 
 def _iso(seconds: float) -> str:

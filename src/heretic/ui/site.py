@@ -6,12 +6,13 @@ import asyncio
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
 from heretic.errors import HereticError, RunError
-from heretic.runs.listing import RunSummary, all_run_folders, list_runs, name_of
+from heretic.runs.listing import Known, RunSummary, all_run_folders, list_runs, name_of
 from heretic.system.display import safe
 from heretic.ui.job import Job
 from heretic.ui.places import Places
@@ -42,6 +43,8 @@ class Site:
     watches: Watches = field(default_factory=Watches)
     reports: Reports = field(default_factory=Reports)
     _fronts: dict[Path, tuple[tuple[int, int], FrontView]] = field(default_factory=dict)
+    _key: tuple[Path, str] | None = None  # of the run that was asked for last
+    _known: Known = field(default_factory=dict)
     _listed: Sequence[RunSummary] = ()
     _listed_at: float = float("-inf")
     _listing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -55,7 +58,7 @@ class Site:
         async with self._listing:
             if monotonic() - self._listed_at >= LIST_SECONDS:
                 began = monotonic()
-                self._listed = await asyncio.to_thread(list_runs, self.runs)
+                self._listed = await asyncio.to_thread(list_runs, self.runs, self._known)
                 self._listed_at = began
             return self._listed
 
@@ -72,9 +75,13 @@ class Site:
 
     def key_of(self, run: Path) -> str:
         """What addresses call a run, whose path has no links."""
-        for folder in all_run_folders(self.runs):
-            if Path(os.path.realpath(folder.path)) == run:
-                return key_of(name_of(folder.path, self.runs))
+        if self._key is not None and self._key[0] == run:
+            return self._key[1]
+        with suppress(RunError):  # the folder cannot be read, as the list says
+            for folder in all_run_folders(self.runs):
+                if Path(os.path.realpath(folder.path)) == run:
+                    self._key = run, key_of(name_of(folder.path, self.runs))
+                    return self._key[1]
         return run.name
 
     async def watch(self, key: str) -> Watch:

@@ -18,6 +18,7 @@ from heretic.errors import RunError, StudyError
 from heretic.events import SearchFinished, Silent, TrialFinished
 from heretic.records import Score, Trial
 from heretic.runs.folder import RunFolder
+from heretic.runs.journal import TRIAL_KEY
 from heretic.search import study as study_module
 from heretic.search.limits import TimeLimit
 from heretic.search.shared.beginning import push_trials
@@ -163,6 +164,31 @@ def test_workers_search_on_a_storage_too(url: str, tmp_path: Path):
         found = study.run(WorkerPool(ClockCrew(), 2, Recorder()), 4)
     alone = make_study(tmp_path / "alone", n_startup_trials=1000).run(evaluate, 4)
     assert numbered(found) == numbered(alone)
+
+
+def test_trials_that_end_together_outlast_a_storage_that_does_not_answer(
+    url: str, tmp_path: Path, monkeypatch
+):
+    """All are in the journal, on the disk, before the storage is told of the first."""
+    lines: list[bytes] = []
+    folder = tmp_path / "a"
+
+    def silent(remote: Remote, trial: Trial) -> bool:
+        lines.append((folder / "trials.journal").read_bytes())
+        raise StudyError("It does not answer.")
+
+    with monkeypatch.context() as patch, shared(url, folder) as (study, _):
+        patch.setattr(Remote, "finish", silent)
+        with pytest.raises(StudyError, match="does not answer"):
+            study.run(WorkerPool(ClockCrew(), 3, Recorder()), 6)
+    assert lines[0].count(TRIAL_KEY.encode()) == 3
+    with shared(url, folder) as (study, _):
+        kept = study.trials
+        found = study.run(evaluate, 6)
+    assert [one.state for one in kept] == ["complete"] * 3
+    assert numbered(found[:3]) == numbered(kept)
+    with shared(url, tmp_path / "b") as (study, _):
+        assert numbered(study.run(evaluate, 6)) == numbered(found)
 
 
 def test_ctrl_c_gives_a_plan_back_at_once(url: str, tmp_path: Path):

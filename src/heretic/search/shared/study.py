@@ -11,7 +11,8 @@ to the storage is told again when the run goes on.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -53,6 +54,7 @@ class SharedStudy(OptunaStudy):
         self._remote = remote
         self._elsewhere: dict[int, Plan] = {}
         self._in_hand: set[int] = set()  # numbers of trials that are evaluated here
+        self._untold: list[Trial] = []  # that the journal holds
         remote.search([choice for choice in objectives if choice != "none"])
 
     # --- what others do ----------------------------------------------------------------------
@@ -173,11 +175,25 @@ class SharedStudy(OptunaStudy):
         self._remote.settle(number)
 
     def learn(self, trial: Trial) -> None:
-        """Keep a finished trial in the journal, and tell the others."""
+        """Keep a finished trial in the journal; the others are told at the end of `together`."""
         super().learn(trial)
         self._in_hand.discard(trial.number)
-        if not self._remote.finish(trial):
-            self._tell_again(trial)
+        self._untold.append(trial)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Tell the others of all trials that are learned here, once they are on the disk.
+
+        Raises:
+            RunError: The journal cannot be written.
+            StudyError: The storage does not answer, or the study is gone.
+        """
+        with super().together():
+            yield
+        untold, self._untold = self._untold, []
+        for trial in untold:
+            if not self._remote.finish(trial):
+                self._tell_again(trial)
 
     def _tell_again(self, trial: Trial) -> None:
         """Tell the scores of a trial that others took for interrupted, as a new trial."""

@@ -117,7 +117,7 @@ def frame(site: Site, title: str) -> Iterator[Alerts]:
         with ui.element("nav").props('aria-label="Main"'):
             ui.link("Runs", "/")
             ui.link("New search", "/new")
-        busy = Part(lambda: _busy(site), _draw_busy)
+        busy = Part(lambda: work_of(site), _draw_busy)
     ui.timer(SECONDS, busy.refresh)
     busy.refresh()
     with ui.element("div").classes("page"):
@@ -126,12 +126,13 @@ def frame(site: Site, title: str) -> Iterator[Alerts]:
         yield alerts
 
 
-def _busy(site: Site) -> tuple[str, str]:
+def work_of(site: Site) -> tuple[str, str]:
+    """What the page's worker does, and what addresses call the run; both empty for nothing."""
     job = site.job
     if job.opening:
         return f"Opening {job.opening}", ""
     if job.state.state in ("searching", "paused") and job.run is not None:
-        return f"{job.state.state.capitalize()}: {job.run.name}", job.run.name
+        return f"{job.state.state.capitalize()}: {job.run.name}", site.key_of(job.run)
     return "", ""
 
 
