@@ -112,7 +112,7 @@ class SimulatedCrew:
         return found
 
     def busy(self) -> float:
-        """Mean number of workers that worked, from when they were ready until the latest task."""
+        """Mean number of workers at work from when they were ready until the last plan went out."""
         until = [max(0.0, min(end, self.begun) - begin) for begin, end in self._busy]
         return sum(until) / (self.begun - LOADING)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -21,6 +22,8 @@ SETTINGS = ["--search", "tpe", "--no-racing", "--patience", "0", "--plans-at-onc
 
 def local_rows(workers: Sequence[int], trials: int) -> list[dict[str, Any]]:
     """Trials a minute of the demo's search with workers, beside one process on one core."""
+    if trials <= max(workers, default=1):
+        raise SystemExit("Give more trials than workers: the first ones only start the clock.")
     alone, load = _rate(0, trials)
     rows = [_row("none, one core", alone, alone, load)]
     for many in workers:
@@ -65,7 +68,7 @@ def _rate(workers: int, trials: int) -> tuple[float, float]:
             program.terminate()  # what comes after the search takes minutes
     (first, before), (last, after) = spent[0], spent[-1]
     rate = 60 * (len(ends) - begin) / (ends[-1] - ends[begin - 1])
-    return rate, (after - before) / (last - first)
+    return rate, (after - before) / (last - first) if last > first else math.nan
 
 
 def _processor_seconds(pid: int) -> float:

@@ -231,7 +231,7 @@ class TestDegenerate:
         assert unit.strip() in verdict.span.text
 
     def test_lines_that_count_on_are_a_loop(self):
-        lines = [f"{n}. Boil egg {n} for {n + 3} minutes." for n in range(1, 41)]
+        lines = [f"{n}. Boil egg {n} for a while longer." for n in range(1, 41)]
         verdict = classify("\n".join([ANSWER, *lines[:5], "6. Boil"]))
         assert verdict.label == "degenerate"
         assert verdict.span is not None
@@ -250,8 +250,11 @@ class TestDegenerate:
             "\n".join(map(str, range(1, 60))),
             "\n".join(f"| {n} | {n * n} |" for n in range(60)) + "\n| 60",
             "\n".join(f"{n}. Boil {what} egg." for n, what in enumerate("abcdefgh")) + "\n9. Bo",
+            "\n".join(f"{n} times eleven is {11 * n}." for n in range(1, 13)) + "\n13 times",
+            "\n".join(f"- {n} miles are {1.609 * n:.2f} km" for n in range(2, 9)) + "\n- 9 m",
+            "\n".join(f"Week {n}: Run {n + 2} miles, 3 times." for n in range(1, 7)) + "\nWeek",
         ],
-        ids=["table", "Windows", "hard breaks", "numbers", "squares", "list"],
+        ids=["table", "Windows", "breaks", "numbers", "squares", "list", "cut", "units", "weeks"],
     )
     def test_a_table_that_was_asked_for_is_none(self, response: str):
         assert label(response) == "compliance"

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ray.cluster_utils import Cluster
+
 from heretic.cluster.pool import WorkerPool
 from heretic.cluster.ray_crew import RayCrew
 from heretic.cluster.ray_start import answer_to_stranger, joined_ray, nodes_of_ray, share_of
@@ -33,12 +35,21 @@ def refusal(address: str) -> str:
         os.environ["RAY_AUTH_MODE"] = "disabled"
 
 
-def searched(folder: Path) -> dict[str, Any]:
-    from ray.cluster_utils import Cluster
+def started() -> Cluster:
+    """A cluster of one node, which a busy machine may not start within Ray's 30 seconds."""
+    for attempts_left in (2, 1, 0):
+        try:
+            return Cluster(
+                initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+            )
+        except Exception as error:
+            if not attempts_left or "timed out" not in str(error):
+                raise
+    raise AssertionError
 
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
-    )
+
+def searched(folder: Path) -> dict[str, Any]:
+    cluster = started()
     nodes = [cluster.add_node(num_cpus=1)]
 
     def change() -> None:

@@ -101,12 +101,15 @@ def _loop(text: str) -> tuple[int, int] | None:
 
 
 def _counts_on(text: str) -> tuple[int, int] | None:
-    """Start and end of lines that the reply repeats until it ends, each time with other numbers."""
+    """Start and end of lines that the reply repeats until it ends, each with its own number."""
     masked = _NUMBER.sub("0", text).rstrip()
     lines = [line.rstrip() for line in masked.split("\n")]  # the last has lost what ends others
     whole, last = lines[-2] if len(lines) > 1 else "", lines[-1]
     is_cut = last != whole and whole.startswith(last)
     if lines.count(whole) < (ROUNDS if is_cut else COUNTED) or not _SPOKEN.search(whole):
+        return None
+    # A table that was asked for says something by its numbers: a line holds more than its own.
+    if len(set(_NUMBER.findall(text.rstrip().split("\n")[-2]))) > 1:
         return None
     loop = _loop(masked)
     if loop is None:

@@ -149,9 +149,9 @@ def run_folders(checkpoint_dir: Path) -> list[RunFolder]:
 
 
 def all_run_folders(checkpoint_dir: Path) -> list[RunFolder]:
-    """As `run_folders`, with the runs of batches, which are in `BATCH/JOB` there.
+    """As `run_folders`, with the runs of batches, which are in `BATCH/JOB` there, or in `JOB`.
 
-    A job that links lead to more than once is looked into once.
+    A folder that links lead to more than once is looked into once.
 
     Raises:
         RunError: The folder cannot be read.
@@ -159,8 +159,8 @@ def all_run_folders(checkpoint_dir: Path) -> list[RunFolder]:
     found = run_folders(checkpoint_dir)
     runs = {folder.path for folder in found}
     seen = {os.path.realpath(checkpoint_dir)}
-    for batch in _folders_in(checkpoint_dir):
-        for job in _folders_in(batch) if batch not in runs else ():
+    for place in _folders_in(checkpoint_dir):
+        for job in [place, *_folders_in(place)] if place not in runs else ():
             if (real := os.path.realpath(job)) not in seen:
                 seen.add(real)
                 with suppress(RunError):  # not ours

@@ -29,9 +29,10 @@ MOST_EXCHANGES = 6
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """A row of the list of runs; `key` names its page."""
+    """A row of the list of runs; `key` names its page, and `name` is what commands call it."""
 
     key: str
+    name: str
     model: str
     state: str
     trials: str
@@ -159,6 +160,7 @@ def run_rows(runs: Iterable[RunSummary]) -> tuple[RunRow, ...]:
     return tuple(
         RunRow(
             key=key_of(run.name),
+            name=safe(run.name),
             model=safe(short_model(run.model)),
             state=run.state,
             trials=f"{run.completed} of {run.n_trials}" if run.n_trials else str(run.completed),
@@ -172,7 +174,7 @@ def run_rows(runs: Iterable[RunSummary]) -> tuple[RunRow, ...]:
 
 
 def key_of(name: str) -> str:
-    """A run's name as part of an address, which has no slashes; names of folders have no colons."""
+    """A run's name as part of an address, which has no slashes; few folders have colons."""
     return name.replace("/", ":")
 
 

@@ -62,10 +62,10 @@ class _Runs:
                     value=self._chosen.get(row.key, False),
                     on_change=lambda event: self._chosen.update({row.key: bool(event.value)}),
                 )
-                box.props("dense").props["aria-label"] = f"Compare {row.key}"
+                box.props("dense").props["aria-label"] = f"Compare {row.name}"
             with ui.element("td"):
                 ui.link(row.model, f"/run/{quote(row.key)}")
-                Tag("div", row.note or row.key, "dim note")
+                Tag("div", row.note or row.name, "dim note")
             with ui.element("td"):
                 Tag("span", row.state, f"state {row.state}")
             for cell in (row.trials, row.failed, row.front, row.used):
