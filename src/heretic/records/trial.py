@@ -230,9 +230,15 @@ def front_with(known: list[Trial], trial: Trial) -> list[Trial]:
 
 def undominated(points: Iterable[tuple[float, ...]]) -> list[tuple[float, ...]]:
     """The points that no other dominates, sorted, without repetitions (all minimised)."""
+    ordered = sorted(set(points))
     kept: list[tuple[float, ...]] = []
+    if all(len(point) == 2 for point in ordered):
+        for point in ordered:  # those before it are no worse in the first objective
+            if not kept or not kept[-1][1] <= point[1]:
+                kept.append(point)
+        return kept
     # A point is dominated only by points before it in this order, hence by one that was kept.
-    for point in sorted(set(points)):
+    for point in ordered:
         if not any(dominates(other, point) for other in reversed(kept)):
             kept.append(point)
     return kept

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
@@ -127,6 +128,13 @@ def _damaged(journal: Path, error: Exception) -> RunError:
     )
 
 
+class _Shown(optuna.trial.FrozenTrial):
+    """A trial that is put into a study without copies of what it holds: nobody changes it there."""
+
+    def __deepcopy__(self, memo: object) -> optuna.trial.FrozenTrial:
+        return copy(self)
+
+
 def _lean(trial: optuna.trial.FrozenTrial, aim: float | None = None) -> optuna.trial.FrozenTrial:
     """A trial with what samplers look at; see `OptunaStudy` for `aim`."""
     values, constraints = trial.values, None
@@ -134,13 +142,15 @@ def _lean(trial: optuna.trial.FrozenTrial, aim: float | None = None) -> optuna.t
         # Shares are quotients of small numbers: what is closer than this is equal.
         constraints = {"first objective": values[0] - aim - 1e-9}
         values = [values[1]]
-    return optuna.trial.create_trial(
+    lean = optuna.trial.create_trial(
         state=trial.state,
         values=values,
         params=trial.params,
         distributions=trial.distributions,
         constraints=constraints,
     )
+    lean.__class__ = _Shown
+    return lean
 
 
 class OptunaStudy:
@@ -245,9 +255,12 @@ class OptunaStudy:
             directions = (
                 self._study.directions if self._aim is None else self._study.directions[1:2]
             )
-            study = optuna.create_study(directions=directions, sampler=sampler)
+            storage = optuna.storages.InMemoryStorage()
+            study = optuna.create_study(storage=storage, directions=directions, sampler=sampler)
+            there = storage.get_study_id_from_name(study.study_name)
             try:
-                study.add_trials(self._learned_from(seed))
+                for known in self._learned_from(seed):
+                    storage.create_new_trial(there, known)
             except Exception as error:  # lines of earlier releases have no check values
                 raise _damaged(self._path, error) from error
             trial = study.ask()
