@@ -323,7 +323,9 @@ class TestFront:
         assert [one.number for one in front(rows)] == [0]
 
     @given(
-        st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5)), max_size=30)
+        st.integers(1, 3).flatmap(
+            lambda n: st.lists(st.tuples(*[st.integers(0, 5)] * n), max_size=30)
+        )
     )
     def test_is_what_no_other_dominates(self, values):
         trials = [trial(number, *map(float, row)) for number, row in enumerate(values)]

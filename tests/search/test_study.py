@@ -365,6 +365,36 @@ class TestFiles:
         assert "fewest" in seen[-1][0]["names"]
         assert study.front == front(study.trials)
 
+    def test_trials_that_end_together_wait_for_the_disk_once(self, tmp_path, monkeypatch):
+        study = make_study(tmp_path / "run")
+        journal, syncs, fsync = study.folder.journal_path, [0], os.fsync
+
+        def counting(descriptor: int) -> None:
+            syncs[0] += os.fstat(descriptor).st_ino == journal.stat().st_ino
+            fsync(descriptor)
+
+        class Together:
+            at_once, places, in_batches = 1, 3, True
+
+            def hand_in(self, batch):
+                self.plans = batch
+
+            def take(self):
+                syncs[0] = 0
+                return [Trial(number, plan, evaluate([plan])[0]) for number, plan in self.plans]
+
+        class Reader(Recorder):
+            def emit(self, event):
+                if isinstance(event, TrialFinished):
+                    kept.append((syncs[0], len(event.front), len(study.folder.read_trials())))
+
+        kept: list[tuple[int, int, int]] = []
+        monkeypatch.setattr(os, "fsync", counting)
+        study.run(Together(), 6, Reader())
+        assert [waits for waits, _, _ in kept] == [1] * 6
+        assert [known for _, _, known in kept] == [3] * 3 + [6] * 3
+        assert complete(study.trials) == study.trials
+
     def test_is_there_before_the_first_trial(self, tmp_path):
         study = make_study(tmp_path / "run")
         with pytest.raises(KeyboardInterrupt):
