@@ -299,6 +299,19 @@ def test_help_loads_nothing_heavy(arguments: list[str]):
     assert heavy_modules_after(running(arguments)) == set()
 
 
+def test_a_name_that_is_not_there_is_told_before_a_model_library_loads():
+    names = ["export", "validate", "benchmark", "report", "gguf", "audit"]
+    commands = [[name, "nothing"] for name in names]
+    commands += [["look", "nothing", what] for what in ("words", "cosines", "layers")]
+    commands += [["look", "nothing", "tokens", "a prompt"]]
+    code = f"""
+from heretic.cli.main import main
+for command in {commands!r}:
+    assert main(command) == 2, command
+"""
+    assert heavy_modules_after(code) & {"accelerate", "optuna", "torch", "transformers"} == set()
+
+
 def test_version_loads_torch_for_the_device_and_nothing_else():
     assert heavy_modules_after(running(["--version"])) == {"numpy", "torch"}
 

@@ -10,8 +10,8 @@ from tests.support.search_case import N_STARTUP, Recorder, evaluate, make_study
 from heretic.events import TrialFinished
 from heretic.records import front
 from heretic.runs.journal import read_trials
-from heretic.search import sampler
-from heretic.search.sampler import OptunaStudy
+from heretic.search import learned as learning
+from heretic.search.learned import Learned
 
 MOST = 8
 N_TRIALS = 12  # more than are learned from
@@ -20,21 +20,21 @@ N_TRIALS = 12  # more than are learned from
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bound that short searches reach."""
-    monkeypatch.setattr(sampler, "MOST_LEARNED_FROM", MOST)
+    monkeypatch.setattr(learning, "MOST_LEARNED_FROM", MOST)
 
 
 @pytest.fixture
 def learned(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[float, ...]]]:
     """The values of the complete trials that each proposal was computed from."""
     found: list[list[tuple[float, ...]]] = []
-    original = OptunaStudy._learned_from
+    original = Learned.of
 
-    def spy(self, seed):
-        trials = original(self, seed)
+    def spy(self, trials, seed):
+        trials = original(self, trials, seed)
         found.append([tuple(trial.values) for trial in trials if trial.values])
         return trials
 
-    monkeypatch.setattr(OptunaStudy, "_learned_from", spy)
+    monkeypatch.setattr(Learned, "of", spy)
     return found
 
 
@@ -65,7 +65,7 @@ class TestSampler:
 
     def test_below_the_bound_nothing_changes(self, tmp_path, monkeypatch, kind):
         whole = plans(tmp_path / "whole", MOST + 1, sampler=kind)
-        monkeypatch.setattr(sampler, "MOST_LEARNED_FROM", MOST)
+        monkeypatch.setattr(learning, "MOST_LEARNED_FROM", MOST)
         assert plans(tmp_path / "run", MOST + 1, sampler=kind) == whole
 
 

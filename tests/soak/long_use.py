@@ -23,7 +23,7 @@ from heretic import pipeline
 from heretic.config.settings import Settings
 from heretic.events import Event, TrialFinished
 from heretic.runs.folder import RunFolder
-from heretic.search.sampler import MOST_LEARNED_FROM
+from heretic.search.learned import MOST_LEARNED_FROM
 from tests.support import tiny
 
 WARM = MOST_LEARNED_FROM + 50

@@ -16,7 +16,7 @@ from heretic.config.behaviors import documented
 from heretic.config.declaration import GROUPS
 from heretic.config.nested import decoded, put
 from heretic.config.schema import Kind, SettingInfo, settings_of
-from heretic.errors import SettingsError
+from heretic.errors import ExportError, SettingsError
 from heretic.system.display import safe
 from heretic.system.documents import parse_json
 
@@ -116,6 +116,20 @@ class SettingsOptions:
             return Path(named)
         return path_of_run(named, self.load(require_model=False).study_checkpoint_dir)
 
+    def searched_run(self, named: str) -> Path:
+        """As `run_path`, of a run whose manifest can be read.
+
+        Commands ask this before they import what takes seconds.
+
+        Raises:
+            SettingsError: As `load`.
+            RunError: There is no such run, or it is damaged.
+        """
+        from heretic.runs.folder import known_run
+
+        folder, _ = known_run(self.run_path(named))
+        return folder.path
+
     def refuse_config(self, command: str, reason: str) -> None:
         """Refuse `--config`, for commands that take their settings from elsewhere.
 
@@ -171,6 +185,16 @@ class SettingsCommand(click.Command):
         formatter.write_text(
             "Every setting is an option here as well: `heretic --help-all` lists them."
         )
+
+
+def check_saved(folder: Path) -> None:
+    """Check that a folder, which is to hold a saved model, is there; before slow imports.
+
+    Raises:
+        ExportError: It is not.
+    """
+    if not folder.is_dir():
+        raise ExportError(f"{folder} is not a folder.", remedy="Name that of a saved model.")
 
 
 def settings_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Optuna's samplers behind two calls: propose plans, learn a trial. The only user of Optuna."""
+"""Optuna's samplers behind two calls: propose plans, learn a trial."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import copy
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +20,7 @@ from optuna.trial import TrialState
 
 from heretic.errors import HereticError, RunError
 from heretic.records.plan import Plan
-from heretic.records.trial import Optimization, Trial, undominated
+from heretic.records.trial import Optimization, Trial
 from heretic.runs.journal import (
     INTERRUPTED,
     TRIAL_KEY,
@@ -30,18 +29,12 @@ from heretic.runs.journal import (
     trial_to_record,
 )
 from heretic.search.batch_tpe import BatchTPE
+from heretic.search.learned import STATES, Learned
 from heretic.search.space import Space
 
 STUDY_NAME = "heretic"
 PLAN_KEY = "heretic_plan"
 ORDINAL_KEY = "heretic_ordinal"
-
-MOST_LEARNED_FROM = 200
-"""Complete trials that a proposal is computed from at most, so that its time is bounded. Searches
-of the default length stay below it."""
-
-MOST_RUNNING = 64
-"""Running trials that a proposal keeps away from at most: the latest."""
 
 SamplerKind = Literal["tpe", "gp"]
 
@@ -128,31 +121,6 @@ def _damaged(journal: Path, error: Exception) -> RunError:
     )
 
 
-class _Shown(optuna.trial.FrozenTrial):
-    """A trial that is put into a study without copies of what it holds: nobody changes it there."""
-
-    def __deepcopy__(self, memo: object) -> optuna.trial.FrozenTrial:
-        return copy(self)
-
-
-def _lean(trial: optuna.trial.FrozenTrial, aim: float | None = None) -> optuna.trial.FrozenTrial:
-    """A trial with what samplers look at; see `OptunaStudy` for `aim`."""
-    values, constraints = trial.values, None
-    if aim is not None and values is not None:
-        # Shares are quotients of small numbers: what is closer than this is equal.
-        constraints = {"first objective": values[0] - aim - 1e-9}
-        values = [values[1]]
-    lean = optuna.trial.create_trial(
-        state=trial.state,
-        values=values,
-        params=trial.params,
-        distributions=trial.distributions,
-        constraints=constraints,
-    )
-    lean.__class__ = _Shown
-    return lean
-
-
 class OptunaStudy:
     """The Optuna study in one run's journal. The caller holds the run's lock.
 
@@ -192,7 +160,6 @@ class OptunaStudy:
         self._seed = seed
         self._n_startup_trials = n_startup_trials
         self._stock: list[optuna.trial.BaseTrial] = []
-        self._lean: dict[int, optuna.trial.FrozenTrial] = {}  # complete ones, by number
         directions = [choice for choice in objectives if choice != "none"]
         try:
             with quiet():
@@ -213,6 +180,7 @@ class OptunaStudy:
                 f"The trials in {journal.path} belong to a search for other objectives.",
                 remedy="Start the run over (checkpoint_action = restart).",
             )
+        self._learned = Learned(self._study.directions, n_startup_trials, aim)
 
     @property
     def next_number(self) -> int:
@@ -259,7 +227,8 @@ class OptunaStudy:
             study = optuna.create_study(storage=storage, directions=directions, sampler=sampler)
             there = storage.get_study_id_from_name(study.study_name)
             try:
-                for known in self._learned_from(seed):
+                trials = self._study.get_trials(deepcopy=False, states=STATES)
+                for known in self._learned.of(trials, seed):
                     storage.create_new_trial(there, known)
             except Exception as error:  # lines of earlier releases have no check values
                 raise _damaged(self._path, error) from error
@@ -267,43 +236,6 @@ class OptunaStudy:
             self._space.suggest(trial)
         others = sampler.others(trial.distributions) if isinstance(sampler, BatchTPE) else []
         return [optuna.trial.FixedTrial(params) for params in (trial.params, *others)]
-
-    def _learned_from(self, seed: int) -> list[optuna.trial.FrozenTrial]:
-        """The trials that the sampler learns from, in their order: the complete and the running."""
-        states = (TrialState.COMPLETE, TrialState.RUNNING)
-        trials = self._study.get_trials(deepcopy=False, states=states)
-        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-        for trial in complete:  # this also finds damaged ones
-            if trial.number not in self._lean:
-                self._lean[trial.number] = _lean(trial, self._aim)
-        if len(complete) < self._n_startup_trials:
-            return []  # it draws at random
-        most = max(MOST_LEARNED_FROM, self._n_startup_trials)
-        if len(complete) > most:
-            kept = self._informative(complete, most, np.random.default_rng(seed))
-            complete = [trial for trial in complete if trial.number in kept]
-        known = sorted([*complete, *running[-MOST_RUNNING:]], key=lambda trial: trial.number)
-        return [self._lean.get(trial.number) or _lean(trial, self._aim) for trial in known]
-
-    def _informative(
-        self, complete: Sequence[optuna.trial.FrozenTrial], most: int, rng: np.random.Generator
-    ) -> set[int]:
-        """Numbers of the trials from which a sampler learns: the front, and a sample of the rest.
-
-        The sample is drawn anew for each proposal, so that no trial is forgotten for good. A front
-        that would take more than half of the places is thinned evenly.
-        """
-        signs = [-1.0 if one == StudyDirection.MAXIMIZE else 1.0 for one in self._study.directions]
-        numbers: dict[tuple[float, ...], int] = {}
-        for trial in complete:
-            point = tuple(sign * v for sign, v in zip(signs, trial.values, strict=True))
-            numbers.setdefault(point, trial.number)
-        best = [numbers[point] for point in undominated(numbers)]
-        if len(best) > most // 2:
-            best = [best[i] for i in np.linspace(0, len(best) - 1, most // 2).round().astype(int)]
-        others = sorted({trial.number for trial in complete} - set(best))
-        return {*best, *rng.choice(others, most - len(best), replace=False).tolist()}
 
     def _made(self, seed: int, proposals: int) -> optuna.samplers.BaseSampler:
         if self._sampler == "gp":

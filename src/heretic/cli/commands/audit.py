@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from heretic.cli.options import check_saved
 from heretic.system.display import json_text, safe
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def command(
     beside them. Compared with each other: digests, index, reproduce.json and the card's figures.
     The exit status is 1 if something is wrong.
     """
+    check_saved(folder)
     from rich.console import Console
 
     from heretic.cli.display.reporter import make_reporter

@@ -25,6 +25,7 @@ def command(run: str, trust_plugins: bool, options: SettingsOptions) -> int:
     advance.
     """
     started = perf_counter()
+    path = options.searched_run(run)
     from heretic.cli.display.text import make_console
     from heretic.cli.menu.answers import asks_nothing
     from heretic.cli.opening import prepared, reopened_run
@@ -32,9 +33,7 @@ def command(run: str, trust_plugins: bool, options: SettingsOptions) -> int:
     from heretic.cli.workflow import choose
 
     with (
-        reopened_run(
-            options.run_path(run), options, make_console(), started, trust_plugins=trust_plugins
-        ) as opened,
+        reopened_run(path, options, make_console(), started, trust_plugins=trust_plugins) as opened,
         outlives_terminal(asks_nothing(opened.settings)),
     ):
         choose(prepared(opened), opened.display)

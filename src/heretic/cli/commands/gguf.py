@@ -6,9 +6,8 @@ from pathlib import Path
 
 import click
 
-from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
+from heretic.cli.options import SettingsCommand, SettingsOptions, check_saved, settings_options
 from heretic.cli.signals import outlives_terminal
-from heretic.errors import ExportError
 
 DEFAULT_TYPES = "q8_0,q4_k_m"
 
@@ -58,6 +57,7 @@ def command(
     settings. Types with fewer bits than q6_k get an importance matrix from the good prompts. Of a
     LoRA adapter one file is made, which is scored on its unquantised base.
     """
+    check_saved(folder)
     from rich.console import Console
 
     from heretic.cli.display.gguf import show
@@ -71,8 +71,6 @@ def command(
     from heretic.system.adapters import find_adapter
     from heretic.system.display import json_text
 
-    if not folder.is_dir():
-        raise ExportError(f"{folder} is not a folder.", remedy="Name that of a saved model.")
     destination = output or beside(folder)
     order = GGUFOrder(file_types([types]), destination, keep_original)
     console = make_console()

@@ -39,11 +39,12 @@ class Asked:
     """What the command line asks for.
 
     Attributes:
+        run: The run folder.
         more: Arguments after WHAT: the other run of `cosines`, the prompts of `tokens`.
         screen: Where progress is shown.
     """
 
-    run: str
+    run: Path
     more: tuple[str, ...]
     layers: tuple[int, ...]
     top: int
@@ -143,6 +144,7 @@ def command(
     from heretic.system.optional import require
 
     _check(what, more)
+    path = options.searched_run(run)
     page: Path | None = asked["html"]
     if pictures is not None:
         for module in ("altair", "vl_convert"):
@@ -150,7 +152,7 @@ def command(
     screen = Console(stderr=True) if as_json else make_console()
     found = _LOOKS[what](
         Asked(
-            run=run,
+            run=path,
             more=more,
             layers=asked.pop("layer"),
             with_pictures=pictures is not None,
@@ -230,7 +232,7 @@ def _cosines(asked: Asked) -> Found:
     from heretic.runs.folder import known_run
     from heretic.runs.steering import first_directions
 
-    paths = [asked.options.run_path(run) for run in (asked.run, *asked.more)]
+    paths = [asked.run, *map(asked.options.run_path, asked.more)]
     runs = [known_run(path) for path in dict.fromkeys(paths)]
     names = [Path(manifest.model).name for _, manifest in runs]
     vectors = [first_directions(folder)[1:] for folder, _ in runs]
@@ -259,7 +261,7 @@ def _tokens(asked: Asked) -> Found:
     from heretic.runs.shown import read_shown
     from heretic.system.files import write_atomic
 
-    folder, manifest = known_run(asked.options.run_path(asked.run))
+    folder, manifest = known_run(asked.run)
     shown = read_shown(folder)
     model, directions = _loaded(asked)
     geometry = () if shown is None else shown.geometry
@@ -306,10 +308,9 @@ def _effects(asked: Asked) -> Found:
     from heretic.pipeline.layerwise import layer_effects, spread_layers
     from heretic.runs.steering import first_directions, mean_differences
 
-    path = asked.options.run_path(asked.run)
     trust = asked.trust_plugins
     with reopened_run(
-        path, asked.options, asked.screen, asked.started, trust_plugins=trust
+        asked.run, asked.options, asked.screen, asked.started, trust_plugins=trust
     ) as opened:
         manifest = opened.run.folder.require_manifest()
         directions = torch.from_numpy(first_directions(opened.run.folder))
@@ -391,7 +392,7 @@ def _loaded(asked: Asked) -> tuple[Any, Any]:
     from heretic.runs.folder import known_run
     from heretic.runs.steering import first_directions
 
-    folder, manifest = known_run(asked.options.run_path(asked.run))
+    folder, manifest = known_run(asked.run)
     directions = torch.from_numpy(first_directions(folder))
     settings = run_settings(manifest, asked.options.layers())
     with make_reporter(asked.screen) as display:

@@ -47,6 +47,7 @@ def command(
     number or name (knee by default). Figures are kept in the run folder.
     """
     started = perf_counter()
+    path = options.searched_run(run)
     from rich.console import Console
 
     from heretic.cli import INTERRUPTED
@@ -55,9 +56,7 @@ def command(
     from heretic.pipeline.validate import load_topic, validate
 
     screen = Console(stderr=True) if as_json else make_console()
-    with reopened_run(
-        options.run_path(run), options, screen, started, trust_plugins=trust_plugins
-    ) as opened:
+    with reopened_run(path, options, screen, started, trust_plugins=trust_plugins) as opened:
         # Before the model loads, so that mistakes are reported early.
         trial = trial_of(opened.run.folder, opened.settings, screen, default="knee")
         topic = load_topic(opened.settings)
