@@ -9,9 +9,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
-
-from ray.cluster_utils import Cluster
+from typing import TYPE_CHECKING, Any
 
 from heretic.cluster.pool import WorkerPool
 from heretic.cluster.ray_crew import RayCrew
@@ -19,6 +17,9 @@ from heretic.cluster.ray_start import answer_to_stranger, joined_ray, nodes_of_r
 from heretic.errors import HereticError
 from tests.support.ray_case import Killer, job
 from tests.support.search_case import make_study
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
 
 N_TRIALS = 24
 
@@ -37,6 +38,8 @@ def refusal(address: str) -> str:
 
 def started() -> Cluster:
     """A cluster of one node, which a busy machine may not start within Ray's 30 seconds."""
+    from ray.cluster_utils import Cluster  # not in the tests' process, which starts a Ray itself
+
     for attempts_left in (2, 1, 0):
         try:
             return Cluster(
