@@ -16,9 +16,7 @@ from heretic.refusals.text import PUNCTUATION, fold
 PERIOD = 160  # characters; longest passage whose immediate repetition is looked for
 LOOP = 110  # characters; a loop with all its rounds is at least this long
 ROUNDS = 4  # a loop repeats its passage at least this often
-COUNTED = (
-    20  # lines that differ in numbers alone, if the last is whole; tables asked for are shorter
-)
+COUNTED = 20  # lines that differ in one number alone are a loop even if the last is whole
 LINES = 4  # a repeated line or sentence occurs at least this often
 RUN = 10  # words of a phrase of few words that a reply repeats until it ends
 PHRASE = 3  # words of such a phrase at most; a longer one is found by its characters

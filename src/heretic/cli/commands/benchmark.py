@@ -22,7 +22,9 @@ def command(run: str, options: SettingsOptions) -> int:
     --no-benchmark-original leaves the original model out. --trial-index chooses the row of the
     front by number or name (0 by default). Finished tasks are not run again.
     """
-    path = options.searched_run(run)
+    from heretic.runs.folder import known_run
+
+    folder, manifest = known_run(options.run_path(run))  # before what takes seconds to import
     from heretic import pipeline
     from heretic.cli import INTERRUPTED
     from heretic.cli.display.reporter import make_reporter
@@ -31,9 +33,7 @@ def command(run: str, options: SettingsOptions) -> int:
     from heretic.cli.opening import locked, trial_of
     from heretic.harness.tasks import check_tasks
     from heretic.pipeline.recorded import run_settings
-    from heretic.runs.folder import known_run
 
-    folder, manifest = known_run(path)
     settings = run_settings(manifest, options.layers())
     if not settings.benchmarks:
         raise SettingsError(
