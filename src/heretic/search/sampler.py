@@ -155,7 +155,6 @@ class OptunaStudy:
         self._aim = aim
         self._journal = journal
         self._backend = _Backend(journal)
-        self._path = journal.path
         self._space = space
         self._seed = seed
         self._n_startup_trials = n_startup_trials
@@ -231,7 +230,7 @@ class OptunaStudy:
                 for known in self._learned.of(trials, seed):
                     storage.create_new_trial(there, known)
             except Exception as error:  # lines of earlier releases have no check values
-                raise _damaged(self._path, error) from error
+                raise _damaged(self._journal.path, error) from error
             trial = study.ask()
             self._space.suggest(trial)
         others = sampler.others(trial.distributions) if isinstance(sampler, BatchTPE) else []

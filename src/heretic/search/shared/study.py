@@ -255,7 +255,7 @@ class SharedStudy(OptunaStudy):
 
     def _parted(self, number: int) -> RunError:
         return RunError(
-            f"Trial {number} in {self._path} is not trial {number} of the study "
+            f"Trial {number} in {self._journal.path} is not trial {number} of the study "
             f"{self._remote.name} in {self._remote.storage.address.shown}: the run went on "
             "without it.",
             remedy="Go on without --storage, or join the study in a new run folder "
