@@ -158,7 +158,7 @@ def measure_start(page: Page, place: Path) -> tuple[float, float, float]:
     """Seconds to the page, the server's processor seconds until then, and its memory in bytes."""
     began = time.perf_counter()
     with serving(place, place / "runs") as server:
-        page.goto(server.address.replace("/?", "/new?"))
+        page.goto(server.opened("/new"))
         page.get_by_role("radio", name="A folder").click()
         page.get_by_label("Folder of the model").fill("model")  # the server has shown the field
         return time.perf_counter() - began, processor_seconds(server), memory(server)
@@ -170,7 +170,7 @@ def measure_run(page: Page, place: Path, trials: int) -> tuple[Figures, float]:
     with search.folder.lock(), serving(place, place / "runs") as server:
         search.begin()
         began = time.perf_counter()
-        page.goto(server.address.replace("/?", f"/run/{KEY}?"))
+        page.goto(server.opened(f"/run/{KEY}"))
         wait_for_count(page, len(search.trials))
         opened = time.perf_counter() - began
         seen, used = [], []

@@ -25,7 +25,7 @@ PATIENCE = 600_000
 
 def take_form(page: Page, server: Server, path: Path) -> None:
     """Take the picture of the page for a new search."""
-    page.goto(f"{server.base}/new")
+    page.goto(server.opened("/new"))
     expect(page.get_by_role("button", name="Start the search")).to_be_visible()
     chosen = page.get_by_role("radio", name="A folder")
     chosen.click()
@@ -63,7 +63,6 @@ def main() -> None:
         path = shutil.which("chromium")
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         page = browser.new_page(viewport=SIZE, color_scheme="light")  # type: ignore[arg-type]
-        page.goto(server.address)
         take(page, server, run.name, target, question)
         browser.close()
 

@@ -41,7 +41,15 @@ class Server:
 
     @property
     def address(self) -> str:
-        return f"{self.base}/?token={self.token}"
+        return self.opened("/")
+
+    def opened(self, path: str) -> str:
+        """Where a browser that has no cookie yet opens a page.
+
+        The guard's answer refreshes itself to the page, after it has loaded: a test that goes to
+        another page right after it interrupts, or is interrupted.
+        """
+        return f"{self.base}{path}?token={self.token}"
 
     def ask(
         self,

@@ -30,7 +30,7 @@ def test_prompt_sets_are_uploaded_checked_and_shown(browser: Browser, tmp_path: 
     with serving(tmp_path, tmp_path / "runs") as server:
         found = tab(browser, server)
         page = found.page
-        page.goto(server.address.replace("/?", "/new?"))
+        page.goto(server.opened("/new"))
         page.get_by_role("radio", name="A folder").click()
         page.get_by_label("Folder of the model").fill(str(model))
         page.get_by_text("Own prompt sets").click()
@@ -123,7 +123,7 @@ def test_the_table_keeps_its_rows_and_the_focus_while_trials_come_in(
     with serving(tmp_path, tmp_path / "runs") as server, folder.lock():
         found = tab(browser, server)
         page = found.page
-        page.goto(server.address.replace("/?", f"/run/{KEY}?"))
+        page.goto(server.opened(f"/run/{KEY}"))
         rows = page.locator("button.link")
         expect(rows.first).to_be_visible()
         rows.first.focus()

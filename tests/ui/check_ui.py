@@ -7,6 +7,7 @@ import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, expect
@@ -70,7 +71,7 @@ def test_all_views(browser: Browser, shown: Server, theme: str, width: int) -> N
 
 def test_what_models_write_is_text(browser: Browser, shown: Server) -> None:
     found = tab(browser, shown)
-    found.page.goto(f"{shown.address}".replace("/?", f"/run/{HOSTILE}?"))
+    found.page.goto(shown.opened(f"/run/{HOSTILE}"))
     replies = found.page.locator(".reply")
     expect(replies.first).to_contain_text("<script>alert(1)</script><img src=http://x.test")
     assert found.page.locator("img").count() == 0
@@ -81,7 +82,7 @@ def test_what_models_write_is_text(browser: Browser, shown: Server) -> None:
 def test_a_click_on_a_point_shows_its_trial(browser: Browser, shown: Server) -> None:
     found = tab(browser, shown)
     page = found.page
-    page.goto(shown.address.replace("/?", f"/run/{HOSTILE}?"))
+    page.goto(shown.opened(f"/run/{HOSTILE}"))
     expect(page.get_by_role("heading", name="What it edits")).to_be_visible()
     chart = page.get_by_role("img", name="The front of the trials")
     place = chart.evaluate(
@@ -113,7 +114,7 @@ def test_another_trial_is_chosen_before_the_charts_are_ready(
         """const own = window.setTimeout
         window.setTimeout = (work, after, ...given) => own(work, after || 2000, ...given)"""
     )
-    page.goto(shown.address.replace("/?", f"/run/{HOSTILE}?"))
+    page.goto(shown.opened(f"/run/{HOSTILE}"))
     trials = page.locator("table button.link")
     for chosen in (trials.first, trials.last):
         chosen.click()
@@ -128,7 +129,7 @@ def test_another_trial_is_chosen_before_the_charts_are_ready(
 def test_the_report_is_a_document_without_rights(browser: Browser, shown: Server) -> None:
     found = tab(browser, shown)
     page = found.page
-    page.goto(shown.address.replace("/?", f"/run/{HOSTILE}?"))
+    page.goto(shown.opened(f"/run/{HOSTILE}"))
     found.button("Report").click()
     page.wait_for_url("**/report/**")
     frame = page.frame_locator("iframe.report")
@@ -218,8 +219,7 @@ def test_a_search_outlives_its_tab_and_two_tabs_agree(browser: Browser, tmp_path
 
         found.page.context.close()  # all tabs
         again = tab(browser, server, 400)
-        again.page.goto(server.address)
-        again.page.goto(address)
+        again.page.goto(server.opened(urlsplit(address).path))
         expect(again.page.locator(".state")).to_have_text("paused")
         again.button("Resume").click()
         expect(again.page.locator(".state")).to_have_text("searching")
@@ -286,7 +286,7 @@ def test_a_run_of_another_process_is_shown_live_with_its_controls_off(
     folder = RunFolder(path)
     with serving(tmp_path, tmp_path / "runs") as server, folder.lock():
         found = tab(browser, server)
-        found.page.goto(server.address.replace("/?", f"/run/{HOSTILE}?"))
+        found.page.goto(server.opened(f"/run/{HOSTILE}"))
         expect(found.page.get_by_text("Another process works on this run")).to_be_visible()
         for name in ("Go on with the search", "Load the model", "Pause", "Resume", "Stop"):
             expect(found.button(name)).to_be_hidden()
@@ -337,8 +337,7 @@ def test_with_the_keyboard_alone(browser: Browser, shown: Server) -> None:
 def test_wrong_inputs_say_what_to_do(browser: Browser, shown: Server) -> None:
     found = tab(browser, shown, 400)
     page = found.page
-    page.goto(shown.address)
-    page.goto(f"{shown.base}/new")
+    page.goto(shown.opened("/new"))
     alert = page.get_by_role("alert")
     page.get_by_role("radio", name="A folder").click()
     found.button("Start the search").click()
@@ -366,8 +365,7 @@ def test_a_folder_can_be_picked_below_the_working_folder_alone(
     with serving(inside, inside / "runs") as server:
         found = tab(browser, server, 400)
         page = found.page
-        page.goto(server.address)
-        page.goto(f"{server.base}/new")
+        page.goto(server.opened("/new"))
         page.get_by_role("radio", name="A folder").click()
         page.get_by_role("button", name="Browse").first.click()
         found.button(f"{inside}/").click()
