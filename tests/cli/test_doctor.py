@@ -26,6 +26,7 @@ from heretic.doctor.hub import check_hub
 from heretic.doctor.packages import KnownFailure, check_known_failures, check_requirements
 from heretic.doctor.room import Room, room_of
 from heretic.pipeline.described import Device
+from heretic.system.machine import total_memory
 
 GB = 10**9
 GPU = Device("an accelerator", 24 * GB, is_cpu=False, itemsize=2)
@@ -143,7 +144,7 @@ def test_a_containers_limit_counts(tmp_path: Path) -> None:
     assert machine.check_memory([limit]).state == "ok"
     limit.write_text("4000000000\n")
     found = machine.check_memory([limit])
-    assert (found.state, "may take 4.0 GB" in found.found) == ("note", True)
+    assert (found.state, "may take 4.0 GB" in found.found) == ("ok", True)
     limit.write_text("1000000000\n")
     assert machine.check_memory([limit]).state == "problem"
 
@@ -288,10 +289,10 @@ def test_a_containers_limit_bounds_what_fits(tmp_path: Path) -> None:
     total = psutil.virtual_memory().total
     limit = tmp_path / "memory.max"
     cpu = torch.device("cpu")
-    whole = room_of(cpu, total, [limit])
+    whole = room_of(cpu, total_memory(cpu, [limit]))
     assert whole.free <= whole.usable < total
     limit.write_text("3000000000\n")
-    found = room_of(cpu, total, [limit])
+    found = room_of(cpu, total_memory(cpu, [limit]))
     assert found.free <= found.usable < 3 * GB
 
 

@@ -460,3 +460,15 @@ class TestMachine:
         (tmp_path / "cpu.max").write_text(quota)
         expected = available if cores is None else min(cores, available)
         assert usable_cores(tmp_path / "cpu.max") == expected
+
+    def test_a_containers_limit_is_the_memory_that_batches_are_sized_by(
+        self, tmp_path: Path
+    ) -> None:
+        cpu, limit = torch.device("cpu"), tmp_path / "memory.max"
+        whole = machine.total_memory(cpu, [limit])
+        limit.write_text("max\n")
+        assert machine.total_memory(cpu, [limit]) == whole
+        limit.write_text("3000000\n")
+        assert machine.total_memory(cpu, [limit]) == 3_000_000
+        limit.write_text(f"{whole * 2}\n")  # version 1 says "no limit" by a number beyond all
+        assert machine.total_memory(cpu, [limit]) == whole

@@ -10,11 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heretic.doctor.finding import Finding
-from heretic.doctor.room import MEMORY_LIMITS, limit_in
 from heretic.errors import HereticError
 from heretic.system.display import bytes_text
 from heretic.system.files import check_writable, existing_parent, expanded
-from heretic.system.machine import accelerator, device_name, processor_name, usable_cores
+from heretic.system.machine import (
+    MEMORY_LIMITS,
+    accelerator,
+    device_name,
+    memory_limit,
+    processor_name,
+    usable_cores,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -150,7 +156,7 @@ def check_memory(limits: Iterable[Path] = MEMORY_LIMITS) -> Finding:
     import psutil
 
     memory = psutil.virtual_memory()
-    limit = limit_in(limits)
+    limit = memory_limit(limits)
     found = f"{bytes_text(memory.total)}, of which {bytes_text(memory.available)} are free."
     if limit is not None and limit < memory.total:
         found += f" The container may take {bytes_text(limit)}."
@@ -161,13 +167,6 @@ def check_memory(limits: Iterable[Path] = MEMORY_LIMITS) -> Finding:
             "problem",
             found,
             f"Even the demo's model of 135M takes {least}: end other programs.",
-        )
-    if limit is not None and limit < memory.total and _computes():
-        return Finding(
-            "Memory",
-            "note",
-            found,
-            "On a CPU batches are sized by the machine's memory: set batch_size.",
         )
     return Finding("Memory", "ok", found)
 

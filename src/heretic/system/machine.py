@@ -23,6 +23,12 @@ MAPPED_FROM = KEPT_BYTES, 32 << 20
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 """CPU quota and period of a container, in microseconds (control groups, version 2)."""
 
+MEMORY_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""A container's limit of memory, in bytes (control groups, versions 2 and 1)."""
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's mallopt
 
 
@@ -41,15 +47,30 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
 
 
-def total_memory(device: torch.device) -> int:
-    """Total memory of the device, bytes; for other devices than CUDA that of the machine."""
+def total_memory(device: torch.device, limits: Iterable[Path] = MEMORY_LIMITS) -> int:
+    """Total memory of the device, bytes; for other devices than CUDA what this process may take.
+
+    Args:
+        limits: Files with a container's limit; the first that holds one counts.
+    """
     import torch
 
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     import psutil
 
-    return int(psutil.virtual_memory().total)
+    total = int(psutil.virtual_memory().total)
+    return min(total, memory_limit(limits) or total)
+
+
+def memory_limit(files: Iterable[Path] = MEMORY_LIMITS) -> int | None:
+    """The container's limit in bytes; None without one."""
+    for file in files:
+        try:
+            return int(file.read_text(encoding="ascii"))
+        except (OSError, ValueError):  # there is no such file, or no limit ("max")
+            continue
+    return None
 
 
 def free_memory() -> None:
