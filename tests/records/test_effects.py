@@ -99,7 +99,7 @@ def test_what_cannot_change_gives_no_power():
 def test_several_layers_are_told_as_a_range():
     told = effects({1: 2, 3: 4, 5: 3}, {1: 18, 3: 17, 5: 18}).conclusion("removed")
     assert "after layer 1, 3 or 5 alone" in told
-    assert "to 2/20 to 4/20; a random vector leaves 17/20 to 18/20" in told
+    assert "to between 2/20 and 4/20; a random vector leaves between 17/20 and 18/20" in told
 
 
 def test_without_values_per_prompt_nothing_is_tested():

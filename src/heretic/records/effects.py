@@ -190,4 +190,4 @@ def _listed(layers: Sequence[int]) -> str:
 def _range(found: Mapping[int, Sequence[Score]], layers: Sequence[int], name: str) -> str:
     scores = sorted((named(found[layer], name) for layer in layers), key=lambda one: one.value)
     low, high = scores[0].short, scores[-1].short
-    return low if low == high else f"{low} to {high}"
+    return low if low == high else f"between {low} and {high}"

@@ -178,12 +178,12 @@ def _table(rows: Sequence[WriterRow]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from heretic.cli.display.text import text_cells
+    from heretic.cli.display.text import longest_word, text_cells
 
     table = Table(box=box.SIMPLE, collapse_padding=True, show_edge=False)
     for name in ("component\nwriter", "layers", "weight [out, in]", "norm after", "edited"):
-        width = max(map(len, name.split()))
-        table.add_column(Text(name), overflow="fold", min_width=width)  # brackets are not markup
+        # Brackets are no markup.
+        table.add_column(Text(name), overflow="fold", min_width=longest_word(name))
     for row in rows:
         shape = " x ".join(map(str, row.shape))
         shape = f"{row.experts} x ({shape})" if row.experts else shape

@@ -96,7 +96,7 @@ class Found:
 )
 @click.option(
     "--prompts",
-    default=12,
+    default=20,
     type=click.IntRange(2),
     show_default=True,
     help="layers: prompts of each set.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.cells import cell_len
@@ -14,7 +14,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from heretic.cli.display.text import text_cells, title
+from heretic.cli.display.text import longest_word, text_cells, title
 from heretic.records.effects import CHANGES, Change, LayerEffects, Vector, named
 from heretic.report.directions import Floats, LayerWords, TokenWeight
 from heretic.report.tokens import LEVELS, ColouredText
@@ -207,20 +207,23 @@ def effects_shown(found: LayerEffects) -> RenderableType:
 
 def _effects_table(found: LayerEffects, change: Change) -> Table:
     scores = found.originals[change]
-    table = _table(_HEADINGS[change].format(found.prompts[change]))
-    table.add_column("layer", justify="right", no_wrap=True)
-    for score in scores:
-        table.add_column(Text(title(score.name)), no_wrap=True)
-        table.add_column(Text("random vector"), no_wrap=True)
-    originals = [cell for score in scores for cell in (_cell(score), "")]
-    table.add_row("original", *text_cells(*originals))
+    rows = [["original", *(cell for score in scores for cell in (_cell(score), ""))]]
     marked = found.deciding(change) or []
     kinds: tuple[Vector, Vector] = ("direction", "random")
     for layer in found.layers:
-        cells: list[Any] = []
+        cells = [f"{'*' if layer in marked else ''}{layer}"]
         for score in scores:
             cells += [_cell(named(found.of(change, kind)[layer], score.name)) for kind in kinds]
-        table.add_row(f"{'*' if layer in marked else ''}{layer}", *text_cells(*cells))
+        rows.append(cells)
+    table = _table(_HEADINGS[change].format(found.prompts[change]))
+    headings = [name for score in scores for name in (title(score.name), "random vector")]
+    for place, heading in enumerate(["layer", *headings]):
+        word = longest_word(heading)
+        widest = max(word, *(len(row[place]) for row in rows))  # the heading is wrapped for it
+        side: Literal["left", "right"] = "left" if place else "right"
+        table.add_column(Text(heading), justify=side, min_width=word, max_width=widest)
+    for row in rows:
+        table.add_row(*text_cells(*row))
     return table
 
 

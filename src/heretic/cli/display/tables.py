@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from heretic.cli.display.text import clip, consecutive, text_cells, title
+from heretic.cli.display.text import clip, consecutive, longest_word, text_cells, title
 from heretic.harness.results import PairedMetric, how_compared
 from heretic.records.categories import CategoryTable
 from heretic.records.plan import FittedKernel, Plan
@@ -244,7 +244,7 @@ def benchmark_table(
     table.collapse_padding = True
     table.add_column("task\nmetric", overflow="fold")
     for name in ("n", ORIGINAL, edited, "difference\n95% interval"):
-        table.add_column(name, justify="right", min_width=max(map(len, name.split())))
+        table.add_column(name, justify="right", min_width=longest_word(name))
     table.add_column("", no_wrap=True)
     for row in rows:
         task, metric, n, before, after, difference, interval = row.texts()

@@ -81,6 +81,11 @@ def title(name: str) -> str:
     return _NAMES.get(words.lower(), words)
 
 
+def longest_word(heading: str) -> int:
+    """Characters that a column must have for its heading to be wrapped at spaces alone."""
+    return max(map(len, heading.split()))
+
+
 def text_cells(*values: object) -> list[Text]:
     """Cells of a table as plain text, so that nothing in them is read as markup."""
     return [Text(safe(str(value))) for value in values]
