@@ -72,6 +72,24 @@ def test_the_page_has_every_section_and_figure(path: Path) -> None:
     assert len(page) < 5e6
 
 
+def test_a_line_of_a_legend_fits_a_telephone(path: Path) -> None:
+    lines = {}
+    for figure in figures_of(read_run(path)):
+        color = figure.spec.get("encoding", {}).get("color", {})
+        if figure.name in ("sizes", "separation", "cosines", "norms"):
+            [rows] = figure.spec["datasets"].values()
+            names = {row[color["field"]] for row in rows}
+            lines[figure.name] = color["legend"]["columns"] * max(map(len, names))
+    assert len(lines) == 4
+    assert max(lines.values()) < 46
+
+
+def test_scores_have_the_names_that_people_read(path: Path) -> None:
+    text = "".join(read(html.page_of_run(read_run(path))).text)
+    assert "KL divergence" in text
+    assert "kl_divergence" not in text.partition("Settings and environment")[0]
+
+
 def test_texts_of_models_and_prompts_are_shown_and_do_nothing(path: Path) -> None:
     page = html.page_of_run(read_run(path))
     reader = read(page)

@@ -28,6 +28,7 @@ from heretic.export.files import (
 )
 from heretic.gguf.modelfile import MODELFILE
 from heretic.gguf.results import RESULTS, Made, Results, fallback_text, megabytes
+from heretic.records.trial import words_of
 from heretic.system.display import safe
 
 OF_TRANSFORMERS = "How to use it"
@@ -97,7 +98,7 @@ def section(results: Results) -> str:
     """The section on GGUF files, in Markdown."""
     rows = [_row(made) for made in results.files]
     names = [score.name for score in results.unquantised.scores]
-    heading = ["file", "type", "size", *(name.replace("_", " ") for name in names)]
+    heading = ["file", "type", "size", *map(words_of, names)]
     unquantised = results.unquantised
     if unquantised.kind not in {made.kind for made in results.files}:
         rows.insert(0, ["(not quantised)", unquantised.kind, "", *_figures(unquantised)])

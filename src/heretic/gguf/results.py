@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from heretic.records.statistics import paired
-from heretic.records.trial import Score
+from heretic.records.trial import Score, words_of
 
 RESULTS = "gguf.json"
 """File with these results beside the GGUF files."""
@@ -164,7 +164,7 @@ def _lost(made: Made, before: Score | None, after: Score) -> str | None:
     if test is None or not test.tells_apart or sign * test.difference <= 0:
         return None
     low, high = test.interval
-    name = after.name.replace("_", " ").replace("kl ", "KL ")
+    name = words_of(after.name)
     what = "a part of the edit does not survive" if after.is_count else "the edit does more damage"
     was, now = (score.short for score in (before, after))
     return (

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from heretic.records import parse
 from heretic.records.selection import first_objective
 from heretic.records.statistics import paired
-from heretic.records.trial import Score
+from heretic.records.trial import Score, words_of
 
 Kind = Literal["chosen", "shuffled", "random", "layers", "topic"]
 
@@ -166,7 +166,7 @@ def _better(first: Score, second: Score) -> bool:
 
 def _amount(scores: Sequence[Score]) -> str:
     """Figures of one score as a range, e.g. `96 to 98 of 100 refusals`."""
-    name, total = scores[0].name.replace("_", " "), scores[0].total
+    name, total = words_of(scores[0].name), scores[0].total
     ordered = sorted(scores, key=lambda score: score.value)
     low, high = _figure(ordered[0]), _figure(ordered[-1])
     among = low if low == high else f"{low} to {high}"

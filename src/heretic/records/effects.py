@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from heretic.records.selection import first_objective
 from heretic.records.statistics import SIGNIFICANT, Paired, paired
-from heretic.records.trial import Score
+from heretic.records.trial import Score, words_of
 
 Change = Literal["removed", "added"]
 Vector = Literal["direction", "random"]
@@ -98,7 +98,7 @@ class LayerEffects:
             return f"{how} one layer: no score with a value per prompt, so that nothing is tested."
         if layers is None:
             return f"{how} one layer: {self._too_few(change, objective)}"
-        name = objective.name.replace("_", " ")
+        name = words_of(objective.name)
         if not layers:
             return (
                 f"{how} one layer alone, the direction changes {name} at no layer more than chance "

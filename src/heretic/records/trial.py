@@ -149,6 +149,11 @@ def _interval(value: object, name: str) -> tuple[float, float] | None:
     return ends[0], ends[1]
 
 
+def words_of(name: str) -> str:
+    """A score's name as people read it: `kl_divergence` -> `KL divergence`."""
+    return re.sub(r"^kl\b", "KL", name.replace("_", " "), flags=re.IGNORECASE)
+
+
 def objectives(scores: Iterable[Score]) -> tuple[float, ...]:
     """The values that the search minimises, in the order of the scores; maximised ones negated."""
     return tuple(value for score in scores if (value := score.objective()) is not None)

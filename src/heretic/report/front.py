@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from heretic.errors import HereticError
 from heretic.records.selection import names_by_row
-from heretic.records.trial import Score, Trial, front
+from heretic.records.trial import Score, Trial, front, words_of
 from heretic.report.drawing import new_figure, save_figure
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _point(number: int, scores: Sequence[Score], x_name: str, y_name: str) -> Po
             remedy="Draw only trials with the same scores.",
         )
     x, y = named[x_name], named[y_name]
-    label = f"{_words(y_name)} {y.display}, {_words(x_name)} {x.display}"
+    label = f"{words_of(y_name)} {y.display}, {words_of(x_name)} {x.display}"
     return Point(number, x.value, y.value, label)
 
 
@@ -173,10 +173,6 @@ def _limit(on_front: Sequence[Point], chosen: Point | None, points: Iterable[Poi
 def _columns(points: Iterable[Point]) -> tuple[list[float], list[float]]:
     listed = list(points)
     return [point.x for point in listed], [point.y for point in listed]
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ").replace("kl divergence", "KL divergence")
 
 
 def _name(axes: Axes, point: Point, name: str, align: Literal["left", "right"]) -> None:
@@ -224,8 +220,8 @@ def _mark_chosen(axes: Axes, chosen: Point) -> None:
 
 
 def _dress(axes: Axes, data: FrontData, title: str) -> None:
-    axes.set_xlabel(AXIS_LABELS.get(data.x_name, _words(data.x_name)))
-    axes.set_ylabel(AXIS_LABELS.get(data.y_name, _words(data.y_name)))
+    axes.set_xlabel(AXIS_LABELS.get(data.x_name, words_of(data.x_name)))
+    axes.set_ylabel(AXIS_LABELS.get(data.y_name, words_of(data.y_name)))
     if data.y_name == "refusals":
         axes.set_ylim(-0.04, 1.04)
         axes.yaxis.set_major_formatter(lambda value, _position: f"{value:.0%}")

@@ -12,13 +12,8 @@ from rich.segment import Segment
 from rich.text import Text
 
 from heretic.cli.signals import somebody_is_there
+from heretic.records.trial import words_of
 from heretic.system.display import bytes_text, safe
-
-_NAMES = {
-    "kl": "KL",
-    "kl divergence": "KL divergence",
-    "kl along replies": "KL along replies",
-}
 
 
 class _Console(Console):
@@ -77,8 +72,7 @@ def clip_middle(text: str, limit: int) -> str:
 
 def title(name: str) -> str:
     """A score's or stage's name as people read it: `kl_divergence` -> `KL divergence`."""
-    words = safe(name).replace("_", " ")
-    return _NAMES.get(words.lower(), words)
+    return words_of(safe(name))
 
 
 def longest_word(heading: str) -> int:

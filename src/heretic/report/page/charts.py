@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import altair as alt
 
+from heretic.records.trial import words_of
 from heretic.report.front import AXIS_LABELS
 from heretic.report.page import figures
 from heretic.report.page.run import RunData
@@ -33,6 +34,9 @@ SHAPES = {
     "other trial": "circle",
 }
 SERIES = (BLUE, RED, GREEN, ORANGE, VIOLET, GREY)
+
+LEGEND_CELLS = 46
+"""Characters of a legend's line that fit a chart on a telephone."""
 
 HEIGHT = 260
 ROW_HEIGHT = 22
@@ -155,8 +159,9 @@ def _front(run: RunData) -> Figure | None:
     return Figure(
         "front",
         "Trials",
-        f"Each point is a trial: {data.x_name} to the right ({_better(run, data.x_name)}), "
-        f"{data.y_name} upward ({_better(run, data.y_name)}). "
+        f"Each point is a trial: {words_of(data.x_name)} to the right "
+        f"({_better(run, data.x_name)}), {words_of(data.y_name)} upward "
+        f"({_better(run, data.y_name)}). "
         "No trial is better in both than one on the front. Bars are 95% intervals, with the "
         f"prompts as a random sample.{hidden}",
         spec_of(chart, 340),
@@ -181,7 +186,7 @@ def _fronts(runs: Sequence[RunData]) -> Figure | None:
     base = alt.Chart(data_of(rows)).encode(
         x=alt.X("x:Q", title=_objective(data.x_name)),
         y=alt.Y("y:Q", title=_objective(data.y_name)),
-        color=_series("run"),
+        color=_series("run", rows),
     )
     points = base.mark_point(filled=True, size=70).encode(
         tooltip=[alt.Tooltip("run:N"), alt.Tooltip("label:N"), alt.Tooltip("scores:N")]
@@ -190,18 +195,23 @@ def _fronts(runs: Sequence[RunData]) -> Figure | None:
     return Figure(
         "fronts",
         "The fronts",
-        f"The front of each run: {data.x_name} to the right, {data.y_name} upward.",
+        f"The front of each run: {words_of(data.x_name)} to the right, "
+        f"{words_of(data.y_name)} upward.",
         spec_of(chart, 340),
     )
 
 
-def _series(field: str) -> alt.Color:
+def _series(field: str, rows: Sequence[Row]) -> alt.Color:
+    """Colours of series; their names stand side by side as far as they fit a narrow screen."""
+    longest = max((len(str(row[field])) for row in rows), default=1)
     return alt.Color(
         f"{field}:N",
         title=None,
         sort=None,
         scale=alt.Scale(range=list(SERIES)),
-        legend=alt.Legend(orient="top", columns=2, labelLimit=260),
+        legend=alt.Legend(
+            orient="top", columns=max(1, min(3, LEGEND_CELLS // (longest + 4))), labelLimit=300
+        ),
     )
 
 
@@ -226,7 +236,7 @@ def _growth(runs: Sequence[RunData]) -> list[Figure]:
             .encode(
                 x=alt.X(f"{x}:Q", title=title, axis=alt.Axis(tickMinStep=1)),
                 y=alt.Y("volume:Q", title="hypervolume", scale=alt.Scale(zero=False)),
-                color=_series("run") if len(runs) > 1 else alt.value(BLUE),
+                color=_series("run", rows) if len(runs) > 1 else alt.value(BLUE),
                 tooltip=[
                     alt.Tooltip("run:N"),
                     alt.Tooltip("trial:Q"),
@@ -290,7 +300,7 @@ def _sizes(run: RunData) -> list[Figure]:
         .encode(
             x=alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1)),
             y=alt.Y("value:Q", title="|dW| / |W|"),
-            color=_series("component"),
+            color=_series("component", rows),
             tooltip=[
                 alt.Tooltip("component:N"),
                 alt.Tooltip("layer:Q"),
@@ -321,7 +331,7 @@ def _lines(
                 title=None,
                 scale=alt.Scale(type=scale, zero=zero),
             ),
-            color=_series("figure"),
+            color=_series("figure", rows),
             tooltip=[
                 alt.Tooltip("figure:N"),
                 alt.Tooltip("layer:Q"),

@@ -11,7 +11,7 @@ import altair as alt
 import numpy as np
 
 from heretic.records.effects import CHANGES, Change, LayerEffects, Vector, named
-from heretic.records.trial import Score
+from heretic.records.trial import Score, words_of
 from heretic.report.directions import Floats, LayerWords
 from heretic.report.page.charts import GREEN, GREY, RED, Figure, Row, data_of, spec_of
 from heretic.report.tokens import ColouredText
@@ -217,7 +217,7 @@ _TOLD = {
 
 
 def _effect_figure(found: LayerEffects, change: Change, original: Score) -> Figure:
-    rows, name = effect_rows(found, change, original.name), original.name.replace("_", " ")
+    rows, name = effect_rows(found, change, original.name), words_of(original.name)
     scale = alt.Scale(domain=list(VECTORS), range=list(VECTORS.values()))
     colour = alt.Color("vector:N", title=None, scale=scale, legend=alt.Legend(orient="top"))
     base = alt.Chart(data_of(rows)).encode(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from heretic.errors import HereticError
-from heretic.records.trial import Score, Trial, dominates
+from heretic.records.trial import Score, Trial, dominates, words_of
 from heretic.records.volume import MARGIN, hypervolume
 from heretic.report.front import FrontData, front_data
 from heretic.report.page.run import RunData
@@ -78,7 +78,7 @@ def front_rows(run: RunData) -> list[Row]:
 
 
 def _told(scores: Iterable[Score]) -> str:
-    return ", ".join(f"{score.name} {score.display}" for score in scores)
+    return ", ".join(f"{words_of(score.name)} {score.display}" for score in scores)
 
 
 def _score(scores: Iterable[Score], name: str) -> Score | None:

@@ -28,6 +28,11 @@ POLICY = (
     "script-src {scripts}; style-src {styles}"
 )
 
+REPLIES = (
+    "The search ends a reply once its verdict is final. These were made again, to their ends, so "
+    "that single verdicts may differ from what the search counted."
+)
+
 _END = "\n// the end\n"
 
 OF_RUN = ("front", "growth", "growth-time")
@@ -77,7 +82,7 @@ def page_of_run(run: RunData, *, share: bool = False) -> str:
         Section("saved", "Saved models", tables=words.exports(run, share)),
         Section("layers", "Layers", figures=some(*OF_LAYERS)),
         Section("geometry", "Geometry", _geometry(run), figures=some(*OF_GEOMETRY)),
-        Section("replies", "Replies", exchanges=[] if share else words.replies(run)),
+        Section("replies", "Replies", REPLIES, exchanges=[] if share else words.replies(run)),
         Section("time", "Time", figures=some("time")),
         Section(
             "settings",

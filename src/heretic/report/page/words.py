@@ -12,7 +12,7 @@ from typing import Any
 
 from heretic.config.schema import SettingInfo, settings_of
 from heretic.records.statistics import wilson
-from heretic.records.trial import Score
+from heretic.records.trial import Score, words_of
 from heretic.refusals import LABELS
 from heretic.report.page.run import RunData
 from heretic.runs.events import work_times
@@ -121,7 +121,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
 def proposals(run: RunData) -> Table:
     """The original and the trials that the front proposes, with intervals."""
     names = [score.name for score in run.baseline]
-    return Table(("", *names), tuple(_rows_by(names, run)))
+    return Table(("", *map(words_of, names)), tuple(_rows_by(names, run)))
 
 
 def _cells(names: Sequence[str], scores: Iterable[Score]) -> tuple[str, ...]:
@@ -133,7 +133,7 @@ def compared(runs: Sequence[RunData]) -> Table:
     """The proposed trials of several runs."""
     names = list(dict.fromkeys(score.name for run in runs for score in run.baseline))
     rows = [(run.name, label, *cells) for run in runs for label, *cells in _rows_by(names, run)]
-    return Table(("run", "model", *names), tuple(rows))
+    return Table(("run", "model", *map(words_of, names)), tuple(rows))
 
 
 def _rows_by(names: Sequence[str], run: RunData) -> list[tuple[str, ...]]:
@@ -161,7 +161,8 @@ def exports(run: RunData, share: bool) -> list[tuple[str, Table]]:
 def _scores_table(rows: Mapping[str, Sequence[Score]]) -> Table:
     names = list(dict.fromkeys(score.name for scores in rows.values() for score in scores))
     return Table(
-        ("", *names), tuple((label, *_cells(names, scores)) for label, scores in rows.items())
+        ("", *map(words_of, names)),
+        tuple((label, *_cells(names, scores)) for label, scores in rows.items()),
     )
 
 
@@ -171,7 +172,9 @@ def _across(rows: Mapping[str, Sequence[Score]]) -> Table:
     cells = {label: _cells(names, scores) for label, scores in rows.items()}
     return Table(
         ("score", *rows),
-        tuple((name, *(cells[label][i] for label in rows)) for i, name in enumerate(names)),
+        tuple(
+            (words_of(name), *(cells[label][i] for label in rows)) for i, name in enumerate(names)
+        ),
     )
 
 
