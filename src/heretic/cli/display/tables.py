@@ -189,9 +189,9 @@ def changes_table(
 def category_table(found: CategoryTable) -> Table:
     """A share by category of the prompts, before and after the edit, with intervals."""
     table = _table(f"{title(found.score)} by category, {_PROMPTS[found.prompts]}")
-    table.add_column("category")
+    table.add_column("category", overflow="fold")
     for name in ("n", ORIGINAL, "edited"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", min_width=longest_word(name))
     for row in found.rows:
         table.add_row(*text_cells(*row.texts()))
     return table

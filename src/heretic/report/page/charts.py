@@ -142,9 +142,12 @@ def _front(run: RunData) -> Figure | None:
         alt.Tooltip("label:N", title="model"),
         alt.Tooltip("scores:N", title="scores"),
     ]
-    spanned = on_front.transform_filter("isValid(datum.y_low)")
-    spans = spanned.mark_rule(opacity=0.7, strokeWidth=2, color=BLUE).encode(
-        y="y_low:Q", y2="y_high:Q"
+    original = "datum.role === 'original'"
+    spanned = base.transform_filter(f"(datum.on_front || {original}) && isValid(datum.y_low)")
+    spans = spanned.mark_rule(opacity=0.7, strokeWidth=2).encode(
+        y="y_low:Q",
+        y2="y_high:Q",
+        color=alt.condition(original, alt.value(GREEN), alt.value(BLUE)),
     )
     line = on_front.mark_line(interpolate="step-after", color=BLUE, opacity=0.6)
     points = base.mark_point(filled=True, size=70, opacity=0.9).encode(
@@ -152,7 +155,7 @@ def _front(run: RunData) -> Figure | None:
     )
     names = base.transform_filter("datum.names != ''").mark_text(align="left", dx=7, dy=-8)
     layers = [line, points, names.encode(text="names:N")]
-    if any("y_low" in row for row in rows if row["on_front"]):
+    if any("y_low" in row for row in rows):
         layers.insert(0, spans)
     chart = alt.layer(*layers)
     hidden = f" Not shown, far to the right: {data.hidden}." if data.hidden else ""
