@@ -27,7 +27,7 @@ from heretic.harness.results import PairedMetric
 from heretic.model.description import WriterRow
 from heretic.records import LayerWeights, Plan, Score
 from heretic.records.categories import CategoryTable, category_rows
-from heretic.records.effects import CHANGES, Effect, LayerEffects
+from heretic.records.effects import CHANGES, Effect, LayerEffects, Vector
 from heretic.report.directions import LayerWords, TokenWeight
 
 REFUSALS = Score(
@@ -117,7 +117,7 @@ def writers() -> RenderableType:
 
 
 def effects() -> RenderableType:
-    vectors = ("direction", "random")
+    vectors: tuple[Vector, ...] = ("direction", "random")
     rows = [Effect(27, change, vector, SCORES) for change in CHANGES for vector in vectors]
     return effects_shown(
         LayerEffects(dict.fromkeys(CHANGES, SCORES), tuple(rows), dict.fromkeys(CHANGES, 100))
