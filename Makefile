@@ -40,8 +40,9 @@ install: $(VENV)/.user ## Make .venv and install heretic into it
 demo: $(VENV)/.user ## Remove a planted refusal from a small real model, start to end
 	$(BIN)/heretic demo
 
-# One process a core: most tests need one thread. PYTEST_ARGS replaces this: make test PYTEST_ARGS=tests/engine
-PYTEST_ARGS ?= -n logical --maxprocesses 8 --dist worksteal
+# Three processes for two cores: a test needs one thread, and many wait for programs that they start.
+# PYTEST_ARGS replaces this: make test PYTEST_ARGS=tests/engine
+PYTEST_ARGS ?= -n $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)) --maxprocesses 8 --dist worksteal
 
 # Everything from outside is fetched before pytest starts; pytest itself runs offline.
 test: $(VENV)/.dev ## Lint, check types, run all tests
