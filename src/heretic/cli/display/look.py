@@ -221,7 +221,9 @@ def _effects_table(found: LayerEffects, change: Change) -> Table:
         word = longest_word(heading)
         widest = max(word, *(len(row[place]) for row in rows))  # the heading is wrapped for it
         side: Literal["left", "right"] = "left" if place else "right"
-        table.add_column(Text(heading), justify=side, min_width=word, max_width=widest)
+        table.add_column(
+            Text(heading), justify=side, overflow="fold", min_width=word, max_width=widest
+        )
     for row in rows:
         table.add_row(*text_cells(*row))
     return table

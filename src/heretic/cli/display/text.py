@@ -77,7 +77,7 @@ def title(name: str) -> str:
 
 def longest_word(heading: str) -> int:
     """Characters that a column must have for its heading to be wrapped at spaces alone."""
-    return max(map(len, heading.split()))
+    return max(map(len, heading.split()), default=0)
 
 
 def text_cells(*values: object) -> list[Text]:
