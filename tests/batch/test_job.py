@@ -10,6 +10,7 @@ import pytest
 from tests.support.batch_case import load, write
 from tests.support.run_case import MANIFEST
 
+from heretic.batch.checks import check_start
 from heretic.batch.job import ENDING, Job, condition, do, run_of, shared_places
 from heretic.cli.commands.batch import command
 from heretic.config.settings import Settings
@@ -278,3 +279,8 @@ def test_the_command_has_no_other_name_for_a_job():
     """The batch calls itself by these options."""
     names = {name for parameter in command.params for name in parameter.opts}
     assert {"--job", "--check", "--retry"} <= names
+
+
+def test_a_storage_that_cannot_be_used_is_told_before_any_job():
+    with pytest.raises(SettingsError, match="storage is not the address"):
+        check_start(job("name = 'a'\nstorage = 'mongodb://host/db'"))

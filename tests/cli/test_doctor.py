@@ -222,11 +222,24 @@ def test_the_table_of_known_failures_can_be_read() -> None:
 
 def test_a_cluster_without_ray_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packages, "RAY", "no-such-distribution")
-    assert packages.check_ray().state == "ok"
+    assert packages.check_ray(settings()).state == "ok"
     monkeypatch.setenv("RAY_ADDRESS", "ray://user:password@host:1")
-    found = packages.check_ray()
+    found = packages.check_ray(settings())
     assert found.state == "note"
     assert "password" not in f"{found}"
+
+
+def test_workers_that_could_not_start_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    cluster = {"workers": 2, "ray_address": "head:6379"}
+    found = packages.check_ray(settings(**cluster))
+    assert found.state == "problem"
+    assert "token" in found.found
+    assert packages.check_ray(settings(ray_address="head:6379")).state == "problem"
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    found = packages.check_ray(settings(**cluster))
+    assert found.state == "ok"
+    assert "ray_address names a cluster" in found.found
 
 
 # --- the Hub ---------------------------------------------------------------------------

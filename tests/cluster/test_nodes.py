@@ -75,6 +75,11 @@ def test_a_cluster_without_workers_is_a_mistake():
     check_workers(Settings(model="m"))
 
 
+def test_gpus_that_are_not_there_are_told_before_any_work():
+    with pytest.raises(HereticError, match="need 2000 GPUs, and this machine has"):
+        check_workers(Settings.restore({"model": "m", "workers": 2, "gpus_per_worker": 1000}))
+
+
 def test_a_cluster_where_no_node_holds_a_worker_is_refused():
     with pytest.raises(HereticError, match="needs 8 GPUs on one node"):
         check_nodes([GPUS, GPUS], 8)

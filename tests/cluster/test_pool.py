@@ -6,7 +6,7 @@ import math
 import random
 
 import pytest
-from tests.support.search_case import Recorder, evaluate, make_study
+from tests.support.search_case import OUTSIDE, Recorder, evaluate, make_study
 from tests.support.worker_clock import ClockCrew
 
 from heretic.cluster.pool import FEWEST_TIMES, MAX_FAILURES, MAX_LOSSES, WorkerPool
@@ -306,6 +306,48 @@ class TestFaults:
         workers = [worker for worker, numbers in crew.sent if number in numbers]
         assert workers[0] == 0
         assert len(workers) == 2
+
+    @pytest.mark.parametrize(("seconds", "state"), [(8.0, "complete"), (math.inf, "failed")])
+    def test_a_straggler_is_given_last_to_whom_it_failed_on(self, seconds, state):
+        """Two failures on one worker would say that the plan is at fault."""
+
+        class Choosy(ClockCrew):
+            def _trial(self, worker, number, plan):
+                if (worker, number) == (0, 2 * FEWEST_TIMES):
+                    return Trial(number, plan, (), "failed", "RuntimeError: it broke")
+                return super()._trial(worker, number, plan)
+
+        crew = Choosy(lambda worker, plan: seconds if plan == OUTSIDE[1] and worker == 1 else 1.0)
+        pool, _ = pool_of(crew, 2)
+        for number in range(2 * FEWEST_TIMES):
+            pool.hand_in([(number, OUTSIDE[0])])
+            pool.take()
+        pool.hand_in([(2 * FEWEST_TIMES, OUTSIDE[1])])
+        (found,) = pool.take()
+        assert found.state == state
+
+    def test_a_copy_that_fails_does_not_end_the_other(self):
+        """The second worker is at fault; the first one is slow, and still answers."""
+
+        class Choosy(ClockCrew):
+            def _trial(self, worker, number, plan):
+                if (worker, number) == (1, 2 * FEWEST_TIMES):
+                    return Trial(number, plan, (), "failed", "RuntimeError: it broke")
+                return super()._trial(worker, number, plan)
+
+        crew = Choosy(lambda worker, plan: 8.0 if plan == OUTSIDE[1] and worker == 0 else 1.0)
+        pool, recorder = pool_of(crew, 2)
+        for number in range(2 * FEWEST_TIMES):
+            pool.hand_in([(number, OUTSIDE[0])])
+            pool.take()
+        pool.hand_in([(2 * FEWEST_TIMES, OUTSIDE[1])])
+        begun = crew.now()
+        (found,) = pool.take()
+        assert found.state == "complete"
+        assert crew.now() - begun < 10.0
+        workers = [worker for worker, numbers in crew.sent if 2 * FEWEST_TIMES in numbers]
+        assert workers == [0, 1]
+        assert not recorder.notices("warning")
 
     def test_a_worker_that_hangs_is_replaced(self, tmp_path):
         """In batches, since an asynchronous search does without it until the end."""

@@ -8,6 +8,7 @@ from heretic.events import Silent
 from heretic.pipeline.identity import fingerprint
 from heretic.pipeline.opening import check_before_work
 from heretic.pipeline.prompts import load_prompts
+from heretic.pipeline.sharing import check_storage
 from heretic.pipeline.workers import check_workers
 from heretic.runs.folder import RunFolder, digest
 from heretic.scorers import load_scorers
@@ -16,12 +17,13 @@ from heretic.tracking.reporter import check_tracker
 
 
 def check_start(job: Job) -> None:
-    """Check that the job can be started: model, place to save in, scorers, prompts, workers.
+    """Check that the job can be started: model, places, scorers, prompts, workers, storage.
 
     Raises:
         HereticError: Something of it is missing or contradicts the rest.
     """
     check_workers(job.settings)
+    check_storage(job.settings)
     check_tracker(job.settings)
     scorers = check_before_work(job.settings)
     check_writable(job.folder)

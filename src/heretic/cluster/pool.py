@@ -212,6 +212,9 @@ class WorkerPool:
             self._times.append(self._crew.now() - task.since)
         good = [trial for trial in trials if trial.state == "complete"]
         bad = [trial for trial in trials if trial.state != "complete"]
+        if task.on and not good and not task.failed:  # another worker has it too, and may succeed
+            task.failed[number] = bad
+            return
         del self._tasks[name]
         if good:
             self._workers[number].failures = 0
@@ -318,26 +321,34 @@ class WorkerPool:
 
     def _replace_hanging(self) -> None:
         """Start workers anew that others have long overtaken."""
-        if len(self._times) < FEWEST_TIMES:
-            return
-        longest = HANGS * median(self._times)
         for number, worker in self._workers.items():
             is_overtaken = worker.task is not None and worker.task not in self._tasks
-            if is_overtaken and worker.out is None and self._crew.now() - worker.since > longest:
+            if is_overtaken and worker.out is None and self._hangs(worker.since):
                 self._lose(number, "it did not answer, and another worker did long ago")
 
     def _chosen(self, number: int, late: deque[int]) -> int | None:
         """A task for a worker; where its plans failed, or it ended, it comes last.
 
         Args:
-            late: Where none waits, the first of these is taken out.
+            late: Where none waits, one of these is taken out. One whose plans failed on this
+                worker is left to the other, as they would fail again, unless that one hangs.
         """
         for name in self._waiting:
             tried = {*self._tasks[name].failed, *self._tasks[name].lost}
             if number not in tried or not self._ready_but(number) - tried:
                 self._waiting.remove(name)
                 return name
-        return late.popleft() if late else None
+        for name in late:
+            if number not in self._tasks[name].failed or self._hangs(self._tasks[name].since):
+                late.remove(name)
+                return name
+        return None
+
+    def _hangs(self, since: float | None) -> bool:
+        """Whether a worker that was given something then is taken to answer no more."""
+        if since is None or len(self._times) < FEWEST_TIMES:
+            return False
+        return self._crew.now() - since > HANGS * median(self._times)
 
     def _late(self) -> deque[int]:
         """Tasks that one worker alone has for too long, those that are late the longest first."""

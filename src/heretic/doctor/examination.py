@@ -151,4 +151,4 @@ def _findings(settings: Settings, *, ask_hub: bool) -> Iterator[Finding]:
     yield packages.check_mixture()
     yield packages.check_extras()
     yield packages.check_llama()
-    yield packages.check_ray()
+    yield packages.check_ray(settings)

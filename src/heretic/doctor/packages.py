@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
@@ -22,6 +23,9 @@ from heretic.errors import HereticError
 from heretic.system.distributions import mixture
 from heretic.system.machine import versions
 from heretic.system.optional import installed
+
+if TYPE_CHECKING:
+    from heretic.config.settings import Settings
 
 NAME = "heretic-llm"
 TABLE = Path(__file__).with_name("versions.toml")
@@ -216,9 +220,20 @@ def check_llama() -> Finding:
     return Finding(name, "ok", f"Library and converters are here ({LLAMA} {version}).")
 
 
-def check_ray() -> Finding:
-    """Whether Ray is installed, and which cluster the environment names."""
+def check_ray(settings: Settings) -> Finding:
+    """Whether Ray is installed, which cluster is named, and whether a search could use it.
+
+    Args:
+        settings: Those that are found here; workers that they ask for must be able to start.
+    """
     version, address = installed(RAY), os.environ.get("RAY_ADDRESS")
+    if settings.workers or settings.ray_address:
+        from heretic.pipeline.workers import check_workers
+
+        try:
+            check_workers(settings)
+        except HereticError as error:
+            return Finding("Ray", "problem", error.message, error.remedy or "")
     if version is None and address:
         return Finding(
             "Ray",
@@ -227,5 +242,6 @@ def check_ray() -> Finding:
         )
     if version is None:
         return Finding("Ray", "ok", "Not installed; --workers needs it.")
-    where = "RAY_ADDRESS names a cluster" if address else "no cluster is named (RAY_ADDRESS)"
+    named = "ray_address" if settings.ray_address else "RAY_ADDRESS" if address else ""
+    where = f"{named} names a cluster" if named else "no cluster is named (RAY_ADDRESS)"
     return Finding("Ray", "ok", f"{version}; {where}.")

@@ -50,7 +50,8 @@ def check_workers(settings: Settings) -> None:
 
     Raises:
         SettingsError: A cluster is named, and no workers.
-        HereticError: Ray is missing, or the cluster must not be joined; see `check_address`.
+        HereticError: Ray or GPUs are missing, or the cluster must not be joined; see
+            `check_address`.
     """
     if not settings.workers:
         if settings.ray_address:
@@ -64,6 +65,13 @@ def check_workers(settings: Settings) -> None:
     if settings.ray_address:
         allowed = settings.allow_unauthenticated
         check_address(settings.ray_address, allow_unauthenticated=allowed)
+    _check_gpus(settings, _gpus_of_each(settings))
+
+
+def _gpus_of_each(settings: Settings) -> int:
+    if settings.gpus_per_worker is not None:
+        return settings.gpus_per_worker
+    return 1 if accelerator().type == "cuda" else 0
 
 
 @contextmanager
@@ -80,10 +88,7 @@ def workers_of(session: Session) -> Iterator[WorkerPool]:
     # The originals' states that a search keeps; the model stays, for what comes after.
     session.evaluator.release()
     free_memory()
-    gpus = settings.gpus_per_worker
-    if gpus is None:
-        gpus = 1 if accelerator().type == "cuda" else 0
-    _check_gpus(settings, gpus)
+    gpus = _gpus_of_each(settings)
     job = Job(*proofs(settings), open_replica, data)
     reporter.emit(StageStarted("Starting Ray"))
     with _ray(settings, gpus, data.size):
