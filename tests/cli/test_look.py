@@ -228,6 +228,10 @@ def test_mistakes_are_told(folder: RunFolder, capsys: pytest.CaptureFixture[str]
         assert told in " ".join(refused(capsys, *arguments).split()), told
 
 
+def test_a_missing_choice_is_told_in_one_line(capsys: pytest.CaptureFixture[str]):
+    assert "Choose from: words, cosines, tokens, layers. See" in refused(capsys, "run")
+
+
 # --- the screen ----------------------------------------------------------------------------
 
 
