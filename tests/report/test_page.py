@@ -134,6 +134,11 @@ def test_a_shared_page_has_no_prompt_reply_path_or_name(path: Path) -> None:
         assert "somebody" not in json.dumps(figure.spec)
 
 
+def test_a_shared_page_has_no_name_of_its_folder(tmp_path: Path) -> None:
+    path = page_case.make_run(tmp_path / "of-jane-doe")
+    assert "jane-doe" not in html.page_of_run(read_run(path), share=True)
+
+
 def test_a_run_of_an_earlier_release_names_what_is_missing() -> None:
     earlier = Path(__file__).parents[1] / "data" / "earlier_run"
     run = read_run(next(path.parent for path in sorted(earlier.rglob("manifest.json"))))

@@ -244,6 +244,8 @@ def _growth(runs: Sequence[RunData]) -> list[Figure]:
         if len(data) < 2:
             continue
         shown = [{**row, "minutes": row.get("seconds", 0) / 60} for row in data]
+        if len(runs) == 1:  # its folder's name may be a person's
+            shown = [{key: row[key] for key in row if key != "run"} for row in shown]
         chart = (
             alt.Chart(data_of(shown))
             .mark_line(interpolate="step-after", point=alt.OverlayMarkDef(size=24))
@@ -252,7 +254,7 @@ def _growth(runs: Sequence[RunData]) -> list[Figure]:
                 y=alt.Y("volume:Q", title="hypervolume", scale=alt.Scale(zero=False)),
                 color=_series("run", rows) if len(runs) > 1 else alt.value(BLUE),
                 tooltip=[
-                    alt.Tooltip("run:N"),
+                    *([alt.Tooltip("run:N")] if len(runs) > 1 else []),
                     alt.Tooltip("trial:Q"),
                     alt.Tooltip("volume:Q", format=".4f"),
                 ],
