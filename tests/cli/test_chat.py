@@ -95,9 +95,22 @@ def test_the_strength_of_an_edit() -> None:
     text = talk(*said, model=model, strength=strength)
     assert strength.value == 0.5
     assert [len(messages) for messages in model.told] == [1, 1]
-    for told in ("Strength of the edit: 1", "Strength 0.5; a new", "nan is not", "a lot is not"):
+    for told in (
+        "Strength of the trial's edit: 1",
+        "Strength 0.5; a new",
+        "nan is not",
+        "a lot is not",
+    ):
         assert told in text
     assert "no trial" in talk("/strength 2", model=model)
+
+
+def test_what_the_strength_scales_is_told() -> None:
+    directions = Strength(0.0, "the run's directions", "the directions (0: original)")
+    text = talk("/strength", "/help", model=FakeModel("steered"), strength=directions)
+    assert "Strength of the run's directions: 0" in text
+    assert "scale the directions (0: original), and start a new conversation" in text
+    assert "trial" not in text
 
 
 @pytest.mark.parametrize("leave", ["exit", "quit", "QUIT", "/exit"])

@@ -228,6 +228,22 @@ def test_mistakes_are_told(folder: RunFolder, capsys: pytest.CaptureFixture[str]
         assert told in " ".join(refused(capsys, *arguments).split()), told
 
 
+@pytest.mark.parametrize("arguments", [["words"], ["tokens", "Hello"]])
+def test_a_layer_that_is_not_there_is_told_before_a_model_is_loaded(
+    folder: RunFolder,
+    arguments: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("heretic.pipeline.load_run", lambda *_: pytest.fail("a model is loaded"))
+    told = refused(capsys, str(folder.path), *arguments, "--layer", "9")
+    assert "The model has no layer 9. Its layers are 0 to 2." in told
+
+
+def test_a_missing_choice_is_told_in_one_line(capsys: pytest.CaptureFixture[str]):
+    assert "Choose from: words, cosines, tokens, layers. See" in refused(capsys, "run")
+
+
 # --- the screen ----------------------------------------------------------------------------
 
 

@@ -359,3 +359,9 @@ class TestManifest:
     def test_malformed_ones_are_refused(self, damage):
         with pytest.raises(RunError):
             RunManifest.from_dict({**self.manifest().to_dict(), **damage})
+
+
+def test_ends_of_an_interval_are_read_without_powers_of_ten():
+    score = Score("length", -21.4, "none", "-21.4 characters", interval=(-113.2, 39.4))
+    assert score.with_interval() == "-21.4 characters [-110, 39]"
+    assert replace(score, interval=(0.0123, 0.9)).with_interval().endswith("[0.012, 0.9]")

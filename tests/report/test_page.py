@@ -15,7 +15,10 @@ import pytest
 from tests.support import page_case, run_case
 from tests.support.page_case import HOSTILE
 
+from heretic.errors import HereticError
 from heretic.main import main
+from heretic.records.plan import FittedKernel
+from heretic.records.trial import Score, Trial, front
 from heretic.records.volume import hypervolume
 from heretic.report.page import figures, html, words
 from heretic.report.page.charts import figures_of, figures_of_runs
@@ -23,6 +26,7 @@ from heretic.report.page.pictures import write_pictures
 from heretic.report.page.run import RunData, read_run, told_apart
 from heretic.runs.events import EventsFile
 from heretic.runs.folder import RunFolder
+from heretic.runs.shown import read_shown, write_shown
 
 
 @pytest.fixture
@@ -130,13 +134,33 @@ def test_a_shared_page_has_no_prompt_reply_path_or_name(path: Path) -> None:
         assert "somebody" not in json.dumps(figure.spec)
 
 
+def test_a_shared_page_has_no_name_of_its_folder(tmp_path: Path) -> None:
+    path = page_case.make_run(tmp_path / "of-jane-doe")
+    assert "jane-doe" not in html.page_of_run(read_run(path), share=True)
+
+
 def test_a_run_of_an_earlier_release_names_what_is_missing() -> None:
     earlier = Path(__file__).parents[1] / "data" / "earlier_run"
     run = read_run(next(path.parent for path in sorted(earlier.rglob("manifest.json"))))
     page = "".join(read(html.page_of_run(run)).text)
     assert "this run has not kept them" in page
     assert "this run has not kept its events" in page
+    # It may have been saved, and no search of it will end any more.
+    assert "no trial has been saved" not in page
+    assert "when a search ends" not in page
     assert "figure-front" in html.page_of_run(run)
+
+
+def test_replies_that_were_not_to_be_kept_are_named_as_missing(path: Path) -> None:
+    folder = RunFolder(path)
+    with folder.lock():
+        manifest = folder.require_manifest()
+        settings = {**manifest.settings, "keep_replies": False}
+        folder.write_manifest(replace(manifest, settings=settings))
+        shown = read_shown(folder)
+        assert shown is not None
+        write_shown(folder, replace(shown, replies=()))
+    assert read_run(path).missing == ("Prompts and replies: `keep_replies` was off.",)
 
 
 def test_a_run_without_trials_has_a_page(tmp_path: Path) -> None:
@@ -191,6 +215,55 @@ def test_a_map_shows_weights_or_sizes(path: Path) -> None:
         assert row["value"] == max(wanted, key=abs)
 
 
+def test_intervals_are_drawn_in_both_directions_of_the_original_too(path: Path) -> None:
+    def spans(run: RunData) -> dict[str, str]:
+        spec = next(one.spec for one in figures_of(run) if one.name == "front")
+        rules = [one for one in spec["layer"] if one["mark"]["type"] == "rule"]
+        return {
+            axis: one["transform"][0]["filter"]
+            for one in rules
+            for axis in "xy"
+            if axis + "2" in one["encoding"]
+        }
+
+    run = read_run(path)
+    assert spans(run) == {}
+    assert "Bars are" not in next(one.text for one in figures_of(run) if one.name == "front")
+
+    def with_ends(trial: Trial) -> Trial:
+        return replace(trial, scores=tuple(map(with_interval, trial.scores)))
+
+    def with_interval(score: Score) -> Score:
+        return replace(score, interval=(score.value / 2, score.value * 2))
+
+    trials = tuple(map(with_ends, run.trials))
+    found = spans(replace(run, trials=trials, front=tuple(front(trials))))
+    assert set(found) == {"x", "y"}
+    assert all("'other trial'" in kept for kept in found.values())
+
+
+def test_colours_of_a_map_are_as_strong_on_both_sides_of_zero(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"trial 1": -0.25, "trial 2": 1.0}
+    rows = [{"trial": k, "layer": 0, "component": "mlp", "value": v} for k, v in values.items()]
+    monkeypatch.setattr(figures, "map_rows", lambda run: (figures.WEIGHT, rows))
+    [found] = [one for one in figures_of(read_run(path)) if one.name == "map-mlp"]
+    assert found.spec["encoding"]["color"]["scale"]["domain"] == [-1.0, 0, 1.0]
+
+
+def test_a_map_of_fits_says_which_trials_it_has(path: Path) -> None:
+    run = read_run(path)
+    kernels = (("mlp.down_proj", FittedKernel("0" * 64, 0.5)),)
+    fitted = replace(run.front[0], plan=replace(run.front[0].plan, kernels=kernels))
+    sizes = {str(run.front[1].number): next(iter(run.shown.sizes.values()))}
+    shown = replace(run.shown, sizes=sizes)
+    run = replace(run, front=(fitted, *run.front[1:]), shown=shown)
+    [found] = [one for one in figures_of(run) if one.name.startswith("map-")]
+    assert "proposed and saved trials" in found.text
+    assert f"Not shown: {len(run.front) - 1} trials of the front." in found.text
+
+
 def test_the_deciding_part_of_a_reply_is_marked(path: Path) -> None:
     [found] = words.replies(read_run(path))
     first = found.rows[0].replies[0]
@@ -225,6 +298,11 @@ def test_runs_are_compared(path: Path, tmp_path: Path) -> None:
     text = "".join(read(html.page_of_runs(runs)).text)
     assert "2 runs compared" in text
     assert "other" in text
+    assert "different models" not in text
+    manifest = replace(runs[1].manifest, model="org/else", fingerprint={"model": "else"})
+    text = "".join(read(html.page_of_runs([runs[0], replace(runs[1], manifest=manifest)])).text)
+    assert "The runs are of different models" in text
+    assert "else" in text
 
 
 def test_pictures_are_files_of_both_kinds(path: Path, tmp_path: Path) -> None:
@@ -233,6 +311,12 @@ def test_pictures_are_files_of_both_kinds(path: Path, tmp_path: Path) -> None:
     assert [one.suffix for one in written] == [".svg", ".png"] * 2
     assert written[0].read_text().startswith("<svg")
     assert written[1].read_bytes().startswith(b"\x89PNG")
+
+
+def test_pictures_without_a_place_are_an_error_that_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HereticError, match=r"Cannot write .*file.pictures"):
+        write_pictures([], tmp_path / "file" / "pictures")
 
 
 def test_the_command_writes_the_page(

@@ -326,7 +326,7 @@ def _as_settings_error(error: click.ClickException, tokens: Sequence[str]) -> Se
             f"Unknown option {error.option_name}.",
             remedy=f"Did you mean {nearest}? `{context.command_path} --help` lists all options.",
         )
-    message = error.format_message()
+    message = " ".join(error.format_message().split())  # choices come in lines of their own
     if not message.endswith((".", "?")):
         message += "."
     late = next((token for token in tokens[1:] if token in COMMANDS), None)

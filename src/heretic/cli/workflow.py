@@ -276,7 +276,9 @@ def converse_steered(
     """
     import torch
 
-    strength, added = Strength(0.0), torch.from_numpy(vectors)
+    scaled = "the directions (0: original, below 0: less of the behaviour)"
+    strength = Strength(0.0, "the run's directions", scaled)
+    added = torch.from_numpy(vectors)
 
     def steered(messages: list[dict[str, str]]) -> Iterator[str]:
         with model.steered(added, strength.value):

@@ -8,6 +8,7 @@ from typing import Any
 
 from heretic.records.category_names import NO_CATEGORY, category_key
 from heretic.records.statistics import Interval, interval, wilson
+from heretic.records.trial import ends_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +34,7 @@ class Share:
     def shown(self, total: int) -> str:
         """The form that people read, e.g. `3/20 [0.052, 0.36]`."""
         text = f"{self.count:g}/{total}"
-        return text if self.interval is None else f"{text} [{_ends(self.interval)}]"
-
-
-def _ends(ends: Interval) -> str:
-    return f"{ends[0]:.2g}, {ends[1]:.2g}"
+        return text if self.interval is None else f"{text} [{ends_text(self.interval)}]"
 
 
 @dataclass(frozen=True, slots=True)

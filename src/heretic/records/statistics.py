@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from heretic.records.trial import Score
+from heretic.records.trial import Score, ends_text
 
 Interval = tuple[float, float]
 
@@ -139,8 +139,7 @@ def difference_text(before: Score | None, after: Score | None) -> str:
     found = paired_shares(*pair) or paired(*pair)
     if found is None:
         return ""
-    low, high = found.interval
-    return f"{found.difference:+.3g} [{low:.2g}, {high:.2g}]"
+    return f"{found.difference:+.3g} [{ends_text(found.interval)}]"
 
 
 def paired_shares(first: Sequence[float], second: Sequence[float]) -> Paired | None:

@@ -15,6 +15,12 @@ from heretic.records.plan import Plan
 TrialState = Literal["complete", "failed"]
 
 
+def ends_text(ends: tuple[float, float]) -> str:
+    """The ends of an interval, two digits of each, e.g. `0.01, 0.085` or `-110, 39`."""
+    texts = (f"{end:.2g}" for end in ends)
+    return ", ".join(f"{float(text):.0f}" if "e+" in text else text for text in texts)
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """One figure of one trial.
@@ -86,8 +92,7 @@ class Score:
         """The display form with the interval, if there is one, e.g. `3/100 [0.01, 0.085]`."""
         if self.interval is None:
             return self.display
-        low, high = self.interval
-        return f"{self.display} [{low:.2g}, {high:.2g}]"
+        return f"{self.display} [{ends_text(self.interval)}]"
 
     def to_dict(self, *, with_values: bool = False) -> dict[str, Any]:
         """JSON-ready form without fields that have their default, and without values by default."""

@@ -394,6 +394,7 @@ def _loaded(asked: Asked) -> tuple[Any, Any]:
 
     folder, manifest = known_run(asked.run)
     directions = torch.from_numpy(first_directions(folder))
+    _layers(asked, len(directions) - 1)  # a mistake is told before a model is loaded
     settings = run_settings(manifest, asked.options.layers())
     with make_reporter(asked.screen) as display:
         model, _ = pipeline.load_run(settings, folder, manifest, display)

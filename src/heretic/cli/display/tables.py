@@ -19,7 +19,7 @@ from heretic.records.categories import CategoryTable
 from heretic.records.plan import FittedKernel, Plan
 from heretic.records.selection import names_by_row, row_within
 from heretic.records.statistics import difference_text, indistinguishable, paired
-from heretic.records.trial import Score, Trial
+from heretic.records.trial import Score, Trial, ends_text
 from heretic.system.display import safe
 
 ORIGINAL = "original"
@@ -205,8 +205,8 @@ def difference_cells(before: Sequence[Score], after: Sequence[Score]) -> dict[st
         other = others.get(score.name)
         test = other and paired(other.values, score.values)
         if test:
-            low, high = test.interval
-            cells[score.name] = f"{test.difference:+.3g} [{low:.2g}, {high:.2g}], p {test.p:.2g}"
+            ends = ends_text(test.interval)
+            cells[score.name] = f"{test.difference:+.3g} [{ends}], p {test.p:.2g}"
     return cells
 
 

@@ -25,14 +25,14 @@ Message = dict[str, str]
 Reply = Callable[[list[Message]], Iterator[str]]
 """Takes messages (`role`, `content`), yields the reply's text piece by piece."""
 
-HELP = """\
+_HELP = """\
 /reset          start a new conversation
 /system         show the system prompt
 /system TEXT    set the system prompt and start a new conversation
 /system off     remove the system prompt and start a new conversation
 /compare        switch replies of the original model on or off
-/strength       show the strength of the trial's edit
-/strength 0.5   scale the edit (0: original, 1: the trial, 2: twice) and start a new conversation
+/strength       show the strength of {of}
+/strength 0.5   scale {scaled}, and start a new conversation
 exit, quit      leave the chat (also Ctrl+D, or Ctrl+C while you type)
 Ctrl+C          stop a reply"""
 
@@ -41,9 +41,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Strength:
-    """Factor of a trial's edit, which `/strength` changes."""
+    """Factor of a trial's edit or of added directions, which `/strength` changes.
+
+    Attributes:
+        of: What it scales.
+        scaled: The same, with what some strengths mean.
+    """
 
     value: float = 1.0
+    of: str = "the trial's edit"
+    scaled: str = "the edit (0: original, 1: the trial, 2: twice)"
 
 
 _LEAVE = {"exit", "quit", "/exit", "/quit"}
@@ -133,7 +140,9 @@ class Chat:
         elif word == "/strength":
             self._set_strength(rest)
         else:
-            self._say(HELP if word == "/help" else f"Unknown command {word}.\n{HELP}", "dim")
+            of = self.strength or Strength()
+            told = _HELP.format(of=of.of, scaled=of.scaled)
+            self._say(told if word == "/help" else f"Unknown command {word}.\n{told}", "dim")
         return True
 
     def _set_system(self, text: str) -> None:
@@ -158,7 +167,7 @@ class Chat:
             self._say("There is no trial whose edit has a strength.", "dim")
             return
         if not text:
-            self._say(f"Strength of the edit: {self.strength.value:g}", "dim")
+            self._say(f"Strength of {self.strength.of}: {self.strength.value:g}", "dim")
             return
         try:
             value = float(text)

@@ -12,6 +12,7 @@ from heretic.records.trial import words_of
 from heretic.report.front import AXIS_LABELS
 from heretic.report.page import figures
 from heretic.report.page.run import RunData
+from heretic.system.display import counted
 
 Row = Mapping[str, Any]
 Scale = Literal["linear", "log"]
@@ -130,34 +131,26 @@ def _front(run: RunData) -> Figure | None:
         "role:N",
         title=None,
         scale=alt.Scale(domain=list(ROLES), range=list(ROLES.values())),
-        legend=alt.Legend(orient="top"),
+        legend=alt.Legend(orient="top", symbolOpacity=1),
     )
     shapes = alt.Shape(
         "role:N",
         title=None,
         scale=alt.Scale(domain=list(SHAPES), range=list(SHAPES.values())),
-        legend=alt.Legend(orient="top"),
+        legend=alt.Legend(orient="top", symbolOpacity=1),
     )
     tip = [
         alt.Tooltip("label:N", title="model"),
         alt.Tooltip("scores:N", title="scores"),
     ]
-    original = "datum.role === 'original'"
-    spanned = base.transform_filter(f"(datum.on_front || {original}) && isValid(datum.y_low)")
-    spans = spanned.mark_rule(opacity=0.7, strokeWidth=2).encode(
-        y="y_low:Q",
-        y2="y_high:Q",
-        color=alt.condition(original, alt.value(GREEN), alt.value(BLUE)),
-    )
     line = on_front.mark_line(interpolate="step-after", color=BLUE, opacity=0.6)
     points = base.mark_point(filled=True, size=70, opacity=0.9).encode(
         color=roles, shape=shapes, tooltip=tip
     )
     names = base.transform_filter("datum.names != ''").mark_text(align="left", dx=7, dy=-8)
-    layers = [line, points, names.encode(text="names:N")]
-    if any("y_low" in row for row in rows):
-        layers.insert(0, spans)
-    chart = alt.layer(*layers)
+    spans = _spans(base, rows, data.x_limit)
+    told = " Bars are 95% intervals, with the prompts as a random sample." if spans else ""
+    chart = alt.layer(*spans, line, points, names.encode(text="names:N"))
     hidden = f" Not shown, far to the right: {data.hidden}." if data.hidden else ""
     return Figure(
         "front",
@@ -165,10 +158,28 @@ def _front(run: RunData) -> Figure | None:
         f"Each point is a trial: {words_of(data.x_name)} to the right "
         f"({_better(run, data.x_name)}), {words_of(data.y_name)} upward "
         f"({_better(run, data.y_name)}). "
-        "No trial is better in both than one on the front. Bars are 95% intervals, with the "
-        f"prompts as a random sample.{hidden}",
+        f"No trial is better in both than one on the front.{told}{hidden}",
         spec_of(chart, 340),
     )
+
+
+def _spans(base: alt.Chart, rows: Sequence[Row], limit: float) -> list[Any]:
+    """Bars of the intervals of the front's trials and of the original, in both directions."""
+    found = []
+    for axis in ("x", "y"):
+        low, high = f"{axis}_low", f"{axis}_high"
+        if not any(low in row for row in rows if row["role"] != "other trial"):
+            continue
+        bars = base.transform_filter(f"datum.role != 'other trial' && isValid(datum.{low})")
+        scale = alt.Scale(domainMax=limit, clamp=True, nice=False)
+        start: Any = alt.X(f"{low}:Q", scale=scale) if axis == "x" else alt.Y(f"{low}:Q")
+        found.append(
+            bars.mark_rule(opacity=0.5, strokeWidth=2).encode(
+                **{axis: start, f"{axis}2": f"{high}:Q"},
+                color=alt.Color("role:N"),
+            )
+        )
+    return found
 
 
 def _better(run: RunData, name: str) -> str:
@@ -233,6 +244,8 @@ def _growth(runs: Sequence[RunData]) -> list[Figure]:
         if len(data) < 2:
             continue
         shown = [{**row, "minutes": row.get("seconds", 0) / 60} for row in data]
+        if len(runs) == 1:  # its folder's name may be a person's
+            shown = [{key: row[key] for key in row if key != "run"} for row in shown]
         chart = (
             alt.Chart(data_of(shown))
             .mark_line(interpolate="step-after", point=alt.OverlayMarkDef(size=24))
@@ -241,7 +254,7 @@ def _growth(runs: Sequence[RunData]) -> list[Figure]:
                 y=alt.Y("volume:Q", title="hypervolume", scale=alt.Scale(zero=False)),
                 color=_series("run", rows) if len(runs) > 1 else alt.value(BLUE),
                 tooltip=[
-                    alt.Tooltip("run:N"),
+                    *([alt.Tooltip("run:N")] if len(runs) > 1 else []),
                     alt.Tooltip("trial:Q"),
                     alt.Tooltip("volume:Q", format=".4f"),
                 ],
@@ -254,13 +267,21 @@ def _growth(runs: Sequence[RunData]) -> list[Figure]:
 
 def _maps(run: RunData) -> list[Figure]:
     value, rows = figures.map_rows(run)
+    shown = {row["trial"] for row in rows}
+    left_out = sum(run.label(trial.number) not in shown for trial in run.front)
+    more = f" Not shown: {counted(left_out, 'trial')} of the front." if left_out else ""
+    those = "trials of the front" if value == figures.WEIGHT else "proposed and saved trials"
     found = []
     for component in sorted({row["component"] for row in rows}):
         some = [row for row in rows if row["component"] == component]
         trials = list(dict.fromkeys(row["trial"] for row in some))
         negative = min(row["value"] for row in some) < 0
+        most = max(abs(row["value"]) for row in some)
+        # As strong a colour for as large a weight, on both sides of zero.
         scale = (
-            alt.Scale(scheme="blueorange", domainMid=0) if negative else alt.Scale(scheme="viridis")
+            alt.Scale(scheme="blueorange", domain=[-most, 0, most])
+            if negative
+            else alt.Scale(scheme="viridis")
         )
         chart = (
             alt.Chart(data_of(some))
@@ -276,13 +297,11 @@ def _maps(run: RunData) -> list[Figure]:
                 ],
             )
         )
-        left_out = len(run.front) - len(figures.mapped(run))
-        more = f" Not shown: {left_out} trials of the front." if left_out else ""
         found.append(
             Figure(
                 f"map-{component}",
                 f"Trials over layers: {component}",
-                f"Rows are trials of the front, columns are layers; colour is the {value}.{more}",
+                f"Rows are {those}, columns are layers; colour is the {value}.{more}",
                 spec_of(chart, max(80, ROW_HEIGHT * len(trials))),
             )
         )

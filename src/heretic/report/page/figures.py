@@ -19,6 +19,8 @@ Point = tuple[float, ...]
 MOST_ROWS = 40
 """Of the map of trials over layers."""
 
+WEIGHT = "ablation weight"
+
 MOST_STAGES = 14
 """Of the times by stage; the rest is one bar."""
 
@@ -171,7 +173,7 @@ def map_rows(run: RunData) -> tuple[str, list[Row]]:
         for component, _ in trial.plan.kernels
         for layer in range(layers)
     ]
-    return "ablation weight", rows
+    return WEIGHT, rows
 
 
 def size_rows(run: RunData) -> list[Row]:

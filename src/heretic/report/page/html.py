@@ -101,18 +101,26 @@ def page_of_run(run: RunData, *, share: bool = False) -> str:
 def page_of_runs(runs: Sequence[RunData]) -> str:
     """The page that compares runs; it names their folders and shows no prompts."""
     figures = figures_of_runs(runs)
-    alike = len(set(map(objective_names, runs))) == 1
-    unlike = "The runs optimise different scores, so that no figure compares them."
+    unlike = []
+    if len(set(map(objective_names, runs))) > 1:
+        unlike.append("The runs optimise different scores, so that no figure compares them.")
+    if len({run.manifest.fingerprint.get("model") for run in runs}) > 1:
+        unlike.append("The runs are of different models: each is measured against its own.")
     sections = [
         Section(
             "fronts",
             "The runs",
-            "" if alike else unlike,
+            " ".join(unlike),
             tables=[("", words.compared(runs))],
             figures=figures,
         ),
         *(
-            Section(f"run-{number}", run.name, facts=words.facts(run), notes=run.missing)
+            Section(
+                f"run-{number}",
+                run.name,
+                facts=[("model", words.model_name(run)), *words.facts(run)],
+                notes=run.missing,
+            )
             for number, run in enumerate(runs)
         ),
     ]
@@ -149,7 +157,10 @@ def _page(title: str, lead: str, sections: Sequence[Section], figures: Sequence[
         policy=POLICY.format(
             scripts=" ".join(map(source_of, scripts)) or "'none'", styles=source_of(style)
         ),
-        footer=f"Made by Heretic {__version__}. Figures are explained in docs/trust.md.",
+        footer=(
+            f"Made by Heretic {__version__}. Its docs/report.md says what the figures are, "
+            "docs/trust.md what they cannot see."
+        ),
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from heretic.report.page import theme
 from heretic.report.page.charts import Figure
 from heretic.report.page.html import spec_in_theme
-from heretic.system.files import write_atomic
+from heretic.system.files import cannot_write, write_atomic
 
 WIDTH = 640
 SCALE = 2
@@ -26,7 +26,10 @@ def write_pictures(figures: Sequence[Figure], folder: Path) -> list[Path]:
     """
     import vl_convert
 
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
     paths = []
     for figure in figures:
         name = re.sub(r"[^\w.-]", "_", figure.name)

@@ -20,6 +20,8 @@ from heretic.runs.shown import Shown, read_shown
 
 Event = Mapping[str, Any]
 
+_OF_REPORT = "Replies, geometry, sizes of edits, held-out scores and scores from disk"
+
 MARGIN = timedelta(seconds=1)
 """A manifest's time has no fractions of a second."""
 
@@ -91,20 +93,18 @@ def read_run(path: Path) -> RunData:
     try:
         shown = read_shown(folder)
         if shown is None:
-            missing.append("Replies, geometry and sizes of edits: this run has not kept them.")
+            missing.append(f"{_OF_REPORT}: this run has not kept them.")
     except RunError as error:
         shown = None
-        missing.append(f"Replies, geometry and sizes of edits: {error.message}")
+        missing.append(f"{_OF_REPORT}: {error.message}")
     events = _of_this_run(read_events(folder.events_path), manifest)
     if not events:
         missing.append("Times: this run has not kept its events.")
-    shown = shown or Shown()
     if not rows:
         missing.append("A front: no trial is complete yet.")
-    elif not shown.sizes:
-        missing.append("Replies of proposed trials: they are made when a search ends.")
-    if rows and not shown.exports:
-        missing.append("Held-out scores and scores from disk: no trial has been saved.")
+    elif shown is not None:
+        missing += _of_trials(shown, manifest)
+    shown = shown or Shown()
     known = {trial.number for trial in trials}
     saved = [one.trial for one in shown.exports if one.trial in known]
     chosen = saved[-1] if saved else None
@@ -112,6 +112,18 @@ def read_run(path: Path) -> RunData:
     told = tuple(dict.fromkeys(missing))
     named = _proposed(rows)
     return RunData(path, manifest, state, trials, rows, shown, events, chosen, told, proposed=named)
+
+
+def _of_trials(shown: Shown, manifest: RunManifest) -> list[str]:
+    """What is missing about the trials of a run that keeps it, with the reason."""
+    missing = []
+    if not shown.sizes:
+        missing.append("Replies of proposed trials: they are made when a search ends.")
+    elif not shown.replies and manifest.settings.get("keep_replies") is False:
+        missing.append("Prompts and replies: `keep_replies` was off.")
+    if not shown.exports:
+        missing.append("Held-out scores and scores from disk: no trial has been saved.")
+    return missing
 
 
 def _proposed(rows: tuple[Trial, ...]) -> dict[int, tuple[str, ...]]:
