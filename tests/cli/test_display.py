@@ -236,6 +236,23 @@ def test_an_exception_takes_the_panel_down(tmp_path) -> None:
     assert plain(child.before).rstrip().endswith("RuntimeError: crashed on purpose")
 
 
+def test_an_interruption_while_the_panel_goes_down_gives_the_cursor_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    reporter = make_reporter(console)
+    reporter.emit(StageStarted("Loading"))
+    monkeypatch.setattr(console, "clear_live", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        reporter.emit(StageFinished())
+    reporter.close()
+    assert written(console).endswith("\x1b[?25h")
+
+
 def test_an_interruption_while_the_panel_goes_up_is_what_the_caller_sees(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -45,8 +45,12 @@ class BatchDisplay:
         if not self._console.is_terminal:
             yield
             return
-        with Live(console=self._console, transient=True, auto_refresh=False) as self._live:
-            yield
+        try:
+            with Live(console=self._console, transient=True, auto_refresh=False) as self._live:
+                yield
+        except BaseException:  # an interruption may have kept rich from it
+            self._console.show_cursor(True)
+            raise
 
     def started(self, job: Job) -> None:
         """Say so, and where its output is."""

@@ -66,8 +66,10 @@ class RichReporter(ReporterBase):
         if live is not None:
             try:
                 live.stop()
-            except IndexError:  # an interruption ended its start before rich had put its hook there
+            except BaseException as error:  # above all an interruption of this, or of its start
                 self.console.show_cursor(True)
+                if not isinstance(error, IndexError):  # rich had not yet put its hook there
+                    raise
         super().close()
 
     def _open(self) -> None:
