@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from heretic.records.statistics import paired
-from heretic.records.trial import Score, words_of
+from heretic.records.trial import Score, ends_text, words_of
 
 RESULTS = "gguf.json"
 """File with these results beside the GGUF files."""
@@ -163,13 +163,12 @@ def _lost(made: Made, before: Score | None, after: Score) -> str | None:
     sign = 1 if after.optimization == "minimize" else -1
     if test is None or not test.tells_apart or sign * test.difference <= 0:
         return None
-    low, high = test.interval
     name = words_of(after.name)
     what = "a part of the edit does not survive" if after.is_count else "the edit does more damage"
     was, now = (score.short for score in (before, after))
     return (
         f"In {made.kind} {what}: {name} is {now}, unquantised {was} "
-        f"({test.difference:+.3g} [{low:.2g}, {high:.2g}])."
+        f"({test.difference:+.3g} [{ends_text(test.interval)}])."
     )
 
 

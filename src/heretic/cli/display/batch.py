@@ -16,7 +16,7 @@ from heretic.batch.job import LOG, Job, condition
 from heretic.batch.progress import progress
 from heretic.batch.summary import JobSummary
 from heretic.cli.display.text import title
-from heretic.records.trial import Score
+from heretic.records.trial import Score, ends_text
 from heretic.system.display import format_duration, safe_line
 
 STYLES = {"finished": "green", "failed": "bold red", "changed": "bold red", "running": "cyan"}
@@ -187,7 +187,7 @@ def _cells(one: JobSummary) -> tuple[str, ...]:
     if scores:
         chosen = scores[0].short
         if scores[0].interval is not None:
-            chosen += " [{:.2g}, {:.2g}]".format(*scores[0].interval)
+            chosen += f" [{ends_text(scores[0].interval)}]"
         second = scores[1].short if len(scores) > 1 else ""
     return (
         one.job.name,

@@ -119,11 +119,8 @@ def _front(run: RunData) -> Figure | None:
     rows, data = figures.front_rows(run), figures.front_of(run)
     if data is None:
         return None
-    x = alt.X(
-        "x:Q",
-        title=_objective(data.x_name),
-        scale=alt.Scale(domainMax=data.x_limit, clamp=True, nice=False),
-    )
+    scale = alt.Scale(domainMax=data.x_limit, clamp=True, nice=False)
+    x = alt.X("x:Q", title=_objective(data.x_name), scale=scale)
     y = alt.Y("y:Q", title=_objective(data.y_name))
     base = alt.Chart(data_of(rows)).encode(x=x, y=y)
     on_front = base.transform_filter("datum.on_front")
@@ -148,7 +145,7 @@ def _front(run: RunData) -> Figure | None:
         color=roles, shape=shapes, tooltip=tip
     )
     names = base.transform_filter("datum.names != ''").mark_text(align="left", dx=7, dy=-8)
-    spans = _spans(base, rows, data.x_limit)
+    spans = _spans(base, rows, scale)
     told = " Bars are 95% intervals, with the prompts as a random sample." if spans else ""
     chart = alt.layer(*spans, line, points, names.encode(text="names:N"))
     hidden = f" Not shown, far to the right: {data.hidden}." if data.hidden else ""
@@ -163,7 +160,7 @@ def _front(run: RunData) -> Figure | None:
     )
 
 
-def _spans(base: alt.Chart, rows: Sequence[Row], limit: float) -> list[Any]:
+def _spans(base: alt.Chart, rows: Sequence[Row], scale: alt.Scale) -> list[Any]:
     """Bars of the intervals of the front's trials and of the original, in both directions."""
     found = []
     for axis in ("x", "y"):
@@ -171,7 +168,6 @@ def _spans(base: alt.Chart, rows: Sequence[Row], limit: float) -> list[Any]:
         if not any(low in row for row in rows if row["role"] != "other trial"):
             continue
         bars = base.transform_filter(f"datum.role != 'other trial' && isValid(datum.{low})")
-        scale = alt.Scale(domainMax=limit, clamp=True, nice=False)
         start: Any = alt.X(f"{low}:Q", scale=scale) if axis == "x" else alt.Y(f"{low}:Q")
         found.append(
             bars.mark_rule(opacity=0.5, strokeWidth=2).encode(

@@ -12,7 +12,7 @@ from typing import Any
 
 from heretic.config.schema import SettingInfo, settings_of
 from heretic.records.statistics import wilson
-from heretic.records.trial import Score, words_of
+from heretic.records.trial import Score, ends_text, words_of
 from heretic.refusals import LABELS
 from heretic.report.page.run import RunData
 from heretic.runs.events import work_times
@@ -232,9 +232,9 @@ def _by_category(found: ReplySet, models: Mapping[str, str]) -> Table | None:
 def _count(labels: Sequence[str | None]) -> str:
     counts = Counter(label for label in labels if label in SHOWING)
     total = sum(counts.values())
-    low, high = wilson(total, len(labels))
+    ends = ends_text(wilson(total, len(labels)))
     parts = ", ".join(f"{counts[label]} {label}" for label in SHOWING if counts[label])
-    return f"{total}/{len(labels)} [{low:.2g}, {high:.2g}]" + (f" ({parts})" if parts else "")
+    return f"{total}/{len(labels)} [{ends}]" + (f" ({parts})" if parts else "")
 
 
 def changed_settings(run: RunData, share: bool) -> Table:
