@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 from tests.support import page_case
 from tests.support.ui_server import Server, serving
 from tests.support.ui_tab import PATIENCE, begin, configure, place_with, tab, watched
@@ -305,33 +305,63 @@ def test_a_run_of_another_process_is_shown_live_with_its_controls_off(
         found.page.context.close()
 
 
+def reach(page: Page, name: str) -> None:
+    """Press Tab until what has the focus goes by that name.
+
+    What is drawn later than the heading is awaited: until then, Tab finds other things. Past the
+    last of them the page's body has the focus, which holds the text of all.
+    """
+    for _ in range(200):
+        page.keyboard.press("Tab")
+        focus = page.locator("*:focus:not(body)")
+        if focus.count() and name in focus.evaluate(
+            "one => one.innerText + (one.getAttribute('aria-label') || '')"
+        ):
+            return
+    raise AssertionError(f"Tab does not reach {name}")
+
+
 def test_with_the_keyboard_alone(browser: Browser, shown: Server) -> None:
     found = tab(browser, shown)
     page = found.page
     page.goto(shown.address)
-    expect(page.get_by_role("heading", name="Runs")).to_be_visible()
-
-    def reach(name: str) -> None:
-        for _ in range(60):
-            page.keyboard.press("Tab")
-            focus = "document.activeElement"
-            if name in page.evaluate(
-                f"{focus}.innerText + ({focus}.getAttribute('aria-label')||'')"
-            ):
-                return
-        raise AssertionError(f"Tab does not reach {name}")
-
-    reach("onerror")  # the run, by the name of its model
+    expect(page.get_by_role("link", name="onerror")).to_be_visible()
+    reach(page, "onerror")  # the run, by the name of its model
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="What it edits")).to_be_visible()
-    reach("trial 1 (")
+    expect(page.get_by_role("button", name="trial 1 (")).to_be_visible()
+    reach(page, "trial 1 (")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Trial 1 (")).to_be_visible()
-    reach("More about this run")
+    expect(page.get_by_text("More about this run")).to_be_visible()
+    reach(page, "More about this run")
     page.keyboard.press("Enter")
     expect(page.get_by_text("commands ran for")).to_be_visible()
     found.check(1400)
     page.context.close()
+
+
+def test_the_focus_stays_when_a_list_grows(browser: Browser, tmp_path: Path) -> None:
+    page_case.make_run(tmp_path / "runs" / "first")
+    with serving(tmp_path, tmp_path / "runs") as server:
+        found = tab(browser, server)
+        page = found.page
+        page.goto(server.address)
+        first = page.get_by_role("checkbox", name="Compare first")
+        expect(first).to_be_visible()
+        reach(page, "Compare first")
+        expect(found.button("Compare the chosen runs")).to_be_hidden()
+        page_case.make_run(tmp_path / "runs" / "second")
+        expect(page.get_by_role("checkbox", name="Compare second")).to_be_visible()
+        expect(first).to_be_focused()
+        page.keyboard.press("Space")
+        reach(page, "Compare second")
+        page.keyboard.press("Space")
+        reach(page, "Compare the chosen runs")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/report/**")
+        found.check(1400)
+        page.context.close()
 
 
 def test_wrong_inputs_say_what_to_do(browser: Browser, shown: Server) -> None:

@@ -104,14 +104,15 @@ class Alerts:
 
 
 @cache
-def _style() -> str:
-    return files("heretic.ui.pages").joinpath("page.css").read_text(encoding="utf-8")
+def _text_of(name: str) -> str:
+    return files("heretic.ui.pages").joinpath(name).read_text(encoding="utf-8")
 
 
 @contextmanager
 def frame(site: Site, title: str) -> Iterator[Alerts]:
     """The frame of a page, with its heading; what is drawn within stands below that."""
-    ui.add_css(_style())
+    ui.add_css(_text_of("page.css"))
+    ui.add_body_html(f"<script>{_text_of('focus.js')}</script>")
     ui.colors(primary="#245c99", positive="#22785c", negative="#b83247")
     with ui.header().classes("top"):
         with ui.element("nav").props('aria-label="Main"'):

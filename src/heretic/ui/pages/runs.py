@@ -32,6 +32,7 @@ class _Runs:
         self._part = Part(lambda: self._rows, self._draw)
         with ui.element("div").classes("actions") as self._comparing:
             button("Compare the chosen runs", lambda: alerts.trying(self._compare), flat=True)
+        self._comparing.set_visibility(False)  # until there are two
 
     async def refresh(self) -> None:
         """Read the list again."""
