@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from heretic.engine.opening import open_engine
 from heretic.events import Silent
 from heretic.model import teacher_forcing
 from heretic.model.core import Model
+from heretic.model.endings import EncodedItem, plain_endings
 from heretic.pipeline.known import load_run
 from heretic.prompts import Prompt
 from heretic.records.plan import Plan
@@ -27,12 +29,19 @@ from heretic.refusals import classify
 from heretic.runs.folder import RunFolder
 
 SHORT, ALONG = 40, 24
+OPENING = 3
+"""Tokens that tell how a refusal begins; the first one may begin an answer too."""
+
+NEAR = 0.1
+"""Probability of beginning as the original's refusals do, from which on it may decline a prompt."""
+
 HEADER = (
     "model",
     "of 100",
     "refused / partly / broken at 40",
     "at length",
     "KL",
+    "KL elsewhere (prompts)",
     "KL along",
     "capability",
 )
@@ -68,6 +77,10 @@ class Quality:
         first: KL divergence of the first token of a reply to a good prompt, mean in nats.
         along: The same, along 24 tokens of the original's replies.
         accuracy, certainty: On the capability set.
+        elsewhere: As `first`, of those good prompts alone that the original is not near to
+            declining (see `near_to_declining`): what it declines, an edit must change. None in
+            records that are older.
+        answered: How many good prompts those are.
     """
 
     limit: int | None
@@ -79,6 +92,8 @@ class Quality:
     along: float
     accuracy: float
     certainty: float
+    elsewhere: float | None = None
+    answered: int | None = None
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Quality:
@@ -99,6 +114,7 @@ class Quality:
             str(self.short),
             str(self.long),
             f"{self.first:.4f}",
+            "-" if self.elsewhere is None else f"{self.elsewhere:.4f} ({self.answered})",
             f"{self.along:.4f}",
             f"{100 * self.accuracy:.0f} ({self.certainty:.3f})",
         ]
@@ -145,6 +161,22 @@ def _texts(path: Path, system: str | None) -> list[Prompt]:
     return [Prompt(line.strip(), system) for line in lines if line.strip()]
 
 
+def near_to_declining(
+    model: Model, prompts: Sequence[Prompt], openings: Iterable[tuple[int, ...]]
+) -> torch.Tensor:
+    """Whether a model as it acts now may decline each prompt, bool [prompts].
+
+    Args:
+        openings: Tokens with which its refusals begin, none of them the beginning of another.
+    """
+    endings = sorted(set(openings))
+    if not endings:
+        return torch.zeros(len(prompts), dtype=torch.bool)
+    rows = model.encode_rows(prompts, OPENING)
+    found = plain_endings(model, [EncodedItem(row, endings) for row in rows])
+    return found.logprobs.logsumexp(dim=-1) >= math.log(NEAR)
+
+
 class _Ruler:
     """Measures plans of one model on held-out prompts."""
 
@@ -155,6 +187,7 @@ class _Ruler:
         self._reference = teacher_forcing.reference(model, good, ALONG)
         self._engine = open_engine(model, {"bad": bad}, replied={"bad"}, max_new_tokens=tokens)
         self._items = items()
+        self._far = torch.ones(len(good), dtype=torch.bool)
 
     def quality(
         self, limit: int | None, trial: int | None, plan: Plan | None, directions: torch.Tensor
@@ -167,19 +200,36 @@ class _Ruler:
         with nullcontext() if plan is None else model.edited(plan, directions):
             found = teacher_forcing.continuation(model, self._good, self._reference)
             known = capability(model, self._items)
+        if plan is None:
+            openings = self._openings(replies, ids)
+            self._far = ~near_to_declining(model, self._good, openings)
+        first = found.divergence[:, 0]
         quality = Quality(
             limit=limit,
             trial=trial,
             tokens=self._tokens,
             short=self._counts([model.decode(row[:SHORT]) for row in ids]),
             long=self._counts(replies),
-            first=float(found.divergence[:, 0].mean()),
+            first=float(first.mean()),
+            elsewhere=float(first[self._far].mean()),
+            answered=int(self._far.sum()),
             along=float(found.divergence.nanmean()),
             accuracy=known.accuracy,
             certainty=known.certainty,
         )
         texts = [prompt.user for prompt in self._bad]
         return quality, dict(zip(texts, replies, strict=True))
+
+    def _openings(
+        self, replies: Sequence[str], ids: Sequence[Sequence[int]]
+    ) -> set[tuple[int, ...]]:
+        """How the replies that are refusals begin."""
+        rows = zip(replies, ids, self._bad, strict=True)
+        return {
+            tuple(row[:OPENING])
+            for text, row, prompt in rows
+            if classify(text, prompt.user).label == "refusal"
+        }
 
     def _counts(self, replies: Sequence[str]) -> Counts:
         pairs = zip(replies, self._bad, strict=True)

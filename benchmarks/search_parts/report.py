@@ -43,7 +43,9 @@ against (1, 1). All else counts by the refusal detector, partial refusals includ
 counted from the start of the command, the peer's from its first trial.
 
 The second table is about held-out prompts: for each front the original, and the trial with the
-least KL at a limit. KL along is that along 24 tokens of the original's replies to ordinary prompts.
+least KL at a limit. KL elsewhere leaves out the ordinary prompts to which the original begins a
+reply as it begins its refusals with a probability of a tenth or more: what it declines, an edit
+must change. KL along is that along 24 tokens of the original's replies to ordinary prompts.
 The capability set has 100 items; in brackets is the mean probability of the right answer."""
 
 

@@ -9,10 +9,16 @@ from pathlib import Path
 import pytest
 from benchmarks.search_parts.command import HERE
 from benchmarks.search_parts.ours import seen_trials
-from benchmarks.search_parts.quality import Counts, Quality
+from benchmarks.search_parts.quality import Counts, Quality, near_to_declining
 from benchmarks.search_parts.records import Run, Seen, read_runs
 from benchmarks.search_parts.report import report
+from tests.support import tiny
 
+from heretic.config.settings import Settings
+from heretic.model.core import Model
+from heretic.model.reading import ModelOptions
+from heretic.prompts import Prompt
+from heretic.records.options import options_of
 from heretic.runs.events import EVENTS, STARTED, EventsFile
 from heretic.runs.folder import RunFolder
 
@@ -75,10 +81,30 @@ def test_the_report_has_a_row_for_each_tool_and_each_plan() -> None:
     runs = [Run("real", "fitted", seed, TRIALS, (QUALITY,)) for seed in (1, 2)]
     text = report(runs, "a command")
     assert "| fitted | 1, 2 | 3 | 0.9664 | 120 | - | 120 s | 0.0200 |" in text
-    assert text.count("| <= 3 | 2 / 1 / 4 | 2 / 1 / 4 | 0.0100 | 0.0020 | 70 (0.600) |") == 2
+    assert text.count("| <= 3 | 2 / 1 / 4 | 2 / 1 / 4 | 0.0100 | - | 0.0020 | 70 (0.600) |") == 2
 
 
 def test_what_is_kept_can_be_reported() -> None:
     runs = read_runs(HERE / "search_data")
     assert {run.tool for run in runs} >= {"peer"}
     assert "| peer |" in report(runs, "a command")
+
+
+def test_prompts_that_the_original_may_decline_are_told_by_how_it_would_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model(options_of(ModelOptions, Settings(model=str(tiny.folder(tmp_path)))))
+    prompts = [Prompt("Hello"), Prompt("What is the time in the north of the country?")]
+    openings = [(5, 6, 7), (9, 8, 7)]
+    shares = []
+    for row in model.encode_rows(prompts, 3):
+        found = 0.0
+        for opening in openings:
+            logits = model.tail_logits([[*row, *opening[:2]]], 3)[0].float().log_softmax(dim=-1)
+            found += float(logits[range(3), opening].sum().exp())
+        shares.append(found)
+    for near in (min(shares) / 2, sum(shares) / 2, 2 * max(shares)):
+        monkeypatch.setattr("benchmarks.search_parts.quality.NEAR", near)
+        expected = [share >= near for share in shares]
+        assert near_to_declining(model, prompts, openings).tolist() == expected
+    assert near_to_declining(model, prompts, ()).tolist() == [False, False]
