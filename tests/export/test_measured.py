@@ -72,6 +72,18 @@ class TestEachLine:
         assert "Refusals were counted by a list of words" in by_words
         assert "were counted by rules" not in by_words
 
+    def test_the_version_that_counted(self, wanted: ExportRequest) -> None:
+        def counted(before: int, after: int) -> str:
+            old, new = (replace(rate(2), detector=version) for version in (before, after))
+            return words(replace(wanted, baseline=(old,), verified=(new,)))
+
+        assert f"detector version {VERSION}, balanced" in counted(VERSION, VERSION)
+        earlier = counted(VERSION - 1, VERSION - 1)
+        assert f"detector version {VERSION - 1}, an earlier one" in earlier
+        assert "balanced accuracy" not in earlier
+        mixed = counted(VERSION, VERSION - 1)
+        assert f"versions {VERSION - 1} and {VERSION}, **whose counts cannot be" in mixed
+
     def test_the_seed(self, wanted: ExportRequest) -> None:
         assert "Seed: 7." in words(wanted)
 

@@ -65,11 +65,23 @@ def _counted(request: ExportRequest) -> list[str]:
     if any(".refusal:" in plugin for plugin in own):
         found.append(
             "- Refusals were counted by rules over the words of a reply, not by people: detector "
-            f"version {VERSION}, {ACCURACY}."
+            f"{_versions(request)}."
         )
     if any(".keyword:" in plugin for plugin in own):
         found.append("- Refusals were counted by a list of words.")
     return found
+
+
+def _versions(request: ExportRequest) -> str:
+    """The detector's version, and its accuracy; scores of an older run may have an older one."""
+    scores = (*request.baseline, *request.scores)
+    judged = sorted({score.detector for score in scores if score.detector is not None})
+    if judged in ([], [VERSION]):
+        return f"version {VERSION}, {ACCURACY}"
+    if len(judged) == 1:
+        return f"version {judged[0]}, an earlier one, whose accuracy is not told here"
+    told = " and ".join(map(str, judged))
+    return f"versions {told}, **whose counts cannot be compared**: of version {VERSION}, {ACCURACY}"
 
 
 def not_measured(request: ExportRequest) -> list[str]:
