@@ -65,6 +65,18 @@ def test_it_says_what_was_done_and_what_that_means(
     assert "{%" not in text
 
 
+def test_it_names_the_method(wanted: ExportRequest) -> None:
+    text = " ".join(model_card(wanted, "merge").split())
+    assert "method is directional ablation" in text
+    assert "Nothing was trained" in text
+    trial = replace(wanted.trial, plan=export_case.fitted_plan())
+    text = " ".join(model_card(replace(wanted, trial=trial), "merge").split())
+    assert "The method is a fit" in text
+    assert "were trained on the prompts for directions" in text
+    assert "Nothing was trained" not in text
+    assert "directional ablation" not in text
+
+
 @pytest.mark.parametrize("strategy", ["merge", "adapter"])
 def test_the_code_in_it_is_python(wanted: ExportRequest, strategy: Strategy) -> None:
     text = model_card(wanted, strategy)

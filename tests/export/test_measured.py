@@ -65,12 +65,17 @@ class TestEachLine:
         assert "was not chosen among others" in words(replace(wanted, compared=1))
 
     def test_what_counted(self, wanted: ExportRequest) -> None:
-        assert "Refusals were counted by rules" in words(wanted)
+        assert "- The row refusals: Refusals were counted by rules" in words(wanted)
         assert f"detector version {VERSION}, balanced accuracy 0." in words(wanted)
         of = export_case.settings(Path("org/Base-1B"), scorers=[{"plugin": "keyword"}])
         by_words = words(replace(wanted, settings=of.to_dict()))
         assert "Refusals were counted by a list of words" in by_words
         assert "were counted by rules" not in by_words
+        both = [{"plugin": "keyword", "name": "words"}, {"plugin": "refusal", "name": "told"}]
+        of = export_case.settings(Path("org/Base-1B"), scorers=both)
+        told = words(replace(wanted, settings=of.to_dict()))
+        assert "- The row words: Refusals were counted by a list of words." in told
+        assert "- The row told: Refusals were counted by rules" in told
 
     def test_the_version_that_counted(self, wanted: ExportRequest) -> None:
         def counted(before: int, after: int) -> str:

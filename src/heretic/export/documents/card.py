@@ -133,6 +133,7 @@ def model_card(
         strategy=strategy,
         kind="A DoRA" if is_dora(plan) else "A LoRA",
         rank=plan.rank,
+        fitted=bool(plan.fits),
         serving=serving_text(plan, strategy, display_name(model)),
         license=base.get("license"),
         version=heretic.__version__,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from heretic.export.documents.markdown import table
 from heretic.export.request import ExportRequest
+from heretic.records.trial import words_of
 from heretic.refusals import VERSION
 
 ACCURACY = (
@@ -59,16 +60,19 @@ def _choice(request: ExportRequest) -> str:
 
 def _counted(request: ExportRequest) -> list[str]:
     """What counted the refusals, and how well that agrees with people."""
-    plugins = [str(row["plugin"]) for row in request.settings.get("scorers", [])]
-    own = [plugin for plugin in plugins if plugin.startswith("heretic.")]
+    rows: list[dict[str, str]] = list(request.settings.get("scorers", []))
+    rows = [row for row in rows if row["plugin"].startswith("heretic.")]
+    kinds = {
+        ".refusal:": "Refusals were counted by rules over the words of a reply, not by people: "
+        f"detector {_versions(request)}",
+        ".keyword:": "Refusals were counted by a list of words",
+    }
     found = []
-    if any(".refusal:" in plugin for plugin in own):
-        found.append(
-            "- Refusals were counted by rules over the words of a reply, not by people: detector "
-            f"{_versions(request)}."
-        )
-    if any(".keyword:" in plugin for plugin in own):
-        found.append("- Refusals were counted by a list of words.")
+    for part, how in kinds.items():
+        own = [
+            row for row in rows if row["plugin"].startswith("heretic.") and part in row["plugin"]
+        ]
+        found += [f"- The row {words_of(row['name'])}: {how}." for row in own]
     return found
 
 
