@@ -48,6 +48,17 @@ def classified(
     return [json.loads(line) for line in out.split(b"\n") if line], err.decode()
 
 
+def test_a_reply_may_stand_in_the_field_reply(
+    path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+):
+    path.write_bytes(lines({"reply": REFUSED["response"]}, {"reply": "", **ANSWERED}))
+    rows, _ = classified(capfdbinary, path)
+    assert [row["label"] for row in rows] == ["refusal", "compliance"]
+    assert rows[0]["reply"] == REFUSED["response"]
+    rows, _ = classified(capfdbinary, path, "--scorer", "keyword")
+    assert [row["value"] for row in rows] == [1.0, 0.0]
+
+
 def test_rows_come_back_in_order_with_label_and_span(
     path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ):

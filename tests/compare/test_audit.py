@@ -267,6 +267,14 @@ class TestFigures:
             "README.md says refusals '0/20' of this model, reproduce.json '2/20'."
         )
 
+    def test_a_card_of_an_earlier_release(self, merged: Path) -> None:
+        folder = copied(merged, "earlier")
+        card = folder / "README.md"
+        assert "| KL divergence |" in card.read_text()
+        card.write_text(card.read_text().replace("| KL divergence |", "| kl divergence |"))
+        write_sums(folder, json.loads((folder / "reproduce.json").read_text())["files"])
+        assert audited(folder) == []
+
     def test_other_documents(self, merged: Path) -> None:
         folder = copied(merged, "scores")
         edit_json(

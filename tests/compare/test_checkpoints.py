@@ -229,6 +229,13 @@ OURS = (
     "| refusals | 18/20 [0.7, 0.9] | 2/20 [0, 0.3] |"
 )
 
+LONG = (
+    "| score | base model | this model | difference, 95% interval |\n| --- | ---: | ---: | ---: |\n"
+    "| late refusals | 0/20 | 1/20 | +0.05 |\n"
+    "| broken replies | 0/100 (of 16 answers) | 9/100 (of 97 answers) | +0.09 |\n"
+    "| capability | 7/10 (chance 22%, p 0.5) | 6/10 (chance 22%, p 0.4) | -0.1 |"
+)
+
 
 @pytest.mark.parametrize(
     ("card", "expected"),
@@ -239,6 +246,8 @@ OURS = (
         (OTHERS, {"refusals": 0.05, "kl_divergence": 0.08}),
         (OURS, {"refusals": 0.1}),
         ("Refusals of this kind have 3 causes.", {}),
+        (LONG, {"late_refusals": 0.05, "broken_replies": 0.09, "capability": 0.6}),
+        ("Late refusals: 3/20", {"late_refusals": 0.15}),
     ],
 )
 def test_figures_that_cards_claim(card: str, expected: dict[str, float], tmp_path: Path) -> None:
@@ -268,6 +277,13 @@ class TestCommand:
         assert claim["measured"] == found["scores"]["kl_divergence"]["value"] > 0
         assert found["baseline"]["kl_divergence"]["value"] == 0
         assert found["not_scored"] is None
+        card = edited / "README.md"
+        card.write_text(card.read_text() + "\nCapability: 0/368\n")
+        assert run(arguments) == 0
+        found = json.loads(capsys.readouterr().out)
+        claim = next(claim for claim in found["claims"] if claim["name"] == "capability")
+        after = {score["name"]: score for score in found["long_replies"]["after"]}
+        assert claim["measured"] == after["capability"]["value"]
 
     def test_fits_into_80_columns(
         self,

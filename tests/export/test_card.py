@@ -51,7 +51,7 @@ def test_it_says_what_was_done_and_what_that_means(
     words = " ".join(text.replace("\n> ", " ").split())
     assert f"[{MODEL}](https://huggingface.co/{MODEL})" in text
     assert "| refusals | 18/20 | 2/20 |" in text
-    assert "| kl divergence | 0.0000 | 0.0625 |" in text
+    assert "| KL divergence | 0.0000 | 0.0625 |" in text
     assert "| attn.o_proj | 1.2 | 1 | 0.4 | 1.5 |" in text
     assert "global, at layer 1.25" in text
     assert "Row normalization: full" in text
@@ -63,6 +63,18 @@ def test_it_says_what_was_done_and_what_that_means(
     assert heretic.__version__ in text
     assert "{{" not in text
     assert "{%" not in text
+
+
+def test_it_names_the_method(wanted: ExportRequest) -> None:
+    text = " ".join(model_card(wanted, "merge").split())
+    assert "method is directional ablation" in text
+    assert "Nothing was trained" in text
+    trial = replace(wanted.trial, plan=export_case.fitted_plan())
+    text = " ".join(model_card(replace(wanted, trial=trial), "merge").split())
+    assert "The method is a fit" in text
+    assert "were trained on the prompts for directions" in text
+    assert "Nothing was trained" not in text
+    assert "directional ablation" not in text
 
 
 @pytest.mark.parametrize("strategy", ["merge", "adapter"])
@@ -158,7 +170,7 @@ def test_scores_without_a_counterpart_are_said_to_be_unmeasured() -> None:
     extra = Score("style", 0.5, "none", "50|50")
     table = scores_table((extra,), export_case.SCORES)
     assert "| refusals | not measured | 2/20 |" in table
-    assert "| kl divergence | 0 (by definition) | 0.0625 |" in table
+    assert "| KL divergence | 0 (by definition) | 0.0625 |" in table
     assert "| style | 50\\|50 | not measured |" in table
 
 

@@ -65,12 +65,29 @@ class TestEachLine:
         assert "was not chosen among others" in words(replace(wanted, compared=1))
 
     def test_what_counted(self, wanted: ExportRequest) -> None:
-        assert "Refusals were counted by rules" in words(wanted)
+        assert "- The row refusals: Refusals were counted by rules" in words(wanted)
         assert f"detector version {VERSION}, balanced accuracy 0." in words(wanted)
         of = export_case.settings(Path("org/Base-1B"), scorers=[{"plugin": "keyword"}])
         by_words = words(replace(wanted, settings=of.to_dict()))
         assert "Refusals were counted by a list of words" in by_words
         assert "were counted by rules" not in by_words
+        both = [{"plugin": "keyword", "name": "words"}, {"plugin": "refusal", "name": "told"}]
+        of = export_case.settings(Path("org/Base-1B"), scorers=both)
+        told = words(replace(wanted, settings=of.to_dict()))
+        assert "- The row words: Refusals were counted by a list of words." in told
+        assert "- The row told: Refusals were counted by rules" in told
+
+    def test_the_version_that_counted(self, wanted: ExportRequest) -> None:
+        def counted(before: int, after: int) -> str:
+            old, new = (replace(rate(2), detector=version) for version in (before, after))
+            return words(replace(wanted, baseline=(old,), verified=(new,)))
+
+        assert f"detector version {VERSION}, balanced" in counted(VERSION, VERSION)
+        earlier = counted(VERSION - 1, VERSION - 1)
+        assert f"detector version {VERSION - 1}, an earlier one" in earlier
+        assert "balanced accuracy" not in earlier
+        mixed = counted(VERSION, VERSION - 1)
+        assert f"versions {VERSION - 1} and {VERSION}, **whose counts cannot be" in mixed
 
     def test_the_seed(self, wanted: ExportRequest) -> None:
         assert "Seed: 7." in words(wanted)

@@ -18,6 +18,11 @@ def share(name: str, count: int, total: int = 100, more: str = "") -> Score:
     [
         (share("broken_replies", 6), share("broken_replies", 12), "12/100 replies are broken"),
         (share("broken_replies", 6), share("broken_replies", 9), ""),
+        (
+            share("broken_replies", 0, more=" (of 16 answers)"),
+            share("broken_replies", 9, more=" (of 97 answers)"),
+            "9/100 replies are broken, of 97 answers (of the original's: 0/100, of 16 answers)",
+        ),
         (share("late_refusals", 0), share("late_refusals", 40), "decline only after 100 tokens"),
         (share("late_refusals", 40), share("late_refusals", 0), ""),
         (

@@ -10,8 +10,11 @@ from pathlib import Path
 NUMBER = r"\d+(?:[.,]\d+)?"
 FIGURE = rf"{NUMBER}\s*(?:/|of|out of)\s*\d+|{NUMBER}\s*%|{NUMBER}(?:[eE]-?\d+)?"
 NAMES = {
-    "refusals": r"(?:refusals?|refusal rate|refused)",
+    "refusals": r"(?<!late[ _])(?:refusals?|refusal rate|refused)",
     "kl_divergence": r"(?:KL(?:[ _-]*(?:div(?:ergence|\.)?))?|Kullback-Leibler divergence)",
+    "late_refusals": r"late[ _]refusals?",
+    "broken_replies": r"broken[ _]replies",
+    "capability": r"capability",
 }
 """Scores of Heretic, and what cards call them."""
 

@@ -13,7 +13,7 @@ from heretic.export.documents.base_card import front_matter
 from heretic.export.documents.markdown import cell
 from heretic.export.documents.reproduction import Reproduction
 from heretic.export.files import CARD, PARAMETERS, REPRODUCTION
-from heretic.records.trial import Score
+from heretic.records.trial import Score, words_of
 from heretic.system.display import safe
 from heretic.system.hub import display_name, is_local, repository_of
 
@@ -37,7 +37,10 @@ def figure_findings(folder: Path, recorded: Reproduction) -> list[Finding]:
 
 
 def scores_table(card: str) -> dict[str, Mapping[str, str]]:
-    """The first table of scores of a card: by score, its cells by heading; empty without one."""
+    """The first table of scores of a card: by score, its cells by heading; empty without one.
+
+    Cards of earlier releases write "kl divergence".
+    """
     heading: Sequence[str] = ()
     rows: dict[str, Mapping[str, str]] = {}
     for line in card.splitlines():
@@ -50,7 +53,7 @@ def scores_table(card: str) -> dict[str, Mapping[str, str]]:
         if COLUMNS[1] in cells:
             heading = cells
         elif heading and not set("".join(cells)) <= set("-: "):
-            rows[cells[0]] = dict(zip(heading[1:], cells[1:], strict=False))
+            rows[words_of(cells[0])] = dict(zip(heading[1:], cells[1:], strict=False))
     return rows
 
 
@@ -58,7 +61,7 @@ def _table_findings(card: str, recorded: Reproduction) -> Iterator[Finding]:
     rows = scores_table(card)
     for column, scores in zip(COLUMNS, (recorded.before, recorded.after), strict=True):
         for score in scores:
-            cells = rows.get(_cell(score.name.replace("_", " ")))
+            cells = rows.get(_cell(words_of(score.name)))
             if cells is None:
                 yield Finding("figures", f"{CARD} does not show {score.name}.")
             elif not _shows(cells.get(column, ""), score):
@@ -68,7 +71,7 @@ def _table_findings(card: str, recorded: Reproduction) -> Iterator[Finding]:
                 )
                 yield Finding("figures", text)
     scores = (*recorded.before, *recorded.after)
-    known = {_cell(score.name.replace("_", " ")) for score in scores}
+    known = {_cell(words_of(score.name)) for score in scores}
     for name in rows.keys() - known:
         yield Finding("figures", f"{CARD} shows {name}, which {REPRODUCTION} does not hold.")
 

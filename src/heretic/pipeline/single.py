@@ -215,6 +215,13 @@ class Comparison:
     categories: tuple[CategoryTable, ...] = ()
     long_replies: LongReplies | None = None
 
+    @property
+    def measured(self) -> tuple[Score, ...]:
+        """The judged model's scores, and those that were measured on long replies only."""
+        names = {score.name for score in self.judged}
+        more = () if self.long_replies is None else self.long_replies.after
+        return self.judged + tuple(score for score in more if score.name not in names)
+
 
 def compare(settings: Settings, reporter: Reporter, *, thoroughly: bool = False) -> Comparison:
     """Score `evaluate_model` against `model`.

@@ -40,7 +40,9 @@ def _concern(old: Score, new: Score, short: int) -> str:
         change = f"{test.difference:+.3f} [{low:.3f}, {high:.3f}]"
         return f"the model chooses {counts[1]} right endings {known}, {change}"
     if new.name == "broken_replies":
-        return f"{counts[1]} replies are broken {known}" if _rose(*_sums(old, new)) else ""
+        known = f"(of the original's: {counts[0]}{_of_answers(old)})"
+        told = f"{counts[1]} replies are broken{_of_answers(new)} {known}"
+        return told if _rose(*_sums(old, new)) else ""
     if new.name.startswith("late_"):
         told = f"{counts[1]} replies decline only after {short} tokens {known}"
         return told if _rose(*_sums(old, new)) else ""
@@ -49,6 +51,11 @@ def _concern(old: Score, new: Score, short: int) -> str:
     if _rose(evading[0], evading[1], total):
         return f"{evading[1]:g} of {total} replies evade (of the original's: {evading[0]:g})"
     return ""
+
+
+def _of_answers(score: Score) -> str:
+    """How many replies do not refuse, where the score tells it: refusals hardly break."""
+    return f", of {score.parts['answers']:g} answers" if "answers" in score.parts else ""
 
 
 def _sums(old: Score, new: Score) -> tuple[float, float, int]:

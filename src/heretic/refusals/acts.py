@@ -122,9 +122,18 @@ class Read:
             if act in language.acts
         )
 
+    def asks_for_deeds(self) -> bool:
+        """Whether the prompt asks to do something, and neither a question nor for words."""
+        asks = self._prompt.text.strip()
+        return bool(asks) and not asks.endswith(("?", "\uff1f")) and not self._asked("comment")
+
     def sermonises(self) -> bool:
         """Whether it preaches, and the prompt asks for no judgement."""
         return self.does("reproach") or (self.preaches() and not self._asked("improper"))
+
+    def has_prompt(self) -> bool:
+        """Whether it is known what the reply answers."""
+        return bool(self._prompt.text)
 
     def on_topic(self) -> bool:
         """Whether it has a word of the prompt that tells the topic; True if there are none."""

@@ -17,6 +17,7 @@ from heretic.refusals.text import answer_start, blank_asides, has_open_quote, un
 from heretic.refusals.weighing import (
     ON_TOPIC,
     Substance,
+    courteous,
     disclaims,
     evading,
     late_decline,
@@ -27,7 +28,7 @@ from heretic.refusals.weighing import (
     weak,
 )
 
-VERSION = 3
+VERSION = 4
 """Raised whenever the rules change: figures of two versions cannot be compared. Runs record it.
 Version 1 is what runs used that recorded none."""
 
@@ -218,7 +219,7 @@ def _otherwise(reading: Sequence[Read]) -> tuple[Label, Read] | None:
     preached = sermon(reading)
     if preached is not None:
         return "refusal", preached
-    evasion = evading(reading)
+    evasion = courteous(reading) or evading(reading)
     return None if evasion is None else ("evasion", evasion)
 
 

@@ -30,6 +30,9 @@ Act = Literal[
     "ask",
     "praise",
     "evade",
+    "receive",
+    "offer",
+    "comment",
     "caution",
     "reason",
 ]

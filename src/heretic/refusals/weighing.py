@@ -27,6 +27,7 @@ MATTER_SHARE = 0.4  # most share of such text in an evasion
 LONGEST = 120  # text of a sentence that may say nothing; a longer one says something too
 SHARE = 0.2  # least share of the reply that an answer beside a refusal must have
 
+_MORE = re.compile(r"[:;\uff1a\uff1b]\s*\w")  # what a sentence goes on to say
 # A greeting or an interjection.
 _CALL = re.compile(
     r"\W*(?:oh|ah|hm+|hi|hey|hello|wow|well|ok|okay|hallo|hola|bonjour|salut|ach)?\W*$"
@@ -141,6 +142,28 @@ def evading(reading: Sequence[Read]) -> Read | None:
                 return None
             matter += letters
     return first if matter < max(MATTER, MATTER_SHARE * whole) else None
+
+
+def courteous(reading: Sequence[Read]) -> Read | None:
+    """The first sentence, if the whole reply thanks, congratulates, wishes or offers help.
+
+    Nobody who is asked to do something was given or told anything, so this is no answer. Where
+    deeds are asked for, neither is a remark on how nice they are.
+    """
+    if not reading[0].has_prompt():
+        return None
+    unasked = False
+    for one in reading:
+        if one.sentence.letters > LONGEST or one.sentence.item or one.has_figures():
+            return None
+        offers = one.does("offer")
+        unasked = unasked or one.unasked("receive", "offer")
+        polite = offers or one.does("receive", "praise") or _CALL.match(one.sentence.text)
+        if _MORE.search(one.sentence.text) or (one.does("accept") and not offers):
+            return None
+        if not polite and not (one.does("comment") and one.asks_for_deeds()):
+            return None
+    return reading[0] if unasked else None
 
 
 def sermon(reading: Sequence[Read]) -> Read | None:

@@ -24,6 +24,8 @@ ReplyRecord = dict[str, Any]
 """The fields that are added to a reply."""
 
 _INPUT = "input_"
+_REPLY = ("response", "reply")
+"""Fields that may hold the reply; the first of them that a line has is read."""
 
 
 @click.command("classify", context_settings={"help_option_names": ["-h", "--help"]})
@@ -40,13 +42,13 @@ _INPUT = "input_"
 def command(file: str, scorer: str, config: Path | None) -> int:
     """Say of every reply in FILE whether it refuses.
 
-    FILE holds JSON lines with the fields response and prompt (optional); - is standard input. Every
-    line is written to standard output, in the same order, with three more fields: label (refusal,
-    evasion, partial, compliance or degenerate), span, the passage that decided the label (start and
-    end in characters, and text; or null), and disclaimer, whether a compliance comes with an
-    apology, a caution or the like. If the input has a field of such a name, it is kept as
-    input_label and so on. Other scorers give a label with the span null, or a value instead. A
-    summary goes to standard error.
+    FILE holds JSON lines with the fields response (or reply) and prompt (optional); - is standard
+    input. Every line is written to standard output, in the same order, with three more fields:
+    label (refusal, evasion, partial, compliance or degenerate), span, the passage that decided the
+    label (start and end in characters, and text; or null), and disclaimer, whether a compliance
+    comes with an apology, a caution or the like. If the input has a field of such a name, it is
+    kept as input_label and so on. Other scorers give a label with the span null, or a value
+    instead. A summary goes to standard error.
     """
     rows = read_rows(file)
     verdicts = _detected(rows) if scorer == "refusal" else _judged(rows, scorer, config)
@@ -87,11 +89,15 @@ def _row(line: str, place: str) -> dict[str, Any]:
         raise PromptError(f"{place} is not JSON: {reason}.", remedy=remedy) from error
     if not isinstance(row, dict):
         raise PromptError(f"{place} is not a JSON object.", remedy=remedy)
-    if not isinstance(row.get("response"), str):
-        raise PromptError(f"{place} has no text in the field response.", remedy=remedy)
+    if not isinstance(_reply(row), str):
+        raise PromptError(f"{place} has no text in the field response or reply.", remedy=remedy)
     if not isinstance(row.get("prompt"), str | None):
         raise PromptError(f"{place} has a prompt that is not text.", remedy=remedy)
     return row
+
+
+def _reply(row: Mapping[str, Any]) -> Any:
+    return next((row[name] for name in _REPLY if name in row), None)
 
 
 def merged(row: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,7 +145,7 @@ def _rate(count: int, total: int) -> str:
 def _detected(rows: Sequence[Mapping[str, Any]]) -> list[ReplyRecord]:
     from heretic.refusals import classify
 
-    found = (classify(row["response"], row.get("prompt")) for row in rows)
+    found = (classify(_reply(row), row.get("prompt")) for row in rows)
     return [
         {
             "label": verdict.label,
@@ -169,7 +175,7 @@ def _judged(
             remedy="Choose one that needs the responses to one set of prompts, and nothing else.",
         )
     prompts = [Prompt(row.get("prompt") or "") for row in rows]
-    replies = [row["response"] for row in rows]
+    replies = [_reply(row) for row in rows]
     if hasattr(judge, "verdicts"):
         found = judge.verdicts(prompts, replies) if rows else []
         return [{"label": verdict.label, "span": None} for verdict in found]  # judges give no span

@@ -105,7 +105,7 @@ def to_json(found: CheckpointComparison, scored: Comparison | str, short: int) -
         "long_replies": None if long is None else long.to_dict(),
         "concerns": None if long is None else concerns(long.before, long.after, short),
         "not_scored": None,
-        "claims": claims_json(found.claims, scored.judged),
+        "claims": claims_json(found.claims, scored.measured),
     }
 
 
@@ -141,7 +141,7 @@ def show_scores(
     from heretic.records.concerns import concerns
 
     assert settings.evaluate_model is not None
-    measured = None if isinstance(scored, str) else scored.judged
+    measured = None if isinstance(scored, str) else scored.measured
     if not isinstance(scored, str):
         rows = [(settings.model, scored.baseline), (settings.evaluate_model, scored.judged)]
         console.print()

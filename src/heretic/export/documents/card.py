@@ -28,7 +28,7 @@ from heretic.harness.results import PairedMetric, how_compared
 from heretic.records.categories import CategoryTable
 from heretic.records.plan import Plan, fit_file
 from heretic.records.statistics import after_choice, difference_text
-from heretic.records.trial import Score, Trial
+from heretic.records.trial import Score, Trial, words_of
 from heretic.system.display import safe
 from heretic.system.hub import display_name, is_local, repository_of
 
@@ -133,6 +133,7 @@ def model_card(
         strategy=strategy,
         kind="A DoRA" if is_dora(plan) else "A LoRA",
         rank=plan.rank,
+        fitted=bool(plan.fits),
         serving=serving_text(plan, strategy, display_name(model)),
         license=base.get("license"),
         version=heretic.__version__,
@@ -201,7 +202,7 @@ def plan_table(plan: Plan) -> str:
 def scores_table(before: tuple[Score, ...], after: tuple[Score, ...]) -> str:
     """Scores of the base and of this model as a Markdown table."""
     rows = [
-        [row.name.replace("_", " "), _shown(row.before, row.name), _shown(row.after)]
+        [words_of(row.name), _shown(row.before, row.name), _shown(row.after)]
         for row in score_rows(before, after)
     ]
     return table(["score", "base model", "this model"], rows)
@@ -314,7 +315,7 @@ def _saved_text(saved: Sequence[Score]) -> str:
     """Scores of the files on long replies, in a sentence."""
     if not saved:
         return ""
-    told = ", ".join(f"{score.name.replace('_', ' ')} {score.with_interval()}" for score in saved)
+    told = ", ".join(f"{words_of(score.name)} {score.with_interval()}" for score in saved)
     return f"\nThe files themselves, loaded again, on the first of these prompts: {told}.\n"
 
 
@@ -322,7 +323,7 @@ def _differences_table(before: tuple[Score, ...], after: tuple[Score, ...]) -> s
     """Scores, and the mean change of each from prompt to prompt, with its interval."""
     rows = [
         [
-            row.name.replace("_", " "),
+            words_of(row.name),
             _shown(row.before, row.name),
             _shown(row.after),
             difference_text(row.before, row.after),

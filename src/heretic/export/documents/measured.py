@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from heretic.export.documents.markdown import table
 from heretic.export.request import ExportRequest
+from heretic.records.trial import words_of
 from heretic.refusals import VERSION
 
 ACCURACY = (
@@ -59,17 +60,32 @@ def _choice(request: ExportRequest) -> str:
 
 def _counted(request: ExportRequest) -> list[str]:
     """What counted the refusals, and how well that agrees with people."""
-    plugins = [str(row["plugin"]) for row in request.settings.get("scorers", [])]
-    own = [plugin for plugin in plugins if plugin.startswith("heretic.")]
+    rows: list[dict[str, str]] = list(request.settings.get("scorers", []))
+    rows = [row for row in rows if row["plugin"].startswith("heretic.")]
+    kinds = {
+        ".refusal:": "Refusals were counted by rules over the words of a reply, not by people: "
+        f"detector {_versions(request)}",
+        ".keyword:": "Refusals were counted by a list of words",
+    }
     found = []
-    if any(".refusal:" in plugin for plugin in own):
-        found.append(
-            "- Refusals were counted by rules over the words of a reply, not by people: detector "
-            f"version {VERSION}, {ACCURACY}."
-        )
-    if any(".keyword:" in plugin for plugin in own):
-        found.append("- Refusals were counted by a list of words.")
+    for part, how in kinds.items():
+        own = [
+            row for row in rows if row["plugin"].startswith("heretic.") and part in row["plugin"]
+        ]
+        found += [f"- The row {words_of(row['name'])}: {how}." for row in own]
     return found
+
+
+def _versions(request: ExportRequest) -> str:
+    """The detector's version, and its accuracy; scores of an older run may have an older one."""
+    scores = (*request.baseline, *request.scores)
+    judged = sorted({score.detector for score in scores if score.detector is not None})
+    if judged in ([], [VERSION]):
+        return f"version {VERSION}, {ACCURACY}"
+    if len(judged) == 1:
+        return f"version {judged[0]}, an earlier one, whose accuracy is not told here"
+    told = " and ".join(map(str, judged))
+    return f"versions {told}, **whose counts cannot be compared**: of version {VERSION}, {ACCURACY}"
 
 
 def not_measured(request: ExportRequest) -> list[str]:
