@@ -22,6 +22,7 @@ from heretic.pipeline import long_replies as module
 from heretic.pipeline.long_replies import difference, differing, long_replies
 from heretic.records import Score
 from heretic.records.trial import Optimization
+from heretic.refusals import VERSION
 from heretic.scorers.broken import BrokenReplies
 
 ALL = 6
@@ -132,6 +133,28 @@ def test_the_next_save_reads_them_from_the_run_folder(
     monkeypatch.setattr(module, "_measured", None)
     assert long_replies(session, trial) == found
     assert long_replies(session, trial, most=3) == fewer
+
+
+def test_another_detector_reads_them_anew(
+    open_session: OpenSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words: dict[str, Any] = {"plugin": "keyword", "name": "words"}
+    session, _ = open_session(scorers=[words, {"plugin": "kl_divergence"}])
+    (trial,) = pipeline.search(session)
+    found = long_replies(session, trial, most=1)
+    assert found is not None
+    measured: list[int] = []
+
+    def again(*_: Any) -> LongReplies:
+        measured.append(1)
+        return found
+
+    monkeypatch.setattr(module, "_measured", again)
+    long_replies(session, trial, most=1)
+    assert not measured
+    monkeypatch.setattr(module, "VERSION", VERSION + 1)
+    long_replies(session, trial, most=1)
+    assert measured
 
 
 def test_longer_settings_stay(open_session: OpenSession) -> None:

@@ -25,6 +25,7 @@ from heretic.prompts import EvaluationPrompts
 from heretic.records.concerns import concerns
 from heretic.records.statistics import paired
 from heretic.records.trial import Score, Trial
+from heretic.refusals import VERSION
 from heretic.refusals.text import opens_reasoning
 from heretic.scorers import Outputs, Scorer
 from heretic.scorers.base import ShowsAt
@@ -96,7 +97,8 @@ def long_replies(
     chosen = Chosen(trial, session.evaluator, prompts, session.reporter, read)
 
     def keep(tokens: int, measure: Callable[[], LongReplies]) -> LongReplies:
-        key = trial_key(session, prompts, trial, tokens=tokens, report=REPORT)
+        judged = {"detector": VERSION}  # it tells broken replies, whatever scorers searched by
+        key = trial_key(session, prompts, trial, tokens=tokens, report=REPORT, **judged)
         return kept(session.folder, FILE, key, measure, LongReplies.from_dict)
 
     return long_scores(chosen, keep)
