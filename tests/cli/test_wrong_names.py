@@ -7,11 +7,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support import run_case
+from tests.support.search_case import measure
 
+from heretic.cli.commands.export import check_rows
+from heretic.config import Settings
+from heretic.errors import RunError, SettingsError
 from heretic.main import main
+from heretic.records.trial import Trial
 
 OFFLINE = "is not on this machine and the Hub cannot be reached"
 
@@ -147,6 +153,23 @@ def test_a_trial_of_what_is_no_run_is_refused(capsys: pytest.CaptureFixture[str]
     for name in ("model", "./none.gguf", "http://127.0.0.1:1/v1"):
         assert main(["chat", name, "--trial-index", "0"]) == 2
         assert f"a trial of a run, and {name} is not a run." in capsys.readouterr().err
+
+
+def test_an_export_without_such_a_trial_is_refused_before_a_model_is_loaded():
+    def settings(**more: Any) -> Settings:
+        return Settings.restore({"model": "m", **more})
+
+    plan = run_case.SWEEP[0]
+    trials = [Trial(number=0, plan=plan, scores=measure(plan))]
+    check_rows(trials, settings())
+    check_rows(trials, settings(trial_index=0))
+    check_rows([], settings(n_additional_trials=2, trial_index=0))
+    with pytest.raises(SettingsError, match="trial_index is 99, but the front has the rows 0 to"):
+        check_rows(trials, settings(trial_index=99))
+    with pytest.raises(SettingsError, match="no trial has completed yet"):
+        check_rows([], settings(trial_index="knee"))
+    with pytest.raises(RunError, match=r"No trial of this run has completed yet\. Go on"):
+        check_rows([], settings())
 
 
 @pytest.mark.usefixtures("place")
