@@ -55,6 +55,16 @@ def test_citation_and_changes_are_of_this_release():
     assert f"\n## Unreleased: {heretic.__version__}\n" in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 
+def test_every_extra_is_told_of():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = set(project["optional-dependencies"]) - {"dev"}
+    table = (DOCS / "installing.md").read_text("utf-8")
+    assert set(re.findall(r"(?m)^\| `(\w+)` \|", table)) == extras
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    told = readme.partition("Optional extras: ")[2].partition("## ")[0]
+    assert set(re.findall(r"\[(\w+)\](?!\()", told)) == extras - {"docs"}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_lists_and_tables_stand_apart(page: Path):
     """Without an empty line before them, the site shows them as a part of the paragraph."""

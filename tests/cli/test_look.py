@@ -123,7 +123,7 @@ def test_two_runs_are_compared_layer_by_layer(
 def test_tokens_of_markup_are_shown_as_text(
     folder: RunFolder, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
-    prompt, page = f"[bold]{HOSTILE}{ESCAPE}[/bold]", tmp_path / "page.html"
+    prompt, page = f"[bold]{HOSTILE}{ESCAPE}[/bold]", tmp_path / "new" / "page.html"
     arguments = ["tokens", prompt, "--layer", "1", "--reply", "3"]
     assert main(["look", str(folder.path), *arguments, "--json", "--html", str(page)]) == 0
     printed_json, said = capsys.readouterr()

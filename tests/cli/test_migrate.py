@@ -71,6 +71,25 @@ def test_the_status_is_2_only_if_nothing_is_taken(text: str, status: int) -> Non
     assert Path("ours.toml").exists() == (status == 0)
 
 
+def test_keywords_as_they_were_are_said_to_set_the_scorers(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("theirs.toml").write_text(
+        'print_responses = false\noffload_outputs_to_cpu = true\nrefusal_markers = ["sorry"]\n'
+    )
+    assert main(["migrate", "theirs.toml"]) == 0
+    found = capsys.readouterr()
+    assert 'plugin = "keyword"' in found.out
+    said = " ".join(found.err.split())
+    assert "1 of 3 keys taken, 1 left out, 1 not needed." in said
+    assert "refusal_markers Replies are counted by these texts, so the scorers are" in said
+
+
+def test_the_folder_of_the_file_is_made(theirs: Path) -> None:
+    assert main(["migrate", str(theirs), "-o", "new/folder/ours.toml"]) == 0
+    assert Path("new/folder/ours.toml").is_file()
+
+
 def test_every_command_reads_such_a_file_and_says_so_once(
     theirs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

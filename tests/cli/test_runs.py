@@ -72,7 +72,7 @@ def test_a_number_or_a_name_stands_for_the_folder(place: Path) -> None:
         assert path_of_run(str(run.path), there) == run.path
     with pytest.raises(RunError, match="no run 3 in checkpoints: the numbers there are 1 to 2"):
         path_of_run("3", there)
-    with pytest.raises(RunError, match="the numbers there are none"):
+    with pytest.raises(RunError, match=r"no run 1: there are no runs in .*elsewhere"):
         path_of_run("1", place / "elsewhere")
     (place / "3").mkdir()
     assert path_of_run("3", there) == Path("3")  # a folder of that name comes first

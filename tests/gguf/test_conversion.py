@@ -16,7 +16,7 @@ from heretic.config.settings import Settings
 from heretic.errors import ExportError
 from heretic.gguf import convert
 from heretic.gguf.content import fallbacks, read_content, without_importance
-from heretic.gguf.file_types import file_type, file_types
+from heretic.gguf.file_types import file_type, file_types, known_types
 from heretic.gguf.importance import for_tensors, mean_squares
 from heretic.gguf.llama import STEP_TOKENS, LlamaFile
 from heretic.gguf.quantise import quantise
@@ -230,6 +230,18 @@ class TestTypes:
 
     def test_names_are_split_and_kept_once(self):
         assert [one.name for one in file_types(["F16,q8_0", "q8_0"])] == ["f16", "q8_0"]
+
+    def test_every_type_that_is_listed_can_be_asked_for(self):
+        known = known_types()
+        assert {name: file_type(name) for name in known} == known
+        bits = [kind.bits for kind in known.values()]
+        assert bits == sorted(bits, reverse=True)
+
+    def test_types_that_files_cannot_be_read_of_are_refused(self, monkeypatch: pytest.MonkeyPatch):
+        numbers = {"q4_k_m": 15, "q99_0": 99}  # llama.cpp may be newer than the package gguf
+        monkeypatch.setattr("heretic.gguf.file_types.file_type_numbers", lambda: numbers)
+        with pytest.raises(ExportError, match=r"no GGUF type 'q99_0' here\. There are q4_k_m\."):
+            file_types(["q4_k_m,q99_0"])
 
     def test_an_unknown_one_is_named(self):
         with pytest.raises(ExportError, match="no GGUF type 'q4_k_x'"):

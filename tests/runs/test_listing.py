@@ -168,7 +168,7 @@ class TestOddFolders:
 
     def test_numbers_say_that_some_runs_have_none(self, runs):
         (runs / "odd" / "manifest.json").write_text("{")
-        with pytest.raises(RunError, match=r"are 1 to 1, and 1 cannot be read\."):
+        with pytest.raises(RunError, match=r"number there is 1, and 1 run cannot be read\."):
             path_of_run("2", runs)
 
     def test_before_the_first_line_there_is_nothing_to_keep(self, runs):

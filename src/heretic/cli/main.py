@@ -322,9 +322,10 @@ def _as_settings_error(error: click.ClickException, tokens: Sequence[str]) -> Se
     context = getattr(error, "ctx", None)
     if isinstance(error, click.NoSuchOption) and context is not None:
         nearest = nearest_option(error.option_name, context.command, context)
+        meant = "" if nearest is None else f"Did you mean {nearest}? "
         return SettingsError(
             f"Unknown option {error.option_name}.",
-            remedy=f"Did you mean {nearest}? `{context.command_path} --help` lists all options.",
+            remedy=f"{meant}`{context.command_path} --help` lists all options.",
         )
     message = " ".join(error.format_message().split())  # choices come in lines of their own
     if not message.endswith((".", "?")):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +83,21 @@ class SettingsOptions:
         return load_settings(
             {**self.overrides, **given}, self.config, require_model=require_model, tell=self.tell
         )
+
+    def load_models(self, **named: Any) -> Settings:
+        """As `load`, for models that are there: asked before the imports that take seconds.
+
+        Raises:
+            SettingsError: As `load`.
+            ModelError: A model is not there; see `heretic.system.models`.
+        """
+        from heretic.system.models import check_model_named
+
+        settings = self.load(**named)
+        if settings.evaluate_model:
+            check_model_named(settings.evaluate_model)
+        check_model_named(settings.model, settings.model_commit)
+        return settings
 
     def layers(self) -> tuple[SettingsLayer, ...]:
         """What the user sets, the highest layer first; remarks on files are printed.
@@ -191,10 +207,20 @@ def check_saved(folder: Path) -> None:
     """Check that a folder, which is to hold a saved model, is there; before slow imports.
 
     Raises:
-        ExportError: It is not.
+        ExportError: It is not, or it is a run folder.
     """
+    from heretic.runs.folder import RunFolder
+
+    if RunFolder(folder).exists:
+        raise ExportError(
+            f"{folder} is a run folder, not a saved model.",
+            remedy=f"Save one of its trials first: heretic export {shlex.quote(str(folder))}",
+        )
     if not folder.is_dir():
-        raise ExportError(f"{folder} is not a folder.", remedy="Name that of a saved model.")
+        raise ExportError(
+            f"{folder} is not a folder.",
+            remedy="Name that of a saved model; `heretic export RUN` saves a trial of a run.",
+        )
 
 
 def settings_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -248,8 +274,10 @@ def write_settings(formatter: click.HelpFormatter) -> None:
         formatter.write_dl(list(documented()))
 
 
-def nearest_option(name: str, command: click.Command, ctx: click.Context) -> str:
-    """The known option that is spelled most like `name`."""
+def nearest_option(name: str, command: click.Command, ctx: click.Context) -> str | None:
+    """The known option that is spelled most like `name`; None of a single letter."""
+    if not name.startswith("--"):
+        return None
     known = [
         option
         for parameter in command.get_params(ctx)

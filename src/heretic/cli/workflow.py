@@ -156,7 +156,8 @@ def actions_of(session: Session, display: Display) -> Actions:
         display.close()
         table = saved_table(session.evaluator.baseline, trial.scores, exported, directory)
         run = session.folder.path, session.study.front.index(trial)
-        steps = after_saving(directory, session.settings.model, run)
+        whole = strategy == "merge"
+        steps = after_saving(directory, session.settings.model, run, whole=whole)
         held_out = [found for found in exported.categories if found.prompts == "held_out"]
         more = [part for found in held_out for part in ("", category_table(found))]
         return Group(table, *more, *made, "", next_steps(steps))

@@ -66,9 +66,30 @@ class FileType:
         return int((values - embedding) * mixed / 8 + embedding * finer / 8)
 
 
-def known_types() -> list[str]:
-    """Names of all types that llama.cpp makes."""
-    return [name for name in file_type_numbers() if name not in _NOT_MADE]
+def known_types() -> dict[str, FileType]:
+    """All types that llama.cpp makes, by their names, those with the most bits first.
+
+    A type is left out if the package `gguf`, which reads the files, does not know it yet.
+
+    Raises:
+        ExportError: The extra `gguf` is not installed.
+    """
+    found = [_described(name, number) for name, number in file_type_numbers().items()]
+    kinds = [kind for kind in found if kind is not None]
+    return {kind.name: kind for kind in sorted(kinds, key=lambda kind: (-kind.bits, kind.name))}
+
+
+def _described(name: str, number: int) -> FileType | None:
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    main = _MAIN.get(name, name)
+    if main.upper() not in GGMLQuantizationType.__members__:
+        main = re.sub("_[sml]$", "", main)
+    if name in _NOT_MADE or main.upper() not in GGMLQuantizationType.__members__:
+        return None
+    kind = GGMLQuantizationType[main.upper()]
+    block, size = GGML_QUANT_SIZES[kind]
+    return FileType(name, number, kind.name, block, 8 * size / block)
 
 
 def file_type(name: str) -> FileType:
@@ -77,20 +98,13 @@ def file_type(name: str) -> FileType:
     Raises:
         ExportError: llama.cpp has no such type, or the extra `gguf` is not installed.
     """
-    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-
     name = name.strip().lower().replace("-", "_")
     known = known_types()
     if name not in known:
         raise ExportError(
-            f"llama.cpp has no GGUF type {name!r}.", remedy=f"It has {', '.join(known)}."
+            f"There is no GGUF type {name!r} here.", remedy=f"There are {', '.join(known)}."
         )
-    main = _MAIN.get(name, name)
-    if main.upper() not in GGMLQuantizationType.__members__:
-        main = re.sub("_[sml]$", "", main)
-    kind = GGMLQuantizationType[main.upper()]
-    block, size = GGML_QUANT_SIZES[kind]
-    return FileType(name, file_type_numbers()[name], kind.name, block, 8 * size / block)
+    return known[name]
 
 
 def file_types(names: Sequence[str]) -> tuple[FileType, ...]:

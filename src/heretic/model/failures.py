@@ -8,7 +8,6 @@ from pickle import UnpicklingError
 from typing import Literal
 
 from huggingface_hub.errors import (
-    GatedRepoError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -17,6 +16,7 @@ from huggingface_hub.errors import (
 from heretic.errors import HereticError, ModelError, UnsupportedModelError
 from heretic.model.files import pickled
 from heretic.system.hub import is_local
+from heretic.system.models import FORMS, of_the_hub
 
 UNKNOWN_GGUF = "GGUF model with architecture"
 """Part of transformers' error about a GGUF file that it cannot read."""
@@ -50,7 +50,7 @@ def model_errors(name: str, part: Part | None = None) -> Iterator[None]:
         # The panics of libraries in Rust are no `Exception`.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        told = _of_the_hub(name, _said_by_the_hub(name, error)) or _of_content(name, error)
+        told = of_the_hub(name, _said_by_the_hub(name, error)) or _of_content(name, error)
         if told is None and part is not None:
             told = ModelError(
                 f"The {part} of {name} cannot be used: {reason(error)}", remedy=_REMEDIES[part]
@@ -76,25 +76,6 @@ def _said_by_the_hub(name: str, error: BaseException) -> BaseException:
     return next(said, error)
 
 
-def _of_the_hub(name: str, error: BaseException) -> ModelError | None:
-    if isinstance(error, GatedRepoError):
-        return ModelError(
-            f"{name} is gated.",
-            remedy="Accept its terms on its page on the Hub and run `hf auth login`.",
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        return ModelError(
-            f"There is no model {name} on the Hub, or it is private.",
-            remedy="Check the name; for a private model run `hf auth login`.",
-        )
-    if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
-        return ModelError(
-            f"{name} is not on this machine and the Hub cannot be reached.",
-            remedy="Check the connection, unset HF_HUB_OFFLINE, or give a local folder.",
-        )
-    return None
-
-
 def _of_content(name: str, error: BaseException) -> ModelError | None:
     text = str(error)
     if isinstance(error, UnpicklingError):
@@ -112,8 +93,7 @@ def _of_content(name: str, error: BaseException) -> ModelError | None:
             return pickled(name, "no safetensors file")
         return ModelError(
             f"{name} could not be loaded: {reason(error)}",
-            remedy="Give a Hub id, a GGUF file, or a folder that holds config.json, weights and a "
-            "tokenizer.",
+            remedy=FORMS,
         )
     return _of_values(name, error) if isinstance(error, ValueError) else None
 

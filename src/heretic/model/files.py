@@ -19,8 +19,9 @@ from heretic.quantised.kinds import quantisation_of
 from heretic.system.adapters import ADAPTER_CONFIG, Adapter
 from heretic.system.documents import read_json, read_text
 from heretic.system.files import expanded
-from heretic.system.headers import disguise, safetensors_header, stays_inside
-from heretic.system.hub import GGUF_MAGIC, base_folder, gguf_parts, is_local
+from heretic.system.headers import safetensors_header, stays_inside
+from heretic.system.hub import base_folder, gguf_parts, is_local
+from heretic.system.models import check_file, check_gguf, model_folder
 
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -65,15 +66,11 @@ def check_files(name: str, revision: str | None, allow_pickle: bool) -> None:
     """
     if gguf_parts(name) is not None:
         if is_local(name):
-            _check_gguf(expanded(name))
+            check_gguf(expanded(name))
         return
-    folder = base_folder(name, revision)
+    folder = model_folder(name) if is_local(name) else base_folder(name, revision)
     if folder is None:
-        if is_local(name):
-            raise _no_folder(name)
         return
-    if is_local(name) and not any((folder / f).is_file() for f in ("config.json", ADAPTER_CONFIG)):
-        raise _no_model(name, folder)
     _check_beside(folder)
     quantisation_of(_configuration(folder), name)  # refuses what it does not know
     weights = weight_files(folder, complete=is_local(name))
@@ -186,21 +183,6 @@ def _shards(index: Path, complete: bool) -> list[Path]:
     return [file for file in files if file.is_file()]
 
 
-def check_file(path: Path) -> None:
-    """Refuse a file that is empty, a pointer of git-lfs, or a web page.
-
-    Raises:
-        ModelError: It is one of these, or cannot be read.
-    """
-    try:
-        found = disguise(path)
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from error
-    if found is not None:
-        what, remedy = found
-        raise ModelError(f"{path} {what}.", remedy=remedy)
-
-
 def check_table(path: Path) -> None:
     """Refuse a file that does not hold a JSON object.
 
@@ -234,14 +216,6 @@ def check_weights(path: Path) -> None:
             raise ModelError(f"{path} is not a weight file of PyTorch.", remedy=again)
         if start.startswith(b"PK") and not zipfile.is_zipfile(path):
             raise ModelError(f"{path} is cut off: the end of the archive is missing.", remedy=again)
-
-
-def _check_gguf(path: Path) -> None:
-    if not path.is_file():
-        raise ModelError(f"There is no file {path}.", remedy="Check the path.")
-    check_file(path)
-    if _start(path, 4) != GGUF_MAGIC:
-        raise ModelError(f"{path} is not a GGUF file.", remedy="Download it again.")
 
 
 @contextmanager
@@ -291,35 +265,3 @@ def _no_weights(folder: Path) -> ModelError:
         f"{folder} holds a configuration, but no weights ({SAFETENSORS[0]}).",
         remedy="Download the model again; weights in other formats have to be converted.",
     )
-
-
-def _no_folder(name: str) -> ModelError:
-    path = expanded(name)
-    if path.exists():
-        return ModelError(
-            f"{path} is a file, and not a GGUF file.",
-            remedy="Give a Hub id, a GGUF file, or a folder that holds config.json, weights and a "
-            "tokenizer.",
-        )
-    return ModelError(
-        f"There is no folder {name}.", remedy="Check the path, or give a Hub id (org/model)."
-    )
-
-
-def _no_model(name: str, folder: Path) -> ModelError:
-    """The error for a folder without a model, with what stands there instead."""
-    packed = sorted(path.name for path in folder.glob("*.gguf"))
-    inner = sorted(path.parent.name for path in folder.glob("*/config.json"))
-    if packed:
-        remedy = f"It holds GGUF files: name one, such as {folder / packed[0]}."
-    elif inner:
-        remedy = f"A folder in it does: {folder / inner[-1]}."
-    else:
-        remedy = "Give a Hub id, or a folder that holds config.json, weights and a tokenizer."
-    if not name.startswith((".", "~", "/", "\\")):  # it could be a Hub id as well
-        return ModelError(
-            f"{name} is a folder here that holds no model (no config.json); a model of that name "
-            "on the Hub is hidden by it.",
-            remedy=f"Rename the folder or work elsewhere to load it from the Hub. {remedy}",
-        )
-    return ModelError(f"The folder {name} holds no model (no config.json).", remedy=remedy)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from time import perf_counter
 
 from torch import Tensor
@@ -45,6 +44,7 @@ from heretic.records.trial import Optimization, Score, Trial
 from heretic.runs.folder import RunFolder, digest
 from heretic.runs.listing import find_run
 from heretic.runs.manifest import RunManifest
+from heretic.runs.plans import read_plans
 from heretic.scorers import Scorer, check_scorers, load_scorers
 from heretic.scorers.registry import (
     behavior_shown,
@@ -56,7 +56,6 @@ from heretic.search.beginning import Beginning, first_plans, method_of
 from heretic.search.limits import BetweenBatches, TimeLimit
 from heretic.search.method import Method, SearchOptions, choose_method
 from heretic.search.study import Study
-from heretic.system.documents import read_json
 from heretic.system.machine import versions
 from heretic.tracking.reporter import tracking
 
@@ -391,20 +390,3 @@ def _record_batch_size(session: Session) -> None:
 
 
 # --- other work ----------------------------------------------------------------------------
-
-
-def read_plans(path: Path) -> tuple[Plan, ...]:
-    """Read plans from JSON: a plan, a list of plans, `front.json`, or `abliteration_params.json`.
-
-    Raises:
-        RunError: The file cannot be read or holds no plan, or is a run's `front.json` and damaged.
-    """
-    RunFolder(path.parent).check_recorded(path.name)
-    data = read_json(path)
-    rows = data if isinstance(data, list) else [data]
-    if not rows:
-        raise RunError(f"{path} holds no plan.")
-    return tuple(
-        Plan.from_dict(row["plan"] if isinstance(row, dict) and "plan" in row else row)
-        for row in rows
-    )

@@ -15,6 +15,7 @@ from heretic.records import parse
 from heretic.records.trial import Trial, front
 from heretic.runs.folder import RunFolder, digest
 from heretic.runs.manifest import RunManifest
+from heretic.system.display import counted
 from heretic.system.files import expanded
 
 
@@ -109,16 +110,26 @@ def path_of_run(named: str, checkpoint_dir: Path) -> Path:
         runs = list_runs(checkpoint_dir)
         known = numbers(runs)
         if int(named) not in known:
-            there = f"1 to {len(known)}" if known else "none"
-            unreadable = len(runs) - len(known)
-            there += f", and {unreadable} cannot be read" if unreadable else ""
-            raise RunError(
-                f"There is no run {named} in {checkpoint_dir}: the numbers there are {there}.",
-                remedy="`heretic runs` lists the runs.",
-            )
+            raise _no_such_number(named, checkpoint_dir, len(known), len(runs) - len(known))
         return known[int(named)].path
     inside = checkpoint_dir / named
     return inside if RunFolder(inside).exists else path
+
+
+def _no_such_number(named: str, checkpoint_dir: Path, known: int, unreadable: int) -> RunError:
+    """The error for a number that no run has."""
+    if not known and not unreadable:
+        return RunError(
+            f"There is no run {named}: there are no runs in {checkpoint_dir}.",
+            remedy="Go to the folder where the search was started, or name the run's folder.",
+        )
+    there = {0: "none has a number", 1: "the only number there is 1"}
+    told = there.get(known, f"the numbers there are 1 to {known}")
+    told += f", and {counted(unreadable, 'run')} cannot be read" if unreadable else ""
+    return RunError(
+        f"There is no run {named} in {checkpoint_dir}: {told}.",
+        remedy="`heretic runs` lists the runs.",
+    )
 
 
 def find_run(checkpoint_dir: Path, fingerprint: Mapping[str, Any]) -> RunManifest | None:

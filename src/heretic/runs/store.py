@@ -125,7 +125,7 @@ class RunFiles:
         Raises:
             RunError: No run has begun here; or see `read_manifest`.
         """
-        manifest = self.read_manifest()
+        manifest = self.read_manifest() if self.path.is_dir() else None
         if manifest is None:
             raise RunError(
                 f"{self.path} is not a run folder.", remedy="`heretic runs` lists run folders."

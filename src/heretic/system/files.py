@@ -40,12 +40,14 @@ def write_atomic(
     path: Path,
     content: str | bytes,
     *,
+    parents: bool = False,
     remedy: str = REMEDY,
     kind: type[HereticError] = RunError,
 ) -> None:
     """Replace a file atomically: readers see the old content or the new, even after a kill.
 
     Args:
+        parents: Whether the file's folder is made if it is not there.
         remedy: What the user can do if the file cannot be written.
         kind: Class of the error raised in that case.
 
@@ -57,6 +59,8 @@ def write_atomic(
     # The name cannot be foreseen, so that nobody can have put a link there.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
+        if parents:
+            path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
             file.write(data)
             file.flush()

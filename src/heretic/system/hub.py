@@ -267,6 +267,7 @@ def model_text(model: str, file: str, revision: str | None) -> str:
         return ""
 
 
+@cache  # a command may ask before slow imports, and what loads the model asks again
 def ask_for(model: str, revision: str | None) -> None:
     """Ask the Hub once, and not for long, whether there is a model that is not on this machine.
 

@@ -10,6 +10,7 @@ import click
 from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
 from heretic.cli.signals import outlives_terminal
 from heretic.errors import SettingsError
+from heretic.records.choices import DEFAULT_STRATEGY
 
 if TYPE_CHECKING:
     from heretic.records.plan import Plan
@@ -38,6 +39,9 @@ def command(
     PLAN holds a plan as JSON, or is front.json or abliteration_params.json. --save-directory says
     where to save, --export-strategy what to save (merge or adapter).
     """
+    settings = options.load_models(model=model)
+    chosen = _chosen_plan(plan, index)
+    strategy = _whole_or_adapter(settings.export_strategy or DEFAULT_STRATEGY)
     from heretic.cli.display.next_steps import after_saving, next_steps
     from heretic.cli.display.reporter import make_reporter
     from heretic.cli.display.tables import scores_table
@@ -46,12 +50,9 @@ def command(
     from heretic.export.documents.reproduction import found_in_export
     from heretic.model.fits import read_fits
     from heretic.pipeline import single
-    from heretic.records.choices import DEFAULT_STRATEGY
     from heretic.runs.folder import RunFolder
     from heretic.runs.manifest import recorded_date
 
-    settings = options.load(model=model)
-    chosen = _chosen_plan(plan, index)
     fits = read_fits([chosen], plan.parent, *([] if run_folder is None else [run_folder]))
     if run_folder is None and RunFolder(plan.parent).has_directions:
         run_folder = plan.parent
@@ -62,7 +63,7 @@ def command(
             settings,
             chosen,
             destination,
-            _whole_or_adapter(settings.export_strategy or DEFAULT_STRATEGY),
+            strategy,
             display,
             fits=fits,
             run=None if run_folder is None else RunFolder(run_folder),
@@ -70,7 +71,8 @@ def command(
         )
     console.print(scores_table({"from disk": scores}, heading=f"Saved in {destination}", label=""))
     console.print()
-    console.print(next_steps(after_saving(destination, model)), soft_wrap=True)
+    steps = after_saving(destination, model, whole=strategy == "merge")
+    console.print(next_steps(steps), soft_wrap=True)
     return 0
 
 
@@ -95,7 +97,7 @@ def _chosen_plan(path: Path, index: int | None) -> Plan:
         SettingsError: There is no such plan, or the file holds several and none is named.
         RunError: The file cannot be read or holds no plan.
     """
-    from heretic.pipeline import read_plans
+    from heretic.runs.plans import read_plans
 
     plans = read_plans(path)
     if index is None and len(plans) > 1:

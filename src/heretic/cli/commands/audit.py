@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from heretic.cli.options import check_saved
+from heretic.errors import ExportError
 from heretic.system.display import json_text, safe
+from heretic.system.models import check_model_named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +51,15 @@ def command(
     The exit status is 1 if something is wrong.
     """
     check_saved(folder)
+    from heretic.export.files import REPRODUCTION
+
+    if not (folder / REPRODUCTION).exists():
+        raise ExportError(
+            f"{folder} holds no {REPRODUCTION}, which every model that Heretic saved has.",
+            remedy="`heretic compare` compares any two models.",
+        )
+    if base is not None:
+        check_model_named(base, base_commit)
     from rich.console import Console
 
     from heretic.cli.display.reporter import make_reporter

@@ -59,6 +59,11 @@ def command(
     run = path if path is not None and RunFolder(path).exists else None
     if directions:
         _check_directions(run, options)
+    if run is None and "trial_index" in options.overrides:
+        raise SettingsError(
+            f"--trial-index chooses a trial of a run, and {model} is not a run.",
+            remedy="`heretic runs` lists runs; or leave the option out.",
+        )
     if is_address(model):
         _chat_with_server(model, served_model, api_key_env, options)
         return 0
@@ -119,13 +124,13 @@ def _chat_with_run(path: Path, options: SettingsOptions, console: Console, steer
 
 def _chat_with_model(name: str, options: SettingsOptions, console: Console) -> None:
     """Chat with a model by its Hub id or folder; an adapter is loaded with its base model."""
+    settings = options.load_models(model=name)
     from heretic import pipeline
     from heretic.cli.display.reporter import make_reporter
     from heretic.cli.menu.chat import chat
     from heretic.export.documents.reproduction import found_in_export
     from heretic.runs.manifest import recorded_date
 
-    settings = options.load(model=name)
     with make_reporter(console) as display:
         model = pipeline.load_judged(settings, display)
     model.renderer.date = recorded_date(found_in_export(name)) or model.renderer.date
@@ -142,11 +147,11 @@ def _runs_in_llama(name: str) -> bool:
 
 
 def _chat_with_file(path: Path, options: SettingsOptions, console: Console) -> None:
+    settings = options.load_models(model=str(path))
     from heretic.cli.menu.chat import chat
     from heretic.gguf.llama import LlamaFile
     from heretic.gguf.talk import reply_of
 
-    settings = options.load(model=str(path))
     with LlamaFile(path) as file:
         chat(
             lambda messages: reply_of(file, messages),

@@ -12,6 +12,8 @@ from heretic.cli.options import SettingsCommand, SettingsOptions, settings_optio
 from heretic.errors import ModelError
 from heretic.events import Notice, Reporter
 from heretic.system.display import json_text, safe
+from heretic.system.files import expanded
+from heretic.system.models import check_model_named
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,6 +46,9 @@ def command(
     files, one tensor at a time. The figures that A's card claims are shown beside those measured.
     """
     settings = options.load(model=original, evaluate_model=model)
+    for name, revision in ((model, None), (original, settings.model_commit)):
+        if not expanded(name).is_dir():  # of a folder, weights alone can be compared
+            check_model_named(name, revision)
     return compare(settings, with_scores=scores, as_json=as_json)
 
 

@@ -131,11 +131,11 @@ def _what_next(
 
     index = session.study.front.index(trial)
     run = session.folder.path
-    talk, compare, report, _ = after_saving(destination, session.settings.model, (run, index))
+    whole = (session.settings.export_strategy or DEFAULT_STRATEGY) == "merge"
+    name = session.settings.model
+    *saved, _ = after_saving(destination, name, (run, index), whole=whole)  # it is not uploaded
     steps = (
-        talk,
-        compare,
-        report,
+        *saved,
         ("Save another trial of the front:", ["export", str(run)]),
         ("Search for a better front:", ["demo", "--n-trials", "60"]),
         ("Search for the edit of your own model:", ["MODEL"]),

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @settings_options
 def command(model: str, against: str, as_json: bool, options: SettingsOptions) -> int:
     """Score MODEL against OTHER, its original."""
-    return evaluate(options.load(model=against, evaluate_model=model), as_json=as_json)
+    return evaluate(options.load_models(model=against, evaluate_model=model), as_json=as_json)
 
 
 def evaluate(settings: Settings, *, as_json: bool) -> int:

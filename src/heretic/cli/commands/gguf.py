@@ -8,6 +8,8 @@ import click
 
 from heretic.cli.options import SettingsCommand, SettingsOptions, check_saved, settings_options
 from heretic.cli.signals import outlives_terminal
+from heretic.errors import ExportError
+from heretic.system.models import check_model_named
 
 DEFAULT_TYPES = "q8_0,q4_k_m"
 
@@ -58,12 +60,20 @@ def command(
     LoRA adapter one file is made, which is scored on its unquantised base.
     """
     check_saved(folder)
+    if not any(folder.glob("*.safetensors")):
+        raise ExportError(
+            f"{folder} holds no safetensors files.", remedy="Name the folder of a saved model."
+        )
+    from heretic.gguf.file_types import file_types
+
+    kinds = file_types([types])
+    if against is not None:
+        check_model_named(against, against_commit)
     from rich.console import Console
 
     from heretic.cli.display.gguf import show
     from heretic.cli.display.reporter import make_reporter
     from heretic.cli.display.text import make_console
-    from heretic.gguf.file_types import file_types
     from heretic.pipeline.gguf import make_gguf
     from heretic.pipeline.gguf_adapter import make_gguf_adapter
     from heretic.pipeline.gguf_order import GGUFOrder
@@ -72,7 +82,7 @@ def command(
     from heretic.system.display import json_text
 
     destination = output or beside(folder)
-    order = GGUFOrder(file_types([types]), destination, keep_original)
+    order = GGUFOrder(kinds, destination, keep_original)
     console = make_console()
     with make_reporter(Console(stderr=True) if as_json else console) as display:
         source = gguf_source(

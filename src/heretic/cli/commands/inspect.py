@@ -55,7 +55,7 @@ def command(
 
     Only its configuration is read. With --weights the model is loaded as well, as for a search.
     """
-    settings = options.load(model=model)
+    settings = options.load_models(model=model)
     from heretic.pipeline.described import Device
 
     device = Device.of(settings.dtypes[0], memory)

@@ -15,6 +15,7 @@ from heretic.cli.options import SettingsCommand, SettingsOptions, settings_optio
 from heretic.cli.signals import outlives_terminal
 from heretic.errors import SettingsError
 from heretic.system.display import counted
+from heretic.system.files import check_writable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -146,6 +147,8 @@ def command(
     _check(what, more)
     path = options.searched_run(run)
     page: Path | None = asked["html"]
+    for place in filter(None, (page and page.parent, pictures)):
+        check_writable(place)
     if pictures is not None:
         for module in ("altair", "vl_convert"):
             require(module, extra="report", purpose="Drawing pictures")
@@ -293,7 +296,8 @@ def _tokens(asked: Asked) -> Found:
     if asked.html is not None:
         from heretic.report.page.tokens import tokens_page
 
-        write_atomic(asked.html, tokens_page(texts, Path(manifest.model).name))
+        page = tokens_page(texts, Path(manifest.model).name)
+        write_atomic(asked.html, page, parents=True)
     data = {"layer": layer, "texts": [text.to_dict() for text in texts]}
     return Found(data, tokens_shown(texts, why, asked.screen, asked.html), figures)
 

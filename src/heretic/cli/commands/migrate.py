@@ -38,6 +38,10 @@ def command(file: Path, output: Path | None, overwrite: bool) -> int:
     """
     from heretic.config.migrate import as_toml, migrate
 
+    if file.is_dir():
+        raise SettingsError(
+            f"{file} is a folder.", remedy="Name the file in it, such as its config.toml."
+        )
     if output is not None and output.exists() and not overwrite:
         raise SettingsError(
             f"{output} exists.", remedy="Name another file, or pass --overwrite to replace it."
@@ -53,7 +57,7 @@ def command(file: Path, output: Path | None, overwrite: bool) -> int:
         return 0
     from heretic.system.files import write_atomic
 
-    write_atomic(output, text)
+    write_atomic(output, text, parents=True)
     click.echo(f"Written to {output}.", err=True)
     return 0
 

@@ -47,7 +47,7 @@ def command(
     from heretic.errors import SettingsError
     from heretic.report.page.run import read_run, told_apart
     from heretic.system.display import safe
-    from heretic.system.files import write_atomic
+    from heretic.system.files import check_writable, write_atomic
     from heretic.system.optional import require
 
     for module in ("altair", "vl_convert"):
@@ -60,11 +60,13 @@ def command(
         raise SettingsError(
             "--share is for the page of one run.", remedy="Give one run, or leave out --share."
         )
+    if output is not None:
+        check_writable(output.parent)
     found = told_apart([read_run(options.run_path(run)) for run in dict.fromkeys(runs)])
     several = len(found) > 1
     text = html.page_of_runs(found) if several else html.page_of_run(found[0], share=share)
     path = output or (Path(PAGE) if several else found[0].path / PAGE)
-    write_atomic(path, text)
+    write_atomic(path, text, parents=True)
     click.echo(safe(f"The page is {path}."))
     if pictures is not None:
         figures = figures_of_runs(found) if several else figures_of(found[0])

@@ -8,6 +8,7 @@ import click
 
 from heretic.cli.options import SettingsCommand, SettingsOptions, settings_options
 from heretic.cli.signals import outlives_terminal
+from heretic.errors import ExportError
 
 
 @click.command("reproduce", cls=SettingsCommand)
@@ -25,13 +26,21 @@ def command(file: Path, trust_plugins: bool, options: SettingsOptions) -> int:
     The model is saved in --save-directory, and its weight files are compared with the recorded
     hashes. The exit status is 2 if they differ.
     """
+    from heretic.export.files import REPRODUCTION
+
+    options.refuse_config("reproduce", "all settings are those in the file")
+    place = file / REPRODUCTION if file.is_dir() else file
+    if not place.exists():  # said before the imports that take seconds
+        raise ExportError(
+            f"{place} does not exist.",
+            remedy="Name the folder of a saved model, or its reproduce.json.",
+        )
     from heretic import pipeline
     from heretic.cli.display.next_steps import next_steps
     from heretic.cli.display.reporter import make_reporter
     from heretic.cli.display.text import make_console
     from heretic.export import reproduce
 
-    options.refuse_config("reproduce", "all settings are those in the file")
     overrides = dict(options.overrides)
     default = f"{(file if file.is_dir() else file.absolute().parent).name}-reproduced"
     destination = Path(overrides.pop("save_directory", default))

@@ -15,7 +15,7 @@ from heretic.cli.options import SettingsCommand, SettingsOptions, settings_optio
 def command(model: str | None, options: SettingsOptions) -> int:
     """Search for the edit of MODEL, then save it, upload it, chat with it or run benchmarks."""
     started = perf_counter()
-    settings = options.load(model=model)
+    settings = options.load_models(model=model)
     if settings.evaluate_model:
         from heretic.cli.commands.evaluate import evaluate
 

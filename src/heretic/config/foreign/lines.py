@@ -26,9 +26,10 @@ def title(translation: Translation) -> str:
 
 def counts(translation: Translation) -> str:
     """How many keys were taken, and how many were not."""
-    taken = len(translation.taken)
-    left = len(translation.entries) - taken - len(translation.of("needless"))
-    return f"{taken} of {len(translation.entries)} keys taken, {left} left out"
+    taken, needless = len(translation.taken), len(translation.of("needless"))
+    left = len(translation.entries) - taken - needless
+    rest = f", {needless} not needed" if needless else ""
+    return f"{taken} of {len(translation.entries)} keys taken, {left} left out{rest}"
 
 
 def in_lines(translation: Translation, path: Path) -> tuple[str, ...]:

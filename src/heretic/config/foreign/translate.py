@@ -329,7 +329,11 @@ def _complete(found: _Found) -> None:
     elif "refusal_markers" in found.values and "scorers" not in found.document:
         found.values["scorers"] = by_keywords(found.document)
         found.entries = [
-            replace(entry, text="; ".join(filter(None, (entry.text, _BY_KEYWORDS))))
+            replace(
+                entry,
+                handling="converted",  # what it is may be as it was, but it also sets the scorers
+                text="; ".join(filter(None, (entry.text, _BY_KEYWORDS))),
+            )
             if entry.to == "refusal_markers"
             else entry
             for entry in found.entries
