@@ -43,11 +43,15 @@ def names_beside(base: alt.Chart, rows: Sequence[Row], limit: float, height: int
     for row, lift in zip(named, lifts(places, LINE_HEIGHT, height), strict=True):
         by_lift.setdefault(lift, []).append(row["label"])
     end = f"(datum.x - {left}) / {across} * width + {CELL_WIDTH} * length(datum.names) + 8"
+    # Both sides hold all names, and show some: a layer without a row is warned of in the browser.
     return [
         base.transform_filter(alt.FieldOneOfPredicate(field="label", oneOf=labels))
-        .transform_filter(f"{end} {'>' if align == 'right' else '<='} width")
         .mark_text(align=align, dx=-7 if align == "right" else 7, dy=lift)
-        .encode(text="names:N")
+        .encode(
+            text=alt.condition(
+                f"{end} {'>' if align == 'right' else '<='} width", "names:N", alt.value("")
+            )
+        )
         for lift, labels in by_lift.items()
         for align in ("left", "right")
     ]
