@@ -24,10 +24,10 @@ from heretic.cli.display.tables import (
     plan_table,
     scores_table,
 )
-from heretic.cli.display.text import clip, make_console, memory_text
+from heretic.cli.display.text import make_console, memory_text
 from heretic.events import Event, Notice, SearchFinished, Several, StageFinished, StageStarted
 from heretic.records import LayerWeights, Plan, Score, Trial, front
-from heretic.system.display import bytes_text, safe
+from heretic.system.display import bytes_text, clip, safe
 from heretic.utils import get_trial_parameters
 
 

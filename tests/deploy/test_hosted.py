@@ -45,3 +45,13 @@ def test_its_commands_are_understood():
 def test_a_mistake_would_be_found():
     with pytest.raises(Exception, match="no-such"):
         parse("heretic demo --no-such-option 1")
+
+
+def test_the_report_is_shown_without_a_warning(recwarn: pytest.WarningsRecorder):
+    """IPython warns of a text that begins as a frame does."""
+    shown = pytest.importorskip("IPython.display")
+    [cell] = [cell for cell in CODE if "<iframe" in cell.source]
+    expression = cell.source.strip().splitlines()[-1]
+    found = eval(expression, {"HTML": shown.HTML, "page": "a page"})
+    assert 'sandbox="allow-scripts"' in found.data
+    assert not recwarn.list

@@ -21,6 +21,7 @@ from heretic.records.plan import FittedKernel
 from heretic.records.trial import Score, Trial, front
 from heretic.records.volume import hypervolume
 from heretic.report.page import figures, html, words
+from heretic.report.page.axes import in_lines
 from heretic.report.page.charts import figures_of, figures_of_runs
 from heretic.report.page.pictures import write_pictures
 from heretic.report.page.run import RunData, read_run, told_apart
@@ -285,6 +286,76 @@ def test_the_command_makes_the_run_again(path: Path) -> None:
     assert found[0] == "heretic"
     assert f"--n-trials={run_case.N_TRIALS}" in found
     assert found[-1] == "--seed=7"
+
+
+def bounded(trial: Trial) -> Trial:
+    """The trial as one whose evaluation ended early."""
+    return replace(trial, scores=tuple(replace(score, bound=True) for score in trial.scores))
+
+
+def test_trials_that_ended_early_are_counted(path: Path) -> None:
+    run = read_run(path)
+    assert "ended early" not in dict(words.facts(run))
+    behind = [trial for trial in run.trials if trial not in run.front] or run.trials[-1:]
+    ended = replace(run, trials=tuple(bounded(t) if t in behind else t for t in run.trials))
+    facts = dict(words.facts(ended))
+    assert facts["ended early"] == f"{len(behind)}, since another is better"
+    assert facts["trials"] == f"{len(run.trials)} of {len(run.trials)}"
+    front_ = next(one for one in figures_of(ended) if one.name == "front")
+    assert f"Ended early, since another is better: {len(behind)}." in front_.text
+
+
+def test_a_saved_trial_is_in_the_table_of_the_front(path: Path) -> None:
+    run = read_run(path)
+    saved = run.shown.exports[-1].trial
+    rows = [row[0] for row in words.proposals(run).rows]
+    assert len([row for row in rows if row.startswith(f"trial {saved}")]) == 1
+    others = {number: names for number, names in run.proposed.items() if number != saved}
+    table = words.proposals(replace(run, proposed=others))
+    assert table.rows[-1][0] == f"trial {saved} (saved)"
+    assert all(table.rows[-1][1:])
+    cells = [row[1] for row in words.compared([replace(run, proposed=others)]).rows]
+    assert f"trial {saved} (saved)" in cells
+
+
+def test_versions_that_are_not_known_have_no_section(path: Path) -> None:
+    run = read_run(path)
+    known = replace(run, manifest=replace(run.manifest, versions={"torch": "2.0"}))
+    unknown = replace(run, manifest=replace(run.manifest, versions={}))
+    assert 'id="versions"' in html.page_of_run(known)
+    assert "Versions" not in "".join(read(html.page_of_run(unknown)).text)
+
+
+def test_layers_are_named_by_whole_numbers(path: Path) -> None:
+    """Of a few layers, the library's own choice names halves too."""
+    found = {one.name: one.spec for one in figures_of(read_run(path))}
+    for name in ("sizes", "separation", "cosines", "norms"):
+        axis = found[name]["encoding"]["x"]["axis"]
+        assert axis["values"] == [0, 1, 2] or axis["values"] == [1, 2]
+        assert axis["format"] == "d"
+
+
+def test_a_long_name_goes_on_in_another_line(path: Path) -> None:
+    stages = [{"stage": "Scoring the chosen trial on replies of up to 8 tokens", "seconds": 1.0}]
+    [row], height = in_lines(stages, "stage")
+    assert row["lines"].replace("\n", " ") == stages[0]["stage"]
+    assert max(map(len, row["lines"].split("\n"))) <= 30
+    assert height >= 14 * len(row["lines"].split("\n"))
+    time = next(one.spec for one in figures_of(read_run(path)) if one.name == "time")
+    assert time["encoding"]["y"]["field"] == "lines"
+    assert "split" in time["encoding"]["y"]["axis"]["labelExpr"]
+
+
+def test_names_in_the_front_are_drawn_once_each(path: Path) -> None:
+    run = read_run(path)
+    spec = next(one.spec for one in figures_of(run) if one.name == "front")
+    marks = [one for one in spec["layer"] if one["mark"]["type"] == "text"]
+    named = {row["label"] for row in figures.front_rows(run) if row["names"]}
+    for align in ("left", "right"):
+        kept = [
+            one["transform"][0]["filter"]["oneOf"] for one in marks if one["mark"]["align"] == align
+        ]
+        assert sorted(label for labels in kept for label in labels) == sorted(named)
 
 
 def test_runs_are_compared(path: Path, tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ def make_run(path: Path) -> Path:
             folder.require_manifest(),
             model=f"/home/somebody/{HOSTILE}",
             settings=settings,
+            versions={"torch": "2.0"},
             found={
                 **run_case.MANIFEST.found,
                 "layers": 3,

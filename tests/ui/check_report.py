@@ -7,10 +7,12 @@ request may leave the page.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import Browser, Page
 from tests.support import page_case
 
@@ -77,6 +79,25 @@ def test_the_page_in_a_browser(browser: Browser, page_path: Path, theme: str, wi
         if found["impact"] in ("serious", "critical")
     ]
     assert serious == []
+    page.context.close()
+
+
+def test_a_wide_table_shows_that_it_goes_on(browser: Browser, page_path: Path) -> None:
+    """A shade at its side, which what moves with the table covers where nothing follows."""
+    page = opened(browser, page_path, "light", 400).page
+    table = page.locator("#replies .scroll").first
+    table.evaluate("element => element.querySelector('table').style.minWidth = '60rem'")
+
+    def right() -> int:
+        """How dark the right edge is, below the text of the first line."""
+        content = table.screenshot(animations="disabled")
+        with Image.open(BytesIO(content)) as picture:
+            edge = picture.convert("L").crop((picture.width - 2, 2, picture.width - 1, 4))
+            return min(edge.tobytes())
+
+    assert right() < 235
+    table.evaluate("element => element.scrollLeft = element.scrollWidth")
+    assert right() > 250
     page.context.close()
 
 

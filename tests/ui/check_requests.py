@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, FilePayload, Locator, expect
-from tests.support import hub_server, page_case, ui_case, ui_pictures
+from tests.support import convertible, hub_server, page_case, ui_case, ui_pictures
 from tests.support.ui_server import serving
-from tests.support.ui_tab import Tab, begin, tab
+from tests.support.ui_tab import PATIENCE, Tab, begin, tab
 
 from heretic.runs.folder import RunFolder
+from heretic.system.display import bytes_text
 from heretic.ui.uploads import FOLDER
 
 pytestmark = pytest.mark.timeout(900)
@@ -98,6 +99,40 @@ def test_an_upload_is_refused_without_a_login_and_private_with_one(
             found.check(1400)
             found.page.context.close()
         assert hub.repositories["tester/edited"].private
+
+
+def test_gguf_files_are_made_and_told(browser: Browser, tmp_path: Path) -> None:
+    model = ui_case.make_folder(tmp_path, n_trials=1)
+    convertible.folder(model)
+    with serving(tmp_path, tmp_path / "runs") as server:
+        found = tab(browser, server)
+        page = found.page
+        begin(found, server, model)
+        expect(page.get_by_text("The model is loaded.")).to_be_visible()
+        found.button("Save").click()
+        page.get_by_label("New folder").fill(str(tmp_path / "saved"))
+        types = page.get_by_label("Types")
+        expect(types).to_be_hidden()
+        page.get_by_role("radio", name="GGUF files").click()
+        types.fill("none_such")
+        found.button("Save").last.click()
+        expect(page.locator(".card", has_text="none_such")).to_be_visible()  # the worker knows
+        found.button("Save").click()
+        page.get_by_label("New folder").fill(str(tmp_path / "saved"))
+        page.get_by_role("radio", name="GGUF files").click()
+        types.fill("f16")
+        found.check(1400, dialog=True)
+        found.button("Save").last.click()
+        card = page.locator(".card", has_text=f"Saved in {tmp_path / 'saved'}")
+        expect(card).to_contain_text(
+            "For llama.cpp, in ", timeout=5 * PATIENCE
+        )  # converter, checks
+        (file,) = (tmp_path / "saved-gguf").glob("*.gguf")
+        expect(card).to_contain_text(f"{file.name} ({bytes_text(file.stat().st_size)})")
+        expect(card.get_by_role("columnheader", name="F16")).to_be_visible()
+        expect(card.get_by_role("rowheader", name="kl_divergence")).to_be_visible()
+        found.check(1400)
+        page.context.close()
 
 
 def uploaded(found: Tab, repository: str) -> None:

@@ -159,6 +159,11 @@ def test_the_whole_job(browser: Browser, tmp_path: Path) -> None:
 
         found.button("Sample replies").click()
         expect(page.locator(".card .reply").first).to_be_visible()
+        said, scores = page.locator(".card").nth(1), page.get_by_text("Scores, with 95% intervals")
+        places = said.bounding_box(), scores.bounding_box()
+        assert places[0] is not None
+        assert places[1] is not None
+        assert places[0]["y"] < places[1]["y"]  # where it was asked for, above what was known
         found.button("Score again").click()
         page.get_by_label("First prompts of each set").fill("2")
         found.button("Score").click()
@@ -385,6 +390,60 @@ def test_wrong_inputs_say_what_to_do(browser: Browser, shown: Server) -> None:
     expect(alert).to_contain_text("are no TOML")
     found.check(400)
     page.context.close()
+
+
+def test_what_went_wrong_is_in_sight_wherever_the_button_stands(
+    browser: Browser, shown: Server
+) -> None:
+    found = tab(browser, shown, 400)
+    page = found.page
+    page.goto(shown.opened("/new"))
+    page.get_by_role("radio", name="A folder").click()
+    page.get_by_text("Own prompt sets").click()
+    expect(page.get_by_label(re.compile("trigger it.*: rows"))).to_be_visible()
+    start = found.button("Start the search")
+    start.scroll_into_view_if_needed()
+    assert page.evaluate("window.scrollY") > 400
+    start.click()
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("Choose the model's folder")
+    expect(alert).to_be_in_viewport(ratio=1)
+    box, bar = alert.bounding_box(), page.locator("header").bounding_box()
+    assert box is not None
+    assert bar is not None
+    assert box["y"] >= bar["y"] + bar["height"]  # not below the bar
+    found.check(400)
+    page.context.close()
+
+
+def test_names_that_are_not_utf8(browser: Browser, tmp_path: Path) -> None:
+    """No address and no field can hold them as they are."""
+    odd = os.fsdecode(b"caf\xe9-0123456789ab")
+    page_case.make_run(tmp_path / "runs" / odd)
+    (tmp_path / "models" / odd).mkdir(parents=True)
+    with serving(tmp_path, tmp_path / "runs") as server:
+        found = tab(browser, server, 400)
+        page = found.page
+        page.goto(server.opened("/"))
+        expect(page.get_by_text("caf\ufffd-0123456789ab")).to_be_visible()
+        page.get_by_role("link", name="onerror").click()
+        expect(page.get_by_role("heading", name="What it edits")).to_be_visible()
+        expect(page).to_have_url(re.compile("/run/caf~e9-0123456789ab"))
+        page.locator("table button.link").first.click()
+        found.button("Report").click()
+        page.wait_for_url("**/report/**")
+        expect(page.frame_locator("iframe.report").get_by_text("The front").first).to_be_visible()
+        found.check(400)
+        page.goto(f"{server.base}/new")
+        page.get_by_role("radio", name="A folder").click()
+        page.get_by_role("button", name="Browse").first.click()
+        found.button(f"{tmp_path}/").click()
+        found.button("models/").click()
+        found.button("caf\ufffd-0123456789ab/").click()
+        found.button("Choose this folder").click()
+        expect(page.get_by_role("dialog").get_by_role("alert")).to_contain_text("not UTF-8")
+        found.check(400, dialog=True)
+        page.context.close()
 
 
 def test_a_folder_can_be_picked_below_the_working_folder_alone(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -18,6 +20,7 @@ from heretic.ui.pages.parts import work_of
 from heretic.ui.pages.run import controls_of
 from heretic.ui.places import Places
 from heretic.ui.site import Site
+from heretic.ui.views import run_rows
 from heretic.ui.watch import Watch
 from heretic.worker.protocol import State
 
@@ -86,3 +89,29 @@ def test_the_list_reads_a_run_once(site: Site, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(RunFolder, "read_trials", None)  # whoever called it would fail
     assert list(asyncio.run(site.listed())) == [first]
     assert first.note is None
+
+
+def test_a_run_that_is_loaded_here_is_not_called_running(site: Site) -> None:
+    """Its folder is in use, which is all that the folder tells."""
+
+    def states() -> dict[str, str]:
+        runs = asyncio.run(site.listed())
+        return {row.name: row.state for row in run_rows(runs, site.own_states(runs))}
+
+    with RunFolder(site.runs / RUN).lock():
+        assert states() == {RUN: "running"}
+        for own in (State(state="ready"), State(state="paused"), State(state="searching")):
+            site.job.state = own
+            assert states() == {RUN: "loaded" if own.state == "ready" else own.state}
+        site.job.run = None
+        assert states() == {RUN: "running"}
+
+
+def test_a_name_that_is_not_utf8_has_an_address(tmp_path: Path) -> None:
+    path = page_case.make_run(tmp_path / "night" / os.fsdecode(b"caf\xe9-0123456789ab"))
+    site = Site(tmp_path, Places.of([tmp_path]), Job(tmp_path, tmp_path))
+    (row,) = run_rows(asyncio.run(site.listed()))
+    assert row.key == "night:caf~e9-0123456789ab"
+    assert quote(row.key).isascii()
+    assert site.path_of(row.key) == path
+    assert site.key_of(path.resolve()) == row.key

@@ -11,7 +11,7 @@ from heretic import prompts
 from heretic.config.tables import DatasetSpecification
 from heretic.errors import PromptError
 from heretic.runs.listing import run_folders
-from heretic.ui.uploads import FOLDER, MOST_BYTES, SHOWN_CHARACTERS, keep, shortened
+from heretic.ui.uploads import FOLDER, MOST_BYTES, SHOWN_CHARACTERS, keep
 
 TWO = {
     "a.txt": b"One?\n\nTwo?\n",
@@ -40,10 +40,11 @@ def test_where_several_columns_could_be_meant_none_is_taken(tmp_path: Path) -> N
 def test_of_a_long_prompt_only_the_beginning_is_shown(tmp_path: Path) -> None:
     text = "x" * MOST_BYTES
     found = keep(tmp_path, "a.txt", text.encode())
-    assert found.first == ("x" * (SHOWN_CHARACTERS - 3) + "...",)
+    assert found.first == ("x" * (SHOWN_CHARACTERS - 1) + "…",)
     (read,) = prompts.load(DatasetSpecification(dataset=str(found.path)))
     assert read.user == text
-    assert shortened("x" * SHOWN_CHARACTERS) == "x" * SHOWN_CHARACTERS
+    whole = keep(tmp_path, "b.txt", b"x" * SHOWN_CHARACTERS)
+    assert whole.first == ("x" * SHOWN_CHARACTERS,)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_of_a_long_prompt_only_the_beginning_is_shown(tmp_path: Path) -> None:
         ("a.jsonl", b'{"text": "One?"}\n{', "line 2"),
         ("a.jsonl", b'{"text": 1}\n', "holds int, not text"),
         ("a.csv", b"text\nOne?,2,3\n", "cells"),
-        ("a.txt", b"x" * (MOST_BYTES + 1), "larger than 4 MiB"),
+        ("a.txt", b"x" * (MOST_BYTES + 1), "larger than 4 MB"),
     ],
 )
 def test_what_is_wrong_is_said_and_not_kept(

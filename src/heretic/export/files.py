@@ -13,6 +13,7 @@ from typing import Any
 from heretic.errors import ExportError
 from heretic.export.staging import contents, prove, recover, resolved
 from heretic.system import documents
+from heretic.system.display import bytes_text
 from heretic.system.files import existing_parent, expanded, write_atomic
 
 PARAMETERS = "abliteration_params.json"
@@ -145,14 +146,10 @@ def check_disk(destination: Path, needed: int, remedy: str = LESS_ROOM) -> None:
     free = shutil.disk_usage(existing_parent(resolved(destination))).free
     if free < needed + DISK_MARGIN:
         raise ExportError(
-            f"Saving to {destination} needs about {_gigabytes(needed + DISK_MARGIN)}, and "
-            f"only {_gigabytes(free)} are free there.",
+            f"Saving to {destination} needs about {bytes_text(needed + DISK_MARGIN)}, and "
+            f"only {bytes_text(free)} are free there.",
             remedy=remedy,
         )
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"
 
 
 def is_ours(folder: Path) -> bool:

@@ -27,9 +27,9 @@ from heretic.export.files import (
     write_text,
 )
 from heretic.gguf.modelfile import MODELFILE
-from heretic.gguf.results import RESULTS, Made, Results, fallback_text, megabytes
+from heretic.gguf.results import RESULTS, Made, Results, fallback_text
 from heretic.records.trial import words_of
-from heretic.system.display import safe
+from heretic.system.display import bytes_text, safe
 
 OF_TRANSFORMERS = "How to use it"
 """Section of a card that holds for the folder in safetensors only."""
@@ -168,7 +168,7 @@ def remarks(results: Results) -> list[str]:
 
 
 def _row(made: Made) -> list[str]:
-    return [f"`{made.file}`", made.kind, megabytes(made.size), *_figures(made)]
+    return [f"`{made.file}`", made.kind, bytes_text(made.size), *_figures(made)]
 
 
 def _figures(made: Made) -> list[str]:

@@ -176,8 +176,3 @@ def fallback_text(made: Made) -> str:
     """Which matrices have another type, in words; empty if none has."""
     parts = [f"{count} {kind.lower()}" for kind, count in sorted(made.fallbacks.items())]
     return ", ".join(parts)
-
-
-def megabytes(size: int) -> str:
-    """A size for people, in MB or GB."""
-    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -56,6 +56,7 @@ from heretic.prompts import PromptSets
 from heretic.scorers import Outputs, PromptSet, Scorer, load_scorers
 from heretic.scorers.kl_divergence import KLDivergence, kl_divergence
 from heretic.scorers.refusal import RefusalDetector
+from heretic.system.display import bytes_text
 
 if TYPE_CHECKING:
     from heretic.pipeline.run import Session
@@ -301,7 +302,7 @@ class GGUFJob:
             folder, self.work, trusted=self.source.settings.trust_remote_code
         ) as copy:
             convert_model(copy, path, kind.name)
-        self.reporter.emit(StageFinished(f"{path.stat().st_size / 1e6:.0f} MB"))
+        self.reporter.emit(StageFinished(bytes_text(path.stat().st_size)))
         return path, kind
 
     def _base(self, path: Path, kind: FileType, importance: Importance) -> _Base:

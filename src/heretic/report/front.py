@@ -11,6 +11,7 @@ from heretic.errors import HereticError
 from heretic.records.selection import names_by_row
 from heretic.records.trial import Score, Trial, front, words_of
 from heretic.report.drawing import new_figure, save_figure
+from heretic.report.labels import Named, lifts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +22,9 @@ AXIS_LABELS = {
 }
 NEAR_EDGE = 0.85
 """Part of the horizontal axis beyond which a name would leave the picture."""
+
+CELL_WIDTH, LINE_HEIGHT = 4.5, 9
+"""Points of a name's text."""
 
 PLAIN, FRONT, CHOSEN, ORIGINAL = "#b4bac4", "#0b5cad", "#d1495b", "#333333"
 
@@ -130,15 +134,12 @@ def draw_front(data: FrontData, path: Path, *, title: str = "") -> Path:
     xs, ys = _columns(data.front)
     axes.plot(xs, ys, drawstyle="steps-post", color=FRONT, alpha=0.45, linewidth=1.4, zorder=3)
     axes.scatter(xs, ys, s=34, color=FRONT, linewidths=0, zorder=4, label="front")
-    for point in data.front:
-        if point.trial in data.names:
-            at_edge = point.x > NEAR_EDGE * data.x_limit
-            _name(axes, point, data.names[point.trial], "right" if at_edge else "left")
     if data.original is not None:
         _mark_original(axes, data.original)
     if data.chosen is not None:
         _mark_chosen(axes, data.chosen)
     _dress(axes, data, title)
+    _name_points(axes, data)
     # The legend goes below the axes, where it covers no trial.
     figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9)
     return save_figure(figure, path)
@@ -175,12 +176,29 @@ def _columns(points: Iterable[Point]) -> tuple[list[float], list[float]]:
     return [point.x for point in listed], [point.y for point in listed]
 
 
-def _name(axes: Axes, point: Point, name: str, align: Literal["left", "right"]) -> None:
-    """Write a trial's name above it, on the side where the front is not."""
+def _name_points(axes: Axes, data: FrontData) -> None:
+    """Write names beside the front's trials, none upon another."""
+    points = [point for point in data.front if point.trial in data.names]
+    scale = 72 / axes.figure.dpi  # to points, in which texts are measured
+    places = axes.transData.transform([(point.x, point.y) for point in points] or [(0, 0)]) * scale
+    top, height = axes.bbox.y1 * scale, axes.bbox.height * scale
+    named = [
+        Named(x, top - y, CELL_WIDTH * len(data.names[point.trial]))
+        for point, (x, y) in zip(points, places, strict=False)
+    ]
+    for point, lift in zip(points, lifts(named, LINE_HEIGHT, height), strict=True):
+        at_edge = point.x > NEAR_EDGE * data.x_limit
+        _name(axes, point, data.names[point.trial], "right" if at_edge else "left", -lift)
+
+
+def _name(
+    axes: Axes, point: Point, name: str, align: Literal["left", "right"], above: float
+) -> None:
+    """Write a trial's name on the side where the front is not."""
     axes.annotate(
         name,
         (point.x, point.y),
-        xytext=(5, 5),
+        xytext=(5, above),
         ha=align,
         textcoords="offset points",
         fontsize=8,

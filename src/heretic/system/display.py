@@ -40,6 +40,21 @@ def safe_line(text: str) -> str:
     return " ".join(safe(text).split())
 
 
+def clip(text: str, limit: int) -> str:
+    """`text` made safe and cut to at most `limit` characters, with an ellipsis if cut."""
+    text = safe(text).strip()
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def clip_middle(text: str, limit: int) -> str:
+    """As `clip`, but cut in the middle: of a name both ends tell it from others."""
+    text = safe(text).strip()
+    if len(text) <= limit:
+        return text
+    left = (limit - 1) // 2
+    return f"{text[:left]}…{text[len(text) - (limit - 1 - left) :]}"
+
+
 def count_of(done: int, total: int | None) -> str:
     """A count with what was asked for, `3 of 14`; without it where that is unknown or exceeded."""
     return str(done) if total is None or done > total else f"{done} of {total}"

@@ -15,10 +15,11 @@ from heretic.errors import HereticError, RunError
 from heretic.runs.listing import Known, RunSummary, all_run_folders, list_runs, name_of
 from heretic.system.display import safe
 from heretic.ui.job import Job
+from heretic.ui.keys import key_of
 from heretic.ui.places import Places
 from heretic.ui.reports import Reports
 from heretic.ui.uploads import USUAL
-from heretic.ui.views import FrontView, front_of, key_of, stage_text
+from heretic.ui.views import FrontView, front_of, stage_text
 from heretic.ui.watch import Watch, Watches
 
 LIST_SECONDS = 2.0
@@ -134,6 +135,15 @@ class Site:
             return watch.state
         state = self.job.state.state
         return "loading" if self.job.opening else "loaded" if state == "ready" else state
+
+    def own_states(self, runs: Sequence[RunSummary]) -> dict[Path, str]:
+        """What the run of this page's worker is doing: its folder tells only that it is in use."""
+        run = self.job.run
+        if run is None:
+            return {}
+        watch = self.watches.of(run)
+        paths = (one.path for one in runs if Path(os.path.realpath(one.path)) == run)
+        return {path: self.state_of(watch) for path in paths if self.is_ours(watch)}
 
     async def close(self) -> None:
         """End the worker after its batch, and delete reports."""

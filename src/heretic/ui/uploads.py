@@ -11,6 +11,7 @@ from heretic.config.tables import DatasetSpecification
 from heretic.errors import PromptError, RunError
 from heretic.prompts.files import read_file
 from heretic.prompts.places import read_texts
+from heretic.system.display import bytes_text, clip
 from heretic.system.files import cannot_write, write_atomic
 
 FOLDER = "uploaded-prompts"
@@ -19,7 +20,7 @@ FOLDER = "uploaded-prompts"
 FORMATS = (".txt", ".csv", ".tsv", ".json", ".jsonl")
 """Those of the loader that are text."""
 
-MOST_BYTES = 4 * 2**20
+MOST_BYTES = 4_000_000
 SHOWN = 3
 SHOWN_CHARACTERS = 500
 """Of a prompt: the whole of a file may stand in one line."""
@@ -65,7 +66,7 @@ def keep(runs: Path, name: str, content: bytes) -> Uploaded:
         )
     if len(content) > MOST_BYTES:
         raise PromptError(
-            f"{name} is larger than {MOST_BYTES // 2**20} MiB.",
+            f"{name} is larger than {bytes_text(MOST_BYTES)}.",
             remedy="Put it into a folder that this page shows, and choose it by Browse.",
         )
     folder = runs / FOLDER
@@ -85,13 +86,6 @@ def keep(runs: Path, name: str, content: bytes) -> Uploaded:
         raise PromptError(told, remedy=error.remedy) from error
 
 
-def shortened(prompt: str) -> str:
-    """A prompt as it is shown, with at most `SHOWN_CHARACTERS` characters."""
-    if len(prompt) <= SHOWN_CHARACTERS:
-        return prompt
-    return f"{prompt[: SHOWN_CHARACTERS - 3]}..."
-
-
 def _plain(name: str) -> str:
     """The name of a file without its ending, with harmless characters alone."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(name).stem).strip("-")[:40] or "prompts"
@@ -104,4 +98,5 @@ def _checked(name: str, path: Path) -> Uploaded:
     if column is None:
         return Uploaded(name, path, columns, None, len(rows), ())
     texts = [text for text, _ in read_texts(DatasetSpecification(dataset=str(path), column=column))]
-    return Uploaded(name, path, columns, column, len(texts), tuple(map(shortened, texts[:SHOWN])))
+    first = tuple(clip(text, SHOWN_CHARACTERS) for text in texts[:SHOWN])
+    return Uploaded(name, path, columns, column, len(texts), first)

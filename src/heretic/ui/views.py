@@ -18,6 +18,7 @@ from heretic.runs.listing import RunSummary, target_of
 from heretic.runs.shown import ORIGINAL
 from heretic.system.display import format_duration, safe
 from heretic.system.hub import is_local
+from heretic.ui.keys import key_of
 from heretic.ui.watch import Stage, Watch
 
 MOST_ROWS = 25
@@ -155,14 +156,21 @@ class TrialView:
     seconds: float
 
 
-def run_rows(runs: Iterable[RunSummary]) -> tuple[RunRow, ...]:
-    """The list of runs."""
+def run_rows(
+    runs: Iterable[RunSummary], states: Mapping[Path, str] | None = None
+) -> tuple[RunRow, ...]:
+    """The list of runs.
+
+    Args:
+        states: What is known better than their folders tell.
+    """
+    states = states or {}
     return tuple(
         RunRow(
             key=key_of(run.name),
             name=safe(run.name),
             model=safe(short_model(run.model)),
-            state=run.state,
+            state=states.get(run.path, run.state),
             trials=f"{run.completed} of {run.n_trials}" if run.n_trials else str(run.completed),
             failed=str(run.failed),
             front=str(run.front),
@@ -171,11 +179,6 @@ def run_rows(runs: Iterable[RunSummary]) -> tuple[RunRow, ...]:
         )
         for run in runs
     )
-
-
-def key_of(name: str) -> str:
-    """A run's name as part of an address, which has no slashes; few folders have colons."""
-    return name.replace("/", ":")
 
 
 def short_model(model: str) -> str:

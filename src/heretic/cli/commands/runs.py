@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from heretic.cli.options import SettingsOptions, config_option
-from heretic.system.display import json_text, safe
+from heretic.system.display import clip_middle, json_text, safe
 from heretic.system.hub import display_name
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _print(runs: Sequence[RunSummary]) -> None:
     """Two lines for each run: its figures, and its folder, which is never cut."""
     from rich.text import Text
 
-    from heretic.cli.display.text import clip_middle, make_console
+    from heretic.cli.display.text import make_console
     from heretic.runs.listing import numbers
     from heretic.system.display import count_of
 

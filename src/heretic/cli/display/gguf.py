@@ -13,8 +13,8 @@ from rich.text import Text
 from heretic.cli.display.tables import Replies, before_after_table
 from heretic.cli.display.text import text_cells, title
 from heretic.gguf.documents import divergence_text, remarks
-from heretic.gguf.results import Made, Results, megabytes
-from heretic.system.display import safe
+from heretic.gguf.results import Made, Results
+from heretic.system.display import bytes_text, safe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +67,7 @@ def files_table(results: Results, destination: Path) -> Table:
     if unquantised.kind not in {made.kind for made in results.files}:
         table.add_row(*text_cells(f"{unquantised.kind}, as saved", "", *_figures(unquantised)))
     for made in results.files:
-        table.add_row(*text_cells(made.kind, megabytes(made.size), *_figures(made)))
+        table.add_row(*text_cells(made.kind, bytes_text(made.size), *_figures(made)))
     return table
 
 

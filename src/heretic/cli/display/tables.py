@@ -13,14 +13,14 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from heretic.cli.display.text import clip, consecutive, longest_word, text_cells, title
+from heretic.cli.display.text import consecutive, longest_word, text_cells, title
 from heretic.harness.results import PairedMetric, how_compared
 from heretic.records.categories import CategoryTable
 from heretic.records.plan import FittedKernel, Plan
 from heretic.records.selection import names_by_row, row_within
 from heretic.records.statistics import difference_text, indistinguishable, paired
 from heretic.records.trial import Score, Trial, ends_text
-from heretic.system.display import safe
+from heretic.system.display import clip, safe
 
 ORIGINAL = "original"
 

@@ -55,21 +55,6 @@ def is_interactive() -> bool:
     return terminal and somebody_is_there()
 
 
-def clip(text: str, limit: int) -> str:
-    """`text` made safe and cut to at most `limit` characters, with an ellipsis if cut."""
-    text = safe(text).strip()
-    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
-
-
-def clip_middle(text: str, limit: int) -> str:
-    """As `clip`, but cut in the middle: of a name both ends tell it from others."""
-    text = safe(text).strip()
-    if len(text) <= limit:
-        return text
-    left = (limit - 1) // 2
-    return f"{text[:left]}…{text[len(text) - (limit - 1 - left) :]}"
-
-
 def title(name: str) -> str:
     """A score's or stage's name as people read it: `kl_divergence` -> `KL divergence`."""
     return words_of(safe(name))

@@ -11,6 +11,7 @@ import altair as alt
 from heretic.records.trial import words_of
 from heretic.report.front import AXIS_LABELS
 from heretic.report.page import figures
+from heretic.report.page.axes import in_lines, names_beside, rows_axis, whole_numbers
 from heretic.report.page.run import RunData
 from heretic.system.display import counted
 
@@ -39,8 +40,7 @@ SERIES = (BLUE, RED, GREEN, ORANGE, VIOLET, GREY)
 LEGEND_CELLS = 46
 """Characters of a legend's line that fit a chart on a telephone."""
 
-HEIGHT = 260
-ROW_HEIGHT = 22
+HEIGHT, FRONT_HEIGHT = 260, 340
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +144,12 @@ def _front(run: RunData) -> Figure | None:
     points = base.mark_point(filled=True, size=70, opacity=0.9).encode(
         color=roles, shape=shapes, tooltip=tip
     )
-    names = base.transform_filter("datum.names != ''").mark_text(align="left", dx=7, dy=-8)
     spans = _spans(base, rows, scale)
     told = " Bars are 95% intervals, with the prompts as a random sample." if spans else ""
-    chart = alt.layer(*spans, line, points, names.encode(text="names:N"))
+    chart = alt.layer(*spans, line, points, *names_beside(base, rows, data.x_limit, FRONT_HEIGHT))
     hidden = f" Not shown, far to the right: {data.hidden}." if data.hidden else ""
+    ended = sum(trial.state == "complete" and trial.pruned for trial in run.trials)
+    hidden += f" Ended early, since another is better: {ended}." if ended else ""
     return Figure(
         "front",
         "Trials",
@@ -156,7 +157,7 @@ def _front(run: RunData) -> Figure | None:
         f"({_better(run, data.x_name)}), {words_of(data.y_name)} upward "
         f"({_better(run, data.y_name)}). "
         f"No trial is better in both than one on the front.{told}{hidden}",
-        spec_of(chart, 340),
+        spec_of(chart, FRONT_HEIGHT),
     )
 
 
@@ -234,7 +235,7 @@ def _growth(runs: Sequence[RunData]) -> list[Figure]:
     )
     found = []
     for name, data, x, title in (
-        ("growth", rows, "trials", "complete trials"),
+        ("growth", rows, "trials", "trials that were scored to the end"),
         ("growth-time", timed, "minutes", "minutes of commands, menus included"),
     ):
         if len(data) < 2:
@@ -246,7 +247,7 @@ def _growth(runs: Sequence[RunData]) -> list[Figure]:
             alt.Chart(data_of(shown))
             .mark_line(interpolate="step-after", point=alt.OverlayMarkDef(size=24))
             .encode(
-                x=alt.X(f"{x}:Q", title=title, axis=alt.Axis(tickMinStep=1)),
+                x=alt.X(f"{x}:Q", title=title, axis=whole_numbers(x, shown)),
                 y=alt.Y("volume:Q", title="hypervolume", scale=alt.Scale(zero=False)),
                 color=_series("run", rows) if len(runs) > 1 else alt.value(BLUE),
                 tooltip=[
@@ -269,8 +270,8 @@ def _maps(run: RunData) -> list[Figure]:
     those = "trials of the front" if value == figures.WEIGHT else "proposed and saved trials"
     found = []
     for component in sorted({row["component"] for row in rows}):
-        some = [row for row in rows if row["component"] == component]
-        trials = list(dict.fromkeys(row["trial"] for row in some))
+        some, height = in_lines([row for row in rows if row["component"] == component], "trial")
+        trials = list(dict.fromkeys(row["lines"] for row in some))
         negative = min(row["value"] for row in some) < 0
         most = max(abs(row["value"]) for row in some)
         # As strong a colour for as large a weight, on both sides of zero.
@@ -284,7 +285,7 @@ def _maps(run: RunData) -> list[Figure]:
             .mark_rect()
             .encode(
                 x=alt.X("layer:O", title="layer", axis=alt.Axis(labelOverlap=True, labelAngle=0)),
-                y=alt.Y("trial:N", title=None, sort=trials, axis=alt.Axis(labelLimit=170)),
+                y=rows_axis(trials),
                 color=alt.Color("value:Q", title=value, scale=scale),
                 tooltip=[
                     alt.Tooltip("trial:N"),
@@ -298,7 +299,7 @@ def _maps(run: RunData) -> list[Figure]:
                 f"map-{component}",
                 f"Trials over layers: {component}",
                 f"Rows are {those}, columns are layers; colour is the {value}.{more}",
-                spec_of(chart, max(80, ROW_HEIGHT * len(trials))),
+                spec_of(chart, max(80, height * len(trials))),
             )
         )
     return found
@@ -316,7 +317,7 @@ def _sizes(run: RunData) -> list[Figure]:
         alt.Chart(data_of(rows))
         .mark_line(point=True)
         .encode(
-            x=alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1)),
+            x=alt.X("layer:Q", title="layer", axis=whole_numbers("layer", rows)),
             y=alt.Y("value:Q", title="|dW| / |W|"),
             color=_series("component", rows),
             tooltip=[
@@ -343,7 +344,7 @@ def _lines(
         alt.Chart(data_of(rows))
         .mark_line(point=alt.OverlayMarkDef(size=20))
         .encode(
-            x=alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1)),
+            x=alt.X("layer:Q", title="layer", axis=whole_numbers("layer", rows)),
             y=alt.Y(
                 "value:Q",
                 title=None,
@@ -361,16 +362,15 @@ def _lines(
 
 
 def _times(run: RunData) -> Figure | None:
-    rows = figures.time_rows(run)
+    rows, height = in_lines(figures.time_rows(run), "stage")
     if not rows:
         return None
-    order = [row["stage"] for row in rows]
     chart = (
         alt.Chart(data_of(rows))
         .mark_bar(color=BLUE)
         .encode(
             x=alt.X("seconds:Q", title="seconds"),
-            y=alt.Y("stage:N", title=None, sort=order, axis=alt.Axis(labelLimit=220)),
+            y=rows_axis([row["lines"] for row in rows]),
             tooltip=[
                 alt.Tooltip("stage:N"),
                 alt.Tooltip("seconds:Q", format=".1f"),
@@ -379,4 +379,4 @@ def _times(run: RunData) -> Figure | None:
         )
     )
     told = "Seconds by stage; the search is what no stage within it took."
-    return Figure("time", "Where the time went", told, spec_of(chart, ROW_HEIGHT * len(rows)))
+    return Figure("time", "Where the time went", told, spec_of(chart, height * len(rows)))

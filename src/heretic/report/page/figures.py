@@ -12,6 +12,7 @@ from heretic.records.volume import MARGIN, hypervolume
 from heretic.report.front import FrontData, front_data
 from heretic.report.page.run import RunData
 from heretic.runs.events import BEFORE, stage_times, trial_times
+from heretic.system.display import counted
 
 Row = dict[str, Any]
 Point = tuple[float, ...]
@@ -206,7 +207,7 @@ def time_rows(run: RunData) -> list[Row]:
     if rest:
         total = sum(row["seconds"] for row in rest)
         count = sum(row["times"] for row in rest)
-        named = {"stage": f"{len(rest)} shorter stages", "seconds": total, "times": count}
+        named = {"stage": counted(len(rest), "shorter stage"), "seconds": total, "times": count}
         rows = [*rows[:MOST_STAGES], named]
     return rows
 

@@ -57,7 +57,8 @@ class Section:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to show."""
-        filled = (self.facts, self.tables, self.notes, self.code, self.figures, self.exchanges)
+        rows = [found for _, found in self.tables if found.rows]
+        filled = (self.facts, rows, self.notes, self.code, self.figures, self.exchanges)
         return not any(filled)
 
 

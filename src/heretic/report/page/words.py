@@ -100,12 +100,14 @@ def facts(run: RunData) -> list[tuple[str, str]]:
     """What a run is and how far it has come."""
     complete = sum(trial.state == "complete" for trial in run.trials)
     failed = len(run.trials) - complete
+    ended = sum(trial.state == "complete" and trial.pruned for trial in run.trials)
     target = target_of(run.manifest)
     found = run.manifest.found
     times = work_times(run.events)
     rows = [
         ("state", run.state),
         ("trials", f"{complete} of {target}" if target else str(complete)),
+        ("ended early", f"{ended}, since another is better" if ended else ""),
         ("failed", str(failed) if failed else ""),
         ("search", str(found.get("search", ""))),
         ("seed", str(run.manifest.seed)),
@@ -119,7 +121,7 @@ def facts(run: RunData) -> list[tuple[str, str]]:
 
 
 def proposals(run: RunData) -> Table:
-    """The original and the trials that the front proposes, with intervals."""
+    """The original, the trials that the front proposes, and those saved, with intervals."""
     names = [score.name for score in run.baseline]
     return Table(("", *map(words_of, names)), tuple(_rows_by(names, run)))
 
@@ -130,7 +132,7 @@ def _cells(names: Sequence[str], scores: Iterable[Score]) -> tuple[str, ...]:
 
 
 def compared(runs: Sequence[RunData]) -> Table:
-    """The proposed trials of several runs."""
+    """The proposed and saved trials of several runs."""
     names = list(dict.fromkeys(score.name for run in runs for score in run.baseline))
     rows = [(run.name, label, *cells) for run in runs for label, *cells in _rows_by(names, run)]
     return Table(("run", "model", *map(words_of, names)), tuple(rows))
@@ -138,10 +140,12 @@ def compared(runs: Sequence[RunData]) -> Table:
 
 def _rows_by(names: Sequence[str], run: RunData) -> list[tuple[str, ...]]:
     found = [("original model", *_cells(names, run.baseline))]
-    for number in run.proposed:
+    saved = {one.trial: None for one in run.shown.exports if one.trial not in run.proposed}
+    for number in (*run.proposed, *saved):
         trial = run.trial(number)
         if trial is not None:
-            found.append((run.label(number), *_cells(names, trial.scores)))
+            label = run.label(number) + (" (saved)" if number in saved else "")
+            found.append((label, *_cells(names, trial.scores)))
     return found
 
 

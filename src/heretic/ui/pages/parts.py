@@ -66,9 +66,11 @@ class Alerts:
     """Where a page says what went wrong, for readers of screens too."""
 
     def __init__(self) -> None:
-        self._box = ui.element("div").props('role="alert"').classes("alerts")
-        with ui.element("div").props('role="status"'):
-            self._told = Tag("p", "", "dim")
+        # They stay in sight: what was asked for may stand far below.
+        with ui.element("div").classes("alerts"):
+            self._box = ui.element("div").props('role="alert"')
+            with ui.element("div").props('role="status"'):
+                self._told = Tag("p", "", "dim")
 
     def say(self, text: str) -> None:
         """Show one text in place of those before."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from nicegui import ui
 
 from heretic.errors import HereticError
+from heretic.system.display import safe
 from heretic.ui.pages.parts import Tag, button, dialog_of
 from heretic.ui.places import Places
 
@@ -22,10 +23,15 @@ def pick(places: Places, use: Callable[[str], None], *, files: bool) -> None:
     title = "Choose a file or folder" if files else "Choose a folder"
     with dialog_of(title) as dialog, ui.card().classes("dialog"):
         Tag("h2", title)
+        with ui.element("div").props('role="alert"'):
+            said = Tag("p", "", "note")
         box = ui.element("div").classes("part")
         button("Cancel", dialog.close, flat=True)
 
     def choose(path: Path) -> None:
+        if not _is_utf8(str(path)):
+            said.say("This name is not UTF-8, so that no field can hold it. Rename it first.")
+            return
         dialog.close()
         use(str(path))
 
@@ -59,5 +65,13 @@ def pick(places: Places, use: Callable[[str], None], *, files: bool) -> None:
     dialog.open()
 
 
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _row(name: str, work: Callable[[], None]) -> None:
-    ui.button(name, on_click=work).props("flat no-caps align=left").classes("pick")
+    ui.button(safe(name), on_click=work).props("flat no-caps align=left").classes("pick")

@@ -177,7 +177,14 @@ class _Run:
 
     def _facts_of(self) -> list[tuple[str, str]]:
         data = self._watch.data
-        return [] if data is None else [("folder", str(self._watch.path)), *facts(data)]
+        return (
+            []
+            if data is None
+            else [
+                ("folder", str(self._watch.path)),
+                *(fact for fact in facts(data) if fact[0] != "state"),  # it stands above
+            ]
+        )
 
     def _draw_facts(self, rows: tuple[tuple[str, str], ...]) -> None:
         table(("", ""), rows, "The run")

@@ -37,7 +37,8 @@ class _Runs:
     async def refresh(self) -> None:
         """Read the list again."""
         try:
-            self._rows = run_rows(await self._site.listed())
+            runs = await self._site.listed()
+            self._rows = run_rows(runs, self._site.own_states(runs))
         except RunError as error:
             self._alerts.say(str(error))
         self._part.refresh()
@@ -64,7 +65,7 @@ class _Runs:
                     on_change=lambda event: self._chosen.update({row.key: bool(event.value)}),
                 )
                 box.props("dense").props["aria-label"] = f"Compare {row.name}"
-            with ui.element("td"):
+            with ui.element("td").classes("named"):
                 ui.link(row.model, f"/run/{quote(row.key)}")
                 Tag("div", row.note or row.name, "dim note")
             with ui.element("td"):

@@ -7,13 +7,14 @@ import asyncio
 from nicegui import ui
 from nicegui.events import UploadEventArguments
 
+from heretic.system.display import bytes_text
 from heretic.ui.pages.parts import Alerts, Tag, button
 from heretic.ui.pages.picker import pick
 from heretic.ui.site import Named, Site
 from heretic.ui.uploads import FORMATS, MOST_BYTES, USUAL, Uploaded, keep
 
 REFUSED = (
-    f"A file of prompts has at most {MOST_BYTES // 2**20} MiB and is one of {', '.join(FORMATS)}. "
+    f"A file of prompts has at most {bytes_text(MOST_BYTES)} and is one of {', '.join(FORMATS)}. "
     "Put others into a folder that this page shows, and choose them by Browse."
 )
 

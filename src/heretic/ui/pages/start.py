@@ -9,12 +9,12 @@ from nicegui import ui
 
 from heretic.config.behaviors import documented
 from heretic.errors import HereticError
-from heretic.system.display import safe
+from heretic.system.display import bytes_text, clip, safe
 from heretic.ui.pages.parts import SECONDS, Alerts, Part, Tag, button, frame, table
 from heretic.ui.pages.picker import pick
 from heretic.ui.pages.sets import PromptSet
 from heretic.ui.site import Form, Site
-from heretic.ui.uploads import shortened
+from heretic.ui.uploads import SHOWN_CHARACTERS
 
 SETS = {
     "good_prompts": "Prompts that do not trigger the behaviour (directions)",
@@ -179,11 +179,10 @@ class _Start:
 
 def _draw_inspected(found: dict[str, Any]) -> None:
     Tag("h2", "What would be edited")
-    memory, device = found["memory"], found["device"]
     fits = "It fits." if found["fits"] else "That is more than there is."
     Tag("p", f"{found['model']}: {found['n_layers']} layers, {found['parameters']:,} weights.")
-    needs = f"A search needs about {memory['total'] / 1e9:.2g} GB"
-    Tag("p", f"{needs} of the {device['memory'] / 1e9:.3g} GB of {device['name']}. {fits}")
+    need = bytes_text(found["memory"]["total"])
+    Tag("p", f"A search on {found['device']['name']} needs about {need}. {fits}")
     rows = [
         (row["component"], row["path"], str(len(row["layers"])), row["edit"])
         for row in found["writers"]
@@ -195,4 +194,4 @@ def _draw_preview(found: dict[str, Any]) -> None:
     for name, one in found["sets"].items():
         Tag("h3", f"{name}: {one['count']} prompts")
         for prompt in one["first"]:
-            Tag("div", shortened(prompt["user"]), "prompt")
+            Tag("div", clip(prompt["user"], SHOWN_CHARACTERS), "prompt")

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from nicegui import ui
 
+from heretic.system.display import bytes_text
 from heretic.ui.charts import layers_options
 from heretic.ui.pages.parts import Alerts, Part, Tag, button, table
 from heretic.ui.pages.requests import ask_save, ask_score, ask_upload
@@ -64,7 +65,7 @@ def _told(found: Mapping[str, Any]) -> tuple[str, ...]:
     if "url" in found:
         lines.append(f"Uploaded to {found['url']}")
     if gguf := found.get("gguf"):
-        files = ", ".join(f"{one['file']} ({one['size'] / 1e6:.0f} MB)" for one in gguf["files"])
+        files = ", ".join(f"{one['file']} ({bytes_text(one['size'])})" for one in gguf["files"])
         lines += [f"For llama.cpp, in {gguf['folder']}: {files}.", *gguf["survival"]]
     return tuple(lines)
 
@@ -80,10 +81,11 @@ class TrialPanel:
         with ui.element("section").props('aria-label="The chosen trial"').classes("part"):
             self._head = Part(self._label, _draw_head)
             self._actions = Part(self._is_open, self._draw_actions)
+            # What was asked for is seen where it was asked, not below all that is known already.
+            self._tasks = Part(self._task_views, _draw_tasks)
             self._part = Part(lambda: self._view, _draw_trial)
             self._weights, self._sizes = _Lines("ablation weight"), _Lines("|dW| / |W|")
             self._replies = Part(lambda: self._view, _draw_replies)
-            self._tasks = Part(self._task_views, _draw_tasks)
 
     async def refresh(self, number: int | None, labels: Mapping[int, str]) -> None:
         """Show that trial, or none, as it is now.
