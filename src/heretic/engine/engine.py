@@ -23,7 +23,7 @@ from heretic.engine.batch import Batch, Request
 from heretic.engine.decoder import Decoder
 from heretic.engine.graphs import Graphs, recorder_for
 from heretic.engine.layouts import layout_of
-from heretic.engine.prefill import KEPT_SHARE, Prefill, Techniques
+from heretic.engine.prefill import KEPT_SHARE, Pair, Prefill, Techniques
 from heretic.engine.shapes import ELSEWHERE, SCHEDULES
 from heretic.engine.slots import SlotCache
 from heretic.method.edits import OutputEdit
@@ -114,33 +114,37 @@ class Engine:
         return list(self._prefill.sets)
 
     @torch.inference_mode()
-    def logits(
-        self, name: str, edits: Edits, on_step: Callable[[int], None] = lambda done: None
-    ) -> Tensor:
-        """Raw logits of the first generated token, float32 [prompts, vocabulary], on the CPU.
+    def first_tokens(
+        self,
+        name: str,
+        plans: Sequence[Edits],
+        take: Callable[[Sequence[Pair], Tensor], None],
+        on_step: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        """Predict the first generated token of every prompt under every plan.
 
         Args:
-            on_step: Called with the number of prompts done.
+            take: Called for each pass, with the plan and the prompt of each row and with raw
+                logits, [rows, vocabulary], in the model's dtype and on its device. Called anew for
+                all rows after memory ran out.
+            on_step: Called with the number of rows done.
 
         Raises:
             ModelError: Even a single row does not fit into memory.
         """
-        plans = RowEdits(self._model.writers, [edits])
+        edits = RowEdits(self._model.writers, plans)
 
-        def work(decoder: Decoder) -> Tensor:
+        def work(decoder: Decoder) -> None:
             count, done = len(self._prefill.sets[name].tails), 0
-            found = torch.empty(0)
-            for chunk in self._prefill.chunks(name, range(count), decoder.cache.slots):
-                with plans.installed():
-                    rows = self._prefill(name, chunk, plans, 0, decoder.cache)[:, -1]
-                if not done:
-                    found = torch.empty(count, rows.shape[1])
-                found[chunk] = rows.float().cpu()
-                done += len(chunk)
-                on_step(done)
-            return found
+            for plan in range(len(plans)):
+                for chunk in self._prefill.chunks(name, range(count), decoder.cache.slots):
+                    with edits.installed():
+                        rows = self._prefill(name, chunk, edits, plan, decoder.cache)[:, -1]
+                    take([(plan, prompt) for prompt in chunk], rows)
+                    done += len(chunk)
+                    on_step(done)
 
-        return self._fitting(name, 1, work)
+        self._fitting(name, len(plans), work)
 
     @torch.inference_mode()
     def replies(

@@ -37,6 +37,10 @@ KEPT_SHARE = 0.25
 """Share of the cache's size that kept states of the original may take."""
 
 
+Pair = tuple[int, int]
+"""A row to be read: the numbers of a plan and of a prompt."""
+
+
 @dataclass(frozen=True, slots=True)
 class Techniques:
     """Techniques that save work; benchmarks switch one off at a time.
