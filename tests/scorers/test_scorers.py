@@ -201,7 +201,7 @@ class TestKL:
         assert kl_divergence(logits, logits) == 0.0
         assert 0.0 <= kl_divergence(logits, logits + 3.0) < 1e-6
 
-    @pytest.mark.parametrize("elements", [1, 1000, 2500, 1 << 23])
+    @pytest.mark.parametrize("elements", [1, 1000, 2500, 1 << 20])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     def test_parts_of_a_few_rows_are_the_whole(
         self, elements: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch

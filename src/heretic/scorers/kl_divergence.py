@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from heretic.scorers.base import Needs, Outputs, Scorer
 
-ELEMENTS_AT_ONCE = 1 << 23
+ELEMENTS_AT_ONCE = 1 << 20
 """Logits of which divergences are computed together; each takes memory four times over."""
 
 
