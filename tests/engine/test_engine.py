@@ -314,7 +314,7 @@ class TestSameAsPlain:
             batch = Batch(llama, decoder, RowEdits(llama.writers, [{}]), wanted, 2)
             made = []
             for index in range(2):
-                first = batch.admit(engine._prefill, "bad", 0, [index])
+                first = batch.admit(engine._prefill, "bad", [(0, index)])
                 made += first.argmax(dim=-1).tolist()
             found = batch.logits_after(made)
         rows = [[*row, token] for row, token in zip(llama.encode_rows(prompts), made, strict=True)]
