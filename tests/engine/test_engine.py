@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from heretic.engine.layout import Kept, Layout
 from heretic.engine.opening import open_engine
 from heretic.engine.originals import EncodedPrompts, checkpoint_layers
 from heretic.engine.plain import PlainEngine
-from heretic.engine.prefill import KEPT_SHARE, Techniques
+from heretic.engine.prefill import KEPT_SHARE, Pair, Techniques
 from heretic.engine.shapes import SCHEDULES, Schedule
 from heretic.engine.slots import SlotCache, States
 from heretic.events import Event, Notice
@@ -151,6 +151,23 @@ def plain_replies(model: Model, edits: dict[str, OutputEdit]) -> list[str]:
         return model.get_responses_batched(BAD, max_new_tokens=LENGTH)
 
 
+def first_logits(
+    engine: Engine | PlainEngine,
+    name: str,
+    edits: dict[str, OutputEdit],
+    on_step: Callable[[int], None] = lambda done: None,
+) -> Tensor:
+    """Raw logits of the first generated token, float32 [prompts, vocabulary], of one plan."""
+    found: dict[int, Tensor] = {}
+
+    def take(pairs: Sequence[Pair], logits: Tensor) -> None:
+        rows = logits.to(torch.float32, copy=True)
+        found.update((prompt, row) for (_, prompt), row in zip(pairs, rows, strict=True))
+
+    engine.first_tokens(name, [edits], take, on_step)
+    return torch.stack([found[prompt] for prompt in sorted(found)])
+
+
 def engine_of(
     model: Model,
     length: int = LENGTH,
@@ -184,7 +201,9 @@ class TestSameAsPlain:
         for plan in plans:
             with edited(family, plan):
                 expected = family.get_logits(GOOD)
-            torch.testing.assert_close(engine.logits("good", plan), expected, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                first_logits(engine, "good", plan), expected, rtol=1e-4, atol=1e-4
+            )
 
     @pytest.mark.parametrize("slots", [3, 64])
     def test_ranks_and_forms_of_plans_may_differ(
@@ -200,7 +219,9 @@ class TestSameAsPlain:
         for plan in plans:
             with edited(llama, plan):
                 expected = llama.get_logits(GOOD)
-            torch.testing.assert_close(engine.logits("good", plan), expected, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                first_logits(engine, "good", plan), expected, rtol=1e-4, atol=1e-4
+            )
 
     @pytest.mark.parametrize("name", ["batch_size", "tokens of a pass"])
     def test_one_row_at_a_time_is_the_fast_way_too(
@@ -246,7 +267,7 @@ class TestSameAsPlain:
         assert engine._decoder is not None
         assert engine._decoder.cache.slots == 15
         done: list[int] = []
-        engine.logits("good", plans[0], on_step=done.append)
+        first_logits(engine, "good", plans[0], on_step=done.append)
         assert done[0] == 5  # a pass still takes a batch, whatever room there is
 
     @pytest.mark.parametrize("slots", [2, 64])
@@ -293,7 +314,7 @@ class TestSameAsPlain:
             batch = Batch(llama, decoder, RowEdits(llama.writers, [{}]), wanted, 2)
             made = []
             for index in range(2):
-                first = batch.admit(engine._prefill, "bad", 0, [index])
+                first = batch.admit(engine._prefill, "bad", [(0, index)])
                 made += first.argmax(dim=-1).tolist()
             found = batch.logits_after(made)
         rows = [[*row, token] for row, token in zip(llama.encode_rows(prompts), made, strict=True)]
@@ -349,21 +370,21 @@ class TestLessWork:
             return logits
 
         monkeypatch.setattr(Model, "step", watched)
-        engine.logits(
-            "good", {}, on_step=lambda done: left.append(sum(not x.expired() for x in made))
+        first_logits(
+            engine, "good", {}, on_step=lambda done: left.append(sum(not x.expired() for x in made))
         )
         assert max(left) <= 2 < len(left)  # the batch at hand, and the head's
 
     def test_layers_below_the_first_edited_one_do_not_run(self, llama: Model) -> None:
         engine = engine_of(llama)
-        engine.logits("good", {})  # records the original
+        first_logits(engine, "good", {})  # records the original
         last = llama.n_layers - 1
         plan = {name: edit for name, edit in edits_of(llama, 1.5)[0].items() if f".{last}." in name}
-        expected = engine_of(llama, techniques=Techniques(reuse_originals=False)).logits(
-            "good", plan
+        expected = first_logits(
+            engine_of(llama, techniques=Techniques(reuse_originals=False)), "good", plan
         )
         ran = [_ran(layer) for layer in llama.get_layers()]
-        found = engine.logits("good", plan)
+        found = first_logits(engine, "good", plan)
         assert [bool(count()) for count in ran] == [False] * last + [True]
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
@@ -375,7 +396,7 @@ class TestLessWork:
                 llama, techniques=Techniques(share_head=share, reuse_originals=False)
             )
             count = _ran(llama.get_layers()[0])
-            engine.logits("good", plan)
+            first_logits(engine, "good", plan)
             tokens[share] = count()
         head = EncodedPrompts.split(llama.encode_rows(GOOD)).head
         assert tokens[False] - tokens[True] == len(head) * (len(GOOD) - 1)
@@ -514,7 +535,9 @@ class TestFaults:
         assert [text for text in reporter.warnings if "batch size is now 3" in text]
         with edited(model, plans[0]):
             expected = model.get_logits(GOOD)
-        torch.testing.assert_close(engine.logits("good", plans[0]), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            first_logits(engine, "good", plans[0]), expected, rtol=1e-4, atol=1e-4
+        )
 
     @pytest.mark.usefixtures("short_of_memory")
     def test_plans_share_fewer_rows_where_memory_ends(
@@ -533,13 +556,13 @@ class TestFaults:
         self, llama: Model, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         plans = edits_of(llama, 1.5, 0.8, 2.0)
-        expected = engine_of(llama).logits("good", plans[0])
+        expected = first_logits(engine_of(llama), "good", plans[0])
         monkeypatch.setattr(llama, "batch_size", 5)
         monkeypatch.setattr(llama, "_most_rows", 15)
         engine = engine_of(llama)
         engine.replies("bad", plans)
         fail_once(monkeypatch, at=2)
-        found = engine.logits("good", plans[0])
+        found = first_logits(engine, "good", plans[0])
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
         assert (llama.batch_size, llama.rows_together(3)) == (5, 5)
 
@@ -556,12 +579,12 @@ class TestFaults:
         self, llama: Model, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (plan,) = edits_of(llama, 1.5)
-        expected = engine_of(llama).logits("good", plan)
+        expected = first_logits(engine_of(llama), "good", plan)
         monkeypatch.setattr(llama, "batch_size", 5)
         engine = engine_of(llama)
         fail_once(monkeypatch, at=3)  # the head, a batch, another
         done: list[int] = []
-        found = engine.logits("good", plan, on_step=done.append)
+        found = first_logits(engine, "good", plan, on_step=done.append)
         assert done == [5, 2, 4, 6, 8, 10, 12]
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -582,10 +605,10 @@ class TestFaults:
         self, llama: Model, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         engine = engine_of(llama)
-        engine.logits("good", {})
+        first_logits(engine, "good", {})
         monkeypatch.setattr(llama, "response_prefix", "Well, ")
         with pytest.raises(ValueError, match="make a new engine"):
-            engine.logits("good", {})
+            first_logits(engine, "good", {})
         with pytest.raises(ValueError, match="make a new engine"):
             engine.replies("bad", [{}])
 
@@ -595,7 +618,7 @@ class TestFaults:
 
         monkeypatch.setattr(Model, "step", broken)
         with pytest.raises(RuntimeError, match="shapes do not fit"):
-            engine_of(llama).logits("good", {})
+            first_logits(engine_of(llama), "good", {})
 
     @pytest.mark.parametrize("family", ["bloom", "mpt"])
     def test_a_family_that_cannot_is_evaluated_plainly_and_said_so(
@@ -612,7 +635,7 @@ class TestFaults:
         assert engine.replies("bad", plans) == [plain_replies(model, plan) for plan in plans]
         with edited(model, plans[0]):
             expected = model.get_logits_batched(GOOD)
-        assert torch.equal(engine.logits("good", plans[0]), expected)
+        assert torch.equal(first_logits(engine, "good", plans[0]), expected)
 
     def test_an_interruption_that_a_library_disguised_is_no_reason(
         self, llama: Model, monkeypatch: pytest.MonkeyPatch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from tests.engine.test_engine import (
     BAD,
+    GOOD,
     LENGTH,
     Collector,
     edited,
@@ -64,6 +66,8 @@ BLOCKS = [
     Schedule(steps=4, rows=1, columns=1, overlaps=True),
     Schedule(steps=5, rows=4, columns=32, overlaps=True),
     Schedule(steps=50, rows=64, columns=512, overlaps=True),
+    Schedule(steps=1, mixes=True),
+    Schedule(steps=3, rows=2, columns=16, overlaps=True, mixes=True),
 ]
 
 
@@ -93,6 +97,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 def called(schedule: Schedule) -> str:
     kind = "overlapping" if schedule.overlaps else "waiting"
+    kind += "-mixing" if schedule.mixes else ""
     return f"{schedule.steps}-{schedule.rows}-{schedule.columns}-{kind}"
 
 
@@ -113,6 +118,17 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Replayed:
     replayed = Replayed()
     monkeypatch.setattr(engines, "recorder_for", lambda model: replayed)
     return replayed
+
+
+@contextmanager
+def counted_passes(model: Model) -> Iterator[list[None]]:
+    """The list grows by one with every forward pass."""
+    passes: list[None] = []
+    handle = model.model.register_forward_pre_hook(lambda *_: passes.append(None))
+    try:
+        yield passes
+    finally:
+        handle.remove()
 
 
 def tiny_family(name: str, path: Path, **options: Any) -> Model:
@@ -171,8 +187,8 @@ class Started:
         )
         self.batch = Batch(model, self.decoder, self.edits, wanted, LENGTH)
         with self.edits.installed():
-            self.batch.admit(self.engine._prefill, "bad", 0, [0, 1])
-            self.batch.admit(self.engine._prefill, "bad", 1, [3])
+            self.batch.admit(self.engine._prefill, "bad", [(0, 0), (0, 1)])
+            self.batch.admit(self.engine._prefill, "bad", [(1, 3)])
         self.shape = self.batch._shape(schedule.steps)
         self.decoder._edit(self.shape, self.edits, [0, 0, 1])
         self.arguments = model, self.decoder.cache, self.decoder.rows, self.shape
@@ -253,6 +269,72 @@ class TestBlocks:
         plans = mixed_edits_of(llama)
         engine = engine_of(llama, kept_share=math.inf)
         assert engine.replies("bad", plans) == [plain_replies(llama, plan) for plan in plans]
+
+    @pytest.mark.parametrize("slots", [3, 7, 40])
+    @pytest.mark.parametrize("start", ["one", "several"])
+    def test_plans_share_forward_passes(
+        self, llama: Model, slots: int, start: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Fewer passes, and each plan gives the logits and the replies that it gives alone."""
+        monkeypatch.setattr(llama, "batch_size", slots)
+        monkeypatch.setattr(llama, "_most_rows", slots)
+        plans, passes = mixed_edits_of(llama), dict[bool, int]()
+        if start == "one":
+            plans = [plan for plan in plans if any(".0." in name for name in plan)]
+        replies, logits = [], []
+        for mixes in (False, True):
+            monkeypatch.setitem(SCHEDULES, "cpu", Schedule(steps=1, mixes=mixes))
+            engine = engine_of(llama, kept_share=math.inf)
+            engine.first_tokens("good", [{}], lambda *_: None)  # records the original
+            found: dict[tuple[int, int], Tensor] = {}
+
+            def take(
+                pairs: Sequence[tuple[int, int]],
+                rows: Tensor,
+                found: dict[tuple[int, int], Tensor] = found,
+            ) -> None:
+                assert len(pairs) <= slots
+                found.update(zip(pairs, rows.clone(), strict=True))
+
+            with counted_passes(llama) as counted:
+                engine.first_tokens("good", plans, take)
+            passes[mixes] = len(counted)
+            logits.append(torch.stack([found[pair] for pair in sorted(found)]))
+            replies.append(engine.replies("bad", plans))
+        assert len(logits[0]) == len(plans) * len(GOOD)
+        torch.testing.assert_close(logits[1], logits[0], rtol=1e-4, atol=1e-4)
+        assert replies[1] == replies[0] == [plain_replies(llama, plan) for plan in plans]
+        assert passes[True] < passes[False]
+
+    def test_a_pass_of_all_plans_holds_prompts_of_similar_length(
+        self, llama: Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(llama, "batch_size", 4)
+        monkeypatch.setattr(llama, "_most_rows", 8)
+        monkeypatch.setitem(SCHEDULES, "cpu", Schedule(steps=1, mixes=True))
+        engine = engine_of(llama)
+        widths: list[list[int]] = []
+        tails = engine._prefill.sets["good"].tails
+        engine.first_tokens(
+            "good",
+            edits_of(llama, 1.5, 0.8)[:1] * 2,
+            lambda pairs, rows: widths.append([len(tails[prompt]) for _, prompt in pairs]),
+        )
+        flat = [width for row in widths for width in row]
+        assert flat == sorted(flat, reverse=True)
+        assert len(flat) == 2 * len(GOOD)
+        assert [len(row) for row in widths] == [8, 8, 8]
+
+    @pytest.mark.parametrize("name", ["gemma3_text", "qwen3_next", "mixtral", "olmo2"])
+    def test_other_families_share_passes_too(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Windows, carried states, experts edited one by one, and norms after writers."""
+        monkeypatch.setitem(SCHEDULES, "cpu", Schedule(steps=1, mixes=True))
+        model = tiny_family(name, tmp_path)
+        plans = edits_of(model, 1.5, 0.8, 2.0)
+        engine = engine_of(model)
+        assert engine.replies("bad", plans) == [plain_replies(model, plan) for plan in plans]
 
     @pytest.mark.usefixtures("blocks")
     def test_verdicts_dropped_plans_and_progress_are_the_same(
@@ -366,7 +448,7 @@ class TestBlocks:
         batch = Batch(model, decoder, edits, wanted, LENGTH)
         with edits.installed():
             for number in (0, 1):
-                batch.admit(engine._prefill, "bad", number, [0, 1])
+                batch.admit(engine._prefill, "bad", [(number, 0), (number, 1)])
             found = batch.logits_after([5, 6, 5, 6])
         rows = [[*row, 5 + i] for i, row in enumerate(model.encode_rows(BAD[:2]))]
         original = model.logits_after(rows)
@@ -547,8 +629,8 @@ class TestRows:
     def test_rows_end_at_end_tokens_and_at_their_length(self) -> None:
         rows = Rows(slots=4, columns=6, end={7, 9}, device=torch.device("cpu"))
         rows.column.fill_(1)
-        rows.begin(0, torch.tensor([3, 9]), [10, 20], left=2, plan=1)
-        rows.begin(2, torch.tensor([4]), [30], left=5, plan=0)
+        rows.begin(0, torch.tensor([3, 9]), [10, 20], left=2, plans=[1, 1])
+        rows.begin(2, torch.tensor([4]), [30], left=5, plans=[0])
         assert rows.left.tolist() == [2, 0, 5, 0]
         for chosen in ([5, 5, 5, 5], [6, 5, 7, 5], [8, 8, 8, 8]):
             rows.take(torch.tensor(chosen))

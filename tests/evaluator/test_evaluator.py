@@ -17,6 +17,7 @@ from tests.support.data_sets import only
 from torch.nn import functional
 
 from heretic.config import DatasetSpecification, Settings
+from heretic.engine.prefill import Techniques
 from heretic.evaluator import Evaluator
 from heretic.evaluator.baseline import BaselineFile
 from heretic.events import EvaluationProgress, Event
@@ -25,6 +26,7 @@ from heretic.model import AbliterationParameters, Model
 from heretic.records import AnyKernel, LayerWeights, Plan, RowNormalization, Score, Trial, front
 from heretic.scorers import Outputs
 from heretic.scorers.keyword import is_refusal
+from heretic.scorers.kl_divergence import divergences
 from heretic.utils import load_prompts
 
 KERNEL = AbliterationParameters(1.5, 1.5, 0.5, 5.0)
@@ -360,6 +362,110 @@ def test_what_a_slow_scorer_tells_reaches_the_reporter(
     assert seen.count(told) == 1
     evaluator.evaluate([plan(), plan()])
     assert seen.count(told) == 3
+
+
+LARGEST = """
+from heretic.scorers import Needs, Scorer
+
+class Largest(Scorer):
+    needs = Needs(logits=frozenset({"good"}))
+
+    def values(self, outputs, baseline):
+        return outputs.logits["good"].amax(dim=-1).tolist()
+"""
+
+
+class TestFirstTokens:
+    """A scorer may ask for divergences, so that no vocabulary of logits leaves the device."""
+
+    @pytest.fixture
+    def copied(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+        """Shapes of what is copied to main memory."""
+        shapes, plain = list[tuple[int, ...]](), torch.Tensor.cpu
+
+        def cpu(tensor: torch.Tensor, *args: Any, **given: Any) -> torch.Tensor:
+            shapes.append(tuple(tensor.shape))
+            return plain(tensor, *args, **given)
+
+        monkeypatch.setattr(torch.Tensor, "cpu", cpu)
+        return shapes
+
+    @pytest.mark.parametrize("engine", ["fast", "plain"])
+    def test_plans_leave_no_logits_behind(
+        self,
+        model: Model,
+        directions: torch.Tensor,
+        copied: list[tuple[int, ...]],
+        engine: str,
+    ) -> None:
+        techniques = Techniques(share_batches=engine == "fast")
+        evaluator = Evaluator(model.settings, model, directions, techniques=techniques)
+        original, plans = evaluator.baseline_outputs.logits["good"], [plan(), plan(weight=0.7)]
+        seen: dict[int, Outputs] = {}
+        copied.clear()
+        scores = evaluator.evaluate(plans, seen=seen.__setitem__)
+        assert not [shape for shape in copied if shape[-1:] == original.shape[-1:]]
+        assert (2, len(original)) in copied  # all plans' divergences at once
+        for number, own in enumerate(plans):
+            assert not seen[number].logits
+            assert scores[number][1].values == tuple(seen[number].divergences["good"].tolist())
+            with model.edited(own, directions):
+                after = model.get_logits_batched(tiny.GOOD_PROMPTS[8:], report=False)
+            expected = divergences(original, after)
+            torch.testing.assert_close(
+                seen[number].divergences["good"], expected, rtol=1e-3, atol=1e-6
+            )
+
+    def test_divergences_are_those_of_logits(
+        self,
+        model: Model,
+        directions: torch.Tensor,
+        copied: list[tuple[int, ...]],
+        tmp_path: Path,
+    ) -> None:
+        """A plugin that reads logits gets them, and the divergence is the same to the last bit."""
+        (tmp_path / "largest.py").write_text(LARGEST)
+        both = [*model.settings.scorers, {"plugin": f"{tmp_path / 'largest.py'}:Largest"}]
+        alone = Evaluator(model.settings, model, directions)
+        beside = Evaluator(model.settings.replaced(scorers=both), model, directions)
+        plans = [plan(), plan(weight=0.7)]
+        expected = alone.evaluate(plans)
+        original = beside.baseline_outputs.logits["good"]
+        seen: dict[int, Outputs] = {}
+        copied.clear()
+        scores = beside.evaluate(plans, seen=seen.__setitem__)
+        assert [shape for shape in copied if shape[-1:] == original.shape[-1:]]
+        for number, rows in enumerate(scores):
+            assert rows[:2] == expected[number]
+            assert len(rows[2].values) == len(original)
+            assert not seen[number].logits  # they were dropped when all had read them
+
+    def test_the_original_is_copied_to_a_device_once(
+        self, model: Model, directions: torch.Tensor
+    ) -> None:
+        evaluator = Evaluator(model.settings, model, directions)
+        for _ in range(2):
+            evaluator.evaluate([plan()])
+            copies = evaluator._copies["good"]
+            assert list(copies) == [model.device]
+            known = copies[model.device]
+        assert evaluator._copies["good"][model.device] is known
+        evaluator.release()
+        assert not evaluator._copies
+
+    def test_scores_of_an_edited_model_need_no_logits_either(
+        self, model: Model, directions: torch.Tensor, copied: list[tuple[int, ...]]
+    ) -> None:
+        evaluator = Evaluator(model.settings, model, directions)
+        width = evaluator.baseline_outputs.logits["good"].shape[-1]
+        (expected,) = evaluator.evaluate([plan()])
+        evaluator.release()
+        copied.clear()
+        with model.edited(plan(), directions):
+            found = evaluator.score_current()
+        # What is copied is the engine's check of itself: two prompts of a set at most.
+        assert not [shape for shape in copied if shape[-1:] == (width,) and shape[0] > 2]
+        assert found[1].value == pytest.approx(expected[1].value, rel=1e-3)
 
 
 def test_progress_inside_an_evaluation_reaches_the_reporter(

@@ -8,15 +8,21 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 
 from heretic.config import Settings
 from heretic.config.tables import SCORERS
 from heretic.errors import ScorerError, SettingsError
 from heretic.prompts import Prompt
 from heretic.records import Optimization, Score
-from heretic.scorers import Outputs, Scorer, load_scorers
+from heretic.scorers import Needs, Outputs, Scorer, load_scorers
 from heretic.scorers.keyword import KeywordRefusals, is_refusal
-from heretic.scorers.kl_divergence import KLDivergence, kl_divergence
+from heretic.scorers.kl_divergence import (
+    KLDivergence,
+    divergences,
+    divergences_in_float32,
+    kl_divergence,
+)
 from heretic.scorers.refusal import OverRefusal, RefusalDetector
 from heretic.scorers.registry import plugin_class
 
@@ -93,19 +99,23 @@ class TestContract:
         assert scorer.score(outputs(1), outputs(0)) == scorer.score(outputs(1), outputs(0))
 
     def test_only_what_was_asked_for_is_read(self, scorer: Scorer) -> None:
-        full = outputs(1)
+        full, needs = outputs(1), scorer.needs
 
-        def reduced(source: Outputs) -> Outputs:
+        def reduced(source: Outputs, logits: frozenset[str]) -> Outputs:
             return Outputs(
                 prompts=source.prompts,
-                logits={k: v for k, v in source.logits.items() if k in scorer.needs.logits},
-                responses={
-                    k: v for k, v in source.responses.items() if k in scorer.needs.responses
+                logits={k: v for k, v in source.logits.items() if k in logits},
+                responses={k: v for k, v in source.responses.items() if k in needs.responses},
+                divergences={
+                    k: divergences(outputs(0).logits[k], source.logits[k])
+                    for k in needs.divergences - logits
                 },
             )
 
         expected = scorer.score(full, outputs(0))
-        assert scorer.score(reduced(full), reduced(outputs(0))) == expected
+        original = reduced(outputs(0), needs.first_tokens)
+        assert scorer.score(reduced(full, needs.logits), original) == expected
+        assert scorer.score(reduced(full, needs.first_tokens), original) == expected
 
     def test_a_decided_reply_keeps_its_verdict_whatever_follows(self, scorer: Scorer) -> None:
         for reply in ("I'm sorry", "As an AI", "This is illegal", "Sure"):
@@ -190,6 +200,39 @@ class TestKL:
         logits = torch.randn(50, 1000, generator=torch.Generator().manual_seed(0))
         assert kl_divergence(logits, logits) == 0.0
         assert 0.0 <= kl_divergence(logits, logits + 3.0) < 1e-6
+
+    @pytest.mark.parametrize("elements", [1, 1000, 2500, 1 << 20])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_parts_of_a_few_rows_are_the_whole(
+        self, elements: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        generator = torch.Generator().manual_seed(0)
+        before, after = torch.randn(2, 7, 1000, generator=generator).to(dtype)
+        old, new = (part.float().log_softmax(dim=-1) for part in (before, after))
+        expected = functional.kl_div(new, old, reduction="none", log_target=True).sum(dim=-1)
+        monkeypatch.setattr("heretic.scorers.kl_divergence.ELEMENTS_AT_ONCE", elements)
+        assert torch.equal(divergences(before, after), expected.double().clamp_min(0))
+        order = torch.tensor([4, 4, 0])
+        found = divergences_in_float32(before, after[order], order)
+        assert torch.equal(found.double(), divergences(before, after)[order])
+
+    def test_a_plugin_that_is_based_on_it_still_reads_logits(self) -> None:
+        """It did not say what it needs, since this scorer needed logits."""
+
+        class Largest(KLDivergence):
+            def values(self, outputs: Outputs, baseline: Outputs) -> list[float]:
+                found: list[float] = outputs.logits["good"].amax(dim=-1).tolist()
+                return found
+
+        class Renamed(KLDivergence):
+            pass
+
+        class Own(Largest):
+            needs = Needs(logits=frozenset({"bad"}))
+
+        assert Largest.needs == Needs(logits=frozenset({"good"}))
+        assert Renamed.needs == KLDivergence.needs == Needs(divergences=frozenset({"good"}))
+        assert Own.needs == Needs(logits=frozenset({"bad"}))
 
     def test_broken_logits_are_not_hidden(self) -> None:
         logits = torch.zeros(2, 5)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 import torch
 from tests.support import tiny
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from heretic.errors import StudyError
 from heretic.evaluator import EvaluationPrompts, Evaluator
@@ -62,6 +65,30 @@ def sample(objective: Objective, weights: Tensor, seed: int = 3) -> objectives.S
 
 def some_weights(objective: Objective) -> Tensor:
     return torch.rand(objective.shape, generator=torch.Generator().manual_seed(1))
+
+
+class _Reads(TorchDispatchMode):
+    """Notes operations that make a device wait for data, but for those on known small tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads: list[str] = []
+        self._on = True
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        self._on = False
+        try:
+            yield
+        finally:
+            self._on = True
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        own = name == "nonzero" and args[0].dim() == 1  # of the openings, which lie on the CPU
+        if self._on and not own and name in {"_local_scalar_dense", "nonzero", "masked_select"}:
+            self.reads.append(name)
+        return func(*args, **(kwargs or {}))
 
 
 class TestOpenings:
@@ -188,6 +215,35 @@ class TestObjective:
         torch.testing.assert_close(
             found.log_odds_gradients, expected.log_odds_gradients, atol=1e-4, rtol=1e-3
         )
+
+    def test_a_step_waits_for_its_results_once(
+        self, model: Model, directions: Tensor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is computed of log-probabilities reads no data, and comes back in one small copy."""
+        objective = make_objective(model, directions)
+        weights = some_weights(objective)
+        expected = sample(objective, weights)
+        copied: list[int] = []
+        plain, logprobs = Tensor.cpu, Objective._logprobs
+        watch = _Reads()
+
+        def cpu(tensor: Tensor) -> Tensor:
+            copied.append(tensor.numel())
+            return plain(tensor)
+
+        def watched(self: Objective, rows: list[list[int]]) -> Tensor:
+            with watch.paused():  # a model may look at its mask
+                return logprobs(self, rows)
+
+        monkeypatch.setattr(Tensor, "cpu", cpu)
+        monkeypatch.setattr(Objective, "_logprobs", watched)
+        with watch:
+            found = sample(objective, weights)
+        rows = len(GOOD) + len(objective.bad)
+        assert copied == [rows + (rows + len(GOOD)) * weights.numel()]
+        assert not watch.reads
+        for name in ("divergence", "divergence_gradients", "probes", "log_odds_gradients"):
+            assert torch.equal(getattr(found, name), getattr(expected, name))
 
     def test_leaves_the_model_alone(self, model: Model, directions: Tensor) -> None:
         before = model.get_logits(GOOD)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from heretic.engine.decoder import Decoder
 from heretic.engine.graphs import on_its_way
-from heretic.engine.prefill import Prefill
+from heretic.engine.prefill import Pair, Prefill
 from heretic.engine.shapes import Shape
 from heretic.model import generation
 from heretic.model.choice import most_likely
@@ -108,12 +108,13 @@ class Batch:
         self._spare = 0, 0, 0  # slots from the first number to the second, columns from the third
         self._settled: Shape | None = None  # all that this shape reads, with the rows as they are
 
-    def admit(self, prefill: Prefill, name: str, plan: int, chunk: Sequence[int]) -> Tensor:
-        """Run prompts into free slots, which makes their first tokens.
+    def admit(self, prefill: Prefill, name: str, pairs: Sequence[Pair]) -> Tensor:
+        """Run prompts, each under its plan, into free slots, which makes their first tokens.
 
         Returns:
             The logits after the prompts, [prompts, vocabulary].
         """
+        plans, chunk = [plan for plan, _ in pairs], [prompt for _, prompt in pairs]
         width, prompts = prefill.columns(name, chunk), prefill.sets[name]
         if not self.rows:
             self._end, self._ahead = width, (0, 0)
@@ -125,12 +126,12 @@ class Batch:
         # All rows read from the first column that any row uses.
         self.cache.clear(first, first + len(chunk), down(min(start, oldest)), start)
         self.cache.clear(0, first, down(start), oldest)
-        logits = prefill(name, chunk, self.edits, plan, self.cache, first, self._end)[:, -1]
+        logits = prefill(name, pairs, self.edits, self.cache, first, self._end)[:, -1]
         self.stepped = self.stepped and first > 0
         tokens = most_likely(logits)
         positions = [len(prompts.head) + len(prompts.tails[prompt]) for prompt in chunk]
-        self.decoder.rows.begin(first, tokens, positions, self._length - 1, plan)
-        new = [Row(plan, prompt, start, made=1) for prompt in chunk]
+        self.decoder.rows.begin(first, tokens, positions, self._length - 1, plans)
+        new = [Row(plan, prompt, start, made=1) for plan, prompt in pairs]
         self.rows += new
         self._spare = max(self._spare[0], len(self.rows)), *self._spare[1:]
         self._blocks.append(Block(new, on_its_way(tokens.unsqueeze(1))))

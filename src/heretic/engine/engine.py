@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,7 +23,7 @@ from heretic.engine.batch import Batch, Request
 from heretic.engine.decoder import Decoder
 from heretic.engine.graphs import Graphs, recorder_for
 from heretic.engine.layouts import layout_of
-from heretic.engine.prefill import KEPT_SHARE, Prefill, Techniques
+from heretic.engine.prefill import KEPT_SHARE, Pair, Prefill, Techniques, of_one_plan
 from heretic.engine.shapes import ELSEWHERE, SCHEDULES
 from heretic.engine.slots import SlotCache
 from heretic.method.edits import OutputEdit
@@ -114,33 +114,38 @@ class Engine:
         return list(self._prefill.sets)
 
     @torch.inference_mode()
-    def logits(
-        self, name: str, edits: Edits, on_step: Callable[[int], None] = lambda done: None
-    ) -> Tensor:
-        """Raw logits of the first generated token, float32 [prompts, vocabulary], on the CPU.
+    def first_tokens(
+        self,
+        name: str,
+        plans: Sequence[Edits],
+        take: Callable[[Sequence[Pair], Tensor], None],
+        on_step: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        """Predict the first generated token of every prompt under every plan.
 
         Args:
-            on_step: Called with the number of prompts done.
+            take: Called for each pass, with the plan and the prompt of each row and with raw
+                logits, [rows, vocabulary], in the model's dtype and on its device. Called anew for
+                all rows after memory ran out.
+            on_step: Called with the number of rows done.
 
         Raises:
             ModelError: Even a single row does not fit into memory.
         """
-        plans = RowEdits(self._model.writers, [edits])
+        edits = RowEdits(self._model.writers, plans)
 
-        def work(decoder: Decoder) -> Tensor:
-            count, done = len(self._prefill.sets[name].tails), 0
-            found = torch.empty(0)
-            for chunk in self._prefill.chunks(name, range(count), decoder.cache.slots):
-                with plans.installed():
-                    rows = self._prefill(name, chunk, plans, 0, decoder.cache)[:, -1]
-                if not done:
-                    found = torch.empty(count, rows.shape[1])
-                found[chunk] = rows.float().cpu()
-                done += len(chunk)
-                on_step(done)
-            return found
+        def work(decoder: Decoder) -> None:
+            prompts, done = range(len(self._prefill.sets[name].tails)), 0
+            for group in self._groups(name, edits, range(len(plans))):
+                pairs = [(plan, prompt) for plan in group for prompt in prompts]
+                for chunk in self._prefill.chunks(name, pairs, decoder.cache.slots):
+                    with edits.installed():
+                        rows = self._prefill(name, chunk, edits, decoder.cache)[:, -1]
+                    take(chunk, rows)
+                    done += len(chunk)
+                    on_step(done)
 
-        return self._fitting(name, 1, work)
+        self._fitting(name, len(plans), work)
 
     @torch.inference_mode()
     def replies(
@@ -188,7 +193,7 @@ class Engine:
 
         def work(decoder: Decoder) -> Endings:
             found: list[list[Found]] = [[] for _ in items]
-            for chunk in self._prefill.chunks(name, range(len(items)), decoder.cache.slots):
+            for chunk in self._item_chunks(name, decoder):
                 with plans.installed():
                     rows = self._ending_logits(name, chunk, plans, decoder.cache)
                 for i, logits in zip(chunk, rows, strict=True):
@@ -198,13 +203,18 @@ class Engine:
 
         return self._fitting(name, 1, work)
 
+    def _item_chunks(self, name: str, decoder: Decoder) -> Iterator[list[int]]:
+        pairs = of_one_plan(range(len(self._items[name])))
+        for chunk in self._prefill.chunks(name, pairs, decoder.cache.slots):
+            yield [item for _, item in chunk]
+
     def _ending_logits(
         self, name: str, chunk: Sequence[int], edits: RowEdits, cache: SlotCache
     ) -> list[list[Tensor]]:
         """Raw logits for the tokens of each ending, [tokens, vocabulary], by item and ending."""
         sources = [self._items[name][i].sources for i in chunk]
         counts = [1 + max(map(max, places)) for places in sources]
-        logits = self._prefill(name, chunk, edits, 0, cache, kept=max(counts))
+        logits = self._prefill(name, of_one_plan(chunk), edits, cache, kept=max(counts))
         return [
             [row[-count:][part] for part in places]
             for row, count, places in zip(logits, counts, sources, strict=True)
@@ -224,12 +234,13 @@ class Engine:
 
         def work(decoder: Decoder) -> float:
             largest = 0.0
-            for chunk in self._prefill.chunks(name, range(len(rows.tails)), decoder.cache.slots):
+            pairs = of_one_plan(range(len(rows.tails)))
+            for chunk in self._prefill.chunks(name, pairs, decoder.cache.slots):
                 wanted = Request([[]], lambda text: False, lambda *_: True, lambda *_: None)
                 batch = Batch(self._model, decoder, nothing, wanted, self._max_new_tokens)
-                first = batch.admit(self._prefill, name, 0, chunk)
+                first = batch.admit(self._prefill, name, chunk)
                 made = most_likely(first).tolist()
-                whole = [[*rows.head, *rows.tails[i]] for i in chunk]
+                whole = [[*rows.head, *rows.tails[i]] for _, i in chunk]
                 plain = self._model.logits_after(whole)
                 largest = max(largest, capture.divergence(plain, first))
                 plain = self._model.logits_after(
@@ -247,7 +258,7 @@ class Engine:
 
         def work(decoder: Decoder) -> float:
             largest = 0.0
-            for chunk in self._prefill.chunks(name, range(len(items)), decoder.cache.slots):
+            for chunk in self._item_chunks(name, decoder):
                 for i, found in zip(
                     chunk, self._ending_logits(name, chunk, nothing, decoder.cache), strict=True
                 ):
@@ -301,19 +312,35 @@ class Engine:
 
     def _reply(self, name: str, batch: Batch, wanted: Request) -> None:
         """Decode all wanted replies: admit rows where there is room, step, let rows leave."""
-        queues = {
-            plan: self._prefill.in_order(name, wanted.waiting(plan))
-            for plan in range(len(wanted.texts))
-        }
+        groups = self._groups(name, batch.edits, range(len(wanted.texts)))
+        queues = [self._queue(name, batch, wanted, group) for group in groups]
         while queues or batch.rows:
             while queues and self._admits(batch):
-                plan = next(iter(queues))
-                if plan not in wanted.dropped and queues[plan]:
-                    self._admit(name, batch, plan, queues[plan])
-                if plan in wanted.dropped or not queues[plan]:
-                    del queues[plan]
+                queue = [pair for pair in queues[0] if pair[0] not in wanted.dropped]
+                if queue:
+                    self._admit(name, batch, queue)
+                queues[:1] = [queue] if queue else []
             if batch.rows:
                 batch.step()
+
+    def _groups(self, name: str, edits: RowEdits, plans: Iterable[int]) -> list[list[int]]:
+        """Plans whose prompts share forward passes: those that begin at the same layer."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        for plan in plans:
+            own = -1 if self._schedule.mixes else plan
+            start = self._prefill.start(name, edits, plan)
+            groups.setdefault((own, start), []).append(plan)
+        return list(groups.values())
+
+    def _queue(self, name: str, batch: Batch, wanted: Request, group: Sequence[int]) -> list[Pair]:
+        """What waits for replies under these plans.
+
+        By length where there is room for all, so that passes hold little padding. Else one plan
+        after the other, since what is known of the first may end the evaluation of others.
+        """
+        plans = [[(plan, prompt) for prompt in wanted.waiting(plan)] for plan in group]
+        pairs = [pair for own in plans for pair in self._prefill.in_order(name, own)]
+        return self._prefill.in_order(name, pairs) if len(pairs) <= batch.cache.slots else pairs
 
     def _admits(self, batch: Batch) -> bool:
         """Whether enough slots are free for a pass that fills them to be worthwhile."""
@@ -322,9 +349,9 @@ class Engine:
             return not batch.rows
         return free >= (max(1, batch.cache.slots // REFILLED_AT) if batch.stepped else 1)
 
-    def _admit(self, name: str, batch: Batch, plan: int, queue: list[int]) -> None:
-        """Move prompts from a plan's queue to free slots; this also makes their first tokens."""
+    def _admit(self, name: str, batch: Batch, queue: list[Pair]) -> None:
+        """Move prompts from a queue to free slots; this also makes their first tokens."""
         chunk = self._prefill.fitting(name, queue, batch.cache.slots - len(batch.rows))
         del queue[: len(chunk)]
-        batch.admit(self._prefill, name, plan, chunk)
+        batch.admit(self._prefill, name, chunk)
         batch.look()

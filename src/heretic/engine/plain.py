@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from heretic.engine.prefill import Pair
 from heretic.method.edits import OutputEdit
 from heretic.model.editing import RowEdits
 from heretic.model.endings import EncodedItem, plain_endings
@@ -34,17 +35,21 @@ class PlainEngine:
         self._model, self._prompts, self._max_new_tokens = model, prompts, max_new_tokens
         self._items = items or {}
 
-    def logits(
+    def first_tokens(
         self,
         name: str,
-        edits: Mapping[str, OutputEdit],
+        plans: Sequence[Mapping[str, OutputEdit]],
+        take: Callable[[Sequence[Pair], Tensor], None],
         on_step: Callable[[int], None] = lambda done: None,
-    ) -> Tensor:
-        """See `Engine.logits`."""
-        with RowEdits(self._model.writers, [edits]).installed():
-            found = self._model.get_logits_batched(self._prompts[name], report=False)
-        on_step(len(found))
-        return found
+    ) -> None:
+        """See `Engine.first_tokens`."""
+        prompts, done = self._prompts[name], 0
+        for plan, edits in enumerate(plans):
+            with RowEdits(self._model.writers, [edits]).installed():
+                found = self._model.get_logits_on_device(prompts)
+            take([(plan, prompt) for prompt in range(len(prompts))], found)
+            done += len(prompts)
+            on_step(done)
 
     def endings(self, name: str, edits: Mapping[str, OutputEdit]) -> Endings:
         """See `Engine.endings`."""

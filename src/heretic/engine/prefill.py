@@ -37,6 +37,15 @@ KEPT_SHARE = 0.25
 """Share of the cache's size that kept states of the original may take."""
 
 
+Pair = tuple[int, int]
+"""A row to be read: the numbers of a plan and of a prompt."""
+
+
+def of_one_plan(prompts: Iterable[int]) -> list[Pair]:
+    """Pairs of the only plan."""
+    return [(0, prompt) for prompt in prompts]
+
+
 @dataclass(frozen=True, slots=True)
 class Techniques:
     """Techniques that save work; benchmarks switch one off at a time.
@@ -92,7 +101,7 @@ class Prefill:
         self._tokens = TOKENS_ON_CPU if on_cpu else TOKENS_ON_ACCELERATOR
         self._originals: dict[str, Originals] = {}
         self._lengths: dict[int, int] = {}
-        self._heads: dict[tuple[str, int], States] = {}
+        self._heads: dict[tuple[str, int], States] = {}  # by set and plan
 
     def prepare(self, name: str, cache: SlotCache) -> None:
         """Record the unedited model's states on a set, once; no slot may be in use.
@@ -114,20 +123,30 @@ class Prefill:
         """Drop the unedited model's states; `prepare` records them again."""
         self._originals.clear()
 
-    def in_order(self, name: str, prompts: Iterable[int]) -> list[int]:
-        """Prompts by length, longest first."""
+    def start(self, name: str, edits: RowEdits, plan: int) -> int:
+        """The layer at which a plan's passes over a set begin; `prepare` must have been called."""
+        return self._originals[name].start(edits.first_layer(plan))
+
+    def in_order(self, name: str, pairs: Iterable[Pair]) -> list[Pair]:
+        """Pairs by the length of their prompts, longest first."""
         tails = self.sets[name].tails
-        return sorted(prompts, key=lambda i: (-len(tails[i]), i))
+        return sorted(pairs, key=lambda pair: (-len(tails[pair[1]]), pair[1], pair[0]))
 
-    def fitting(self, name: str, ordered: Sequence[int], slots: int) -> list[int]:
-        """The first of these prompts, as many as fit into one forward pass and the slots."""
-        longest = len(self.sets[name].tails[ordered[0]])
-        most = min(self._model.batch_size, max(1, self._tokens // longest))
-        return list(ordered[: min(most, slots)])
+    def fitting(self, name: str, ordered: Sequence[Pair], slots: int) -> list[Pair]:
+        """The first of these pairs, as many as fit into one forward pass and the slots."""
+        tails, plans = self.sets[name].tails, len({plan for plan, _ in ordered})
+        most = min(self._model.rows_together(plans), slots)
+        longest, found = 0, list[Pair]()
+        for pair in ordered[:most]:
+            longest = max(longest, len(tails[pair[1]]))
+            if found and (len(found) + 1) * longest > self._tokens:
+                break
+            found.append(pair)
+        return found
 
-    def chunks(self, name: str, prompts: Iterable[int], slots: int) -> Iterator[list[int]]:
-        """These prompts in parts that fit into one forward pass and the slots, longest first."""
-        ordered = self.in_order(name, prompts)
+    def chunks(self, name: str, pairs: Iterable[Pair], slots: int) -> Iterator[list[Pair]]:
+        """These pairs in parts that fit into one forward pass and the slots, longest first."""
+        ordered = self.in_order(name, pairs)
         while ordered:
             chunk = self.fitting(name, ordered, slots)
             yield chunk
@@ -141,52 +160,89 @@ class Prefill:
     def __call__(
         self,
         name: str,
-        chunk: Sequence[int],
+        pairs: Sequence[Pair],
         edits: RowEdits,
-        plan: int,
         cache: SlotCache,
         first: int = 0,
         end: int | None = None,
         kept: int = 1,
     ) -> Tensor:
-        """Run prompts under one plan into the slots from `first`, columns up to `end`.
+        """Run prompts, each under its plan, into the slots from `first`, columns up to `end`.
 
         `prepare` must have been called for the set.
 
         Returns:
-            Raw logits after the `kept` last tokens, [prompts, kept, vocabulary], in the model's
-            dtype.
+            Raw logits after the `kept` last tokens, [rows, kept, vocabulary], in the model's dtype.
         """
+        plans, chunk = [plan for plan, _ in pairs], [prompt for _, prompt in pairs]
         end = self.columns(name, chunk) if end is None else end
-        edits.use(plan)
         originals = self._originals[name]
-        start = originals.start(edits.first_layer(plan))
-        if (name, plan) not in self._heads:
-            self._heads[name, plan] = self._head(name, cache, originals, start, first)
-        return self._tails(
-            name, chunk, cache, originals, start, self._heads[name, plan], first, end, kept
-        )
+        start = min(self.start(name, edits, plan) for plan in set(plans))
+        missing = sorted({plan for plan in plans if (name, plan) not in self._heads})
+        if missing:
+            self._edit(edits, missing)
+            heads = self._head(name, cache, originals, start, first, len(missing))
+            for row, plan in enumerate(missing):
+                self._heads[name, plan] = [
+                    (layer, keys[row : row + 1], values[row : row + 1])
+                    for layer, keys, values in heads
+                ]
+        self._edit(edits, plans)
+        head = self._heads_of(name, plans)
+        return self._tails(name, chunk, cache, originals, start, head, first, end, kept)
+
+    def _edit(self, edits: RowEdits, plans: Sequence[int]) -> None:
+        """Let each row be edited by its plan; where all have one, in a single product."""
+        if len(set(plans)) == 1:
+            edits.use(plans[0])
+        else:
+            edits.use_index(torch.tensor(plans, device=self._model.device))
+
+    def _heads_of(self, name: str, plans: Sequence[int]) -> States:
+        """The head's states under the plan of each row; a single row if all have one plan."""
+        places = {plan: place for place, plan in enumerate(dict.fromkeys(plans))}
+        kept = [self._heads[name, plan] for plan in places]
+        if len(kept) == 1:
+            return kept[0]
+        index = torch.tensor([places[plan] for plan in plans])
+        found: States = []
+        for parts in zip(*kept, strict=True):
+            layers, *both = zip(*parts, strict=True)
+            keys, values = (torch.cat(x).index_select(0, index.to(x[0].device)) for x in both)
+            found.append((layers[0], keys, values))
+        return found
 
     # --- the passes --------------------------------------------------------------------------
 
     def _head(
-        self, name: str, cache: SlotCache, originals: Originals, start: int, slot: int
+        self,
+        name: str,
+        cache: SlotCache,
+        originals: Originals,
+        start: int,
+        slot: int,
+        rows: int = 1,
     ) -> States:
-        """Keys and values of the head, computed as one row in the free slot `slot`."""
+        """Keys and values of the head, computed in so many free slots from `slot` on."""
         head = self.sets[name].head
         if not head:
             return []
-        tokens = torch.tensor([list(head)])
-        count = len(head)
-        positions = torch.arange(count)[None]
-        seen = torch.ones(1, count, count, dtype=torch.bool).tril()
+        count, last = len(head), slot + rows
+        tokens = torch.tensor([list(head)] * rows)
+        positions = torch.arange(count).repeat(rows, 1)
+        seen = torch.ones(rows, count, count, dtype=torch.bool).tril()
         masks = cache.layout.masks(seen, positions, None, lambda: positions)
-        cache.at(slot, slot + 1, 0, count)
+        cache.at(slot, last, 0, count)
         hidden = originals.head_inputs.get(start)
+        hidden = None if hidden is None else hidden.expand(rows, *hidden.shape[1:])
         self._forward(tokens, positions, masks, cache, start, hidden)
         # A fresh cache holds nothing in the layers that were skipped.
-        below = [row for row in originals.head_states if row[0] < start]
-        return below + [row for row in cache.read(slot, slot + 1, 0, count) if row[0] >= start]
+        below = [
+            (layer, keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1))
+            for layer, keys, values in originals.head_states
+            if layer < start
+        ]
+        return below + [row for row in cache.read(slot, last, 0, count) if row[0] >= start]
 
     def _tails(
         self,
@@ -203,7 +259,7 @@ class Prefill:
         rows = self.sets[name]
         tails = [rows.tails[i] for i in chunk]
         before, width, last = len(rows.head), max(map(len, tails)), first + len(tails)
-        cache.write(head, first, end - width, rows=len(tails))
+        cache.write(head, first, end - width, rows=len(tails))  # a single row is copied
         hidden = None
         if start:
             hidden = originals.tail_inputs[start][list(chunk), -width:]
@@ -254,7 +310,8 @@ class Prefill:
         with output_lengths(layers) as lengths, recorded(layers, wanted) as inputs:
             kept.head_states = self._head(name, cache, nothing, 0, 0)
             kept.head_inputs = dict(inputs) if rows.head else {}
-            for chunk in self.chunks(name, range(shape[0]), cache.slots):
+            for pairs in self.chunks(name, of_one_plan(range(shape[0])), cache.slots):
+                chunk = [prompt for _, prompt in pairs]
                 end = self.columns(name, chunk)
                 self._tails(name, chunk, cache, nothing, 0, kept.head_states, 0, end)
                 kept.keep_inputs(chunk, shape, inputs)

@@ -18,12 +18,14 @@ class Schedule:
         columns: Columns of a shape are rounded to multiples of this. 1: exactly those in use.
         overlaps: Whether the next block begins before the replies are checked. Rows whose replies
             turn out to be done then make one block of tokens for nothing.
+        mixes: Whether prompts of several plans share a forward pass.
     """
 
     steps: int
     rows: int = 1
     columns: int = 1
     overlaps: bool = False
+    mixes: bool = False
 
     @property
     def spare_columns(self) -> int:
@@ -47,11 +49,12 @@ class Schedule:
 
 SCHEDULES = {
     "cpu": Schedule(steps=1),
-    "cuda": Schedule(steps=8, rows=8, columns=128, overlaps=True),
+    "cuda": Schedule(steps=8, rows=8, columns=128, overlaps=True, mixes=True),
 }
-ELSEWHERE = Schedule(steps=4, columns=64)
+ELSEWHERE = Schedule(steps=4, columns=64, mixes=True)
 """By the kind of device. On a CPU each spare row and column is work, and a check costs nothing; on
-an accelerator a shape that was met before is cheaper than one that fits exactly."""
+an accelerator a shape that was met before is cheaper than one that fits exactly, and a pass over
+few prompts takes as long as one over many."""
 
 
 @dataclass(frozen=True, slots=True)

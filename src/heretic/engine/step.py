@@ -47,7 +47,12 @@ class Rows:
         self._end = torch.tensor(sorted(end), dtype=torch.long, device=device)
 
     def begin(
-        self, first: int, tokens: Tensor, positions: Sequence[int], left: int, plan: int
+        self,
+        first: int,
+        tokens: Tensor,
+        positions: Sequence[int],
+        left: int,
+        plans: Sequence[int],
     ) -> None:
         """Put rows into the slots from `first`.
 
@@ -55,12 +60,13 @@ class Rows:
             tokens: Their first tokens, int64 [rows].
             positions: The positions of these tokens.
             left: Tokens that may follow.
+            plans: The plan of each row.
         """
         rows = slice(first, first + len(tokens))
         self.tokens[rows] = tokens
         self.positions[rows] = torch.tensor(positions, device=self.positions.device)
         self.left[rows] = left * ~self._ended(self.tokens[rows])
-        self.plans[rows] = plan
+        self.plans[rows] = torch.tensor(plans, device=self.plans.device)
 
     def rest(self, first: int, last: int) -> None:
         """Make the rows in these slots spare ones."""

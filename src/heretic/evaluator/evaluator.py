@@ -9,6 +9,7 @@ from functools import cache, cached_property, partial
 from time import perf_counter
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from heretic.engine.engine import Edits, Engine
@@ -16,6 +17,7 @@ from heretic.engine.opening import open_engine
 from heretic.engine.plain import PlainEngine
 from heretic.engine.prefill import Techniques
 from heretic.evaluator.baseline import BaselineFile
+from heretic.evaluator.first_tokens import FirstTokens, kept_on_device
 from heretic.evaluator.race import Race, needs
 from heretic.events import EvaluationProgress, Reporter, Silent
 from heretic.model.core import Model
@@ -67,6 +69,7 @@ class Evaluator:
         self._prefix = model.response_prefix
         self._baseline_file = baseline_file
         self._prompts = prompts.by_name()
+        self._copies: dict[PromptSet, dict[torch.device, Tensor]] = {}  # of the original's logits
         self._tell = _progress_to(self._reporter)
         words = cache(partial(word_tokens, model.tokenizer))
         for scorer in self.scorers:
@@ -120,7 +123,7 @@ class Evaluator:
         race = Race(self.scorers, baseline, self._sizes, len(plans), rivals)
         with self._unedited():
             edits = [self.model.plan_edits(plan, directions) for plan in plans]
-            self._run(self.model, self._engine, edits, race, baseline.references)
+            self._run(self.model, self._engine, edits, race, baseline)
         if seen is not None and rivals is None:
             for plan in range(len(plans)):
                 seen(plan, race.outputs(plan, self._prompts))
@@ -134,7 +137,7 @@ class Evaluator:
         """Scores of another model with the same vocabulary, against this evaluator's baseline."""
         self._check_prefix(other)
         baseline = self.baseline_outputs
-        return self._score(self._outputs(other, baseline.references), baseline)
+        return self._score(self._outputs(other, baseline), baseline)
 
     def score_alone(self, other: Model) -> tuple[Score, ...]:
         """Scores of another model by scorers that read nothing of the unedited one's outputs.
@@ -142,7 +145,7 @@ class Evaluator:
         The unedited model is not run, which takes half of the time of a first `score_model`.
         """
         self._check_prefix(other)
-        outputs = self._outputs(other, {})
+        outputs = self._outputs(other, Outputs())
         return self._score(outputs, outputs)
 
     def _check_prefix(self, model: Model) -> None:
@@ -155,6 +158,7 @@ class Evaluator:
     def take_baseline(self, outputs: Outputs) -> None:
         """Take the unedited model's outputs from another process, instead of computing them."""
         self._baseline_outputs = outputs
+        self._copies.clear()
 
     @property
     def baseline_outputs(self) -> Outputs:
@@ -173,7 +177,8 @@ class Evaluator:
                 name: reference(self.model, self._prompts[name], length)
                 for name, length in self._needs.continuations.items()
             }
-            outputs = replace(self._outputs(self.model, references), references=references)
+            known = Outputs(references=references)
+            outputs = replace(self._outputs(self.model, known), references=references)
         if file is not None:
             file.write(outputs)
         return outputs
@@ -216,12 +221,13 @@ class Evaluator:
     def release(self) -> None:
         """Free the memory of the engine; the next evaluation allocates it again."""
         self.__dict__.pop("_engine", None)
+        self._copies.clear()
 
     def _open_engine(self, model: Model, techniques: Techniques) -> Engine | PlainEngine:
         needed = self._needs
         return open_engine(
             model,
-            {name: self._prompts[name] for name in needed.logits | needed.responses},
+            {name: self._prompts[name] for name in needed.first_tokens | needed.responses},
             replied=needed.responses,
             max_new_tokens=self._max_response_length,
             techniques=techniques,
@@ -239,11 +245,12 @@ class Evaluator:
             raise ValueError(f"a scorer needs endings of the set {name}, which has no items")
         return found
 
-    def _outputs(self, model: Model, references: Mapping[PromptSet, Reference]) -> Outputs:
+    def _outputs(self, model: Model, baseline: Outputs) -> Outputs:
         """The outputs that all scorers together need, from a model in its current state.
 
         Args:
-            references: The original's replies, for teacher forcing.
+            baseline: The original's logits, from which divergences are measured, and its replies,
+                for teacher forcing. Where there are no logits, those of the model are handed on.
         """
         own = model is self.model and model.is_original
         if not own:
@@ -251,7 +258,7 @@ class Evaluator:
         once = replace(self._techniques, reuse_originals=False)  # the model is run only once
         engine = self._engine if own else self._open_engine(model, once)
         race = Race(self.scorers, None, self._sizes)
-        self._run(model, engine, [{}], race, references)
+        self._run(model, engine, [{}], race, baseline)
         return race.outputs(0, self._prompts)
 
     def _run(
@@ -260,10 +267,10 @@ class Evaluator:
         engine: Engine | PlainEngine,
         edits: Sequence[Edits],
         race: Race,
-        references: Mapping[PromptSet, Reference],
+        baseline: Outputs,
     ) -> None:
-        """Compute every plan's logits first, since they are cheap, then the racing plans' rest."""
-        self._run_logits(engine, edits, race)
+        """Begin with every plan's first tokens, which are cheap, then the racing plans' rest."""
+        self._run_first_tokens(engine, edits, race, baseline.logits)
         needed = self._needs
         for plan, edit in enumerate(edits):
             for name in sorted(needed.endings):
@@ -271,7 +278,7 @@ class Evaluator:
                     race.take_endings(plan, name, engine.endings(name, edit))
             if (needed.continuations or needed.texts) and not race.is_settled(plan):
                 with RowEdits(model.writers, [edit]).installed():
-                    self._run_forced(model, plan, race, references)
+                    self._run_forced(model, plan, race, baseline.references)
         for name in sorted(needed.responses):
             racing = [plan for plan in range(len(edits)) if not race.is_settled(plan)]
             if racing:
@@ -289,19 +296,36 @@ class Evaluator:
             texts = [prompt.user for prompt in self._prompts[name]]
             race.take_reading(plan, name, reading(model, texts, length))
 
-    def _run_logits(self, engine: Engine | PlainEngine, edits: Sequence[Edits], race: Race) -> None:
-        needed = self._needs
-        total = sum(len(self._prompts[name]) for name in needed.logits) * len(edits)
-        done = 0
-        for plan, edit in enumerate(edits):
-            for name in sorted(needed.logits):
-                before = done
+    def _run_first_tokens(
+        self,
+        engine: Engine | PlainEngine,
+        edits: Sequence[Edits],
+        race: Race,
+        originals: Mapping[PromptSet, Tensor],
+    ) -> None:
+        """Predict first tokens; only what scorers read of them comes back from the device."""
+        needed, everything = self._needs, range(len(edits))
+        copied = {name for name in needed.first_tokens if name not in originals} | needed.logits
+        # Logits are large: those of one plan are scored before the next one's are made.
+        turns = [(name, [*everything]) for name in sorted(needed.first_tokens - copied)]
+        turns += [(name, [plan]) for plan in everything for name in sorted(copied)]
+        total, done = sum(self._sizes[name] for name in needed.first_tokens) * len(edits), 0
+        for name, plans in turns:
+            before = done
 
-                def on_step(rows: int, before: int = before) -> None:
-                    self._tell("logits", before + rows, total)
+            def on_step(rows: int, before: int = before) -> None:
+                self._tell("logits", before + rows, total)
 
-                race.take_logits(plan, name, engine.logits(name, edit, on_step))
-                done += len(self._prompts[name])
+            measured = name in needed.divergences and name in originals
+            copies = self._copies.setdefault(name, {})
+            original = kept_on_device(originals[name], copies) if measured else None
+            found = FirstTokens(plans, self._sizes[name], original, copies=name in copied)
+            engine.first_tokens(name, [edits[plan] for plan in plans], found.take, on_step)
+            for plan, divergences in found.divergences().items():
+                race.take_divergences(plan, name, divergences)
+            for plan, logits in found.logits().items():
+                race.take_logits(plan, name, logits)
+            done += self._sizes[name] * len(plans)
 
     def _run_replies(
         self, engine: Engine | PlainEngine, name: PromptSet, edits: Mapping[int, Edits], race: Race

@@ -27,6 +27,7 @@ def needs(scorers: Sequence[Scorer]) -> Needs:
         continuations=_longest(one.continuations for one in wanted),
         texts=_longest(one.texts for one in wanted),
         endings=frozenset().union(*(one.endings for one in wanted)),
+        divergences=frozenset().union(*(one.divergences for one in wanted)),
     )
 
 
@@ -63,6 +64,7 @@ class Race:
         self._rivals = rivals
         self._done: list[tuple[float, ...]] = []  # objectives of these plans
         self._logits: list[dict[PromptSet, Tensor]] = [{} for _ in range(plans)]
+        self._divergences: list[dict[PromptSet, Tensor]] = [{} for _ in range(plans)]
         replied = needs(scorers).responses
         self._replies: list[dict[PromptSet, list[str | None]]] = [
             {name: [None] * sizes[name] for name in replied} for _ in range(plans)
@@ -76,6 +78,11 @@ class Race:
     def take_logits(self, plan: int, name: PromptSet, logits: Tensor) -> None:
         """Store first-token logits, float32 [prompts, vocabulary]."""
         self._logits[plan][name] = logits
+        self._advance(plan)
+
+    def take_divergences(self, plan: int, name: PromptSet, found: Tensor) -> None:
+        """Store how far first tokens are from the unedited model's, float64 [prompts]."""
+        self._divergences[plan][name] = found
         self._advance(plan)
 
     def take_continuation(self, plan: int, name: PromptSet, found: Continuation) -> None:
@@ -121,6 +128,7 @@ class Race:
             continuations=self._continuations[plan],
             readings=self._readings[plan],
             endings=self._endings[plan],
+            divergences=self._divergences[plan],
         )
 
     def scores(self) -> list[tuple[Score, ...]]:

@@ -108,7 +108,7 @@ class Rules:
     def sets_needed(self, *, replies: bool) -> set[PromptSet]:
         """Names of the sets whose replies, or else whose logits, the scorers read."""
         needs: list[Needs] = [scorer.needs for scorer in self.scorers]
-        return {name for one in needs for name in (one.responses if replies else one.logits)}
+        return {name for one in needs for name in (one.responses if replies else one.first_tokens)}
 
 
 def logits_of(

@@ -352,10 +352,21 @@ class PromptReader:
         """`get_logits` in batches that fit."""
         return torch.stack(self._batched(prompts, self.get_logits, report))  # type: ignore[arg-type]
 
+    def get_logits_on_device(self, prompts: Prompts) -> Tensor:
+        """`get_logits_batched`, left on the model's device."""
+
+        def compute(some: Prompts) -> Tensor:
+            return self._last_logits(self.encode_rows(some))
+
+        return torch.stack(self._batched(prompts, compute, report=False))  # type: ignore[arg-type]
+
     def logits_after(self, rows: Sequence[list[int]]) -> Tensor:
         """Raw logits after rows of token ids, float32 [rows, vocabulary], on the CPU."""
+        return self._last_logits(rows).cpu()
+
+    def _last_logits(self, rows: Sequence[list[int]]) -> Tensor:
         batch = self.renderer.padded(rows).to(self.device)
-        return capture.last_logits(self.model, batch["input_ids"], batch["attention_mask"]).cpu()
+        return capture.last_logits(self.model, batch["input_ids"], batch["attention_mask"])
 
     def tail_logits(self, rows: Sequence[list[int]], positions: int) -> Tensor:
         """Raw logits after each of the last positions of rows of token ids.

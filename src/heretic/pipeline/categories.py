@@ -137,4 +137,6 @@ def _found_tables(
 def _set_of(scorer: Scorer) -> PromptSet | None:
     """The one prompt set whose replies a scorer reads; None if it reads none, or several."""
     needs = scorer.needs
-    return next(iter(needs.responses)) if len(needs.responses) == 1 and not needs.logits else None
+    if len(needs.responses) != 1 or needs.first_tokens:
+        return None
+    return next(iter(needs.responses))

@@ -31,6 +31,8 @@ class Needs:
 
     Attributes:
         logits: Sets whose first-token logits it reads.
+        divergences: Sets on which it reads how far first tokens are from the unedited model's. That
+            is computed where the logits are, so that they need not be copied to main memory.
         responses: Sets whose replies it reads.
         continuations: Sets on which it reads teacher-forced outputs along the original's replies,
             with the number of tokens of each reply.
@@ -45,11 +47,19 @@ class Needs:
     continuations: Mapping[PromptSet, int] = field(default_factory=dict)
     texts: Mapping[PromptSet, int] = field(default_factory=dict)
     endings: frozenset[PromptSet] = frozenset()
+    divergences: frozenset[PromptSet] = frozenset()
+
+    @property
+    def first_tokens(self) -> frozenset[PromptSet]:
+        """Sets whose first tokens are predicted, whatever is read of them."""
+        return self.logits | self.divergences
 
     def are_met(self, outputs: Outputs) -> bool:
         """Whether the outputs hold everything that is needed."""
         return (
             self.logits <= set(outputs.logits)
+            # They follow from logits, which is how the unedited model's outputs have them.
+            and self.divergences <= set(outputs.divergences) | set(outputs.logits)
             and self.responses <= set(outputs.responses)
             and set(self.continuations) <= set(outputs.continuations)
             and set(self.texts) <= set(outputs.readings)
@@ -101,6 +111,8 @@ class Outputs:
         continuations: Teacher-forced outputs along the original's replies.
         readings: Negative log-likelihoods of texts.
         endings: Likelihoods of the endings of items.
+        divergences: KL(original || model) of the first generated token, in nats, float64 [prompts].
+            The unedited model's outputs have logits in their place.
         references: The original's replies that continuations follow; only in the outputs of the
             unedited model.
     """
@@ -112,6 +124,7 @@ class Outputs:
     readings: Mapping[PromptSet, Reading] = field(default_factory=dict)
     references: Mapping[PromptSet, Reference] = field(default_factory=dict)
     endings: Mapping[PromptSet, Endings] = field(default_factory=dict)
+    divergences: Mapping[PromptSet, Tensor] = field(default_factory=dict)
 
 
 Replies = Mapping[PromptSet, Sequence[str | None]]

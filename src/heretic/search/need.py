@@ -79,7 +79,8 @@ def needed(
     cache = rows * columns * sizes.cache_per_token
     kept = int(KEPT_SHARE * cache)
     left = total - sizes.weights - cache - kept
-    passes = _of_pass(sizes, batch, prompt, on_cpu)
+    # Prompts of several plans share a pass where their replies share a step.
+    passes = _of_pass(sizes, batch if on_cpu else rows, prompt, on_cpu)
     return Need(
         rows=rows,
         columns=columns,
@@ -90,11 +91,11 @@ def needed(
     )
 
 
-def _of_pass(sizes: Sizes, batch: int, prompt: int, on_cpu: bool) -> int:
+def _of_pass(sizes: Sizes, rows: int, prompt: int, on_cpu: bool) -> int:
     """A forward pass over prompts, and the logits after them, which are read in float32."""
     most = TOKENS_ON_CPU if on_cpu else TOKENS_ON_ACCELERATOR
-    hidden = min(most, batch * prompt) * sizes.hidden * PASS_FACTOR * sizes.itemsize
-    return hidden + batch * sizes.vocabulary * (sizes.itemsize + 4)
+    hidden = min(most, rows * prompt) * sizes.hidden * PASS_FACTOR * sizes.itemsize
+    return hidden + rows * sizes.vocabulary * (sizes.itemsize + 4)
 
 
 def _of_fit(sizes: Sizes, total: int, left: int, prompt: int, on_cpu: bool) -> int:

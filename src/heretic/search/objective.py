@@ -58,12 +58,15 @@ class Openings:
 
     def log_odds(self, logprobs: Tensor) -> Tensor:
         """Log-odds [rows] that a reply shows it, from log-probabilities [rows, vocabulary]."""
-        opening = logprobs[:, self.tokens]
-        yes = (opening + self.shares.log()).logsumexp(dim=-1)
-        # Not 1 - e^yes, which rounds to 0 and has no slope if refusal is almost certain.
+        # Indices are made here, where they are known: a mask would make a device wait.
         certain = self.shares >= 1
-        unsure = opening[:, ~certain] + torch.log1p(-self.shares[~certain])
-        rest = logprobs.index_fill(1, self.tokens, -torch.inf)
+        others = (~certain).nonzero().flatten().to(logprobs.device)
+        tokens, shares = self.tokens.to(logprobs.device), self.shares.to(logprobs)
+        opening = logprobs[:, tokens]
+        yes = (opening + shares.log()).logsumexp(dim=-1)
+        # Not 1 - e^yes, which rounds to 0 and has no slope if refusal is almost certain.
+        unsure = opening[:, others] + torch.log1p(-shares[others])
+        rest = logprobs.index_fill(1, tokens, -torch.inf)
         no = torch.cat([rest, unsure], dim=-1).logsumexp(dim=-1)
         return yes - no
 
@@ -156,11 +159,16 @@ class Objective:
         Raises:
             ModelError: Even a single prompt does not fit into memory.
         """
+        # Sent before anything runs there, so that no copy has to wait.
+        device = self._model.device
+        originals = self._original[list(good)].to(device)
+        signs = _signs(originals.shape, generator).to(device)
 
         def damage(logprobs: Tensor, part: slice) -> tuple[Tensor, Tensor]:
-            original = self._original[list(good[part])]
+            original = originals[part].to(logprobs.device)
             divergence = (original.exp() * (original - logprobs)).sum(dim=-1)
-            return divergence, (logprobs * _probe(logprobs.detach(), generator)).sum(dim=-1)
+            probe = _probe(logprobs.detach(), signs[part].to(logprobs))
+            return divergence, (logprobs * probe).sum(dim=-1)
 
         def refusal(logprobs: Tensor, part: slice) -> tuple[Tensor]:
             return (self._sign * self.openings.log_odds(logprobs),)
@@ -171,13 +179,8 @@ class Objective:
         ((log_odds, log_odds_gradients),) = self._derived(
             weights, [self._bad[i] for i in bad], refusal
         )
-        return Sample(
-            divergence=divergence,
-            divergence_gradients=gradients,
-            probes=probes,
-            log_odds=log_odds,
-            log_odds_gradients=log_odds_gradients,
-        )
+        # Only here are results waited for.
+        return Sample(*_fetched([divergence, gradients, probes, log_odds, log_odds_gradients]))
 
     def _derived(
         self,
@@ -195,7 +198,8 @@ class Objective:
 
         def work(part: slice) -> None:
             some = rows[part]
-            own = weights.detach().expand(len(some), *weights.shape).clone().requires_grad_()
+            own = weights.detach().to(self._model.device)
+            own = own.expand(len(some), *weights.shape).clone().requires_grad_()
             with self._edited(own), lean(self._model, some):
                 values = terms(self._logprobs(some), part)
                 gradients = [
@@ -216,12 +220,12 @@ class Objective:
         ]
 
     def _logprobs(self, rows: Sequence[list[int]]) -> Tensor:
-        """Log-probabilities of the first token, float32 [rows, vocabulary], on the CPU."""
+        """Log-probabilities of the first token, float32 [rows, vocabulary]."""
         batch = self._model.renderer.padded(rows).to(self._model.device)
         arguments = forward_arguments(self._model.model, batch["attention_mask"])
         output = self._model.model(input_ids=batch["input_ids"], use_cache=False, **arguments)
         logits: Tensor = output.logits[:, -1]
-        return logits.float().log_softmax(dim=-1).cpu()
+        return logits.float().log_softmax(dim=-1)
 
     @contextmanager
     def _edited(self, own: Tensor) -> Iterator[None]:
@@ -238,14 +242,28 @@ class Objective:
             yield
 
 
-def _probe(logprobs: Tensor, generator: torch.Generator) -> Tensor:
+def _fetched(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Float tensors in main memory, brought there by one copy."""
+    parts = torch.cat([tensor.flatten() for tensor in tensors]).cpu()
+    sizes = [tensor.numel() for tensor in tensors]
+    return [
+        part.reshape(tensor.shape)
+        for part, tensor in zip(torch.split(parts, sizes), tensors, strict=True)
+    ]
+
+
+def _signs(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Random signs, int8, as small as they can be sent to a device."""
+    return torch.randint(0, 2, shape, generator=generator).to(torch.int8) * 2 - 1
+
+
+def _probe(logprobs: Tensor, signs: Tensor) -> Tensor:
     """Random u [rows, vocabulary] whose covariance is the Fisher matrix of the distribution q.
 
     For a vector r of random signs, u = sqrt(q) r - q (sqrt(q) . r). If J is the derivative of the
     log-probabilities, the covariance of J^T u is the Gauss-Newton matrix of the KL divergence.
     """
     q = logprobs.exp()
-    signs = torch.randint(0, 2, q.shape, generator=generator).to(q.dtype) * 2 - 1
     weighted = q.sqrt() * signs
     return weighted - q * weighted.sum(dim=-1, keepdim=True)
 

@@ -147,7 +147,8 @@ SETTINGS: tuple[Rule, ...] = (
     _prompts("bad_evaluation_prompts", "1.x", "bad_evaluation_prompts"),
     Rule(
         "offload_outputs_to_cpu", "1.x, 2.x", "needless",
-        convert=convert.nothing, why="logits and residuals are kept in the machine's memory anyway",
+        convert=convert.nothing,
+        why="what is kept of logits and residuals is in the machine's memory anyway",
     ),
     Rule(
         "batch_size_test_prompts", "2.x", "needless", convert=convert.nothing,
