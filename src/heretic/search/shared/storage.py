@@ -6,7 +6,8 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from enum import Enum
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import optuna
 from optuna.storages import BaseStorage
@@ -90,12 +91,16 @@ class Storage:
             Exception: Whatever the drivers raise.
         """
         if self._storage is None:
-            self._storage = _opened(self.address)
+            self._storage = _opened(self.address, self._deadline)
         try:
             return work(self._storage)
         except Exception:
             self._forget_session()
             raise
+
+    def _deadline(self) -> float:
+        """Seconds for one call through a proxy: fewer where little patience is left."""
+        return min(_ANSWERING, max(self.patience, _CONNECTING))
 
     def _forget_session(self) -> None:
         """Drop this thread's session: after a lost connection it may want a rollback for good."""
@@ -139,8 +144,7 @@ class Storage:
         while (cause := causes[-1].__cause__) is not None and isinstance(cause, Exception):
             causes.append(cause)
         # The last cause is the driver's, which says it in its own words.
-        text = safe_line(self.address.url.mask(str(causes[-1]) or type(causes[-1]).__name__))
-        return text[:_WORDS]
+        return safe_line(self.address.url.mask(_words_of(causes[-1])))[:_WORDS]
 
 
 def check_answers(address: StorageAddress) -> None:
@@ -159,9 +163,11 @@ def check_answers(address: StorageAddress) -> None:
         storage.close()
 
 
-def _opened(address: StorageAddress) -> BaseStorage:
+def _opened(address: StorageAddress, deadline: Callable[[], float]) -> BaseStorage:
     if address.kind == "grpc":
-        return optuna.storages.GrpcStorageProxy(host=address.host, port=address.port)
+        from heretic.search.shared.proxy import Proxy
+
+        return Proxy(address.host, address.port, deadline)
     # Optuna fills in braces.
     url = address.url.reveal().replace("{", "{{").replace("}", "}}")
     options: dict[str, dict[str, Any]] = {
@@ -217,6 +223,24 @@ def is_absence(error: Exception) -> bool:
             return True
         found = found.__cause__
     return False
+
+
+def _words_of(error: Exception) -> str:
+    """What an error says; of gRPC's the two fields that a user can read."""
+    if _is_of_grpc(error) and isinstance(error, _Status):
+        return f"{error.code().name}: {error.details()}"
+    return str(error) or type(error).__name__
+
+
+@runtime_checkable
+class _Status(Protocol):
+    """An error of gRPC that has a status."""
+
+    def code(self) -> Enum:
+        """Its kind."""
+
+    def details(self) -> str | None:
+        """Its words."""
 
 
 def _is_of_grpc(error: BaseException) -> bool:
