@@ -366,6 +366,50 @@ class TestNobodyIsAwaitedInVain:
         assert [one.reason for one in recorder.of(SearchFinished)] == ["time"]
 
 
+class TestWhoHasTheTurnToPropose:
+    """Another process lives, has taken the next number, and proposes nothing."""
+
+    def test_is_not_awaited_beyond_the_time_limit(self, url: str, tmp_path: Path):
+        recorder = Recorder()
+        with shared(url, tmp_path / "a") as (study, _), connected(url, NAME, Silent()) as other:
+            other.search(["minimize", "minimize"])
+            other.reserve()
+            limit = TimeLimit(0.5, time.perf_counter())
+            assert study.run(evaluate, 2, recorder, time_limit=limit) == []
+            theirs, mine = other.trials()
+            assert not theirs.state.is_finished()
+            assert mine.state.is_finished()  # nobody waits for it
+        assert [one.reason for one in recorder.of(SearchFinished)] == ["time"]
+
+    @pytest.mark.parametrize("is_stopped", [False, True])
+    def test_is_not_awaited_by_a_search_that_is_to_pause_or_stop(
+        self, url: str, tmp_path: Path, is_stopped: bool
+    ):
+        asked: list[bool] = []
+
+        def between(may_hold: bool) -> bool:
+            asked.append(may_hold)
+            if len(asked) == 1:
+                return True
+            if may_hold:  # here it holds the search, and no number that others wait for
+                assert other.trials()[1].state.is_finished()
+                if is_stopped:
+                    raise KeyboardInterrupt
+                other.settle(0)
+            return may_hold
+
+        with shared(url, tmp_path / "a") as (study, _), connected(url, NAME, Silent()) as other:
+            other.search(["minimize", "minimize"])
+            other.reserve()
+            if is_stopped:
+                with pytest.raises(KeyboardInterrupt):
+                    study.run(evaluate, 1, between_batches=between)
+            else:
+                found = study.run(evaluate, 1, between_batches=between)
+                assert [(one.number, one.state) for one in found] == [(2, "complete")]
+        assert asked[:3] == [True, False, True]
+
+
 def test_a_process_is_dead_by_silence_alone(url: str, tmp_path: Path):
     with connected(url, NAME, Silent()) as one, connected(url, NAME, Silent()) as other:
         assert not one.has_ended(other.me)
