@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +234,29 @@ def test_a_run_with_a_withheld_figure_goes_on(url: str, tmp_path: Path):
         assert remote.finish(found[1])  # as after a loss of connection
     with shared(url, tmp_path / "a", objectives=objectives) as (study, _):
         assert len(study.run(withheld, 3)) == 3
+
+
+def test_no_value_is_larger_than_the_fields_of_mysql(url: str, tmp_path: Path):
+    """A figure of each of several thousand prompts is: it is kept in pieces."""
+    many = tuple(1 / (3 + number) for number in range(5000))
+
+    def large(plans):
+        return [
+            (replace(first, values=many, display='"\\u00fc" ' * 2000), *rest)
+            for first, *rest in evaluate(plans)
+        ]
+
+    with shared(url, tmp_path / "a") as (study, _):
+        found = study.run(large, 2)
+    with sqlite3.connect(tmp_path / "study.db") as database:
+        query = "select max(length(value_json)) from trial_user_attributes"
+        ((longest,),) = database.execute(query)
+    assert 30_000 < longest <= 65_535
+    with shared(url, tmp_path / "b") as (study, remote):
+        assert numbered(study.run(large, 3)[:2]) == numbered(found)
+        assert remote.finish(found[1])  # as after a loss of connection
+    with shared(url, tmp_path / "a") as (study, _):
+        assert numbered(study.run(large, 3)[:2]) == numbered(found)
 
 
 class TestParted:
