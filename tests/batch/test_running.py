@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,7 +19,7 @@ from heretic.batch import running
 from heretic.batch.job import Job, condition, do
 from heretic.batch.running import places, run_jobs
 from heretic.config.settings import Settings
-from heretic.errors import SettingsError
+from heretic.errors import RunError, SettingsError
 
 
 class TestShares:
@@ -121,3 +124,56 @@ def test_no_process_is_left_where_nobody_can_be_told_or_somebody_insists(
     with pytest.raises(KeyboardInterrupt):
         run_jobs(file, load(file), [{}], Gone(threading.Event()))
     assert [process.poll() is None for process in begun] == [False]
+
+
+class TestFullDisk:
+    """What was computed is kept, and it is said what to do."""
+
+    @pytest.fixture
+    def file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.chdir(tmp_path)
+        ends = (sys.executable, "-c", "import time; time.sleep(0.5)")
+        monkeypatch.setattr(running, "HERETIC", ends)
+        defaults = "[defaults]\nmodel = 'org/m'\n"
+        return write(Path("night.toml"), *(f'name = "{name}"' for name in "abc"), defaults=defaults)
+
+    def test_no_more_jobs_start_and_those_at_work_end(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        left = iter([10**9, 12_000])
+        usage = shutil.disk_usage(".")
+        monkeypatch.setattr(
+            shutil, "disk_usage", lambda _: type(usage)(usage.total, usage.used, next(left))
+        )
+        watching = Watching(threading.Event())
+        with pytest.raises(RunError, match="b has 12 kB left: no job can be started") as caught:
+            run_jobs(file, load(file), [{}, {}], watching)
+        assert "Free some space, then start the same command again" in str(caught.value)
+        assert watching.told == [("started", "a"), ("ended", "a")]
+
+    def test_a_line_in_the_log_that_is_not_taken_stops_no_job(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        def full(*_: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "write", full)
+        assert run_jobs(file, load(file), [{}], Watching(threading.Event())) == dict.fromkeys(
+            "abc", 0
+        )
+
+    def test_a_job_says_why_it_failed_and_goes_on_later(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        def full(*_: object) -> None:
+            raise RunError("Cannot write job.json: No space left on device.")
+
+        def search(_: Settings) -> int:
+            raise RunError("Cannot write trials.journal: No space left on device.")
+
+        job = load(file)[0]
+        job.folder.mkdir(parents=True)
+        monkeypatch.setattr("heretic.batch.job._write", full)
+        with pytest.raises(RunError, match=r"trials\.journal"):
+            do(job, search)
+        assert condition(job).state == "waiting"

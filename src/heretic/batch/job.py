@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -273,7 +274,9 @@ def do(job: Job, search: Callable[[Settings], int]) -> int:
             status = search(job.settings)
         except Exception as error:
             if not is_of_interruption(error):
-                _write(path, Ending("failed", job.settings.recorded(), masked(reason(error))))
+                ending = Ending("failed", job.settings.recorded(), masked(reason(error)))
+                with suppress(RunError):  # a full disk, of which `error` tells; the job goes on
+                    _write(path, ending)
             raise
         if status == 0:
             events = latest_events(job.folder)

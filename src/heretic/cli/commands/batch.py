@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from heretic.cli.options import SettingsOptions
-from heretic.errors import HereticError, SettingsError
+from heretic.errors import HereticError, RunError, SettingsError
 from heretic.system.display import counted, json_text, safe
 
 if TYPE_CHECKING:
@@ -70,9 +70,9 @@ def command(
     click.echo(f"Checking {counted(len(jobs), 'job')} ...", err=as_json)
     if refused := _checked_elsewhere(file, retry=retry):
         return refused
-    interrupted = _run(file, jobs, at_once, retry=retry, as_json=as_json)
+    cut_short = _run(file, jobs, at_once, retry=retry, as_json=as_json)
     all_finished = _sum_up(file, jobs, as_json=as_json, page=True)
-    return interrupted or (DONE if all_finished else NOT_DONE)
+    return cut_short or (DONE if all_finished else NOT_DONE)
 
 
 def _load(
@@ -176,9 +176,13 @@ def _checked_elsewhere(file: Path, *, retry: bool) -> int:
 
 
 def _run(file: Path, jobs: Sequence[Job], at_once: int, *, retry: bool, as_json: bool) -> int:
-    """Run the jobs that have not ended; the exit status if the batch was interrupted, else 0."""
+    """Run the jobs that have not ended; the exit status if not all could be begun, else 0.
+
+    Raises:
+        HereticError: None can be begun.
+    """
     from heretic.batch.job import condition
-    from heretic.batch.running import places, run_jobs
+    from heretic.batch.running import check_space, places, run_jobs
     from heretic.cli import INTERRUPTED
     from heretic.cli.display.batch import BatchDisplay
     from heretic.cli.display.text import make_console
@@ -192,12 +196,17 @@ def _run(file: Path, jobs: Sequence[Job], at_once: int, *, retry: bool, as_json:
         todo = [job for job in jobs if condition(job).state not in left_out]
         if not todo:
             return 0
+        check_space(folder)
+        shares = places(min(at_once, len(todo)))
         display = BatchDisplay(make_console(to_error=as_json), len(todo))
         try:
             with display.shown():
-                run_jobs(file, todo, places(min(at_once, len(todo))), display)
+                run_jobs(file, todo, shares, display)
         except KeyboardInterrupt:
             return INTERRUPTED
+        except RunError as error:  # what was found before is shown all the same
+            click.echo(safe(f"Error: {error}"), err=True)
+            return NOT_DONE
     return 0
 
 
