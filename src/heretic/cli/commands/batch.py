@@ -80,6 +80,7 @@ def _load(
 ) -> list[Job]:
     """The jobs; what is wrong with their settings is told of all of them at once."""
     from heretic.batch.job import condition, load_job, shared_places
+    from heretic.batch.owner import check_owner
 
     jobs: list[Job] = []
     problems: dict[str, str] = {}
@@ -88,12 +89,18 @@ def _load(
             job = load_job(file, table, tell)
             _check_answers(job)
             jobs.append(job)
-            found = condition(job)
         except HereticError as error:
             problems[table.name] = str(error)
+    for job in jobs[:1]:  # all have one folder
+        check_owner(file, job.folder.parent)
+    for job in jobs:
+        try:
+            found = condition(job)
+        except HereticError as error:
+            problems[job.name] = str(error)
             continue
         if found.state == "changed" and not retry:
-            problems[table.name] = found.note
+            problems[job.name] = found.note
     _refuse(file, {**problems, **shared_places(jobs)})
     return jobs
 
@@ -182,6 +189,7 @@ def _run(file: Path, jobs: Sequence[Job], at_once: int, *, retry: bool, as_json:
         HereticError: None can be begun.
     """
     from heretic.batch.job import condition
+    from heretic.batch.owner import claim
     from heretic.batch.running import check_space, places, run_jobs
     from heretic.cli import INTERRUPTED
     from heretic.cli.display.batch import BatchDisplay
@@ -198,6 +206,7 @@ def _run(file: Path, jobs: Sequence[Job], at_once: int, *, retry: bool, as_json:
             return 0
         check_space(folder)
         shares = places(min(at_once, len(todo)))
+        claim(file, folder)
         display = BatchDisplay(make_console(to_error=as_json), len(todo))
         try:
             with display.shown():
@@ -254,6 +263,7 @@ def _run_one(file: Path, tables: Sequence[JobTable], name: str, *, retry: bool) 
     """Do one job in this process, as its batch would; returns the exit status."""
     from heretic.batch.checks import check_same
     from heretic.batch.job import condition, do, load_job
+    from heretic.batch.owner import check_owner, claim
     from heretic.cli.workflow import run_of_settings
 
     started = perf_counter()
@@ -263,6 +273,7 @@ def _run_one(file: Path, tables: Sequence[JobTable], name: str, *, retry: bool) 
         raise SettingsError(f"There is no job {name} in {file}.", remedy=f"There are {known}.")
     job = load_job(file, table, SettingsOptions().tell)
     _check_answers(job)
+    check_owner(file, job.folder.parent)
     found = condition(job)
     if found.state == "finished":
         check_same(job)
@@ -270,4 +281,5 @@ def _run_one(file: Path, tables: Sequence[JobTable], name: str, *, retry: bool) 
         click.echo(safe(f"{name}: {found.state}. {found.note}".strip()))
         return DONE if found.state == "finished" else NOT_DONE
     job.folder.mkdir(parents=True, exist_ok=True)
+    claim(file, job.folder.parent)
     return do(job, lambda settings: run_of_settings(settings, started, offers=False))
