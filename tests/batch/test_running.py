@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,8 +19,10 @@ from tests.support.batch_case import load, write
 from heretic.batch import running
 from heretic.batch.job import Job, condition, do
 from heretic.batch.running import places, run_jobs
+from heretic.cluster import ray_start
 from heretic.config.settings import Settings
-from heretic.errors import RunError, SettingsError
+from heretic.errors import HereticError, RunError, SettingsError
+from heretic.system.machine import CORES_VARIABLE, usable_cores
 
 
 class TestShares:
@@ -43,10 +46,34 @@ class TestShares:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         monkeypatch.setattr(running, "usable_cores", lambda: 9)
-        assert places(2) == [{"OMP_NUM_THREADS": "4"}] * 2
-        assert places(20)[0] == {"OMP_NUM_THREADS": "1"}
+        assert places(2) == [{"OMP_NUM_THREADS": "4", CORES_VARIABLE: "4"}] * 2
+        assert places(20)[0] == {"OMP_NUM_THREADS": "1", CORES_VARIABLE: "1"}
         monkeypatch.setenv("OMP_NUM_THREADS", "3")
-        assert places(2) == [{}, {}]
+        assert places(2) == [{CORES_VARIABLE: "4"}] * 2
+
+    def test_a_jobs_own_ray_has_no_more_cores_than_its_share(self, monkeypatch: pytest.MonkeyPatch):
+        """Else the workers of all jobs would compute with as many threads as there are cores."""
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        cores = usable_cores()
+        begun: list[int] = []
+
+        def init(*, num_cpus: int, **_: Any) -> None:
+            begun.append(num_cpus)
+            raise RuntimeError("enough")
+
+        fake = SimpleNamespace(
+            init=init,
+            shutdown=lambda: None,
+            is_initialized=lambda: False,
+            job_config=SimpleNamespace(JobConfig=lambda **_: None),
+        )
+        monkeypatch.setattr(ray_start, "ray_package", lambda: fake)
+        monkeypatch.setattr(ray_start, "_imported_closed", lambda: True)
+        for variable, value in places(2)[0].items():
+            monkeypatch.setenv(variable, value)
+        with pytest.raises(HereticError, match="enough"), ray_start.local_ray(0, 0):
+            pass
+        assert begun == [max(1, cores // 2)]
 
 
 class Watching:

@@ -20,7 +20,7 @@ from heretic.errors import RunError, SettingsError
 from heretic.runs.lock import is_locked
 from heretic.system.display import bytes_text
 from heretic.system.files import cannot_write, existing_parent, open_own
-from heretic.system.machine import usable_cores
+from heretic.system.machine import CORES_VARIABLE, usable_cores
 
 _PAUSE = 0.25
 """Seconds between two looks at the processes."""
@@ -76,7 +76,8 @@ def places(count: int) -> list[Place]:
     """Shares of this machine for so many jobs at once: GPUs, or else cores.
 
     GPUs are those that CUDA or ROCm shows, in equal numbers up to one. Where there is none, each
-    job computes with its share of the cores, unless OMP_NUM_THREADS is set.
+    job computes with its share of the cores, or with as many threads as OMP_NUM_THREADS says; the
+    workers of a job share its share.
 
     Raises:
         SettingsError: There are fewer GPUs than jobs.
@@ -86,8 +87,9 @@ def places(count: int) -> list[Place]:
     variable = next((name for name in _DEVICES if name in os.environ), _DEVICES[-1])
     devices = _visible(variable)
     if not devices:
-        threads = str(max(1, usable_cores() // count))
-        return [{} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": threads}] * count
+        share = str(max(1, usable_cores() // count))
+        threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": share}
+        return [{CORES_VARIABLE: share, **threads}] * count
     if len(devices) < count:
         raise SettingsError(
             f"--at-once is {count}, and there are {len(devices)} GPUs: two models on one GPU would "
