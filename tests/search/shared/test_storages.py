@@ -101,6 +101,20 @@ def served(storage: optuna.storages.BaseStorage) -> Iterator[str]:
     server.stop(None)
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["sqlite:////no/such/folder/study.db", "grpc://127.0.0.1:1", "postgresql://127.0.0.1:1/mine"],
+)
+def test_an_address_without_a_password_is_shown(address: str):
+    if not address.startswith("sqlite"):
+        pytest.importorskip("grpc" if address.startswith("grpc") else "psycopg")
+    found = storage_address(address)
+    with pytest.raises(StudyError) as caught:
+        check_answers(found)
+    assert f"The storage {address} does not answer" in masked(str(caught.value))
+    assert masked(f"storage = {address}") == f"storage = {address}"
+
+
 @pytest.fixture
 def proxy(tmp_path: Path) -> Iterator[str]:
     """A proxy before a database of its own."""
