@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -145,6 +146,22 @@ def check_address(address: str, *, allow_unauthenticated: bool) -> None:
             "without one can run code on its nodes.",
             remedy=_REMEDY,
         )
+
+
+def check_reachable(address: str, seconds: float = 5.0) -> None:
+    """Say that nothing listens where a cluster should be; nothing is sent there.
+
+    Raises:
+        HereticError: So it is; or the address is `auto`, and no cluster is known here.
+    """
+    ray_package()
+    found = _resolved(address)
+    host, _, port = found.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=seconds):
+            pass
+    except (OSError, ValueError) as error:
+        raise _unreachable(address, safe_line(str(error))) from error
 
 
 def _resolved(address: str) -> str:

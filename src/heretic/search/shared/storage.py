@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable
 from enum import Enum
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import optuna
@@ -17,6 +18,7 @@ from heretic.events import Notice, Reporter, Silent
 from heretic.search.sampler import quiet
 from heretic.search.shared.address import StorageAddress
 from heretic.system.display import safe_line
+from heretic.system.files import check_writable
 
 PATIENCE = 300.0
 """Seconds for which a storage that does not answer is asked again."""
@@ -79,7 +81,7 @@ class Storage:
                 now = time.monotonic()
                 since = now if since is None else since
                 if now - since >= self.patience:
-                    raise self._absence(error) from error
+                    raise self.absence(error) from error
                 if now == since:
                     self._tell(error)
             time.sleep(min(_PAUSE, self.patience))
@@ -125,7 +127,8 @@ class Storage:
         )
         self._reporter.emit(Notice(text, level="warning"))
 
-    def _absence(self, error: Exception) -> StudyError:
+    def absence(self, error: Exception) -> StudyError:
+        """The error for a storage that does not answer, without its password."""
         return StudyError(
             f"The storage {self.address.shown} does not answer: {self._reason(error)}",
             remedy="The run folder holds all trials that are known here. Once the storage answers, "
@@ -163,13 +166,46 @@ def check_answers(address: StorageAddress) -> None:
         storage.close()
 
 
-def _opened(address: StorageAddress, deadline: Callable[[], float]) -> BaseStorage:
-    if address.kind == "grpc":
-        from heretic.search.shared.proxy import Proxy
+def check_reachable(address: StorageAddress) -> None:
+    """As `check_answers`, without making the tables of a database that has none.
 
-        return Proxy(address.host, address.port, deadline)
-    # Optuna fills in braces.
-    url = address.url.reveal().replace("{", "{{").replace("}", "}}")
+    Raises:
+        StudyError: It does not answer.
+    """
+    if address.kind == "grpc":
+        check_answers(address)
+        return
+    import sqlalchemy
+
+    try:
+        engine = sqlalchemy.create_engine(address.url.reveal(), **_engine_options(address.kind))
+        name = engine.url.database
+        if address.kind == "sqlite" and name is not None and not Path(name).exists():
+            _check_folder(Path(name).absolute().parent)  # connecting would make the file
+            return
+        try:
+            with engine.connect():
+                pass
+        finally:
+            engine.dispose()
+    except Exception as error:  # whatever the drivers raise
+        raise Storage(address, Silent()).absence(error) from error
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise if a database cannot be made in a folder.
+
+    Raises:
+        RunError: It may not be written to.
+        FileNotFoundError: It is not there.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not there")
+    check_writable(folder)
+
+
+def _engine_options(kind: str) -> dict[str, Any]:
+    """What SQLAlchemy is told of a database: how long it is waited for."""
     options: dict[str, dict[str, Any]] = {
         "sqlite": {"timeout": _ANSWERING},
         "postgresql": {
@@ -186,7 +222,17 @@ def _opened(address: StorageAddress, deadline: Callable[[], float]) -> BaseStora
             "write_timeout": _ANSWERING,
         },
     }
-    engine = {"pool_pre_ping": True, "connect_args": options[address.kind]}
+    return {"pool_pre_ping": True, "connect_args": options[kind]}
+
+
+def _opened(address: StorageAddress, deadline: Callable[[], float]) -> BaseStorage:
+    if address.kind == "grpc":
+        from heretic.search.shared.proxy import Proxy
+
+        return Proxy(address.host, address.port, deadline)
+    # Optuna fills in braces.
+    url = address.url.reveal().replace("{", "{{").replace("}", "}}")
+    engine = _engine_options(address.kind)
     for attempt in range(_OPENINGS):
         try:
             return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine))
