@@ -194,6 +194,21 @@ class TestRefusals:
         assert main(["batch", str(file), "--job", "c"]) == 2
         assert "There is no job c in night.toml. There are a." in capsys.readouterr().err
 
+    @pytest.mark.parametrize("name", ["a", "b"])
+    def test_one_job_that_saves_where_another_does(
+        self, name: str, capsys: pytest.CaptureFixture[str]
+    ):
+        saving = 'model_action = "save"\ntrial_index = 0\nexport_strategy = "merge"'
+        tables = [f'name = "{one}"\n{saving}\nsave_directory = "x"' for one in "ab"]
+        broken = 'name = "c"\nworker_mode = "perhaps"'
+        file = write(Path("night.toml"), *tables, broken, defaults=DEFAULTS)
+        assert main(["batch", str(file), "--job", name]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert f"{name}: It saves to" in err
+        assert f"and so does job {'ab'.replace(name, '')}" in err
+        assert not Path("checkpoints").exists()
+
     @pytest.mark.parametrize("other", [["--check"], ["--json"], ["--at-once", "2"]])
     def test_one_job_takes_no_option_of_all(
         self, other: list[str], capsys: pytest.CaptureFixture[str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -141,6 +142,22 @@ def _check_answers(job: Job) -> None:
         )
 
 
+def _check_places(file: Path, tables: Sequence[JobTable], job: Job) -> None:
+    """Refuse a job that saves or uploads where another of the file does.
+
+    Raises:
+        SettingsError: So it is.
+    """
+    from heretic.batch.job import load_job, shared_places
+
+    others: list[Job] = []
+    for table in tables:
+        with suppress(HereticError):  # what is wrong with another job is no matter of this one
+            others += [load_job(file, table, lambda _: None)] if table.name != job.name else []
+    if problem := shared_places([*others, job]).get(job.name):
+        raise SettingsError(f"{job.name}: {problem}")
+
+
 def _problem(job: Job) -> str:
     """What would stop a job, found with all that a start looks at; empty if nothing would."""
     from heretic.batch.checks import check_same, check_start
@@ -274,6 +291,7 @@ def _run_one(file: Path, tables: Sequence[JobTable], name: str, *, retry: bool) 
     job = load_job(file, table, SettingsOptions().tell)
     _check_answers(job)
     check_owner(file, job.folder.parent)
+    _check_places(file, tables, job)
     found = condition(job)
     if found.state == "finished":
         check_same(job)
