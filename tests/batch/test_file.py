@@ -88,10 +88,12 @@ def test_a_matrix_is_enough(tmp_path: Path):
         ("[matrix]\nseed = [1]\n[[job]]\nname = 'a'\nseed = 2", "sets seed, and [matrix] does too"),
         ("[[job]]\nname = 'a'\n[[job]]\nname = 'A'", "Two jobs"),
         ("[matrix]\nseed = [1, 1]", "Two jobs"),
+        ("[matrix]\nmodel = ['./a b', './a-b']", "write [[job]] tables in place of the matrix"),
         ("[[job]]\nname = '../a'", "cannot be a job's name"),
         ("[[job]]\nname = ''", "cannot be a job's name"),
         ("[[job]]\nname = 'a.'", "cannot be a job's name"),
         ("[[job]]\nname = 'run.lock'", "cannot be a job's name"),
+        ("[[job]]\nname = 'batch.json'", "cannot be a job's name"),
         ("[[job]]\nname = 'Report.html'", "cannot be a job's name"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from tests.support.batch_case import load, write
 from tests.support.run_case import MANIFEST
 
 from heretic.batch.checks import check_start
+from heretic.batch.file import OWNER
 from heretic.batch.job import ENDING, Job, condition, do, run_of, shared_places
+from heretic.batch.owner import check_owner, claim
 from heretic.cli.commands.batch import command
 from heretic.config.settings import Settings
 from heretic.errors import ExportError, RunError, SettingsError
@@ -85,6 +88,66 @@ class TestSettings:
         assert "job a" in found["b"]
         saving = DEFAULTS + "model_action = 'save'\n"
         assert shared_places(jobs("name = 'a'", "name = 'b'", defaults=saving)) == {}
+
+    @pytest.mark.parametrize(
+        ("first", "second", "told"),
+        [
+            ("x", "x/b", {"b": "one is in the other"}),
+            ("x/y/../z/a", "./x", {"b": "one is in the other"}),
+            ("x", "xy", {}),
+            ("checkpoints/night/b/c", "y", {"a": "job b keeps its run in"}),
+            ("x", "checkpoints", {"b": "job a keeps its run in"}),
+            ("checkpoints/night/a", "y", {"a": "job a keeps its run in"}),
+            ("checkpoints/night/a/mine", "checkpoints/saved", {}),
+        ],
+    )
+    def test_no_place_to_save_in_holds_another(self, first: str, second: str, told: dict[str, str]):
+        """The second to be saved would find its place filled, after its search."""
+        saving = DEFAULTS + "model_action = 'save'\n"
+        where = {"a": first, "b": second}
+        tables = [f"name = '{name}'\nsave_directory = '{path}'" for name, path in where.items()]
+        found = shared_places(jobs(*tables, defaults=saving))
+        assert found.keys() == told.keys()
+        assert all(told[name] in said for name, said in found.items())
+
+
+class TestFolderOfABatch:
+    """Two batch files of one name would share it."""
+
+    def files(self) -> tuple[Path, Path]:
+        for name in ("first", "second", "checkpoints/night"):
+            Path(name).mkdir(parents=True)
+        made = Path("first/night.toml"), Path("second/night.toml")
+        for file in made:
+            file.touch()
+        return made
+
+    def test_another_file_of_the_name_is_refused(self, place: Path):
+        first, second = self.files()
+        folder = Path("checkpoints/night")
+        check_owner(first, folder)
+        claim(first, folder)
+        check_owner(first, folder)
+        check_owner(place / first, folder)
+        with pytest.raises(SettingsError, match="which has the same name as second") as caught:
+            check_owner(second, folder)
+        assert str(place / first) in str(caught.value)
+
+    def test_a_file_that_was_moved_and_a_copy_of_all_of_it_go_on(self, place: Path):
+        first, _ = self.files()
+        claim(first, Path("checkpoints/night"))
+        (place / "copy").mkdir()
+        for name in ("first", "checkpoints"):
+            shutil.copytree(name, place / "copy" / name)
+        check_owner(place / "copy" / first, place / "copy/checkpoints/night")
+        first.replace("night.toml")
+        check_owner(Path("night.toml"), Path("checkpoints/night"))
+
+    def test_what_does_not_say_whose_it_is(self):
+        first, _ = self.files()
+        (Path("checkpoints/night") / OWNER).write_text("[]")
+        with pytest.raises(RunError, match="does not say which batch file"):
+            check_owner(first, Path("checkpoints/night"))
 
 
 class TestPlacesOfSettings:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +19,10 @@ from tests.support.batch_case import load, write
 from heretic.batch import running
 from heretic.batch.job import Job, condition, do
 from heretic.batch.running import places, run_jobs
+from heretic.cluster import ray_start
 from heretic.config.settings import Settings
-from heretic.errors import SettingsError
+from heretic.errors import HereticError, RunError, SettingsError
+from heretic.system.machine import CORES_VARIABLE, usable_cores
 
 
 class TestShares:
@@ -40,10 +46,34 @@ class TestShares:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         monkeypatch.setattr(running, "usable_cores", lambda: 9)
-        assert places(2) == [{"OMP_NUM_THREADS": "4"}] * 2
-        assert places(20)[0] == {"OMP_NUM_THREADS": "1"}
+        assert places(2) == [{"OMP_NUM_THREADS": "4", CORES_VARIABLE: "4"}] * 2
+        assert places(20)[0] == {"OMP_NUM_THREADS": "1", CORES_VARIABLE: "1"}
         monkeypatch.setenv("OMP_NUM_THREADS", "3")
-        assert places(2) == [{}, {}]
+        assert places(2) == [{CORES_VARIABLE: "4"}] * 2
+
+    def test_a_jobs_own_ray_has_no_more_cores_than_its_share(self, monkeypatch: pytest.MonkeyPatch):
+        """Else the workers of all jobs would compute with as many threads as there are cores."""
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        cores = usable_cores()
+        begun: list[int] = []
+
+        def init(*, num_cpus: int, **_: Any) -> None:
+            begun.append(num_cpus)
+            raise RuntimeError("enough")
+
+        fake = SimpleNamespace(
+            init=init,
+            shutdown=lambda: None,
+            is_initialized=lambda: False,
+            job_config=SimpleNamespace(JobConfig=lambda **_: None),
+        )
+        monkeypatch.setattr(ray_start, "ray_package", lambda: fake)
+        monkeypatch.setattr(ray_start, "_imported_closed", lambda: True)
+        for variable, value in places(2)[0].items():
+            monkeypatch.setenv(variable, value)
+        with pytest.raises(HereticError, match="enough"), ray_start.local_ray(0, 0):
+            pass
+        assert begun == [max(1, cores // 2)]
 
 
 class Watching:
@@ -121,3 +151,56 @@ def test_no_process_is_left_where_nobody_can_be_told_or_somebody_insists(
     with pytest.raises(KeyboardInterrupt):
         run_jobs(file, load(file), [{}], Gone(threading.Event()))
     assert [process.poll() is None for process in begun] == [False]
+
+
+class TestFullDisk:
+    """What was computed is kept, and it is said what to do."""
+
+    @pytest.fixture
+    def file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.chdir(tmp_path)
+        ends = (sys.executable, "-c", "import time; time.sleep(0.5)")
+        monkeypatch.setattr(running, "HERETIC", ends)
+        defaults = "[defaults]\nmodel = 'org/m'\n"
+        return write(Path("night.toml"), *(f'name = "{name}"' for name in "abc"), defaults=defaults)
+
+    def test_no_more_jobs_start_and_those_at_work_end(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        left = iter([10**9, 12_000])
+        usage = shutil.disk_usage(".")
+        monkeypatch.setattr(
+            shutil, "disk_usage", lambda _: type(usage)(usage.total, usage.used, next(left))
+        )
+        watching = Watching(threading.Event())
+        with pytest.raises(RunError, match="b has 12 kB left: no job can be started") as caught:
+            run_jobs(file, load(file), [{}, {}], watching)
+        assert "Free some space, then start the same command again" in str(caught.value)
+        assert watching.told == [("started", "a"), ("ended", "a")]
+
+    def test_a_line_in_the_log_that_is_not_taken_stops_no_job(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        def full(*_: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "write", full)
+        assert run_jobs(file, load(file), [{}], Watching(threading.Event())) == dict.fromkeys(
+            "abc", 0
+        )
+
+    def test_a_job_says_why_it_failed_and_goes_on_later(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        def full(*_: object) -> None:
+            raise RunError("Cannot write job.json: No space left on device.")
+
+        def search(_: Settings) -> int:
+            raise RunError("Cannot write trials.journal: No space left on device.")
+
+        job = load(file)[0]
+        job.folder.mkdir(parents=True)
+        monkeypatch.setattr("heretic.batch.job._write", full)
+        with pytest.raises(RunError, match=r"trials\.journal"):
+            do(job, search)
+        assert condition(job).state == "waiting"

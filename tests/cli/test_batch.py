@@ -12,7 +12,9 @@ from tests.support.batch_case import load, write
 from tests.support.run_case import make_run
 from tests.support.terminal import written
 
+from heretic.batch.file import OWNER
 from heretic.batch.job import LOG, Condition, Job
+from heretic.batch.owner import claim
 from heretic.batch.progress import progress
 from heretic.batch.summary import JobSummary, write_report
 from heretic.cli.display.batch import BatchDisplay, show_summary
@@ -171,10 +173,41 @@ class TestRefusals:
         assert "b: " in err
         assert not Path("checkpoints").exists()
 
+    @pytest.mark.parametrize("option", [[], ["--check"], ["--job", "a"]])
+    def test_the_folder_of_another_file_of_the_name(
+        self, option: list[str], capsys: pytest.CaptureFixture[str]
+    ):
+        for name in ("first", "second"):
+            Path(name).mkdir()
+            write(Path(name, "night.toml"), 'name = "a"', defaults=DEFAULTS)
+        folder = Path("checkpoints/night")
+        folder.mkdir(parents=True)
+        claim(Path("first/night.toml"), folder)
+        assert main(["batch", "second/night.toml", *option]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "which has the same name as second/night.toml. Rename one" in err
+        assert [path.name for path in folder.iterdir()] == [OWNER]
+
     def test_a_job_that_is_not_there(self, capsys: pytest.CaptureFixture[str]):
         file = write(Path("night.toml"), 'name = "a"', defaults=DEFAULTS)
         assert main(["batch", str(file), "--job", "c"]) == 2
         assert "There is no job c in night.toml. There are a." in capsys.readouterr().err
+
+    @pytest.mark.parametrize("name", ["a", "b"])
+    def test_one_job_that_saves_where_another_does(
+        self, name: str, capsys: pytest.CaptureFixture[str]
+    ):
+        saving = 'model_action = "save"\ntrial_index = 0\nexport_strategy = "merge"'
+        tables = [f'name = "{one}"\n{saving}\nsave_directory = "x"' for one in "ab"]
+        broken = 'name = "c"\nworker_mode = "perhaps"'
+        file = write(Path("night.toml"), *tables, broken, defaults=DEFAULTS)
+        assert main(["batch", str(file), "--job", name]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert f"{name}: It saves to" in err
+        assert f"and so does job {'ab'.replace(name, '')}" in err
+        assert not Path("checkpoints").exists()
 
     @pytest.mark.parametrize("other", [["--check"], ["--json"], ["--at-once", "2"]])
     def test_one_job_takes_no_option_of_all(

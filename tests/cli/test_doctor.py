@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +20,15 @@ from tests.support.hub_server import Hub
 
 from heretic.cli.display.doctor import _cell, rough
 from heretic.cli.main import heretic
+from heretic.cluster import ray_start
 from heretic.config import Settings
 from heretic.doctor import machine, packages
+from heretic.doctor.finding import Finding
 from heretic.doctor.fit import MODELS, Rates, measure, trial_seconds, what_fits
 from heretic.doctor.hub import check_hub
 from heretic.doctor.packages import KnownFailure, check_known_failures, check_requirements
 from heretic.doctor.room import Room, room_of
+from heretic.doctor.shared import check_named
 from heretic.pipeline.described import Device
 from heretic.system.machine import total_memory
 
@@ -240,6 +244,46 @@ def test_workers_that_could_not_start_are_a_problem(monkeypatch: pytest.MonkeyPa
     found = packages.check_ray(settings(**cluster))
     assert found.state == "ok"
     assert "ray_address names a cluster" in found.found
+
+
+class TestWhatSettingsNameElsewhere:
+    """A storage and a cluster are asked whether they answer."""
+
+    def found(self, **values: Any) -> dict[str, Finding]:
+        return {found.name: found for found in check_named(settings(**values))}
+
+    def test_nothing_is_asked_that_is_not_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+        assert self.found() == {}
+
+    def test_a_storage_that_does_not_answer(self) -> None:
+        pytest.importorskip("psycopg")
+        found = self.found(storage="postgresql://me:canary-7f3a9c@127.0.0.1:1/x")["Storage"]
+        assert found.state == "problem"
+        assert "***@127.0.0.1:1/x does not answer" in found.found
+        assert "canary" not in f"{found}"
+        assert "password" in found.remedy
+
+    def test_a_storage_that_is_none(self) -> None:
+        found = self.found(storage="oracle://host/x")["Storage"]
+        assert (found.state, "not the address of a storage" in found.found) == ("problem", True)
+
+    def test_a_file_is_not_made(self, tmp_path: Path) -> None:
+        assert self.found(storage=f"sqlite:///{tmp_path}/study.db")["Storage"].state == "ok"
+        assert list(tmp_path.iterdir()) == []
+        found = self.found(storage=f"sqlite:///{tmp_path}/none/study.db")["Storage"]
+        assert (found.state, "none is not there" in found.found) == ("problem", True)
+
+    def test_a_cluster(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("ray")
+        monkeypatch.setenv("RAY_AUTH_MODE", "token")
+        monkeypatch.setattr(ray_start, "_resolved", str)  # it would name another interface
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            address = f"127.0.0.1:{server.getsockname()[1]}"
+            assert self.found(workers=1, ray_address=address)["Ray cluster"].state == "ok"
+        found = self.found(workers=1, ray_address=address)["Ray cluster"]
+        assert found.state == "problem"
+        assert f"{address} cannot be joined" in found.found
 
 
 # --- the Hub ---------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -93,6 +95,24 @@ def test_a_module_in_the_working_directory_does_not_run_in_workers(monkeypatch):
 
     found = ray.get(ray.remote(num_cpus=0)(origin).remote("tabnanny"))
     assert Path(found).parent == Path(os.__file__).parent
+
+
+def test_what_ray_tells_of_losses_is_logged_and_not_printed(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+):
+    """Where a worker is killed, Ray's paragraphs would stand in the progress, or in JSON."""
+    from ray._private.utils import publish_error_to_driver
+    from ray._private.worker import global_worker
+
+    worker: Any = global_worker  # its type does not know the client
+    caplog.set_level(logging.INFO, "heretic")
+    deadline = time.monotonic() + 60
+    while "A worker died" not in caplog.text and not capfd.readouterr().out:
+        assert time.monotonic() < deadline
+        publish_error_to_driver("worker_died", "A worker died.", worker.gcs_client)
+        time.sleep(0.2)
+    assert "Ray's raylet: A worker died." in caplog.text
+    assert capfd.readouterr().out == ""
 
 
 class Deadly(RayCrew):

@@ -33,7 +33,10 @@ DEFAULTS, MATRIX, JOB, NAME = "defaults", "matrix", "job", "name"
 REPORT = "report.html"
 """The page beside the jobs' folders."""
 
-_TAKEN = (REPORT, "run.lock")
+OWNER = "batch.json"
+"""Says whose folder it is (`heretic.batch.owner`)."""
+
+_TAKEN = (REPORT, OWNER, "run.lock")
 """Files there, whose names no job can have."""
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?", re.ASCII)
@@ -146,7 +149,9 @@ def _check_names(path: Path, names: list[str]) -> None:
         if name.casefold() in seen:
             raise SettingsError(
                 f"Two jobs of {path} have the name {name}.",
-                remedy="Give each a name of its own; upper and lower case do not count.",
+                remedy="Give each a name of its own; upper and lower case do not count. Of a value "
+                f"in [{MATRIX}] a name keeps letters, digits, dots, underscores and hyphens: where "
+                f"values are alike in these, write [[{JOB}]] tables in place of the matrix.",
             )
         seen.add(name.casefold())
 

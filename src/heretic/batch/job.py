@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -159,23 +160,47 @@ def _check(table: JobTable, settings: Settings) -> None:
 
 
 def shared_places(jobs: Sequence[Job]) -> dict[str, str]:
-    """By the name of a job, what is wrong if it saves or uploads to the place of one before it."""
+    """By the name of a job, what is wrong if it saves or uploads where another job does.
+
+    Folders that lie in one another count: a place must be empty when the model is saved there.
+    """
     found: dict[str, str] = {}
-    seen: dict[tuple[str, str], str] = {}
-    for job in jobs:
+    uploads: dict[str, str] = {}
+    for number, job in enumerate(jobs):
         settings = job.settings
-        place = ("", "")
+        problem = ""
         if settings.model_action == "save" and settings.save_directory is not None:
-            place = "saves to", str(settings.save_directory.resolve())
+            problem = _shared_folder(job, settings.save_directory.resolve(), jobs[:number], jobs)
         elif settings.model_action == "upload":
-            place = "uploads to", str(settings.upload_repo_id)
-        first = seen.setdefault(place, job.name)
-        if place[0] and first != job.name:
+            place = str(settings.upload_repo_id)
+            first = uploads.setdefault(place, job.name)
+            problem = (
+                f"It uploads to {place}, and so does job {first}." if first != job.name else ""
+            )
+        if problem:
             found[job.name] = (
-                f"It {place[0]} {place[1]}, and so does job {first}. Give each a place of its own, "
-                "or leave save_directory out: each is then saved in its job's folder."
+                f"{problem} Give each a place of its own, or leave save_directory out: each is "
+                "then saved in its job's folder."
             )
     return found
+
+
+def _shared_folder(job: Job, place: Path, before: Sequence[Job], jobs: Sequence[Job]) -> str:
+    """How the place where a job saves touches that of a job before it, or any job's folder."""
+    for other in before:
+        theirs = other.settings.save_directory
+        if other.settings.model_action == "save" and theirs is not None:
+            if place == (theirs := theirs.resolve()):
+                return f"It saves to {place}, and so does job {other.name}."
+            if place.is_relative_to(theirs) or theirs.is_relative_to(place):
+                return (
+                    f"It saves to {place}, and job {other.name} to {theirs}: one is in the other."
+                )
+    for other in jobs:
+        folder = other.folder.resolve()
+        if folder.is_relative_to(place) or (other is not job and place.is_relative_to(folder)):
+            return f"It saves to {place}, and job {other.name} keeps its run in {folder}."
+    return ""
 
 
 # --- what it has come to ---------------------------------------------------------------------
@@ -273,7 +298,9 @@ def do(job: Job, search: Callable[[Settings], int]) -> int:
             status = search(job.settings)
         except Exception as error:
             if not is_of_interruption(error):
-                _write(path, Ending("failed", job.settings.recorded(), masked(reason(error))))
+                ending = Ending("failed", job.settings.recorded(), masked(reason(error)))
+                with suppress(RunError):  # a full disk, of which `error` tells; the job goes on
+                    _write(path, ending)
             raise
         if status == 0:
             events = latest_events(job.folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,14 +16,19 @@ from pathlib import Path
 from typing import Protocol
 
 from heretic.batch.job import LOG, Job, condition
-from heretic.errors import SettingsError
+from heretic.errors import RunError, SettingsError
 from heretic.runs.lock import is_locked
-from heretic.system.files import open_own
-from heretic.system.machine import usable_cores
+from heretic.system.display import bytes_text
+from heretic.system.files import cannot_write, existing_parent, open_own
+from heretic.system.machine import CORES_VARIABLE, usable_cores
 
 _PAUSE = 0.25
 """Seconds between two looks at the processes."""
 
+LEAST_FREE = 10_000_000
+"""Bytes on the disk without which no job is started: it would load its model, and then fail."""
+
+_REMEDY = "Free some space, then start the same command again: it goes on."
 _DEVICES = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
 
 HERETIC = (sys.executable, "-P", "-m", "heretic")
@@ -70,7 +76,8 @@ def places(count: int) -> list[Place]:
     """Shares of this machine for so many jobs at once: GPUs, or else cores.
 
     GPUs are those that CUDA or ROCm shows, in equal numbers up to one. Where there is none, each
-    job computes with its share of the cores, unless OMP_NUM_THREADS is set.
+    job computes with its share of the cores, or with as many threads as OMP_NUM_THREADS says; the
+    workers of a job share its share.
 
     Raises:
         SettingsError: There are fewer GPUs than jobs.
@@ -80,8 +87,9 @@ def places(count: int) -> list[Place]:
     variable = next((name for name in _DEVICES if name in os.environ), _DEVICES[-1])
     devices = _visible(variable)
     if not devices:
-        threads = str(max(1, usable_cores() // count))
-        return [{} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": threads}] * count
+        share = str(max(1, usable_cores() // count))
+        threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": share}
+        return [{CORES_VARIABLE: share, **threads}] * count
     if len(devices) < count:
         raise SettingsError(
             f"--at-once is {count}, and there are {len(devices)} GPUs: two models on one GPU would "
@@ -119,15 +127,24 @@ def run_jobs(
 
     Raises:
         KeyboardInterrupt: The batch was interrupted; no process that it started is left.
+        RunError: A job could not be started, such as on a full disk. Those that were at work then
+            have come to their own ends.
     """
     waiting, free = deque(jobs), deque(shares)
     running: list[_Running] = []
     statuses: dict[str, int] = {}
+    refused: RunError | None = None
     try:
-        while waiting or running:
-            while waiting and free:
-                begun = _begin(file, waiting.popleft(), free.popleft())
+        while running or (waiting and refused is None):
+            while waiting and free and refused is None:
+                try:
+                    begun = _begin(file, waiting[0], free[0])
+                except RunError as error:
+                    refused = error
+                    break
                 running.append(begun)  # first of all, so that it is ended with the batch
+                waiting.popleft()
+                free.popleft()
                 tell = watcher.found_running if begun.process is None else watcher.started
                 tell(begun.job)
             for one in list(running):
@@ -146,7 +163,23 @@ def run_jobs(
     except BaseException:
         _stop(running, watcher)
         raise
+    if refused is not None:
+        raise refused
     return statuses
+
+
+def check_space(folder: Path) -> None:
+    """Say that a disk is too full for a job to begin there.
+
+    Raises:
+        RunError: It is.
+    """
+    free = shutil.disk_usage(existing_parent(folder)).free
+    if free < LEAST_FREE:
+        raise RunError(
+            f"The disk of {folder} has {bytes_text(free)} left: no job can be started there.",
+            remedy=_REMEDY,
+        )
 
 
 def _is_to_be_looked_at_again(one: _Running, status: int) -> bool:
@@ -157,14 +190,24 @@ def _is_to_be_looked_at_again(one: _Running, status: int) -> bool:
 
 
 def _begin(file: Path, job: Job, place: Place) -> _Running:
-    job.folder.mkdir(parents=True, exist_ok=True)
-    if is_locked(job.folder):
-        return _Running(job, place, None)
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-    descriptor = open_own(job.folder / LOG, flags)
+    """Start the process of a job.
+
+    Raises:
+        RunError: Its folder cannot be written.
+    """
+    log = job.folder / LOG
+    try:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        if is_locked(job.folder):
+            return _Running(job, place, None)
+        check_space(job.folder)
+        descriptor = open_own(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    except OSError as error:
+        raise cannot_write(log, error, _REMEDY) from error
     try:
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        os.write(descriptor, f"--- {now} job {job.name}\n".encode())
+        with suppress(OSError):  # what the job prints may be lost, and the job is not
+            os.write(descriptor, f"--- {now} job {job.name}\n".encode())
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and program
             [*HERETIC, "batch", f"--job={job.name}", "--retry", "--", str(file)],
             stdin=subprocess.DEVNULL,

@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,8 @@ LEAST_STORE = 100_000_000
 
 AUTHENTICATION = "RAY_AUTH_MODE"
 """Ray's variable; `token` lets in nobody without the cluster's token."""
+
+_log = logging.getLogger(__name__)
 
 _STRANGER = (
     "import sys, ray\n"
@@ -147,6 +150,22 @@ def check_address(address: str, *, allow_unauthenticated: bool) -> None:
         )
 
 
+def check_reachable(address: str, seconds: float = 5.0) -> None:
+    """Say that nothing listens where a cluster should be; nothing is sent there.
+
+    Raises:
+        HereticError: So it is; or the address is `auto`, and no cluster is known here.
+    """
+    ray_package()
+    found = _resolved(address)
+    host, _, port = found.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=seconds):
+            pass
+    except (OSError, ValueError) as error:
+        raise _unreachable(address, safe_line(str(error))) from error
+
+
 def _resolved(address: str) -> str:
     """HOST:PORT of a cluster, also where the address is `auto`.
 
@@ -253,32 +272,57 @@ def _started(ray: ModuleType, **arguments: Any) -> Iterator[None]:
     Raises:
         HereticError: There is none.
     """
-    level = logging.getLogger("ray").level
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    try:
-        with held_signals():
-            ray.init(
-                configure_logging=False,
-                log_to_driver=False,
-                # Else workers get this process's working directory on their path, before all
-                # packages: a `torch.py` that lies there would run in them.
-                job_config=ray.job_config.JobConfig(_client_job=True),
-                **arguments,
-            )
-    except Exception as error:
-        ray.shutdown()
-        raise HereticError(
-            f"Ray does not start: {safe_line(str(error))[:300]}",
-            remedy="`ray status` says whether a cluster runs; without --workers no Ray is needed.",
-        ) from error
-    except BaseException:
-        ray.shutdown()
-        raise
+    with _quiet_ray():
+        try:
+            with held_signals():
+                ray.init(
+                    configure_logging=False,
+                    log_to_driver=False,
+                    # Else workers get this process's working directory on their path, before all
+                    # packages: a `torch.py` that lies there would run in them.
+                    job_config=ray.job_config.JobConfig(_client_job=True),
+                    **arguments,
+                )
+        except Exception as error:
+            ray.shutdown()
+            raise HereticError(
+                f"Ray does not start: {safe_line(str(error))[:300]}",
+                remedy="`ray status` says whether a cluster runs; without --workers no Ray is "
+                "needed.",
+            ) from error
+        except BaseException:
+            ray.shutdown()
+            raise
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _quiet_ray() -> Iterator[None]:
+    """Log what Ray's own processes tell of losses: the pool tells of them in its own words.
+
+    Ray prints it, as paragraphs after "(raylet)", on standard output, whatever it was told of logs.
+    """
+    logger = logging.getLogger("ray")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    module: Any = sys.modules.get("ray._private.worker")
+    printed = getattr(module, "print_to_stdstream", None)  # None: another release
+
+    def log(data: Mapping[str, Any], *_: object, **__: object) -> None:
+        lines = " ".join(map(str, data.get("lines", ())))
+        _log.info("Ray's %s: %s", data.get("pid"), safe_line(lines))
+
+    if printed is not None:
+        module.print_to_stdstream = log
     try:
         yield
     finally:
-        ray.shutdown()
-        logging.getLogger("ray").setLevel(level)
+        if printed is not None:
+            module.print_to_stdstream = printed
+        logger.setLevel(level)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heretic.config.settings import Settings, load_settings
-from heretic.doctor import hub, machine, packages
+from heretic.doctor import hub, machine, packages, shared
 from heretic.doctor.finding import Finding
 from heretic.doctor.fit import Fit, Rates, basis, measure, what_fits
 from heretic.doctor.room import Room, room_of
@@ -152,3 +152,4 @@ def _findings(settings: Settings, *, ask_hub: bool) -> Iterator[Finding]:
     yield packages.check_extras()
     yield packages.check_llama()
     yield packages.check_ray(settings)
+    yield from shared.check_named(settings)

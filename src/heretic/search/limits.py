@@ -8,10 +8,10 @@ from time import perf_counter
 
 BetweenBatches = Callable[[bool], bool]
 """Called before each batch, with whether it may hold the search; returns whether the batch may
-begin. What it does must leave run and model as they are. While plans are in a pool it may not hold
-or end the search, and returns False where it would: the search then begins nothing, takes what
-comes back, and asks again. Where it may, it ends the search by a KeyboardInterrupt, as Ctrl+C does,
-and no trial is lost."""
+begin. What it does must leave run and model as they are. While plans are in a pool, or a number is
+reserved for which other processes wait, it may not hold or end the search, and returns False where
+it would: the search then begins nothing, takes what comes back, and asks again. Where it may, it
+ends the search by a KeyboardInterrupt, as Ctrl+C does, and no trial is lost."""
 
 
 @dataclass(frozen=True, slots=True)

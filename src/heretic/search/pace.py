@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from time import perf_counter
 
-from heretic.search.limits import TimeLimit
+from heretic.search.limits import BetweenBatches, TimeLimit
 
 
 class Pace:
@@ -12,10 +12,14 @@ class Pace:
 
     Args:
         limit: Once a trial is complete, no more trials begin that would end after it.
+        between_batches: Who else may have the model, in time that counts for nothing.
     """
 
-    def __init__(self, limit: TimeLimit | None) -> None:
+    def __init__(
+        self, limit: TimeLimit | None, between_batches: BetweenBatches | None = None
+    ) -> None:
         self.limit = limit
+        self._between_batches = between_batches
         self._start = perf_counter()
         self._spent: list[float] = []  # seconds of each trial that this call completed
         self._batches: list[float] = []  # seconds of each batch, with the proposals
@@ -25,7 +29,16 @@ class Pace:
         """Seconds since the search began, less those in which others had the model."""
         return perf_counter() - self._start
 
-    def leave_out(self, seconds: float) -> None:
+    def give_way(self, may_hold: bool) -> bool:
+        """Let others have the model; whether the search goes on. See `BetweenBatches`."""
+        if self._between_batches is None:
+            return True
+        start = perf_counter()
+        goes_on = self._between_batches(may_hold)
+        self._leave_out(perf_counter() - start)
+        return goes_on
+
+    def _leave_out(self, seconds: float) -> None:
         """Count some time for nothing."""
         self._start += seconds
         if self.limit is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -327,7 +327,15 @@ class OptunaStudy:
         return {}
 
     def reserve(self) -> int:
-        """Take the number of the next trial, for which all plans before it are known."""
+        """Take the number of the next trial."""
+        raise NotImplementedError
+
+    def await_turn(self, number: int, may_wait: Callable[[], bool]) -> bool:
+        """Wait until all plans before a reserved trial are known, while one may; whether they are.
+
+        Args:
+            may_wait: Asked again and again, while it is not this trial's turn.
+        """
         raise NotImplementedError
 
     def assign(self, number: int, plan: Plan | None) -> Plan | None:

@@ -191,11 +191,10 @@ class _Search:
         time_limit: TimeLimit | None,
         between_batches: BetweenBatches | None,
     ) -> None:
-        self._between_batches = between_batches
         self._study = study
         self._start_plans_only = start_plans_only
         self._patience = patience
-        self._pace = Pace(time_limit)
+        self._pace = Pace(time_limit, between_batches)
         self.tell = Teller(reporter, self._pace)
         self._is_out_of_time = False
         self._evaluate = evaluate
@@ -263,7 +262,7 @@ class _Search:
             return 0
         if self._start_plans_only and not self._waiting_start_plans():
             return 0
-        if not self._give_way():
+        if not self._pace.give_way(not self._pending):
             return 0
         at_once = None if callable(self._evaluate) else self._evaluate.at_once
         self._is_out_of_time = self._pace.is_too_late(at_once)
@@ -280,15 +279,6 @@ class _Search:
         # Where nobody is left there is room for one, and taking it says so.
         return min(max(1, self._evaluate.places) - len(self._pending), wanted)
 
-    def _give_way(self) -> bool:
-        """Let others have the model, in time that is none of the search's; whether it goes on."""
-        if self._between_batches is None:
-            return True
-        start = perf_counter()
-        goes_on = self._between_batches(not self._pending)
-        self._pace.leave_out(perf_counter() - start)
-        return goes_on
-
     def _catch_up(self) -> None:
         """Take in what other processes have made of the study meanwhile."""
         self._take_in(self._sampler.news())
@@ -297,8 +287,12 @@ class _Search:
         """Whether others still evaluate plans that belong to what was asked for."""
         if self.completed >= self.n_trials or not self._sampler.elsewhere() or self.is_stagnant():
             return False
+        return self._may_wait(not self._pending)
+
+    def _may_wait(self, may_hold: bool = False) -> bool:
+        """Whether it may wait for other processes: there is time, and nobody stops the search."""
         self._is_out_of_time = self._is_out_of_time or self._pace.is_over()
-        return not self._is_out_of_time and self._give_way()
+        return not self._is_out_of_time and self._pace.give_way(may_hold)
 
     def why_ended(self) -> str:
         """Why `loop` returned: `time`, `stagnant` or `done`."""
@@ -421,11 +415,12 @@ class _Search:
         found: list[tuple[int, Plan]] = []
         while len(found) < count:
             number = self._sampler.reserve()
+            is_turn = self._sampler.await_turn(number, self._may_wait)
             self._catch_up()
             tried_now = {plan for _, plan in found}
             waiting = [plan for plan in self._waiting_start_plans() if plan not in tried_now]
             is_over = self._start_plans_only and not waiting
-            if is_over or self._places() <= len(found):
+            if not is_turn or is_over or self._places() <= len(found):
                 self._sampler.give_up(number)
                 break
             plan = self._sampler.assign(number, waiting[0] if waiting else None)

@@ -23,6 +23,9 @@ MAPPED_FROM = KEPT_BYTES, 32 << 20
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 """CPU quota and period of a container, in microseconds (control groups, version 2)."""
 
+CORES_VARIABLE = "_HERETIC_CORES"
+"""Variable with the number of cores that a job may use: others run beside it on this machine."""
+
 MEMORY_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -92,12 +95,15 @@ def prepare_cpu() -> None:
 
 
 def usable_cores(cpu_max: Path = CPU_MAX) -> int:
-    """Number of cores that this process may use, by affinity and by the container's quota.
+    """Number of cores that this process may use: affinity, its share, the container's quota.
 
     More threads than that would wait for each other at every matrix product.
     """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    share = os.environ.get(CORES_VARIABLE, "")
+    if share.isdecimal():
+        cores = max(1, min(cores, int(share)))
     try:
         quota, period = cpu_max.read_text(encoding="ascii").split()
         return max(1, min(cores, math.ceil(int(quota) / int(period))))

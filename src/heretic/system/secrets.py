@@ -54,13 +54,20 @@ _known: set[str] = set()
 
 
 class Secret:
-    """A text that is never shown. Making one lets `masked` find it in all texts from then on."""
+    """A text that is never shown. Making one lets `masked` find it in all texts from then on.
 
-    __slots__ = ("_text",)
+    Args:
+        is_harmless: Nothing is in it that must be hidden, such as in an address without a password:
+            `masked` leaves it as it is.
+    """
 
-    def __init__(self, text: str) -> None:
+    __slots__ = ("_is_harmless", "_text")
+
+    def __init__(self, text: str, *, is_harmless: bool = False) -> None:
         self._text = text
-        register(text)
+        self._is_harmless = is_harmless
+        if not is_harmless:
+            register(text)
 
     def reveal(self) -> str:
         """The text itself, for the one who needs it."""
@@ -68,7 +75,8 @@ class Secret:
 
     def mask(self, text: str) -> str:
         """`text`, such as an error, without this secret, even if it is too short for `masked`."""
-        return masked(text.replace(self._text, MASK) if self._text else text)
+        is_sought = self._text and not self._is_harmless
+        return masked(text.replace(self._text, MASK) if is_sought else text)
 
     def __bool__(self) -> bool:
         return bool(self._text)

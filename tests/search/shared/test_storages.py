@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
+from typing import Any
 from urllib.parse import quote
 
 import optuna
@@ -16,6 +19,7 @@ from heretic.config.settings import Settings
 from heretic.errors import SettingsError, StudyError
 from heretic.events import Silent
 from heretic.runs.folder import RunFolder
+from heretic.search.shared import storage as storage_module
 from heretic.search.shared.address import storage_address
 from heretic.search.shared.beginning import _PIECE, await_or_claim, publish
 from heretic.search.shared.remote import connected
@@ -83,19 +87,39 @@ def test_a_password_is_masked_wherever_it_is_said(address: str):
     assert "postgresql" in masked("postgresql")
 
 
-@pytest.fixture
-def proxy(tmp_path: Path) -> Iterator[str]:
-    """Optuna's proxy before a database of its own."""
+@contextmanager
+def served(storage: optuna.storages.BaseStorage) -> Iterator[str]:
+    """Optuna's proxy before a storage."""
     pytest.importorskip("grpc")
     from optuna.storages._grpc.server import make_server
 
     port = free_port()
-    storage = optuna.storages.get_storage(f"sqlite:///{tmp_path / 'behind.db'}")
     server = make_server(storage, "127.0.0.1", port)
     server.start()
     with hastened():
         yield f"grpc://127.0.0.1:{port}"
     server.stop(None)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["sqlite:////no/such/folder/study.db", "grpc://127.0.0.1:1", "postgresql://127.0.0.1:1/mine"],
+)
+def test_an_address_without_a_password_is_shown(address: str):
+    if not address.startswith("sqlite"):
+        pytest.importorskip("grpc" if address.startswith("grpc") else "psycopg")
+    found = storage_address(address)
+    with pytest.raises(StudyError) as caught:
+        check_answers(found)
+    assert f"The storage {address} does not answer" in masked(str(caught.value))
+    assert masked(f"storage = {address}") == f"storage = {address}"
+
+
+@pytest.fixture
+def proxy(tmp_path: Path) -> Iterator[str]:
+    """A proxy before a database of its own."""
+    with served(optuna.storages.get_storage(f"sqlite:///{tmp_path / 'behind.db'}")) as url:
+        yield url
 
 
 def test_a_search_through_a_proxy(proxy: str, tmp_path: Path):
@@ -119,3 +143,60 @@ def test_a_search_through_a_proxy(proxy: str, tmp_path: Path):
     with shared(proxy, tmp_path / "b", start_plans=OUTSIDE[:1]) as (study, _):
         assert study.run(evaluate, 3)[:2] == first
     assert len(RunFolder(tmp_path / "b").read_trials()) == 3
+
+
+class Hanging(optuna.storages.InMemoryStorage):
+    """A storage that takes questions, and may leave them without an answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = Event()
+        self.answers.set()
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if name.startswith(("get_", "set_", "create_")):
+            super().__getattribute__("answers").wait()
+        return found
+
+
+class TestProxyThatHangs:
+    """It holds its connections, and answers nothing more."""
+
+    @pytest.fixture(autouse=True)
+    def seconds(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(storage_module, "_CONNECTING", 0.5)
+        monkeypatch.setattr(storage_module, "_ANSWERING", 0.5)
+
+    @pytest.fixture
+    def behind(self) -> Iterator[Hanging]:
+        made = Hanging()
+        yield made
+        made.answers.set()
+
+    def test_it_is_said_before_any_work(self, behind: Hanging):
+        behind.answers.clear()
+        with served(behind) as url, pytest.raises(StudyError) as caught:
+            check_answers(storage_address(url))
+        assert f"{url} does not answer: DEADLINE_EXCEEDED" in str(caught.value)
+
+    def test_a_search_ends_with_an_error_that_names_it_and_goes_on_later(
+        self, behind: Hanging, tmp_path: Path
+    ):
+        def deserted(plans):
+            if study.completed == 2:
+                behind.answers.clear()
+            return evaluate(plans)
+
+        with served(behind) as url:
+            with (
+                pytest.raises(StudyError, match=f"{url} does not answer"),
+                hastened(patience=1.0),
+                shared(url, tmp_path / "a") as (study, _),
+            ):
+                study.run(deserted, 6)
+            behind.answers.set()
+            kept = RunFolder(tmp_path / "a").read_trials()
+            assert [one.state for one in kept] == ["complete"] * 3
+            with hastened(), shared(url, tmp_path / "a") as (study, _):
+                assert study.run(evaluate, 4)[:3] == kept

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +236,29 @@ def test_a_run_with_a_withheld_figure_goes_on(url: str, tmp_path: Path):
         assert len(study.run(withheld, 3)) == 3
 
 
+def test_no_value_is_larger_than_the_fields_of_mysql(url: str, tmp_path: Path):
+    """A figure of each of several thousand prompts is: it is kept in pieces."""
+    many = tuple(1 / (3 + number) for number in range(5000))
+
+    def large(plans):
+        return [
+            (replace(first, values=many, display='"\\u00fc" ' * 2000), *rest)
+            for first, *rest in evaluate(plans)
+        ]
+
+    with shared(url, tmp_path / "a") as (study, _):
+        found = study.run(large, 2)
+    with sqlite3.connect(tmp_path / "study.db") as database:
+        query = "select max(length(value_json)) from trial_user_attributes"
+        ((longest,),) = database.execute(query)
+    assert 30_000 < longest <= 65_535
+    with shared(url, tmp_path / "b") as (study, remote):
+        assert numbered(study.run(large, 3)[:2]) == numbered(found)
+        assert remote.finish(found[1])  # as after a loss of connection
+    with shared(url, tmp_path / "a") as (study, _):
+        assert numbered(study.run(large, 3)[:2]) == numbered(found)
+
+
 class TestParted:
     """A run folder and a study that do not belong together."""
 
@@ -364,6 +389,50 @@ class TestNobodyIsAwaitedInVain:
             assert len(study.run(evaluate, 2, recorder, time_limit=limit)) <= 1
             assert not other.trials()[0].state.is_finished()
         assert [one.reason for one in recorder.of(SearchFinished)] == ["time"]
+
+
+class TestWhoHasTheTurnToPropose:
+    """Another process lives, has taken the next number, and proposes nothing."""
+
+    def test_is_not_awaited_beyond_the_time_limit(self, url: str, tmp_path: Path):
+        recorder = Recorder()
+        with shared(url, tmp_path / "a") as (study, _), connected(url, NAME, Silent()) as other:
+            other.search(["minimize", "minimize"])
+            other.reserve()
+            limit = TimeLimit(0.5, time.perf_counter())
+            assert study.run(evaluate, 2, recorder, time_limit=limit) == []
+            theirs, mine = other.trials()
+            assert not theirs.state.is_finished()
+            assert mine.state.is_finished()  # nobody waits for it
+        assert [one.reason for one in recorder.of(SearchFinished)] == ["time"]
+
+    @pytest.mark.parametrize("is_stopped", [False, True])
+    def test_is_not_awaited_by_a_search_that_is_to_pause_or_stop(
+        self, url: str, tmp_path: Path, is_stopped: bool
+    ):
+        asked: list[bool] = []
+
+        def between(may_hold: bool) -> bool:
+            asked.append(may_hold)
+            if len(asked) == 1:
+                return True
+            if may_hold:  # here it holds the search, and no number that others wait for
+                assert other.trials()[1].state.is_finished()
+                if is_stopped:
+                    raise KeyboardInterrupt
+                other.settle(0)
+            return may_hold
+
+        with shared(url, tmp_path / "a") as (study, _), connected(url, NAME, Silent()) as other:
+            other.search(["minimize", "minimize"])
+            other.reserve()
+            if is_stopped:
+                with pytest.raises(KeyboardInterrupt):
+                    study.run(evaluate, 1, between_batches=between)
+            else:
+                found = study.run(evaluate, 1, between_batches=between)
+                assert [(one.number, one.state) for one in found] == [(2, "complete")]
+        assert asked[:3] == [True, False, True]
 
 
 def test_a_process_is_dead_by_silence_alone(url: str, tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from heretic.cli.options import SettingsOptions
-from heretic.errors import HereticError, SettingsError
+from heretic.errors import HereticError, RunError, SettingsError
 from heretic.system.display import counted, json_text, safe
 
 if TYPE_CHECKING:
@@ -70,9 +71,9 @@ def command(
     click.echo(f"Checking {counted(len(jobs), 'job')} ...", err=as_json)
     if refused := _checked_elsewhere(file, retry=retry):
         return refused
-    interrupted = _run(file, jobs, at_once, retry=retry, as_json=as_json)
+    cut_short = _run(file, jobs, at_once, retry=retry, as_json=as_json)
     all_finished = _sum_up(file, jobs, as_json=as_json, page=True)
-    return interrupted or (DONE if all_finished else NOT_DONE)
+    return cut_short or (DONE if all_finished else NOT_DONE)
 
 
 def _load(
@@ -80,6 +81,7 @@ def _load(
 ) -> list[Job]:
     """The jobs; what is wrong with their settings is told of all of them at once."""
     from heretic.batch.job import condition, load_job, shared_places
+    from heretic.batch.owner import check_owner
 
     jobs: list[Job] = []
     problems: dict[str, str] = {}
@@ -88,12 +90,18 @@ def _load(
             job = load_job(file, table, tell)
             _check_answers(job)
             jobs.append(job)
-            found = condition(job)
         except HereticError as error:
             problems[table.name] = str(error)
+    for job in jobs[:1]:  # all have one folder
+        check_owner(file, job.folder.parent)
+    for job in jobs:
+        try:
+            found = condition(job)
+        except HereticError as error:
+            problems[job.name] = str(error)
             continue
         if found.state == "changed" and not retry:
-            problems[table.name] = found.note
+            problems[job.name] = found.note
     _refuse(file, {**problems, **shared_places(jobs)})
     return jobs
 
@@ -132,6 +140,22 @@ def _check_answers(job: Job) -> None:
             f"model_action is {action}, which also needs {' and '.join(missing)}.",
             remedy="Set it; trial_index takes names, such as knee.",
         )
+
+
+def _check_places(file: Path, tables: Sequence[JobTable], job: Job) -> None:
+    """Refuse a job that saves or uploads where another of the file does.
+
+    Raises:
+        SettingsError: So it is.
+    """
+    from heretic.batch.job import load_job, shared_places
+
+    others: list[Job] = []
+    for table in tables:
+        with suppress(HereticError):  # what is wrong with another job is no matter of this one
+            others += [load_job(file, table, lambda _: None)] if table.name != job.name else []
+    if problem := shared_places([*others, job]).get(job.name):
+        raise SettingsError(f"{job.name}: {problem}")
 
 
 def _problem(job: Job) -> str:
@@ -176,9 +200,14 @@ def _checked_elsewhere(file: Path, *, retry: bool) -> int:
 
 
 def _run(file: Path, jobs: Sequence[Job], at_once: int, *, retry: bool, as_json: bool) -> int:
-    """Run the jobs that have not ended; the exit status if the batch was interrupted, else 0."""
+    """Run the jobs that have not ended; the exit status if not all could be begun, else 0.
+
+    Raises:
+        HereticError: None can be begun.
+    """
     from heretic.batch.job import condition
-    from heretic.batch.running import places, run_jobs
+    from heretic.batch.owner import claim
+    from heretic.batch.running import check_space, places, run_jobs
     from heretic.cli import INTERRUPTED
     from heretic.cli.display.batch import BatchDisplay
     from heretic.cli.display.text import make_console
@@ -192,12 +221,18 @@ def _run(file: Path, jobs: Sequence[Job], at_once: int, *, retry: bool, as_json:
         todo = [job for job in jobs if condition(job).state not in left_out]
         if not todo:
             return 0
+        check_space(folder)
+        shares = places(min(at_once, len(todo)))
+        claim(file, folder)
         display = BatchDisplay(make_console(to_error=as_json), len(todo))
         try:
             with display.shown():
-                run_jobs(file, todo, places(min(at_once, len(todo))), display)
+                run_jobs(file, todo, shares, display)
         except KeyboardInterrupt:
             return INTERRUPTED
+        except RunError as error:  # what was found before is shown all the same
+            click.echo(safe(f"Error: {error}"), err=True)
+            return NOT_DONE
     return 0
 
 
@@ -245,6 +280,7 @@ def _run_one(file: Path, tables: Sequence[JobTable], name: str, *, retry: bool) 
     """Do one job in this process, as its batch would; returns the exit status."""
     from heretic.batch.checks import check_same
     from heretic.batch.job import condition, do, load_job
+    from heretic.batch.owner import check_owner, claim
     from heretic.cli.workflow import run_of_settings
 
     started = perf_counter()
@@ -254,6 +290,8 @@ def _run_one(file: Path, tables: Sequence[JobTable], name: str, *, retry: bool) 
         raise SettingsError(f"There is no job {name} in {file}.", remedy=f"There are {known}.")
     job = load_job(file, table, SettingsOptions().tell)
     _check_answers(job)
+    check_owner(file, job.folder.parent)
+    _check_places(file, tables, job)
     found = condition(job)
     if found.state == "finished":
         check_same(job)
@@ -261,4 +299,5 @@ def _run_one(file: Path, tables: Sequence[JobTable], name: str, *, retry: bool) 
         click.echo(safe(f"{name}: {found.state}. {found.note}".strip()))
         return DONE if found.state == "finished" else NOT_DONE
     job.folder.mkdir(parents=True, exist_ok=True)
+    claim(file, job.folder.parent)
     return do(job, lambda settings: run_of_settings(settings, started, offers=False))

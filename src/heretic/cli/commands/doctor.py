@@ -19,6 +19,8 @@ from heretic.cli.options import SettingsOptions, config_option
 def command(hub: bool, config: Path | None, as_json: bool) -> int:
     """Look at this machine: what will fail, what is slow, and what would fit.
 
+    A storage and a Ray cluster that your settings name are asked whether they answer.
+
     The exit status is 1 if something will fail, else 0.
     """
     from heretic.doctor.examination import examine

@@ -77,7 +77,9 @@ def storage_address(text: str) -> StorageAddress:
             remedy="Write / as %2F, : as %3A, ? as %3F, # as %23, @ as %40 in user, password and "
             f"options. {_FORMS}",
         )
-    return StorageAddress(kind, Secret(f"{driver}://{rest}"), masked_address(f"{scheme}://{rest}"))
+    given = f"{scheme}://{rest}"
+    shown = masked_address(given)
+    return StorageAddress(kind, Secret(f"{driver}://{rest}", is_harmless=shown == given), shown)
 
 
 def _proxy(text: str) -> StorageAddress:
@@ -88,7 +90,8 @@ def _proxy(text: str) -> StorageAddress:
         host = port = None
     if not host or not port or parts.username or parts.path.strip("/") or parts.query:
         raise SettingsError("storage is not the address of a gRPC proxy.", remedy=_FORMS)
-    return StorageAddress("grpc", Secret(text), f"grpc://{host}:{port}", host, port)
+    url = Secret(text, is_harmless=True)  # it has no place for a password
+    return StorageAddress("grpc", url, f"grpc://{host}:{port}", host, port)
 
 
 def check_driver(address: StorageAddress) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -12,7 +13,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from heretic.errors import StudyError
+from heretic.errors import RunError, StudyError
 from heretic.events import Reporter
 from heretic.records.plan import Plan
 from heretic.records.trial import Trial
@@ -27,6 +28,15 @@ TICKET_KEY = "heretic_ticket"
 PREFIX = "heretic-"
 BEGINNING = "-beginning"
 """Ends the name of the study that holds what a run begins with; it is no search."""
+
+_LARGEST = 60_000
+"""Characters of a value as JSON: MySQL's fields hold 64 KiB. Beyond that it refuses a value or, as
+it is set up on some servers, cuts it off without an error."""
+
+_PIECE = 30_000
+"""Characters of a piece of a larger value: as JSON, a sign becomes two at most."""
+
+_PIECES = "pieces"
 
 Direction = Literal["minimize", "maximize"]
 T = TypeVar("T")
@@ -166,10 +176,12 @@ class Remote:
         complete = trial.state == "complete"
         state = TrialState.COMPLETE if complete else TrialState.FAIL
         record, key = trial_to_record(trial), self._ids[trial.number]
+        attributes = _attributes_of(record)
 
         def write(storage: BaseStorage, study: int) -> bool:
             try:
-                storage.set_trial_user_attr(key, TRIAL_KEY, record)
+                for name, value in attributes.items():
+                    storage.set_trial_user_attr(key, name, value)
                 storage.set_trial_state_values(key, state, values if complete else None)
             except UpdateFinishedTrialError:
                 told = trial_of(storage.get_trial(key))
@@ -242,12 +254,42 @@ def trial_of(frozen: FrozenTrial) -> Trial | None:
     plan = plan_of(frozen)
     if plan is None:
         return None
-    record = frozen.user_attrs.get(TRIAL_KEY)
+    record = _record_of(frozen)
     if record is not None:
         trial = trial_from_record(record)
         if (trial.state == "complete") == (frozen.state == TrialState.COMPLETE):
             return renumbered(trial, frozen.number)
     return Trial(frozen.number, plan, (), "failed", INTERRUPTED)
+
+
+def _attributes_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial's record as user attributes; in pieces, if no database's field would hold it."""
+    text = json.dumps(record)
+    if len(text) <= _LARGEST:
+        return {TRIAL_KEY: record}
+    pieces = [text[start : start + _PIECE] for start in range(0, len(text), _PIECE)]
+    attributes = {f"{TRIAL_KEY}/{count}": piece for count, piece in enumerate(pieces)}
+    return {**attributes, TRIAL_KEY: {_PIECES: len(pieces)}}
+
+
+def _record_of(frozen: FrozenTrial) -> Any:
+    """A trial's record, as `_attributes_of` has put it there; None if there is none.
+
+    Raises:
+        RunError: A piece is missing or damaged.
+    """
+    record = frozen.user_attrs.get(TRIAL_KEY)
+    count = record.get(_PIECES) if isinstance(record, Mapping) else None
+    if not isinstance(count, int):
+        return record
+    pieces = [frozen.user_attrs.get(f"{TRIAL_KEY}/{number}") for number in range(count)]
+    try:
+        return json.loads("".join(map(str, pieces)))
+    except ValueError as error:
+        raise RunError(
+            f"Trial {frozen.number} is malformed in the storage: {error}.",
+            remedy="Go on without --storage, or delete the run's two studies there.",
+        ) from error
 
 
 @contextmanager

@@ -6,7 +6,9 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from enum import Enum
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import optuna
 from optuna.storages import BaseStorage
@@ -16,6 +18,7 @@ from heretic.events import Notice, Reporter, Silent
 from heretic.search.sampler import quiet
 from heretic.search.shared.address import StorageAddress
 from heretic.system.display import safe_line
+from heretic.system.files import check_writable
 
 PATIENCE = 300.0
 """Seconds for which a storage that does not answer is asked again."""
@@ -78,7 +81,7 @@ class Storage:
                 now = time.monotonic()
                 since = now if since is None else since
                 if now - since >= self.patience:
-                    raise self._absence(error) from error
+                    raise self.absence(error) from error
                 if now == since:
                     self._tell(error)
             time.sleep(min(_PAUSE, self.patience))
@@ -90,12 +93,16 @@ class Storage:
             Exception: Whatever the drivers raise.
         """
         if self._storage is None:
-            self._storage = _opened(self.address)
+            self._storage = _opened(self.address, self._deadline)
         try:
             return work(self._storage)
         except Exception:
             self._forget_session()
             raise
+
+    def _deadline(self) -> float:
+        """Seconds for one call through a proxy: fewer where little patience is left."""
+        return min(_ANSWERING, max(self.patience, _CONNECTING))
 
     def _forget_session(self) -> None:
         """Drop this thread's session: after a lost connection it may want a rollback for good."""
@@ -120,7 +127,8 @@ class Storage:
         )
         self._reporter.emit(Notice(text, level="warning"))
 
-    def _absence(self, error: Exception) -> StudyError:
+    def absence(self, error: Exception) -> StudyError:
+        """The error for a storage that does not answer, without its password."""
         return StudyError(
             f"The storage {self.address.shown} does not answer: {self._reason(error)}",
             remedy="The run folder holds all trials that are known here. Once the storage answers, "
@@ -139,8 +147,7 @@ class Storage:
         while (cause := causes[-1].__cause__) is not None and isinstance(cause, Exception):
             causes.append(cause)
         # The last cause is the driver's, which says it in its own words.
-        text = safe_line(self.address.url.mask(str(causes[-1]) or type(causes[-1]).__name__))
-        return text[:_WORDS]
+        return safe_line(self.address.url.mask(_words_of(causes[-1])))[:_WORDS]
 
 
 def check_answers(address: StorageAddress) -> None:
@@ -159,11 +166,46 @@ def check_answers(address: StorageAddress) -> None:
         storage.close()
 
 
-def _opened(address: StorageAddress) -> BaseStorage:
+def check_reachable(address: StorageAddress) -> None:
+    """As `check_answers`, without making the tables of a database that has none.
+
+    Raises:
+        StudyError: It does not answer.
+    """
     if address.kind == "grpc":
-        return optuna.storages.GrpcStorageProxy(host=address.host, port=address.port)
-    # Optuna fills in braces.
-    url = address.url.reveal().replace("{", "{{").replace("}", "}}")
+        check_answers(address)
+        return
+    import sqlalchemy
+
+    try:
+        engine = sqlalchemy.create_engine(address.url.reveal(), **_engine_options(address.kind))
+        name = engine.url.database
+        if address.kind == "sqlite" and name is not None and not Path(name).exists():
+            _check_folder(Path(name).absolute().parent)  # connecting would make the file
+            return
+        try:
+            with engine.connect():
+                pass
+        finally:
+            engine.dispose()
+    except Exception as error:  # whatever the drivers raise
+        raise Storage(address, Silent()).absence(error) from error
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise if a database cannot be made in a folder.
+
+    Raises:
+        RunError: It may not be written to.
+        FileNotFoundError: It is not there.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not there")
+    check_writable(folder)
+
+
+def _engine_options(kind: str) -> dict[str, Any]:
+    """What SQLAlchemy is told of a database: how long it is waited for."""
     options: dict[str, dict[str, Any]] = {
         "sqlite": {"timeout": _ANSWERING},
         "postgresql": {
@@ -180,7 +222,17 @@ def _opened(address: StorageAddress) -> BaseStorage:
             "write_timeout": _ANSWERING,
         },
     }
-    engine = {"pool_pre_ping": True, "connect_args": options[address.kind]}
+    return {"pool_pre_ping": True, "connect_args": options[kind]}
+
+
+def _opened(address: StorageAddress, deadline: Callable[[], float]) -> BaseStorage:
+    if address.kind == "grpc":
+        from heretic.search.shared.proxy import Proxy
+
+        return Proxy(address.host, address.port, deadline)
+    # Optuna fills in braces.
+    url = address.url.reveal().replace("{", "{{").replace("}", "}}")
+    engine = _engine_options(address.kind)
     for attempt in range(_OPENINGS):
         try:
             return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine))
@@ -217,6 +269,24 @@ def is_absence(error: Exception) -> bool:
             return True
         found = found.__cause__
     return False
+
+
+def _words_of(error: Exception) -> str:
+    """What an error says; of gRPC's the two fields that a user can read."""
+    if _is_of_grpc(error) and isinstance(error, _Status):
+        return f"{error.code().name}: {error.details()}"
+    return str(error) or type(error).__name__
+
+
+@runtime_checkable
+class _Status(Protocol):
+    """An error of gRPC that has a status."""
+
+    def code(self) -> Enum:
+        """Its kind."""
+
+    def details(self) -> str | None:
+        """Its words."""
 
 
 def _is_of_grpc(error: BaseException) -> bool:

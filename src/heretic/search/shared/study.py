@@ -11,7 +11,7 @@ to the storage is told again when the run goes on.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -138,11 +138,19 @@ class SharedStudy(OptunaStudy):
     # --- what this process does --------------------------------------------------------------
 
     def reserve(self) -> int:
-        """Take the number of the next trial, and wait until all plans before it are known."""
-        number = self._remote.reserve()
+        """Take the number of the next trial."""
+        return self._remote.reserve()
+
+    def await_turn(self, number: int, may_wait: Callable[[], bool]) -> bool:
+        """Wait until all plans before a reserved trial are known, while one may; whether they are.
+
+        A process before this one may be at its proposal for long, or hang there and be alive.
+        """
         while any(self._delays(frozen) for frozen in self._remote.trials()[:number]):
+            if not may_wait():
+                return False
             time.sleep(TURN)
-        return number
+        return True
 
     def _delays(self, frozen: FrozenTrial) -> bool:
         if frozen.state.is_finished() or PLAN_KEY in frozen.user_attrs:
