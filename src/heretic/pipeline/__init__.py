@@ -21,7 +21,6 @@ from heretic.pipeline.run import (
     new_manifest,
     open_folder,
     prepare,
-    read_plans,
     search,
     start_plans_of,
 )
@@ -35,6 +34,7 @@ from heretic.pipeline.stages import (
     scores_line,
 )
 from heretic.prompts import PromptSets
+from heretic.runs.plans import read_plans
 
 __all__ = [
     "Exported",
