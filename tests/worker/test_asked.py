@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from heretic.errors import SettingsError
+from heretic.errors import ModelError, SettingsError
 from heretic.events import Silent
+from heretic.worker.answers import inspected
 from heretic.worker.asked import layers_of, settings_of
+from heretic.worker.protocol import Inspect
 
 
 @pytest.fixture(autouse=True)
@@ -63,3 +65,9 @@ def test_nor_does_a_scorer_of_others_come_from_elsewhere(tmp_path: Path) -> None
     top, *below = layers_of({"model": "org/name"})
     assert top.consents
     assert not any(layer.consents for layer in below)
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "one/two/three"])
+def test_a_model_that_is_not_there_is_told_as_by_commands(name: str) -> None:
+    with pytest.raises(ModelError, match=f"There is no folder {name}"):
+        inspected(Inspect(settings={"model": name}), Silent())

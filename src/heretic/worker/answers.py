@@ -27,6 +27,7 @@ from heretic.records.trial import Score, Trial
 from heretic.runs.shown import ORIGINAL
 from heretic.scorers import load_scorers
 from heretic.scorers.registry import detector_version
+from heretic.system.models import check_model_named
 from heretic.worker.asked import settings_of
 from heretic.worker.protocol import Inspect, Preview, Sample, Save, Upload
 from heretic.worker.protocol import Score as ScoreRequest
@@ -44,6 +45,7 @@ def inspected(request: Inspect, reporter: Reporter) -> Result:
         HereticError: The model cannot be found or described.
     """
     settings = settings_of(request.settings, reporter, demo=request.demo)
+    check_model_named(settings.model, settings.model_commit)
     device = Device.of(settings.dtypes[0], None)
     source = options_of(LoadingOptions, settings)
     found = describe(source, source.residual_writers, preset=applied(settings))
