@@ -153,11 +153,16 @@ def check_address(address: str, *, allow_unauthenticated: bool) -> None:
 def check_reachable(address: str, seconds: float = 5.0) -> None:
     """Say that nothing listens where a cluster should be; nothing is sent there.
 
+    Ray is imported only for the address `auto`: a process that imports it early can start none that
+    is closed to others (see `local_ray`).
+
     Raises:
         HereticError: So it is; or the address is `auto`, and no cluster is known here.
     """
-    ray_package()
-    found = _resolved(address)
+    found = address
+    if address == "auto":
+        ray_package()
+        found = _resolved(address)
     host, _, port = found.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=seconds):
