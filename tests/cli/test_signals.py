@@ -219,8 +219,10 @@ def test_in_the_first_moments_one_line_and_the_status(
         "        if seen == count:\n"
         f"            signal.raise_signal({int(number)})\n"
         "sys.meta_path.insert(0, Finder())\n"
-        "sys.exit(heretic.main.main(['inspect', 'nowhere/at-all']))\n"
+        "sys.exit(heretic.main.main(['inspect', 'model']))\n"
     )
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")  # enough to begin the slow imports
     for count in (1, 20, 150):  # imports into the program
         process = subprocess.run(
             [sys.executable, "-c", program, str(count)],

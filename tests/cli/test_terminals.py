@@ -101,7 +101,7 @@ class TestTerminated:
         assert shown >= hidden
 
     def test_the_panel_gives_the_cursor_back(self, tmp_path: Path) -> None:
-        child = in_terminal("crash", tmp_path)
+        child = in_terminal("panel", tmp_path)
         child.expect("\x1b\\[\\?25l")
         child.kill(signal.SIGTERM)
         child.expect("Terminated.")

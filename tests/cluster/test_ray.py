@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 from tests.support import worker_case
+from tests.support.process_words import words_of
 from tests.support.ray_case import job, kill_workers, origin, trials_in
 from tests.support.search_case import Recorder, evaluate, make_study
 from tests.support.session import session_of
@@ -177,11 +178,8 @@ class TestModel:
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
             # Ray's agents notice within some minutes only; they hold no model.
-            left = [
-                process
-                for process in psutil.Process(program.pid).children(recursive=True)
-                if "Agent" not in " ".join(process.cmdline())
-            ]
+            below = psutil.Process(program.pid).children(recursive=True)
+            left = [process for process in below if "Agent" not in words_of(process)]
             os.kill(program.pid, signal.SIGKILL)
         _, alive = psutil.wait_procs(left, timeout=60)
         for process in alive:  # end what a failing test would leave

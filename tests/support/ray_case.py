@@ -16,6 +16,7 @@ from heretic.cluster.crew import Batch, Job, Rivals, Score
 from heretic.events import Event, TrialFinished
 from heretic.records import Trial
 from heretic.search.trying import tried
+from tests.support.process_words import words_of
 from tests.support.search_case import BOTH, Recorder, evaluate
 
 
@@ -44,9 +45,7 @@ def job(seconds: float = 0.0, proof: Mapping[str, str] | None = None) -> Job:
 
 def actors_of(process: psutil.Process) -> list[psutil.Process]:
     """The processes of a driver's workers."""
-    return [
-        one for one in process.children(recursive=True) if "ray::Actor" in " ".join(one.cmdline())
-    ]
+    return [one for one in process.children(recursive=True) if "ray::Actor" in words_of(one)]
 
 
 class Killer(Recorder):

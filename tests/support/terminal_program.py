@@ -1,7 +1,7 @@
 """A tiny program with the real display, menu and chat, and no model: driven by the tests.
 
 Usage: terminal_program.py MODE [ANSWERS as JSON]. MODE is one of menu, search, endless, crash,
-chat, checkpoint.
+panel, chat, checkpoint.
 """
 
 from __future__ import annotations
@@ -133,12 +133,12 @@ def main(mode: str, answers: Answers) -> None:
     with make_reporter(console) as reporter:
         while mode == "endless":
             run_stages(reporter)
-        if mode in {"search", "crash"}:
+        if mode in {"search", "crash", "panel"}:
             run_stages(reporter)
             run_search(reporter, 4, failed=2)
-            if mode == "crash":
+            if mode != "search":
                 reporter.emit(SearchStarted(4, 8, BASELINE))
-                time.sleep(0.5)
+                time.sleep(600 if mode == "panel" else 0.5)
                 raise RuntimeError("crashed on purpose")
             return
         if mode == "chat":

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from tests.support.process_words import words_of
 
 from heretic.config import Settings, load_settings
 from heretic.errors import SettingsError
@@ -95,7 +96,7 @@ def search(
 def trackers() -> list[psutil.Process]:
     """The processes of trackers that this one has started."""
     children = psutil.Process().children(recursive=True)
-    return [child for child in children if "heretic.tracking" in child.cmdline()]
+    return [child for child in children if "heretic.tracking" in words_of(child)]
 
 
 @pytest.fixture
