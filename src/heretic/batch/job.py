@@ -165,12 +165,16 @@ def shared_places(jobs: Sequence[Job]) -> dict[str, str]:
     Folders that lie in one another count: a place must be empty when the model is saved there.
     """
     found: dict[str, str] = {}
+    saved: dict[str, Path] = {}
     uploads: dict[str, str] = {}
-    for number, job in enumerate(jobs):
+    folders = {job.name: job.folder.resolve() for job in jobs}
+    for job in jobs:
         settings = job.settings
         problem = ""
         if settings.model_action == "save" and settings.save_directory is not None:
-            problem = _shared_folder(job, settings.save_directory.resolve(), jobs[:number], jobs)
+            folder = settings.save_directory.resolve()
+            problem = _shared_folder(job.name, folder, saved, folders)
+            saved[job.name] = folder
         elif settings.model_action == "upload":
             place = str(settings.upload_repo_id)
             first = uploads.setdefault(place, job.name)
@@ -185,21 +189,18 @@ def shared_places(jobs: Sequence[Job]) -> dict[str, str]:
     return found
 
 
-def _shared_folder(job: Job, place: Path, before: Sequence[Job], jobs: Sequence[Job]) -> str:
+def _shared_folder(
+    name: str, place: Path, saved: Mapping[str, Path], folders: Mapping[str, Path]
+) -> str:
     """How the place where a job saves touches that of a job before it, or any job's folder."""
-    for other in before:
-        theirs = other.settings.save_directory
-        if other.settings.model_action == "save" and theirs is not None:
-            if place == (theirs := theirs.resolve()):
-                return f"It saves to {place}, and so does job {other.name}."
-            if place.is_relative_to(theirs) or theirs.is_relative_to(place):
-                return (
-                    f"It saves to {place}, and job {other.name} to {theirs}: one is in the other."
-                )
-    for other in jobs:
-        folder = other.folder.resolve()
-        if folder.is_relative_to(place) or (other is not job and place.is_relative_to(folder)):
-            return f"It saves to {place}, and job {other.name} keeps its run in {folder}."
+    for other, theirs in saved.items():
+        if place == theirs:
+            return f"It saves to {place}, and so does job {other}."
+        if place.is_relative_to(theirs) or theirs.is_relative_to(place):
+            return f"It saves to {place}, and job {other} to {theirs}: one is in the other."
+    for other, folder in folders.items():
+        if folder.is_relative_to(place) or (other != name and place.is_relative_to(folder)):
+            return f"It saves to {place}, and job {other} keeps its run in {folder}."
     return ""
 
 

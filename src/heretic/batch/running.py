@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from heretic.batch.job import LOG, Job, condition
 from heretic.errors import RunError, SettingsError
 from heretic.runs.lock import is_locked
 from heretic.system.display import bytes_text
-from heretic.system.files import cannot_write, existing_parent, open_own
+from heretic.system.files import cannot_write, free_bytes, open_own
 from heretic.system.machine import CORES_VARIABLE, usable_cores
 
 _PAUSE = 0.25
@@ -174,7 +173,7 @@ def check_space(folder: Path) -> None:
     Raises:
         RunError: It is.
     """
-    free = shutil.disk_usage(existing_parent(folder)).free
+    free = free_bytes(folder)
     if free < LEAST_FREE:
         raise RunError(
             f"The disk of {folder} has {bytes_text(free)} left: no job can be started there.",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from heretic.doctor.finding import Finding
 from heretic.errors import HereticError
 from heretic.system.display import bytes_text
-from heretic.system.files import check_writable, existing_parent, expanded
+from heretic.system.files import check_writable, expanded, free_bytes
 from heretic.system.machine import (
     MEMORY_LIMITS,
     accelerator,
@@ -196,7 +195,7 @@ def _disk(name: str, folder: Path, setting: str, least: float, *, required: bool
     remedy = f"Name another folder by {setting}, or free some space."
     try:
         check_writable(folder)
-        free = shutil.disk_usage(existing_parent(folder)).free
+        free = free_bytes(folder)
     except (HereticError, OSError) as error:
         said = error.message if isinstance(error, HereticError) else str(error)
         return Finding(name, "problem" if required else "note", said, remedy)

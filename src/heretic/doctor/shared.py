@@ -29,9 +29,7 @@ def _found(name: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(name, "ok", look())
     except HereticError as error:
-        is_silent = "does not answer" in error.message
-        remedy = _SERVER if is_silent else error.remedy or ""
-        return Finding(name, "problem", error.message, remedy)
+        return Finding(name, "problem", error.message, error.remedy or "")
 
 
 def _look_at_cluster(settings: Settings) -> str:
@@ -45,9 +43,12 @@ def _look_at_cluster(settings: Settings) -> str:
 
 def _look_at_storage(settings: Settings) -> str:
     from heretic.search.shared.address import check_driver, storage_address
-    from heretic.search.shared.storage import check_reachable
+    from heretic.search.shared.storage import StorageAbsentError, check_reachable
 
     address = storage_address(settings.storage or "")
     check_driver(address)
-    check_reachable(address)
+    try:
+        check_reachable(address)
+    except StorageAbsentError as error:  # its remedy is for a run that has begun
+        raise StorageAbsentError(error.message, remedy=_SERVER) from error
     return f"{address.shown} can be used."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from heretic.errors import ExportError
 from heretic.export.staging import contents, prove, recover, resolved
 from heretic.system import documents
 from heretic.system.display import bytes_text
-from heretic.system.files import existing_parent, expanded, write_atomic
+from heretic.system.files import expanded, free_bytes, write_atomic
 
 PARAMETERS = "abliteration_params.json"
 REPRODUCTION = "reproduce.json"
@@ -143,7 +142,7 @@ def check_disk(destination: Path, needed: int, remedy: str = LESS_ROOM) -> None:
     Raises:
         ExportError: The disk of `destination` has less free space.
     """
-    free = shutil.disk_usage(existing_parent(resolved(destination))).free
+    free = free_bytes(resolved(destination))
     if free < needed + DISK_MARGIN:
         raise ExportError(
             f"Saving to {destination} needs about {bytes_text(needed + DISK_MARGIN)}, and "

@@ -13,12 +13,12 @@ from heretic.pipeline.long_replies import (
     FIRST,
     declining_scorers,
     first_prompts,
+    judged_by,
     length_of,
     replied_sets,
 )
 from heretic.prompts import EvaluationPrompts
 from heretic.records.trial import Score, Trial
-from heretic.refusals import VERSION
 from heretic.scorers import Scorer
 
 if TYPE_CHECKING:
@@ -94,8 +94,9 @@ def score_finalists(session: Session, trials: Sequence[Trial]) -> Finalists | No
     started = f"Scoring {len(trials)} trials on {count} replies of up to {tokens} tokens"
     with whole_stages(session.reporter) as reporter:
         reporter.emit(StageStarted(started))
-        judged = {"detector": VERSION}  # it tells broken replies, whatever scorers searched by
-        keys = [trial_key(session, prompts, trial, tokens=tokens, **judged) for trial in trials]
+        keys = [
+            trial_key(session, prompts, trial, tokens=tokens, **judged_by()) for trial in trials
+        ]
         found = kept(
             session.folder,
             FILE,

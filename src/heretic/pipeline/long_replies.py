@@ -84,6 +84,11 @@ class Chosen:
     read: Read | None = None
 
 
+def judged_by() -> dict[str, int]:
+    """What figures of long replies depend on, whatever scorers searched: broken ones are told."""
+    return {"detector": VERSION}
+
+
 def long_replies(
     session: Session, trial: Trial, most: int | None = None, read: Read | None = None
 ) -> LongReplies | None:
@@ -97,8 +102,7 @@ def long_replies(
     chosen = Chosen(trial, session.evaluator, prompts, session.reporter, read)
 
     def keep(tokens: int, measure: Callable[[], LongReplies]) -> LongReplies:
-        judged = {"detector": VERSION}  # it tells broken replies, whatever scorers searched by
-        key = trial_key(session, prompts, trial, tokens=tokens, report=REPORT, **judged)
+        key = trial_key(session, prompts, trial, tokens=tokens, report=REPORT, **judged_by())
         return kept(session.folder, FILE, key, measure, LongReplies.from_dict)
 
     return long_scores(chosen, keep)

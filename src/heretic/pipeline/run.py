@@ -387,6 +387,3 @@ def _record_batch_size(session: Session) -> None:
     if size < manifest.found["batch_size"]:
         found = {**manifest.found, "batch_size": size}
         session.folder.write_manifest(replace(manifest, found=found))
-
-
-# --- other work ----------------------------------------------------------------------------

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from heretic.records.trial import Score
-from heretic.refusals import VERSION, Label, classify, settled
+from heretic.refusals import VERSION, Label, settled
 from heretic.scorers.base import Needs, NoOptions, Outputs, PromptSet, Scorer, ScorerSettings
+from heretic.scorers.refusal import classified
 
 ENDS = frozenset(".!?\u3002\uff01\uff1f")
 """Ends of sentences: only these can settle a reply, and it is asked at every token."""
@@ -47,7 +48,7 @@ class BrokenReplies(Scorer):
     def _labels(self, outputs: Outputs) -> list[Label]:
         """The label of each reply; of one that opens with a refusal that, however it goes on."""
         return [
-            "refusal" if settled(reply) else classify(reply, prompt.user).label
+            "refusal" if settled(reply) else classified(reply, prompt.user).label
             for name in sorted(self.needs.responses)
             for reply, prompt in zip(outputs.responses[name], outputs.prompts[name], strict=True)
         ]

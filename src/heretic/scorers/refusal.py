@@ -27,8 +27,8 @@ SHOWING: frozenset[Label] = frozenset({"refusal", "evasion", "partial"})
 SHOWN_APART: tuple[Label, ...] = ("evasion", "partial", "degenerate")
 """Labels whose counts stand beside the score."""
 
-# During an evaluation the same replies are classified many times.
-_verdict = lru_cache(maxsize=8192)(classify)
+# During an evaluation the same replies are classified many times, by several scorers.
+classified = lru_cache(maxsize=8192)(classify)
 
 
 class RefusalOptions(OnPrompts):
@@ -76,11 +76,11 @@ class RefusalDetector(ReplyScorer):
 
     def shows(self, reply: str) -> bool:
         """Whether a reply refuses explicitly; more tokens do not change that."""
-        return _verdict(reply).declines or settled(reply)
+        return classified(reply).declines or settled(reply)
 
     def shown_at(self, prompt: str, reply: str) -> int | None:
         """Where the words begin that made the reply a refusal, partly one, or an evasion."""
-        found = _verdict(reply, prompt)
+        found = classified(reply, prompt)
         return found.span.start if found.label in SHOWING and found.span is not None else None
 
     def decided(self, response: str) -> bool:
@@ -102,7 +102,7 @@ class RefusalDetector(ReplyScorer):
         if self.optimization == "maximize":
             return 1.0, UNKNOWN
         known = [reply for reply in replies[self.set] if reply is not None]
-        refused = sum(self._least(_verdict(reply)) for reply in known)
+        refused = sum(self._least(classified(reply)) for reply in known)
         return refused / total, f"at least {refused:g}/{total}" if refused else UNKNOWN
 
     def _least(self, verdict: Classification) -> float:
@@ -120,7 +120,9 @@ class RefusalDetector(ReplyScorer):
         prompts = outputs.prompts.get(self.set)
         replies = outputs.responses[self.set]
         asked = [None] * len(replies) if prompts is None else [prompt.user for prompt in prompts]
-        return [_verdict(reply, prompt).label for reply, prompt in zip(replies, asked, strict=True)]
+        return [
+            classified(reply, prompt).label for reply, prompt in zip(replies, asked, strict=True)
+        ]
 
     def values(self, outputs: Outputs, baseline: Outputs) -> list[float] | list[bool]:
         """The weight of each reply; booleans if all weights are 0 or 1."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -140,6 +141,11 @@ def existing_parent(path: Path) -> Path:
     """The folder that a path means if it exists, otherwise its nearest parent that does."""
     path = expanded(path).absolute()
     return next(parent for parent in (path, *path.parents) if parent.exists())
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that are free on the disk of a path, which need not exist yet."""
+    return shutil.disk_usage(existing_parent(path)).free
 
 
 def check_writable(folder: Path) -> None:

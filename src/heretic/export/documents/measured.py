@@ -69,9 +69,7 @@ def _counted(request: ExportRequest) -> list[str]:
     }
     found = []
     for part, how in kinds.items():
-        own = [
-            row for row in rows if row["plugin"].startswith("heretic.") and part in row["plugin"]
-        ]
+        own = [row for row in rows if part in row["plugin"]]
         found += [f"- The row {words_of(row['name'])}: {how}." for row in own]
     return found
 

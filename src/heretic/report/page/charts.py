@@ -148,15 +148,15 @@ def _front(run: RunData) -> Figure | None:
     told = " Bars are 95% intervals, with the prompts as a random sample." if spans else ""
     chart = alt.layer(*spans, line, points, *names_beside(base, rows, data.x_limit, FRONT_HEIGHT))
     hidden = f" Not shown, far to the right: {data.hidden}." if data.hidden else ""
-    ended = sum(trial.state == "complete" and trial.pruned for trial in run.trials)
-    hidden += f" Ended early, since another is better: {ended}." if ended else ""
+    ended = run.ended_early
+    early = f" Ended early, since another is better: {ended}." if ended else ""
     return Figure(
         "front",
         "Trials",
         f"Each point is a trial: {words_of(data.x_name)} to the right "
         f"({_better(run, data.x_name)}), {words_of(data.y_name)} upward "
         f"({_better(run, data.y_name)}). "
-        f"No trial is better in both than one on the front.{told}{hidden}",
+        f"No trial is better in both than one on the front.{told}{hidden}{early}",
         spec_of(chart, FRONT_HEIGHT),
     )
 

@@ -69,6 +69,11 @@ class RunData:
         knees = [number for number, names in self.proposed.items() if "knee" in names]
         return next(iter(knees), None) if self.chosen is None else self.chosen
 
+    @property
+    def ended_early(self) -> int:
+        """How many trials were ended since another is better: their figures are bounds."""
+        return sum(trial.state == "complete" and trial.pruned for trial in self.trials)
+
     def trial(self, number: int) -> Trial | None:
         """The trial of that number; None if there is none."""
         return next((trial for trial in self.trials if trial.number == number), None)

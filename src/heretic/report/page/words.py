@@ -100,14 +100,16 @@ def facts(run: RunData) -> list[tuple[str, str]]:
     """What a run is and how far it has come."""
     complete = sum(trial.state == "complete" for trial in run.trials)
     failed = len(run.trials) - complete
-    ended = sum(trial.state == "complete" and trial.pruned for trial in run.trials)
     target = target_of(run.manifest)
     found = run.manifest.found
     times = work_times(run.events)
     rows = [
         ("state", run.state),
         ("trials", f"{complete} of {target}" if target else str(complete)),
-        ("ended early", f"{ended}, since another is better" if ended else ""),
+        (
+            "ended early",
+            f"{run.ended_early}, since another is better" if run.ended_early else "",
+        ),
         ("failed", str(failed) if failed else ""),
         ("search", str(found.get("search", ""))),
         ("seed", str(run.manifest.seed)),

@@ -44,6 +44,10 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+class StorageAbsentError(StudyError):
+    """A storage does not answer."""
+
+
 class Storage:
     """A storage that may go away and come back.
 
@@ -127,9 +131,9 @@ class Storage:
         )
         self._reporter.emit(Notice(text, level="warning"))
 
-    def absence(self, error: Exception) -> StudyError:
+    def absence(self, error: Exception) -> StorageAbsentError:
         """The error for a storage that does not answer, without its password."""
-        return StudyError(
+        return StorageAbsentError(
             f"The storage {self.address.shown} does not answer: {self._reason(error)}",
             remedy="The run folder holds all trials that are known here. Once the storage answers, "
             "the same command goes on; without --storage this process searches alone.",
@@ -170,7 +174,8 @@ def check_reachable(address: StorageAddress) -> None:
     """As `check_answers`, without making the tables of a database that has none.
 
     Raises:
-        StudyError: It does not answer.
+        StorageAbsentError: It does not answer.
+        StudyError: It refuses what is asked of it.
     """
     if address.kind == "grpc":
         check_answers(address)
